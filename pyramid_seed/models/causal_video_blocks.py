@@ -1,0 +1,311 @@
+"""Building blocks of the causal video autoencoder, shared by its encoder and its decoder.
+
+Shape suffixes: B batch, C channels, T frames, H height, W width, N = B * T.
+
+Everything in time is causal: an output frame depends on input frames of the same or an earlier time only.
+So a clip can run through the network in chunks, given what each convolution has seen last; that memory is a
+`TemporalCache`, made by the caller for one pass over one clip and handed down through `forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6
+
+
+class TemporalCache:
+    """The last input frames of every causal convolution, for one pass over one clip.
+
+    Deliberately no mapping and without `.to`: accelerate's hooks copy mappings that pass through `forward`,
+    and what is written into such a copy is lost.
+    """
+
+    def __init__(self) -> None:
+        self._frames: dict[nn.Module, Tensor] = {}
+
+    def get(self, module: nn.Module) -> Tensor | None:
+        """What `module` kept from the chunk before, or None before its first chunk."""
+        return self._frames.get(module)
+
+    def put(self, module: nn.Module, frames_BCTHW: Tensor) -> None:
+        """Keep `frames_BCTHW` for `module`'s next chunk. A copy: a view would keep the whole chunk alive."""
+        self._frames[module] = frames_BCTHW.clone()
+
+
+def frame_wise(function: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+    """Apply a function of pictures (N, C, H, W) to each frame of (B, C, T, H, W) on its own."""
+    y_NCHW = function(x_BCTHW.transpose(1, 2).flatten(0, 1))
+    return y_NCHW.unflatten(0, (x_BCTHW.shape[0], x_BCTHW.shape[2])).transpose(1, 2)
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """Group normalisation with statistics of each frame on its own: over time they would not be causal."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return frame_wise(super().forward, x_BCTHW)
+
+
+class CausalConv3d(nn.Module):
+    """3-D convolution that sees the past only: zero padding in space and, before the first frame, in time.
+
+    Args:
+        in_channels, out_channels: as in `torch.nn.Conv3d`.
+        kernel_size: odd, the same in time, height and width.
+        stride: (time, height, width).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: tuple[int, int, int] = (1, 1, 1)
+    ) -> None:
+        super().__init__()
+        space = kernel_size // 2
+        self.past_frames = kernel_size - 1
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding=(0, space, space))
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, T is one chunk's frames."""
+        if self.past_frames == 0:
+            return self.conv(x_BCTHW)
+        past_BCTHW = None if cache is None else cache.get(self)
+        if past_BCTHW is None:
+            x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, self.past_frames, 0))
+        else:
+            x_BCTHW = torch.cat([past_BCTHW, x_BCTHW], dim=2)
+        y_BCTHW = self.conv(x_BCTHW)
+        if cache is not None:
+            # The next output starts stride * T' frames on; all input from there is still needed.
+            cache.put(self, x_BCTHW[:, :, self.conv.stride[0] * y_BCTHW.shape[2] :])
+        return y_BCTHW
+
+
+class CausalResnetBlock(nn.Module):
+    """Two norm-SiLU-convolution steps and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_num_groups: int) -> None:
+        super().__init__()
+        self.norm1 = FrameGroupNorm(norm_num_groups, in_channels, eps=NORM_EPS)
+        self.conv1 = CausalConv3d(in_channels, out_channels, kernel_size=3)
+        self.norm2 = FrameGroupNorm(norm_num_groups, out_channels, eps=NORM_EPS)
+        self.conv2 = CausalConv3d(out_channels, out_channels, kernel_size=3)
+        self.conv_shortcut = (
+            None if in_channels == out_channels else CausalConv3d(in_channels, out_channels, kernel_size=1)
+        )
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        h_BCTHW = self.conv1(F.silu(self.norm1(x_BCTHW)), cache)
+        h_BCTHW = self.conv2(F.silu(self.norm2(h_BCTHW)), cache)
+        if self.conv_shortcut is not None:
+            x_BCTHW = self.conv_shortcut(x_BCTHW)
+        return x_BCTHW + h_BCTHW
+
+
+class CausalDownsample(nn.Module):
+    """Strided convolution; `factor` is (time, height, width). Of r k + 1 frames, k + 1 are left."""
+
+    def __init__(self, channels: int, factor: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, kernel_size=3, stride=factor)
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        return self.conv(x_BCTHW, cache)
+
+
+class CausalUpsample(nn.Module):
+    """Convolution, then channels to time and space; `factor` is (time, height, width).
+
+    The first frame of a clip stands for one frame, not for a group of them: of the frames made from it only
+    the last one stays, so that k + 1 frames become r k + 1.
+    """
+
+    def __init__(self, channels: int, factor: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.factor = factor
+        time, height, width = factor
+        self.conv = CausalConv3d(channels, channels * time * height * width, kernel_size=3)
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        clip_starts = cache is None or cache.get(self.conv) is None
+        time, height, width = self.factor
+        x_BCTHW = self.conv(x_BCTHW, cache).unflatten(1, (-1, time, height, width))
+        # (B, C, time, height, width, T, H, W) -> (B, C, T, time, H, height, W, width)
+        x_BCTHW = x_BCTHW.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return x_BCTHW[:, :, time - 1 :] if clip_starts else x_BCTHW
+
+
+class CausalMidBlock(nn.Module):
+    """Resnet, self-attention within each frame (one head), resnet."""
+
+    def __init__(self, channels: int, norm_num_groups: int, add_attention: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(CausalResnetBlock(channels, channels, norm_num_groups) for _ in range(2))
+        self.attentions = nn.ModuleList()
+        if add_attention:
+            self.attentions.append(
+                Attention(
+                    channels,
+                    heads=1,
+                    dim_head=channels,
+                    norm_num_groups=norm_num_groups,
+                    eps=NORM_EPS,
+                    residual_connection=True,
+                    bias=True,
+                )
+            )
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        x_BCTHW = self.resnets[0](x_BCTHW, cache)
+        for attention in self.attentions:
+            x_BCTHW = frame_wise(attention, x_BCTHW)
+        return self.resnets[1](x_BCTHW, cache)
+
+
+class _Resnets(nn.Module):
+    """Resnets in a row, then the resamplers that a subclass registers after them; run in that order."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            CausalResnetBlock(in_channels if layer == 0 else out_channels, out_channels, norm_num_groups)
+            for layer in range(num_layers)
+        )
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        for module in chain.from_iterable(self.children()):
+            x_BCTHW = module(x_BCTHW, cache)
+        return x_BCTHW
+
+
+class CausalDownBlock(_Resnets):
+    """One level of the encoder: resnets, then half the space, then half the time, each if asked for."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int, space: bool, time: bool
+    ) -> None:
+        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
+        self.downsamplers = nn.ModuleList([CausalDownsample(out_channels, (1, 2, 2))] if space else [])
+        self.temporal_downsamplers = nn.ModuleList([CausalDownsample(out_channels, (2, 1, 1))] if time else [])
+
+
+class CausalUpBlock(_Resnets):
+    """One level of the decoder: resnets, then twice the space, then twice the time, each if asked for."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int, space: bool, time: bool
+    ) -> None:
+        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
+        self.upsamplers = nn.ModuleList([CausalUpsample(out_channels, (1, 2, 2))] if space else [])
+        self.temporal_upsamplers = nn.ModuleList([CausalUpsample(out_channels, (2, 1, 1))] if time else [])
+
+
+class _Network(nn.Module):
+    """conv_in, blocks, conv_norm_out, SiLU, conv_out: what encoder and decoder have in common."""
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
+
+    def __init__(
+        self, in_channels: int, first_channels: int, last_channels: int, out_channels: int, norm_num_groups: int
+    ) -> None:
+        super().__init__()
+        self.conv_in = CausalConv3d(in_channels, first_channels, kernel_size=3)
+        self.conv_norm_out = FrameGroupNorm(norm_num_groups, last_channels, eps=NORM_EPS)
+        self.conv_out = CausalConv3d(last_channels, out_channels, kernel_size=3)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks between conv_in and conv_norm_out, in order."""
+        raise NotImplementedError
+
+    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        x_BCTHW = self.conv_in(x_BCTHW, cache)
+        # A block that is run again in the backward pass would find its cache changed.
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and cache is None
+        for block in self.blocks():
+            if checkpointing:
+                x_BCTHW = self._gradient_checkpointing_func(block, x_BCTHW)
+            else:
+                x_BCTHW = block(x_BCTHW, cache)
+        return self.conv_out(F.silu(self.conv_norm_out(x_BCTHW)), cache)
+
+
+class CausalEncoder(_Network):
+    """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W').
+
+    `block_out_channels`, `layers_per_block`, `spatial_down_sample` and `temporal_down_sample` have one entry
+    a block, finest first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        spatial_down_sample: Sequence[bool],
+        temporal_down_sample: Sequence[bool],
+        norm_num_groups: int,
+        mid_block_add_attention: bool,
+    ) -> None:
+        super().__init__(
+            in_channels, block_out_channels[0], block_out_channels[-1], out_channels, norm_num_groups
+        )
+        self.down_blocks = nn.ModuleList(
+            CausalDownBlock(block_in, block_out, layers, norm_num_groups, space, time)
+            for block_in, block_out, layers, space, time in zip(
+                [block_out_channels[0], *block_out_channels[:-1]],
+                block_out_channels,
+                layers_per_block,
+                spatial_down_sample,
+                temporal_down_sample,
+                strict=True,
+            )
+        )
+        self.mid_block = CausalMidBlock(block_out_channels[-1], norm_num_groups, mid_block_add_attention)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [*self.down_blocks, self.mid_block]
+
+
+class CausalDecoder(_Network):
+    """Latents (B, in_channels, T, H, W) to pixels (B, out_channels, T', H', W').
+
+    `block_out_channels` is finest first, as the encoder's; `layers_per_block`, `spatial_up_sample` and
+    `temporal_up_sample` follow the order of the up blocks, coarsest first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        block_out_channels: Sequence[int],
+        layers_per_block: Sequence[int],
+        spatial_up_sample: Sequence[bool],
+        temporal_up_sample: Sequence[bool],
+        norm_num_groups: int,
+        mid_block_add_attention: bool,
+    ) -> None:
+        super().__init__(
+            in_channels, block_out_channels[-1], block_out_channels[0], out_channels, norm_num_groups
+        )
+        coarsest_first = list(reversed(block_out_channels))
+        self.mid_block = CausalMidBlock(coarsest_first[0], norm_num_groups, mid_block_add_attention)
+        self.up_blocks = nn.ModuleList(
+            CausalUpBlock(block_in, block_out, layers, norm_num_groups, space, time)
+            for block_in, block_out, layers, space, time in zip(
+                [coarsest_first[0], *coarsest_first[:-1]],
+                coarsest_first,
+                layers_per_block,
+                spatial_up_sample,
+                temporal_up_sample,
+                strict=True,
+            )
+        )
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return [self.mid_block, *self.up_blocks]
