@@ -20,6 +20,13 @@ class TileGrid:
     def overlap(self) -> tuple[int, int]:
         return self.size[0] - self.stride[0], self.size[1] - self.stride[1]
 
+    def scaled_down(self, factor: int) -> TileGrid:
+        """The same tiles on a picture `factor` times smaller; sizes and strides are multiples of it."""
+        return TileGrid(
+            (self.size[0] // factor, self.size[1] // factor),
+            (self.stride[0] // factor, self.stride[1] // factor),
+        )
+
     def windows(self, height: int, width: int) -> list[list[tuple[slice, slice]]]:
         """Rows of (vertical, horizontal) slices that cover a picture; those at the far edges are smaller."""
         return [
@@ -35,7 +42,7 @@ def blend(before: Tensor, after: Tensor, extent: int, dim: int) -> Tensor:
     """Fade from the last `extent` entries of `before` to the first of `after` along `dim`; returns `after`."""
     extent = min(before.shape[dim], after.shape[dim], extent)
     weight = torch.arange(extent, device=after.device, dtype=torch.float32).div(extent).to(after.dtype)
-    weight = weight.unflatten(0, [extent if axis == dim else 1 for axis in range(dim, 0)])
+    weight = weight.reshape(extent, *[1] * (-1 - dim))
     seam = torch.lerp(
         before.narrow(dim, before.shape[dim] - extent, extent), after.narrow(dim, 0, extent), weight
     )

@@ -1,0 +1,421 @@
+"""The causal video autoencoder of Pyramid Flow (arXiv:2410.05954, section 3.4), as a diffusers model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor
+
+from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
+from .spatial_tiles import TileGrid, stitch
+
+
+class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
+    """Variational autoencoder for pictures and clips, causal in time.
+
+    Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1 for the
+    temporal compression ratio r, height and width in multiples of the spatial one. Latents are (batch,
+    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; a picture is
+    a clip of one frame.
+
+    The defaults are the published checkpoints' sizes: 335 M parameters, compression 8x8x8.
+
+    Args:
+        in_channels, out_channels: channels of the pixels.
+        latent_channels: channels of the latents.
+        encoder_block_out_channels, decoder_block_out_channels: width of each block, finest first.
+        encoder_layers_per_block: resnets in each block of the encoder, finest first.
+        decoder_layers_per_block: resnets in each block of the decoder, coarsest first, as its blocks run.
+        spatial_down_sample, temporal_down_sample: does a block of the encoder halve space, time?
+        spatial_up_sample, temporal_up_sample: does a block of the decoder (coarsest first) double it?
+        norm_num_groups: groups of every group normalisation.
+        mid_block_add_attention: is there self-attention (within a frame) at the coarsest level?
+        shift_factor, scaling_factor: the first latent frame of a clip is normalised as
+            (latent - shift) * scaling. The defaults of the four statistics are miniFLUX's.
+        video_shift_factor, video_scaling_factor: the same for all later latent frames.
+
+    Raises:
+        ValueError: sequences for the blocks have different lengths, or the decoder does not undo the encoder's
+            compression.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("CausalDownBlock", "CausalUpBlock", "CausalMidBlock")
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        latent_channels: int = 16,
+        encoder_block_out_channels: Sequence[int] = (128, 256, 512, 512),
+        decoder_block_out_channels: Sequence[int] = (128, 256, 512, 512),
+        encoder_layers_per_block: Sequence[int] = (2, 2, 2, 2),
+        decoder_layers_per_block: Sequence[int] = (3, 3, 3, 3),
+        spatial_down_sample: Sequence[bool] = (True, True, True, False),
+        temporal_down_sample: Sequence[bool] = (True, True, True, False),
+        spatial_up_sample: Sequence[bool] = (True, True, True, False),
+        temporal_up_sample: Sequence[bool] = (True, True, True, False),
+        norm_num_groups: int = 32,
+        mid_block_add_attention: bool = True,
+        shift_factor: float = -0.04,
+        scaling_factor: float = 1 / 1.8726,
+        video_shift_factor: float = -0.2343,
+        video_scaling_factor: float = 1 / 3.0986,
+    ) -> None:
+        super().__init__()
+        _check_blocks(
+            "encoder", encoder_block_out_channels, encoder_layers_per_block, spatial_down_sample, temporal_down_sample
+        )
+        _check_blocks(
+            "decoder", decoder_block_out_channels, decoder_layers_per_block, spatial_up_sample, temporal_up_sample
+        )
+        for axis, down, up in (
+            ("spatial", spatial_down_sample, spatial_up_sample),
+            ("temporal", temporal_down_sample, temporal_up_sample),
+        ):
+            if sum(down) != sum(up):
+                raise ValueError(
+                    f"the decoder must double what the encoder halves, got {sum(down)} {axis} halvings "
+                    f"and {sum(up)} doublings"
+                )
+
+        self.encoder = CausalEncoder(
+            in_channels,
+            2 * latent_channels,
+            encoder_block_out_channels,
+            encoder_layers_per_block,
+            spatial_down_sample,
+            temporal_down_sample,
+            norm_num_groups,
+            mid_block_add_attention,
+        )
+        self.quant_conv = CausalConv3d(2 * latent_channels, 2 * latent_channels, kernel_size=1)
+        self.post_quant_conv = CausalConv3d(latent_channels, latent_channels, kernel_size=1)
+        self.decoder = CausalDecoder(
+            latent_channels,
+            out_channels,
+            decoder_block_out_channels,
+            decoder_layers_per_block,
+            spatial_up_sample,
+            temporal_up_sample,
+            norm_num_groups,
+            mid_block_add_attention,
+        )
+
+        self.use_slicing = False
+        self.use_tiling = False
+        self.temporal_chunk_size: int | None = None
+        # The original's defaults: tiles of 256 pixels, a quarter of them overlapping.
+        self.tile_sample_min_height = 256
+        self.tile_sample_min_width = 256
+        self.tile_sample_stride_height = 192
+        self.tile_sample_stride_width = 192
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels per latent pixel, in height and in width."""
+        return 2 ** sum(self.config.spatial_down_sample)
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        """Frames per latent frame, after the first."""
+        return 2 ** sum(self.config.temporal_down_sample)
+
+    # Memory modes
+
+    def enable_tiling(
+        self,
+        tile_sample_min_height: int | None = None,
+        tile_sample_min_width: int | None = None,
+        tile_sample_stride_height: int | None = None,
+        tile_sample_stride_width: int | None = None,
+    ) -> None:
+        """Encode and decode pictures larger than a tile in overlapping tiles that are blended.
+
+        Sizes and strides are in pixels, multiples of `spatial_compression_ratio`, stride <= size; what is not
+        given stays as it was. Where tiles overlap, the result is close to that without tiles, not equal.
+
+        Raises:
+            ValueError: a size or stride breaks these rules.
+        """
+        sizes = {
+            "tile_sample_min_height": tile_sample_min_height or self.tile_sample_min_height,
+            "tile_sample_min_width": tile_sample_min_width or self.tile_sample_min_width,
+            "tile_sample_stride_height": tile_sample_stride_height or self.tile_sample_stride_height,
+            "tile_sample_stride_width": tile_sample_stride_width or self.tile_sample_stride_width,
+        }
+        for name, value in sizes.items():
+            _check_multiple(name, value, self.spatial_compression_ratio)
+        for axis in ("height", "width"):
+            size, stride = sizes[f"tile_sample_min_{axis}"], sizes[f"tile_sample_stride_{axis}"]
+            if stride > size:
+                raise ValueError(
+                    f"tile_sample_stride_{axis} must be at most tile_sample_min_{axis} = {size}, got {stride}"
+                )
+        for name, value in sizes.items():
+            setattr(self, name, value)
+        self.use_tiling = True
+
+    def enable_temporal_chunking(self, num_latent_frames: int = 1) -> None:
+        """Encode and decode the first frame, then `num_latent_frames` latent frames at a time.
+
+        The result is that of the whole clip up to the rounding of kernels; memory no longer grows with the
+        number of frames, save for input and output.
+
+        Raises:
+            ValueError: `num_latent_frames` is below 1.
+        """
+        if num_latent_frames < 1:
+            raise ValueError(f"num_latent_frames must be at least 1, got {num_latent_frames}; use 1")
+        self.temporal_chunk_size = num_latent_frames
+
+    def disable_temporal_chunking(self) -> None:
+        """Encode and decode all frames of a clip at once."""
+        self.temporal_chunk_size = None
+
+    # Latent statistics
+
+    def normalize_latents(self, latents: Tensor, first_frame_index: int = 0) -> Tensor:
+        """Latents as `encode` gives them -> about zero mean and unit variance.
+
+        Args:
+            latents: (B, latent_channels, T, H, W).
+            first_frame_index: place in its clip of the first latent frame given; frame 0 has statistics of
+                its own.
+
+        Raises:
+            ValueError: `first_frame_index` is negative.
+        """
+        shift, scale = self._latent_statistics(latents, first_frame_index)
+        return ((latents - shift) * scale).to(latents.dtype)
+
+    def denormalize_latents(self, latents: Tensor, first_frame_index: int = 0) -> Tensor:
+        """The inverse of `normalize_latents`, with the same arguments: latents as `decode` takes them."""
+        shift, scale = self._latent_statistics(latents, first_frame_index)
+        return (latents / scale + shift).to(latents.dtype)
+
+    def _latent_statistics(self, latents: Tensor, first_frame_index: int) -> tuple[Tensor, Tensor]:
+        """Shift and scale, (T, 1, 1) each, in at least float32: in bf16, -0.2343 would be 0.3 % off."""
+        if first_frame_index < 0:
+            raise ValueError(f"first_frame_index must be at least 0, got {first_frame_index}")
+        config = self.config
+        statistics = [
+            (config.shift_factor, config.scaling_factor)
+            if index == 0
+            else (config.video_shift_factor, config.video_scaling_factor)
+            for index in range(first_frame_index, first_frame_index + latents.shape[2])
+        ]
+        dtype = torch.promote_types(latents.dtype, torch.float32)
+        shift, scale = torch.tensor(statistics, dtype=dtype, device=latents.device).unbind(1)
+        return shift[:, None, None], scale[:, None, None]
+
+    # Encode and decode
+
+    @apply_forward_hook
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any]:
+        """Pixels (B, in_channels, T, H, W) in [-1, 1] -> the posterior over latents (not normalised).
+
+        Raises:
+            ValueError: T is not r k + 1, or H or W not a multiple of the spatial ratio, or not 5 dimensions.
+        """
+        self._check_shape(x, self.config.in_channels, "x")
+        ratio = self.temporal_compression_ratio
+        num_frames, height, width = x.shape[2:]
+        if (num_frames - 1) % ratio:
+            below = (num_frames - 1) // ratio * ratio + 1
+            raise ValueError(f"num_frames must be {ratio}k + 1, got {num_frames}; use {below} or {below + ratio}")
+        _check_multiple("height", height, self.spatial_compression_ratio)
+        _check_multiple("width", width, self.spatial_compression_ratio)
+
+        chunk_size = None if self.temporal_chunk_size is None else self.temporal_chunk_size * ratio
+        moments = torch.cat(list(self._encode_chunks(x, chunk_size)), dim=2)
+        posterior = DiagonalGaussianDistribution(moments)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    @apply_forward_hook
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Latents (B, latent_channels, T, H, W), not normalised -> pixels (B, out_channels, r (T - 1) + 1, s H, s W).
+
+        Pixels are about [-1, 1], not clamped.
+
+        Raises:
+            ValueError: `z` does not have 5 dimensions and latent_channels.
+        """
+        sample = torch.cat(list(self.decode_chunks(z, self.temporal_chunk_size)), dim=2)
+        return DecoderOutput(sample=sample) if return_dict else (sample,)
+
+    @apply_forward_hook
+    def decode_chunks(self, z: Tensor, chunk_size: int | None = 1) -> Iterator[Tensor]:
+        """Decode step by step: an iterator of pixels (B, out_channels, t, s H, s W), t = 1 first, then r chunk_size.
+
+        What is remembered between the steps belongs to the iterator, so several may run in turn, and one may
+        be dropped half way. The chunks of the first n latent frames do not depend on the frames after them:
+        with the same chunk size they are the same bits, as long as n - 1 is a multiple of it.
+
+        Args:
+            z: latents (B, latent_channels, T, H, W), not normalised.
+            chunk_size: latent frames in one step; None decodes the whole clip in one step.
+
+        Raises:
+            ValueError: (at the call) `z` has the wrong shape, or `chunk_size` is below 1.
+        """
+        self._check_shape(z, self.config.latent_channels, "z")
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; use 1")
+        return self._decode_chunks(z, chunk_size)
+
+    def forward(
+        self,
+        sample: Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> DecoderOutput | tuple[Tensor]:
+        """Encode and decode `sample`; the latents are the posterior's mode, or drawn from it with `generator`."""
+        posterior = self.encode(sample).latent_dist
+        latents = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
+        return self.decode(latents, return_dict=return_dict)
+
+    def _check_shape(self, x: Tensor, channels: int, name: str) -> None:
+        if x.ndim != 5 or x.shape[1] != channels or x.shape[2] == 0:
+            raise ValueError(
+                f"{name} must have shape (batch, {channels}, num_frames >= 1, height, width), got {tuple(x.shape)}"
+            )
+
+    def _encode_chunks(self, x: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
+        def network(chunk: Tensor, cache: TemporalCache | None) -> Tensor:
+            return self.quant_conv(self.encoder(chunk, cache))
+
+        pixel_tiles, latent_tiles = self._tile_grids()
+        return self._run(network, x, chunk_size, pixel_tiles, latent_tiles)
+
+    def _decode_chunks(self, z: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
+        def network(chunk: Tensor, cache: TemporalCache | None) -> Tensor:
+            return self.decoder(self.post_quant_conv(chunk), cache)
+
+        pixel_tiles, latent_tiles = self._tile_grids()
+        return self._run(network, z, chunk_size, latent_tiles, pixel_tiles)
+
+    def _tile_grids(self) -> tuple[TileGrid, TileGrid]:
+        """The tiles in pixels and in latent pixels."""
+        size = (self.tile_sample_min_height, self.tile_sample_min_width)
+        stride = (self.tile_sample_stride_height, self.tile_sample_stride_width)
+        return TileGrid(size, stride), TileGrid(size, stride).scaled_down(self.spatial_compression_ratio)
+
+    def _run(
+        self,
+        network: Callable[[Tensor, TemporalCache | None], Tensor],
+        x: Tensor,
+        chunk_size: int | None,
+        tiles_in: TileGrid,
+        tiles_out: TileGrid,
+    ) -> Iterator[Tensor]:
+        """Run `network` over the clip, sample by sample if slicing, chunk by chunk, tile by tile."""
+        if self.use_slicing and x.shape[0] > 1:
+            samples = [self._run(network, sample, chunk_size, tiles_in, tiles_out) for sample in x.split(1)]
+            for chunks in zip(*samples, strict=True):
+                yield torch.cat(chunks)
+            return
+
+        num_frames, height, width = x.shape[2:]
+        tiled = self.use_tiling and (height > tiles_in.size[0] or width > tiles_in.size[1])
+        windows = tiles_in.windows(height, width) if tiled else [[(slice(None), slice(None))]]
+        times = _chunks(num_frames, chunk_size)
+        caches = [[TemporalCache() if len(times) > 1 else None for _ in row] for row in windows]
+        for time in times:
+            rows = [
+                [network(x[:, :, time, *window], cache) for window, cache in zip(*row_and_caches, strict=True)]
+                for row_and_caches in zip(windows, caches, strict=True)
+            ]
+            yield stitch(rows, tiles_out) if tiled else rows[0][0]
+
+
+def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `AutoencoderKLCausalVideo` from the `config.json` of the original's `causal_video_vae` folder.
+
+    The latent statistics are not in that file: the ones of miniFLUX hold unless the caller sets others.
+
+    Raises:
+        ValueError: a needed key is missing, or a value is one that this model does not implement.
+    """
+    missing = sorted({*_RENAMED, *_TWINS} - set(config))
+    if missing:
+        raise ValueError(f"the original VAE config must have {', '.join(missing)}; is this a causal_video_vae folder?")
+
+    num_blocks = len(config["encoder_block_out_channels"]), len(config["decoder_block_out_channels"])
+    required = {
+        **_REQUIRED,
+        "encoder_down_block_types": ["DownEncoderBlockCausal3D"] * num_blocks[0],
+        "decoder_up_block_types": ["UpDecoderBlockCausal3D"] * num_blocks[1],
+        "encoder_block_dropout": [0.0] * num_blocks[0],
+        "decoder_block_dropout": [0.0] * num_blocks[1],
+        "downsample_scale": 2 ** sum(config["encoder_spatial_down_sample"]),
+        **{twin: config[name] for name, twin in _TWINS.items()},
+    }
+    for key, value in config.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if key in required and value != required[key]:
+            raise ValueError(f"{key} must be {required[key]!r} in the original VAE config, got {value!r}")
+        if not (key in required or key in _RENAMED or key in _TWINS or key in _IGNORED or key.startswith("_")):
+            raise ValueError(f"unknown key {key!r} in the original VAE config, with value {value!r}")
+    return {ours: config[key] for key, ours in _RENAMED.items()}
+
+
+_RENAMED = {
+    "encoder_in_channels": "in_channels",
+    "encoder_out_channels": "latent_channels",
+    "encoder_block_out_channels": "encoder_block_out_channels",
+    "encoder_layers_per_block": "encoder_layers_per_block",
+    "encoder_spatial_down_sample": "spatial_down_sample",
+    "encoder_temporal_down_sample": "temporal_down_sample",
+    "encoder_norm_num_groups": "norm_num_groups",
+    "decoder_out_channels": "out_channels",
+    "decoder_block_out_channels": "decoder_block_out_channels",
+    "decoder_layers_per_block": "decoder_layers_per_block",
+    "decoder_spatial_up_sample": "spatial_up_sample",
+    "decoder_temporal_up_sample": "temporal_up_sample",
+}
+# Two names for one value of ours.
+_TWINS = {"encoder_out_channels": "decoder_in_channels", "encoder_norm_num_groups": "decoder_norm_num_groups"}
+_REQUIRED = {
+    "encoder_act_fn": "silu",
+    "decoder_act_fn": "silu",
+    "encoder_type": "causal_vae_conv",
+    "decoder_type": "causal_vae_conv",
+    "encoder_double_z": True,
+    "add_post_quant_conv": True,
+    "interpolate": False,
+}
+# sample_size only sets the size of tiles; scaling_factor is never used by the original.
+_IGNORED = {"sample_size", "scaling_factor"}
+
+
+def _check_blocks(network: str, widths: Sequence[int], *others: Sequence[Any]) -> None:
+    lengths = [len(widths), *map(len, others)]
+    if len(set(lengths)) > 1 or not widths:
+        raise ValueError(
+            f"the {network}'s block_out_channels, layers_per_block, spatial and temporal flags must have one entry "
+            f"a block, got lengths {lengths}"
+        )
+
+
+def _check_multiple(name: str, value: int, factor: int) -> None:
+    if value < factor or value % factor:
+        below = value // factor * factor
+        nearest = f"{below} or {below + factor}" if below else f"{factor}"
+        raise ValueError(f"{name} must be a multiple of {factor}, got {value}; use {nearest}")
+
+
+def _chunks(num_frames: int, chunk_size: int | None) -> list[slice]:
+    """The first frame, then `chunk_size` frames at a time; all at once for None."""
+    if chunk_size is None:
+        return [slice(0, num_frames)]
+    return [slice(0, 1), *(slice(i, i + chunk_size) for i in range(1, num_frames, chunk_size))]
