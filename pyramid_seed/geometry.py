@@ -1,0 +1,139 @@
+"""Sizes and counts of a clip: pixels and latents, stages of the pyramid, the frames a unit looks back on.
+
+Whole numbers only. Nothing here knows tensors, and nothing is rounded: a value that does not fit raises, with
+the nearest values that do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["HistoryClip", "PyramidGeometry", "history_plan"]
+
+
+@dataclass(frozen=True)
+class HistoryClip:
+    """Consecutive past latent frames `[start, stop)`, given at the resolution of `stage`."""
+
+    stage: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PyramidGeometry:
+    """How a model family divides space and time. The values come from the components' configs.
+
+    Args:
+        spatial_factor: pixels per latent pixel, in height and in width (VAE).
+        temporal_factor: pixel frames per latent frame after the first one (VAE).
+        patch_size: latent pixels per token, in height and in width (transformer).
+        num_stages: levels of the spatial pyramid; each one doubles height and width (scheduler).
+
+    Raises:
+        TypeError: if a value is not an int. ValueError: if it is below 1.
+    """
+
+    spatial_factor: int
+    temporal_factor: int
+    patch_size: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_int(field.name, getattr(self, field.name), minimum=1)
+
+    @property
+    def size_multiple(self) -> int:
+        """What height and width must be multiples of, so that the coarsest stage has whole patches."""
+        return 2 ** (self.num_stages - 1) * self.patch_size * self.spatial_factor
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError unless height and width (pixels) are positive multiples of `size_multiple`."""
+        multiple = self.size_multiple
+        for name, value in (("height", height), ("width", width)):
+            _check_int(name, value)
+            if value < multiple or value % multiple:
+                advice = _advice(value, max(value // multiple, 0) * multiple, multiple)
+                raise ValueError(f"{name} must be a multiple of {multiple}, {advice}")
+
+    def check_num_frames(self, num_frames: int) -> None:
+        """Raise ValueError unless `num_frames` (pixel time) is temporal_factor * k + 1 for a k >= 0."""
+        _check_int("num_frames", num_frames)
+        factor = self.temporal_factor
+        if num_frames < 1 or (num_frames - 1) % factor:
+            rule = f"{factor}k + 1" if factor > 1 else "at least 1"
+            lower = (num_frames - 1) // factor * factor + 1 if num_frames > 0 else 1 - factor
+            raise ValueError(f"num_frames must be {rule}, {_advice(num_frames, lower, factor)}")
+
+    def num_latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip of `num_frames` pixel frames: the first one alone, then groups."""
+        self.check_num_frames(num_frames)
+        return (num_frames - 1) // self.temporal_factor + 1
+
+    def num_frames(self, num_latent_frames: int) -> int:
+        """Pixel frames that `num_latent_frames` decode to."""
+        _check_int("num_latent_frames", num_latent_frames, minimum=1)
+        return (num_latent_frames - 1) * self.temporal_factor + 1
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the latents of a clip of `height` x `width` pixels."""
+        self.check_size(height, width)
+        return height // self.spatial_factor, width // self.spatial_factor
+
+    def stage_size(self, height: int, width: int, stage: int) -> tuple[int, int]:
+        """Height and width of the latents at `stage` (0 = coarsest, num_stages - 1 = full latent size)."""
+        _check_stage(stage, self.num_stages)
+        latent_height, latent_width = self.latent_size(height, width)
+        divisor = 2 ** (self.num_stages - 1 - stage)
+        return latent_height // divisor, latent_width // divisor
+
+
+def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryClip, ...]:
+    """The past latent frames that a unit is conditioned on at one stage, oldest first.
+
+    The temporal pyramid of Pyramidal Flow Matching (arXiv 2410.05954, section 3.3): the newest past frame
+    comes at the resolution of the stage being generated, each frame before it one stage coarser; from where
+    the coarsest stage is reached, all older frames form one clip there. A unit is one latent frame, so unit u
+    looks back on the frames 0 to u - 1.
+
+    Args:
+        unit_index: the unit to be generated; unit 0 has no history.
+        num_stages: levels of the spatial pyramid.
+        stage: the stage to be generated, 0 = coarsest.
+
+    Raises:
+        TypeError: if a value is not an int. ValueError: if it is out of range.
+    """
+    _check_int("unit_index", unit_index, minimum=0)
+    _check_int("num_stages", num_stages, minimum=1)
+    _check_stage(stage, num_stages)
+    newest_first: list[HistoryClip] = []
+    stop = unit_index
+    for clip_stage in (stage, *range(stage - 1, 0, -1)):
+        if stop > 0:
+            newest_first.append(HistoryClip(clip_stage, stop - 1, stop))
+            stop -= 1
+    if stop > 0:
+        newest_first.append(HistoryClip(0, 0, stop))
+    return tuple(reversed(newest_first))
+
+
+def _check_int(name: str, value: object, minimum: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
+
+
+def _check_stage(stage: int, num_stages: int) -> None:
+    _check_int("stage", stage)
+    if not 0 <= stage < num_stages:
+        nearest = min(max(stage, 0), num_stages - 1)
+        raise ValueError(f"stage must be in 0 .. {num_stages - 1}, got {stage}; use {nearest}")
+
+
+def _advice(value: int, lower: int, step: int) -> str:
+    """Name the good values around a bad one; `lower` itself is good only where it is positive."""
+    good = f"{lower} or {lower + step}" if lower > 0 else f"{lower + step}"
+    return f"got {value}; use {good}"
