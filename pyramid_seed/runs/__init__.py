@@ -1,0 +1,1 @@
+"""What happens around a generation: files, manifests, batches."""

@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what was made there takes the name `path` when the block ends.
+
+    The block may make a file or a folder. Missing parent folders are created. If the block raises, what it
+    made is removed and `path` is as it was. The temporary path has the ending of `path`.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    path = Path(path).resolve()  # so that making the parents cannot change what a path with ".." means
+    _check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The name does not contain path.name, which may already be as long as the file system allows.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _check_free(path, overwrite)  # somebody else may have been faster
+        if temporary.is_dir() and path.exists():
+            _swap_folder(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; choose another name or pass overwrite=True")
+
+
+def _swap_folder(new: Path, old: Path) -> None:
+    """Folders cannot be replaced in one step: put the old one aside, and back if the new one cannot come."""
+    aside = new.with_name(f"{new.name}.old")
+    old.replace(aside)
+    try:
+        new.replace(old)
+    except OSError:
+        aside.replace(old)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,321 @@
+"""Clips and pictures as files.
+
+Frames are uint8 RGB arrays of shape (T, H, W, 3): time, height, width, channel. The ending of a path chooses
+the format (see `write_video`). An mp4 is a pure function of frames, rate, comment and options: one encoder
+thread, bit-exact flags, no CPU-dependent choices in x264 and an RGB to YCbCr conversion in integers. Another
+version of PyAV may carry another x264, and then write other bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as iio
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import replacing
+
+Frames = NDArray[np.uint8]
+
+VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+# ITU-T H.273 code points: 1 = BT.709 (primaries, transfer, matrix), 0 = RGB; range 1 = limited, 2 = full.
+_BT709, _RGB_MATRIX, _LIMITED, _FULL = 1, 0, 1, 2
+# chromaloc 1: chroma lies in the middle of its 2x2 pixels, which is what a plain mean gives.
+_X264_PARAMS = "cpu-independent=1:chromaloc=1"
+_MIN_FPS, _MAX_FPS, _MAX_GIF_FPS = 0.1, 1000, 50  # viewers slow a .gif down whose frames last under 20 ms
+
+
+def frames_digest(frames: Frames) -> str:
+    """SHA-256 (hex) of the bytes of `frames` in (T, H, W, C) order: `hashlib.sha256(frames.tobytes())`.
+
+    The shape is not part of the hash, so that anybody can recompute it with any tool.
+    """
+    _check_frames(frames)
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Frames,
+    fps: float,
+    *,
+    comment: str | None = None,
+    scale: int = 1,
+    lossless: bool = False,
+    crf: int = 17,
+    overwrite: bool = False,
+) -> None:
+    """Write a clip; the ending of `path` chooses the format.
+
+    - `.mp4`: h264, yuv420p, BT.709, plays in browsers. `lossless=True` stores the RGB values themselves
+      (x264's RGB mode): the frames come back bit for bit, but few browsers play it.
+    - `.gif`: 256 colours a frame, never lossless; at most 50 frames a second. Its clock ticks in hundredths
+      of a second, so single frames may be a tick longer than others; the whole clip has the right length.
+    - `.webp`: animated; `lossless=True` keeps every bit.
+    - `.png`: always lossless. A clip of one frame is a picture, a longer one a folder of that name with
+      `0000.png`, `0001.png`, ... A path without an ending is such a folder for any number of frames.
+
+    Equal frames in a row become one longer frame in `.gif` and `.webp`. The file or folder appears whole or
+    not at all; missing parent folders are created.
+
+    Args:
+        path: Where to write.
+        frames: (T, H, W, 3), uint8, T >= 1. Height and width (after `scale`) even for a lossy `.mp4`.
+        fps: Frames a second, > 0. Ignored for PNG.
+        comment: Text for the comment tag of an `.mp4`, as long as you like.
+        scale: Every pixel becomes scale x scale pixels (nearest neighbour).
+        lossless: Keep every bit.
+        crf: x264's constant rate factor for a lossy `.mp4`, 0 (best) to 51.
+        overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
+
+    Raises:
+        ValueError: a wrong value, an unknown ending, or an option that the format cannot honour.
+        FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
+    """
+    path = Path(path).resolve()
+    ending = path.suffix.lower()
+    if ending and ending not in VIDEO_ENDINGS:
+        raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
+    _check_frames(frames)
+    _check_scale(scale)
+    _check_fps(fps, ending)
+    if comment is not None:
+        _check_comment(comment, ending)
+    if ending == ".mp4":
+        _check_mp4(frames, scale, lossless, crf)
+    if ending == ".gif" and lossless:
+        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
+    is_folder = not ending or (ending == ".png" and len(frames) > 1)
+    if is_folder and overwrite and path.exists():
+        _check_replaceable(path)
+
+    with replacing(path, overwrite=overwrite) as temporary:
+        if is_folder:
+            _write_png_folder(temporary, frames, scale)
+        elif ending == ".mp4":
+            rate = Fraction(fps).limit_denominator(1001)  # 24000/1001 and its kin stay exact
+            _write_mp4(temporary, frames, rate, comment, scale, lossless, crf)
+        elif ending == ".png":
+            iio.imwrite(temporary, _enlarge(frames[0], scale))
+        else:
+            _write_animation(temporary, frames, fps, scale, lossless)
+
+
+def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
+    """Decode a video file: frames (T, H, W, 3) as uint8 RGB, and frames a second.
+
+    A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
+
+    Raises:
+        ValueError: the file holds no video frames.
+        FileNotFoundError, av.FFmpegError: it is missing, or not a media file.
+    """
+    with av.open(os.fspath(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{path} holds no video stream")
+        stream = container.streams.video[0]
+        rate = stream.average_rate or stream.guessed_rate
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    if not frames or not rate:
+        raise ValueError(f"{path} holds no video frames")
+    return np.stack(frames), float(rate)
+
+
+def read_comment(path: str | os.PathLike[str]) -> str | None:
+    """The comment tag of a media file, or None if it has none."""
+    with av.open(os.fspath(path)) as container:
+        return container.metadata.get("comment")
+
+
+def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:
+    """Write one picture (H, W, 3), uint8 RGB; `.png`, `.jpg`, `.jpeg` or `.webp`. Whole or not at all.
+
+    Raises:
+        ValueError: a wrong array or an unknown ending.
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in IMAGE_ENDINGS:
+        raise ValueError(
+            f"cannot write a picture as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}"
+        )
+    _check_frames(image, name="image", shape="(H, W, 3)")
+    with replacing(path, overwrite=overwrite) as temporary:
+        iio.imwrite(temporary, image)
+
+
+def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
+    """One picture (H, W, 3) of many of equal size, row by row, with `gap` pixels of `grey` between them.
+
+    Raises:
+        ValueError: no pictures, pictures of several sizes, or a wrong number of columns.
+    """
+    if len(images) == 0:
+        raise ValueError("a grid needs at least one picture")
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
+    for image in images:
+        _check_frames(image, name="image", shape="(H, W, 3)")
+        if image.shape != images[0].shape:
+            raise ValueError(f"pictures of a grid must be of one size: {images[0].shape} and {image.shape}")
+    height, width, _ = images[0].shape
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), grey, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
+    """One row a clip, each with `columns` frames evenly spaced from its first to its last: (H, W, 3).
+
+    For every frame of one clip use `image_grid(frames, columns)`.
+
+    Args:
+        clips: Arrays (T, H, W, 3) of one height and width; T may differ. A clip with fewer frames than
+            columns shows some of them twice.
+        columns: Frames a clip.
+    """
+    for clip in clips:
+        _check_frames(clip)
+    picked = [clip[i] for clip in clips for i in np.linspace(0, len(clip) - 1, columns).round().astype(int)]
+    return image_grid(picked, columns)
+
+
+def _check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise ValueError(f"{name} must be a numpy array of uint8, got {got}")
+    if frames.ndim != shape.count(",") + 1 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"{name} must have shape {shape} none of it 0, got {frames.shape}")
+
+
+def _check_scale(scale: int) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale must be a whole number of at least 1, got {scale!r}")
+
+
+def _check_fps(fps: float, ending: str) -> None:
+    highest = _MAX_GIF_FPS if ending == ".gif" else _MAX_FPS
+    if not _MIN_FPS <= fps <= highest:
+        raise ValueError(f"fps must be between {_MIN_FPS} and {highest} for {ending or 'PNGs'}, got {fps}")
+
+
+def _check_comment(comment: str, ending: str) -> None:
+    if ending != ".mp4":
+        raise ValueError(f"only .mp4 has a comment tag, got ending {ending!r}; leave comment out or use .mp4")
+    if "\0" in comment:
+        raise ValueError("comment must not contain a NUL character: the tag would end there")
+    comment.encode("utf-8")
+
+
+def _check_mp4(frames: Frames, scale: int, lossless: bool, crf: int) -> None:
+    height, width = (size * scale for size in frames.shape[1:3])
+    if not lossless and (height % 2 or width % 2):
+        raise ValueError(
+            f"height and width of an .mp4 must be even, got {height}x{width}; "
+            f"use scale={2 * scale}, lossless=True or another ending"
+        )
+    if not 0 <= crf <= 51:
+        raise ValueError(f"crf must be between 0 and 51, got {crf}")
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Never delete what we cannot have written."""
+    if not folder.is_dir() or not all(f.suffix == ".png" and f.stem.isdigit() for f in folder.iterdir()):
+        raise FileExistsError(f"{folder} exists and is not a folder of numbered PNGs; choose another name")
+
+
+def _enlarge(image: Frames, scale: int) -> Frames:
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        iio.imwrite(folder / f"{index:04d}.png", _enlarge(frame, scale))
+
+
+def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
+    is_gif = path.suffix.lower() == ".gif"
+    tick = 10 if is_gif else 1  # milliseconds
+    clock = [round(1000 * index / (fps * tick)) * tick for index in range(len(frames) + 1)]
+    options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
+    if len(frames) > 1:
+        options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
+    iio.imwrite(path, np.stack([_enlarge(frame, scale) for frame in frames]), **options)
+
+
+def _write_mp4(
+    path: Path, frames: Frames, rate: Fraction, comment: str | None, scale: int, lossless: bool, crf: int
+) -> None:
+    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with av.open(os.fspath(path), "w", format="mp4", options=options) as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
+        stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
+        stream.height, stream.width = (size * scale for size in frames.shape[1:3])
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        stream.options = {"x264-params": _X264_PARAMS, "crf": "0" if lossless else str(crf)}
+        if not lossless:
+            stream.options |= {"profile": "high"}
+        context = stream.codec_context
+        context.thread_count = 1
+        context.flags |= av.codec.context.Flags.bitexact
+        context.color_primaries = context.color_trc = _BT709
+        context.colorspace = _RGB_MATRIX if lossless else _BT709
+        context.color_range = _FULL if lossless else _LIMITED
+        for index, rgb in enumerate(frames):
+            image = _enlarge(rgb, scale)
+            if lossless:
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            else:
+                frame = av.VideoFrame.from_ndarray(_rgb_to_yuv420(image), format="yuv420p")
+            frame.pts = index
+            frame.time_base = 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _bt709_limited() -> NDArray[np.int64]:
+    """RGB 0..255 to Y 16..235 and Cb, Cr 16..240: a 3x3 matrix in units of 2**-16 (ITU-R BT.709, 3).
+
+    Rows are rounded so that white is exactly 235 and greys have no colour.
+    """
+    red, blue = 0.2126, 0.0722
+    luma = np.array([red, 1 - red - blue, blue])
+    cb = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
+    cr = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
+    scale = np.array([[219], [224], [224]]) * 65536 / 255
+    matrix = (np.stack([luma, cb, cr]) * scale).round().astype(np.int64)
+    matrix[:, 1] += np.array([round(219 * 65536 / 255), 0, 0]) - matrix.sum(axis=1)
+    return matrix
+
+
+_RGB_TO_YCBCR = _bt709_limited()
+
+
+def _rgb_to_yuv420(rgb: Frames) -> Frames:
+    """(H, W, 3) to the planes Y (H, W), Cb and Cr (H/2, W/2), one after the other, as (3 H / 2, W).
+
+    Chroma is the mean of 2x2 pixels. Integers only, so every CPU gives the same planes.
+    """
+    height, width, _ = rgb.shape
+    rgb64 = rgb.astype(np.int64)
+    luma = (rgb64 @ _RGB_TO_YCBCR[0] + (16 << 16) + (1 << 15)) >> 16
+    sums = rgb64.reshape(height // 2, 2, width // 2, 2, 3).sum(axis=(1, 3))
+    chroma = (sums @ _RGB_TO_YCBCR[1:].T + (128 << 18) + (1 << 17)) >> 18
+    planes = [luma.ravel(), chroma[..., 0].ravel(), chroma[..., 1].ravel()]
+    return np.concatenate(planes).astype(np.uint8).reshape(height * 3 // 2, width)
