@@ -1,0 +1,35 @@
+"""Where the files that come with the package are: beside it in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def configs_path() -> Path:
+    """The folder of the presets, one YAML each."""
+    return _find("configs")
+
+
+def embedded_model_path(name: str = "tiny") -> Path:
+    """The folder of a model that comes with the package.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    return _find(f"assets/{name}")
+
+
+def resolve_model(model: str) -> str:
+    """`embedded:NAME` becomes the folder of that model; a folder or a hub id stays what it is."""
+    name = model.removeprefix("embedded:")
+    return model if name == model else str(embedded_model_path(name))
+
+
+def _find(relative: str) -> Path:
+    package = Path(__file__).resolve().parent
+    candidates = (package / relative, package.parent / relative)
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    looked = " and ".join(map(str, candidates))
+    raise FileNotFoundError(f"{relative} is not there: looked at {looked}; install pyramid-seed again")
