@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+Reals = NDArray[np.floating[Any]]
 
 SHAPES: Final = ("circle", "square", "triangle")
 COLOURS: Final = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -178,13 +180,7 @@ def _start(dice: _Dice, before: float, after: float, way: float) -> float:
     return dice.uniform(_MARGIN + before - min(way, 0.0), CANVAS - _MARGIN - after - max(way, 0.0))
 
 
-def coverage(
-    shape: str,
-    x: NDArray[np.float32],
-    y: NDArray[np.float32],
-    radius: NDArray[np.float32],
-    scale: float = 1.0,
-) -> NDArray[np.float32]:
+def coverage(shape: str, x: Reals, y: Reals, radius: Reals, scale: float = 1.0) -> Reals:
     """Part of each pixel that the shape covers, from its signed distance with a soft edge of one pixel.
 
     `x` and `y` are offsets from the centroid, `radius` broadcasts against them, `scale` is pixels per unit of
@@ -199,7 +195,7 @@ def coverage(
         distance = np.maximum(flank, y) - np.float32(_TRIANGLE_CORNER / 2) * radius
     else:
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
-    covered: NDArray[np.float32] = np.clip(np.float32(0.5) - distance * np.float32(scale), 0.0, 1.0)
+    covered: Reals = np.clip(np.float32(0.5) - distance * np.float32(scale), 0.0, 1.0)
     return covered
 
 
@@ -361,7 +357,7 @@ def held_out_examples(count: int, num_frames: int = NUM_FRAMES) -> tuple[Example
             shape=SHAPES[(a // 2 + b + c) % 3],
             colour=COLOURS[a],
             motion=MOTIONS[(a + b) % 6],
-            background=BACKGROUNDS[(a + 2 * b + d) % 3],
+            background=BACKGROUNDS[(a % 2 + 2 * b + d) % 3],
         )
         examples.append(Example(seed, scene, caption(scene, seed)))
     return tuple(examples)

@@ -1,0 +1,226 @@
+"""Read shape, colour, motion and background from pixels, by geometry and colour alone, without a model.
+
+Made for clips of `world.py` and for a generator's imperfect versions of them: some blur, noise, tint, a stray
+spot. Whatever cannot be told is None, never a guess.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from world import BACKGROUND_RGB, CANVAS, COLOUR_RGB, SHAPES, SceneSpec, coverage
+
+Floats = NDArray[np.float32]
+Reals = NDArray[np.floating[Any]]
+
+ATTRIBUTES: Final = ("background", "colour", "motion", "shape")
+
+# Colours are distances in RGB, 0 to 255.
+_GROUND_TOLERANCE: Final = 50.0  # from the named background; white, grey and black are 220 apart
+_GROUND_SPREAD: Final = 40.0  # median distance of the border's pixels from their median
+_NEAR_GROUND: Final = 40.0  # what is closer to the ground than this is ground
+_MIN_CHROMA: Final = 50.0  # an object with less is grey, and has no colour name
+# The edge between ground and object, as the part of the way from one colour to the other.
+_EDGE: Final = (0.25, 0.75)
+# An object is one compact blob that looks a bit like some shape, in most frames.
+_AREA: Final = (0.008, 0.5)  # part of the frame
+_WINDOW: Final = 2.2  # radius around the blob's median within which it is measured, in radii of its area
+_IN_WINDOW: Final = 0.7  # part of the blob that lies there
+_BLOB_IOU: Final = 0.5
+_BLOB_FRAMES: Final = 0.75
+_SHAPE_IOU: Final = 0.75
+_SHAPE_MARGIN: Final = 0.1  # lead of the best shape over the next at which there is no doubt left
+# Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 16 and 6.
+_MIN_TRAVEL: Final = 5.0
+_MIN_GROWTH: Final = 2.5
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a clip shows; None for what cannot be told.
+
+    `confidence` has a value in [0, 1] for every one of ATTRIBUTES, 0 where the attribute is None.
+    """
+
+    shape: str | None
+    colour: str | None
+    motion: str | None
+    background: str | None
+    confidence: Mapping[str, float]
+
+    def agrees_with(self, scene: SceneSpec) -> dict[str, bool]:
+        """For every one of ATTRIBUTES, whether it is the scene's."""
+        return {name: getattr(self, name) == getattr(scene, name) for name in ATTRIBUTES}
+
+
+@dataclass(frozen=True)
+class _Blob:
+    """The object by frame: centroid and radius of its area in pixels (T,), IoU with each shape (T, 3)."""
+
+    x: Reals
+    y: Reals
+    radius: Reals
+    iou: Reals
+    valid: NDArray[np.bool_]
+
+
+def recognise(frames: NDArray[np.uint8]) -> Recognition:
+    """Recognise a clip (T, H, W, 3), uint8 RGB, H and W about equal and at least 16.
+
+    A single frame (T = 1) has no motion. Raises ValueError for another shape or dtype.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f"frames must be uint8 of shape (T, H, W, 3), got {frames.dtype} of {frames.shape}")
+    if min(frames.shape[1:3]) < 16:
+        raise ValueError(f"frames must be at least 16x16 pixels, got {frames.shape[1]}x{frames.shape[2]}")
+    pixels = frames.astype(np.float32)
+    grounds, spread = _grounds(pixels)
+    background, background_confidence = _name_background(grounds, spread)
+    shape = colour = motion = None
+    shape_confidence = colour_confidence = motion_confidence = 0.0
+    ink = _ink(pixels, grounds)
+    if ink is not None:
+        blob = _blob(_object_part(pixels, grounds, ink))
+        if blob.valid.mean() >= _BLOB_FRAMES:
+            shape, shape_confidence = _name_shape(blob)
+            colour, colour_confidence = _name_colour(ink)
+            motion, motion_confidence = _name_motion(blob, CANVAS / min(frames.shape[1:3]))
+    return Recognition(
+        shape=shape,
+        colour=colour,
+        motion=motion,
+        background=background,
+        confidence={
+            "shape": shape_confidence,
+            "colour": colour_confidence,
+            "motion": motion_confidence,
+            "background": background_confidence,
+        },
+    )
+
+
+def _grounds(pixels: Floats) -> tuple[Floats, float]:
+    """Median colour (T, 3) of each frame's border, two pixels wide, and the pixels' spread around it."""
+    rim = np.ones(pixels.shape[1:3], dtype=np.bool_)
+    rim[2:-2, 2:-2] = False
+    border = pixels[:, rim]
+    grounds = np.median(border, axis=1)
+    return grounds, float(np.median(np.linalg.norm(border - grounds[:, None], axis=-1)))
+
+
+def _ink(pixels: Floats, grounds: Floats) -> Floats | None:
+    """Colour of what differs most from the ground, over the whole clip, or None if nothing does."""
+    distance = np.linalg.norm(pixels - grounds[:, None, None], axis=-1)
+    threshold = 0.7 * float(np.percentile(distance, 99))
+    if threshold < _NEAR_GROUND:
+        return None
+    ink: Floats = np.median(pixels[distance > threshold], axis=0)
+    return ink
+
+
+def _object_part(pixels: Floats, grounds: Floats, ink: Floats) -> Floats:
+    """How much of each pixel is object, (T, H, W) in [0, 1], the edge steepened against blur and noise."""
+    contrast = ink - grounds
+    length = np.maximum((contrast**2).sum(-1), _NEAR_GROUND**2)
+    part = np.einsum("thwc,tc->thw", pixels - grounds[:, None, None], contrast) / length[:, None, None]
+    low, high = _EDGE
+    steep: Floats = np.clip((part - low) / (high - low), 0.0, 1.0)
+    return steep
+
+
+def _blob(part: Floats) -> _Blob:
+    height, width = part.shape[1:]
+    y = (np.arange(height, dtype=np.float32) + 0.5)[None, :, None]
+    x = (np.arange(width, dtype=np.float32) + 0.5)[None, None, :]
+    everything = part.sum((1, 2))
+    reach = _WINDOW * np.sqrt(everything / np.pi)[:, None, None]
+    near_x = np.abs(x - _median_index(part.sum(1))[:, None, None]) <= reach
+    near_y = np.abs(y - _median_index(part.sum(2))[:, None, None]) <= reach
+    part = part * (near_x & near_y)
+
+    area = np.maximum(part.sum((1, 2)), 1e-6)
+    centre_x = (part * x).sum((1, 2)) / area
+    centre_y = (part * y).sum((1, 2)) / area
+    offset_x, offset_y = x - centre_x[:, None, None], y - centre_y[:, None, None]
+    ious = []
+    for shape in SHAPES:
+        template = coverage(shape, offset_x, offset_y, np.sqrt(area / _unit_area(shape))[:, None, None])
+        union = np.maximum(np.maximum(part, template).sum((1, 2)), 1e-6)
+        ious.append(np.minimum(part, template).sum((1, 2)) / union)
+    iou = np.stack(ious, axis=-1)
+    in_frame = area / (height * width)
+    sized = (in_frame >= _AREA[0]) & (in_frame <= _AREA[1])
+    valid = sized & (area >= _IN_WINDOW * everything) & (iou.max(-1) >= _BLOB_IOU)
+    return _Blob(centre_x, centre_y, np.sqrt(area / np.pi), iou, valid)
+
+
+def _median_index(weights: Floats) -> Floats:
+    """Position (T,) of the weighted median along the last axis of (T, N)."""
+    running = weights.cumsum(-1)
+    index: Floats = (running < running[:, -1:] / 2).sum(-1).astype(np.float32) + np.float32(0.5)
+    return index
+
+
+@cache
+def _unit_area(shape: str) -> float:
+    """Area of a shape of radius 1, measured on a fine grid so that only `world.coverage` knows the shapes."""
+    fine = 200
+    grid = (np.arange(-2 * fine, 2 * fine, dtype=np.float32) + 0.5) / fine
+    return float(coverage(shape, grid[None, :], grid[:, None], np.ones((), np.float32), fine).sum()) / fine**2
+
+
+def _name_background(grounds: Floats, spread: float) -> tuple[str | None, float]:
+    ground = np.median(grounds, axis=0)
+    distance = {name: float(np.linalg.norm(ground - rgb)) for name, rgb in BACKGROUND_RGB.items()}
+    name = min(distance, key=distance.__getitem__)
+    confidence = 1.0 - max(distance[name] / _GROUND_TOLERANCE, spread / _GROUND_SPREAD)
+    return (name, confidence) if confidence > 0.0 else (None, 0.0)
+
+
+def _name_colour(ink: Floats) -> tuple[str | None, float]:
+    """Nearest colour by hue, which survives a loss of contrast that would turn orange to red in RGB."""
+    if float(np.ptp(ink)) < _MIN_CHROMA:
+        return None, 0.0
+    distance = {name: abs((_hue(ink) - _hue(rgb) + 0.5) % 1.0 - 0.5) for name, rgb in COLOUR_RGB.items()}
+    nearest, second = sorted(distance, key=distance.__getitem__)[:2]
+    return nearest, 1.0 - distance[nearest] / distance[second]
+
+
+def _hue(rgb: Floats | tuple[int, int, int]) -> float:
+    red, green, blue = (float(value) / 255 for value in rgb)
+    return colorsys.rgb_to_hsv(red, green, blue)[0]
+
+
+def _name_shape(blob: _Blob) -> tuple[str | None, float]:
+    scores = blob.iou[blob.valid].mean(0)
+    order = np.argsort(scores)
+    best, second = float(scores[order[-1]]), float(scores[order[-2]])
+    if best < _SHAPE_IOU:
+        return None, 0.0
+    return SHAPES[int(order[-1])], min(1.0, (best - second) / _SHAPE_MARGIN)
+
+
+def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
+    """The greatest change along a least-squares line, each kind measured in its own smallest sure amount."""
+    times = np.flatnonzero(blob.valid).astype(np.float64)
+    if len(times) < 2:
+        return None, 0.0
+    track = np.stack([blob.x, blob.y, blob.radius], axis=-1)[blob.valid].astype(np.float64) * scale
+    centred = times - times.mean()
+    change = centred @ track / (centred @ centred) * (len(blob.valid) - 1)
+    right, down, growth = (float(value) for value in change)
+    amounts = {
+        ("right", "left"): right / _MIN_TRAVEL,
+        ("down", "up"): down / _MIN_TRAVEL,
+        ("grow", "shrink"): growth / _MIN_GROWTH,
+    }
+    best, second = sorted(amounts, key=lambda pair: abs(amounts[pair]), reverse=True)[:2]
+    if abs(amounts[best]) < 1.0:
+        return None, 0.0
+    return best[amounts[best] < 0], 1.0 - abs(amounts[second] / amounts[best])

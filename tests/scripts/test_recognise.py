@@ -1,0 +1,138 @@
+"""The recogniser: always right on rendered clips, blurred and noisy ones too, and silent on anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from recognise import ATTRIBUTES, Recognition, recognise
+from world import held_out_examples, render, sample_scene
+
+EXAMPLES = held_out_examples(324)
+NOTHING = Recognition(None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
+
+
+def _blur(frames: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur in space, edges repeated."""
+    reach = int(3 * sigma) + 1
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for axis in (1, 2):
+        size = frames.shape[axis]
+        padded = np.pad(frames, [(reach, reach) if a == axis else (0, 0) for a in range(4)], mode="edge")
+        frames = sum(k * padded.take(range(i, i + size), axis) for i, k in enumerate(kernel))
+    return frames
+
+
+def _clean(frames: np.ndarray, seed: int) -> np.ndarray:
+    return frames
+
+
+def _coded(frames: np.ndarray, seed: int) -> np.ndarray:
+    """Errors of up to 4 grey levels, as a good h264 setting leaves them."""
+    return frames + np.random.default_rng(seed).integers(-4, 5, frames.shape, dtype=np.int8)
+
+
+def _poor(frames: np.ndarray, seed: int) -> np.ndarray:
+    """Blur of 2 pixels (standard deviation), then noise of 16 grey levels."""
+    noise = np.random.default_rng(seed).standard_normal(frames.shape, dtype=np.float32)
+    return _blur(frames, 2.0) + 16 * noise
+
+
+def _faded(frames: np.ndarray, seed: int) -> np.ndarray:
+    """A fifth of the contrast lost, and a tint."""
+    return 24 + 0.8 * frames + np.array([8, 0, -8], np.float32)
+
+
+def _bytes(frames: np.ndarray) -> np.ndarray:
+    return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("damage", "count"), [(_clean, 324), (_coded, 324), (_poor, 324), (_faded, 108)])
+def test_rendered_clips_are_all_recognised(damage, count):
+    for example in EXAMPLES[:count]:
+        seen = recognise(_bytes(damage(render(example.scene).astype(np.float32), example.seed)))
+        assert all(seen.agrees_with(example.scene).values()), (example, seen)
+        assert all(0 < seen.confidence[name] <= 1 for name in ATTRIBUTES)
+
+
+def test_confidence_is_high_on_clean_clips():
+    for example in EXAMPLES[:36]:
+        assert min(recognise(render(example.scene)).confidence.values()) > 0.95
+
+
+def test_longer_clips_and_other_sizes():
+    for seed in range(36):
+        scene = sample_scene(seed, 33)
+        assert all(recognise(render(scene, 33)).agrees_with(scene).values())
+        assert all(recognise(render(scene, 33, 128, 128)[::4]).agrees_with(scene).values())
+
+
+def test_a_single_frame_has_everything_but_motion():
+    for example in EXAMPLES[:72]:
+        seen = recognise(render(example.scene, 1))
+        expected = {name: name != "motion" for name in ATTRIBUTES}
+        assert seen.agrees_with(example.scene) == expected
+        assert seen.motion is None
+        assert seen.confidence["motion"] == 0
+
+
+def test_a_clip_that_stands_still_has_no_motion():
+    frames = render(EXAMPLES[0].scene)
+    seen = recognise(np.repeat(frames[:1], 17, axis=0))
+    assert seen.motion is None
+    assert seen.shape == EXAMPLES[0].scene.shape
+
+
+@pytest.mark.parametrize(("value", "name"), [(255, "white"), (0, "black"), (128, "grey"), (64, None)])
+def test_blank_clips_show_a_background_at_most(value, name):
+    seen = recognise(np.full((17, 64, 64, 3), value, np.uint8))
+    assert seen.background == name
+    assert seen.shape is seen.colour is seen.motion is None
+
+
+@pytest.mark.parametrize("blur", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_shows_nothing(blur, seed):
+    noise = np.random.default_rng(seed).standard_normal((17, 64, 64, 3)).astype(np.float32)
+    if blur:
+        noise = _blur(noise, blur)
+    assert recognise(_bytes(128 + 60 * noise / noise.std())) == NOTHING
+
+
+def test_what_is_no_shape_of_this_world_is_not_named():
+    bar = np.full((17, 64, 64, 3), 255, np.uint8)
+    bar[:, 28:34, 4:60] = (255, 0, 0)
+    assert recognise(bar).shape is None
+    halves = np.full((17, 64, 64, 3), 255, np.uint8)
+    halves[:, :32] = (255, 0, 0)
+    assert recognise(halves).shape is None
+
+
+def test_a_grey_object_has_no_colour():
+    grey = np.full((3, 64, 64, 3), 255, np.uint8)
+    grey[:, 20:44, 20:44] = 100
+    seen = recognise(grey)
+    assert seen.colour is None
+    assert (seen.shape, seen.background) == ("square", "white")
+
+
+def test_an_object_seen_in_half_of_the_frames_is_not_counted():
+    frames = render(EXAMPLES[0].scene)
+    frames[8:] = 255
+    assert recognise(frames).shape is None
+
+
+def test_a_stray_spot_does_no_harm():
+    for example in EXAMPLES[:36]:
+        frames = render(example.scene)
+        frames[:, 2:5, 2:5] = 255 - frames[:, 2:5, 2:5]
+        assert all(recognise(frames).agrees_with(example.scene).values())
+
+
+def test_errors_name_rule_and_value():
+    with pytest.raises(ValueError, match=r"uint8 of shape \(T, H, W, 3\), got float32"):
+        recognise(np.zeros((17, 64, 64, 3), np.float32))
+    with pytest.raises(ValueError, match=r"got uint8 of \(64, 64, 3\)"):
+        recognise(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="at least 16x16 pixels, got 8x64"):
+        recognise(np.zeros((1, 8, 64, 3), np.uint8))
