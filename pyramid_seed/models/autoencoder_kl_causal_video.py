@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,16 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
-from .spatial_tiles import TileGrid, stitch
+from .clip_parts import TileGrid, Tiling, run_in_parts
 
 
 class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
     """Variational autoencoder for pictures and clips, causal in time.
 
-    Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1 for the
-    temporal compression ratio r, height and width in multiples of the spatial one. Latents are (batch,
-    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; a picture is
-    a clip of one frame.
+    Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1, r the
+    temporal compression ratio, and height and width multiples of s, the spatial one. Latents are (batch,
+    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; a picture
+    is a clip of one frame.
 
     The defaults are the published checkpoints' sizes: 335 M parameters, compression 8x8x8.
 
@@ -42,12 +42,13 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         video_shift_factor, video_scaling_factor: the same for all later latent frames.
 
     Raises:
-        ValueError: sequences for the blocks have different lengths, or the decoder does not undo the encoder's
-            compression.
+        ValueError: the blocks' sequences differ in length, a block has no resnet, or the decoder does not
+            undo the encoder's compression.
     """
 
     _supports_gradient_checkpointing = True
     _no_split_modules = ("CausalDownBlock", "CausalUpBlock", "CausalMidBlock")
+    _group_offload_block_modules = ("quant_conv", "post_quant_conv", "encoder", "decoder")
 
     @register_to_config
     def __init__(
@@ -65,17 +66,25 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         temporal_up_sample: Sequence[bool] = (True, True, True, False),
         norm_num_groups: int = 32,
         mid_block_add_attention: bool = True,
-        shift_factor: float = -0.04,
-        scaling_factor: float = 1 / 1.8726,
-        video_shift_factor: float = -0.2343,
-        video_scaling_factor: float = 1 / 3.0986,
+        shift_factor: float = -0.04,  # noqa: ARG002 - read from the config
+        scaling_factor: float = 1 / 1.8726,  # noqa: ARG002 - read from the config
+        video_shift_factor: float = -0.2343,  # noqa: ARG002 - read from the config
+        video_scaling_factor: float = 1 / 3.0986,  # noqa: ARG002 - read from the config
     ) -> None:
         super().__init__()
         _check_blocks(
-            "encoder", encoder_block_out_channels, encoder_layers_per_block, spatial_down_sample, temporal_down_sample
+            "encoder",
+            encoder_layers_per_block,
+            encoder_block_out_channels,
+            spatial_down_sample,
+            temporal_down_sample,
         )
         _check_blocks(
-            "decoder", decoder_block_out_channels, decoder_layers_per_block, spatial_up_sample, temporal_up_sample
+            "decoder",
+            decoder_layers_per_block,
+            decoder_block_out_channels,
+            spatial_up_sample,
+            temporal_up_sample,
         )
         for axis, down, up in (
             ("spatial", spatial_down_sample, spatial_up_sample),
@@ -146,12 +155,13 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         Raises:
             ValueError: a size or stride breaks these rules.
         """
-        sizes = {
-            "tile_sample_min_height": tile_sample_min_height or self.tile_sample_min_height,
-            "tile_sample_min_width": tile_sample_min_width or self.tile_sample_min_width,
-            "tile_sample_stride_height": tile_sample_stride_height or self.tile_sample_stride_height,
-            "tile_sample_stride_width": tile_sample_stride_width or self.tile_sample_stride_width,
+        given = {
+            "tile_sample_min_height": tile_sample_min_height,
+            "tile_sample_min_width": tile_sample_min_width,
+            "tile_sample_stride_height": tile_sample_stride_height,
+            "tile_sample_stride_width": tile_sample_stride_width,
         }
+        sizes = {name: getattr(self, name) if value is None else value for name, value in given.items()}
         for name, value in sizes.items():
             _check_multiple(name, value, self.spatial_compression_ratio)
         for axis in ("height", "width"):
@@ -192,7 +202,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
                 its own.
 
         Raises:
-            ValueError: `first_frame_index` is negative.
+            ValueError: `latents` has another shape, or `first_frame_index` is negative.
         """
         shift, scale = self._latent_statistics(latents, first_frame_index)
         return ((latents - shift) * scale).to(latents.dtype)
@@ -204,8 +214,9 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def _latent_statistics(self, latents: Tensor, first_frame_index: int) -> tuple[Tensor, Tensor]:
         """Shift and scale, (T, 1, 1) each, in at least float32: in bf16, -0.2343 would be 0.3 % off."""
+        self._check_shape(latents, self.config.latent_channels, "latents")
         if first_frame_index < 0:
-            raise ValueError(f"first_frame_index must be at least 0, got {first_frame_index}")
+            raise ValueError(f"first_frame_index must be at least 0, got {first_frame_index}; use 0")
         config = self.config
         statistics = [
             (config.shift_factor, config.scaling_factor)
@@ -220,7 +231,9 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
     # Encode and decode
 
     @apply_forward_hook
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any]:
+    def encode(
+        self, x: Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pixels (B, in_channels, T, H, W) in [-1, 1] -> the posterior over latents (not normalised).
 
         Raises:
@@ -231,20 +244,25 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         num_frames, height, width = x.shape[2:]
         if (num_frames - 1) % ratio:
             below = (num_frames - 1) // ratio * ratio + 1
-            raise ValueError(f"num_frames must be {ratio}k + 1, got {num_frames}; use {below} or {below + ratio}")
+            raise ValueError(
+                f"num_frames must be {ratio}k + 1, got {num_frames}; use {below} or {below + ratio}"
+            )
         _check_multiple("height", height, self.spatial_compression_ratio)
         _check_multiple("width", width, self.spatial_compression_ratio)
 
         chunk_size = None if self.temporal_chunk_size is None else self.temporal_chunk_size * ratio
-        moments = torch.cat(list(self._encode_chunks(x, chunk_size)), dim=2)
+        pixel_grid, latent_grid = self._tile_grids()
+        tiling = Tiling(pixel_grid, latent_grid) if self.use_tiling else None
+        parts = run_in_parts(self._encode_chunk, x, chunk_size, tiling, self.use_slicing)
+        moments = torch.cat(list(parts), dim=2)
         posterior = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        """Latents (B, latent_channels, T, H, W), not normalised -> pixels (B, out_channels, r (T - 1) + 1, s H, s W).
+        """Latents (B, latent_channels, T, H, W), not normalised -> pixels, about [-1, 1], not clamped.
 
-        Pixels are about [-1, 1], not clamped.
+        The pixels are (B, out_channels, r (T - 1) + 1, s H, s W).
 
         Raises:
             ValueError: `z` does not have 5 dimensions and latent_channels.
@@ -254,11 +272,14 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     @apply_forward_hook
     def decode_chunks(self, z: Tensor, chunk_size: int | None = 1) -> Iterator[Tensor]:
-        """Decode step by step: an iterator of pixels (B, out_channels, t, s H, s W), t = 1 first, then r chunk_size.
+        """Decode step by step: an iterator of pixels (B, out_channels, t, s H, s W) in the order of time.
 
-        What is remembered between the steps belongs to the iterator, so several may run in turn, and one may
-        be dropped half way. The chunks of the first n latent frames do not depend on the frames after them:
-        with the same chunk size they are the same bits, as long as n - 1 is a multiple of it.
+        The first step gives t = 1 frame, each of the others r frames a latent frame. What is remembered
+        between the steps belongs to the iterator: several may run in turn, and one may be dropped half way.
+        Tiling and slicing are as they were switched at the call.
+
+        The chunks of the first n latent frames do not depend on the frames after them: with the same chunk
+        size they are the same bits, as long as n - 1 is a multiple of it.
 
         Args:
             z: latents (B, latent_channels, T, H, W), not normalised.
@@ -270,7 +291,9 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         self._check_shape(z, self.config.latent_channels, "z")
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; use 1")
-        return self._decode_chunks(z, chunk_size)
+        pixel_grid, latent_grid = self._tile_grids()
+        tiling = Tiling(latent_grid, pixel_grid) if self.use_tiling else None
+        return run_in_parts(self._decode_chunk, z, chunk_size, tiling, self.use_slicing)
 
     def forward(
         self,
@@ -279,7 +302,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         return_dict: bool = True,
         generator: torch.Generator | None = None,
     ) -> DecoderOutput | tuple[Tensor]:
-        """Encode and decode `sample`; the latents are the posterior's mode, or drawn from it with `generator`."""
+        """Encode and decode; the latents are the posterior's mode, or drawn from it with `generator`."""
         posterior = self.encode(sample).latent_dist
         latents = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
         return self.decode(latents, return_dict=return_dict)
@@ -287,59 +310,27 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
     def _check_shape(self, x: Tensor, channels: int, name: str) -> None:
         if x.ndim != 5 or x.shape[1] != channels or x.shape[2] == 0:
             raise ValueError(
-                f"{name} must have shape (batch, {channels}, num_frames >= 1, height, width), got {tuple(x.shape)}"
+                f"{name} must have shape (batch, {channels}, num_frames >= 1, height, width), "
+                f"got {tuple(x.shape)}"
             )
 
-    def _encode_chunks(self, x: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
-        def network(chunk: Tensor, cache: TemporalCache | None) -> Tensor:
-            return self.quant_conv(self.encoder(chunk, cache))
+    def _encode_chunk(self, pixels: Tensor, cache: TemporalCache | None) -> Tensor:
+        return self.quant_conv(self.encoder(pixels, cache))
 
-        pixel_tiles, latent_tiles = self._tile_grids()
-        return self._run(network, x, chunk_size, pixel_tiles, latent_tiles)
-
-    def _decode_chunks(self, z: Tensor, chunk_size: int | None) -> Iterator[Tensor]:
-        def network(chunk: Tensor, cache: TemporalCache | None) -> Tensor:
-            return self.decoder(self.post_quant_conv(chunk), cache)
-
-        pixel_tiles, latent_tiles = self._tile_grids()
-        return self._run(network, z, chunk_size, latent_tiles, pixel_tiles)
+    def _decode_chunk(self, latents: Tensor, cache: TemporalCache | None) -> Tensor:
+        return self.decoder(self.post_quant_conv(latents), cache)
 
     def _tile_grids(self) -> tuple[TileGrid, TileGrid]:
         """The tiles in pixels and in latent pixels."""
-        size = (self.tile_sample_min_height, self.tile_sample_min_width)
-        stride = (self.tile_sample_stride_height, self.tile_sample_stride_width)
-        return TileGrid(size, stride), TileGrid(size, stride).scaled_down(self.spatial_compression_ratio)
-
-    def _run(
-        self,
-        network: Callable[[Tensor, TemporalCache | None], Tensor],
-        x: Tensor,
-        chunk_size: int | None,
-        tiles_in: TileGrid,
-        tiles_out: TileGrid,
-    ) -> Iterator[Tensor]:
-        """Run `network` over the clip, sample by sample if slicing, chunk by chunk, tile by tile."""
-        if self.use_slicing and x.shape[0] > 1:
-            samples = [self._run(network, sample, chunk_size, tiles_in, tiles_out) for sample in x.split(1)]
-            for chunks in zip(*samples, strict=True):
-                yield torch.cat(chunks)
-            return
-
-        num_frames, height, width = x.shape[2:]
-        tiled = self.use_tiling and (height > tiles_in.size[0] or width > tiles_in.size[1])
-        windows = tiles_in.windows(height, width) if tiled else [[(slice(None), slice(None))]]
-        times = _chunks(num_frames, chunk_size)
-        caches = [[TemporalCache() if len(times) > 1 else None for _ in row] for row in windows]
-        for time in times:
-            rows = [
-                [network(x[:, :, time, *window], cache) for window, cache in zip(*row_and_caches, strict=True)]
-                for row_and_caches in zip(windows, caches, strict=True)
-            ]
-            yield stitch(rows, tiles_out) if tiled else rows[0][0]
+        ratio = self.spatial_compression_ratio
+        height, width = self.tile_sample_min_height, self.tile_sample_min_width
+        down, right = self.tile_sample_stride_height, self.tile_sample_stride_width
+        latent_grid = TileGrid((height // ratio, width // ratio), (down // ratio, right // ratio))
+        return TileGrid((height, width), (down, right)), latent_grid
 
 
 def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `AutoencoderKLCausalVideo` from the `config.json` of the original's `causal_video_vae` folder.
+    """Arguments of `AutoencoderKLCausalVideo` from the `config.json` of an original causal_video_vae folder.
 
     The latent statistics are not in that file: the ones of miniFLUX hold unless the caller sets others.
 
@@ -348,7 +339,9 @@ def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     missing = sorted({*_RENAMED, *_TWINS} - set(config))
     if missing:
-        raise ValueError(f"the original VAE config must have {', '.join(missing)}; is this a causal_video_vae folder?")
+        raise ValueError(
+            f"the original VAE config must have {', '.join(missing)}; is this a causal_video_vae folder?"
+        )
 
     num_blocks = len(config["encoder_block_out_channels"]), len(config["decoder_block_out_channels"])
     required = {
@@ -364,7 +357,9 @@ def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
         value = list(value) if isinstance(value, tuple) else value
         if key in required and value != required[key]:
             raise ValueError(f"{key} must be {required[key]!r} in the original VAE config, got {value!r}")
-        if not (key in required or key in _RENAMED or key in _TWINS or key in _IGNORED or key.startswith("_")):
+        if not (
+            key in required or key in _RENAMED or key in _TWINS or key in _IGNORED or key.startswith("_")
+        ):
             raise ValueError(f"unknown key {key!r} in the original VAE config, with value {value!r}")
     return {ours: config[key] for key, ours in _RENAMED.items()}
 
@@ -398,13 +393,15 @@ _REQUIRED = {
 _IGNORED = {"sample_size", "scaling_factor"}
 
 
-def _check_blocks(network: str, widths: Sequence[int], *others: Sequence[Any]) -> None:
-    lengths = [len(widths), *map(len, others)]
-    if len(set(lengths)) > 1 or not widths:
+def _check_blocks(network: str, layers_per_block: Sequence[int], *others: Sequence[Any]) -> None:
+    lengths = [len(values) for values in (layers_per_block, *others)]
+    if not layers_per_block or len(set(lengths)) > 1:
         raise ValueError(
-            f"the {network}'s block_out_channels, layers_per_block, spatial and temporal flags must have one entry "
-            f"a block, got lengths {lengths}"
+            f"the {network}'s layers_per_block, block_out_channels, spatial and temporal flags must have one "
+            f"entry a block, got {', '.join(map(str, lengths))} entries"
         )
+    if min(layers_per_block) < 1:
+        raise ValueError(f"{network}_layers_per_block must be at least 1, got {list(layers_per_block)}")
 
 
 def _check_multiple(name: str, value: int, factor: int) -> None:
@@ -412,10 +409,3 @@ def _check_multiple(name: str, value: int, factor: int) -> None:
         below = value // factor * factor
         nearest = f"{below} or {below + factor}" if below else f"{factor}"
         raise ValueError(f"{name} must be a multiple of {factor}, got {value}; use {nearest}")
-
-
-def _chunks(num_frames: int, chunk_size: int | None) -> list[slice]:
-    """The first frame, then `chunk_size` frames at a time; all at once for None."""
-    if chunk_size is None:
-        return [slice(0, num_frames)]
-    return [slice(0, 1), *(slice(i, i + chunk_size) for i in range(1, num_frames, chunk_size))]

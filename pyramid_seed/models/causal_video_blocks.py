@@ -1,6 +1,6 @@
 """Building blocks of the causal video autoencoder, shared by its encoder and its decoder.
 
-Shape suffixes: B batch, C channels, T frames, H height, W width, N = B * T.
+Every `x` is (B, C, T, H, W): batch, channels, frames, height, width.
 
 Everything in time is causal: an output frame depends on input frames of the same or an earlier time only.
 So a clip can run through the network in chunks, given what each convolution has seen last; that memory is a
@@ -10,7 +10,7 @@ So a clip can run through the network in chunks, given what each convolution has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,22 +34,22 @@ class TemporalCache:
         """What `module` kept from the chunk before, or None before its first chunk."""
         return self._frames.get(module)
 
-    def put(self, module: nn.Module, frames_BCTHW: Tensor) -> None:
-        """Keep `frames_BCTHW` for `module`'s next chunk. A copy: a view would keep the whole chunk alive."""
-        self._frames[module] = frames_BCTHW.clone()
+    def put(self, module: nn.Module, frames: Tensor) -> None:
+        """Keep `frames` (B, C, T, H, W) for `module`'s next chunk: a copy, as a view keeps all alive."""
+        self._frames[module] = frames.clone()
 
 
-def frame_wise(function: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+def frame_wise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function of pictures (N, C, H, W) to each frame of (B, C, T, H, W) on its own."""
-    y_NCHW = function(x_BCTHW.transpose(1, 2).flatten(0, 1))
-    return y_NCHW.unflatten(0, (x_BCTHW.shape[0], x_BCTHW.shape[2])).transpose(1, 2)
+    pictures = function(x.transpose(1, 2).flatten(0, 1))
+    return pictures.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class FrameGroupNorm(nn.GroupNorm):
     """Group normalisation with statistics of each frame on its own: over time they would not be causal."""
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return frame_wise(super().forward, x_BCTHW)
+    def forward(self, x: Tensor) -> Tensor:
+        return frame_wise(super().forward, x)
 
 
 class CausalConv3d(nn.Module):
@@ -69,20 +69,17 @@ class CausalConv3d(nn.Module):
         self.past_frames = kernel_size - 1
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, stride, padding=(0, space, space))
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, T is one chunk's frames."""
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, x is the next chunk."""
         if self.past_frames == 0:
-            return self.conv(x_BCTHW)
-        past_BCTHW = None if cache is None else cache.get(self)
-        if past_BCTHW is None:
-            x_BCTHW = F.pad(x_BCTHW, (0, 0, 0, 0, self.past_frames, 0))
-        else:
-            x_BCTHW = torch.cat([past_BCTHW, x_BCTHW], dim=2)
-        y_BCTHW = self.conv(x_BCTHW)
+            return self.conv(x)
+        past = None if cache is None else cache.get(self)
+        x = F.pad(x, (0, 0, 0, 0, self.past_frames, 0)) if past is None else torch.cat([past, x], dim=2)
+        y = self.conv(x)
         if cache is not None:
             # The next output starts stride * T' frames on; all input from there is still needed.
-            cache.put(self, x_BCTHW[:, :, self.conv.stride[0] * y_BCTHW.shape[2] :])
-        return y_BCTHW
+            cache.put(self, x[:, :, self.conv.stride[0] * y.shape[2] :])
+        return y
 
 
 class CausalResnetBlock(nn.Module):
@@ -98,12 +95,12 @@ class CausalResnetBlock(nn.Module):
             None if in_channels == out_channels else CausalConv3d(in_channels, out_channels, kernel_size=1)
         )
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        h_BCTHW = self.conv1(F.silu(self.norm1(x_BCTHW)), cache)
-        h_BCTHW = self.conv2(F.silu(self.norm2(h_BCTHW)), cache)
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), cache)
+        h = self.conv2(F.silu(self.norm2(h)), cache)
         if self.conv_shortcut is not None:
-            x_BCTHW = self.conv_shortcut(x_BCTHW)
-        return x_BCTHW + h_BCTHW
+            x = self.conv_shortcut(x)
+        return x + h
 
 
 class CausalDownsample(nn.Module):
@@ -113,8 +110,8 @@ class CausalDownsample(nn.Module):
         super().__init__()
         self.conv = CausalConv3d(channels, channels, kernel_size=3, stride=factor)
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        return self.conv(x_BCTHW, cache)
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        return self.conv(x, cache)
 
 
 class CausalUpsample(nn.Module):
@@ -130,13 +127,13 @@ class CausalUpsample(nn.Module):
         time, height, width = factor
         self.conv = CausalConv3d(channels, channels * time * height * width, kernel_size=3)
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
         clip_starts = cache is None or cache.get(self.conv) is None
         time, height, width = self.factor
-        x_BCTHW = self.conv(x_BCTHW, cache).unflatten(1, (-1, time, height, width))
+        x = self.conv(x, cache).unflatten(1, (-1, time, height, width))
         # (B, C, time, height, width, T, H, W) -> (B, C, T, time, H, height, W, width)
-        x_BCTHW = x_BCTHW.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-        return x_BCTHW[:, :, time - 1 :] if clip_starts else x_BCTHW
+        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return x[:, :, time - 1 :] if clip_starts else x
 
 
 class CausalMidBlock(nn.Module):
@@ -159,11 +156,11 @@ class CausalMidBlock(nn.Module):
                 )
             )
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        x_BCTHW = self.resnets[0](x_BCTHW, cache)
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        x = self.resnets[0](x, cache)
         for attention in self.attentions:
-            x_BCTHW = frame_wise(attention, x_BCTHW)
-        return self.resnets[1](x_BCTHW, cache)
+            x = frame_wise(attention, x)
+        return self.resnets[1](x, cache)
 
 
 class _Resnets(nn.Module):
@@ -176,28 +173,43 @@ class _Resnets(nn.Module):
             for layer in range(num_layers)
         )
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        for module in chain.from_iterable(self.children()):
-            x_BCTHW = module(x_BCTHW, cache)
-        return x_BCTHW
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        for modules in self.children():
+            for module in cast(nn.ModuleList, modules):
+                x = module(x, cache)
+        return x
 
 
 class CausalDownBlock(_Resnets):
     """One level of the encoder: resnets, then half the space, then half the time, each if asked for."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int, space: bool, time: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int,
+        norm_num_groups: int,
+        space: bool,
+        time: bool,
     ) -> None:
         super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
         self.downsamplers = nn.ModuleList([CausalDownsample(out_channels, (1, 2, 2))] if space else [])
-        self.temporal_downsamplers = nn.ModuleList([CausalDownsample(out_channels, (2, 1, 1))] if time else [])
+        self.temporal_downsamplers = nn.ModuleList(
+            [CausalDownsample(out_channels, (2, 1, 1))] if time else []
+        )
 
 
 class CausalUpBlock(_Resnets):
     """One level of the decoder: resnets, then twice the space, then twice the time, each if asked for."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int, space: bool, time: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int,
+        norm_num_groups: int,
+        space: bool,
+        time: bool,
     ) -> None:
         super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
         self.upsamplers = nn.ModuleList([CausalUpsample(out_channels, (1, 2, 2))] if space else [])
@@ -211,7 +223,12 @@ class _Network(nn.Module):
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
 
     def __init__(
-        self, in_channels: int, first_channels: int, last_channels: int, out_channels: int, norm_num_groups: int
+        self,
+        in_channels: int,
+        first_channels: int,
+        last_channels: int,
+        out_channels: int,
+        norm_num_groups: int,
     ) -> None:
         super().__init__()
         self.conv_in = CausalConv3d(in_channels, first_channels, kernel_size=3)
@@ -222,16 +239,13 @@ class _Network(nn.Module):
         """The blocks between conv_in and conv_norm_out, in order."""
         raise NotImplementedError
 
-    def forward(self, x_BCTHW: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        x_BCTHW = self.conv_in(x_BCTHW, cache)
+    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
+        x = self.conv_in(x, cache)
         # A block that is run again in the backward pass would find its cache changed.
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and cache is None
         for block in self.blocks():
-            if checkpointing:
-                x_BCTHW = self._gradient_checkpointing_func(block, x_BCTHW)
-            else:
-                x_BCTHW = block(x_BCTHW, cache)
-        return self.conv_out(F.silu(self.conv_norm_out(x_BCTHW)), cache)
+            x = self._gradient_checkpointing_func(block, x) if checkpointing else block(x, cache)
+        return self.conv_out(F.silu(self.conv_norm_out(x)), cache)
 
 
 class CausalEncoder(_Network):
