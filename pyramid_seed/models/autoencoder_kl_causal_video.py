@@ -150,7 +150,8 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         """Encode and decode pictures larger than a tile in overlapping tiles that are blended.
 
         Sizes and strides are in pixels, multiples of `spatial_compression_ratio`, stride <= size; what is not
-        given stays as it was. Where tiles overlap, the result is close to that without tiles, not equal.
+        given stays as it was. The result is close to that without tiles, not equal: normalisation and
+        attention see one tile at a time.
 
         Raises:
             ValueError: a size or stride breaks these rules.
@@ -213,7 +214,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         return (latents / scale + shift).to(latents.dtype)
 
     def _latent_statistics(self, latents: Tensor, first_frame_index: int) -> tuple[Tensor, Tensor]:
-        """Shift and scale, (T, 1, 1) each, in at least float32: in bf16, -0.2343 would be 0.3 % off."""
+        """Shift and scale, (T, 1, 1) each, in at least float32: so bf16 latents are rounded once, at the end."""
         self._check_shape(latents, self.config.latent_channels, "latents")
         if first_frame_index < 0:
             raise ValueError(f"first_frame_index must be at least 0, got {first_frame_index}; use 0")
