@@ -214,7 +214,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         return (latents / scale + shift).to(latents.dtype)
 
     def _latent_statistics(self, latents: Tensor, first_frame_index: int) -> tuple[Tensor, Tensor]:
-        """Shift and scale, (T, 1, 1) each, in at least float32: so bf16 latents are rounded once, at the end."""
+        """Shift and scale, (T, 1, 1) each, in at least float32, so that bf16 latents are rounded once."""
         self._check_shape(latents, self.config.latent_channels, "latents")
         if first_frame_index < 0:
             raise ValueError(f"first_frame_index must be at least 0, got {first_frame_index}; use 0")
