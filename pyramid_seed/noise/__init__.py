@@ -1,0 +1,31 @@
+"""The noise of a clip: keyed draws from one root seed (scheme v1), block noise, the ledger of draws."""
+
+from .block import block_noise
+from .keys import SCHEME, NoiseKey, check_root, derive_seed
+from .ledger import LedgeredNoise, LedgerEntry, NoiseLedger, noise_digest
+from .pyramid import initial_pyramid
+from .streams import (
+    NoiseSource,
+    NoiseStreams,
+    RecordedNoise,
+    root_from_entropy,
+    root_from_generator,
+)
+
+__all__ = [
+    "SCHEME",
+    "LedgerEntry",
+    "LedgeredNoise",
+    "NoiseKey",
+    "NoiseLedger",
+    "NoiseSource",
+    "NoiseStreams",
+    "RecordedNoise",
+    "block_noise",
+    "check_root",
+    "derive_seed",
+    "initial_pyramid",
+    "noise_digest",
+    "root_from_entropy",
+    "root_from_generator",
+]

@@ -1,0 +1,82 @@
+"""Addresses of random draws, and the seed that belongs to each (scheme v1).
+
+The scheme is a promise: what is here never changes. A new idea is a new scheme with a new name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+SCHEME = "pyramid-seed/v1"
+"""Name of the scheme, recorded with every clip."""
+
+ROOT_LIMIT = 2**64
+
+Stream = Literal["initial", "renoise", "posterior"]
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """The address of one draw inside a clip.
+
+    Args:
+        stream: what the draw is for: "initial" noise of a unit, at full latent size; "renoise" on the way
+            into a stage of a unit; the VAE's "posterior" for an image to start from.
+        unit: index of the unit, from 0; always 0 for "posterior".
+        stage: stage of the pyramid, from 1 for "renoise" and always 0 for the others.
+
+    Raises:
+        TypeError: if unit or stage is not an int. ValueError: if a value is out of range.
+    """
+
+    stream: Stream
+    unit: int
+    stage: int
+
+    def __post_init__(self) -> None:
+        if self.stream not in get_args(Stream):
+            raise ValueError(f"stream must be one of {', '.join(get_args(Stream))}, got {self.stream!r}")
+        for name in ("unit", "stage"):
+            value = getattr(self, name)
+            _check_int(name, value)
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}; use 0")
+        if self.stream == "renoise" and self.stage == 0:
+            raise ValueError("stage must be at least 1 in stream renoise, got 0; use 1")
+        if self.stream != "renoise" and self.stage != 0:
+            raise ValueError(f"stage must be 0 in stream {self.stream}, got {self.stage}; use 0")
+        if self.stream == "posterior" and self.unit != 0:
+            raise ValueError(f"unit must be 0 in stream posterior, got {self.unit}; use 0")
+
+    def __str__(self) -> str:
+        return f"{self.stream}/{self.unit}/{self.stage}"
+
+
+def check_root(root: int) -> None:
+    """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
+    _check_int("seed", root)
+    if not 0 <= root < ROOT_LIMIT:
+        nearest = min(max(root, 0), ROOT_LIMIT - 1)
+        raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {root}; use {nearest}")
+
+
+def derive_seed(root: int, key: NoiseKey) -> int:
+    """Seed of one draw: a 64-bit hash of the clip's root seed and the draw's key.
+
+    The first 8 bytes, little-endian, of BLAKE2b (64-byte digest, no key) over the ASCII text
+    `pyramid-seed/v1/<root>/<stream>/<unit>/<stage>`. Neighbouring roots and keys thus share nothing, also for
+    generators that look at a part of their seed only.
+
+    Raises:
+        TypeError, ValueError: see `check_root`.
+    """
+    check_root(root)
+    digest = hashlib.blake2b(f"{SCHEME}/{root}/{key}".encode("ascii")).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def _check_int(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")

@@ -1,0 +1,126 @@
+"""The ledger: which draws a clip was made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from .keys import NoiseKey, derive_seed
+from .streams import NoiseSource, NoiseStreams
+
+# torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed that is refused
+# on one is refused on all.
+_EFFECTIVE_SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One draw: its key, its shape, and the SHA-256 (hexadecimal) of its values, see `noise_digest`."""
+
+    key: NoiseKey
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class NoiseLedger:
+    """The draws of one clip, in the order in which they were made. Two ledgers with equal draws are equal."""
+
+    def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
+        """Start with `entries`, e.g. those of a clip to be continued; ValueError if a key comes twice."""
+        self._entries: dict[NoiseKey, LedgerEntry] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Append a draw; ValueError if the clip has one of that key already."""
+        if entry.key in self:
+            raise ValueError(
+                f"the draw {entry.key} was made twice in one clip; use a new ledger for each clip"
+            )
+        self._entries[entry.key] = entry
+
+    def __contains__(self, key: NoiseKey) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter(self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NoiseLedger):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # a ledger grows
+
+    def __repr__(self) -> str:
+        return f"NoiseLedger({list(self)!r})"
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The draws as plain values for JSON: stream, unit, stage, shape, sha256 of each."""
+        return [{**asdict(entry.key), "shape": list(entry.shape), "sha256": entry.sha256} for entry in self]
+
+    @classmethod
+    def from_list(cls, rows: Iterable[Mapping[str, Any]]) -> NoiseLedger:
+        """The ledger that `to_list` wrote; ValueError if a row has missing or unknown fields."""
+        return cls(_entry_from_row(row) for row in rows)
+
+
+class LedgeredNoise:
+    """A noise source that writes each draw of another one into a ledger.
+
+    Args:
+        source: where the noise comes from.
+        ledger: the ledger of the clip being made.
+    """
+
+    def __init__(self, source: NoiseSource, ledger: NoiseLedger) -> None:
+        self.source = source
+        self.ledger = ledger
+
+    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
+        """The source's draw, recorded.
+
+        Raises:
+            ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
+                seeds and so be equal noise; if the source gives another shape or dtype than float32.
+        """
+        if isinstance(self.source, NoiseStreams):
+            _check_distinct(self.source.root, key, self.ledger)
+        values = self.source.draw(key, shape)
+        if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
+            raise ValueError(
+                f"the noise source must give float32 values of shape {tuple(shape)} for {key}, "
+                f"got {values.dtype} of shape {tuple(values.shape)}"
+            )
+        self.ledger.add(LedgerEntry(key, tuple(shape), noise_digest(values)))
+        return values
+
+
+def noise_digest(values: torch.Tensor) -> str:
+    """SHA-256, hexadecimal, of a draw's values as little-endian float32 in C order; the shape is left out."""
+    data = values.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(data.astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+def _check_distinct(root: int, key: NoiseKey, ledger: NoiseLedger) -> None:
+    seed = derive_seed(root, key) % _EFFECTIVE_SEEDS
+    for entry in ledger:
+        if entry.key != key and derive_seed(root, entry.key) % _EFFECTIVE_SEEDS == seed:
+            raise ValueError(
+                f"seed {root} gives the draws {entry.key} and {key} the same noise; use another seed"
+            )
+
+
+def _entry_from_row(row: Mapping[str, Any]) -> LedgerEntry:
+    names = {"stream", "unit", "stage", "shape", "sha256"}
+    if set(row) != names:
+        raise ValueError(f"a ledger row must have the fields {sorted(names)}, got {sorted(row)}")
+    key = NoiseKey(row["stream"], row["unit"], row["stage"])
+    return LedgerEntry(key, tuple(row["shape"]), row["sha256"])

@@ -1,0 +1,118 @@
+"""Where white noise comes from: drawn by key from a root seed, or replayed from a recording."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from .keys import ROOT_LIMIT, NoiseKey, check_root, derive_seed
+
+
+class NoiseSource(Protocol):
+    """Anything that supplies a clip's white noise."""
+
+    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
+        """Standard normal values for `key`, float32, of `shape`, which starts with 1: one clip at a time."""
+        ...
+
+
+class NoiseStreams:
+    """White noise as a pure function of root seed and key; no draw depends on another one.
+
+    Args:
+        root: the clip's root seed, in [0, 2**64).
+        device: the noise device. The CPU's noise is the same on every machine; other devices have their own.
+
+    Raises:
+        TypeError: if the root is not an int. ValueError: if it is out of range, or the device has no float64.
+    """
+
+    def __init__(self, root: int, device: str | torch.device = "cpu") -> None:
+        check_root(root)
+        self.root = root
+        self.device = torch.device(device)
+        if self.device.type == "mps":
+            raise ValueError(
+                "noise is drawn in float64, which MPS does not have; use noise_device='cpu' "
+                "(the model can stay on MPS)"
+            )
+
+    def generator(self, key: NoiseKey) -> torch.Generator:
+        """A fresh generator for `key` on the noise device, for those who sample something of their own."""
+        return torch.Generator(self.device).manual_seed(derive_seed(self.root, key))
+
+    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
+        """Standard normal values for `key`, float32, on the noise device.
+
+        Drawn in float64 and rounded: in float32, the CPU's values differ between instruction sets.
+
+        Raises:
+            ValueError: if `shape` does not start with 1.
+        """
+        _check_shape(shape)
+        values = torch.randn(shape, generator=self.generator(key), dtype=torch.float64, device=self.device)
+        return values.to(torch.float32)
+
+
+class RecordedNoise:
+    """Replays given draws.
+
+    Args:
+        draws: white noise by key: float32 tensors whose shape starts with 1, e.g. (1, C, T, H, W).
+
+    Raises:
+        ValueError: if a tensor has another dtype or shape.
+    """
+
+    def __init__(self, draws: Mapping[NoiseKey, torch.Tensor]) -> None:
+        for key, values in draws.items():
+            _check_shape(tuple(values.shape))
+            if values.dtype != torch.float32:
+                raise ValueError(f"recorded draw {key} must be float32, got {values.dtype}")
+        self._draws = dict(draws)
+        self._unused = set(self._draws)
+
+    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
+        """A copy of the draw recorded for `key`.
+
+        Raises:
+            ValueError: if there is none, or it has another shape.
+        """
+        if key not in self._draws:
+            known = ", ".join(map(str, self._draws)) or "nothing"
+            raise ValueError(f"no draw recorded for {key}; recorded is {known}")
+        values = self._draws[key]
+        if tuple(values.shape) != tuple(shape):
+            raise ValueError(f"draw {key} is recorded as {tuple(values.shape)}, asked for {tuple(shape)}")
+        self._unused.discard(key)
+        return values.clone()
+
+    def close(self) -> None:
+        """Say that no more draws follow.
+
+        Raises:
+            ValueError: if recorded draws were never asked for.
+        """
+        if self._unused:
+            unused = ", ".join(str(key) for key in self._draws if key in self._unused)
+            raise ValueError(f"{len(self._unused)} recorded draws were not used: {unused}")
+
+
+def root_from_generator(generator: torch.Generator) -> int:
+    """A root seed drawn from a generator, whose state moves on by one draw."""
+    return int(torch.randint(0, 2**63 - 1, (), generator=generator, device=generator.device))
+
+
+def root_from_entropy() -> int:
+    """A root seed from the operating system's entropy; never twice the same, for all practical purposes."""
+    return secrets.randbelow(ROOT_LIMIT)
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if not shape or shape[0] != 1:
+        raise ValueError(
+            f"noise is drawn for one clip at a time: shape must start with 1, got {tuple(shape)}"
+        )

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyramid_seed.noise import SCHEME, NoiseKey, check_root, derive_seed
+
+ROOTS = st.integers(0, 2**64 - 1)
+KEYS = st.one_of(
+    st.builds(NoiseKey, st.just("initial"), st.integers(0, 99), st.just(0)),
+    st.builds(NoiseKey, st.just("renoise"), st.integers(0, 99), st.integers(1, 5)),
+    st.just(NoiseKey("posterior", 0, 0)),
+)
+GOLDEN = [
+    (0, NoiseKey("initial", 0, 0), 15377859166942804189),
+    (42, NoiseKey("renoise", 3, 2), 4586423225105485672),
+    (2**64 - 1, NoiseKey("posterior", 0, 0), 18020922936655291588),
+    (1, NoiseKey("initial", 7, 0), 14724750649030631009),
+    (1 + 2**32, NoiseKey("initial", 7, 0), 3844595630783845599),
+]
+
+
+@pytest.mark.parametrize(("root", "key", "seed"), GOLDEN)
+def test_derived_seeds_never_change(root, key, seed):
+    assert SCHEME == "pyramid-seed/v1"
+    assert derive_seed(root, key) == seed
+
+
+@given(ROOTS, KEYS)
+def test_derivation_is_what_the_scheme_says(root, key):
+    text = b"pyramid-seed/v1/%d/%s/%d/%d" % (root, key.stream.encode(), key.unit, key.stage)
+    assert derive_seed(root, key).to_bytes(8, "little") == hashlib.blake2b(text, digest_size=64).digest()[:8]
+
+
+@given(st.sets(st.tuples(ROOTS, KEYS), min_size=2, max_size=20))
+def test_other_roots_or_keys_have_other_seeds(addresses):
+    assert len({derive_seed(root, key) for root, key in addresses}) == len(addresses)
+
+
+@pytest.mark.parametrize(
+    ("stream", "unit", "stage", "message"),
+    [
+        ("velocity", 0, 0, "stream must be one of initial, renoise, posterior, got 'velocity'"),
+        ("initial", -1, 0, "unit must be at least 0, got -1"),
+        ("initial", 0, 1, "stage must be 0 in stream initial, got 1"),
+        ("renoise", 0, 0, "stage must be at least 1 in stream renoise, got 0"),
+        ("renoise", 0, -1, "stage must be at least 0, got -1"),
+        ("posterior", 1, 0, "unit must be 0 in stream posterior, got 1"),
+        ("posterior", 0, 1, "stage must be 0 in stream posterior, got 1"),
+    ],
+)
+def test_keys_out_of_range(stream, unit, stage, message):
+    with pytest.raises(ValueError, match=message):
+        NoiseKey(stream, unit, stage)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_only_whole_numbers(value):
+    with pytest.raises(TypeError, match="unit must be an int"):
+        NoiseKey("initial", value, 0)
+    with pytest.raises(TypeError, match="stage must be an int"):
+        NoiseKey("renoise", 0, value)
+    with pytest.raises(TypeError, match="seed must be an int"):
+        check_root(value)
+
+
+@pytest.mark.parametrize(("root", "nearest"), [(-1, 0), (2**64, 2**64 - 1)])
+def test_roots_out_of_range(root, nearest):
+    check_root(nearest)
+    with pytest.raises(ValueError, match=f"got {root}; use {nearest}$"):
+        check_root(root)
