@@ -13,7 +13,8 @@ def block_noise(white: torch.Tensor, gamma: float) -> torch.Tensor:
     That covariance (arXiv 2410.05954, section 3.2) is C = (1 + gamma) I - gamma 11^T. It has the eigenvalue
     1 - 3 gamma along the block's mean and 1 + gamma across it, so that its symmetric root, applied to a block
     z, is sqrt(1 + gamma) * (z - mean z) + sqrt(1 - 3 gamma) * mean z. At gamma = 1/3 C is singular: each
-    block sums to 0, up to rounding. The sums have a fixed order, so the bits do not depend on the device's kernels.
+    block sums to 0, up to rounding. The sums have a fixed order, so the bits do not depend on the device's
+    kernels.
 
     Args:
         white: white noise, shape (..., H, W) with even H and W.

@@ -61,7 +61,7 @@ def test_other_roots_give_other_noise(other):
 def test_draws_are_standard_normal_and_uncorrelated():
     first = NoiseStreams(5).draw(INITIAL, (1, 1_000_000)).double()
     second = NoiseStreams(5).draw(RENOISE, (1, 1_000_000)).double()
-    # Five standard errors each: of the mean, of the variance (2/n), of the fourth moment (96/n), of a product.
+    # Five standard errors each: of the mean, the variance (2/n), the fourth moment (96/n), the product.
     error = 5 / math.sqrt(first.numel())
     assert abs(first.mean()) < error
     assert abs(first.square().mean() - 1) < error * math.sqrt(2)
@@ -71,11 +71,8 @@ def test_draws_are_standard_normal_and_uncorrelated():
 
 def test_global_generators_are_neither_read_nor_moved():
     torch.manual_seed(0)
-    state, numpy_state, python_state = (
-        torch.get_rng_state(),
-        np.random.get_state()[1].copy(),
-        random.getstate(),
-    )
+    state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = np.random.get_state()[1].copy()
     values = NoiseStreams(9).draw(INITIAL, SHAPE)
     root_from_entropy()
     root_from_generator(torch.Generator())
