@@ -1,0 +1,85 @@
+"""What the three training scripts of the embedded model share: logs, curves, checkpoints, schedules."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORK_FOLDER = Path("runs/tiny")
+"""Where checkpoints, logs and caches of a training go; ignored by git."""
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device asked for, or the first accelerator, or the CPU."""
+    if name is not None:
+        return torch.device(name)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state whole or not at all (temporary file, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The training state at `path`, or None when there is none yet."""
+    if not path.exists():
+        return None
+    return dict(torch.load(path, map_location=device, weights_only=True))
+
+
+def append_log(path: Path, row: Mapping[str, float]) -> None:
+    """Add one line to a JSON-lines log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log:
+        log.write(json.dumps({name: round(float(value), 6) for name, value in row.items()}) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """All rows of a JSON-lines log; a step that was logged twice (after a resume) counts once."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list({row["step"]: row for row in rows}.values())
+
+
+def draw_curves(log: Path, picture: Path, title: str) -> None:
+    """Draw every column of a log against its step, on a logarithmic axis, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = read_log(log)
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    names = sorted({name for row in rows for name in row} - {"step", "seconds", "learning_rate"})
+    for name in names:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+    axes.set(xlabel="step", yscale="log", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(picture, dpi=110)
+    plt.close(figure)
+
+
+def warmup_then_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
+    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Exponential moving average of the parameters, in place."""
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
