@@ -1,0 +1,327 @@
+"""Train the transformer of the embedded model by pyramidal flow matching (arXiv 2410.05954, section 3).
+
+    python scripts/tiny/train_transformer.py 
+
+Needs `train_text.py` first. Latents come from the linear codec that is also the VAE's teacher; they are
+computed once and cached. A checkpoint is written every few minutes, and the same command goes on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import world
+from clips import render_seeds
+from codec import LinearCodec, fit_codec
+from train_text import CLIP_WIDTH, T5_WIDTH, tokenize
+from training import (
+    WORK_FOLDER,
+    append_log,
+    draw_curves,
+    load_checkpoint,
+    pick_device,
+    save_checkpoint,
+    update_average,
+    warmup_then_cosine,
+)
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+
+from pyramid_seed.geometry import history_plan
+from pyramid_seed.models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
+from pyramid_seed.noise import initial_pyramid
+from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
+
+NUM_STAGES = 3
+BATCH_SIZES = (48, 40, 24)
+LOSS_WEIGHTS = (3.0, 2.0, 1.0)
+FIRST_UNIT_SHARE = 0.4
+EMPTY_CAPTION_SHARE = 0.1
+HISTORY_NOISE = 1 / 3
+CAPTIONS_PER_CLIP = 4
+CAPTION_LENGTH = 18
+EMA_DECAY = 0.998
+
+
+def build_transformer() -> PyramidFluxTransformer3DModel:
+    """The embedded model's transformer with fresh weights (3.5 M parameters).
+
+    Zero-initialised modulation and output layers make every block the identity at first.
+    """
+    model = PyramidFluxTransformer3DModel(
+        num_layers=1,
+        num_single_layers=6,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        joint_attention_dim=T5_WIDTH,
+        pooled_projection_dim=CLIP_WIDTH,
+        axes_dims_rope=(8, 12, 12),
+    )
+    for name, parameter in model.named_parameters():
+        modulation = name.startswith(("norm_out", "proj_out")) or ".norm" in name and "linear" in name
+        if name.endswith("bias") or modulation:
+            torch.nn.init.zeros_(parameter)
+        elif parameter.ndim == 2:
+            torch.nn.init.xavier_uniform_(parameter)
+    return model
+
+
+def build_optimizers(model: PyramidFluxTransformer3DModel, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [p for name, p in model.named_parameters() if "blocks." in name and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=learning_rate / 2, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Embeddings of all captions; caption 0 is the empty one."""
+
+    embeds: torch.Tensor
+    mask: torch.Tensor
+    pooled: torch.Tensor
+
+
+@torch.no_grad()
+def embed_captions(texts: list[str], folder: Path) -> Captions:
+    """Run the frozen text encoders over captions."""
+    clip_ids, _ = tokenize(CLIPTokenizer.from_pretrained(folder / "tokenizer"), texts)
+    t5_ids, mask = tokenize(T5Tokenizer.from_pretrained(folder / "tokenizer_2"), texts)
+    if mask[:, CAPTION_LENGTH:].any():
+        raise ValueError(f"a caption has more than {CAPTION_LENGTH} tokens; raise CAPTION_LENGTH")
+    t5_ids, mask = t5_ids[:, :CAPTION_LENGTH], mask[:, :CAPTION_LENGTH]
+    clip = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2").eval()
+    embeds, pooled = [], []
+    for ids, part, part_mask in zip(clip_ids.split(500), t5_ids.split(500), mask.split(500), strict=True):
+        pooled.append(clip(ids).pooler_output)
+        embeds.append(t5(part, attention_mask=part_mask).last_hidden_state)
+    return Captions(torch.cat(embeds), mask, torch.cat(pooled))
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Clean latents of all clips, one tensor a stage: (N, 16, T, H_s, W_s), normalised."""
+
+    stages: tuple[torch.Tensor, ...]
+    captions: torch.Tensor
+    """(N, CAPTIONS_PER_CLIP) indices into `Captions`."""
+
+
+def halve(latents: torch.Tensor) -> torch.Tensor:
+    """Bilinear halving of rows and columns of (B, C, T, H, W)."""
+    return F.interpolate(latents, scale_factor=(1, 0.5, 0.5), mode="trilinear")
+
+
+def make_data(seeds: range, codec: LinearCodec, text_folder: Path) -> tuple[Latents, Captions]:
+    """Render and encode the clips with these seeds and embed their captions."""
+    texts: dict[str, int] = {"": 0}
+    finest, indices = [], []
+    for start in range(0, len(seeds), 500):
+        part = seeds[start : start + 500]
+        finest.append(codec.encode(render_seeds(part)).half())
+        for seed in part:
+            scene = world.sample_scene(seed)
+            variants = [world.caption(scene, seed * CAPTIONS_PER_CLIP + k) for k in range(CAPTIONS_PER_CLIP)]
+            indices.append([texts.setdefault(text, len(texts)) for text in variants])
+    stages = [torch.cat(finest)]
+    for _ in range(NUM_STAGES - 1):
+        stages.insert(0, torch.cat([halve(part.float()).half() for part in stages[0].split(500)]))
+    return Latents(tuple(stages), torch.tensor(indices)), embed_captions(list(texts), text_folder)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Input and target of the transformer for one stage and unit."""
+
+    noisy: torch.Tensor
+    history: list[torch.Tensor]
+    timestep: torch.Tensor
+    target: torch.Tensor
+    caption: torch.Tensor
+
+
+def make_batch(
+    data: Latents,
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+    stage: int,
+    unit: int,
+    size: int,
+    generator: torch.Generator,
+) -> Batch:
+    """Draw a training batch as in the paper: a point on the straight way of one stage, with its velocity.
+
+    The way leads from `start * noise + (1 - start) * upsampled coarser latent` to
+    `end * noise + (1 - end) * latent`; past latents are corrupted by a random level of noise.
+    """
+
+    def normal(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, generator=generator, device=like.device)
+
+    device = data.stages[0].device
+    rows = torch.randint(len(data.captions), (size,), generator=generator, device=device)
+    level = torch.rand(size, 1, 1, 1, 1, generator=generator, device=device) * HISTORY_NOISE
+    history = []
+    for clip in history_plan(unit, NUM_STAGES, stage):
+        past = data.stages[clip.stage][rows, :, clip.start : clip.stop].float()
+        history.append(level * normal(past) + (1 - level) * past)
+
+    clean = data.stages[stage][rows, :, unit : unit + 1].float()
+    noise = initial_pyramid(normal(data.stages[-1][rows, :, unit : unit + 1]), NUM_STAGES)[stage]
+    start_sigma, end_sigma = scheduler.start_sigmas[stage], scheduler.end_sigmas[stage]
+    start = noise
+    if stage > 0:
+        coarser = data.stages[stage - 1][rows, :, unit : unit + 1].float()
+        upsampled = F.interpolate(coarser, scale_factor=(1, 2, 2), mode="nearest")
+        start = start_sigma * noise + (1 - start_sigma) * upsampled
+    end = end_sigma * noise + (1 - end_sigma) * clean
+    local = torch.rand(size, generator=generator, device=device)
+    along = local[:, None, None, None, None]
+
+    column = torch.randint(CAPTIONS_PER_CLIP, (size,), generator=generator, device=device)
+    empty = torch.rand(size, generator=generator, device=device) < EMPTY_CAPTION_SHARE
+    return Batch(
+        noisy=along * start + (1 - along) * end,
+        history=history,
+        timestep=scheduler.timestep_of(stage, local),
+        target=start - end,
+        caption=torch.where(empty, 0, data.captions[rows, column]),
+    )
+
+
+def flow_loss(model: PyramidFluxTransformer3DModel, batch: Batch, captions: Captions) -> torch.Tensor:
+    """Mean squared error of the velocity."""
+    velocity = model(
+        batch.noisy,
+        batch.history,
+        batch.timestep,
+        captions.embeds[batch.caption],
+        captions.mask[batch.caption],
+        captions.pooled[batch.caption],
+        return_dict=False,
+    )[0]
+    return F.mse_loss(velocity.float(), batch.target)
+
+
+@torch.no_grad()
+def validate(
+    model: PyramidFluxTransformer3DModel,
+    data: Latents,
+    captions: Captions,
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+) -> dict[str, float]:
+    """Losses on held-out clips with fixed draws, for the first and a later unit of every stage."""
+    losses = {}
+    for stage in range(NUM_STAGES):
+        for unit in (0, 3):
+            generator = torch.Generator(data.captions.device).manual_seed(1000 + stage)
+            batch = make_batch(data, scheduler, stage, unit, 128, generator)
+            losses[f"stage{stage}_unit{unit}"] = flow_loss(model, batch, captions).item()
+    return losses
+
+
+def to_device(part: Latents | Captions, device: torch.device) -> Latents | Captions:
+    """The same data on another device."""
+    if isinstance(part, Captions):
+        return Captions(part.embeds.to(device), part.mask.to(device), part.pooled.to(device))
+    return Latents(tuple(stage.to(device) for stage in part.stages), part.captions.to(device))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=WORK_FOLDER / "transformer", help="folder to write to")
+    parser.add_argument("--text", type=Path, default=WORK_FOLDER / "text", help="folder of train_text.py")
+    parser.add_argument("--clips", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stop-after", type=int, help="stop at this step (the schedule is that of --steps)")
+    parser.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    torch.manual_seed(arguments.seed)
+
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    codec = fit_codec(render_seeds(world.TRAIN_SEEDS[:2000]))
+    save_checkpoint(arguments.out / "codec.pt", {"first": codec.first, "later": codec.later})
+    parts = make_data(world.TRAIN_SEEDS[: arguments.clips], codec, arguments.text)
+    data, captions = (to_device(part, device) for part in parts)
+    parts = make_data(world.HELD_OUT_SEEDS[:500], codec, arguments.text)
+    held_out, held_out_captions = (to_device(part, device) for part in parts)
+
+    scheduler = PyramidFlowMatchEulerDiscreteScheduler()
+    model = build_transformer().to(device)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizers = build_optimizers(model, arguments.learning_rate)
+    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    generator = torch.Generator(device).manual_seed(arguments.seed)
+    checkpoint, log = arguments.out / "checkpoint.pt", arguments.out / "log.jsonl"
+    first_step, seconds_before = 0, 0.0
+    if (state := load_checkpoint(checkpoint, device)) is not None:
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        generator.set_state(state["generator"].cpu())
+        first_step, seconds_before = state["step"], state["seconds"]
+        print(f"going on from step {first_step}")
+
+    last_step = min(arguments.steps, arguments.stop_after or arguments.steps)
+    started = last_save = time.perf_counter()
+    smoothed: dict[str, float] = {}
+    for step in range(first_step, last_step):
+        factor = warmup_then_cosine(step, arguments.steps, 100)
+        for optimizer, rates in zip(optimizers, base_rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
+        for stage, (size, weight) in enumerate(zip(BATCH_SIZES, LOSS_WEIGHTS, strict=True)):
+            first = torch.rand((), generator=generator, device=device).item() < FIRST_UNIT_SHARE
+            last_unit = data.stages[0].shape[2] - 1
+            unit = 0 if first else int(torch.randint(1, last_unit + 1, (), generator=generator, device=device))
+            batch = make_batch(data, scheduler, stage, unit, size, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+                loss = flow_loss(model, batch, captions)
+            (weight * loss).backward()
+            name = f"train_stage{stage}"
+            smoothed[name] = loss.item() if name not in smoothed else 0.98 * smoothed[name] + 0.02 * loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        update_average(average, model, min(EMA_DECAY, (step + 1) / (step + 10)))
+
+        done, now = step + 1, time.perf_counter()
+        if done % 100 == 0 or done == last_step:
+            losses = validate(average, held_out, held_out_captions, scheduler)
+            row = {"step": done, "seconds": seconds_before + now - started, **smoothed, **losses}
+            append_log(log, row)
+            print(" ".join(f"{name}={value:.4g}" for name, value in row.items()), flush=True)
+        if now - last_save > 180 or done == last_step:
+            last_save = now
+            save_checkpoint(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "generator": generator.get_state(),
+                    "step": done,
+                    "seconds": seconds_before + now - started,
+                },
+            )
+            average.save_pretrained(arguments.out / "model")
+            draw_curves(log, arguments.out / "curves.png", "Transformer of the embedded model")
+
+
+if __name__ == "__main__":
+    main()
