@@ -16,6 +16,18 @@ import torch
 import torch.nn.functional as F
 
 
+def check_clips(clips: Sequence[torch.Tensor], patch_size: int) -> None:
+    """Raise ValueError unless latents (B, C, T, H, W) can be cut into patches without a rest."""
+    for clip in clips:
+        height, width = clip.shape[-2:]
+        if height % patch_size or width % patch_size:
+            good = [-(-size // patch_size) * patch_size for size in (height, width)]
+            raise ValueError(
+                f"latent height and width must be multiples of patch_size {patch_size}, "
+                f"got {height} x {width}; use {good[0]} x {good[1]}"
+            )
+
+
 def pack_latents(latents: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Cut latents (B, C, T, H, W) into tokens (B, T*h*w, p*p*C), channel last within a token."""
     batch, channels, frames, height, width = latents.shape

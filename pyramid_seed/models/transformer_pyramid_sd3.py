@@ -1,0 +1,194 @@
+"""The SD3 transformer of Pyramid Flow, assembled from diffusers' SD3 blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed, apply_rotary_emb
+from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
+from torch import nn
+
+from .transformer_pyramid_base import PyramidTransformer3DModel
+
+
+class PyramidPatchEmbed(PatchEmbed):
+    """SD3's patches and sin-cos positions, for clips of a pyramid.
+
+    The positions of the current latents are cropped from the middle of a square grid. A history clip covers
+    the same picture with fewer tokens, so it gets that crop interpolated to its size.
+    """
+
+    def forward(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Latents (B, C, T, H, W), the current ones last, to tokens (B, N, embed_dim).
+
+        Raises:
+            ValueError: if the current latents are larger than the grid.
+        """
+        crop = self._cropped_grid(*clips[-1].shape[-2:])
+        return torch.cat([self._embed_clip(clip, crop) for clip in clips], dim=1)
+
+    def _cropped_grid(self, height: int, width: int) -> torch.Tensor:
+        """Positions of current latents of that size, (1, embed_dim, height / p, width / p)."""
+        grid_size = self.pos_embed_max_size
+        largest = grid_size * self.patch_size
+        if height > largest or width > largest:
+            raise ValueError(
+                f"latent height and width must be at most {largest} (pos_embed_max_size * patch_size), "
+                f"got {height} x {width}; use {min(height, largest)} x {min(width, largest)}"
+            )
+        crop = self.cropped_pos_embed(height, width)
+        rows, columns = height // self.patch_size, width // self.patch_size
+        return crop.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+    def _embed_clip(self, clip: torch.Tensor, crop: torch.Tensor) -> torch.Tensor:
+        patches = self.proj(clip.transpose(1, 2).flatten(0, 1))  # (B * T, embed_dim, h, w)
+        size = patches.shape[-2:]
+        positions = crop if crop.shape[-2:] == size else F.interpolate(crop, size, mode="bilinear")
+        tokens = (patches + positions).to(patches.dtype).flatten(2).transpose(1, 2)
+        return tokens.unflatten(0, (clip.shape[0], -1)).flatten(1, 2)
+
+
+class PyramidJointAttnProcessor:
+    """Attention over text and video tokens in one sequence, text first, with rotary positions and a mask."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Video (B, N, D) and text (B, L, D), mask (B, 1, S, S) and cos, sin (S, head_dim) to video, text.
+
+        In a block whose text goes no further (`context_pre_only`) the text is left unprojected.
+        """
+        split = (attn.heads, -1)
+        query = torch.cat(
+            [
+                attn.norm_add_q(attn.add_q_proj(encoder_hidden_states).unflatten(-1, split)),
+                attn.norm_q(attn.to_q(hidden_states).unflatten(-1, split)),
+            ],
+            dim=1,
+        )
+        key = torch.cat(
+            [
+                attn.norm_add_k(attn.add_k_proj(encoder_hidden_states).unflatten(-1, split)),
+                attn.norm_k(attn.to_k(hidden_states).unflatten(-1, split)),
+            ],
+            dim=1,
+        )
+        value = torch.cat([attn.add_v_proj(encoder_hidden_states), attn.to_v(hidden_states)], dim=1)
+        attended = dispatch_attention_fn(
+            apply_rotary_emb(query, image_rotary_emb, sequence_dim=1),
+            apply_rotary_emb(key, image_rotary_emb, sequence_dim=1),
+            value.unflatten(-1, split),
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        ).flatten(2)
+        text, video = attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        video = attn.to_out[1](attn.to_out[0](video))
+        return video, text if attn.context_pre_only else attn.to_add_out(text)
+
+
+def joint_block(
+    inner_dim: int, num_attention_heads: int, attention_head_dim: int, context_pre_only: bool
+) -> JointTransformerBlock:
+    """diffusers' SD3 block with Pyramid Flow's attention.
+
+    The query and key norms are put in here because in the published checkpoints they have another epsilon
+    and, for text, another name.
+    """
+    block = JointTransformerBlock(inner_dim, num_attention_heads, attention_head_dim, context_pre_only)
+    for name in ("norm_q", "norm_k", "norm_add_q", "norm_add_k"):
+        setattr(block.attn, name, RMSNorm(attention_head_dim, eps=1e-5))
+    block.attn.set_processor(PyramidJointAttnProcessor())
+    return block
+
+
+class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
+    """Velocity model of Pyramid Flow's SD3 family (arXiv 2410.05954).
+
+    Every parameter has the name and shape of the published checkpoints. Rows and columns are told to the
+    tokens by sin-cos embeddings, time by rotation of the queries and keys.
+
+    Args:
+        sample_size: the grid of positions counts from 0 to sample_size / patch_size in even steps. Checkpoints
+            carry the resulting embeddings with them.
+        patch_size: edge of the latent patch that becomes one token.
+        in_channels: latent channels C.
+        num_layers: joint blocks; the last one updates the video tokens only.
+        attention_head_dim: width of one head, even.
+        num_attention_heads: heads; the model's width is heads x head width.
+        joint_attention_dim: width of the T5 embeddings.
+        pooled_projection_dim: width of the pooled CLIP embeddings, both together.
+        pos_embed_max_size: edge of the grid of positions, in tokens: the largest picture.
+
+    Raises:
+        ValueError: if `attention_head_dim` is odd.
+    """
+
+    _no_split_modules = ["JointTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = ["JointTransformerBlock"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 128,
+        patch_size: int = 2,
+        in_channels: int = 16,
+        num_layers: int = 24,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 24,
+        joint_attention_dim: int = 4096,
+        pooled_projection_dim: int = 2048,
+        pos_embed_max_size: int = 192,
+    ) -> None:
+        super().__init__()
+        if attention_head_dim % 2:
+            raise ValueError(
+                f"attention_head_dim must be even, got {attention_head_dim}; "
+                f"use {attention_head_dim - 1} or {attention_head_dim + 1}"
+            )
+        inner_dim = num_attention_heads * attention_head_dim
+
+        self.pos_embed = PyramidPatchEmbed(
+            height=sample_size,
+            width=sample_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            embed_dim=inner_dim,
+            pos_embed_max_size=pos_embed_max_size,
+        )
+        self.time_rope = FluxPosEmbed(theta=10000, axes_dim=[attention_head_dim])
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(
+            embedding_dim=inner_dim, pooled_projection_dim=pooled_projection_dim
+        )
+        self.context_embedder = nn.Linear(joint_attention_dim, inner_dim)
+        self.transformer_blocks = nn.ModuleList(
+            joint_block(inner_dim, num_attention_heads, attention_head_dim, layer == num_layers - 1)
+            for layer in range(num_layers)
+        )
+        self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
+        self.proj_out = nn.Linear(inner_dim, in_channels * patch_size**2)
+
+    def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
+        return self.pos_embed(clips)
+
+    def _blocks(self) -> Iterable[nn.Module]:
+        return self.transformer_blocks
+
+    def _block_arguments(self, positions: torch.Tensor, mask: torch.Tensor) -> tuple[Any, ...]:
+        return ({"attention_mask": mask, "image_rotary_emb": self.time_rope(positions[:, :1])},)
