@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks import FirstBlockCacheConfig
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
@@ -125,8 +126,8 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
     tokens by sin-cos embeddings, time by rotation of the queries and keys.
 
     Args:
-        sample_size: the grid of positions counts from 0 to sample_size / patch_size in even steps. Checkpoints
-            carry the resulting embeddings with them.
+        sample_size: the grid of positions counts from 0 to sample_size / patch_size in even steps; the
+            resulting embeddings are stored with the weights.
         patch_size: edge of the latent patch that becomes one token.
         in_channels: latent channels C.
         num_layers: joint blocks; the last one updates the video tokens only.
@@ -183,6 +184,20 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         )
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, in_channels * patch_size**2)
+
+    def enable_cache(self, config: Any) -> None:
+        """Turn on one of diffusers' step caches, see there.
+
+        Raises:
+            ValueError: for the first-block cache: it takes the difference of the text before and after the
+                blocks, and the last block of this family returns none.
+        """
+        if isinstance(config, FirstBlockCacheConfig):
+            raise ValueError(
+                "FirstBlockCacheConfig needs text from every block, and the last one returns none; "
+                "use MagCacheConfig"
+            )
+        super().enable_cache(config)
 
     def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
         return self.pos_embed(clips)
