@@ -1,0 +1,210 @@
+"""The autoregressive sampler: units, stages, steps, as plain functions over plain values.
+
+One function per equation of Pyramidal Flow Matching (arXiv 2410.05954). Latents are (1, C, 1, H, W) for one
+unit and stay in float32 between the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from ..noise import NoiseKey, NoiseSource, block_noise, initial_pyramid
+from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler, RenoiseCoefficients
+from .history import history_clips, latent_pyramid
+
+
+class VelocityModel(Protocol):
+    """The transformer with its text, ready to be asked for velocities of one clip."""
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        history: list[torch.Tensor],
+        timestep: torch.Tensor,
+        guidance_scale: float,
+    ) -> torch.Tensor: ...
+
+    def start_stage(self) -> None:
+        """Forget what was cached for other shapes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a clip a step is; `step` counts within the stage."""
+
+    unit: int
+    stage: int
+    step: int
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """How one unit is generated.
+
+    Attributes:
+        num_inference_steps: Euler steps of each stage, coarsest first.
+        guidance_scale: weight of classifier-free guidance; at most 1 means none.
+    """
+
+    num_inference_steps: tuple[int, ...]
+    guidance_scale: float
+
+
+OnStep = Callable[[Place, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Called after each step with its place, timestep and latents; returns the latents to go on with, or None
+to stop the run."""
+
+
+def guide(negative: torch.Tensor, positive: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Classifier-free guidance (arXiv 2207.12598, equation 6, in the form of diffusers)."""
+    return negative + guidance_scale * (positive - negative)
+
+
+def guidance_schedule(
+    num_units: int,
+    guidance_scale: float,
+    video_guidance_scale: float,
+    guidance_decay: float | None,
+    min_guidance_scale: float,
+) -> tuple[float, ...]:
+    """Guidance scale of every unit.
+
+    Without a decay, the first unit has `guidance_scale` and the others `video_guidance_scale`. With one, unit
+    u has max(guidance_scale - guidance_decay * u, min_guidance_scale): the original's linear guidance.
+    """
+    if guidance_decay is None:
+        return (guidance_scale, *[video_guidance_scale] * (num_units - 1))
+    return tuple(max(guidance_scale - guidance_decay * unit, min_guidance_scale) for unit in range(num_units))
+
+
+def upsample(latents: torch.Tensor) -> torch.Tensor:
+    """Nearest-neighbour doubling of rows and columns, (1, C, T, H, W) to (1, C, T, 2H, 2W)."""
+    return F.interpolate(latents, scale_factor=(1, 2, 2), mode="nearest")
+
+
+def renoise(
+    latents: torch.Tensor, coefficients: RenoiseCoefficients, white_noise: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """Enter the next stage: enlarge, rescale, add block noise (arXiv 2410.05954, equation 15).
+
+    `white_noise` has the size of the stage entered.
+    """
+    noise = block_noise(white_noise, gamma)
+    return coefficients.upsample_scale * upsample(latents) + coefficients.noise_scale * noise
+
+
+def denoise_stage(
+    latents: torch.Tensor,
+    history: list[torch.Tensor],
+    velocity_model: VelocityModel,
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+    unit: int,
+    stage: int,
+    settings: UnitSettings,
+    on_step: OnStep,
+) -> torch.Tensor | None:
+    """The Euler steps of one stage; None when `on_step` stops the run.
+
+    Raises:
+        FloatingPointError: the latents are no longer finite; unit, stage and step are named.
+    """
+    scheduler.set_timesteps(settings.num_inference_steps[stage], stage)
+    velocity_model.start_stage()
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = velocity_model(latents, history, timestep, settings.guidance_scale)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        place = Place(unit, stage, step)
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError(
+                f"latents are not finite after unit {place.unit}, stage {place.stage}, step {place.step}; "
+                "use dtype float32 or bfloat16, or a lower guidance_scale"
+            )
+        replaced = on_step(place, timestep, latents)
+        if replaced is None:
+            return None
+        latents = replaced
+    return latents
+
+
+def denoise_unit(
+    unit: int,
+    past: Sequence[tuple[torch.Tensor, ...]],
+    velocity_model: VelocityModel,
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+    noise: NoiseSource,
+    shape: tuple[int, ...],
+    device: torch.device,
+    settings: UnitSettings,
+    on_step: OnStep,
+) -> torch.Tensor | None:
+    """Climb the pyramid for one unit.
+
+    Args:
+        unit: its index in the clip.
+        past: latent pyramids of the units before it.
+        velocity_model: the transformer with its text.
+        scheduler: gives stages, timesteps and renoise coefficients.
+        noise: supplies ("initial", unit, 0) and ("renoise", unit, stage).
+        shape: of the unit's latents, (1, C, 1, H, W).
+        device: where to compute.
+        settings: steps and guidance.
+        on_step: see `OnStep`.
+
+    Returns:
+        Clean latents of `shape`, float32, or None when stopped.
+    """
+    num_stages = scheduler.config.stages
+    initial = noise.draw(NoiseKey("initial", unit, 0), shape).to(device)
+    latents: torch.Tensor | None = initial_pyramid(initial, num_stages)[0]
+    for stage in range(num_stages):
+        if stage > 0:
+            size = (*shape[:3], latents.shape[-2] * 2, latents.shape[-1] * 2)
+            white_noise = noise.draw(NoiseKey("renoise", unit, stage), size).to(device)
+            latents = renoise(
+                latents, scheduler.renoise_coefficients(stage), white_noise, scheduler.config.gamma
+            )
+        latents = denoise_stage(
+            latents, history_clips(past, stage), velocity_model, scheduler, unit, stage, settings, on_step
+        )
+        if latents is None:
+            return None
+    return latents
+
+
+def denoise_clip(
+    known: torch.Tensor | None,
+    velocity_model: VelocityModel,
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+    noise: NoiseSource,
+    shape: tuple[int, ...],
+    device: torch.device,
+    settings: Sequence[UnitSettings],
+    on_step: OnStep,
+) -> Iterator[torch.Tensor]:
+    """Generate a clip unit by unit.
+
+    Args:
+        known: latents (1, C, k, H, W) of the first k units when these are given: an image, or the beginning
+            of a clip; None when there are none.
+        settings: one entry a unit of the whole clip, known ones included.
+        velocity_model, scheduler, noise, shape, device, on_step: see `denoise_unit`.
+
+    Yields:
+        The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
+    """
+    num_stages = scheduler.config.stages
+    past = [] if known is None else [latent_pyramid(frame, num_stages) for frame in known.split(1, dim=2)]
+    for unit in range(len(past), len(settings)):
+        latents = denoise_unit(
+            unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step
+        )
+        if latents is None:
+            return
+        past.append(latent_pyramid(latents, num_stages))
+        yield latents

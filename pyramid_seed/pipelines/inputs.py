@@ -1,0 +1,290 @@
+"""Checks of a pipeline call, made before any work starts: each says the rule, the value and what to use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+
+from ..geometry import PyramidGeometry
+from ..noise import NoiseSource, NoiseStreams, check_root, root_from_entropy, root_from_generator
+from .denoise import Place, UnitSettings, guidance_schedule
+
+OUTPUT_TYPES = ("np", "pt", "pil", "uint8", "latent")
+DEFAULT_SIZE = (384, 640)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call: what is to be made.
+
+    Attributes:
+        num_prompts, num_videos_per_prompt: clips are ordered by prompt.
+        unit_shape: (1, C, 1, H/s, W/s) of one unit's latents.
+        units: settings of each unit.
+        pictures: first frames (1, 3, H, W) in [-1, 1], one a prompt, or none.
+        prefix_latents: (clips, C, k, H/s, W/s), or None.
+    """
+
+    num_prompts: int
+    num_videos_per_prompt: int
+    unit_shape: tuple[int, ...]
+    units: tuple[UnitSettings, ...]
+    pictures: tuple[torch.Tensor, ...]
+    prefix_latents: torch.Tensor | None
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the whole call."""
+        return self.num_prompts * self.num_videos_per_prompt
+
+    @property
+    def num_known_units(self) -> int:
+        """Units at the beginning of each clip that are given, not generated."""
+        if self.prefix_latents is not None:
+            return self.prefix_latents.shape[2]
+        return 1 if self.pictures else 0
+
+    @property
+    def num_steps(self) -> int:
+        """Transformer steps of the whole call."""
+        new_units = self.units[self.num_known_units :]
+        return self.num_clips * sum(sum(unit.num_inference_steps) for unit in new_units)
+
+    def steps_before(self, clip: int, place: Place) -> int:
+        """Transformer steps of the call before the one at this place of a clip."""
+        before = self.units[self.num_known_units : place.unit]
+        stages = self.units[place.unit].num_inference_steps[: place.stage]
+        whole_units = sum(sum(unit.num_inference_steps) for unit in before)
+        return clip * (self.num_steps // self.num_clips) + whole_units + sum(stages) + place.step
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether any unit that is generated needs the negative prompt."""
+        return any(unit.guidance_scale > 1 for unit in self.units[self.num_known_units :])
+
+
+def check_call(
+    geometry: PyramidGeometry,
+    channels: int,
+    *,
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str] | None,
+    embeddings: Mapping[str, torch.Tensor | None],
+    image: PipelineImageInput | None,
+    prefix_latents: torch.Tensor | None,
+    height: int | None,
+    width: int | None,
+    num_frames: int,
+    num_inference_steps: int | list[int],
+    video_num_inference_steps: int | list[int] | None,
+    guidance_scale: float,
+    video_guidance_scale: float | None,
+    guidance_decay: float | None,
+    min_guidance_scale: float,
+    num_videos_per_prompt: int,
+    max_sequence_length: int,
+) -> Request:
+    """Check the arguments of a pipeline call against the model's geometry; see the pipeline for each.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit.
+    """
+    num_prompts = check_text(prompt, negative_prompt, embeddings, max_sequence_length)
+    check_positive("num_videos_per_prompt", num_videos_per_prompt)
+    if image is not None and prefix_latents is not None:
+        raise ValueError("give either image or prefix_latents, not both")
+    pictures = () if image is None else first_frames(image, num_prompts)
+    height, width = picture_size(height, width, pictures)
+    shape = (1, channels, 1, *geometry.latent_size(height, width))
+    num_units = geometry.num_latent_frames(num_frames)
+    check_prefix(prefix_latents, num_prompts * num_videos_per_prompt, shape, num_units)
+
+    first_steps = steps_per_stage("num_inference_steps", num_inference_steps, geometry.num_stages)
+    later_steps = first_steps
+    if video_num_inference_steps is not None:
+        later_steps = steps_per_stage(
+            "video_num_inference_steps", video_num_inference_steps, geometry.num_stages
+        )
+    video_guidance_scale = guidance_scale if video_guidance_scale is None else video_guidance_scale
+    scales = guidance_schedule(
+        num_units, guidance_scale, video_guidance_scale, guidance_decay, min_guidance_scale
+    )
+    check_finite("guidance scales", scales)
+    units = tuple(
+        UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
+    )
+    return Request(num_prompts, num_videos_per_prompt, shape, units, pictures, prefix_latents)
+
+
+def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
+    """Steps of each stage from an int (the same for all) or a list with one entry a stage."""
+    values = (steps,) * num_stages if isinstance(steps, int) else tuple(steps)
+    if len(values) != num_stages:
+        raise ValueError(
+            f"{name} must be an int or have one entry for each of the {num_stages} stages, "
+            f"got {len(values)} entries: {list(values)}"
+        )
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must hold ints of at least 1, got {value!r}")
+    return values
+
+
+def check_text(
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str] | None,
+    embeddings: Mapping[str, torch.Tensor | None],
+    max_sequence_length: int,
+) -> int:
+    """Check prompts against given embeddings; returns the number of prompts.
+
+    `embeddings` holds prompt_embeds, prompt_attention_mask, pooled_prompt_embeds and their negative_ twins.
+    """
+    for prefix, text in (("", prompt), ("negative_", negative_prompt)):
+        names = [name for name in embeddings if name.startswith("negative_") == bool(prefix)]
+        given = [name for name in names if embeddings[name] is not None]
+        if given and len(given) < len(names):
+            missing = sorted(set(names) - set(given))
+            raise ValueError(f"{', '.join(given)} must come with {', '.join(missing)}")
+        if given and text is not None:
+            raise ValueError(f"give either {prefix}prompt or {prefix}prompt_embeds, not both")
+        sizes = {name: embeddings[name].shape[0] for name in given}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"embeddings must have the same batch size, got {sizes}")
+    embeds = embeddings["prompt_embeds"]
+    if prompt is None and embeds is None:
+        raise ValueError("give a prompt or prompt_embeds")
+    if prompt is not None and not isinstance(prompt, str):
+        if not isinstance(prompt, list) or not prompt or not all(isinstance(text, str) for text in prompt):
+            raise ValueError(f"prompt must be a str or a non-empty list of str, got {prompt!r}")
+    count = embeds.shape[0] if embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
+    negative_embeds = embeddings["negative_prompt_embeds"]
+    if negative_embeds is not None and negative_embeds.shape[0] not in (1, count):
+        raise ValueError(
+            f"negative_prompt_embeds must have batch size 1 or {count}, got {negative_embeds.shape[0]}"
+        )
+    if isinstance(negative_prompt, list):
+        if len(negative_prompt) != count:
+            raise ValueError(
+                f"negative_prompt must be a str or have one entry for each of the {count} prompts, "
+                f"got {len(negative_prompt)}"
+            )
+    elif negative_prompt is not None and not isinstance(negative_prompt, str):
+        raise ValueError(f"negative_prompt must be a str or a list of str, got {negative_prompt!r}")
+    if isinstance(max_sequence_length, bool) or not 1 <= max_sequence_length <= 512:
+        raise ValueError(f"max_sequence_length must be in 1 .. 512, got {max_sequence_length}; use 128")
+    return count
+
+
+def noise_sources(
+    num_clips: int,
+    num_videos_per_prompt: int,
+    seed: int | list[int] | None,
+    generator: torch.Generator | list[torch.Generator] | None,
+    noise: NoiseSource | list[NoiseSource] | None,
+    noise_device: str | torch.device,
+) -> list[NoiseSource]:
+    """One noise source a clip, from whichever of seed, generator and noise was given.
+
+    - `seed`: an int is the root of every prompt's first video, the following ones count up from it, so a
+      prompt's clips do not depend on the other prompts; a list has one root a clip.
+    - `generator`: gives roots, diffusers' way: one for all clips in turn, or one a clip.
+    - `noise`: one source a clip.
+    - nothing: each root is drawn from the operating system.
+    """
+    given = [
+        name
+        for name, value in (("seed", seed), ("generator", generator), ("noise", noise))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise ValueError(f"give only one of seed, generator and noise, got {' and '.join(given)}")
+    for name, value in (("seed", seed), ("generator", generator), ("noise", noise)):
+        if isinstance(value, list) and len(value) != num_clips:
+            raise ValueError(f"a list for {name} must have one entry for each of the {num_clips} clips, "
+                             f"got {len(value)}")
+    if noise is not None:
+        sources = noise if isinstance(noise, list) else [noise]
+        if len(sources) != num_clips:
+            raise ValueError(f"noise must be a list with one source for each of the {num_clips} clips")
+        return list(sources)
+    if generator is not None:
+        generators = generator if isinstance(generator, list) else [generator] * num_clips
+        roots = [root_from_generator(each) for each in generators]
+    elif isinstance(seed, list):
+        roots = seed
+    elif seed is not None:
+        check_root(seed)
+        roots = [seed + clip % num_videos_per_prompt for clip in range(num_clips)]
+    else:
+        roots = [root_from_entropy() for _ in range(num_clips)]
+    return [NoiseStreams(root, noise_device) for root in roots]
+
+
+def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Tensor, ...]:
+    """Pictures (1, 3, H, W) in [-1, 1], one a prompt, in the size in which they were given.
+
+    Takes what diffusers takes: PIL pictures, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
+    [0, 1]; one picture serves all prompts.
+    """
+    processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+    pictures = processor.preprocess(image).split(1)
+    if len(pictures) not in (1, num_prompts):
+        raise ValueError(
+            f"image must be one picture or one for each of the {num_prompts} prompts, got {len(pictures)}"
+        )
+    return pictures * num_prompts if len(pictures) == 1 else pictures
+
+
+def picture_size(height: int | None, width: int | None, pictures: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Height and width of the clip: as given, else the picture's, else the default.
+
+    A picture of another size is refused: how to crop or stretch it is not ours to choose.
+    """
+    own = tuple(pictures[0].shape[-2:]) if pictures else DEFAULT_SIZE
+    size = (own[0] if height is None else height, own[1] if width is None else width)
+    for picture in pictures:
+        if tuple(picture.shape[-2:]) != size:
+            raise ValueError(
+                f"image must have the clip's height and width {size[0]} x {size[1]}, got "
+                f"{picture.shape[-2]} x {picture.shape[-1]}; resize it first, e.g. "
+                f"image.resize(({size[1]}, {size[0]}))"
+            )
+    return size
+
+
+def check_prefix(prefix: torch.Tensor | None, num_clips: int, shape: tuple[int, ...], limit: int) -> None:
+    """Latents of a clip's beginning must be (num_clips, C, k, H, W), finite, k at most the clip's length."""
+    if prefix is None:
+        return
+    fits = prefix.ndim == 5 and (*prefix.shape[:2], *prefix.shape[3:]) == (num_clips, shape[1], *shape[3:])
+    if not fits or not 1 <= prefix.shape[2] <= limit:
+        raise ValueError(
+            f"prefix_latents must have shape ({num_clips}, {shape[1]}, 1 .. {limit}, {shape[3]}, {shape[4]}), "
+            f"got {tuple(prefix.shape)}"
+        )
+    if not prefix.is_floating_point() or not torch.isfinite(prefix).all():
+        raise ValueError("prefix_latents must be floating point and finite")
+
+
+def check_finite(name: str, values: Sequence[float]) -> None:
+    """Every value must be a finite number."""
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{name} must be finite, got {list(values)}")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """The value must be one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_positive(name: str, value: int) -> None:
+    """The value must be an int of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")

@@ -1,0 +1,34 @@
+"""What a Pyramid Flow pipeline returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+
+from ..noise import NoiseLedger
+
+
+@dataclass
+class PyramidFlowPipelineOutput(BaseOutput):
+    """Clips and how they came to be.
+
+    Attributes:
+        frames: for output_type "np" an array (B, T, H, W, 3) float32 in [0, 1]; "pt" a tensor (B, T, 3, H, W)
+            float32 in [0, 1]; "pil" a list of lists of pictures; "uint8" an array (B, T, H, W, 3) uint8;
+            "latent" the latents.
+        latents: (B, C, t, H/s, W/s) float32, normalised, on the CPU.
+        seeds: root seed of each clip; None where `noise` was given.
+        ledgers: the draws of each clip.
+        text_digests: SHA-256 of the embeddings that each clip was told, see `text.text_digests`.
+        interrupted: the run was stopped: only finished clips are there, or the finished units of the first.
+    """
+
+    frames: Any
+    latents: torch.Tensor
+    seeds: list[int | None]
+    ledgers: list[NoiseLedger]
+    text_digests: list[dict[str, str]]
+    interrupted: bool = False

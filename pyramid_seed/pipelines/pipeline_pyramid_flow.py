@@ -1,0 +1,440 @@
+"""`PyramidFlowPipeline`: prompt to clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.image_processor import PipelineImageInput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.video_processor import VideoProcessor
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from ..geometry import PyramidGeometry
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..models.checkpoints import check_dtype
+from ..noise import LedgeredNoise, NoiseLedger, NoiseSource
+from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from .decode import decode_chunks, encode_image, to_uint8
+from .denoise import OnStep, Place, denoise_clip, guide
+from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, noise_sources
+from .pipeline_output import PyramidFlowPipelineOutput
+from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
+
+
+class GuidedTransformer:
+    """The transformer with the text of one clip: asks for negative and positive velocity in one batch."""
+
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        positive: TextEmbeddings,
+        negative: TextEmbeddings | None,
+        attention_kwargs: dict[str, Any] | None,
+        device: torch.device,
+    ) -> None:
+        self.transformer = transformer
+        self.attention_kwargs = attention_kwargs
+        self.positive = positive.to(device, transformer.dtype)
+        self.pair = None
+        if negative is not None:
+            self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
+
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        history: list[torch.Tensor],
+        timestep: torch.Tensor,
+        guidance_scale: float,
+    ) -> torch.Tensor:
+        """Velocity (1, C, 1, H, W), float32, guided when the scale is above 1."""
+        text = self.pair if guidance_scale > 1 and self.pair is not None else self.positive
+        batch = text.prompt_embeds.shape[0]
+        dtype = self.transformer.dtype
+        with self.transformer.cache_context("pyramid"):
+            velocity = self.transformer(
+                latents.to(dtype).expand(batch, -1, -1, -1, -1),
+                [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
+                timestep.to(latents.device).expand(batch),
+                text.prompt_embeds,
+                text.prompt_attention_mask,
+                text.pooled_prompt_embeds,
+                attention_kwargs=self.attention_kwargs,
+                return_dict=False,
+            )[0].float()
+        return velocity if batch == 1 else guide(*velocity.chunk(2), guidance_scale)
+
+    def start_stage(self) -> None:
+        """Reset diffusers' step caches: they hold activations of the last stage, or of the last clip."""
+        if self.transformer.is_cache_enabled:
+            self.transformer._reset_stateful_cache()
+
+
+class PyramidFlowPipeline(DiffusionPipeline):
+    """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
+
+    Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
+    clips, so that a clip does not depend on its neighbours.
+
+    Args:
+        scheduler: stages, timesteps and renoise coefficients.
+        vae: pixels to latents and back.
+        transformer: the velocity model, miniFLUX or SD3.
+        text_encoder, tokenizer: CLIP.
+        text_encoder_2, tokenizer_2: T5 (miniFLUX), or the second CLIP (SD3).
+        text_encoder_3, tokenizer_3: T5 (SD3), or None.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
+    _optional_components = ["text_encoder_3", "tokenizer_3"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    _interrupt = False
+    _guidance_scale = 0.0
+    _num_timesteps = 0
+
+    def __init__(
+        self,
+        scheduler: PyramidFlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKLCausalVideo,
+        transformer: ModelMixin,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: T5EncoderModel | CLIPTextModelWithProjection,
+        tokenizer_2: T5Tokenizer | CLIPTokenizer,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: T5Tokenizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            vae=vae,
+            transformer=transformer,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
+        )
+        self.video_processor = VideoProcessor(do_resize=False)
+
+    @property
+    def geometry(self) -> PyramidGeometry:
+        """Sizes and counts that the components' configs allow."""
+        return PyramidGeometry(
+            spatial_factor=self.vae.spatial_compression_ratio,
+            temporal_factor=self.vae.temporal_compression_ratio,
+            patch_size=self.transformer.config.patch_size,
+            num_stages=self.scheduler.config.stages,
+        )
+
+    @property
+    def num_timesteps(self) -> int:
+        """Transformer steps of the last call, over all its clips."""
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance scale of the unit in work, or of the last one."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the unit in work is guided."""
+        return self._guidance_scale > 1
+
+    @property
+    def interrupt(self) -> bool:
+        """Set by a callback (`pipe._interrupt = True`) to stop after the running step."""
+        return self._interrupt
+
+    def encode_prompt(
+        self, prompt: str, max_sequence_length: int = 128, device: torch.device | None = None
+    ) -> TextEmbeddings:
+        """Embeddings of one prompt: (1, L, D), mask (1, L), pooled (1, P)."""
+        names = [("tokenizer" + end, "text_encoder" + end) for end in ("", "_2", "_3")]
+        encoders: list[tuple[PreTrainedTokenizerBase, PreTrainedModel]] = [
+            (getattr(self, tokenizer), getattr(self, encoder))
+            for tokenizer, encoder in names
+            if getattr(self, encoder) is not None
+        ]
+        return encode_text(prompt, encoders, max_sequence_length, device or self._execution_device)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        image: PipelineImageInput | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int = 121,
+        num_inference_steps: int | list[int] = 20,
+        video_num_inference_steps: int | list[int] | None = None,
+        guidance_scale: float = 7.0,
+        video_guidance_scale: float | None = None,
+        guidance_decay: float | None = None,
+        min_guidance_scale: float = 2.0,
+        num_videos_per_prompt: int = 1,
+        seed: int | list[int] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: NoiseSource | list[NoiseSource] | None = None,
+        noise_device: str | torch.device = "cpu",
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        prefix_latents: torch.Tensor | None = None,
+        prompt_suffix: str = "",
+        max_sequence_length: int = 128,
+        output_type: str = "np",
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,
+        callback_on_step_end: Callable[..., dict[str, Any] | None]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
+        callback_on_unit_end: Callable[[int, int, torch.Tensor], None] | None = None,
+    ) -> PyramidFlowPipelineOutput | tuple[Any]:
+        """Generate clips.
+
+        Args:
+            prompt: text, or a list of them: one clip each.
+            negative_prompt: what to guide away from; a str serves all prompts. Used only where guided.
+            image: first frame; one picture for all prompts or one each. It must have the clip's size.
+            height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
+                and 640.
+            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes a picture.
+            num_inference_steps: Euler steps of the first unit, an int for all stages or one a stage.
+            video_num_inference_steps: the same for the later units; default: as the first.
+            guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
+            video_guidance_scale: of the later units; default: as the first.
+            guidance_decay, min_guidance_scale: when a decay is given, unit u uses
+                max(guidance_scale - guidance_decay * u, min_guidance_scale) instead.
+            num_videos_per_prompt: clips of each prompt, next to each other in the output.
+            seed: root seed in [0, 2**64), see `noise_sources` for what it means in a batch. A list has one
+                root a clip.
+            generator: torch.Generator, or one a clip, that gives the root seeds.
+            noise: a `NoiseSource` a clip in place of a seed. With none of the three, root seeds come from the
+                operating system; they are in the output in any case.
+            noise_device: where noise is drawn; the CPU's is the same on all machines.
+            prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
+                in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
+                N or 1.
+            prefix_latents: latents (clips, C, k, H/s, W/s) of the first k units, which are then not generated:
+                the clip goes on from them. Not together with `image`.
+            prompt_suffix: appended to every prompt, not to negative prompts.
+            max_sequence_length: T5 tokens, at most 512.
+            output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
+            return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
+            attention_kwargs: `scale` scales loaded LoRA layers.
+            callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
+                kwargs holds the tensors asked for and "clip", "unit", "stage" and "stage_step". It may return
+                {"latents": ...} to replace the latents, and may set `pipeline._interrupt = True`: the run then
+                stops, and what is finished is returned.
+            callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
+            callback_on_unit_end: called as (clip, unit, latents) with each new unit's latents (1, C, 1, h, w).
+
+        Raises:
+            ValueError, TypeError: an argument does not fit; nothing has been computed then.
+            FloatingPointError: latents or frames are not finite, with the place.
+            RuntimeError: stopped before the first unit was finished.
+        """
+        # 1. Check inputs.
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_dtype(self.transformer.dtype)
+        check_dtype(self.vae.dtype)
+        embeddings = {
+            "prompt_embeds": prompt_embeds,
+            "prompt_attention_mask": prompt_attention_mask,
+            "pooled_prompt_embeds": pooled_prompt_embeds,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "negative_prompt_attention_mask": negative_prompt_attention_mask,
+            "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+        }
+        request = check_call(
+            self.geometry,
+            self.transformer.config.in_channels,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            embeddings=embeddings,
+            image=image,
+            prefix_latents=prefix_latents,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            video_num_inference_steps=video_num_inference_steps,
+            guidance_scale=guidance_scale,
+            video_guidance_scale=video_guidance_scale,
+            guidance_decay=guidance_decay,
+            min_guidance_scale=min_guidance_scale,
+            num_videos_per_prompt=num_videos_per_prompt,
+            max_sequence_length=max_sequence_length,
+        )
+
+        # 2. Noise: a source and a ledger for each clip.
+        sources = noise_sources(
+            request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
+        )
+        ledgers = [NoiseLedger() for _ in sources]
+        ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
+
+        # 3. Text: each prompt alone, equal ones once.
+        given = [embeddings[name] for name in TextEmbeddings._fields]
+        texts = self._texts(prompt, prompt_suffix, given, request.num_prompts, max_sequence_length)
+        negatives: list[TextEmbeddings | None] = [None] * request.num_prompts
+        if request.is_guided:
+            given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
+            negatives = self._texts(
+                negative_prompt or "", "", given, request.num_prompts, max_sequence_length
+            )
+
+        # 4. Known beginnings: a picture, or given latents.
+        known = self._known_latents(request, ledgered)
+
+        # 5. Units, stages, steps: one clip after the other.
+        self._interrupt = False
+        self._num_timesteps = request.num_steps
+        clips: list[torch.Tensor] = []
+        with self.progress_bar(total=request.num_steps) as progress_bar:
+            for index, (source, beginning) in enumerate(zip(ledgered, known, strict=True)):
+                text = index // num_videos_per_prompt
+                model = GuidedTransformer(
+                    self.transformer,
+                    texts[text],
+                    negatives[text],
+                    attention_kwargs,
+                    self._execution_device,
+                )
+                on_step = self._step_callback(
+                    index, request, progress_bar, callback_on_step_end, callback_on_step_end_tensor_inputs
+                )
+                on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
+                clip = self._denoise_clip(request, beginning, model, source, on_step, on_unit)
+                # A run that is stopped keeps whole clips, or of its first clip the whole units.
+                if clip is not None and (clip.shape[2] == len(request.units) or not clips):
+                    clips.append(clip)
+                if self.interrupt:
+                    break
+        if not clips:
+            raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
+
+        # 6. Pictures.
+        frames = self._frames(clips, output_type)
+        self.maybe_free_model_hooks()
+
+        # 7. Output.
+        if not return_dict:
+            return (frames,)
+        return PyramidFlowPipelineOutput(
+            frames=frames,
+            latents=torch.cat(clips),
+            seeds=[getattr(source, "root", None) for source in sources[: len(clips)]],
+            ledgers=ledgers[: len(clips)],
+            text_digests=[
+                text_digests(texts[index // num_videos_per_prompt], negatives[index // num_videos_per_prompt])
+                for index in range(len(clips))
+            ],
+            interrupted=self.interrupt,
+        )
+
+    def _texts(
+        self,
+        prompt: str | list[str] | None,
+        suffix: str,
+        given: list[torch.Tensor | None],
+        num_prompts: int,
+        max_sequence_length: int,
+    ) -> list[TextEmbeddings]:
+        """Embeddings of every prompt, batch size 1 each: given ones cut apart, or freshly encoded."""
+        if given[0] is not None:
+            rows = [TextEmbeddings(*parts) for parts in zip(*(each.split(1) for each in given), strict=True)]
+            return rows * num_prompts if len(rows) == 1 else rows
+        prompts = [prompt] * num_prompts if isinstance(prompt, str) else prompt
+        encoded = {text: self.encode_prompt(text + suffix, max_sequence_length) for text in set(prompts)}
+        return [encoded[text] for text in prompts]
+
+    def _known_latents(self, request: Request, noise: list[LedgeredNoise]) -> list[torch.Tensor | None]:
+        """Latents (1, C, k, h, w) with which each clip begins, float32, or None."""
+        device = self._execution_device
+        if request.prefix_latents is not None:
+            return [part.to(device, torch.float32) for part in request.prefix_latents.split(1)]
+        if not request.pictures:
+            return [None] * request.num_clips
+        return [
+            encode_image(self.vae, request.pictures[index // request.num_videos_per_prompt], source).to(device)
+            for index, source in enumerate(noise)
+        ]
+
+    def _denoise_clip(
+        self,
+        request: Request,
+        known: torch.Tensor | None,
+        model: GuidedTransformer,
+        noise: LedgeredNoise,
+        on_step: OnStep,
+        on_unit: Callable[[int, torch.Tensor], None] | None,
+    ) -> torch.Tensor | None:
+        """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit."""
+        device = self._execution_device
+        units = [] if known is None else [known]
+        new_units = denoise_clip(
+            known, model, self.scheduler, noise, request.unit_shape, device, request.units, on_step
+        )
+        for unit, latents in enumerate(new_units, start=request.num_known_units):
+            units.append(latents)
+            if on_unit is not None:
+                on_unit(unit, latents)
+        return torch.cat(units, dim=2).cpu() if units else None
+
+    def _step_callback(
+        self,
+        clip: int,
+        request: Request,
+        progress_bar: Any,
+        callback: Callable[..., dict[str, Any] | None] | None,
+        tensor_inputs: list[str],
+    ) -> OnStep:
+        """What happens after each step: the bar, the user's callback, the check for a stop."""
+
+        def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
+            step = request.steps_before(clip, place)
+            self._guidance_scale = request.units[place.unit].guidance_scale
+            progress_bar.update()
+            if callback is not None:
+                tensors = {"latents": latents}
+                told: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
+                told |= {"clip": clip, "unit": place.unit, "stage": place.stage, "stage_step": place.step}
+                latents = (callback(self, step, timestep, told) or {}).get("latents", latents)
+            return None if self.interrupt else latents
+
+        return on_step
+
+    def _frames(self, clips: list[torch.Tensor], output_type: str) -> Any:
+        """Decode clips and convert them to the output type."""
+        if output_type == "latent":
+            return torch.cat(clips)
+        videos = [torch.cat(list(decode_chunks(self.vae, clip)), dim=2) for clip in clips]
+        if output_type == "uint8":
+            return torch.cat([to_uint8(video) for video in videos]).cpu().numpy()
+        return self.video_processor.postprocess_video(torch.cat(videos), output_type=output_type)

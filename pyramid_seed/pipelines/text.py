@@ -1,0 +1,114 @@
+"""From a prompt to embeddings, one prompt at a time.
+
+Kernels give other bits for other batch sizes, so a prompt is always encoded alone. Both families follow one
+rule: the T5 encoder gives the sequence of embeddings, every CLIP encoder a pooled vector, and the pooled
+vectors are concatenated in the order of the encoders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from diffusers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
+
+logger = logging.get_logger(__name__)
+
+
+class TextEmbeddings(NamedTuple):
+    """What a transformer is told of one prompt, or of a guidance pair.
+
+    Attributes:
+        prompt_embeds: (B, L, D) T5 embeddings.
+        prompt_attention_mask: (B, L) int64, 1 for text and 0 for padding.
+        pooled_prompt_embeds: (B, P) pooled CLIP embeddings.
+    """
+
+    prompt_embeds: torch.Tensor
+    prompt_attention_mask: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> TextEmbeddings:
+        """The embeddings on a device, floating point in `dtype`."""
+        return TextEmbeddings(
+            self.prompt_embeds.to(device, dtype),
+            self.prompt_attention_mask.to(device),
+            self.pooled_prompt_embeds.to(device, dtype),
+        )
+
+
+def guidance_pair(negative: TextEmbeddings, positive: TextEmbeddings) -> TextEmbeddings:
+    """Batch of two for classifier-free guidance: the negative prompt first."""
+    if negative.prompt_embeds.shape[1:] != positive.prompt_embeds.shape[1:]:
+        raise ValueError(
+            "negative_prompt_embeds must have the shape of prompt_embeds, got "
+            f"{tuple(negative.prompt_embeds.shape)} and {tuple(positive.prompt_embeds.shape)}"
+        )
+    return TextEmbeddings(*(torch.cat(pair) for pair in zip(negative, positive, strict=True)))
+
+
+def text_digests(positive: TextEmbeddings, negative: TextEmbeddings | None) -> dict[str, str]:
+    """SHA-256 (hexadecimal) of the embeddings of a prompt and, where guided, of its negative prompt.
+
+    Hashed are the bytes of the three tensors in their order, floats as float32, integers as int64, little
+    endian, C order.
+    """
+    pairs = {"prompt": positive} | ({} if negative is None else {"negative_prompt": negative})
+    return {name: _digest(embeddings) for name, embeddings in pairs.items()}
+
+
+def _digest(embeddings: TextEmbeddings) -> str:
+    digest = hashlib.sha256()
+    for values in embeddings:
+        kind = "<f4" if values.is_floating_point() else "<i8"
+        array = values.detach().cpu().to(torch.float32 if kind == "<f4" else torch.int64).numpy()
+        digest.update(array.astype(kind, copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def encode_text(
+    prompt: str,
+    encoders: Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]],
+    max_sequence_length: int,
+    device: torch.device,
+) -> TextEmbeddings:
+    """Encode one prompt.
+
+    Args:
+        prompt: the text.
+        encoders: (tokenizer, encoder) pairs; one T5 encoder, the others CLIP.
+        max_sequence_length: L, the tokens kept of the text for T5; CLIP keeps what its tokenizer allows. A
+            longer text is cut, with a warning that names what is lost.
+        device: where the encoders compute.
+    """
+    pooled: list[torch.Tensor] = []
+    sequence: tuple[torch.Tensor, torch.Tensor] | None = None
+    for tokenizer, encoder in encoders:
+        is_t5 = isinstance(encoder, T5EncoderModel)
+        length = max_sequence_length if is_t5 else tokenizer.model_max_length
+        tokens = tokenizer(
+            prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        _warn_if_cut(prompt, tokenizer, length)
+        ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        if is_t5:
+            sequence = encoder(ids, attention_mask=mask).last_hidden_state, mask
+        else:
+            outputs = encoder(ids)
+            pooled.append(outputs.text_embeds if "text_embeds" in outputs else outputs.pooler_output)
+    if sequence is None or not pooled:
+        kinds = [type(encoder).__name__ for _, encoder in encoders]
+        raise ValueError(f"text needs one T5 encoder and at least one CLIP encoder, got {kinds}")
+    return TextEmbeddings(*sequence, torch.cat(pooled, dim=-1))
+
+
+def _warn_if_cut(prompt: str, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    ids = tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
+    if len(ids) > length:
+        lost = tokenizer.decode(ids[length - 1 : -1])
+        logger.warning(
+            f"the prompt has {len(ids)} tokens, {type(tokenizer).__name__} keeps {length}; lost: {lost!r}"
+        )
