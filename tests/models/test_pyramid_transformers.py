@@ -57,8 +57,8 @@ FAMILIES = {
 }
 
 
-def build(name: str) -> PyramidTransformer3DModel:
-    family = FAMILIES[name]
+def build(family: Family) -> PyramidTransformer3DModel:
+    """The family's transformer with the random weights that the reference vectors were made with."""
     folder = REFERENCE / family.checkpoint / "diffusion_transformer_384p"
     model = family.model_class(**family.config)
     model.load_state_dict(load_file(folder / "diffusion_pytorch_model.safetensors"))
@@ -71,8 +71,8 @@ def family(request):
 
 
 @pytest.fixture
-def model(request, family):
-    return build(next(name for name, value in FAMILIES.items() if value is family))
+def model(family):
+    return build(family)
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def replay(vectors, steps, guidance, video_guidance, image_to_video):
 )
 def test_every_recorded_velocity(name, vector_file, steps, guidance, video_guidance, image_to_video):
     vectors = load_file(REFERENCE / f"{vector_file}.safetensors")
-    model = build(name)
+    model = build(FAMILIES[name])
     guided = vectors["velocity.000"].shape[0] == 2
     text = {
         argument: torch.cat([vectors[f"negative_{key}"], vectors[key]]) if guided else vectors[key]
@@ -341,6 +341,22 @@ def test_lora(model, inputs):
     assert torch.equal(velocity(model, inputs), outputs[1])
     model.disable_adapters()
     assert torch.equal(velocity(model, inputs), plain)
+
+
+def test_lora_from_a_file(tmp_path, family, model, inputs):
+    plain = velocity(model, inputs)
+    model.add_adapter(LoraConfig(r=4, target_modules=["to_q"], init_lora_weights=False))
+    adapted = velocity(model, inputs)
+    model.save_lora_adapter(tmp_path, weight_name="lora.safetensors")
+
+    other = build(family)
+    other.load_lora_adapter(tmp_path, prefix=None, weight_name="lora.safetensors")
+    assert torch.equal(velocity(other, inputs), adapted)
+    other.fuse_lora()
+    torch.testing.assert_close(velocity(other, inputs), adapted, rtol=0, atol=1e-5)
+    other.unfuse_lora()
+    other.unload_lora()
+    torch.testing.assert_close(velocity(other, inputs), plain, rtol=0, atol=1e-5)
 
 
 def test_blocks_compile_without_a_graph_break(model, inputs):

@@ -78,6 +78,13 @@ def test_text_and_the_first_frame_are_not_rotated():
     torch.testing.assert_close(cos[1], angles.cos().repeat_interleave(2).float(), rtol=0, atol=1e-7)
 
 
+def test_query_and_key_norms_of_the_published_model():
+    """1e-6, as diffusers has it in its SD3 blocks, would pass the reference vectors' tolerance by half."""
+    for block in PyramidSD3Transformer3DModel(**TINY).transformer_blocks:
+        attn = block.attn
+        assert {norm.eps for norm in (attn.norm_q, attn.norm_k, attn.norm_add_q, attn.norm_add_k)} == {1e-5}
+
+
 def test_odd_head_width():
     with pytest.raises(ValueError, match="attention_head_dim must be even, got 7; use 6 or 8"):
         PyramidSD3Transformer3DModel(**{**TINY, "attention_head_dim": 7})
