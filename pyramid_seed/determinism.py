@@ -1,0 +1,348 @@
+"""Seeding a script's global generators, and the levels of determinism of a run.
+
+A generation itself neither reads nor changes a global generator; `seed_everything` is for the code around it.
+What each level sets is `SETTINGS`: the context manager and docs/determinism-levels.md are both made from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from .noise import check_root
+
+DeterminismLevel = Literal["strict", "relaxed"]
+DETERMINISM_LEVELS: tuple[DeterminismLevel, ...] = get_args(DeterminismLevel)
+
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_VALUES = (":4096:8", ":16:8")
+"""The two workspaces with which cuBLAS always gives the same bits; the first is the faster one."""
+
+_WORD = 2**32
+
+
+# Seeding ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """What `seed_everything` did.
+
+    Args:
+        seed: the seed asked for, in [0, 2**64).
+        python: what `random.seed` was given.
+        numpy: what `np.random.seed` was given, as 32-bit words, lowest first.
+        torch: what `torch.manual_seed` was given.
+        devices: the devices whose generators torch seeded, "cpu" first.
+        not_set: what a seed of a process usually covers and this one does not, and why.
+    """
+
+    seed: int
+    python: int
+    numpy: tuple[int, ...]
+    torch: int
+    devices: tuple[str, ...]
+    not_set: tuple[str, ...]
+
+
+def seed_everything(seed: int) -> SeedReport:
+    """Seed every global generator of this process: Python's, NumPy's, torch's on the CPU and on all devices.
+
+    Below 2**32 each takes the seed as it is. From there on no bit is dropped, either: Python takes the seed
+    whole; NumPy takes its two 32-bit words; torch, whose CPU generator looks at the low 32 bits only, takes
+    the first 8 bytes, little-endian, of BLAKE2b over `pyramid-seed/global/<seed>`. All devices of torch get
+    the same seed (CUDA, MPS, XPU and others that torch knows); an accelerator is not started for it.
+
+    Raises:
+        TypeError: if seed is not an int. ValueError: if it is outside [0, 2**64).
+    """
+    check_root(seed)
+    numpy_words, torch_seed = _numpy_words(seed), _torch_seed(seed)
+    random.seed(seed)
+    _seed_numpy(numpy_words)
+    torch.manual_seed(torch_seed)
+    return SeedReport(seed, seed, numpy_words, torch_seed, ("cpu", *_accelerators()), (_hash_seed_note(),))
+
+
+def seed_worker(worker_id: int) -> None:  # noqa: ARG001 - DataLoader passes it; torch's seed contains it
+    """Seed Python and NumPy in a DataLoader's worker; to be passed as `worker_init_fn`.
+
+    torch gives each worker a seed of its own, drawn from the loader's `generator` anew in each epoch. The
+    generators of Python and NumPy get the same seed, all 64 bits of it, so they follow from it as well.
+    """
+    seed = torch.initial_seed()
+    random.seed(seed)
+    _seed_numpy(_numpy_words(seed))
+
+
+def _numpy_words(seed: int) -> tuple[int, ...]:
+    return (seed,) if seed < _WORD else (seed % _WORD, seed // _WORD)
+
+
+def _seed_numpy(words: tuple[int, ...]) -> None:
+    # One word as an int, as everybody does: a sequence of one would be another state.
+    np.random.seed(words[0] if len(words) == 1 else words)
+
+
+def _torch_seed(seed: int) -> int:
+    if seed < _WORD:
+        return seed
+    digest = hashlib.blake2b(f"pyramid-seed/global/{seed}".encode("ascii")).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def _accelerators() -> tuple[str, ...]:
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return ()
+    return tuple(f"{kind.type}:{index}" for index in range(torch.accelerator.device_count()))
+
+
+def _hash_seed_note() -> str:
+    value = os.environ.get("PYTHONHASHSEED", "unset: random")
+    return f"PYTHONHASHSEED ({value}): Python reads it once, when the process starts"
+
+
+# Levels ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One process-wide setting that a level governs.
+
+    Args:
+        name: its public name.
+        strict, relaxed: its value at each level; None means that it stays as found.
+        why: one sentence for people.
+        get, set: read and write it. Writing back what was read restores it exactly.
+        applies: whether there is anything to set in this process.
+    """
+
+    name: str
+    strict: Any
+    relaxed: Any
+    why: str
+    get: Callable[[], Any]
+    set: Callable[[Any], object]
+    applies: Callable[[], bool] = lambda: True
+
+    def at(self, level: DeterminismLevel) -> Any:
+        """The value at `level`, None where the level leaves it as found."""
+        return self.strict if level == "strict" else self.relaxed
+
+
+def _flag(name: str, strict: bool, relaxed: bool | None, why: str) -> Setting:
+    """A bool that is an attribute, at the dotted path `name` below torch."""
+    owner_path, _, attribute = name.rpartition(".")
+    owner = attrgetter(owner_path)(torch)
+    return Setting(
+        f"torch.{name}",
+        strict,
+        relaxed,
+        why,
+        lambda: getattr(owner, attribute),
+        lambda value: setattr(owner, attribute, value),
+    )
+
+
+def _precision(backend: str, op: str, name: str, why: str) -> Setting:
+    """How float32 is computed by `op` of `backend` ("all": whatever inherits from the backend).
+
+    torch's own functions behind `fp32_precision`, because the public `torch.backends.mkldnn.fp32_precision`
+    writes the setting of all backends (torch 2.13).
+    """
+    return Setting(
+        f"torch.backends.{name}",
+        "ieee",
+        None,
+        why,
+        lambda: torch._C._get_fp32_precision_getter(backend, op),
+        lambda value: torch._C._set_fp32_precision_setter(backend, op, value),
+    )
+
+
+def _reduction(dtype: str) -> Setting:
+    """The pair (reduced precision allowed, split-K allowed) of sums in cuBLAS."""
+    matmul, attribute = torch.backends.cuda.matmul, f"allow_{dtype}_reduced_precision_reduction"
+    return Setting(
+        f"torch.backends.cuda.matmul.{attribute} (and its split-K)",
+        (False, True),
+        None,
+        f"Sums of {dtype} products are kept in float32.",
+        lambda: (getattr(matmul, attribute), getattr(matmul, f"{attribute}_split_k")),
+        lambda value: setattr(matmul, attribute, value),
+    )
+
+
+def _attention_kernel(kernel: str, strict: bool, why: str) -> Setting:
+    return Setting(
+        f"torch.backends.cuda.enable_{kernel}_sdp",
+        strict,
+        None,
+        why,
+        getattr(torch.backends.cuda, f"{kernel}_sdp_enabled"),
+        getattr(torch.backends.cuda, f"enable_{kernel}_sdp"),
+    )
+
+
+def _dispatcher() -> Any:
+    """diffusers' attention dispatcher, None where it has not been imported: nothing can use it then."""
+    return sys.modules.get("diffusers.models.attention_dispatch")
+
+
+def active_attention_backend() -> str:
+    """Name of diffusers' attention backend for models that choose none; "native" is torch's own."""
+    if (dispatch := _dispatcher()) is None:
+        return os.environ.get("DIFFUSERS_ATTN_BACKEND", "native")
+    return dispatch.AttentionBackendName(dispatch._AttentionBackendRegistry._active_backend).value
+
+
+def _set_attention_backend(name: str) -> None:
+    dispatch = _dispatcher()
+    dispatch._AttentionBackendRegistry.set_active_backend(dispatch.AttentionBackendName(name))
+
+
+# The rows about precision go from the root to the leaves. Setting the root changes all that inherit from it,
+# so only what somebody had pinned is written further down, and everything is restored exactly: torch has no way
+# to tell a pinned value from an inherited one, nor to unpin cuDNN's convolutions once they were written.
+# `fp32_precision` throughout, never `allow_tf32`: torch (2.9 and later) raises where the two are mixed.
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "torch.use_deterministic_algorithms (mode, warn_only)",
+        (True, False),
+        (False, False),
+        "Operations without a repeatable kernel raise instead of differing.",
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+    ),
+    _flag(
+        "utils.deterministic.fill_uninitialized_memory",
+        False,
+        None,
+        "No time spent on filling memory that is written anyway.",
+    ),
+    _flag(
+        "backends.cudnn.benchmark",
+        False,
+        True,
+        "Choosing kernels by timing them gives other kernels, and other bits, in the next run.",
+    ),
+    _flag("backends.cudnn.deterministic", True, False, "Only repeatable convolutions of cuDNN."),
+    _flag("backends.mkldnn.deterministic", True, False, "Only repeatable kernels of oneDNN (CPU)."),
+    _precision("generic", "all", "fp32_precision", "float32 is computed as float32."),
+    _precision("cuda", "all", "cudnn.fp32_precision", "As above, where CUDA was set apart."),
+    _precision("mkldnn", "all", "mkldnn.fp32_precision", "As above, where oneDNN was set apart."),
+    _precision("cuda", "matmul", "cuda.matmul.fp32_precision", "No TF32 in matrix products."),
+    _precision("cuda", "conv", "cudnn.conv.fp32_precision", "No TF32 in convolutions; torch allows it."),
+    _precision("cuda", "rnn", "cudnn.rnn.fp32_precision", "As above, for recurrent layers."),
+    _precision("mkldnn", "matmul", "mkldnn.matmul.fp32_precision", "No bf16 in float32 products on a CPU."),
+    _precision("mkldnn", "conv", "mkldnn.conv.fp32_precision", "As above, for convolutions."),
+    _precision("mkldnn", "rnn", "mkldnn.rnn.fp32_precision", "As above, for recurrent layers."),
+    _reduction("fp16"),
+    _reduction("bf16"),
+    _flag("backends.cuda.matmul.allow_fp16_accumulation", False, None, "No sums in fp16."),
+    Setting(
+        "torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp",
+        False,
+        None,
+        "Attention written out in steps keeps its sums in float32.",
+        torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed,
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp,
+    ),
+    _attention_kernel("flash", True, "The kernel of a CPU; on CUDA it refuses masks, as ours have."),
+    _attention_kernel("mem_efficient", True, "Takes masks, so it is ours on CUDA."),
+    _attention_kernel("math", True, "Takes what the others refuse."),
+    _attention_kernel("cudnn", False, "cuDNN plans attention anew for each version and device."),
+    Setting(
+        "diffusers' attention backend",
+        "native",
+        None,
+        "torch's own attention, whatever the process had chosen for all models.",
+        active_attention_backend,
+        _set_attention_backend,
+        lambda: _dispatcher() is not None,
+    ),
+)
+
+
+@contextmanager
+def determinism(level: DeterminismLevel = "strict") -> Iterator[None]:
+    """Run the body at a level of determinism and put every setting back afterwards, also after an exception.
+
+    "strict" asks for the same bits from run to run on one machine; "relaxed" lets kernels be chosen for speed
+    and leaves number formats and attention as found. The noise is keyed at both. Levels nest. The settings
+    belong to the process, so threads that run at the same time share them.
+
+    Where CUDA is at hand, strict needs CUBLAS_WORKSPACE_CONFIG before CUDA starts, and sets it if it can.
+    It then goes back on leaving, unless CUDA has started and so uses it until the process ends.
+
+    Raises:
+        ValueError: if there is no such level.
+        RuntimeError: if CUDA has started with another CUBLAS_WORKSPACE_CONFIG than strict needs.
+    """
+    if level not in DETERMINISM_LEVELS:
+        raise ValueError(f"determinism must be {' or '.join(DETERMINISM_LEVELS)}, got {level!r}; use strict")
+    with ExitStack() as restore:
+        if level == "strict":
+            restore.enter_context(_cublas_workspace())
+        for setting in SETTINGS:
+            wanted = setting.at(level)
+            if wanted is None or not setting.applies():
+                continue
+            found = setting.get()
+            if found != wanted:
+                restore.callback(setting.set, found)
+                setting.set(wanted)
+        yield
+
+
+@contextmanager
+def _cublas_workspace() -> Iterator[None]:
+    found = os.environ.get(CUBLAS_VARIABLE)
+    # torch.version.cuda is None on ROCm, whose BLAS knows no such variable.
+    if found in CUBLAS_VALUES or torch.version.cuda is None or not torch.cuda.is_available():
+        yield
+        return
+    if torch.cuda.is_initialized():
+        raise RuntimeError(
+            f"determinism 'strict' needs {CUBLAS_VARIABLE} to be {' or '.join(CUBLAS_VALUES)} before CUDA "
+            f"starts, and CUDA has started with {'nothing' if found is None else repr(found)}; set "
+            f"{CUBLAS_VARIABLE}={CUBLAS_VALUES[0]} before the program starts, or use determinism 'relaxed'"
+        )
+    os.environ[CUBLAS_VARIABLE] = CUBLAS_VALUES[0]
+    try:
+        yield
+    finally:
+        if not torch.cuda.is_initialized():
+            if found is None:
+                os.environ.pop(CUBLAS_VARIABLE, None)
+            else:
+                os.environ[CUBLAS_VARIABLE] = found
+
+
+def levels_table() -> str:
+    """What each level sets, as a Markdown table: the one in docs/determinism-levels.md."""
+    rows = [(setting.name, setting.strict, setting.relaxed, setting.why) for setting in SETTINGS]
+    why_cublas = "Sums in cuBLAS in one order only; checked where CUDA is at hand, before it starts."
+    rows.append((f"{CUBLAS_VARIABLE} (environment)", " or ".join(CUBLAS_VALUES), None, why_cublas))
+    lines = ["| setting | strict | relaxed | why |", "| --- | --- | --- | --- |"]
+    for name, strict, relaxed, why in rows:
+        lines.append(f"| `{name}` | {_cell(strict)} | {_cell(relaxed)} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return "as found" if value is None else f"`{value}`"

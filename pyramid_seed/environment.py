@@ -1,0 +1,170 @@
+"""What a run ran on: the fields that can explain why another run gave other bits.
+
+A fingerprint goes into the manifest of every clip that people pass on, so it names no host, user or folder.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .determinism import DeterminismLevel, active_attention_backend
+
+PACKAGES = (
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "sentencepiece",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "imageio",
+    "av",
+)
+
+VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "DIFFUSERS_ATTN_BACKEND",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "KMP_AFFINITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "PYTHONHASHSEED",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+"""Environment variables that can change bits; those that begin with PYTORCH_ are recorded besides."""
+
+
+def environment_fingerprint(
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    attention_backend: str | None = None,
+    level: DeterminismLevel | None = None,
+) -> dict[str, Any]:
+    """Describe packages, machine and settings of a run, in types that JSON knows.
+
+    Args:
+        device: where the models run; its name and capability are recorded.
+        dtype: what the models compute in, None if there is no one answer.
+        attention_backend: diffusers' name of it; None records the one in force for the process.
+        level: the determinism level of the run, None if there is none.
+
+    Packages that are not installed have version None. A variable whose value looks like a path is recorded as
+    "(a path)"; variables that are not set are left out.
+    """
+    return {
+        "packages": {
+            "pyramid-seed": _version("pyramid-seed") or "0+unknown",
+            "torch": str(torch.__version__),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "libraries": {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            **_ffmpeg_libraries(),
+        },
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "platform": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "libc": " ".join(platform.libc_ver()).strip() or None,
+        },
+        "cpu": {"name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "device": _describe_device(torch.device(device)),
+        "threads": {"intraop": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
+        "determinism": level,
+        "variables": _variables(os.environ),
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field, such as "packages.torch", and its value on either side; None where a side lacks it."""
+
+    field: str
+    a: Any
+    b: Any
+
+
+def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """The fields in which two fingerprints differ, in the order of `a`, then what only `b` has."""
+    flat_a, flat_b = _flatten(a), _flatten(b)
+    fields = [*flat_a, *(field for field in flat_b if field not in flat_a)]
+    pairs = ((field, flat_a.get(field), flat_b.get(field)) for field in fields)
+    return [Difference(field, left, right) for field, left, right in pairs if left != right]
+
+
+def _flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ffmpeg_libraries() -> dict[str, str]:
+    import av  # here, for those who only want to compare two fingerprints
+
+    return {name: ".".join(map(str, version)) for name, version in sorted(av.library_versions.items())}
+
+
+def _cpu_name() -> str:
+    # Linux tells it here only; platform.processor() is empty or a mere architecture there.
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _describe_device(device: torch.device) -> dict[str, str | None]:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return {
+            "type": "cuda",
+            "name": torch.cuda.get_device_name(device),
+            "capability": f"{major}.{minor}",
+        }
+    if device.type == "xpu":
+        return {"type": "xpu", "name": torch.xpu.get_device_name(device), "capability": None}
+    if device.type == "cpu":
+        return {"type": "cpu", "name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()}
+    return {"type": device.type, "name": platform.processor() or None, "capability": None}
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    names = sorted(name for name in environment if name in VARIABLES or name.startswith("PYTORCH_"))
+    return {name: _without_path(environment[name]) for name in names}
+
+
+def _without_path(value: str) -> str:
+    return "(a path)" if any(mark in value for mark in ("/", "\\", "~")) else value

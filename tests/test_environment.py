@@ -1,0 +1,104 @@
+"""The environment's fingerprint: complete, JSON, nobody's name in it, and compared field by field."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyramid_seed.environment import Difference, environment_fingerprint, fingerprint_differences
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_fingerprint_survives_json():
+    fingerprint = environment_fingerprint("cpu", torch.bfloat16, "native", "strict")
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
+
+
+def test_it_says_what_explains_a_difference():
+    fingerprint = environment_fingerprint(torch.device("cpu"), torch.bfloat16, "flash", "relaxed")
+    assert fingerprint["packages"]["torch"] == torch.__version__
+    assert {"pyramid-seed", "diffusers", "transformers", "accelerate", "imageio", "av"} <= set(
+        fingerprint["packages"]
+    )
+    assert fingerprint["libraries"]["libavcodec"].count(".") == 2
+    assert fingerprint["python"].endswith(platform.python_version())
+    assert fingerprint["cpu"]["capability"] == torch.backends.cpu.get_cpu_capability()
+    assert fingerprint["device"] == {"type": "cpu", **fingerprint["cpu"]}
+    assert fingerprint["threads"]["intraop"] == torch.get_num_threads()
+    assert fingerprint["dtype"] == "bfloat16"
+    assert (fingerprint["attention_backend"], fingerprint["determinism"]) == ("flash", "relaxed")
+
+
+def test_the_instruction_set_and_threads_of_another_process_are_told_apart():
+    script = (
+        "import json, sys; from pyramid_seed.environment import environment_fingerprint;"
+        "sys.stdout.write(json.dumps(environment_fingerprint()));"
+        "assert not {'diffusers', 'transformers', 'accelerate'} & set(sys.modules)"
+    )
+
+    def fingerprint(**variables: str) -> dict:
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=variables,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(run.stdout)
+
+    one = fingerprint(OMP_NUM_THREADS="1")
+    two = fingerprint(OMP_NUM_THREADS="2", ATEN_CPU_CAPABILITY="default")
+    assert two["cpu"]["capability"] == "DEFAULT"
+    fields = {difference.field for difference in fingerprint_differences(one, two)}
+    assert {"threads.intraop", "variables.OMP_NUM_THREADS", "variables.ATEN_CPU_CAPABILITY"} <= fields
+    assert all(field.split(".")[0] in {"threads", "variables", "cpu", "device"} for field in fields)
+
+
+def test_no_host_user_or_path_is_in_it(monkeypatch):
+    monkeypatch.setenv("PYTORCH_KERNEL_CACHE_PATH", "/home/somebody/cache")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    fingerprint = environment_fingerprint()
+    assert fingerprint["variables"]["PYTORCH_KERNEL_CACHE_PATH"] == "(a path)"
+    assert fingerprint["variables"]["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    # A host or user may be called like a field ("torch", "root"): only values count.
+    values = [str(difference.a) for difference in fingerprint_differences(fingerprint, {})]
+    assert not any(mark in value for value in values for mark in ("\\", "~", "/home"))
+    assert {platform.node(), getpass.getuser(), str(Path.home())}.isdisjoint(values)
+
+
+def test_only_variables_that_matter_are_recorded(monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "3")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    variables = environment_fingerprint()["variables"]
+    assert variables["PYTHONHASHSEED"] == "3"
+    assert "SECRET_TOKEN" not in variables
+
+
+def test_a_cuda_device_is_named_with_its_capability(monkeypatch):
+    # Pretended: there is none here.
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    device = environment_fingerprint("cuda:0")["device"]
+    assert device == {"type": "cuda", "name": "NVIDIA Test", "capability": "9.0"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ({}, {}, []),
+        ({"x": {"y": 1}}, {"x": {"y": 1}}, []),
+        ({"x": {"y": 1}, "z": 2}, {"x": {"y": 3}, "z": 4}, [("x.y", 1, 3), ("z", 2, 4)]),
+        ({"x": {"y": 1}}, {"w": 0, "x": {}}, [("x.y", 1, None), ("w", None, 0)]),
+    ],
+)
+def test_differences_are_told_field_by_field(a, b, expected):
+    assert fingerprint_differences(a, b) == [Difference(*fields) for fields in expected]
