@@ -213,8 +213,8 @@ def _set_attention_backend(name: str) -> None:
 
 
 # The rows about precision go from the root to the leaves. Setting the root changes all that inherit from it,
-# so only what somebody had pinned is written further down, and everything is restored exactly: torch has no way
-# to tell a pinned value from an inherited one, nor to unpin cuDNN's convolutions once they were written.
+# so only what somebody had pinned is written further down, and everything is restored exactly: torch has no
+# way to tell a pinned value from an inherited one, nor to unpin cuDNN's convolutions once they were written.
 # `fp32_precision` throughout, never `allow_tf32`: torch (2.9 and later) raises where the two are mixed.
 SETTINGS: tuple[Setting, ...] = (
     Setting(
