@@ -1,0 +1,60 @@
+"""pyramid_seed: the same prompt and seed always give the same clip.
+
+The public names are imported when they are first used, so that `import pyramid_seed` and the command line's
+help cost nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import generate, load_pipeline
+    from .clip import Clip
+    from .models import (
+        AutoencoderKLCausalVideo,
+        PyramidFluxTransformer3DModel,
+        PyramidSD3Transformer3DModel,
+    )
+    from .pipelines import PyramidFlowPipeline
+    from .presets import Preset, list_presets, load_preset
+    from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
+
+_HOMES = {
+    "AutoencoderKLCausalVideo": "models",
+    "Clip": "clip",
+    "Preset": "presets",
+    "PyramidFlowMatchEulerDiscreteScheduler": "schedulers",
+    "PyramidFlowPipeline": "pipelines",
+    "PyramidFluxTransformer3DModel": "models",
+    "PyramidSD3Transformer3DModel": "models",
+    "generate": "api",
+    "list_presets": "presets",
+    "load_pipeline": "api",
+    "load_preset": "presets",
+}
+
+__all__ = [
+    "AutoencoderKLCausalVideo",
+    "Clip",
+    "Preset",
+    "PyramidFlowMatchEulerDiscreteScheduler",
+    "PyramidFlowPipeline",
+    "PyramidFluxTransformer3DModel",
+    "PyramidSD3Transformer3DModel",
+    "generate",
+    "list_presets",
+    "load_pipeline",
+    "load_preset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

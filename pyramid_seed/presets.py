@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
@@ -61,6 +61,46 @@ class Preset:
     scale: int = 1
 
 
+class Settings(TypedDict, total=False):
+    """Settings that replace a preset's: any of its values, steps also as one int for all stages."""
+
+    model: str
+    variant: str | None
+    dtype: str
+    height: int
+    width: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int | Sequence[int]
+    video_num_inference_steps: int | Sequence[int] | None
+    guidance_scale: float
+    video_guidance_scale: float | None
+    guidance_decay: float | None
+    min_guidance_scale: float
+    negative_prompt: str
+    prompt_suffix: str
+    max_sequence_length: int
+    scale: int
+
+
+def with_settings(preset: Preset, settings: Settings) -> Preset:
+    """The preset with some of its values replaced.
+
+    Raises:
+        TypeError: there is no such setting; the nearest one is named.
+        ValueError: a value breaks its rule.
+    """
+    for key in settings:
+        if key not in Settings.__annotations__:
+            raise TypeError(f"unknown setting {key!r}{_nearest(key, tuple(Settings.__annotations__))}")
+    values: dict[str, Any] = dict(settings)
+    for key in ("num_inference_steps", "video_num_inference_steps"):
+        if isinstance(steps := values.get(key), int | tuple):
+            values[key] = [steps] * len(preset.num_inference_steps) if isinstance(steps, int) else list(steps)
+    checked = {key: _checked(f"preset {preset.name}", key, value) for key, value in values.items()}
+    return replace(preset, **checked)
+
+
 def list_presets() -> tuple[str, ...]:
     """The names of the presets that come with the package, sorted."""
     return tuple(sorted(path.stem for path in configs_path().glob("*.yaml")))
@@ -100,7 +140,7 @@ def _read(path: Path) -> Preset:
     return Preset(name=path.stem, **{key: _checked(path, key, value) for key, value in settings.items()})
 
 
-def _checked(path: Path, key: str, value: Any) -> Any:
+def _checked(path: Path | str, key: str, value: Any) -> Any:
     if value is None and key in _MAY_BE_NONE:
         return None
     rule, is_right = _RULES[key]
