@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .presets import Preset, list_presets, load_preset
     from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "AutoencoderKLCausalVideo": "models",
     "Clip": "clip",
@@ -43,6 +45,7 @@ __all__ = [
     "PyramidFlowPipeline",
     "PyramidFluxTransformer3DModel",
     "PyramidSD3Transformer3DModel",
+    "__version__",
     "generate",
     "list_presets",
     "load_pipeline",

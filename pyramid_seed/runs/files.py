@@ -21,13 +21,13 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         FileExistsError: `path` exists and `overwrite` is false.
     """
     path = Path(path).resolve()  # so that making the parents cannot change what a path with ".." means
-    _check_free(path, overwrite)
+    check_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name does not contain path.name, which may already be as long as the file system allows.
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         yield temporary
-        _check_free(path, overwrite)  # somebody else may have been faster
+        check_free(path, overwrite=overwrite)  # somebody else may have been faster
         if temporary.is_dir() and path.exists():
             _swap_folder(temporary, path)
         else:
@@ -36,7 +36,8 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         _remove(temporary)
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise FileExistsError if `path` exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another name or pass overwrite=True")
 

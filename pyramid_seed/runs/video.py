@@ -83,9 +83,7 @@ def write_video(
         FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
     """
     path = Path(path).resolve()
-    ending = path.suffix.lower()
-    if ending and ending not in VIDEO_ENDINGS:
-        raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
+    ending = check_ending(path)
     _check_frames(frames)
     _check_scale(scale)
     _check_fps(fps, ending)
@@ -109,6 +107,14 @@ def write_video(
             iio.imwrite(temporary, _enlarge(frames[0], scale))
         else:
             _write_animation(temporary, frames, fps, scale, lossless)
+
+
+def check_ending(path: Path) -> str:
+    """The ending of `path`, lower case; ValueError if no format has it. No ending is a folder of pictures."""
+    ending = path.suffix.lower()
+    if ending and ending not in VIDEO_ENDINGS:
+        raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
+    return ending
 
 
 def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
