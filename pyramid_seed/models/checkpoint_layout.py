@@ -1,0 +1,288 @@
+"""Checkpoint folders: which layout, which family, which variant, and what is missing.
+
+Everything is told from the names of the files and two small config files, so that a repository on the hub is
+judged by the same rules as a folder, before its weights are downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Layout = Literal["original", "diffusers"]
+
+VARIANTS = ("384p", "768p", "image")
+
+_VAE = "causal_video_vae"
+_TRANSFORMER = "diffusion_transformer_"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_TOKENIZER_FILES = (".json", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the two published families.
+
+    Attributes:
+        name: as `load_components` reports it.
+        original_transformer: `_class_name` in the original's transformer config.
+        text_encoders, tokenizers: folder -> class of transformers.
+        shift_factor, scaling_factor: latent statistics of the first frame, (latent - shift) * scaling; those
+            of later frames are the same in both families.
+    """
+
+    name: str
+    original_transformer: str
+    text_encoders: Mapping[str, str]
+    tokenizers: Mapping[str, str]
+    shift_factor: float
+    scaling_factor: float
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The folders that a checkpoint has whatever its variant."""
+        return (_VAE, *self.text_encoders, *self.tokenizers)
+
+
+# Statistics: the constants of the original's pipeline.
+MINIFLUX = Family(
+    name="miniflux",
+    original_transformer="PyramidFluxTransformer",
+    text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
+    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
+    shift_factor=-0.04,
+    scaling_factor=1 / 1.8726,
+)
+SD3 = Family(
+    name="sd3",
+    original_transformer="PyramidDiffusionMMDiT",
+    text_encoders={
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
+    },
+    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5Tokenizer"},
+    shift_factor=0.1490,
+    scaling_factor=1 / 1.8415,
+)
+FAMILIES = (MINIFLUX, SD3)
+
+
+def transformer_part(variant: str) -> str:
+    """The folder of a variant's transformer."""
+    return f"{_TRANSFORMER}{variant}"
+
+
+def list_files(folder: Path) -> frozenset[str]:
+    """The files of a checkpoint folder and of the folders in it, as `part/name`."""
+    paths = (*folder.glob("*"), *folder.glob("*/*"))
+    return frozenset(path.relative_to(folder).as_posix() for path in paths if path.is_file())
+
+
+def find_layout(folder: str | Path) -> Layout:
+    """How a checkpoint folder is laid out: as the original publishes it, or as `save_pretrained` writes it.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is neither; the message lists what is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder")
+    return layout_of(list_files(folder), str(folder))
+
+
+def layout_of(files: Collection[str], where: str) -> Layout:
+    """`find_layout` for the file names of a folder or a repository, called `where` in messages.
+
+    Raises:
+        ValueError: it is neither; the message lists what is missing.
+    """
+    if "model_index.json" in files:
+        return "diffusers"
+    parts = _parts(files)
+    if _VAE in parts or any(part.startswith(_TRANSFORMER) for part in parts):
+        return "original"
+    raise ValueError(
+        f"{where} is neither a folder that save_pretrained wrote (it has no model_index.json) nor an "
+        f"original Pyramid Flow checkpoint. {_gaps(parts, {})}"
+    )
+
+
+def choose_variant(files: Collection[str], where: str, variant: str | None) -> str:
+    """The variant to load; None takes the only one there.
+
+    Raises:
+        ValueError: it is unknown or not there, or there are several and none was named.
+    """
+    if variant is not None and variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    parts = _parts(files)
+    present = [name for name in VARIANTS if transformer_part(name) in parts]
+    if not present:
+        raise ValueError(f"{where} has no transformer. {_gaps(parts, {})}")
+    if variant is None and len(present) > 1:
+        raise ValueError(f"{where} has the variants {', '.join(present)}; name one, as in {present[0]!r}")
+    if variant is not None and variant not in present:
+        raise ValueError(f"{where} has no variant {variant!r}, it has {', '.join(present)}")
+    return variant or present[0]
+
+
+def find_family(
+    files: Collection[str], where: str, variant: str, configs: Mapping[str, Mapping[str, Any]]
+) -> Family:
+    """The family of a checkpoint in the original layout.
+
+    Args:
+        files: its file names.
+        where: what to call it in messages.
+        variant: the variant that was chosen.
+        configs: part -> its config.json, for the parts whose config is at hand.
+
+    Raises:
+        ValueError: parts of both families, parts missing, or a transformer of an unknown class; the message
+            lists what is missing.
+    """
+    parts = _parts(files)
+    known = {part: family for part in parts if (family := _family_of_part(part, configs.get(part, {})))}
+    transformer = transformer_part(variant)
+    if transformer in configs and transformer not in known:
+        classes = " or ".join(family.original_transformer for family in FAMILIES)
+        raise ValueError(
+            f"{where}/{transformer}/config.json must have the _class_name {classes}, "
+            f"got {configs[transformer].get('_class_name')!r}"
+        )
+    if len({family.name for family in known.values()}) > 1:
+        found = ", ".join(f"{part} is of {family.name}" for part, family in sorted(known.items()))
+        raise ValueError(f"{where} has parts of both families: {found}. {_gaps(parts, known)}")
+    # Only SD3 has a third text encoder; names alone say no more.
+    family = next(iter(known.values()), MINIFLUX)
+    if missing := _missing_parts(family, parts, known):
+        raise ValueError(
+            f"{where} is a {family.name} checkpoint but lacks {', '.join(missing)}. {_expected(family)}"
+        )
+    return family
+
+
+def original_files(files: Collection[str], where: str, family: Family, variant: str) -> list[str]:
+    """The files that loading a variant reads: configs, safetensors, tokenizers.
+
+    Raises:
+        ValueError: a file is missing, or weights are there as a pickle only.
+    """
+    transformer = transformer_part(variant)
+    needed = []
+    for part in (transformer, _VAE, *family.text_encoders):
+        needed += _model_files(files, where, part)
+    for part, tokenizer in family.tokenizers.items():
+        mine = [name for name in _files_of(part, files) if name.endswith(_TOKENIZER_FILES)]
+        vocabulary = ("spiece.model",) if tokenizer == "T5Tokenizer" else ("vocab.json", "merges.txt")
+        missing = [name for name in vocabulary if f"{part}/{name}" not in mine]
+        if missing and f"{part}/tokenizer.json" not in mine:
+            raise ValueError(
+                f"{where}/{part} must hold {' and '.join(vocabulary)} (or tokenizer.json), "
+                f"{' and '.join(missing)} is missing. {_expected(family)}"
+            )
+        needed += mine
+    return needed
+
+
+def refuse_pickles(files: Collection[str], where: str) -> None:
+    """Refuse a checkpoint in which the weights of some part are there as a pickle only.
+
+    Raises:
+        ValueError: names the file, says why and how to convert it.
+    """
+    for part in sorted(_parts(files)):
+        _refuse_pickle(files, where, part)
+
+
+def weight_files(files: Collection[str], part: str) -> list[str]:
+    """The safetensors of a part, `part/name`: one file, or an index and its shards; empty without any."""
+    stem = _stem(part)
+    single = f"{part}/{stem}.safetensors"
+    if single in files:
+        return [single]
+    index = f"{single}.index.json"
+    shard = re.compile(re.escape(f"{part}/{stem}") + r"-\d{5}-of-\d{5}\.safetensors")
+    return [index, *sorted(filter(shard.fullmatch, files))] if index in files else []
+
+
+def _stem(part: str) -> str:
+    """What weight files are called: transformers' name for text encoders, diffusers' for the rest."""
+    return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def _model_files(files: Collection[str], where: str, part: str) -> list[str]:
+    weights = weight_files(files, part)
+    if not weights:
+        _refuse_pickle(files, where, part)
+        stem = _stem(part)
+        raise ValueError(
+            f"{where}/{part}/{stem}.safetensors is missing (or {stem}.safetensors.index.json and its shards)"
+        )
+    config = f"{part}/config.json"
+    if config not in files:
+        raise ValueError(f"{where}/{config} is missing")
+    return [config, *weights]
+
+
+def _refuse_pickle(files: Collection[str], where: str, part: str) -> None:
+    mine = _files_of(part, files)
+    pickles = [name for name in mine if name.endswith(_PICKLES)]
+    if not pickles or any(name.endswith(".safetensors") for name in mine):
+        return
+    convert = (
+        "import torch, safetensors.torch as s; "
+        f"d = torch.load('{pickles[0]}', map_location='cpu', weights_only=True); "
+        f"s.save_file({{k: v.clone() for k, v in d.items()}}, '{part}/{_stem(part)}.safetensors')"
+    )
+    raise ValueError(
+        f"{where}/{pickles[0]} is a pickle, which can run code when it is read; only safetensors is read. "
+        f'In a local copy of the folder, convert it with: python -c "{convert}"'
+    )
+
+
+def _files_of(part: str, files: Collection[str]) -> list[str]:
+    return sorted(name for name in files if name.startswith(f"{part}/"))
+
+
+def _parts(files: Collection[str]) -> frozenset[str]:
+    return frozenset(name.split("/")[0] for name in files if "/" in name)
+
+
+def _family_of_part(part: str, config: Mapping[str, Any]) -> Family | None:
+    """The family that a part belongs to, None where both have such a part or the config is not at hand."""
+    if part in ("text_encoder_3", "tokenizer_3"):
+        return SD3
+    if part.startswith(_TRANSFORMER):
+        name = config.get("_class_name")
+        return next((family for family in FAMILIES if family.original_transformer == name), None)
+    if part == "text_encoder_2" and "model_type" in config:
+        return MINIFLUX if config["model_type"] == "t5" else SD3
+    return None
+
+
+def _missing_parts(family: Family, parts: Collection[str], known: Mapping[str, Family]) -> list[str]:
+    fitting = {part for part in parts if known.get(part, family) is family}
+    missing = [f"{part}/" for part in family.parts if part not in fitting]
+    if not any(transformer_part(variant) in fitting for variant in VARIANTS):
+        missing.insert(0, f"{_TRANSFORMER}{'|'.join(VARIANTS)}/ ({family.original_transformer})")
+    return missing
+
+
+def _gaps(parts: Collection[str], known: Mapping[str, Family]) -> str:
+    """What each family still needs, and the layout to aim at."""
+    sentences = [
+        f"For {family.name} it lacks {', '.join(_missing_parts(family, parts, known)) or 'nothing'}."
+        for family in FAMILIES
+    ]
+    return " ".join([*sentences, *(_expected(family) for family in FAMILIES)])
+
+
+def _expected(family: Family) -> str:
+    folders = ", ".join(f"{part}/" for part in family.parts)
+    return f"Expected layout of {family.name}: {_TRANSFORMER}{'|'.join(VARIANTS)}/, {folders}."
