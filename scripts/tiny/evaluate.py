@@ -1,0 +1,272 @@
+"""Measure how well the embedded model shows what a caption says.
+
+    python scripts/tiny/evaluate.py                              # 100 held-out (caption, seed) pairs
+    python scripts/tiny/evaluate.py --bars                       # exit status 1 below the bars
+    python scripts/tiny/evaluate.py --guidance-scale 2 3 4 --num-inference-steps 4 8    # a grid
+    python scripts/tiny/evaluate.py --reconstructed              # the VAE alone
+    python scripts/tiny/evaluate.py --rendered                   # the recogniser alone
+
+Colour, shape, motion and background are read analytically from the pixels. The pairs are fixed and never
+used in training. Writes the numbers as JSON and the clips as a contact sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import world
+from clips import pixels_of
+from recognise import ATTRIBUTES, Recognition, recognise
+from scoring import Frames, confusion, confusion_text, labelled_sheet, shares
+from training import WORK_FOLDER
+from world import Example
+
+from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
+from pyramid_seed.presets import Preset, load_preset
+from pyramid_seed.runs.files import replacing
+from pyramid_seed.runs.video import write_image
+
+BARS: Mapping[str, Mapping[str, float]] = {
+    "generated": {"background": 0.98, "colour": 0.95, "motion": 0.90, "shape": 0.75},
+    "reconstructed": {"all": 0.97},
+    "rendered": {"all": 1.0},
+}
+"""Least share of right clips for each kind of source."""
+
+PRESET_SETTINGS = (
+    "height",
+    "width",
+    "num_frames",
+    "num_inference_steps",
+    "video_num_inference_steps",
+    "guidance_scale",
+    "video_guidance_scale",
+    "guidance_decay",
+    "min_guidance_scale",
+    "negative_prompt",
+    "prompt_suffix",
+    "max_sequence_length",
+)
+
+Source = Callable[[Example], Frames]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Clips of one source with what was recognised in them."""
+
+    examples: tuple[Example, ...]
+    clips: list[Frames]
+    seen: list[Recognition]
+    seconds_per_clip: float
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """See `scoring.shares`."""
+        return shares(self.examples, self.seen)
+
+
+def call_settings(preset: Preset) -> dict[str, Any]:
+    """The arguments of a pipeline call that a preset sets, counts as lists."""
+    chosen = {name: getattr(preset, name) for name in PRESET_SETTINGS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+
+
+def generated(pipeline: PyramidFlowPipeline, settings: Mapping[str, Any]) -> Source:
+    """Clips of a pipeline: the example's caption is the prompt and its seed the root seed."""
+
+    def source(example: Example) -> Frames:
+        request = {
+            "prompt": example.caption,
+            "seed": example.seed,
+            "output_type": "uint8",
+            "return_dict": False,
+        }
+        clip: Frames = pipeline(**request, **settings)[0][0]
+        return clip
+
+    return source
+
+
+def reconstructed(vae: AutoencoderKLCausalVideo, num_frames: int) -> Source:
+    """Rendered clips through encoder (the posterior's mode) and decoder, as the pipeline runs them."""
+
+    @torch.no_grad()
+    def source(example: Example) -> Frames:
+        pixels = pixels_of(world.render(example.scene, num_frames))[None]
+        latents = vae.normalize_latents(vae.encode(pixels).latent_dist.mode())
+        decoded = torch.cat(list(decode_chunks(vae, latents)), dim=2)
+        clip: Frames = to_uint8(decoded)[0].cpu().numpy()
+        return clip
+
+    return source
+
+
+def rendered(num_frames: int) -> Source:
+    """The world itself."""
+    return lambda example: world.render(example.scene, num_frames)
+
+
+def measure(source: Source, examples: tuple[Example, ...]) -> Measured:
+    """Make and recognise a clip for every example, with a progress line on stderr."""
+    started = time.perf_counter()
+    clips = list(_counted((source(example) for example in examples), len(examples)))
+    seconds = (time.perf_counter() - started) / len(examples)
+    return Measured(examples, clips, [recognise(clip) for clip in clips], seconds)
+
+
+def _counted(clips: Iterator[Frames], count: int) -> Iterator[Frames]:
+    started = time.perf_counter()
+    for done, clip in enumerate(clips, start=1):
+        seconds = (time.perf_counter() - started) / done
+        end = "\n" if done == count else ""
+        print(f"\rclip {done} of {count}, {seconds:.1f} s each", end=end, file=sys.stderr, flush=True)
+        yield clip
+
+
+def mean_psnr(measured: Measured) -> float:
+    """PSNR in dB of all clips against the rendered ones (peak 255)."""
+    errors = [
+        np.mean((clip.astype(np.float64) - world.render(example.scene, len(clip))) ** 2)
+        for example, clip in zip(measured.examples, measured.clips, strict=True)
+    ]
+    return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-12)))
+
+
+def below_bars(found: Mapping[str, float], bars: Mapping[str, float]) -> list[str]:
+    """The names of the bars that are not reached."""
+    return [name for name, bar in bars.items() if found[name] < bar]
+
+
+def report(name: str, measured: Measured) -> str:
+    """Shares and confusion tables as text."""
+    found = "  ".join(f"{key} {100 * share:.0f} %" for key, share in measured.shares.items())
+    tables = [confusion_text(confusion(measured.examples, measured.seen, key), key) for key in ATTRIBUTES]
+    speed = f"{measured.seconds_per_clip:.1f} s a clip"
+    return "\n\n".join([f"{name}: {len(measured.clips)} clips, {speed}\n{found}", *tables])
+
+
+def as_json(name: str, settings: Mapping[str, Any], measured: Measured) -> dict[str, Any]:
+    """Everything that was measured, as plain values."""
+    return {
+        "source": name,
+        "settings": dict(settings),
+        "shares": measured.shares,
+        "seconds_per_clip": measured.seconds_per_clip,
+        "confusion": {key: confusion(measured.examples, measured.seen, key).tolist() for key in ATTRIBUTES},
+        "clips": [
+            {"seed": example.seed, "caption": example.caption, **asdict(each)}
+            for example, each in zip(measured.examples, measured.seen, strict=True)
+        ],
+    }
+
+
+def write_results(folder: Path, stem: str, result: Mapping[str, Any], measured: Measured) -> None:
+    """Write `STEM.json` and the contact sheet `STEM.png`, replacing older ones."""
+    with replacing(folder / f"{stem}.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    sheet = labelled_sheet(measured.examples, measured.seen, measured.clips)
+    write_image(folder / f"{stem}.png", sheet, overwrite=True)
+
+
+def grid_table(results: Sequence[Mapping[str, Any]]) -> str:
+    """One line a combination of guidance and steps."""
+    lines = [f"{'guidance':>8}  {'steps':<10}" + "".join(f"{name:>11}" for name in (*ATTRIBUTES, "all", "s"))]
+    for result in results:
+        guidance, steps = (result["settings"][key] for key in ("guidance_scale", "num_inference_steps"))
+        found = "".join(f"{100 * result['shares'][name]:>11.0f}" for name in (*ATTRIBUTES, "all"))
+        steps = ",".join(map(str, steps))
+        lines.append(f"{guidance:>8g}  {steps:<10}{found}{result['seconds_per_clip']:>11.1f}")
+    return "\n".join(lines)
+
+
+def steps_per_stage(text: str) -> list[int]:
+    """`8` for every one of the three stages, or `8,8,4` for each."""
+    counts = [int(count) for count in text.split(",")]
+    return counts * 3 if len(counts) == 1 else counts
+
+
+def runs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str, Any], Source]]:
+    """The runs that the arguments ask for: kind, name of the files, settings, source of clips."""
+    settings = call_settings(load_preset(arguments.preset))
+    if arguments.num_frames is not None:
+        settings["num_frames"] = arguments.num_frames
+    num_frames = settings["num_frames"]
+    if arguments.rendered:
+        yield "rendered", "rendered", {"num_frames": num_frames}, rendered(num_frames)
+        return
+    if arguments.reconstructed:
+        vae = AutoencoderKLCausalVideo.from_pretrained(arguments.model, subfolder="vae").eval()
+        yield "reconstructed", "reconstructed", {"num_frames": num_frames}, reconstructed(vae, num_frames)
+        return
+    pipeline = PyramidFlowPipeline.from_pretrained(arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    scales, counts = arguments.guidance_scale or [None], arguments.num_inference_steps or [None]
+    for scale, steps in product(scales, counts):
+        chosen = dict(settings)
+        if scale is not None:
+            chosen |= {"guidance_scale": scale, "video_guidance_scale": scale, "guidance_decay": None}
+        if steps is not None:
+            chosen |= {"num_inference_steps": steps, "video_num_inference_steps": steps}
+        stem = "generated"
+        if len(scales) * len(counts) > 1:
+            stem += f"-g{chosen['guidance_scale']:g}-s{'.'.join(map(str, chosen['num_inference_steps']))}"
+        yield "generated", stem, chosen, generated(pipeline, chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=Path("assets/tiny"), help="pipeline folder")
+    parser.add_argument("--preset", default="tiny", help="settings to generate with")
+    parser.add_argument("--count", type=int, default=100, help="held-out pairs")
+    parser.add_argument("--out", type=Path, default=WORK_FOLDER / "evaluation", help="folder to write to")
+    parser.add_argument("--guidance-scale", type=float, nargs="+", help="instead of the preset's, all units")
+    parser.add_argument(
+        "--num-inference-steps", type=steps_per_stage, nargs="+", help="such as 8 or 8,8,4, all units"
+    )
+    parser.add_argument("--num-frames", type=int)
+    parser.add_argument("--bars", action="store_true", help="say PASS or FAIL; exit status 1 for FAIL")
+    sources = parser.add_mutually_exclusive_group()
+    sources.add_argument("--rendered", action="store_true", help="score rendered clips instead")
+    sources.add_argument("--reconstructed", action="store_true", help="score VAE reconstructions instead")
+    arguments = parser.parse_args()
+    if arguments.count < 1:
+        parser.error(f"--count must be at least 1, got {arguments.count}")
+
+    results: list[dict[str, Any]] = []
+    failed = False
+    for kind, stem, settings, source in runs_of(arguments):
+        frames = settings["num_frames"]
+        measured = measure(source, world.held_out_examples(arguments.count, frames))
+        result = as_json(kind, settings, measured)
+        print(report(stem, measured))
+        if kind == "reconstructed":
+            result["psnr"] = mean_psnr(measured)
+            print(f"\nPSNR {result['psnr']:.1f} dB")
+        write_results(arguments.out, stem, result, measured)
+        results.append(result)
+        if arguments.bars:
+            missed = below_bars(measured.shares, BARS[kind])
+            failed |= bool(missed)
+            print(f"\nFAIL: below the bar in {', '.join(missed)}" if missed else "\nPASS")
+    if len(results) > 1:
+        print("\n" + grid_table(results))
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

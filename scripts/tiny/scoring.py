@@ -1,0 +1,90 @@
+"""Score clips against the scenes that their captions describe: shares, confusion tables, contact sheets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import world
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from recognise import ATTRIBUTES, Recognition
+from world import Example
+
+from pyramid_seed.runs.video import contact_sheet, image_grid
+
+Frames = NDArray[np.uint8]
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "background": world.BACKGROUNDS,
+    "colour": world.COLOURS,
+    "motion": world.MOTIONS,
+    "shape": world.SHAPES,
+}
+UNKNOWN = "none"
+
+_STRIP_FRAMES = 5
+_STRIP_COLUMNS = 3
+_FONT_SIZE = 11
+_INK, _RED, _PAPER = (20, 20, 20), (215, 0, 0), (240, 240, 240)
+
+
+def shares(examples: Sequence[Example], seen: Sequence[Recognition]) -> dict[str, float]:
+    """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, and under "all" all of them."""
+    right = [each.agrees_with(example.scene) for example, each in zip(examples, seen, strict=True)]
+    found = {name: float(np.mean([answers[name] for answers in right])) for name in ATTRIBUTES}
+    return found | {"all": float(np.mean([all(answers.values()) for answers in right]))}
+
+
+def confusion(examples: Sequence[Example], seen: Sequence[Recognition], attribute: str) -> NDArray[np.int64]:
+    """Counts: a row for every captioned value in NAMES[attribute], a column for each seen, then UNKNOWN."""
+    pairs = Counter(
+        (getattr(example.scene, attribute), getattr(each, attribute) or UNKNOWN)
+        for example, each in zip(examples, seen, strict=True)
+    )
+    names = NAMES[attribute]
+    return np.array([[pairs[captioned, shown] for shown in (*names, UNKNOWN)] for captioned in names])
+
+
+def confusion_text(counts: NDArray[np.int64], attribute: str) -> str:
+    """A confusion table as text; a dot is a zero."""
+    names = NAMES[attribute]
+    header = f"{attribute:>12}" + "".join(f"{name:>9}" for name in (*names, UNKNOWN))
+    rows = (
+        f"{name:>12}" + "".join(f"{count or '.':>9}" for count in row)
+        for name, row in zip(names, counts.tolist(), strict=True)
+    )
+    return "\n".join([header, *rows])
+
+
+def labelled_sheet(
+    examples: Sequence[Example], seen: Sequence[Recognition], clips: Sequence[Frames]
+) -> Frames:
+    """One strip of frames a clip, under its caption and what was recognised, wrong values in red."""
+    strips = [
+        np.concatenate([_label(example, each, strip.shape[1]), strip])
+        for example, each, strip in (
+            (example, each, contact_sheet([clip], _STRIP_FRAMES))
+            for example, each, clip in zip(examples, seen, clips, strict=True)
+        )
+    ]
+    return image_grid(strips, _STRIP_COLUMNS, gap=6, grey=_PAPER[0])
+
+
+def _label(example: Example, seen: Recognition, width: int) -> Frames:
+    line = _FONT_SIZE + 3
+    image = Image.new("RGB", (width, 2 * line + 2), _PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_FONT_SIZE)
+    draw.text((1, 0), example.caption, _INK, font)
+    left = 1.0
+    for word, is_right in _words(seen, seen.agrees_with(example.scene)):
+        draw.text((left, line), word, _INK if is_right else _RED, font)
+        left += draw.textlength(word + "  ", font)
+    return np.asarray(image)
+
+
+def _words(seen: Recognition, right: Mapping[str, bool]) -> list[tuple[str, bool]]:
+    """What was seen, in the order of a caption; the attribute's name with a question mark for None."""
+    order = ("colour", "shape", "motion", "background")
+    return [(getattr(seen, name) or f"{name}?", right[name]) for name in order]
