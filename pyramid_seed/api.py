@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +13,28 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
-from .models.checkpoints import check_dtype, fetch_checkpoint, find_layout, load_components
-from .pipelines import PyramidFlowPipeline
+from .determinism import DeterminismLevel
+from .environment import environment_fingerprint
+from .models.checkpoints import (
+    check_dtype,
+    default_dtype_kept,
+    fetch_checkpoint,
+    find_layout,
+    load_components,
+)
+from .noise import (
+    Branch,
+    BranchedNoise,
+    LedgeredNoise,
+    NoiseLedger,
+    NoiseSource,
+    NoiseStreams,
+    draws_of_clip,
+    noise_digest,
+    root_from_entropy,
+)
+from .pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
+from .pipelines.inputs import first_frames
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
 
@@ -40,17 +60,25 @@ def load_pipeline(
         hub_options: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: the dtype or variant does not exist, or a file is wrong; file and layout are named.
-        FileNotFoundError: a file is missing; file and layout are named.
+        ValueError: the dtype or variant does not exist, or a file is missing or wrong; file and layout are
+            named.
+        FileNotFoundError: there is no such folder.
+        OSError: the hub cannot be asked.
     """
     check_dtype(dtype)
     source = resolve_model(str(path_or_hub_id))
     folder = fetch_checkpoint(source, variant=variant, **hub_options)
     if find_layout(folder) == "diffusers":
-        pipeline = PyramidFlowPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+        if variant is not None:
+            raise ValueError(
+                f"{folder} was written by save_pretrained and has one transformer; use variant=None"
+            )
+        with default_dtype_kept():
+            pipeline = PyramidFlowPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
     else:
         components = load_components(folder, variant=variant, dtype=dtype)
         pipeline = PyramidFlowPipeline(**components.modules())
+    pipeline.source_folder = folder
     return pipeline.to(device or default_device())
 
 
@@ -70,13 +98,17 @@ def generate(
     prompt: str,
     *,
     seed: int | None = None,
+    branches: Sequence[Branch] = (),
     preset: str | Path | Preset = "tiny",
     image: PipelineImageInput | None = None,
+    prefix_latents: torch.Tensor | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
+    determinism: DeterminismLevel = "strict",
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
+    on_unit: Callable[[int, int, torch.Tensor], None] | None = None,
     **settings: Unpack[Settings],
 ) -> Clip:
     """Make one clip. The same prompt, seed and settings always make the same clip.
@@ -84,13 +116,18 @@ def generate(
     Args:
         prompt: what to show.
         seed: root seed in [0, 2**64); without one a seed is drawn from the operating system, see `Clip.seed`.
+        branches: units from which on another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`.
         image: the first frame, in the clip's size; without `height` and `width` its size is the clip's.
+        prefix_latents: latents (1, C, k, H/s, W/s) of the clip's first k units, from an earlier run of the
+            same clip: they are not computed again, and the clip is the same.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
+        determinism: "strict" or "relaxed".
         pipeline: use this one instead of loading the preset's model.
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
+        on_unit: `callback_on_unit_end` of the pipeline.
         settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
 
     Raises:
@@ -98,8 +135,9 @@ def generate(
     """
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
-    chosen = preset if isinstance(preset, Preset) else load_preset(preset)
-    chosen = with_settings(chosen, settings)
+    chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+    root = root_from_entropy() if seed is None else seed
+    noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
     started = time.perf_counter()
     if pipeline is None:
         pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device)
@@ -110,6 +148,7 @@ def generate(
         prompt,
         negative_prompt=chosen.negative_prompt,
         image=image,
+        prefix_latents=prefix_latents,
         height=chosen.height if sized else None,
         width=chosen.width if sized else None,
         num_frames=chosen.num_frames,
@@ -121,26 +160,55 @@ def generate(
         min_guidance_scale=chosen.min_guidance_scale,
         prompt_suffix=chosen.prompt_suffix,
         max_sequence_length=chosen.max_sequence_length,
-        seed=seed,
-        noise_device=noise_device,
+        noise=noise,
         output_type="uint8",
+        determinism=determinism,
         callback_on_step_end=on_step,
+        callback_on_unit_end=on_unit,
     )
     frames = output.frames[0]
+    done = replace(chosen, height=frames.shape[1], width=frames.shape[2], num_frames=frames.shape[0])
     return Clip(
         frames=frames,
-        fps=chosen.fps,
-        seed=output.seeds[0],
         prompt=prompt,
-        settings=replace(
-            chosen, height=frames.shape[1], width=frames.shape[2], num_frames=frames.shape[0]
-        ),
-        ledger=output.ledgers[0],
+        seed=root,
+        branches=tuple(branches),
+        settings=done,
+        noise_device=str(noise_device),
+        determinism=determinism,
+        image_digest=None if image is None else image_digest(image),
+        ledger=_whole_ledger(output, noise, pipeline, prefix_latents, image is not None),
         latents=output.latents,
         text_digests=output.text_digests[0],
+        source_folder=pipeline.source_folder,
+        environment=environment_fingerprint(pipeline.device, pipeline.transformer.dtype, level=determinism),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
     )
+
+
+def _whole_ledger(
+    output: PyramidFlowPipelineOutput,
+    noise: NoiseSource,
+    pipeline: PyramidFlowPipeline,
+    prefix_latents: torch.Tensor | None,
+    with_image: bool,
+) -> NoiseLedger:
+    """The clip's ledger; draws behind given latents are made again, so that it is that of the whole clip."""
+    if prefix_latents is None:
+        return output.ledgers[0]
+    *front, num_units, height, width = output.latents.shape
+    ledger = NoiseLedger()
+    ledgered = LedgeredNoise(noise, ledger)
+    shape = (*front, 1, height, width)
+    for key, size in draws_of_clip(num_units, pipeline.geometry.num_stages, shape, with_image=with_image):
+        ledgered.draw(key, size)
+    return ledger
+
+
+def image_digest(image: PipelineImageInput) -> str:
+    """SHA-256 of the first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian."""
+    return noise_digest(first_frames(image, 1)[0])
 
 
 def _as_list(steps: tuple[int, ...] | None) -> list[int] | None:

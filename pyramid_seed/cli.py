@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
-        description="Text-to-video for Pyramid-Flow models. The same prompt and seed always give the same clip.",
+        description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -55,11 +55,13 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "generate",
         help="make one clip from a prompt",
         description="Make one clip from a prompt and write it to a file.",
-        epilog='example: pyramid-seed generate "a red circle moves to the right on a white background" --seed 42',
+        epilog='example: pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
     )
     parser.set_defaults(run=run_generate)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)")
+    parser.add_argument(
+        "--seed", type=_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)"
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -77,7 +79,9 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Options for the preset and for values that replace the preset's."""
     group = parser.add_argument_group("settings", "default: the preset's")
-    group.add_argument("--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)")
+    group.add_argument(
+        "--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)"
+    )
     group.add_argument("--model", help="folder or hub id of a checkpoint, or embedded:tiny")
     group.add_argument("--variant", help="384p, 768p or image: which transformer of the checkpoint")
     group.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -92,7 +96,9 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video-num-inference-steps", type=int, nargs="+", metavar="N", help="later units")
     group.add_argument("--guidance-scale", type=float, metavar="X", help="first unit; at most 1 means none")
     group.add_argument("--video-guidance-scale", type=float, metavar="X", help="later units")
-    group.add_argument("--guidance-decay", type=float, metavar="X", help="lower guidance by X with every unit")
+    group.add_argument(
+        "--guidance-decay", type=float, metavar="X", help="lower guidance by X with every unit"
+    )
     group.add_argument("--min-guidance-scale", type=float, metavar="X", help="the floor of that")
     group.add_argument("--max-sequence-length", type=int, metavar="N", help="tokens of the prompt")
     group.add_argument("--scale", type=int, metavar="N", help="show every pixel as N x N pixels in the file")
@@ -102,7 +108,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Options that say where and how to run, and change no setting of the clip."""
     group = parser.add_argument_group("running")
     group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
-    group.add_argument("--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)")
+    group.add_argument(
+        "--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)"
+    )
+    group.add_argument(
+        "--determinism", choices=("strict", "relaxed"), default="strict", help="(default: strict)"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -138,6 +149,7 @@ def run_generate(options: argparse.Namespace) -> int:
         image=image,
         device=options.device,
         noise_device=options.noise_device,
+        determinism=options.determinism,
         progress=not options.quiet,
         **settings_from(options),
     )
@@ -198,5 +210,3 @@ def _seed(text: str) -> int:
 
 def _say(name: str, value: object) -> None:
     print(f"{name:7} {value}")  # noqa: T201
-
-

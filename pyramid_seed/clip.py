@@ -8,10 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .noise import NoiseLedger
+from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .runs.video import Frames, frames_digest, write_video
 
@@ -22,26 +23,40 @@ class Clip:
 
     Attributes:
         frames: (T, H, W, 3) uint8 RGB.
-        fps: frames a second.
-        seed: the root seed used, also when none was given.
         prompt: as given.
+        seed: the root seed used, also when none was given.
+        branches: units from which on another root seed was used.
         settings: all settings after defaults; sizes are those of the frames.
+        noise_device, determinism: as given.
+        image_digest: SHA-256 of the first frame that was given, see `api.image_digest`; None without one.
         ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
         text_digests: SHA-256 of the text embeddings.
+        source_folder: where the weights came from; None if the pipeline was not loaded by `load_pipeline`.
+        environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
     """
 
     frames: Frames
-    fps: float
-    seed: int
     prompt: str
+    seed: int
+    branches: tuple[Branch, ...]
     settings: Preset
+    noise_device: str
+    determinism: str
+    image_digest: str | None
     ledger: NoiseLedger
     latents: torch.Tensor
     text_digests: dict[str, str]
+    source_folder: Path | None
+    environment: dict[str, Any]
     load_seconds: float
     seconds: float
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.settings.fps
 
     @cached_property
     def digest(self) -> str:

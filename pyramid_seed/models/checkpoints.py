@@ -47,6 +47,8 @@ logger = logging.get_logger(f"diffusers.{__name__}")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What a folder written by save_pretrained consists of; never a pickle.
 _DIFFUSERS_FILES = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
+
+
 @dataclass(frozen=True)
 class Components:
     """What a pipeline is made of, and what it was made from.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.models.transformers.transformer_flux import (
     FluxPosEmbed,

@@ -13,6 +13,7 @@ from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed, apply_rotary_emb
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import nn

@@ -2,9 +2,11 @@
 
 from .block import block_noise
 from .keys import SCHEME, NoiseKey, check_root, derive_seed
-from .ledger import LedgeredNoise, LedgerEntry, NoiseLedger, noise_digest
+from .ledger import LedgeredNoise, LedgerEntry, NoiseLedger, draws_of_clip, noise_digest
 from .pyramid import initial_pyramid
 from .streams import (
+    Branch,
+    BranchedNoise,
     NoiseSource,
     NoiseStreams,
     RecordedNoise,
@@ -14,6 +16,8 @@ from .streams import (
 
 __all__ = [
     "SCHEME",
+    "Branch",
+    "BranchedNoise",
     "LedgerEntry",
     "LedgeredNoise",
     "NoiseKey",
@@ -24,6 +28,7 @@ __all__ = [
     "block_noise",
     "check_root",
     "derive_seed",
+    "draws_of_clip",
     "initial_pyramid",
     "noise_digest",
     "root_from_entropy",

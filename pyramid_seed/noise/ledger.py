@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .keys import NoiseKey, derive_seed
-from .streams import NoiseSource, NoiseStreams
+from .streams import BranchedNoise, NoiseSource, NoiseStreams
 
 # torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed that is refused
 # on one is refused on all.
@@ -72,6 +72,36 @@ class NoiseLedger:
         return cls(_entry_from_row(row) for row in rows)
 
 
+def draws_of_clip(
+    num_units: int,
+    num_stages: int,
+    unit_shape: tuple[int, ...],
+    *,
+    first_unit: int = 0,
+    with_image: bool = False,
+) -> list[tuple[NoiseKey, tuple[int, ...]]]:
+    """Every draw that a clip makes, with its shape, in order: the noise is known before anything runs.
+
+    Args:
+        num_units: units of the clip.
+        num_stages: levels of the pyramid.
+        unit_shape: (1, C, 1, H, W) of one unit's latents.
+        first_unit: the first unit to list.
+        with_image: the first unit is an encoded picture, drawn from its posterior.
+    """
+    *front, height, width = unit_shape
+    draws: list[tuple[NoiseKey, tuple[int, ...]]] = []
+    for unit in range(first_unit, num_units):
+        if with_image and unit == 0:
+            draws.append((NoiseKey("posterior", 0, 0), unit_shape))
+            continue
+        draws.append((NoiseKey("initial", unit, 0), unit_shape))
+        for stage in range(1, num_stages):
+            divisor = 2 ** (num_stages - 1 - stage)
+            draws.append((NoiseKey("renoise", unit, stage), (*front, height // divisor, width // divisor)))
+    return draws
+
+
 class LedgeredNoise:
     """A noise source that writes each draw of another one into a ledger.
 
@@ -91,8 +121,8 @@ class LedgeredNoise:
             ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
-        if isinstance(self.source, NoiseStreams):
-            _check_distinct(self.source.root, key, self.ledger)
+        if isinstance(self.source, NoiseStreams | BranchedNoise):
+            _check_distinct(self.source, key, self.ledger)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
             raise ValueError(
@@ -109,13 +139,18 @@ def noise_digest(values: torch.Tensor) -> str:
     return hashlib.sha256(data.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def _check_distinct(root: int, key: NoiseKey, ledger: NoiseLedger) -> None:
-    seed = derive_seed(root, key) % _EFFECTIVE_SEEDS
+def _check_distinct(source: NoiseStreams | BranchedNoise, key: NoiseKey, ledger: NoiseLedger) -> None:
+    seed = _effective_seed(source, key)
     for entry in ledger:
-        if entry.key != key and derive_seed(root, entry.key) % _EFFECTIVE_SEEDS == seed:
+        if entry.key != key and _effective_seed(source, entry.key) == seed:
             raise ValueError(
-                f"seed {root} gives the draws {entry.key} and {key} the same noise; use another seed"
+                f"seed {source.root_of(key)} gives the draws {entry.key} and {key} the same noise; "
+                "use another seed"
             )
+
+
+def _effective_seed(source: NoiseStreams | BranchedNoise, key: NoiseKey) -> int:
+    return derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
 
 
 def _entry_from_row(row: Mapping[str, Any]) -> LedgerEntry:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -40,6 +42,10 @@ class NoiseStreams:
                 "(the model can stay on MPS)"
             )
 
+    def root_of(self, key: NoiseKey) -> int:  # noqa: ARG002 - a clip with one root has it for every key
+        """The root seed behind a draw."""
+        return self.root
+
     def generator(self, key: NoiseKey) -> torch.Generator:
         """A fresh generator for `key` on the noise device, for those who sample something of their own."""
         return torch.Generator(self.device).manual_seed(derive_seed(self.root, key))
@@ -55,6 +61,46 @@ class NoiseStreams:
         _check_shape(shape)
         values = torch.randn(shape, generator=self.generator(key), dtype=torch.float64, device=self.device)
         return values.to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """From unit `from_unit` on, a clip takes its noise from another root seed."""
+
+    from_unit: int
+    seed: int
+
+
+class BranchedNoise:
+    """White noise of a clip that changes its root seed on the way.
+
+    Args:
+        root: the root seed at the beginning.
+        branches: the changes, in rising order of units.
+        device: the noise device, as in `NoiseStreams`.
+
+    Raises:
+        ValueError: the units do not rise, or the first change is before unit 1, or as in `NoiseStreams`.
+    """
+
+    def __init__(self, root: int, branches: Sequence[Branch], device: str | torch.device = "cpu") -> None:
+        starts = [0, *(branch.from_unit for branch in branches)]
+        if any(later <= earlier for earlier, later in pairwise(starts)):
+            raise ValueError(f"branches must start at rising units of at least 1, got {starts[1:]}")
+        self.root = root
+        self._streams = [(0, NoiseStreams(root, device))]
+        self._streams += [(branch.from_unit, NoiseStreams(branch.seed, device)) for branch in branches]
+
+    def root_of(self, key: NoiseKey) -> int:
+        """The root seed behind a draw."""
+        return self._stream(key).root
+
+    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
+        """Standard normal values for `key`, see `NoiseStreams.draw`."""
+        return self._stream(key).draw(key, shape)
+
+    def _stream(self, key: NoiseKey) -> NoiseStreams:
+        return [stream for from_unit, stream in self._streams if from_unit <= key.unit][-1]
 
 
 class RecordedNoise:

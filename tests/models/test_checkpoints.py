@@ -580,9 +580,6 @@ def test_every_module_that_model_index_names_is_imported_with_the_loader():
     subprocess.run([sys.executable, "-c", command], cwd=Path(__file__).parents[2], check=True)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the transformers' modules do not import ModelMixin, which diffusers looks up in them"
-)
 def test_save_pretrained_and_from_pretrained_round_trip(loaded, tmp_path):
     Parts(loaded.transformer, loaded.vae, loaded.scheduler).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
