@@ -88,13 +88,10 @@ def generated(pipeline: PyramidFlowPipeline, settings: Mapping[str, Any]) -> Sou
     """Clips of a pipeline: the example's caption is the prompt and its seed the root seed."""
 
     def source(example: Example) -> Frames:
-        request = {
-            "prompt": example.caption,
-            "seed": example.seed,
-            "output_type": "uint8",
-            "return_dict": False,
-        }
-        clip: Frames = pipeline(**request, **settings)[0][0]
+        output = pipeline(
+            prompt=example.caption, seed=example.seed, output_type="uint8", return_dict=False, **settings
+        )
+        clip: Frames = output[0][0]
         return clip
 
     return source

@@ -1,0 +1,263 @@
+"""Training of the embedded model: the codec in closed form, a training construction that fits the sampler.
+
+Notation: a stage leads from `start` to `end` noise level (the scheduler's sigmas), U is the upsampled coarser
+latent and C the clean latent of the stage. At local sigma l a training point is
+x = l (start n + (1 - start) U) + (1 - l) (end n + (1 - end) C), its velocity the difference of the two ends.
+With a single clip as data, U and C are known, so x gives n, and the best velocity is known exactly.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import train_transformer
+import world
+from clips import frames_of, pixels_of, render_seeds
+from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, principal_components
+from train_transformer import NUM_STAGES, Latents, halve, make_batch
+from training import load_checkpoint, read_log, warmup_then_cosine
+
+from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
+from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
+from pyramid_seed.pipelines.history import history_clips, latent_pyramid
+from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
+
+SCHEDULER = PyramidFlowMatchEulerDiscreteScheduler()
+SHAPE = (1, LATENT_CHANNELS, 1, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return render_seeds(world.TRAIN_SEEDS[:48])
+
+
+@pytest.fixture(scope="module")
+def codec(clips):
+    return fit_codec(clips)
+
+
+def test_pixels_and_frames_are_inverse():
+    frames = world.render(world.sample_scene(3))
+    assert (frames_of(pixels_of(frames)) == frames).all()
+
+
+@pytest.mark.parametrize("frames", [1, FACTOR])
+def test_join_is_the_inverse_of_cut(frames):
+    clip = torch.arange(2 * 3 * 8 * 16 * 8.0).reshape(2, 3, 8, 16, 8)
+    blocks = cut(clip, frames)
+    assert blocks.shape == (2, 3 * frames * FACTOR * FACTOR, 8 // frames, 16 // FACTOR, 8 // FACTOR)
+    assert torch.equal(join(blocks, frames), clip)
+    corner = clip[0, :, :frames, :FACTOR, :FACTOR]
+    assert torch.equal(blocks[0, :, 0, 0, 0], corner.flatten())
+
+
+def test_decoding_what_was_encoded_is_an_orthogonal_projection(codec, clips):
+    """Idempotent, and what it leaves out is orthogonal to what it keeps."""
+    clip = clips[:2] + 0.3 * torch.randn(clips[:2].shape, generator=torch.Generator().manual_seed(0))
+    kept = codec.decode(codec.encode(clip))
+    again = codec.decode(codec.encode(kept))
+    torch.testing.assert_close(again, kept, atol=1e-4, rtol=0)
+    cosine = torch.nn.functional.cosine_similarity((clip - kept).flatten(), kept.flatten(), dim=0)
+    assert abs(cosine) < 1e-5
+
+
+def test_its_error_is_the_energy_of_the_components_left_out(codec, clips):
+    blocks = cut(clips[:, :, 1:], FACTOR).movedim(1, -1).flatten(0, -2).double()
+    energies = torch.linalg.eigvalsh(blocks.T @ blocks / len(blocks))
+    error = (codec.decode(codec.encode(clips)) - clips)[:, :, 1:].double().pow(2).mean()
+    torch.testing.assert_close(error * blocks.shape[1], energies[:-LATENT_CHANNELS].sum(), rtol=1e-3, atol=0)
+
+
+def test_turning_the_first_frames_channels_keeps_their_span(codec, clips):
+    components = principal_components(cut(clips[:, :, :1], frames=1)).double()
+    first = codec.first.double()
+    torch.testing.assert_close(
+        torch.linalg.pinv(first) @ first,
+        torch.linalg.pinv(components) @ components,
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_first_and_later_latents_have_unit_size(codec, clips):
+    latents = codec.encode(clips)
+    assert latents.shape == (48, LATENT_CHANNELS, 5, 16, 16)
+    assert latents[:, :, :1].std().item() == pytest.approx(1, abs=1e-4)
+    assert latents[:, :, 1:].std().item() == pytest.approx(1, abs=1e-4)
+    assert torch.equal(codec.encode(clips[:, :, :1]), latents[:, :, :1])
+
+
+def _single_clip(seed: int) -> Latents:
+    stages = [torch.randn((1, *SHAPE[1:2], 5, *SHAPE[3:]), generator=torch.Generator().manual_seed(seed))]
+    for _ in range(NUM_STAGES - 1):
+        stages.insert(0, halve(stages[0]))
+    return Latents(tuple(stages), torch.zeros(1, train_transformer.CAPTIONS_PER_CLIP, dtype=torch.long))
+
+
+def _local_sigma(stage: int, timestep: torch.Tensor) -> torch.Tensor:
+    """Inverse of the scheduler's `timestep_of`, which is linear."""
+    first, last = (SCHEDULER.timestep_of(stage, sigma).double() for sigma in (1.0, 0.0))
+    return ((timestep.double() - last) / (first - last)).reshape(-1, 1, 1, 1, 1)
+
+
+def _implied_noise(data: Latents, unit: int, stage: int, latents: torch.Tensor, local: torch.Tensor):
+    """n of the point `latents`, with (1 - start) U and (1 - end) C, all float64."""
+    start, end = SCHEDULER.start_sigmas[stage], SCHEDULER.end_sigmas[stage]
+    clean = (1 - end) * data.stages[stage][:, :, unit : unit + 1].double()
+    beginning = torch.zeros_like(clean)
+    if stage > 0:
+        beginning = (1 - start) * upsample(data.stages[stage - 1][:, :, unit : unit + 1]).double()
+    mean = local * beginning + (1 - local) * clean
+    return (latents.double() - mean) / (local * start + (1 - local) * end), beginning, clean
+
+
+def _best_velocity(data: Latents, unit: int, stage: int, latents: torch.Tensor, timestep: torch.Tensor):
+    noise, beginning, clean = _implied_noise(data, unit, stage, latents, _local_sigma(stage, timestep))
+    way = SCHEDULER.start_sigmas[stage] - SCHEDULER.end_sigmas[stage]
+    return way * noise + beginning - clean
+
+
+@dataclass
+class Oracle:
+    """A perfectly trained transformer for one clip; notes the noise and the history that each stage meets."""
+
+    data: Latents
+    unit: int
+    noises: list[torch.Tensor] = field(default_factory=list)
+    histories: list[list[torch.Tensor]] = field(default_factory=list)
+
+    def start_stage(self) -> None:
+        self.histories.append([])
+
+    def __call__(self, latents, history, timestep, guidance_scale):
+        stage = len(self.histories) - 1
+        if len(self.noises) == stage:
+            start = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+            self.noises.append(_implied_noise(self.data, self.unit, stage, latents, start)[0])
+        self.histories[-1] = history
+        return _best_velocity(self.data, self.unit, stage, latents, timestep[None]).float()
+
+
+def _sample(data: Latents, unit: int, root: int) -> tuple[torch.Tensor, Oracle]:
+    oracle = Oracle(data, unit)
+    clip = data.stages[-1]
+    past = [latent_pyramid(frame, NUM_STAGES) for frame in clip.split(1, dim=2)[:unit]]
+    settings = UnitSettings(num_inference_steps=(4, 3, 5), guidance_scale=1.0)
+    latents = denoise_unit(
+        unit,
+        past,
+        oracle,
+        SCHEDULER,
+        NoiseStreams(root),
+        SHAPE,
+        torch.device("cpu"),
+        settings,
+        lambda place, timestep, latents: latents,
+    )
+    return latents, oracle
+
+
+@pytest.mark.parametrize("stage", range(NUM_STAGES))
+@pytest.mark.parametrize("unit", [0, 3])
+def test_batches_have_the_velocity_that_the_oracle_knows(stage, unit):
+    """Float32 points are exact to about 5e-7; dividing by a noise level of 0.01 or more costs two digits."""
+    data = _single_clip(0)
+    batch = make_batch(data, SCHEDULER, stage, unit, 16, torch.Generator().manual_seed(1))
+    velocity = _best_velocity(data, unit, stage, batch.noisy, batch.timestep)
+    torch.testing.assert_close(batch.target.double(), velocity, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stage", range(NUM_STAGES))
+def test_batches_start_from_white_noise_of_the_stages_level(stage):
+    """The velocity alone would not show a wrong start of the last stage: all its ways end in C. The noise
+    that is left must not depend on the clip, and have variance 1 (five standard errors of its estimate)."""
+    noises = []
+    for seed in (0, 1):
+        data = _single_clip(seed)
+        batch = make_batch(data, SCHEDULER, stage, 2, 64, torch.Generator().manual_seed(1))
+        local = _local_sigma(stage, batch.timestep)
+        noises.append(_implied_noise(data, 2, stage, batch.noisy, local)[0])
+    torch.testing.assert_close(*noises, atol=2e-4, rtol=0)
+    variance = noises[0].square().mean().item()
+    assert variance == pytest.approx(1, abs=5 * (2 / noises[0].numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 3])
+def test_sampler_with_the_best_velocity_gives_the_clip(unit):
+    """The ways are straight, so any number of Euler steps follows them exactly."""
+    data = _single_clip(0)
+    latents, _ = _sample(data, unit, root=5)
+    torch.testing.assert_close(latents, data.stages[-1][:, :, unit : unit + 1], atol=1e-4, rtol=0)
+
+
+def test_every_stage_starts_from_noise_that_knows_nothing_of_the_clip():
+    """The mean of the sampler's start points is that of training, (1 - start) U: what remains of them after
+    it is subtracted is the same for two different clips."""
+    noises = [_sample(_single_clip(seed), 0, root=5)[1].noises for seed in (0, 1)]
+    initial = initial_pyramid(NoiseStreams(5).draw(NoiseKey("initial", 0, 0), SHAPE), NUM_STAGES)
+    assert torch.equal(noises[0][0].float(), initial[0])
+    assert len(noises[0]) == NUM_STAGES
+    for ours, theirs in zip(*noises, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stage", range(1, NUM_STAGES))
+def test_every_stage_starts_from_white_noise_of_its_level(stage):
+    """Covariance in closed form: renoise is linear, so it is that of its matrix over one 2x2 block."""
+    coefficients, gamma = SCHEDULER.renoise_coefficients(stage), SCHEDULER.config.gamma
+    old = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+    white = torch.eye(4, dtype=torch.float64).reshape(4, 1, 1, 1, 2, 2).unbind()
+    of_old = renoise(old, coefficients, torch.zeros_like(white[0]), gamma).flatten()
+    of_white = torch.stack([renoise(0 * old, coefficients, part, gamma).flatten() for part in white], dim=1)
+    level = SCHEDULER.end_sigmas[stage - 1]
+    covariance = level**2 * torch.outer(of_old, of_old) + of_white @ of_white.T
+    expected = SCHEDULER.start_sigmas[stage] ** 2 * torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(covariance, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("unit", [0, 1, 2, 4])
+def test_history_is_that_of_the_sampler_up_to_its_noise(unit, monkeypatch):
+    data = _single_clip(0)
+    monkeypatch.setattr(train_transformer, "HISTORY_NOISE", 0.0)
+    oracle = _sample(data, unit, root=5)[1]
+    past = [latent_pyramid(frame, NUM_STAGES) for frame in data.stages[-1].split(1, dim=2)[:unit]]
+    for stage in range(NUM_STAGES):
+        batch = make_batch(data, SCHEDULER, stage, unit, 1, torch.Generator().manual_seed(0))
+        met = oracle.histories[stage]
+        assert len(batch.history) == len(met) == len(history_clips(past, stage))
+        for ours, theirs in zip(batch.history, met, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [warmup_then_cosine(step, 100, 10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02)
+
+
+@pytest.mark.slow
+def test_a_resumed_training_is_the_same_training(text_folder, tmp_path, monkeypatch):
+    """Six steps at once, and three, a stop and three more: the same bits, and one log."""
+    monkeypatch.setattr(train_transformer, "BATCH_SIZES", (2, 2, 2))
+
+    def train(out: str, *arguments: str):
+        command = ["--out", str(tmp_path / out), "--text", str(text_folder), "--clips", "8", "--steps", "6"]
+        monkeypatch.setattr(sys, "argv", ["train_transformer.py", "--device", "cpu", *command, *arguments])
+        train_transformer.main()
+        return load_checkpoint(tmp_path / out / "checkpoint.pt", torch.device("cpu"))
+
+    straight = train("straight")
+    assert train("resumed", "--stop-after", "3")["step"] == 3
+    resumed = train("resumed")
+    assert straight["step"] == resumed["step"] == 6
+    assert torch.equal(straight["generator"], resumed["generator"])
+    for part in ("model", "average"):
+        for name, value in straight[part].items():
+            assert torch.equal(value, resumed[part][name]), (part, name)
+    rows = [read_log(tmp_path / out / "log.jsonl")[-1] for out in ("straight", "resumed")]
+    assert rows[0]["stage2_unit3"] == rows[1]["stage2_unit3"]
