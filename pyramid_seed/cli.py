@@ -30,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)  # noqa: T201
+        print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"pyramid-seed {options.command}: stopped, nothing was written", file=sys.stderr)  # noqa: T201
+        print(f"pyramid-seed {options.command}: stopped, nothing was written", file=sys.stderr)
         return 130
 
 
@@ -176,8 +176,8 @@ def run_presets(options: argparse.Namespace) -> int:  # noqa: ARG001 - every com
     for name in list_presets():
         preset = load_preset(name)
         size = f"{preset.height}x{preset.width}, {preset.num_frames} frames at {preset.fps:g} fps"
-        print(f"{name:16} {size:32} {preset.model}")  # noqa: T201
-        print(f"{'':16} {preset.description}")  # noqa: T201
+        print(f"{name:16} {size:32} {preset.model}")
+        print(f"{'':16} {preset.description}")
     return 0
 
 
@@ -209,4 +209,4 @@ def _seed(text: str) -> int:
 
 
 def _say(name: str, value: object) -> None:
-    print(f"{name:7} {value}")  # noqa: T201
+    print(f"{name:7} {value}")

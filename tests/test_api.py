@@ -1,0 +1,187 @@
+"""`generate` and `load_pipeline`."""
+
+from __future__ import annotations
+
+import hashlib
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pyramid_seed
+from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
+from pyramid_seed.api import default_device, image_digest, shared_pipeline
+from pyramid_seed.noise import Branch, NoiseKey
+from pyramid_seed.presets import Preset
+
+from .conftest import REFERENCE
+
+
+def test_the_same_seed_gives_the_same_clip_and_another_seed_another(quick):
+    first, again, other = (generate("a boat", seed=seed, **quick) for seed in (3, 3, 4))
+    assert np.array_equal(first.frames, again.frames)
+    assert first.digest == again.digest == hashlib.sha256(first.frames.tobytes()).hexdigest()
+    assert first.ledger == again.ledger
+    assert other.digest != first.digest
+    assert other.ledger != first.ledger
+
+
+def test_a_clip_says_what_it_is(quick):
+    clip = generate("a boat", seed=3, fps=12, **quick)
+    assert clip.frames.shape == (9, 64, 64, 3)
+    assert clip.frames.dtype == np.uint8
+    assert (clip.seed, clip.fps, clip.prompt) == (3, 12, "a boat")
+    assert clip.settings.num_inference_steps == (1, 1, 1)
+    assert [entry.key for entry in clip.ledger] == [
+        NoiseKey(stream, unit, stage)
+        for unit in range(2)
+        for stream, stage in (("initial", 0), ("renoise", 1), ("renoise", 2))
+    ]
+    assert "seed=3" in repr(clip)
+
+
+def test_without_a_seed_the_one_used_is_told(quick):
+    clip = generate("a boat", **quick)
+    assert 0 <= clip.seed < 2**64
+    assert generate("a boat", seed=clip.seed, **quick).digest == clip.digest
+
+
+def test_the_model_is_loaded_once(quick):
+    generate("a boat", seed=1, **quick)
+    before = shared_pipeline.cache_info()
+    generate("a boat", seed=2, **quick)
+    after = shared_pipeline.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+
+
+def test_given_latents_are_not_computed_again_and_change_nothing(quick):
+    longer = quick | {"num_frames": 17}
+    whole = generate("a boat", seed=3, **longer)
+    start = generate("a boat", seed=3, **quick)
+    assert np.array_equal(start.frames, whole.frames[:9])
+    steps = []
+    resumed = generate(
+        "a boat",
+        seed=3,
+        prefix_latents=start.latents,
+        on_step=lambda pipe, step, timestep, told: steps.append(told["unit"]),
+        **longer,
+    )
+    assert set(steps) == {2}
+    assert resumed.digest == whole.digest
+    assert resumed.ledger == whole.ledger
+
+
+def test_a_branch_keeps_the_beginning(quick):
+    longer = quick | {"num_frames": 17}
+    whole = generate("a boat", seed=3, **longer)
+    branched = generate("a boat", seed=3, branches=[Branch(from_unit=2, seed=99)], **longer)
+    assert np.array_equal(branched.frames[:9], whole.frames[:9])
+    assert not np.array_equal(branched.frames[9:], whole.frames[9:])
+    assert [a == b for a, b in zip(branched.ledger, whole.ledger, strict=True)] == [True] * 6 + [False] * 3
+
+
+def test_an_image_gives_the_size_and_is_recorded(quick):
+    image = Image.open(REFERENCE / "i2v_input.png")
+    sized = {name: value for name, value in quick.items() if name not in ("height", "width")}
+    clip = generate("the sea", seed=1, image=image, **sized)
+    assert clip.frames.shape[1:3] == (image.height, image.width) == (64, 128)
+    assert clip.image_digest == image_digest(np.asarray(image.convert("RGB"), np.float32)[None] / 255)
+    assert next(iter(clip.ledger)).key == NoiseKey("posterior", 0, 0)
+    with pytest.raises(ValueError, match=r"64 x 64, got 64 x 128; resize it first"):
+        generate("the sea", seed=1, image=image, **quick)
+
+
+def test_a_single_picture(quick):
+    clip = generate("a boat", seed=3, **quick | {"num_frames": 1})
+    assert clip.frames.shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])
+def test_save_by_ending(quick, tmp_path, ending):
+    clip = generate("a boat", seed=3, **quick)
+    path = clip.save(tmp_path / f"clip{ending}", scale=2)
+    if ending == ".png":
+        frames = np.stack([iio.imread(file) for file in sorted(path.iterdir())])
+    else:
+        frames = iio.imread(path, plugin="pyav" if ending == ".mp4" else "pillow")
+    assert frames.shape[1:3] == (128, 128)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        clip.save(path)
+
+
+def test_a_notebook_plays_the_clip(quick):
+    page = generate("a <boat>", seed=3, **quick)._repr_html_()
+    assert page.startswith("<video controls")
+    assert "a &lt;boat&gt;" in page
+    assert "seed 3" in page
+
+
+def test_settings_replace_the_presets(quick):
+    preset = load_preset("tiny")
+    assert isinstance(preset, Preset)
+    clip = generate("a boat", seed=3, preset=preset, **quick)
+    assert clip.settings.fps == preset.fps
+    assert clip.settings.guidance_scale == preset.guidance_scale
+    assert clip.settings.num_frames == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_frame": 9}, TypeError, "unknown setting 'num_frame'; did you mean 'num_frames'?"),
+        ({"num_frames": 10}, ValueError, r"num_frames must be 8k \+ 1, got 10; use 9 or 17"),
+        ({"height": 100}, ValueError, "height must be a multiple of 64, got 100; use 64 or 128"),
+        ({"seed": -1}, ValueError, "-1"),
+        ({"seed": 2**64}, ValueError, "seed"),
+        ({"preset": "tinny"}, ValueError, "did you mean 'tiny'"),
+        ({"num_inference_steps": [1, 1]}, ValueError, "3 stages"),
+        ({"guidance_scale": "high"}, ValueError, "guidance_scale must be a number"),
+        ({"determinism": "loose"}, ValueError, "strict"),
+        ({"dtype": "float16"}, ValueError, "float32 or bfloat16"),
+        ({"model": "/nowhere/at/all"}, FileNotFoundError, "/nowhere/at/all"),
+    ],
+)
+def test_bad_arguments_are_named(quick, arguments, error, message):
+    with pytest.raises(error, match=message):
+        generate("a boat", **quick | arguments)
+
+
+def test_a_list_of_prompts_is_refused(quick):
+    with pytest.raises(TypeError, match="one str, got list"):
+        generate(["a", "b"], **quick)
+
+
+def test_load_pipeline_reads_what_save_pretrained_wrote(quick, tmp_path):
+    original = load_pipeline(REFERENCE / "miniflux-tiny", variant="384p")
+    original.save_pretrained(tmp_path / "saved")
+    loaded = load_pipeline(tmp_path / "saved")
+    assert isinstance(loaded, PyramidFlowPipeline)
+    assert loaded.source_folder == tmp_path / "saved"
+    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        ours, theirs = getattr(loaded, name).state_dict(), getattr(original, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    clips = [generate("a boat", seed=3, pipeline=pipeline, **quick) for pipeline in (original, loaded)]
+    assert clips[0].digest == clips[1].digest
+    with pytest.raises(ValueError, match="use variant=None"):
+        load_pipeline(tmp_path / "saved", variant="384p")
+
+
+def test_load_pipeline_refuses_fp16():
+    with pytest.raises(ValueError, match="float16"):
+        load_pipeline(REFERENCE / "miniflux-tiny", dtype=torch.float16)
+
+
+def test_default_device_is_a_device():
+    assert default_device().type in ("cpu", "cuda", "mps", "xpu")
+
+
+def test_every_public_name_is_there():
+    for name in pyramid_seed.__all__:
+        assert getattr(pyramid_seed, name) is not None
+    assert set(pyramid_seed.__all__) <= set(dir(pyramid_seed))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pyramid_seed.nothing
