@@ -22,12 +22,12 @@ class VelocityModel(Protocol):
     """The transformer with its text, ready to be asked for velocities of one clip."""
 
     def __call__(
-        self,
-        latents: torch.Tensor,
-        history: list[torch.Tensor],
-        timestep: torch.Tensor,
-        guidance_scale: float,
+        self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
     ) -> torch.Tensor: ...
+
+    def start_unit(self, guidance_scale: float) -> None:
+        """Guide with this scale from now on."""
+        ...
 
     def start_stage(self) -> None:
         """Forget what was cached for other shapes."""
@@ -106,7 +106,7 @@ def denoise_stage(
     scheduler: PyramidFlowMatchEulerDiscreteScheduler,
     unit: int,
     stage: int,
-    settings: UnitSettings,
+    num_inference_steps: int,
     on_step: OnStep,
 ) -> torch.Tensor | None:
     """The Euler steps of one stage; None when `on_step` stops the run.
@@ -114,10 +114,10 @@ def denoise_stage(
     Raises:
         FloatingPointError: the latents are no longer finite; unit, stage and step are named.
     """
-    scheduler.set_timesteps(settings.num_inference_steps[stage], stage)
+    scheduler.set_timesteps(num_inference_steps, stage)
     velocity_model.start_stage()
     for step, timestep in enumerate(scheduler.timesteps):
-        velocity = velocity_model(latents, history, timestep, settings.guidance_scale)
+        velocity = velocity_model(latents, history, timestep)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         place = Place(unit, stage, step)
         if not torch.isfinite(latents).all():
@@ -160,8 +160,9 @@ def denoise_unit(
         Clean latents of `shape`, float32, or None when stopped.
     """
     num_stages = scheduler.config.stages
+    velocity_model.start_unit(settings.guidance_scale)
     initial = noise.draw(NoiseKey("initial", unit, 0), shape).to(device)
-    latents: torch.Tensor | None = initial_pyramid(initial, num_stages)[0]
+    latents = initial_pyramid(initial, num_stages)[0]
     for stage in range(num_stages):
         if stage > 0:
             size = (*shape[:3], latents.shape[-2] * 2, latents.shape[-1] * 2)
@@ -169,11 +170,19 @@ def denoise_unit(
             latents = renoise(
                 latents, scheduler.renoise_coefficients(stage), white_noise, scheduler.config.gamma
             )
-        latents = denoise_stage(
-            latents, history_clips(past, stage), velocity_model, scheduler, unit, stage, settings, on_step
+        denoised = denoise_stage(
+            latents,
+            history_clips(past, stage),
+            velocity_model,
+            scheduler,
+            unit,
+            stage,
+            settings.num_inference_steps[stage],
+            on_step,
         )
-        if latents is None:
+        if denoised is None:
             return None
+        latents = denoised
     return latents
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 
@@ -16,6 +17,8 @@ from .denoise import Place, UnitSettings, guidance_schedule
 
 OUTPUT_TYPES = ("np", "pt", "pil", "uint8", "latent")
 DEFAULT_SIZE = (384, 640)
+MAX_TEXT_LENGTH = 512
+ARRAYS = (np.ndarray, torch.Tensor)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Request:
         units: settings of each unit.
         pictures: first frames (1, 3, H, W) in [-1, 1], one a prompt, or none.
         prefix_latents: (clips, C, k, H/s, W/s), or None.
+        text_length: L, tokens of the T5 embeddings of prompts and negative prompts.
     """
 
     num_prompts: int
@@ -36,6 +40,7 @@ class Request:
     units: tuple[UnitSettings, ...]
     pictures: tuple[torch.Tensor, ...]
     prefix_latents: torch.Tensor | None
+    text_length: int
 
     @property
     def num_clips(self) -> int:
@@ -62,6 +67,11 @@ class Request:
         whole_units = sum(sum(unit.num_inference_steps) for unit in before)
         return clip * (self.num_steps // self.num_clips) + whole_units + sum(stages) + place.step
 
+    def ends_unit(self, place: Place) -> bool:
+        """Whether the step at this place is the last one of its unit."""
+        steps = self.units[place.unit].num_inference_steps
+        return (place.stage, place.step) == (len(steps) - 1, steps[-1] - 1)
+
     @property
     def is_guided(self) -> bool:
         """Whether any unit that is generated needs the negative prompt."""
@@ -71,6 +81,7 @@ class Request:
 def check_call(
     geometry: PyramidGeometry,
     channels: int,
+    text_widths: tuple[int, int],
     *,
     prompt: str | list[str] | None,
     negative_prompt: str | list[str] | None,
@@ -91,10 +102,22 @@ def check_call(
 ) -> Request:
     """Check the arguments of a pipeline call against the model's geometry; see the pipeline for each.
 
+    Args:
+        geometry: sizes and counts.
+        channels: C of the latents.
+        text_widths: of the T5 embeddings and of the pooled ones.
+
     Raises:
         ValueError, TypeError: an argument does not fit.
     """
-    num_prompts = check_text(prompt, negative_prompt, embeddings, max_sequence_length)
+    num_prompts = check_text(prompt, negative_prompt, embeddings)
+    check_positive("max_sequence_length", max_sequence_length)
+    if max_sequence_length > MAX_TEXT_LENGTH:
+        raise ValueError(
+            f"max_sequence_length must be at most {MAX_TEXT_LENGTH}, got {max_sequence_length}; "
+            f"use {MAX_TEXT_LENGTH}"
+        )
+    text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
     check_positive("num_videos_per_prompt", num_videos_per_prompt)
     if image is not None and prefix_latents is not None:
         raise ValueError("give either image or prefix_latents, not both")
@@ -111,19 +134,22 @@ def check_call(
             "video_num_inference_steps", video_num_inference_steps, geometry.num_stages
         )
     video_guidance_scale = guidance_scale if video_guidance_scale is None else video_guidance_scale
+    check_finite("guidance_scale", guidance_scale)
+    check_finite("video_guidance_scale", video_guidance_scale)
+    check_finite("guidance_decay", 0 if guidance_decay is None else guidance_decay)
+    check_finite("min_guidance_scale", min_guidance_scale)
     scales = guidance_schedule(
         num_units, guidance_scale, video_guidance_scale, guidance_decay, min_guidance_scale
     )
-    check_finite("guidance scales", scales)
     units = tuple(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
-    return Request(num_prompts, num_videos_per_prompt, shape, units, pictures, prefix_latents)
+    return Request(num_prompts, num_videos_per_prompt, shape, units, pictures, prefix_latents, text_length)
 
 
 def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Steps of each stage from an int (the same for all) or a list with one entry a stage."""
-    values = (steps,) * num_stages if isinstance(steps, int) else tuple(steps)
+    values: tuple[Any, ...] = tuple(steps) if isinstance(steps, (list, tuple)) else (steps,) * num_stages
     if len(values) != num_stages:
         raise ValueError(
             f"{name} must be an int or have one entry for each of the {num_stages} stages, "
@@ -131,7 +157,7 @@ def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> t
         )
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must hold ints of at least 1, got {value!r}")
+            raise ValueError(f"{name} must hold ints of at least 1, got {value!r}; use 1 or more")
     return values
 
 
@@ -139,7 +165,6 @@ def check_text(
     prompt: str | list[str] | None,
     negative_prompt: str | list[str] | None,
     embeddings: Mapping[str, torch.Tensor | None],
-    max_sequence_length: int,
 ) -> int:
     """Check prompts against given embeddings; returns the number of prompts.
 
@@ -153,32 +178,58 @@ def check_text(
             raise ValueError(f"{', '.join(given)} must come with {', '.join(missing)}")
         if given and text is not None:
             raise ValueError(f"give either {prefix}prompt or {prefix}prompt_embeds, not both")
-        sizes = {name: embeddings[name].shape[0] for name in given}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"embeddings must have the same batch size, got {sizes}")
     embeds = embeddings["prompt_embeds"]
-    if prompt is None and embeds is None:
+    if prompt is not None and not _is_text(prompt):
+        raise ValueError(f"prompt must be a str or a non-empty list of str, got {prompt!r}")
+    if embeds is not None:
+        count = embeds.shape[0]
+    elif prompt is not None:
+        count = 1 if isinstance(prompt, str) else len(prompt)
+    else:
         raise ValueError("give a prompt or prompt_embeds")
-    if prompt is not None and not isinstance(prompt, str):
-        if not isinstance(prompt, list) or not prompt or not all(isinstance(text, str) for text in prompt):
-            raise ValueError(f"prompt must be a str or a non-empty list of str, got {prompt!r}")
-    count = embeds.shape[0] if embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
     negative_embeds = embeddings["negative_prompt_embeds"]
     if negative_embeds is not None and negative_embeds.shape[0] not in (1, count):
         raise ValueError(
             f"negative_prompt_embeds must have batch size 1 or {count}, got {negative_embeds.shape[0]}"
         )
-    if isinstance(negative_prompt, list):
-        if len(negative_prompt) != count:
-            raise ValueError(
-                f"negative_prompt must be a str or have one entry for each of the {count} prompts, "
-                f"got {len(negative_prompt)}"
-            )
-    elif negative_prompt is not None and not isinstance(negative_prompt, str):
-        raise ValueError(f"negative_prompt must be a str or a list of str, got {negative_prompt!r}")
-    if isinstance(max_sequence_length, bool) or not 1 <= max_sequence_length <= 512:
-        raise ValueError(f"max_sequence_length must be in 1 .. 512, got {max_sequence_length}; use 128")
+    if negative_prompt is not None and not _is_text(negative_prompt):
+        raise ValueError(f"negative_prompt must be a str or a non-empty list of str, got {negative_prompt!r}")
+    if isinstance(negative_prompt, list) and len(negative_prompt) != count:
+        raise ValueError(
+            f"negative_prompt must be a str or have one entry for each of the {count} prompts, "
+            f"got {len(negative_prompt)}"
+        )
     return count
+
+
+def _is_text(value: object) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return bool(texts) and all(isinstance(text, str) for text in texts)
+
+
+def check_embeddings(
+    embeddings: Mapping[str, torch.Tensor | None], text_widths: tuple[int, int], length: int
+) -> int:
+    """Check the shapes of given embeddings; returns L, that of `prompt_embeds` if given, else `length`.
+
+    They must be (N, L, D), (N, L) and (N, P), with the same L for prompts and negative prompts.
+    """
+    prompt_embeds = embeddings["prompt_embeds"]
+    length = length if prompt_embeds is None or prompt_embeds.ndim < 2 else prompt_embeds.shape[1]
+    for prefix in ("", "negative_"):
+        embeds = embeddings[prefix + "prompt_embeds"]
+        if embeds is None:
+            continue
+        shapes = {
+            "prompt_embeds": (embeds.shape[0], length, text_widths[0]),
+            "prompt_attention_mask": (embeds.shape[0], length),
+            "pooled_prompt_embeds": (embeds.shape[0], text_widths[1]),
+        }
+        for name, shape in shapes.items():
+            values = embeddings[prefix + name]
+            if values is not None and tuple(values.shape) != shape:
+                raise ValueError(f"{prefix}{name} must have shape {shape}, got {tuple(values.shape)}")
+    return length
 
 
 def noise_sources(
@@ -206,15 +257,22 @@ def noise_sources(
         raise ValueError(f"give only one of seed, generator and noise, got {' and '.join(given)}")
     for name, value in (("seed", seed), ("generator", generator), ("noise", noise)):
         if isinstance(value, list) and len(value) != num_clips:
-            raise ValueError(f"a list for {name} must have one entry for each of the {num_clips} clips, "
-                             f"got {len(value)}")
+            raise ValueError(
+                f"a list for {name} must have one entry for each of the {num_clips} clips, got {len(value)}"
+            )
     if noise is not None:
         sources = noise if isinstance(noise, list) else [noise]
         if len(sources) != num_clips:
             raise ValueError(f"noise must be a list with one source for each of the {num_clips} clips")
+        for source in sources:
+            if not callable(getattr(source, "draw", None)):
+                raise TypeError(f"noise must have a method draw(key, shape), got {source!r}")
         return list(sources)
     if generator is not None:
         generators = generator if isinstance(generator, list) else [generator] * num_clips
+        for each in generators:
+            if not isinstance(each, torch.Generator):
+                raise TypeError(f"generator must be a torch.Generator or a list of them, got {each!r}")
         roots = [root_from_generator(each) for each in generators]
     elif isinstance(seed, list):
         roots = seed
@@ -232,12 +290,26 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     Takes what diffusers takes: PIL pictures, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
     [0, 1]; one picture serves all prompts.
     """
+    for each in image if isinstance(image, list) else [image]:
+        floating = torch.as_tensor(each).is_floating_point() if isinstance(each, ARRAYS) else True
+        if not floating:
+            raise ValueError(
+                f"image must be a PIL picture or floating point in [0, 1], got {each.dtype}; divide by 255"
+            )
     processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
     pictures = processor.preprocess(image).split(1)
     if len(pictures) not in (1, num_prompts):
         raise ValueError(
             f"image must be one picture or one for each of the {num_prompts} prompts, got {len(pictures)}"
         )
+    for picture in pictures:
+        if picture.shape[1] != 3:
+            raise ValueError(f"image must have 3 channels, got {picture.shape[1]}")
+        if not (picture.abs() <= 1).all():
+            raise ValueError(
+                f"image must be in [0, 1], got values from {(picture.min().item() + 1) / 2:g} to "
+                f"{(picture.max().item() + 1) / 2:g}; scale and clamp it"
+            )
     return pictures * num_prompts if len(pictures) == 1 else pictures
 
 
@@ -265,17 +337,28 @@ def check_prefix(prefix: torch.Tensor | None, num_clips: int, shape: tuple[int, 
     fits = prefix.ndim == 5 and (*prefix.shape[:2], *prefix.shape[3:]) == (num_clips, shape[1], *shape[3:])
     if not fits or not 1 <= prefix.shape[2] <= limit:
         raise ValueError(
-            f"prefix_latents must have shape ({num_clips}, {shape[1]}, 1 .. {limit}, {shape[3]}, {shape[4]}), "
-            f"got {tuple(prefix.shape)}"
+            f"prefix_latents must have shape ({num_clips}, {shape[1]}, 1 .. {limit}, {shape[3]}, "
+            f"{shape[4]}), got {tuple(prefix.shape)}"
         )
     if not prefix.is_floating_point() or not torch.isfinite(prefix).all():
         raise ValueError("prefix_latents must be floating point and finite")
 
 
-def check_finite(name: str, values: Sequence[float]) -> None:
-    """Every value must be a finite number."""
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{name} must be finite, got {list(values)}")
+def check_finite(name: str, value: float) -> None:
+    """The value must be a finite number."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Latents that a callback returned must be finite and of the shape of those it was given."""
+    if latents.shape != shape:
+        raise ValueError(
+            f"a callback must return latents of shape {tuple(shape)}, got {tuple(latents.shape)}"
+        )
+    if not torch.isfinite(latents).all():
+        raise ValueError("a callback must return finite latents")
+    return latents
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -287,4 +370,4 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 def check_positive(name: str, value: int) -> None:
     """The value must be an int of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+        raise ValueError(f"{name} must be an int of at least 1, got {value!r}; use 1 or more")

@@ -20,7 +20,7 @@ class PyramidFlowPipelineOutput(BaseOutput):
             float32 in [0, 1]; "pil" a list of lists of pictures; "uint8" an array (B, T, H, W, 3) uint8;
             "latent" the latents.
         latents: (B, C, t, H/s, W/s) float32, normalised, on the CPU.
-        seeds: root seed of each clip; None where `noise` was given.
+        seeds: root seed of each clip; None where `noise` was given that is no `NoiseStreams`.
         ledgers: the draws of each clip.
         text_digests: SHA-256 of the embeddings that each clip was told, see `text.text_digests`.
         interrupted: the run was stopped: only finished clips are there, or the finished units of the first.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,14 +23,16 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..determinism import DeterminismLevel
+from ..determinism import determinism as determinism_level
 from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.checkpoints import check_dtype
-from ..noise import LedgeredNoise, NoiseLedger, NoiseSource
+from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .decode import decode_chunks, encode_image, to_uint8
 from .denoise import OnStep, Place, denoise_clip, guide
-from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, noise_sources
+from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
 from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
 
@@ -47,20 +50,26 @@ class GuidedTransformer:
     ) -> None:
         self.transformer = transformer
         self.attention_kwargs = attention_kwargs
+        self.guidance_scale = 1.0
         self.positive = positive.to(device, transformer.dtype)
         self.pair = None
         if negative is not None:
             self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
 
     def __call__(
-        self,
-        latents: torch.Tensor,
-        history: list[torch.Tensor],
-        timestep: torch.Tensor,
-        guidance_scale: float,
+        self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
     ) -> torch.Tensor:
-        """Velocity (1, C, 1, H, W), float32, guided when the scale is above 1."""
-        text = self.pair if guidance_scale > 1 and self.pair is not None else self.positive
+        """Velocity (1, C, 1, H, W), float32, guided when `guidance_scale` is above 1.
+
+        Raises:
+            ValueError: guidance is wanted and there is no negative prompt.
+        """
+        text = self.pair if self.guidance_scale > 1 else self.positive
+        if text is None:
+            raise ValueError(
+                "a callback cannot turn guidance on in a call that began without it, got guidance_scale "
+                f"{self.guidance_scale}; give the call a guidance_scale above 1"
+            )
         batch = text.prompt_embeds.shape[0]
         dtype = self.transformer.dtype
         with self.transformer.cache_context("pyramid"):
@@ -74,12 +83,30 @@ class GuidedTransformer:
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
             )[0].float()
-        return velocity if batch == 1 else guide(*velocity.chunk(2), guidance_scale)
+        if batch == 1:
+            return velocity
+        negative, positive = velocity.chunk(2)
+        return guide(negative, positive, self.guidance_scale)
+
+    def start_unit(self, guidance_scale: float) -> None:
+        """Guide with this scale until somebody sets another one."""
+        self.guidance_scale = guidance_scale
 
     def start_stage(self) -> None:
         """Reset diffusers' step caches: they hold activations of the last stage, or of the last clip."""
         if self.transformer.is_cache_enabled:
             self.transformer._reset_stateful_cache()
+
+
+def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a call under the level that its `determinism` argument names; flags are as before after it."""
+
+    @wraps(call)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with determinism_level(kwargs.get("determinism", "strict")):
+            return call(*args, **kwargs)
+
+    return wrapped
 
 
 class PyramidFlowPipeline(DiffusionPipeline):
@@ -100,6 +127,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
     _optional_components = ["text_encoder_3", "tokenizer_3"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    source_folder: Path | None = None
+    """Where the weights were read from; set by `pyramid_seed.load_pipeline`."""
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
@@ -173,6 +202,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return encode_text(prompt, encoders, max_sequence_length, device or self._execution_device)
 
     @torch.no_grad()
+    @at_determinism_level
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -202,6 +232,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
         output_type: str = "np",
+        determinism: DeterminismLevel = "strict",  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[..., dict[str, Any] | None]
@@ -236,19 +267,22 @@ class PyramidFlowPipeline(DiffusionPipeline):
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
-            prefix_latents: latents (clips, C, k, H/s, W/s) of the first k units, which are then not generated:
-                the clip goes on from them. Not together with `image`.
+            prefix_latents: latents (clips, C, k, H/s, W/s) of the first k units, which are then not
+                generated: the clip goes on from them. Not together with `image`.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
+            determinism: "strict" or "relaxed", see `pyramid_seed.determinism`; set for this call only.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
                 kwargs holds the tensors asked for and "clip", "unit", "stage" and "stage_step". It may return
-                {"latents": ...} to replace the latents, and may set `pipeline._interrupt = True`: the run then
-                stops, and what is finished is returned.
+                {"latents": ...} to replace the latents; may set `pipeline._guidance_scale` for the rest of
+                the unit; and may set `pipeline._interrupt = True`: the run then stops, and what is finished
+                is returned.
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
-            callback_on_unit_end: called as (clip, unit, latents) with each new unit's latents (1, C, 1, h, w).
+            callback_on_unit_end: called as (clip, unit, latents) with each new unit's latents
+                (1, C, 1, h, w). It may stop the run in the same way.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -274,6 +308,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         request = check_call(
             self.geometry,
             self.transformer.config.in_channels,
+            (self.transformer.config.joint_attention_dim, self.transformer.config.pooled_projection_dim),
             prompt=prompt,
             negative_prompt=negative_prompt,
             embeddings=embeddings,
@@ -301,13 +336,11 @@ class PyramidFlowPipeline(DiffusionPipeline):
 
         # 3. Text: each prompt alone, equal ones once.
         given = [embeddings[name] for name in TextEmbeddings._fields]
-        texts = self._texts(prompt, prompt_suffix, given, request.num_prompts, max_sequence_length)
-        negatives: list[TextEmbeddings | None] = [None] * request.num_prompts
+        texts = self._texts(prompt, prompt_suffix, given, request.num_prompts, request.text_length)
+        negatives: Sequence[TextEmbeddings | None] = [None] * request.num_prompts
         if request.is_guided:
             given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
-            negatives = self._texts(
-                negative_prompt or "", "", given, request.num_prompts, max_sequence_length
-            )
+            negatives = self._texts(negative_prompt, "", given, request.num_prompts, request.text_length)
 
         # 4. Known beginnings: a picture, or given latents.
         known = self._known_latents(request, ledgered)
@@ -327,7 +360,12 @@ class PyramidFlowPipeline(DiffusionPipeline):
                     self._execution_device,
                 )
                 on_step = self._step_callback(
-                    index, request, progress_bar, callback_on_step_end, callback_on_step_end_tensor_inputs
+                    index,
+                    request,
+                    model,
+                    progress_bar,
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
                 )
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
                 clip = self._denoise_clip(request, beginning, model, source, on_step, on_unit)
@@ -349,7 +387,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         return PyramidFlowPipelineOutput(
             frames=frames,
             latents=torch.cat(clips),
-            seeds=[getattr(source, "root", None) for source in sources[: len(clips)]],
+            seeds=[
+                source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
+            ],
             ledgers=ledgers[: len(clips)],
             text_digests=[
                 text_digests(texts[index // num_videos_per_prompt], negatives[index // num_videos_per_prompt])
@@ -367,11 +407,16 @@ class PyramidFlowPipeline(DiffusionPipeline):
         max_sequence_length: int,
     ) -> list[TextEmbeddings]:
         """Embeddings of every prompt, batch size 1 each: given ones cut apart, or freshly encoded."""
-        if given[0] is not None:
-            rows = [TextEmbeddings(*parts) for parts in zip(*(each.split(1) for each in given), strict=True)]
+        tensors = [each for each in given if each is not None]
+        if tensors:
+            rows = [
+                TextEmbeddings(*parts) for parts in zip(*(each.split(1) for each in tensors), strict=True)
+            ]
             return rows * num_prompts if len(rows) == 1 else rows
-        prompts = [prompt] * num_prompts if isinstance(prompt, str) else prompt
-        encoded = {text: self.encode_prompt(text + suffix, max_sequence_length) for text in set(prompts)}
+        prompts = prompt if isinstance(prompt, list) else [prompt or ""] * num_prompts
+        encoded = {
+            text: self.encode_prompt(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
+        }
         return [encoded[text] for text in prompts]
 
     def _known_latents(self, request: Request, noise: list[LedgeredNoise]) -> list[torch.Tensor | None]:
@@ -382,7 +427,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         if not request.pictures:
             return [None] * request.num_clips
         return [
-            encode_image(self.vae, request.pictures[index // request.num_videos_per_prompt], source).to(device)
+            encode_image(self.vae, request.pictures[index // request.num_videos_per_prompt], source).to(
+                device
+            )
             for index, source in enumerate(noise)
         ]
 
@@ -405,12 +452,15 @@ class PyramidFlowPipeline(DiffusionPipeline):
             units.append(latents)
             if on_unit is not None:
                 on_unit(unit, latents)
+            if self.interrupt:
+                break
         return torch.cat(units, dim=2).cpu() if units else None
 
     def _step_callback(
         self,
         clip: int,
         request: Request,
+        model: GuidedTransformer,
         progress_bar: Any,
         callback: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
@@ -418,15 +468,18 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """What happens after each step: the bar, the user's callback, the check for a stop."""
 
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
-            step = request.steps_before(clip, place)
-            self._guidance_scale = request.units[place.unit].guidance_scale
+            self._guidance_scale = model.guidance_scale
             progress_bar.update()
             if callback is not None:
+                step = request.steps_before(clip, place)
                 tensors = {"latents": latents}
                 told: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
                 told |= {"clip": clip, "unit": place.unit, "stage": place.stage, "stage_step": place.step}
-                latents = (callback(self, step, timestep, told) or {}).get("latents", latents)
-            return None if self.interrupt else latents
+                replaced = (callback(self, step, timestep, told) or {}).get("latents", latents)
+                latents = check_replaced(replaced, latents.shape).to(latents)
+                model.guidance_scale = self._guidance_scale
+            # A unit whose last step this was is finished: the run stops after it.
+            return None if self.interrupt and not request.ends_unit(place) else latents
 
         return on_step
 
