@@ -1,0 +1,80 @@
+"""The tiny checkpoints of both families as pipelines, loaded once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed.models import load_components
+from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+FAMILIES = {"miniflux": "miniflux-tiny", "sd3": "sd3-tiny"}
+
+SMALL = {
+    "height": 64,
+    "width": 64,
+    "num_frames": 9,
+    "num_inference_steps": 1,
+    "guidance_scale": 3.0,
+    "output_type": "latent",
+}
+"""Two units of one step a stage, guided, not decoded: a fraction of a second."""
+
+
+def quiet(pipe: PyramidFlowPipeline) -> PyramidFlowPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[[str], PyramidFlowPipeline]:
+    """The pipeline of a family; shared, so not to be changed."""
+    return cache(
+        lambda family: quiet(
+            PyramidFlowPipeline(**load_components(REFERENCE / FAMILIES[family], variant="384p").modules())
+        )
+    )
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def pipe(family, load) -> Iterator[PyramidFlowPipeline]:
+    """The shared pipeline of each family in turn."""
+    yield load(family)
+
+
+@pytest.fixture
+def own_pipe(pipe) -> PyramidFlowPipeline:
+    """A copy that a test may change."""
+    return quiet(PyramidFlowPipeline(**{name: copy.deepcopy(part) for name, part in pipe.components.items()}))
+
+
+@pytest.fixture
+def make(pipe) -> Callable[..., PyramidFlowPipelineOutput]:
+    """Generate from the shared pipeline with small settings, changed as given."""
+    return lambda prompt="a red circle", **changes: pipe(prompt, **{**SMALL, "seed": 7, **changes})
+
+
+@pytest.fixture
+def small() -> dict:
+    return dict(SMALL)
+
+
+@pytest.fixture
+def forwards(pipe) -> Iterator[list[int]]:
+    """The batch size of every call of the shared pipeline's transformer."""
+    calls: list[int] = []
+    handle = pipe.transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(args[0].shape[0]), with_kwargs=True
+    )
+    yield calls
+    handle.remove()

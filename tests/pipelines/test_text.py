@@ -1,0 +1,94 @@
+"""From a prompt to embeddings."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from pyramid_seed.pipelines.text import TextEmbeddings, encode_text, guidance_pair, text_digests
+
+
+@pytest.fixture
+def warnings(caplog, monkeypatch):
+    """Messages of diffusers' logger, which does not propagate."""
+    monkeypatch.setattr(logging.getLogger("pyramid_seed.pipelines.text"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="pyramid_seed.pipelines.text")
+    return caplog.messages if hasattr(caplog, "messages") else caplog
+
+
+def test_shapes(pipe):
+    embeddings = pipe.encode_prompt("a red circle", max_sequence_length=20)
+    config = pipe.transformer.config
+    assert embeddings.prompt_embeds.shape == (1, 20, config.joint_attention_dim)
+    assert embeddings.prompt_attention_mask.shape == (1, 20)
+    assert embeddings.pooled_prompt_embeds.shape == (1, config.pooled_projection_dim)
+    mask = embeddings.prompt_attention_mask[0].tolist()
+    assert mask == sorted(mask, reverse=True)
+    assert 0 < sum(mask) < 20
+
+
+def test_a_prompt_that_fits_says_nothing(pipe, caplog):
+    pipe.encode_prompt("a red circle", max_sequence_length=20)
+    assert not caplog.records
+
+
+def test_a_long_prompt_is_cut_and_says_what_is_lost(pipe, caplog, capsys):
+    t5 = pipe.tokenizer_3 or pipe.tokenizer_2
+    text = "a red circle moves to the right and then a blue square falls"
+    ids = t5(text).input_ids
+    length = len(ids) - 4
+    embeddings = pipe.encode_prompt(text, max_sequence_length=length)
+    said = caplog.text + capsys.readouterr().err
+    assert f"has {len(ids)} tokens" in said
+    assert f"keeps {length}" in said
+    lost = said.split("lost: ")[1].strip().strip("'\"")
+    assert text.endswith(lost)
+    assert lost
+    assert embeddings.prompt_attention_mask.all()
+    kept = t5.decode(ids[: length - 1])
+    assert torch.equal(
+        embeddings.prompt_embeds,
+        pipe.encode_prompt(kept, max_sequence_length=length).prompt_embeds,
+    )
+
+
+def test_needs_a_t5_and_a_clip_encoder(pipe):
+    clip = [(pipe.tokenizer, pipe.text_encoder)]
+    with pytest.raises(ValueError, match="one T5 encoder and at least one CLIP encoder, got \\['CLIP"):
+        encode_text("a", clip, 16, torch.device("cpu"))
+    t5 = [(pipe.tokenizer_3 or pipe.tokenizer_2, pipe.text_encoder_3 or pipe.text_encoder_2)]
+    with pytest.raises(ValueError, match="got \\['T5EncoderModel'\\]"):
+        encode_text("a", t5, 16, torch.device("cpu"))
+
+
+def embeddings(value: float, length: int = 4) -> TextEmbeddings:
+    mask = torch.ones(1, length, dtype=torch.int64)
+    return TextEmbeddings(torch.full((1, length, 2), value), mask, torch.full((1, 3), value))
+
+
+def test_guidance_pair_has_the_negative_prompt_first():
+    pair = guidance_pair(embeddings(-1.0), embeddings(1.0))
+    assert pair.prompt_embeds[:, 0, 0].tolist() == [-1.0, 1.0]
+    assert pair.pooled_prompt_embeds[:, 0].tolist() == [-1.0, 1.0]
+    assert pair.prompt_attention_mask.shape == (2, 4)
+
+
+def test_guidance_pair_of_two_lengths():
+    with pytest.raises(ValueError, match=r"shape of prompt_embeds, got \(1, 3, 2\) and \(1, 4, 2\)"):
+        guidance_pair(embeddings(-1.0, length=3), embeddings(1.0))
+
+
+def test_to_keeps_the_mask():
+    moved = embeddings(1.0).to(torch.device("cpu"), torch.bfloat16)
+    assert [values.dtype for values in moved] == [torch.bfloat16, torch.int64, torch.bfloat16]
+
+
+def test_digests_tell_texts_apart_and_do_not_depend_on_strides():
+    one = text_digests(embeddings(1.0), embeddings(0.0))
+    assert set(one) == {"prompt", "negative_prompt"}
+    assert one["prompt"] != one["negative_prompt"]
+    assert text_digests(embeddings(1.0), None) == {"prompt": one["prompt"]}
+    strided = TextEmbeddings(*(values.T.contiguous().T if values.ndim == 2 else values for values in embeddings(1.0)))
+    assert text_digests(strided, None)["prompt"] == one["prompt"]
