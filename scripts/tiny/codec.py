@@ -59,7 +59,7 @@ def cut(clip: torch.Tensor, frames: int) -> torch.Tensor:
 
 def join(blocks: torch.Tensor, frames: int) -> torch.Tensor:
     """Inverse of `cut`."""
-    batch, values, length, height, width = blocks.shape
+    batch, _, length, height, width = blocks.shape
     parts = blocks.reshape(batch, -1, frames, FACTOR, FACTOR, length, height, width)
     return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
         batch, -1, length * frames, height * FACTOR, width * FACTOR

@@ -1,6 +1,6 @@
 """Train the transformer of the embedded model by pyramidal flow matching (arXiv 2410.05954, section 3).
 
-    python scripts/tiny/train_transformer.py 
+    python scripts/tiny/train_transformer.py
 
 Needs `train_text.py` first. Latents come from the linear codec that is also the VAE's teacher; they are
 computed once and cached. A checkpoint is written every few minutes, and the same command goes on from it.
@@ -27,6 +27,7 @@ from training import (
     load_checkpoint,
     pick_device,
     save_checkpoint,
+    smooth,
     update_average,
     warmup_then_cosine,
 )
@@ -63,7 +64,7 @@ def build_transformer() -> PyramidFluxTransformer3DModel:
         axes_dims_rope=(8, 12, 12),
     )
     for name, parameter in model.named_parameters():
-        modulation = name.startswith(("norm_out", "proj_out")) or ".norm" in name and "linear" in name
+        modulation = name.startswith(("norm_out", "proj_out")) or (".norm" in name and "linear" in name)
         if name.endswith("bias") or modulation:
             torch.nn.init.zeros_(parameter)
         elif parameter.ndim == 2:
@@ -71,7 +72,9 @@ def build_transformer() -> PyramidFluxTransformer3DModel:
     return model
 
 
-def build_optimizers(model: PyramidFluxTransformer3DModel, learning_rate: float) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: PyramidFluxTransformer3DModel, learning_rate: float
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for name, p in model.named_parameters() if "blocks." in name and p.ndim == 2]
     chosen = {id(p) for p in matrices}
@@ -288,13 +291,14 @@ def main() -> None:
         for stage, (size, weight) in enumerate(zip(BATCH_SIZES, LOSS_WEIGHTS, strict=True)):
             first = torch.rand((), generator=generator, device=device).item() < FIRST_UNIT_SHARE
             last_unit = data.stages[0].shape[2] - 1
-            unit = 0 if first else int(torch.randint(1, last_unit + 1, (), generator=generator, device=device))
+            unit = (
+                0 if first else int(torch.randint(1, last_unit + 1, (), generator=generator, device=device))
+            )
             batch = make_batch(data, scheduler, stage, unit, size, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
                 loss = flow_loss(model, batch, captions)
             (weight * loss).backward()
-            name = f"train_stage{stage}"
-            smoothed[name] = loss.item() if name not in smoothed else 0.98 * smoothed[name] + 0.02 * loss.item()
+            smoothed[f"train_stage{stage}"] = smooth(smoothed.get(f"train_stage{stage}"), loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import world
 from clips import frames_of, render_seeds
 from codec import LATENT_CHANNELS, LinearCodec
-from recognise import ATTRIBUTES, recognise
+from recognise import recognise
 from training import (
     WORK_FOLDER,
     append_log,
@@ -29,6 +29,7 @@ from training import (
     load_checkpoint,
     pick_device,
     save_checkpoint,
+    smooth,
     update_average,
     warmup_then_cosine,
 )
@@ -39,6 +40,14 @@ BLOCK_CHANNELS = (16, 32, 64)
 LATENT_NOISE = 0.15
 POSTERIOR_LOG_VARIANCE = -6.0
 EDGE_WEIGHT = 0.3
+ENCODER_INTERVAL = 4
+"""The encoder, which has the easier task, learns in every so many steps."""
+
+COLOUR_AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [-1.0, -1.0, 2.0]])
+COLOUR_AXES /= COLOUR_AXES.norm(dim=1, keepdim=True)
+COLOUR_AXES *= torch.tensor([[1.0], [3.0], [1.5]])
+"""Brightness, red-green and blue-yellow, weighted: the grounds have no colour, so the colour axes are a
+small part of the plain error, and the last to be learned."""
 EMA_DECAY = 0.995
 
 
@@ -80,7 +89,9 @@ def frame_differences(clip: torch.Tensor) -> list[torch.Tensor]:
 
 
 def pixel_loss(prediction: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of pixels plus a share of that of their differences."""
+    """Mean squared error on the weighted colour axes, plus a share of that of neighbours' differences."""
+    axes = COLOUR_AXES.to(clip.device)
+    prediction, clip = (torch.einsum("ac,bcthw->bathw", axes, pixels) for pixels in (prediction, clip))
     edges = [
         F.mse_loss(ours, theirs)
         for ours, theirs in zip(frame_differences(prediction), frame_differences(clip), strict=True)
@@ -116,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "vae", help="folder to write to")
     parser.add_argument("--codec", type=Path, default=WORK_FOLDER / "transformer" / "codec.pt")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
@@ -161,17 +172,16 @@ def main() -> None:
         noise = torch.randn(latents.shape, generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             decoded = vae.decode(latents + level * noise).sample
-            losses = {
-                "train_pixels": pixel_loss(decoded.float(), clip),
-                "train_latents": encoder_loss(vae, clip, latents),
-            }
+            losses = {"train_pixels": pixel_loss(decoded.float(), clip)}
+            if step % ENCODER_INTERVAL == 0:
+                losses["train_latents"] = encoder_loss(vae, clip, latents)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         update_average(average, vae, min(EMA_DECAY, (step + 1) / (step + 10)))
         for name, loss in losses.items():
-            smoothed[name] = loss.item() if name not in smoothed else 0.98 * smoothed[name] + 0.02 * loss.item()
+            smoothed[name] = smooth(smoothed.get(name), loss.item())
 
         done, now = step + 1, time.perf_counter()
         if done % 100 == 0 or done == last_step:

@@ -78,6 +78,11 @@ def warmup_then_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) 
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def smooth(mean: float | None, value: float) -> float:
+    """Running mean over about 50 values, for the log."""
+    return value if mean is None else 0.98 * mean + 0.02 * value
+
+
 @torch.no_grad()
 def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     """Exponential moving average of the parameters, in place."""

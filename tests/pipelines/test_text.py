@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
-from pyramid_seed.pipelines.text import TextEmbeddings, encode_text, guidance_pair, text_digests
+from pyramid_seed.pipelines.text import TextEmbeddings, encode_text, guidance_pair, logger, text_digests
 
 
 @pytest.fixture
-def warnings(caplog, monkeypatch):
-    """Messages of diffusers' logger, which does not propagate."""
-    monkeypatch.setattr(logging.getLogger("pyramid_seed.pipelines.text"), "propagate", True)
-    caplog.set_level(logging.WARNING, logger="pyramid_seed.pipelines.text")
-    return caplog.messages if hasattr(caplog, "messages") else caplog
+def said(monkeypatch):
+    """What the module warns of."""
+    messages: list[str] = []
+    monkeypatch.setattr(logger, "warning", messages.append)
+    return messages
 
 
 def test_shapes(pipe):
@@ -29,21 +27,21 @@ def test_shapes(pipe):
     assert 0 < sum(mask) < 20
 
 
-def test_a_prompt_that_fits_says_nothing(pipe, caplog):
+def test_a_prompt_that_fits_says_nothing(pipe, said):
     pipe.encode_prompt("a red circle", max_sequence_length=20)
-    assert not caplog.records
+    assert said == []
 
 
-def test_a_long_prompt_is_cut_and_says_what_is_lost(pipe, caplog, capsys):
+def test_a_long_prompt_is_cut_and_says_what_is_lost(pipe, said):
     t5 = pipe.tokenizer_3 or pipe.tokenizer_2
     text = "a red circle moves to the right and then a blue square falls"
     ids = t5(text).input_ids
     length = len(ids) - 4
     embeddings = pipe.encode_prompt(text, max_sequence_length=length)
-    said = caplog.text + capsys.readouterr().err
-    assert f"has {len(ids)} tokens" in said
-    assert f"keeps {length}" in said
-    lost = said.split("lost: ")[1].strip().strip("'\"")
+    (message,) = said
+    assert f"has {len(ids)} tokens" in message
+    assert f"keeps {length}" in message
+    lost = message.split("lost: ")[1].strip("'")
     assert text.endswith(lost)
     assert lost
     assert embeddings.prompt_attention_mask.all()
@@ -90,5 +88,7 @@ def test_digests_tell_texts_apart_and_do_not_depend_on_strides():
     assert set(one) == {"prompt", "negative_prompt"}
     assert one["prompt"] != one["negative_prompt"]
     assert text_digests(embeddings(1.0), None) == {"prompt": one["prompt"]}
-    strided = TextEmbeddings(*(values.T.contiguous().T if values.ndim == 2 else values for values in embeddings(1.0)))
+    strided = TextEmbeddings(
+        *(values.T.contiguous().T if values.ndim == 2 else values for values in embeddings(1.0))
+    )
     assert text_digests(strided, None)["prompt"] == one["prompt"]

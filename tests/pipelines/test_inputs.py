@@ -1,0 +1,333 @@
+"""Every refusal of a call: rule, value and what to use, before anything is computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pyramid_seed.noise import NoiseStreams
+from pyramid_seed.pipelines.denoise import Place, UnitSettings
+from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
+
+PREFIX = torch.zeros(1, 16, 1, 8, 8)
+
+
+def picture(width=64, height=64):
+    return Image.new("RGB", (width, height), (10, 200, 30))
+
+
+CALLS = {
+    "no prompt": ({"prompt": None}, "give a prompt or prompt_embeds"),
+    "prompt of another type": ({"prompt": 3}, "prompt must be a str or a non-empty list of str, got 3"),
+    "prompts, none": ({"prompt": []}, "prompt must be a str or a non-empty list of str, got \\[\\]"),
+    "prompts, one no text": ({"prompt": ["a", 1]}, "prompt must be a str or a non-empty list of str"),
+    "negative prompt": (
+        {"negative_prompt": 3},
+        "negative_prompt must be a str or a non-empty list of str, got 3",
+    ),
+    "negative prompts, one no text": (
+        {"negative_prompt": [None]},
+        "negative_prompt must be a str or a non-empty list of str, got \\[None\\]",
+    ),
+    "negative prompts, too few": (
+        {"prompt": ["a", "b"], "negative_prompt": ["c"]},
+        "negative_prompt must be a str or have one entry for each of the 2 prompts, got 1",
+    ),
+    "max_sequence_length, small": (
+        {"max_sequence_length": 0},
+        "max_sequence_length must be an int of at least 1, got 0; use 1",
+    ),
+    "max_sequence_length, large": (
+        {"max_sequence_length": 513},
+        "max_sequence_length must be at most 512, got 513; use 512",
+    ),
+    "max_sequence_length, bool": ({"max_sequence_length": True}, "max_sequence_length must be an int"),
+    "max_sequence_length, float": ({"max_sequence_length": 8.0}, "max_sequence_length must be an int"),
+    "height": ({"height": 72}, "height must be a multiple of 64, got 72; use 64 or 128"),
+    "width": ({"width": 32}, "width must be a multiple of 64, got 32; use 64"),
+    "num_frames": ({"num_frames": 30}, "num_frames must be 8k \\+ 1, got 30; use 25 or 33"),
+    "num_frames, none": ({"num_frames": 0}, "num_frames must be 8k \\+ 1, got 0; use 1"),
+    "num_videos_per_prompt": (
+        {"num_videos_per_prompt": 0},
+        "num_videos_per_prompt must be an int of at least 1, got 0; use 1",
+    ),
+    "steps, too few stages": (
+        {"num_inference_steps": [1, 1]},
+        "num_inference_steps must be an int or have one entry for each of the 3 stages, got 2 entries",
+    ),
+    "steps, none": (
+        {"num_inference_steps": 0},
+        "num_inference_steps must hold ints of at least 1, got 0; use 1",
+    ),
+    "steps, one none": (
+        {"video_num_inference_steps": [1, 0, 1]},
+        "video_num_inference_steps must hold ints of at least 1, got 0; use 1",
+    ),
+    "steps, float": (
+        {"num_inference_steps": 2.5},
+        "num_inference_steps must hold ints of at least 1, got 2.5",
+    ),
+    "steps, bool": (
+        {"num_inference_steps": True},
+        "num_inference_steps must hold ints of at least 1, got True",
+    ),
+    "guidance": ({"guidance_scale": float("nan")}, "guidance_scale must be finite, got nan"),
+    "video guidance": (
+        {"video_guidance_scale": float("inf")},
+        "video_guidance_scale must be finite, got inf",
+    ),
+    "guidance decay": ({"guidance_decay": float("nan")}, "guidance_decay must be finite, got nan"),
+    "least guidance": ({"min_guidance_scale": float("nan")}, "min_guidance_scale must be finite, got nan"),
+    "image and prefix": (
+        {"image": picture(), "prefix_latents": PREFIX},
+        "either image or prefix_latents, not both",
+    ),
+    "image of another size": (
+        {"image": picture(64, 128)},
+        "image must have the clip's height and width 64 x 64, got 128 x 64; resize it first, e.g. "
+        "image.resize\\(\\(64, 64\\)\\)",
+    ),
+    "image whose size does not fit": (
+        {"image": picture(100, 70), "height": None, "width": None},
+        "height must be a multiple of 64, got 70; use 64 or 128",
+    ),
+    "images, too few": (
+        {"prompt": ["a", "b", "c"], "image": [picture(), picture()]},
+        "image must be one picture or one for each of the 3 prompts, got 2",
+    ),
+    "image of bytes": (
+        {"image": np.zeros((64, 64, 3), np.uint8)},
+        "image must be a PIL picture or floating point in \\[0, 1\\], got uint8; divide by 255",
+    ),
+    "image out of range": (
+        {"image": torch.full((3, 64, 64), 200.0)},
+        "image must be in \\[0, 1\\], got values from 200 to 200",
+    ),
+    "image not finite": ({"image": torch.full((3, 64, 64), torch.nan)}, "image must be in \\[0, 1\\], got"),
+    "image with alpha": ({"image": torch.zeros(4, 64, 64)}, "image must have 3 channels, got 4"),
+    "prefix, too long": (
+        {"prefix_latents": torch.zeros(1, 16, 3, 8, 8)},
+        "prefix_latents must have shape \\(1, 16, 1 .. 2, 8, 8\\), got \\(1, 16, 3, 8, 8\\)",
+    ),
+    "prefix, none": ({"prefix_latents": torch.zeros(1, 16, 0, 8, 8)}, "prefix_latents must have shape"),
+    "prefix, one for two clips": (
+        {"prefix_latents": PREFIX, "num_videos_per_prompt": 2},
+        "prefix_latents must have shape \\(2, 16, 1 .. 2, 8, 8\\)",
+    ),
+    "prefix, dimensions": ({"prefix_latents": PREFIX[0]}, "prefix_latents must have shape"),
+    "prefix, ints": ({"prefix_latents": PREFIX.int()}, "prefix_latents must be floating point and finite"),
+    "prefix, not finite": (
+        {"prefix_latents": PREFIX * torch.nan},
+        "prefix_latents must be floating point and finite",
+    ),
+    "output type": (
+        {"output_type": "gif"},
+        "output_type must be one of np, pt, pil, uint8, latent, got 'gif'",
+    ),
+    "callback tensors": (
+        {"callback_on_step_end_tensor_inputs": ["noise"]},
+        "callback_on_step_end_tensor_inputs must be one of latents, got 'noise'",
+    ),
+    "two seeds": (
+        {"generator": torch.Generator()},
+        "give only one of seed, generator and noise, got seed and generator",
+    ),
+    "three seeds": (
+        {"generator": torch.Generator(), "noise": NoiseStreams(1)},
+        "give only one of seed, generator and noise, got seed and generator and noise",
+    ),
+    "seed, negative": ({"seed": -1}, "seed must be in 0 .. 2\\*\\*64 - 1, got -1; use 0"),
+    "seed, large": ({"seed": 2**64}, "seed must be in 0 .. 2\\*\\*64 - 1"),
+    "seeds, too few": (
+        {"prompt": ["a", "b"], "seed": [1]},
+        "a list for seed must have one entry for each of the 2 clips",
+    ),
+    "seeds, one negative": (
+        {"prompt": ["a", "b"], "seed": [1, -1]},
+        "seed must be in 0 .. 2\\*\\*64 - 1, got -1",
+    ),
+    "generators, too few": (
+        {"num_videos_per_prompt": 2, "seed": None, "generator": [torch.Generator()]},
+        "a list for generator must have one entry for each of the 2 clips, got 1",
+    ),
+    "noise, too little": (
+        {"num_videos_per_prompt": 2, "seed": None, "noise": NoiseStreams(1)},
+        "noise must be a list with one source for each of the 2 clips",
+    ),
+    "noise device": ({"noise_device": "mps"}, "noise is drawn in float64, which MPS does not have"),
+}
+TYPES = {
+    "height, float": ({"height": 64.0}, "height must be an int, got 64.0"),
+    "num_frames, bool": ({"num_frames": True}, "num_frames must be an int, got True"),
+    "seed, float": ({"seed": 1.5}, "seed must be an int, got 1.5"),
+    "generator": (
+        {"seed": None, "generator": 5},
+        "generator must be a torch.Generator or a list of them, got 5",
+    ),
+    "noise": ({"seed": None, "noise": torch.zeros(1)}, "noise must have a method draw"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_value_errors(make, forwards, call):
+    changes, message = CALLS[call]
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
+    assert forwards == []
+
+
+@pytest.mark.parametrize("call", TYPES)
+def test_type_errors(make, forwards, call):
+    changes, message = TYPES[call]
+    with pytest.raises(TypeError, match=message):
+        make(**changes)
+    assert forwards == []
+
+
+class TestEmbeddings:
+    @pytest.fixture
+    def given(self, pipe):
+        return pipe.encode_prompt("a red circle", max_sequence_length=16)._asdict()
+
+    @pytest.fixture
+    def negative(self, pipe):
+        embeddings = pipe.encode_prompt("", max_sequence_length=16)
+        return {f"negative_{name}": values for name, values in embeddings._asdict().items()}
+
+    def refused(self, make, forwards, message, **changes):
+        with pytest.raises(ValueError, match=message):
+            make(**changes)
+        assert forwards == []
+
+    def test_together_with_a_prompt(self, make, forwards, given, negative):
+        self.refused(make, forwards, "give either prompt or prompt_embeds, not both", **given)
+        self.refused(
+            make,
+            forwards,
+            "give either negative_prompt or negative_prompt_embeds, not both",
+            negative_prompt="a",
+            **negative,
+        )
+
+    def test_incomplete(self, make, forwards, given):
+        del given["pooled_prompt_embeds"]
+        message = "prompt_embeds, prompt_attention_mask must come with pooled_prompt_embeds"
+        self.refused(make, forwards, message, prompt=None, **given)
+
+    def test_shapes(self, make, forwards, given):
+        for name, good in given.items():
+            for bad in (torch.cat([good, good], dim=-1), good[0]):
+                changes = {**given, name: bad}
+                self.refused(make, forwards, f"{name} must have shape", prompt=None, **changes)
+
+    def test_batch_sizes(self, make, forwards, given, negative):
+        two = {name: values.repeat(2, *[1] * (values.ndim - 1)) for name, values in given.items()}
+        three = {name: values.repeat(3, *[1] * (values.ndim - 1)) for name, values in negative.items()}
+        changes = {**two, "pooled_prompt_embeds": given["pooled_prompt_embeds"]}
+        self.refused(make, forwards, "pooled_prompt_embeds must have shape \\(2, ", prompt=None, **changes)
+        message = "negative_prompt_embeds must have batch size 1 or 2, got 3"
+        self.refused(make, forwards, message, prompt=None, **two, **three)
+
+    def test_negative_of_another_length(self, make, forwards, negative):
+        message = "negative_prompt_embeds must have shape \\(1, 20, "
+        self.refused(make, forwards, message, max_sequence_length=20, **negative)
+
+
+class TestReplacedLatents:
+    """What a callback gives back is checked where it is given."""
+
+    def test_shape(self, make):
+        with pytest.raises(ValueError, match=r"latents of shape \(1, 16, 1, 2, 2\), got \(1, 16, 1, 8, 8\)"):
+            make(callback_on_step_end=lambda *args: {"latents": torch.zeros(1, 16, 1, 8, 8)})
+
+    def test_not_finite(self, make):
+        with pytest.raises(ValueError, match="a callback must return finite latents"):
+            make(
+                callback_on_step_end=lambda pipe, step, timestep, kwargs: {
+                    "latents": kwargs["latents"] * torch.nan
+                }
+            )
+
+
+def test_steps_per_stage():
+    assert steps_per_stage("steps", 4, 3) == (4, 4, 4)
+    assert steps_per_stage("steps", [1, 2, 3], 3) == (1, 2, 3)
+    assert steps_per_stage("steps", (5,), 1) == (5,)
+
+
+def request(**changes):
+    units = (UnitSettings((1, 2, 3), 3.0), UnitSettings((2, 1, 1), 1.0), UnitSettings((1, 1, 2), 0.0))
+    values = {
+        "num_prompts": 2,
+        "num_videos_per_prompt": 3,
+        "unit_shape": (1, 16, 1, 8, 8),
+        "units": units,
+        "pictures": (),
+        "prefix_latents": None,
+        "text_length": 8,
+    }
+    return Request(**{**values, **changes})
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_steps_are_counted_through_the_whole_call(known):
+    asked = request(prefix_latents=torch.zeros(6, 16, known, 8, 8) if known else None)
+    assert asked.num_clips == 6
+    assert asked.num_known_units == known
+    places = [
+        (clip, Place(unit, stage, step))
+        for clip in range(6)
+        for unit in range(known, 3)
+        for stage, steps in enumerate(asked.units[unit].num_inference_steps)
+        for step in range(steps)
+    ]
+    assert [asked.steps_before(clip, place) for clip, place in places] == list(range(asked.num_steps))
+    last_of_each = [place for clip, place in places if clip == 0 and asked.ends_unit(place)]
+    assert last_of_each == [Place(0, 2, 2), Place(1, 2, 0), Place(2, 2, 1)][known:]
+
+
+def test_the_negative_prompt_is_needed_where_a_generated_unit_is_guided():
+    assert request().is_guided
+    assert not request(pictures=(torch.zeros(1, 3, 64, 64),) * 2).is_guided
+
+
+def test_noise_sources():
+    def roots(clips, each, **given):
+        arguments = {"seed": None, "generator": None, "noise": None, **given}
+        return [source.root for source in noise_sources(clips, each, noise_device="cpu", **arguments)]
+
+    assert roots(4, 2, seed=10) == [10, 11, 10, 11]
+    assert roots(3, 1, seed=[5, 6, 7]) == [5, 6, 7]
+    drawn = torch.Generator().manual_seed(3)
+    expected = [int(torch.randint(0, 2**63 - 1, (), generator=drawn)) for _ in range(3)]
+    assert roots(3, 1, generator=torch.Generator().manual_seed(3)) == expected
+    listed = [torch.Generator().manual_seed(3) for _ in range(3)]
+    assert roots(3, 3, generator=listed) == [expected[0]] * 3
+    assert len(set(roots(3, 3))) == 3
+    given = [NoiseStreams(8), NoiseStreams(9)]
+    assert roots(2, 1, noise=given) == [8, 9]
+    assert roots(1, 1, noise=given[0]) == [8]
+
+
+def test_pictures_of_every_kind_are_the_same():
+    image = picture()
+    array = np.asarray(image, np.float32) / 255
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    expected = tensor[None] * 2 - 1
+    for given in (image, array, tensor, tensor[None], [image], [array], [tensor]):
+        (frame,) = first_frames(given, 1)
+        assert torch.equal(frame, expected)
+    frames = first_frames(image, 3)
+    assert len(frames) == 3
+    frames = first_frames([image, picture()], 2)
+    assert [frame.shape for frame in frames] == [(1, 3, 64, 64)] * 2
+
+
+def test_size_of_the_clip():
+    tall = (torch.zeros(1, 3, 128, 64),)
+    assert picture_size(None, None, ()) == (384, 640)
+    assert picture_size(64, None, ()) == (64, 640)
+    assert picture_size(None, None, tall) == (128, 64)
+    assert picture_size(128, 64, tall) == (128, 64)
