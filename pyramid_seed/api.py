@@ -1,9 +1,9 @@
-"""The two functions that most people need: `generate` and `load_pipeline`."""
+"""What most people need: `generate` and `load_pipeline`; and clips made again, verified, continued."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,15 @@ from diffusers.image_processor import PipelineImageInput
 from .clip import Clip
 from .determinism import DeterminismLevel
 from .environment import environment_fingerprint
+from .geometry import PyramidGeometry
+from .models.checkpoint_layout import (
+    choose_variant,
+    find_family,
+    layout_of,
+    list_files,
+    original_files,
+    transformer_part,
+)
 from .models.checkpoints import (
     check_dtype,
     default_dtype_kept,
@@ -22,6 +31,7 @@ from .models.checkpoints import (
     find_layout,
     load_components,
 )
+from .models.original_models import read_config
 from .noise import (
     Branch,
     BranchedNoise,
@@ -33,10 +43,15 @@ from .noise import (
     noise_digest,
     root_from_entropy,
 )
-from .pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
+from .pipelines import PyramidFlowPipeline
 from .pipelines.inputs import first_frames
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
+from .runs.extension import plan_extension
+from .runs.latents import latents_path, read_latents
+from .runs.manifest import Recipe, find_manifest, geometry_of, recipe_of, unit_digests
+from .runs.verify import Verification, verify_clip, verify_noise
+from .runs.weights import is_folder_of, weight_digests
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -74,11 +89,12 @@ def load_pipeline(
                 f"{folder} was written by save_pretrained and has one transformer; use variant=None"
             )
         with default_dtype_kept():
-            pipeline = PyramidFlowPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+            pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
     else:
         components = load_components(folder, variant=variant, dtype=dtype)
         pipeline = PyramidFlowPipeline(**components.modules())
     pipeline.source_folder = folder
+    pipeline.source_variant = variant
     return pipeline.to(device or default_device())
 
 
@@ -141,6 +157,9 @@ def generate(
     started = time.perf_counter()
     if pipeline is None:
         pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device)
+    else:
+        chosen = _with_model_of(pipeline, chosen)
+    files = weight_files_of(pipeline.source_folder, chosen.variant)
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
     sized = image is None or "height" in settings or "width" in settings
@@ -167,6 +186,12 @@ def generate(
         callback_on_unit_end=on_unit,
     )
     frames = output.frames[0]
+    ledger = output.ledgers[0]
+    if prefix_latents is not None:
+        ledger = _whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
+    elif output.interrupted:
+        units = output.latents.shape[2]
+        ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
     done = replace(chosen, height=frames.shape[1], width=frames.shape[2], num_frames=frames.shape[0])
     return Clip(
         frames=frames,
@@ -177,31 +202,265 @@ def generate(
         noise_device=str(noise_device),
         determinism=determinism,
         image_digest=None if image is None else image_digest(image),
-        ledger=_whole_ledger(output, noise, pipeline, prefix_latents, image is not None),
+        ledger=ledger,
         latents=output.latents,
         text_digests=output.text_digests[0],
+        geometry=pipeline.geometry,
         source_folder=pipeline.source_folder,
+        weight_files=files,
         environment=environment_fingerprint(pipeline.device, pipeline.transformer.dtype, level=determinism),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
     )
 
 
+def regenerate(
+    manifest: Mapping[str, Any],
+    *,
+    model: str | Path | None = None,
+    image: PipelineImageInput | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Clip:
+    """Make the clip of a manifest again.
+
+    Args:
+        manifest: see `runs.manifest.find_manifest`.
+        model: the folder of the weights; needed unless they are embedded or on the hub.
+        image: the first frame, if the clip was made from one.
+        device: where the model runs; default: the accelerator if there is one, else the CPU.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ValueError: the model's folder or the image is needed and was not given, or it is another image.
+        OSError: the weights cannot be read.
+    """
+    recipe = recipe_of(manifest)
+    _check_image(recipe, image)
+    return _generate(recipe, _loaded(manifest, model, device), image=image, progress=progress)
+
+
+def verify(
+    path: str | Path,
+    *,
+    noise_only: bool = False,
+    model: str | Path | None = None,
+    image: PipelineImageInput | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Verification:
+    """Make a saved clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
+
+    Args:
+        path: an .mp4, another clip with its manifest beside it, or a manifest.
+        noise_only: only draw the noise again, which needs no model.
+        model, image, device, progress: see `regenerate`.
+
+    Raises:
+        ValueError, OSError: it could not be run, as in `regenerate`.
+    """
+    if noise_only:
+        return verify_noise(path)
+    recipe = recipe_of(find_manifest(path))
+    _check_image(recipe, image)
+
+    def weigh(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+        folder = _folder_of(manifest, model)
+        return weight_digests(folder, weight_files_of(folder, recipe.settings.variant), fresh=True)
+
+    return verify_clip(
+        path,
+        weigh=weigh,
+        regenerate=lambda manifest: regenerate(
+            manifest, model=model, image=image, device=device, progress=progress
+        ),
+    )
+
+
+def extend_clip(
+    recipe: Recipe,
+    num_frames: int,
+    *,
+    geometry: PyramidGeometry,
+    text_digests: Mapping[str, str],
+    latents: torch.Tensor,
+    branch_seed: int | None = None,
+    from_frame: int | None = None,
+    device: str | None = None,
+    pipeline: PyramidFlowPipeline | None = None,
+    progress: bool = True,
+) -> Clip:
+    """Go on from a clip's latents, see `Clip.extend`.
+
+    Args:
+        recipe, geometry, text_digests, latents: of the clip.
+        num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
+    """
+    longer, kept = plan_extension(
+        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
+    )
+    if pipeline is None:
+        pipeline = _shared(recipe.settings, device)
+    clip = _generate(longer, pipeline, prefix_latents=latents[:, :, :kept], progress=progress)
+    # A negative prompt that only guided what is kept was not encoded again.
+    clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
+    if recipe.image_digest is None:
+        return clip
+    noise = BranchedNoise(longer.seed, longer.branches, longer.noise_device)
+    ledger = _whole_ledger(noise, geometry, clip.latents, with_image=True)
+    return replace(clip, image_digest=recipe.image_digest, ledger=ledger)
+
+
+def extend_file(
+    path: str | Path,
+    num_frames: int,
+    *,
+    branch_seed: int | None = None,
+    from_frame: int | None = None,
+    model: str | Path | None = None,
+    image: PipelineImageInput | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Clip:
+    """Go on from a saved clip: from the latents kept beside it, or else by making its beginning again.
+
+    Args:
+        path: an .mp4, or another clip with its manifest beside it.
+        num_frames, branch_seed, from_frame: see `Clip.extend`.
+        model, image, device, progress: see `regenerate`; the image is not needed where latents were kept.
+
+    Raises:
+        ValueError: as in `Clip.extend` and `regenerate`; or latents, kept or made again, that are not those
+            of the clip.
+    """
+    manifest = find_manifest(path)
+    recipe, geometry, digests = recipe_of(manifest), geometry_of(manifest), manifest["digests"]
+    longer, kept = plan_extension(
+        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
+    )
+    beside = latents_path(Path(path))
+    if beside.is_file():
+        latents = read_latents(beside, digests["units"])
+        return extend_clip(
+            recipe,
+            num_frames,
+            geometry=geometry,
+            text_digests=digests["text"],
+            latents=latents,
+            branch_seed=branch_seed,
+            from_frame=from_frame,
+            pipeline=_loaded(manifest, model, device),
+            progress=progress,
+        )
+    _check_image(recipe, image)
+    wanted = digests["units"][:kept]
+
+    def check_unit(clip: int, unit: int, latents: torch.Tensor) -> None:  # noqa: ARG001 - the pipeline's way
+        if unit < kept and unit_digests(latents) != [wanted[unit]]:
+            raise ValueError(
+                f"making {path} again gives another unit {unit} here, so it cannot go on from it; "
+                "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
+            )
+
+    return _generate(
+        longer, _loaded(manifest, model, device), image=image, progress=progress, on_unit=check_unit
+    )
+
+
+def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]:
+    """The files in a model's folder that loading it reads: weights, configs, tokenizers; none for None.
+
+    Raises:
+        ValueError: see `load_pipeline`.
+    """
+    if folder is None:
+        return ()
+    files = list_files(folder)
+    if layout_of(files, str(folder)) == "diffusers":
+        endings = (".safetensors", ".json", ".txt", ".model")
+        parts = sorted(name for name in files if "/" in name and name.endswith(endings))
+        return ("model_index.json", *parts)
+    variant = choose_variant(files, str(folder), variant)
+    configs = {
+        part: read_config(folder / part / "config.json")
+        for part in (transformer_part(variant), "text_encoder_2")
+        if f"{part}/config.json" in files
+    }
+    family = find_family(files, str(folder), variant, configs)
+    return tuple(sorted(original_files(files, str(folder), family, variant)))
+
+
+def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> Clip:
+    return generate(
+        recipe.prompt,
+        seed=recipe.seed,
+        branches=recipe.branches,
+        preset=recipe.settings,
+        noise_device=recipe.noise_device,
+        determinism=recipe.determinism,  # type: ignore[arg-type]  # the pipeline refuses other words
+        pipeline=pipeline,
+        **options,
+    )
+
+
+def _loaded(manifest: Mapping[str, Any], model: str | Path | None, device: str | None) -> PyramidFlowPipeline:
+    """The model of a manifest, at its very revision where it is on the hub."""
+    folder = _folder_of(manifest, model)
+    name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
+    return _shared(replace(recipe_of(manifest).settings, model=str(name)), device)
+
+
+def _shared(settings: Preset, device: str | None) -> PyramidFlowPipeline:
+    return shared_pipeline(settings.model, settings.variant, settings.dtype, device)
+
+
+def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:
+    """Where the weights of a manifest are on this machine; those on the hub are downloaded."""
+    kind, name, revision = (manifest["model"][field] for field in ("kind", "name", "revision"))
+    if model is not None:
+        return fetch_checkpoint(resolve_model(str(model)), variant=manifest["settings"]["variant"])
+    if kind == "embedded":
+        return Path(resolve_model(name))
+    if kind == "hub":
+        return fetch_checkpoint(name, variant=manifest["settings"]["variant"], revision=revision)
+    which = f"from a folder named {name!r}" if kind == "folder" else "with a pipeline of somebody's own"
+    raise ValueError(f"the clip was made {which}; say where its weights are here: --model FOLDER")
+
+
+def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
+    if recipe.image_digest is None and image is not None:
+        raise ValueError("the clip was made without an image; leave it out")
+    if recipe.image_digest is not None and image is None:
+        raise ValueError(
+            f"the clip was made from an image (SHA-256 of its pixels {recipe.image_digest[:16]}...); "
+            "give it: --image FILE"
+        )
+    if image is not None and image_digest(image) != recipe.image_digest:
+        raise ValueError(
+            f"this is not the image that the clip was made from: SHA-256 of its pixels is "
+            f"{image_digest(image)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
+        )
+
+
+def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
+    """The settings with what the given pipeline really is, in place of the preset's model."""
+    settings = replace(settings, dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
+    folder = pipeline.source_folder
+    if folder is None:
+        return settings
+    model = settings.model if is_folder_of(settings.model, folder) else str(folder)
+    return replace(settings, model=model, variant=getattr(pipeline, "source_variant", None))
+
+
 def _whole_ledger(
-    output: PyramidFlowPipelineOutput,
-    noise: NoiseSource,
-    pipeline: PyramidFlowPipeline,
-    prefix_latents: torch.Tensor | None,
-    with_image: bool,
+    noise: NoiseSource, geometry: PyramidGeometry, latents: torch.Tensor, *, with_image: bool
 ) -> NoiseLedger:
-    """The clip's ledger; draws behind given latents are made again, so that it is that of the whole clip."""
-    if prefix_latents is None:
-        return output.ledgers[0]
-    *front, num_units, height, width = output.latents.shape
+    """The ledger of a whole clip (1, C, t, h, w); draws behind given latents are made again for it."""
+    *front, num_units, height, width = latents.shape
     ledger = NoiseLedger()
     ledgered = LedgeredNoise(noise, ledger)
     shape = (*front, 1, height, width)
-    for key, size in draws_of_clip(num_units, pipeline.geometry.num_stages, shape, with_image=with_image):
+    for key, size in draws_of_clip(num_units, geometry.num_stages, shape, with_image=with_image):
         ledgered.draw(key, size)
     return ledger
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,9 @@ from . import __version__
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .clip import Clip
     from .presets import Settings
+    from .runs.compare import Step
 
 SEED_LIMIT = 2**64
 
@@ -32,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
+    except Exception:  # not foreseen; a traceback of Python's own would end with 1, the negative answer
+        traceback.print_exc()
+        return 2
     except KeyboardInterrupt:
         print(f"pyramid-seed {options.command}: stopped, nothing was written", file=sys.stderr)
         return 130
@@ -46,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_generate(commands)
+    _add_extend(commands)
+    _add_show(commands)
+    _add_verify(commands)
+    _add_diff(commands)
     _add_presets(commands)
     return parser
 
@@ -62,18 +73,42 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--seed", type=_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)"
     )
-    parser.add_argument(
+    parser.add_argument("--image", type=Path, metavar="FILE", help="first frame, in the clip's size")
+    add_output_options(parser, "an .mp4 named after prompt and seed")
+    add_setting_options(parser)
+    add_run_options(parser)
+
+
+def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Options that say what is written."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
-        help=".mp4, .gif, .webp or .png (default: an .mp4 named after prompt and seed)",
+        help=f".mp4, .gif, .webp or .png (default: {default})",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="first frame, in the clip's size")
-    parser.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
-    add_setting_options(parser)
-    add_run_options(parser)
+    group.add_argument("--overwrite", action="store_true", help="replace what exists")
+    group.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
+    group.add_argument(
+        "--sidecar", action="store_true", help="write the manifest beside FILE as well, as .json"
+    )
+    group.add_argument("--no-metadata", action="store_true", help="write no manifest")
+    group.add_argument(
+        "--keep-latents", action="store_true", help="write the latents beside FILE, to extend the clip from"
+    )
+
+
+def output_options(options: argparse.Namespace) -> dict[str, bool]:
+    """What was given of them, as `Clip.save` calls it."""
+    return {
+        "lossless": options.lossless,
+        "overwrite": options.overwrite,
+        "sidecar": options.sidecar,
+        "metadata": not options.no_metadata,
+        "keep_latents": options.keep_latents,
+    }
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -130,21 +165,19 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 def run_generate(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
-    from .runs.files import check_free
-    from .runs.video import check_ending
+    from .noise import root_from_entropy
+    from .runs.outputs import check_outputs
 
-    if options.output is not None:
-        check_ending(options.output)
-        check_free(options.output, overwrite=options.overwrite)
-    elif options.seed is not None:
-        check_free(Path(default_name(options.prompt, options.seed)), overwrite=options.overwrite)
+    seed = root_from_entropy() if options.seed is None else options.seed
+    path = options.output or Path(default_name(options.prompt, seed))
+    check_outputs(path, **output_options(options))
     image = None if options.image is None else open_image(options.image)
 
     from .api import generate
 
     clip = generate(
         options.prompt,
-        seed=options.seed,
+        seed=seed,
         preset=options.preset,
         image=image,
         device=options.device,
@@ -153,15 +186,182 @@ def run_generate(options: argparse.Namespace) -> int:
         progress=not options.quiet,
         **settings_from(options),
     )
-    path = options.output or Path(default_name(options.prompt, clip.seed))
-    saved = clip.save(path, lossless=options.lossless, overwrite=options.overwrite)
+    saved = clip.save(path, **output_options(options))
+    _tell(clip, saved)
+    return 0
+
+
+def _tell(clip: Clip, saved: Path) -> None:
     frames, height, width, _ = clip.frames.shape
     _say("seed", clip.seed)
     _say("digest", clip.digest)
     _say("frames", f"{frames} of {height}x{width}")
     _say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     _say("file", saved)
+
+
+def _add_extend(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "extend",
+        help="make a saved clip longer, or let it go on in another way",
+        description="Go on from a saved clip: the new one begins with the same frames, bit for bit. Uses the "
+        "latents kept beside it (--keep-latents), or else makes the beginning again.",
+        epilog="example: pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
+    )
+    parser.set_defaults(run=run_extend)
+    _add_clip(parser)
+    parser.add_argument("--num-frames", type=int, metavar="N", required=True, help="frames of the new clip")
+    parser.add_argument(
+        "--branch-seed", type=_seed, metavar="S", help="what follows the beginning takes this seed"
+    )
+    parser.add_argument(
+        "--from-frame", type=int, metavar="K", help="with --branch-seed: frames that stay (default: all)"
+    )
+    add_output_options(parser, "the clip's name with the number of frames, and the branch's seed")
+    _add_again_options(parser)
+
+
+def run_extend(options: argparse.Namespace) -> int:
+    """`pyramid-seed extend`."""
+    from .runs.outputs import check_outputs
+
+    clip, branch = options.clip, options.branch_seed
+    ending = "" if branch is None else f"_seed{branch}"
+    path = options.output or clip.with_name(f"{clip.stem}_{options.num_frames}frames{ending}{clip.suffix}")
+    check_outputs(path, **output_options(options))
+    image = None if options.image is None else open_image(options.image)
+
+    from .api import extend_file
+
+    longer = extend_file(
+        clip,
+        options.num_frames,
+        branch_seed=branch,
+        from_frame=options.from_frame,
+        model=options.model,
+        image=image,
+        device=options.device,
+        progress=not options.quiet,
+    )
+    _tell(longer, longer.save(path, **output_options(options)))
     return 0
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "show", help="say how a clip was made", description="Say how a clip was made: print its manifest."
+    )
+    parser.set_defaults(run=run_show)
+    _add_clip(parser)
+    parser.add_argument("--json", action="store_true", help="the whole manifest, for programs")
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """`pyramid-seed show`."""
+    from .runs.manifest import find_manifest
+    from .runs.show import describe
+
+    manifest = find_manifest(options.clip)
+    if options.json:
+        print(json.dumps(manifest, indent=2, sort_keys=True))
+        return 0
+    for name, text in describe(manifest):
+        _say(name, text)
+    return 0
+
+
+def _add_verify(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="make a clip again and compare",
+        description="Make a clip again from its manifest and compare: weights, text, noise, units, decoded "
+        "chunks, frames, and the pixels in the file. Answers MATCH or the first difference.",
+        epilog="exit status: 0 the same clip, 1 it differs, 2 it could not be made again",
+    )
+    parser.set_defaults(run=run_verify)
+    _add_clip(parser)
+    parser.add_argument(
+        "--noise-only", action="store_true", help="only draw the noise again: needs no weights, takes seconds"
+    )
+    _add_again_options(parser)
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """`pyramid-seed verify`."""
+    if options.noise_only:
+        from .runs.verify import verify_noise
+
+        found = verify_noise(options.clip)
+    else:
+        image = None if options.image is None else open_image(options.image)
+
+        from .api import verify
+
+        found = verify(
+            options.clip, model=options.model, image=image, device=options.device, progress=not options.quiet
+        )
+    for step in found.steps:
+        _say_step(step)
+    difference = found.difference
+    print("MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}")
+    if difference is not None:
+        for field in found.environment:
+            _say("environment", f"{field.field}: {field.a} then, {field.b} now")
+    return 0 if difference is None else 1
+
+
+def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "diff",
+        help="compare two clips by their manifests",
+        description="What differs between two clips: settings, weights, environment, and where the runs part. "
+        "Nothing is made again.",
+        epilog="exit status: 0 the same clip, 1 they differ, 2 there is no manifest",
+    )
+    parser.set_defaults(run=run_diff)
+    parser.add_argument("a", type=Path, metavar="A", help="a clip, or a manifest")
+    parser.add_argument("b", type=Path, metavar="B", help="another one")
+
+
+def run_diff(options: argparse.Namespace) -> int:
+    """`pyramid-seed diff`."""
+    from .runs.compare import compare_manifests
+    from .runs.manifest import find_manifest
+    from .runs.show import printable
+
+    found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
+    for kind in ("settings", "weights", "environment"):
+        for field in getattr(found, kind):
+            _say(kind, printable(f"{field.field}: {field.a!r} | {field.b!r}"))
+    for step in found.steps:
+        _say_step(step)
+    units = found.num_units
+    if found.parting is not None:
+        print(f"DIFFERENT: the runs part in {found.parting.stage}: {found.parting.note}")
+    elif units[0] != units[1]:
+        shorter, longer = ("A", "B") if units[0] < units[1] else ("B", "A")
+        print(f"DIFFERENT: {shorter} is the beginning of {longer} ({min(units)} of {max(units)} units)")
+    else:
+        print("SAME CLIP")
+    return 0 if found.is_same_clip else 1
+
+
+def _add_clip(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clip", type=Path, metavar="CLIP", help="a clip with a manifest, in it or beside it")
+
+
+def _add_again_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
+    )
+    group.add_argument("--image", type=Path, metavar="FILE", help="the first frame, if one was given")
+    group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _say_step(step: Step) -> None:
+    _say(step.stage, f"{step.status}: {step.note}")
 
 
 def _add_presets(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -209,4 +409,4 @@ def _seed(text: str) -> int:
 
 
 def _say(name: str, value: object) -> None:
-    print(f"{name:7} {value}")
+    print(f"{name:11} {value}")

@@ -8,13 +8,22 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .geometry import PyramidGeometry
 from .noise import Branch, NoiseLedger
 from .presets import Preset
+from .runs.files import replacing
+from .runs.latents import latents_path, write_latents
+from .runs.manifest import Recipe, build_manifest, manifest_json, sidecar_path
+from .runs.outputs import check_outputs
 from .runs.video import Frames, frames_digest, write_video
+from .runs.weights import model_reference, weight_digests
+
+if TYPE_CHECKING:
+    from .pipelines import PyramidFlowPipeline
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,7 +41,9 @@ class Clip:
         ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
         text_digests: SHA-256 of the text embeddings.
+        geometry: how the model divides space and time.
         source_folder: where the weights came from; None if the pipeline was not loaded by `load_pipeline`.
+        weight_files: names of the files in it that the model consists of.
         environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
     """
@@ -48,7 +59,9 @@ class Clip:
     ledger: NoiseLedger
     latents: torch.Tensor
     text_digests: dict[str, str]
+    geometry: PyramidGeometry
     source_folder: Path | None
+    weight_files: tuple[str, ...]
     environment: dict[str, Any]
     load_seconds: float
     seconds: float
@@ -63,6 +76,40 @@ class Clip:
         """SHA-256 of the frames, hexadecimal: equal digests, equal clips."""
         return frames_digest(self.frames)
 
+    @property
+    def recipe(self) -> Recipe:
+        """What the clip is a function of, besides the weights."""
+        return Recipe(
+            prompt=self.prompt,
+            seed=self.seed,
+            branches=self.branches,
+            settings=self.settings,
+            noise_device=self.noise_device,
+            determinism=self.determinism,
+            image_digest=self.image_digest,
+        )
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """How the clip was made and what came out, see docs/manifest.md.
+
+        Reads the files of the model, once a machine; a pipeline that `load_pipeline` did not load has none.
+        """
+        folder = self.source_folder
+        return build_manifest(
+            self.recipe,
+            model=model_reference(self.settings.model, folder),
+            weights=None if folder is None else weight_digests(folder, self.weight_files),
+            geometry=self.geometry,
+            ledger=self.ledger,
+            text_digests=self.text_digests,
+            latents=self.latents,
+            frames=self.frames,
+            environment=self.environment,
+            load_seconds=self.load_seconds,
+            seconds=self.seconds,
+        )
+
     def save(
         self,
         path: str | Path,
@@ -70,14 +117,22 @@ class Clip:
         scale: int | None = None,
         lossless: bool = False,
         overwrite: bool = False,
+        sidecar: bool = False,
+        metadata: bool = True,
+        keep_latents: bool = False,
     ) -> Path:
         """Write the clip in the format of the path's ending: .mp4, .gif, .webp, or .png.
+
+        An .mp4 carries the manifest in its comment tag; other formats only with `sidecar`.
 
         Args:
             path: the file; .png of several frames makes a folder of pictures.
             scale: show every pixel as scale x scale pixels; default: the preset's.
             lossless: keep every bit (.mp4 as RGB h264, .webp).
             overwrite: replace what is there.
+            sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
+            metadata: False writes no manifest at all.
+            keep_latents: write the latents beside it, `clip.latents.safetensors`, to go on from later.
 
         Returns:
             The path.
@@ -85,15 +140,79 @@ class Clip:
         Raises:
             FileExistsError: something is there. ValueError: unknown ending, or a size that it cannot hold.
         """
+        path = Path(path)
+        check_outputs(
+            path,
+            lossless=lossless,
+            overwrite=overwrite,
+            sidecar=sidecar,
+            metadata=metadata,
+            keep_latents=keep_latents,
+        )
+        scale = self.settings.scale if scale is None else scale
+        ending = path.suffix.lower()
+        text = None
+        if sidecar or (metadata and ending == ".mp4"):
+            shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
+            text = manifest_json(self.manifest | {"file": shown})
+        # The clip comes last: where it is, the rest is.
+        if keep_latents:
+            write_latents(latents_path(path), self.latents, overwrite=overwrite)
+        if sidecar and text is not None:
+            with replacing(sidecar_path(path), overwrite=overwrite) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
         write_video(
             path,
             self.frames,
             self.fps,
-            scale=self.settings.scale if scale is None else scale,
+            comment=text if ending == ".mp4" else None,
+            scale=scale,
             lossless=lossless,
             overwrite=overwrite,
         )
-        return Path(path)
+        return path
+
+    def extend(
+        self,
+        num_frames: int,
+        *,
+        branch_seed: int | None = None,
+        from_frame: int | None = None,
+        device: str | None = None,
+        pipeline: PyramidFlowPipeline | None = None,
+        progress: bool = True,
+    ) -> Clip:
+        """The clip with `num_frames` frames, bit for bit as if made in one go; only new units are computed.
+
+        Args:
+            num_frames: frames of the new clip, r k + 1.
+            branch_seed: what follows the beginning takes this root seed.
+            from_frame: frames that stay, r k + 1 with r the VAE's temporal factor; default: all. Only with a
+                branch_seed.
+            device: where the model runs.
+            pipeline: use this one instead of loading the settings' model; needed if the clip was made by a
+                pipeline that `load_pipeline` did not load.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            ValueError: a number does not fit; good ones are named.
+        """
+        from .api import extend_clip
+
+        if pipeline is None and self.source_folder is None:
+            raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")
+        return extend_clip(
+            self.recipe,
+            num_frames,
+            geometry=self.geometry,
+            text_digests=self.text_digests,
+            latents=self.latents,
+            branch_seed=branch_seed,
+            from_frame=from_frame,
+            device=device,
+            pipeline=pipeline,
+            progress=progress,
+        )
 
     def __repr__(self) -> str:
         frames, height, width, _ = self.frames.shape
@@ -105,7 +224,7 @@ class Clip:
     def _repr_html_(self) -> str:
         """Play the clip in a notebook."""
         with tempfile.TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / "clip.mp4").read_bytes()
+            data = self.save(Path(folder) / "clip.mp4", metadata=False).read_bytes()
         video = base64.b64encode(data).decode("ascii")
         return (
             f'<video controls loop autoplay muted src="data:video/mp4;base64,{video}"></video>'

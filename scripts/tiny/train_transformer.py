@@ -201,6 +201,13 @@ def make_batch(
     )
 
 
+def draw_unit(num_units: int, generator: torch.Generator) -> int:
+    """The unit to train: the first one, which is the hardest, more often than any other."""
+    if torch.rand((), generator=generator, device=generator.device).item() < FIRST_UNIT_SHARE:
+        return 0
+    return int(torch.randint(1, num_units, (), generator=generator, device=generator.device))
+
+
 def flow_loss(model: PyramidFluxTransformer3DModel, batch: Batch, captions: Captions) -> torch.Tensor:
     """Mean squared error of the velocity."""
     velocity = model(
