@@ -47,9 +47,9 @@ def family(request) -> str:
 
 
 @pytest.fixture
-def pipe(family, load) -> Iterator[PyramidFlowPipeline]:
+def pipe(family, load) -> PyramidFlowPipeline:
     """The shared pipeline of each family in turn."""
-    yield load(family)
+    return load(family)
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_a_clip_conditions_each_unit_on_those_before(scheduler):
     coarse, middle = (1, 2, 1, 2, 4), (1, 2, 1, 4, 8)
     assert model.history[:3] == [[], [], []]
     assert model.history[3:6] == [[coarse], [middle], [SHAPE]]
-    assert model.history[6:] == [[(1, 2, 2, 2, 4)], [coarse, middle], [middle, SHAPE]]
+    assert model.history[6:] == [[coarse, coarse], [coarse, middle], [middle, SHAPE]]
 
 
 def test_a_clip_goes_on_from_known_units(scheduler):
