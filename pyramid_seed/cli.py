@@ -303,19 +303,21 @@ def run_verify(options: argparse.Namespace) -> int:
     for step in found.steps:
         _say_step(step)
     difference = found.difference
-    print("MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}")
-    if difference is not None:
-        for field in found.environment:
-            _say("environment", f"{field.field}: {field.a} then, {field.b} now")
-    return 0 if difference is None else 1
+    if difference is None:
+        print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
+        return 0
+    print(f"DIFFERS first in {difference.stage}: {difference.note}")
+    for field in found.environment:
+        _say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
+    return 1
 
 
 def _add_diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "diff",
         help="compare two clips by their manifests",
-        description="What differs between two clips: settings, weights, environment, and where the runs part. "
-        "Nothing is made again.",
+        description="What differs between two clips: settings, weights, environment, and where the runs "
+        "part. Nothing is made again.",
         epilog="exit status: 0 the same clip, 1 they differ, 2 there is no manifest",
     )
     parser.set_defaults(run=run_diff)

@@ -23,11 +23,12 @@ ALLOWED = {
     "presets": {"resources"},
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
     "runs": {"determinism", "environment", "geometry", "noise", "presets"},
-    "clip": {"api", "noise", "presets", "runs"},
+    "clip": {"api", "geometry", "noise", "pipelines", "presets", "runs"},
     "api": {
         "clip",
         "determinism",
         "environment",
+        "geometry",
         "models",
         "noise",
         "pipelines",

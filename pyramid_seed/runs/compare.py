@@ -1,0 +1,164 @@
+"""Two manifests side by side: what was asked for, and where what came out parts, in causal order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..environment import Difference, fingerprint_differences
+from .manifest import chunk_frames
+
+Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
+Status = Literal["equal", "differs", "not compared"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a clip's making, compared; `note` says what is equal, or the first thing that is not."""
+
+    stage: Stage
+    status: Status
+    note: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two clips differ.
+
+    Attributes:
+        settings, weights, environment: the fields that differ, `a` first.
+        steps: results in causal order, as far as the shorter clip goes.
+        num_units: of each clip.
+    """
+
+    settings: tuple[Difference, ...]
+    weights: tuple[Difference, ...]
+    environment: tuple[Difference, ...]
+    steps: tuple[Step, ...]
+    num_units: tuple[int, int]
+
+    @property
+    def is_same_clip(self) -> bool:
+        """Whether both have the same frames, made by the same latents."""
+        return self.parting is None and self.num_units[0] == self.num_units[1]
+
+    @property
+    def parting(self) -> Step | None:
+        """The first result that differs; None if one clip is the other, or the beginning of it."""
+        return first_difference(step for step in self.steps if step.stage != "weights")
+
+
+def compare_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+    """Everything in which two manifests differ, but for timings."""
+    return Comparison(
+        settings=tuple(fingerprint_differences(_asked(a), _asked(b))),
+        weights=tuple(fingerprint_differences(_weights(a), _weights(b))),
+        environment=tuple(fingerprint_differences(a["environment"], b["environment"])),
+        steps=(compare_weights(a["weights"], b["weights"]), *compare_results(a, b)),
+        num_units=(len(a["digests"]["units"]), len(b["digests"]["units"])),
+    )
+
+
+def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, ...]:
+    """Text, noise, units, decoded chunks and frames, as far as the shorter clip goes.
+
+    The digest of all frames takes part where both have the same number of units.
+    """
+    left, right = a["digests"], b["digests"]
+    common = min(len(left["units"]), len(right["units"]))
+    factor = a["geometry"]["temporal_factor"]
+    steps = [
+        _compare_named("text", left["text"], right["text"], "embeddings of {}", "{} texts"),
+        _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "{} draws"),
+        _compare_named(
+            "unit", _numbered(left["units"][:common]), _numbered(right["units"][:common]),
+            "latents of unit {}", "latents of {} units",
+        ),
+        _compare_named(
+            "decode", _chunks(left["chunks"][:common], factor), _chunks(right["chunks"][:common], factor),
+            "chunk {}", "{} chunks",
+        ),
+    ]  # fmt: skip
+    if len(left["units"]) == len(right["units"]):
+        steps.append(
+            _compare_named("frames", {"": left["frames"]}, {"": right["frames"]}, "all frames", "all frames")
+        )
+    return tuple(steps)
+
+
+def compare_weights(a: Iterable[Mapping[str, Any]] | None, b: Iterable[Mapping[str, Any]] | None) -> Step:
+    """Files of the model, by name and SHA-256."""
+    if a is None or b is None:
+        return Step("weights", "not compared", "the files were not recorded")
+    left, right = ({row["file"]: row["sha256"] for row in rows} for rows in (a, b))
+    return _compare_named("weights", left, right, "file {}", "{} files")
+
+
+def compare_noise(a: Mapping[str, Any], b: Mapping[str, Any]) -> Step:
+    """All draws, by key, shape and SHA-256."""
+    return _compare_named("noise", _draws(a, None), _draws(b, None), "draw {}", "{} draws")
+
+
+def first_difference(steps: Iterable[Step]) -> Step | None:
+    """The first step that differs."""
+    return next((step for step in steps if step.status == "differs"), None)
+
+
+def _compare_named(stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one: str, many: str) -> Step:
+    """Compare values under names in the order of `a`; the first that differs or is missing is told."""
+    if list(a) == list(b):
+        names: Iterable[str] = a
+    else:
+        names = [*a, *(name for name in b if name not in a)]
+    for name in names:
+        left, right = a.get(name), b.get(name)
+        if left != right:
+            where = one.format(ascii(name)[1:-1])
+            return Step(stage, "differs", f"{where}: {_short(left)} against {_short(right)}")
+    return Step(stage, "equal", many.format(len(a)))
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = ascii(value).strip("'")  # a manifest may be anybody's: no control characters
+    return text if len(text) < 20 else f"{text[:16]}..."
+
+
+def _numbered(digests: Iterable[str]) -> dict[str, str]:
+    return {str(index): digest for index, digest in enumerate(digests)}
+
+
+def _chunks(digests: Iterable[str], factor: int) -> dict[str, str]:
+    return {
+        f"{index} (frames {first} to {last})": digest
+        for index, digest in enumerate(digests)
+        for first, last in [chunk_frames(index, factor)]
+    }
+
+
+def _draws(manifest: Mapping[str, Any], num_units: int | None) -> dict[str, str]:
+    return {
+        f"{row['stream']}/{row['unit']}/{row['stage']} of {'x'.join(map(str, row['shape']))}": row["sha256"]
+        for row in manifest["ledger"]
+        if num_units is None or row["unit"] < num_units
+    }
+
+
+def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    branches = {f"branches.{each['from_unit']}": each["seed"] for each in manifest["branches"]}
+    names = (
+        "prompt",
+        "seed",
+        "image_sha256",
+        "noise_scheme",
+        "noise_device",
+        "determinism",
+        "package_version",
+    )
+    return {name: manifest[name] for name in names} | branches | manifest["settings"]
+
+
+def _weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {row["file"]: row["sha256"] for row in manifest["weights"] or ()}

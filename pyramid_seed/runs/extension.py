@@ -1,0 +1,61 @@
+"""How a clip goes on: which units are kept, and which seed the others take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..geometry import PyramidGeometry
+from ..noise import Branch, check_root
+from .manifest import Recipe
+
+
+def plan_extension(
+    recipe: Recipe,
+    geometry: PyramidGeometry,
+    num_frames: int,
+    *,
+    branch_seed: int | None = None,
+    from_frame: int | None = None,
+) -> tuple[Recipe, int]:
+    """The recipe of the longer or branched clip, and how many units of the old one are its beginning.
+
+    Args:
+        recipe: of the clip to go on from.
+        geometry: of its model.
+        num_frames: frames of the new clip.
+        branch_seed: root seed of what follows the beginning; None goes on with the clip's own.
+        from_frame: frames that stay; default: all. Only with a branch_seed.
+
+    Raises:
+        ValueError: from_frame is not where a unit ends, or the new clip would add nothing; good values are
+            named.
+    """
+    had = recipe.settings.num_frames
+    geometry.check_num_frames(num_frames)
+    if from_frame is not None and branch_seed is None:
+        raise ValueError("from_frame needs a branch_seed: with its own seed the clip goes on as it is")
+    kept_frames = had if from_frame is None else from_frame
+    if from_frame is not None:
+        _check_boundary(from_frame, had, geometry.temporal_factor)
+    if num_frames <= kept_frames:
+        raise ValueError(
+            f"num_frames must be above {kept_frames}, the frames that stay, got {num_frames}; "
+            f"use {kept_frames + geometry.temporal_factor}"
+        )
+    kept = geometry.num_latent_frames(kept_frames)
+    branches = recipe.branches
+    if branch_seed is not None:
+        check_root(branch_seed)
+        earlier = tuple(branch for branch in branches if branch.from_unit < kept)
+        branches = (*earlier, Branch(kept, branch_seed))
+    return replace(recipe, branches=branches, settings=replace(recipe.settings, num_frames=num_frames)), kept
+
+
+def _check_boundary(frame: int, num_frames: int, factor: int) -> None:
+    good = range(1, num_frames + 1, factor)
+    if frame not in good:
+        nearest = sorted(good, key=lambda value: abs(value - frame))[:2]
+        raise ValueError(
+            f"from_frame must be {factor}k + 1 and at most {num_frames}, where a unit ends, got {frame}; "
+            f"use {' or '.join(map(str, sorted(nearest)))}"
+        )

@@ -1,0 +1,36 @@
+"""The files of one clip, checked before there is anything to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .files import check_free
+from .latents import latents_path
+from .manifest import sidecar_path
+from .video import check_ending
+
+
+def check_outputs(
+    path: Path,
+    *,
+    lossless: bool = False,
+    overwrite: bool = False,
+    sidecar: bool = False,
+    metadata: bool = True,
+    keep_latents: bool = False,
+) -> None:
+    """Refuse what saving a clip would refuse, see `Clip.save`.
+
+    Raises:
+        ValueError: an unknown ending, or options that do not go together.
+        FileExistsError: one of the files is there already.
+    """
+    if check_ending(path) == ".gif" and lossless:
+        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
+    if sidecar and not metadata:
+        raise ValueError("a sidecar is metadata: leave out either sidecar or metadata=False")
+    check_free(path, overwrite=overwrite)
+    if sidecar:
+        check_free(sidecar_path(path), overwrite=overwrite)
+    if keep_latents:
+        check_free(latents_path(path), overwrite=overwrite)

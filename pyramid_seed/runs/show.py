@@ -1,0 +1,80 @@
+"""A manifest for people."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .manifest import chunk_frames
+
+
+def describe(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lines of (name, text) that say how a clip was made. Control characters are shown, never obeyed."""
+    lines = [(name, str(value)) for name, value in _lines(manifest) if value is not None]
+    return [(name, printable(text)) for name, text in lines]
+
+
+def printable(text: str) -> str:
+    """The text on one line, every control character written as an escape: a prompt may be anybody's."""
+    return "".join(
+        char.encode("unicode_escape").decode("ascii") if unicodedata.category(char) in ("Cc", "Cs") else char
+        for char in text
+    )
+
+
+def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    settings, digests, environment = manifest["settings"], manifest["digests"], manifest["environment"]
+    factor = manifest["geometry"]["temporal_factor"]
+    yield "prompt", manifest["prompt"] + settings["prompt_suffix"]
+    yield "negative", settings["negative_prompt"] or None
+    yield "seed", manifest["seed"]
+    for branch in manifest["branches"]:
+        frame, _ = chunk_frames(branch["from_unit"], factor)
+        yield "branch", f"seed {branch['seed']} from frame {frame} (unit {branch['from_unit']}) on"
+    yield "image", manifest["image_sha256"] and f"first frame given, SHA-256 {manifest['image_sha256']}"
+    size = f"{settings['num_frames']} frames of {settings['height']}x{settings['width']}"
+    yield "clip", f"{size} at {settings['fps']:g} fps, {manifest['geometry']['num_units']} units"
+    yield "model", _model(manifest)
+    yield "preset", manifest["preset"]
+    yield "steps", _first_and_later(settings, "num_inference_steps", "video_num_inference_steps")
+    yield "guidance", _guidance(settings)
+    yield (
+        "noise",
+        (f"{manifest['noise_scheme']}, {len(manifest['ledger'])} draws on {manifest['noise_device']}"),
+    )
+    yield "frames", f"SHA-256 {digests['frames']}"
+    packages, device = environment.get("packages", {}), environment.get("device", {})
+    yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
+    yield (
+        "made on",
+        f"{device.get('name') or device.get('type')}, {settings['dtype']}, {manifest['determinism']}",
+    )
+    yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(manifest["timings"])
+
+
+def _model(manifest: Mapping[str, Any]) -> str:
+    model, weights, variant = manifest["model"], manifest["weights"], manifest["settings"]["variant"]
+    name = model["name"] or "a pipeline of somebody's own"
+    parts = [name if model["kind"] != "folder" else f"{name} (a folder)"]
+    parts += [f"variant {variant}"] if variant else []
+    parts += [f"revision {model['revision'][:12]}"] if model["revision"] else []
+    if weights is not None:
+        size = sum(row["size"] for row in weights)
+        parts.append(f"{len(weights)} files, {size / 1e6:.1f} MB")
+    return ", ".join(parts)
+
+
+def _first_and_later(settings: Mapping[str, Any], first: str, later: str) -> str:
+    if settings[later] is None or settings[later] == settings[first]:
+        return str(settings[first])
+    return f"{settings[first]}, later units {settings[later]}"
+
+
+def _guidance(settings: Mapping[str, Any]) -> str:
+    if settings["guidance_decay"] is None:
+        return _first_and_later(settings, "guidance_scale", "video_guidance_scale")
+    floor = settings["min_guidance_scale"]
+    return (
+        f"{settings['guidance_scale']}, {settings['guidance_decay']} less with every unit, at least {floor}"
+    )
