@@ -106,7 +106,7 @@ def test_save_by_ending(quick, tmp_path, ending):
     if ending == ".png":
         frames = np.stack([iio.imread(file) for file in sorted(path.iterdir())])
     else:
-        frames = iio.imread(path, plugin="pyav" if ending == ".mp4" else "pillow")
+        frames = np.stack(list(iio.imiter(path, plugin="pyav" if ending == ".mp4" else "pillow")))
     assert frames.shape[1:3] == (128, 128)
     with pytest.raises(FileExistsError, match="overwrite"):
         clip.save(path)
