@@ -1,0 +1,720 @@
+"""What a diffusers pipeline must do, and what this one promises: a clip is a pure function of its seed.
+
+The first classes cover the checks of diffusers' own pipeline tests, with tolerance 0.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import accelerate
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from PIL import Image
+
+from pyramid_seed.noise import NoiseKey, NoiseStreams, noise_digest
+from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.pipelines.decode import encode_image
+
+PROMPTS = ["a red circle", "a", "very long " * 100]
+ROOT = Path(__file__).parents[2]
+
+
+def clips(output) -> list[torch.Tensor]:
+    return list(output.latents.split(1))
+
+
+def same(first, second) -> bool:
+    """Bitwise, whatever the kind of output."""
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second)
+    return torch.equal(first, second)
+
+
+def picture(height=64, width=64) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+class TestSaveAndLoad:
+    def test_round_trip(self, pipe, make, small, tmp_path):
+        pipe.save_pretrained(tmp_path)
+        loaded = PyramidFlowPipeline.from_pretrained(tmp_path)
+        loaded.set_progress_bar_config(disable=True)
+        assert loaded.components.keys() == pipe.components.keys()
+        small["output_type"] = "uint8"
+        assert same(loaded("a red circle", seed=7, **small).frames, make(output_type="uint8").frames)
+
+        index = json.loads((tmp_path / "model_index.json").read_text())
+        assert index["_class_name"] == "PyramidFlowPipeline"
+        assert index["transformer"][0].startswith("pyramid_seed.models.")
+        for name in pipe._optional_components:
+            assert (getattr(loaded, name) is None) == (getattr(pipe, name) is None)
+
+    def test_a_fresh_process_finds_the_classes(self, pipe, make, tmp_path):
+        pipe.save_pretrained(tmp_path)
+        code = (
+            "import sys\n"
+            "from pyramid_seed.pipelines import PyramidFlowPipeline\n"
+            "from pyramid_seed.noise import noise_digest\n"
+            "pipe = PyramidFlowPipeline.from_pretrained(sys.argv[1])\n"
+            "out = pipe('a red circle', height=64, width=64, num_frames=9, num_inference_steps=1,\n"
+            "           guidance_scale=3.0, seed=7, output_type='latent')\n"
+            "print('digest', noise_digest(out.latents))\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert f"digest {noise_digest(make().latents)}" in result.stdout
+
+    def test_variants(self, pipe, make, small, tmp_path):
+        pipe.save_pretrained(tmp_path, variant="ours")
+        loaded = PyramidFlowPipeline.from_pretrained(tmp_path, variant="ours")
+        loaded.set_progress_bar_config(disable=True)
+        assert same(loaded("a red circle", seed=7, **small).latents, make().latents)
+        with pytest.raises((OSError, ValueError)):
+            PyramidFlowPipeline.from_pretrained(tmp_path, variant="theirs")
+
+    def test_from_pipe_and_components(self, pipe, make, small):
+        parameters = set(inspect.signature(PyramidFlowPipeline.__init__).parameters) - {"self"}
+        assert set(pipe.components) == parameters
+        for other in (PyramidFlowPipeline(**pipe.components), PyramidFlowPipeline.from_pipe(pipe)):
+            other.set_progress_bar_config(disable=True)
+            assert same(other("a red circle", seed=7, **small).latents, make().latents)
+
+    def test_text_and_the_rest_work_apart(self, pipe, make, small):
+        text_names = {name for name in pipe.components if name.startswith(("text", "token"))}
+        text = {name: part if name in text_names else None for name, part in pipe.components.items()}
+        rest = {name: None if name in text_names else part for name, part in pipe.components.items()}
+        text_pipe, rest_pipe = PyramidFlowPipeline(**text), PyramidFlowPipeline(**rest)
+        rest_pipe.set_progress_bar_config(disable=True)
+        positive = text_pipe.encode_prompt("a red circle")._asdict()
+        negative = {
+            f"negative_{name}": values for name, values in text_pipe.encode_prompt("")._asdict().items()
+        }
+        assert same(rest_pipe(**positive, **negative, **small, seed=7).latents, make().latents)
+
+
+class TestSignature:
+    def test_arguments_of_diffusers(self):
+        parameters = inspect.signature(PyramidFlowPipeline.__call__).parameters
+        required = {"prompt", "height", "width", "guidance_scale", "negative_prompt", "prompt_embeds"}
+        required |= {"negative_prompt_embeds", "image", "num_inference_steps", "generator", "output_type"}
+        required |= {"return_dict", "num_videos_per_prompt", "callback_on_step_end", "attention_kwargs"}
+        assert required <= set(parameters)
+        assert all(
+            p.default is not inspect.Parameter.empty for name, p in parameters.items() if name != "self"
+        )
+
+    def test_tuple_and_dict(self, make):
+        frames = make(return_dict=False)
+        assert isinstance(frames, tuple)
+        assert len(frames) == 1
+        output = make()
+        assert same(frames[0], output.frames)
+        assert same(output[0], output.frames)
+
+
+class TestOutputs:
+    def test_every_type_is_the_same_clip(self, make):
+        by_type = {kind: make(output_type=kind) for kind in ("np", "pt", "pil", "uint8", "latent")}
+        array, tensor = by_type["np"].frames, by_type["pt"].frames
+        assert array.shape == (1, 9, 64, 64, 3)
+        assert tensor.shape == (1, 9, 3, 64, 64)
+        assert array.dtype == np.float32
+        assert tensor.dtype == torch.float32
+        assert array.min() >= 0
+        assert array.max() <= 1
+        assert same(tensor.permute(0, 1, 3, 4, 2).numpy(), array)
+        pil = np.stack([np.asarray(frame) for frame in by_type["pil"].frames[0]])
+        levels = by_type["uint8"].frames
+        assert levels.dtype == np.uint8
+        assert levels.shape == (1, 9, 64, 64, 3)
+        assert np.abs(levels[0].astype(int) - pil.astype(int)).max() <= 1
+        assert np.abs(levels / 255 - array).max() <= 0.5 / 255 + 1e-6
+        assert same(by_type["latent"].frames, by_type["latent"].latents)
+        assert all(same(output.latents, by_type["np"].latents) for output in by_type.values())
+        assert by_type["np"].latents.dtype == torch.float32
+
+    @pytest.mark.parametrize("num_frames", [1, 9, 17])
+    def test_lengths(self, pipe, make, num_frames):
+        output = make(num_frames=num_frames, output_type="uint8")
+        assert output.frames.shape == (1, num_frames, 64, 64, 3)
+        assert output.latents.shape == (1, 16, pipe.geometry.num_latent_frames(num_frames), 8, 8)
+        assert not output.interrupted
+
+    def test_a_frame_that_is_not_square(self, make):
+        assert make(height=64, width=128, num_frames=1, output_type="uint8").frames.shape == (
+            1,
+            1,
+            64,
+            128,
+            3,
+        )
+
+    def test_pictures_of_every_kind_give_the_same_clip(self, make):
+        image = picture()
+        array = np.asarray(image, np.float32) / 255
+        tensor = torch.from_numpy(array).permute(2, 0, 1)
+        given = [make(image=kind, num_frames=9).latents for kind in (image, array, tensor)]
+        assert same(given[0], given[1])
+        assert same(given[0], given[2])
+
+    def test_image_to_video(self, pipe, make):
+        """The picture is unit 0, drawn from its posterior; the size is the picture's."""
+        image = picture(64, 128)
+        output = make(image=image, height=None, width=None, num_frames=17, output_type="uint8")
+        assert output.frames.shape == (1, 17, 64, 128, 3)
+        pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
+        with torch.no_grad():
+            expected = encode_image(pipe.vae, pixels, NoiseStreams(7))
+        assert same(output.latents[:, :, :1], expected)
+        keys = [NoiseKey("posterior", 0, 0)]
+        for unit in (1, 2):
+            keys += [NoiseKey("initial", unit, 0), NoiseKey("renoise", unit, 1), NoiseKey("renoise", unit, 2)]
+        assert [entry.key for entry in output.ledgers[0]] == keys
+
+    def test_pictures_in_a_batch(self, make):
+        images = [picture(), Image.new("RGB", (64, 64), "red")]
+        together = clips(make(["a", "b"], image=images, num_videos_per_prompt=2))
+        alone = [
+            clip
+            for text, image in zip("ab", images, strict=True)
+            for clip in clips(make(text, image=image, num_videos_per_prompt=2))
+        ]
+        assert all(same(one, other) for one, other in zip(together, alone, strict=True))
+
+    def test_nothing_is_written_when_quiet(self, make, capfd):
+        make()
+        captured = capfd.readouterr()
+        assert (captured.out, captured.err) == ("", "")
+
+    def test_one_bar_over_all_steps(self, own_pipe, small, monkeypatch):
+        bars = []
+        make_bar = own_pipe.progress_bar
+
+        def progress_bar(*args, **kwargs):
+            bars.append(make_bar(*args, **kwargs))
+            return bars[-1]
+
+        monkeypatch.setattr(own_pipe, "progress_bar", progress_bar)
+        own_pipe.set_progress_bar_config(disable=False, leave=False)
+        own_pipe(["a", "b"], seed=1, **small | {"video_num_inference_steps": [1, 2, 1]})
+        (bar,) = bars
+        assert (bar.n, bar.total) == (2 * (3 + 4), 2 * (3 + 4))
+        assert own_pipe.num_timesteps == bar.total
+
+
+class TestBatch:
+    def test_each_clip_is_what_it_is_alone(self, make):
+        alone = [make(prompt, output_type="uint8") for prompt in PROMPTS]
+        for size in (1, 2, 3):
+            together = make(PROMPTS[-size:], output_type="uint8")
+            for index, expected in enumerate(alone[-size:]):
+                assert same(together.latents[index], expected.latents[0])
+                assert same(together.frames[index], expected.frames[0])
+                assert together.ledgers[index] == expected.ledgers[0]
+                assert together.text_digests[index] == expected.text_digests[0]
+            assert together.seeds == [7] * size
+
+    def test_place_does_not_matter(self, make):
+        forwards, backwards = make(PROMPTS, seed=[1, 2, 3]), make(PROMPTS[::-1], seed=[3, 2, 1])
+        assert same(forwards.latents, backwards.latents.flip(0))
+
+    @pytest.mark.parametrize("num_prompts", [1, 2])
+    @pytest.mark.parametrize("each", [1, 2])
+    def test_num_videos_per_prompt(self, make, num_prompts, each):
+        """The videos of a prompt stand next to each other, and their root seeds count up."""
+        output = make(PROMPTS[:num_prompts], num_videos_per_prompt=each)
+        assert output.latents.shape[0] == num_prompts * each
+        assert output.seeds == [7 + k for k in range(each)] * num_prompts
+        alone = [make(prompt, seed=7 + k).latents for prompt in PROMPTS[:num_prompts] for k in range(each)]
+        assert same(output.latents, torch.cat(alone))
+
+    def test_negative_prompts(self, make):
+        """One for all is one each; none is an empty one; they matter only where guided."""
+        one = make(["a", "b"], negative_prompt="ugly")
+        assert same(one.latents, make(["a", "b"], negative_prompt=["ugly", "ugly"]).latents)
+        mixed = make(["a", "b"], negative_prompt=["ugly", ""])
+        assert same(mixed.latents[0], one.latents[0])
+        assert not same(mixed.latents[1], one.latents[1])
+        assert same(mixed.latents[1], make("b").latents[0])
+        assert set(one.text_digests[0]) == {"prompt", "negative_prompt"}
+        plain = make("a", guidance_scale=1.0)
+        assert same(plain.latents, make("a", guidance_scale=0.0, negative_prompt="ugly").latents)
+        assert set(plain.text_digests[0]) == {"prompt"}
+
+    def test_guidance_runs_a_pair(self, make, forwards):
+        make(guidance_scale=3.0, video_guidance_scale=1.0)
+        assert forwards == [2, 2, 2, 1, 1, 1]
+
+    def test_guidance_decay(self, pipe, make):
+        scales = []
+
+        def note(pipe, step, timestep, kwargs):
+            scales.append((kwargs["unit"], pipe.guidance_scale, pipe.do_classifier_free_guidance))
+
+        make(
+            num_frames=25,
+            guidance_scale=4.0,
+            guidance_decay=1.5,
+            min_guidance_scale=1.0,
+            callback_on_step_end=note,
+        )
+        expected = [(0, 4.0, True), (1, 2.5, True), (2, 1.0, False), (3, 1.0, False)]
+        assert scales[::3] == expected
+
+    def test_embeddings_in_place_of_text(self, pipe, make):
+        embeddings = [pipe.encode_prompt(prompt, 20) for prompt in ("a", "b")]
+        negative = pipe.encode_prompt("ugly", 20)
+        both = {
+            name: torch.cat([getattr(each, name) for each in embeddings]) for name in embeddings[0]._fields
+        }
+        one_negative = {f"negative_{name}": values for name, values in negative._asdict().items()}
+        expected = make(["a", "b"], negative_prompt="ugly", max_sequence_length=20).latents
+        assert same(make(None, **both, **one_negative).latents, expected)
+        two_negatives = {name: torch.cat([values, values]) for name, values in one_negative.items()}
+        assert same(make(None, **both, **two_negatives).latents, expected)
+        assert same(make(None, **both, negative_prompt="ugly").latents, expected)
+
+    def test_the_suffix_is_appended_to_prompts_only(self, make):
+        expected = make(["a, nice", "b, nice"], negative_prompt="ugly")
+        suffixed = make(["a", "b"], negative_prompt="ugly", prompt_suffix=", nice")
+        assert suffixed.text_digests == expected.text_digests
+        assert same(suffixed.latents, expected.latents)
+
+
+class TestCallbacks:
+    def test_steps_count_over_the_whole_call(self, pipe, make):
+        told = []
+
+        def note(pipeline, step, timestep, kwargs):
+            assert pipeline is pipe
+            assert set(kwargs) == {"latents", "clip", "unit", "stage", "stage_step"}
+            assert kwargs["latents"].dtype == torch.float32
+            told.append(
+                (step, float(timestep), *(kwargs[n] for n in ("clip", "unit", "stage", "stage_step")))
+            )
+
+        make(["a", "b"], num_inference_steps=[1, 2, 1], callback_on_step_end=note)
+        assert [row[0] for row in told] == list(range(pipe.num_timesteps))
+        places = [
+            (c, u, s, k)
+            for c in range(2)
+            for u in range(2)
+            for s, n in enumerate([1, 2, 1])
+            for k in range(n)
+        ]
+        assert [row[2:] for row in told] == places
+        assert all(later[1] < earlier[1] for earlier, later in zip(told[:4], told[1:4], strict=False))
+
+    def test_no_tensors_when_none_are_asked_for(self, make):
+        def note(pipeline, step, timestep, kwargs):
+            assert "latents" not in kwargs
+
+        make(callback_on_step_end=note, callback_on_step_end_tensor_inputs=[])
+
+    def test_latents_are_replaced(self, pipe, make):
+        def zero_last(pipe, step, timestep, kwargs):
+            if step == pipe.num_timesteps - 1:
+                kwargs["latents"] = torch.zeros_like(kwargs["latents"])
+            return kwargs
+
+        changed, plain = make(callback_on_step_end=zero_last), make()
+        assert changed.latents[:, :, 1].abs().sum() == 0
+        assert same(changed.latents[:, :, :1], plain.latents[:, :, :1])
+
+    def test_latents_in_another_dtype_go_on_in_float32(self, make):
+        def halve(pipe, step, timestep, kwargs):
+            return {"latents": kwargs["latents"].bfloat16()}
+
+        assert make(callback_on_step_end=halve).latents.dtype == torch.float32
+
+    def test_guidance_is_changed_for_the_rest_of_the_unit(self, own_pipe, small, forwards):
+        def more(pipe, step, timestep, kwargs):
+            pipe._guidance_scale += 1.0
+
+        def off(pipe, step, timestep, kwargs):
+            pipe._guidance_scale = 0.0
+
+        own_pipe("a", seed=7, callback_on_step_end=more, **small | {"num_frames": 1})
+        assert own_pipe.guidance_scale == small["guidance_scale"] + own_pipe.num_timesteps
+
+        calls = []
+        own_pipe.transformer.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape[0]))
+        own_pipe(["a", "b"], seed=7, callback_on_step_end=off, **small)
+        assert calls == [2, 1, 1] * 4
+
+    def test_guidance_cannot_begin_in_a_callback(self, make):
+        def more(pipe, step, timestep, kwargs):
+            pipe._guidance_scale = 5.0
+
+        with pytest.raises(ValueError, match="cannot turn guidance on in a call that began without it"):
+            make(guidance_scale=1.0, callback_on_step_end=more)
+
+    def test_callback_objects(self, make):
+        class Zero(PipelineCallback):
+            tensor_inputs = ["latents"]  # noqa: RUF012
+
+            def callback_fn(self, pipe, step, timestep, kwargs):
+                return {"latents": torch.zeros_like(kwargs["latents"])}
+
+        for callback in (
+            Zero(cutoff_step_ratio=None, cutoff_step_index=0),
+            MultiPipelineCallbacks([Zero(cutoff_step_ratio=None, cutoff_step_index=0)]),
+        ):
+            assert make(callback_on_step_end=callback).latents.abs().sum() == 0
+
+    def test_units_are_told_as_they_are_made(self, make):
+        told = []
+        output = make(
+            ["a", "b"], callback_on_unit_end=lambda *args: told.append((*args[:2], args[2].clone()))
+        )
+        assert [row[:2] for row in told] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        for clip, unit, latents in told:
+            assert same(latents, output.latents[clip : clip + 1, :, unit : unit + 1])
+
+
+class TestInterrupt:
+    def stop_at(self, clip, unit, stage):
+        def stop(pipe, step, timestep, kwargs):
+            pipe._interrupt = (kwargs["clip"], kwargs["unit"], kwargs["stage"]) == (clip, unit, stage)
+
+        return stop
+
+    def test_finished_units_of_the_first_clip(self, make, forwards):
+        whole = make(num_frames=17)
+        forwards.clear()
+        for stage, num_units in ((0, 1), (1, 1), (2, 2)):
+            stopped = make(num_frames=17, output_type="uint8", callback_on_step_end=self.stop_at(0, 1, stage))
+            assert stopped.interrupted
+            assert stopped.frames.shape[1] == 8 * (num_units - 1) + 1
+            assert same(stopped.latents, whole.latents[:, :, :num_units])
+            assert len(forwards) == 3 + stage + 1
+            forwards.clear()
+
+    def test_finished_clips(self, make):
+        whole = make(["a", "b"])
+        stopped = make(["a", "b"], callback_on_step_end=self.stop_at(1, 1, 0))
+        assert same(stopped.latents, whole.latents[:1])
+        assert (stopped.seeds, len(stopped.ledgers), len(stopped.text_digests)) == ([7], 1, 1)
+        at_its_last_step = make(["a", "b", "c"], callback_on_step_end=self.stop_at(1, 1, 2))
+        assert same(at_its_last_step.latents, whole.latents)
+
+    def test_nothing_finished(self, make):
+        with pytest.raises(RuntimeError, match="stopped before the first unit was finished"):
+            make(callback_on_step_end=self.stop_at(0, 0, 1))
+
+    def test_after_a_unit(self, pipe, make, forwards):
+        def stop(clip, unit, latents):
+            pipe._interrupt = True
+
+        assert make(callback_on_unit_end=stop).latents.shape[2] == 1
+        assert len(forwards) == 3
+
+    def test_the_next_call_runs_through(self, make):
+        with pytest.raises(RuntimeError):
+            make(callback_on_step_end=self.stop_at(0, 0, 0))
+        assert not make().interrupted
+
+
+class TestSeeds:
+    def test_seed_is_the_root(self, make):
+        output = make(seed=11)
+        assert same(output.latents, make(seed=None, noise=NoiseStreams(11)).latents)
+        assert same(output.latents, make(seed=[11]).latents)
+        assert not same(output.latents, make(seed=12).latents)
+        streams, (ledger,) = NoiseStreams(11), output.ledgers
+        keys = [NoiseKey("initial", 0, 0), NoiseKey("renoise", 0, 1), NoiseKey("renoise", 0, 2)]
+        keys += [NoiseKey("initial", 1, 0), NoiseKey("renoise", 1, 1), NoiseKey("renoise", 1, 2)]
+        assert [entry.key for entry in ledger] == keys
+        for entry in ledger:
+            assert entry.sha256 == noise_digest(streams.draw(entry.key, entry.shape))
+
+    def test_generators_give_roots(self, make):
+        generator = torch.Generator().manual_seed(3)
+        roots = [int(torch.randint(0, 2**63 - 1, (), generator=generator)) for _ in range(2)]
+        one = make(["a", "b"], seed=None, generator=torch.Generator().manual_seed(3))
+        assert one.seeds == roots
+        assert same(one.latents, make(["a", "b"], seed=roots).latents)
+        listed = [torch.Generator().manual_seed(3) for _ in range(2)]
+        assert make(["a", "b"], seed=None, generator=listed).seeds == [roots[0]] * 2
+
+    def test_roots_of_the_operating_system_are_told(self, make):
+        output = make(["a", "b"], seed=None)
+        assert output.seeds[0] != output.seeds[1]
+        assert same(output.latents, make(["a", "b"], seed=output.seeds).latents)
+
+    def test_a_changed_seed_changes_its_clip_only(self, make):
+        first, second = make(["a", "a", "a"], seed=[1, 2, 3]), make(["a", "a", "a"], seed=[1, 9, 3])
+        assert [same(*pair) for pair in zip(first.latents, second.latents, strict=True)] == [
+            True,
+            False,
+            True,
+        ]
+
+    def test_seeds_of_noise_of_ones_own(self, make):
+        class Own:
+            def __init__(self):
+                self.streams = NoiseStreams(5)
+
+            def draw(self, key, shape):
+                return self.streams.draw(key, shape)
+
+        output = make(["a", "b"], seed=None, noise=[Own(), NoiseStreams(6)])
+        assert output.seeds == [None, 6]
+        assert same(output.latents, make(["a", "b"], seed=[5, 6]).latents)
+
+    def test_seeds_beyond_32_bits(self, make):
+        """torch's CPU generator looks at 32 bits; the root counts whole."""
+        assert not same(make(seed=1).latents, make(seed=2**32 + 1).latents)
+
+    def test_no_global_generator_is_read_or_touched(self, make):
+        def disturb(*args):
+            torch.rand(3)
+            np.random.rand(3)
+            random.random()
+
+        def states():
+            name, keys, *rest = np.random.get_state()
+            return torch.get_rng_state().tolist(), (name, keys.tolist(), *rest), random.getstate()
+
+        image = picture()
+        torch.manual_seed(1)
+        before = states()
+        calm = make(["a", "b"], image=image, output_type="uint8", seed=[1, 2])
+        assert states() == before
+        torch.manual_seed(2)
+        np.random.seed(2)
+        random.seed(2)
+        disturbed = make(
+            ["a", "b"], image=image, output_type="uint8", seed=[1, 2],
+            callback_on_step_end=disturb, callback_on_unit_end=disturb,
+        )  # fmt: skip
+        assert same(calm.frames, disturbed.frames)
+        assert same(calm.latents, disturbed.latents)
+
+
+class TestPrefixes:
+    @pytest.mark.parametrize("image", [None, picture()], ids=["text", "image"])
+    def test_a_shorter_clip_is_the_beginning(self, make, image):
+        settings = {"image": image, "num_inference_steps": [1, 2, 1], "output_type": "uint8"}
+        whole = make(num_frames=25, **settings)
+        for num_frames, num_units in ((1, 1), (9, 2), (17, 3)):
+            shorter = make(num_frames=num_frames, **settings)
+            assert same(shorter.latents, whole.latents[:, :, :num_units])
+            assert same(shorter.frames, whole.frames[:, :num_frames])
+
+    @pytest.mark.parametrize("known", [1, 2, 3])
+    def test_a_clip_goes_on_from_its_beginning(self, make, forwards, known):
+        prompts = ["a", "b"]
+        whole = make(prompts, num_frames=17, output_type="uint8")
+        forwards.clear()
+        units = []
+        continued = make(
+            prompts,
+            num_frames=17,
+            output_type="uint8",
+            prefix_latents=whole.latents[:, :, :known],
+            callback_on_unit_end=lambda clip, unit, latents: units.append((clip, unit)),
+        )
+        assert same(continued.latents, whole.latents)
+        assert same(continued.frames, whole.frames)
+        assert units == [(clip, unit) for clip in range(2) for unit in range(known, 3)]
+        assert len(forwards) == 2 * 3 * (3 - known)
+        for ledger, full in zip(continued.ledgers, whole.ledgers, strict=True):
+            assert list(ledger) == [entry for entry in full if entry.key.unit >= known]
+
+    def test_a_clip_goes_on_from_a_picture(self, make):
+        whole = make(image=picture(), num_frames=17)
+        continued = make(num_frames=17, prefix_latents=whole.latents[:, :, :2])
+        assert same(continued.latents, whole.latents)
+
+
+class TestNotFinite:
+    def test_a_poisoned_transformer(self, own_pipe, small):
+        calls = []
+
+        def poison(module, args, output):
+            calls.append(1)
+            return (output[0] * torch.nan,) if len(calls) == 8 else output
+
+        own_pipe.transformer.register_forward_hook(poison)
+        steps = {"num_inference_steps": [2, 1, 2], "video_num_inference_steps": [1, 2, 1]}
+        with pytest.raises(FloatingPointError, match="not finite after unit 1, stage 1, step 1"):
+            own_pipe("a", seed=7, **small | steps)
+
+    def test_a_poisoned_weight(self, own_pipe, small):
+        own_pipe.transformer.proj_out.weight.data[0, 0] = torch.nan
+        with pytest.raises(FloatingPointError, match="unit 0, stage 0, step 0"):
+            own_pipe("a", seed=7, **small)
+
+    def test_a_poisoned_decoder(self, own_pipe, small):
+        own_pipe.vae.decoder.conv_out.conv.weight.data[0, 0] = torch.nan
+        with pytest.raises(FloatingPointError, match="latent frame 0 are not finite"):
+            own_pipe("a", seed=7, **small | {"output_type": "np"})
+
+
+class TestPrecision:
+    def test_fp16_is_refused(self, own_pipe, small):
+        own_pipe.to(torch.float16)
+        with pytest.raises(ValueError, match="dtype must be bfloat16 or float32, got float16"):
+            own_pipe("a", seed=7, **small)
+
+    def test_bf16(self, pipe, make, small, tmp_path):
+        pipe.save_pretrained(tmp_path)
+        loaded = PyramidFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+        assert loaded.transformer.dtype == torch.bfloat16
+        assert loaded.transformer.time_text_embed.timestep_embedder.linear_1.weight.dtype == torch.float32
+        moved = PyramidFlowPipeline.from_pretrained(tmp_path).to(torch.bfloat16)
+        mixed = PyramidFlowPipeline.from_pretrained(
+            tmp_path, dtype={"transformer": torch.bfloat16, "default": torch.float32}
+        )
+        exact = make(output_type="np")
+        for other in (loaded, moved, mixed):
+            other.set_progress_bar_config(disable=True)
+            output = other("a red circle", seed=7, **small | {"output_type": "np"})
+            assert output.latents.dtype == torch.float32
+            assert output.frames.dtype == np.float32
+            assert np.isfinite(output.frames).all()
+            assert output.ledgers == exact.ledgers
+            difference = (output.latents - exact.latents).abs().mean() / exact.latents.abs().mean()
+            assert 0 < difference < 0.1
+
+    def test_layerwise_casting(self, own_pipe, small, make):
+        own_pipe.transformer.enable_layerwise_casting(torch.bfloat16, torch.float32)
+        output = own_pipe("a red circle", seed=7, **small)
+        difference = (output.latents - make().latents).abs().mean() / make().latents.abs().mean()
+        assert 0 < difference < 0.1
+
+    def test_to(self, own_pipe):
+        own_pipe.to("cpu", torch.bfloat16)
+        models = [part for part in own_pipe.components.values() if isinstance(part, torch.nn.Module)]
+        assert all(model.dtype == torch.bfloat16 and model.device.type == "cpu" for model in models)
+        own_pipe.to(torch.float32)
+        assert all(model.dtype == torch.float32 for model in models)
+
+
+class TestMemoryModes:
+    """What saves memory changes no bit, but for tiles."""
+
+    @pytest.mark.parametrize("blocks", [None, 1], ids=["leaves", "blocks"])
+    def test_group_offload(self, own_pipe, small, make, blocks):
+        kind = "leaf_level" if blocks is None else "block_level"
+        own_pipe.enable_group_offload(torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks)
+        image = picture()
+        small["output_type"] = "uint8"
+        for _ in range(2):
+            output = own_pipe("a red circle", image=image, seed=7, **small)
+            assert same(output.frames, make(image=image, output_type="uint8").frames)
+
+    @pytest.mark.parametrize("mode", ["model", "sequential"])
+    def test_cpu_offload_needs_an_accelerator(self, own_pipe, mode):
+        if torch.accelerator.is_available():
+            pytest.skip("there is an accelerator")
+        with pytest.raises(RuntimeError, match="requires accelerator"):
+            getattr(own_pipe, f"enable_{mode}_cpu_offload")()
+
+    def test_offload_hooks_of_accelerate(self, own_pipe, small, make):
+        """What sequential offload does to each model, with the CPU as the device: weights live elsewhere."""
+        for part in own_pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+        assert own_pipe.transformer.proj_out.weight.device.type == "meta"
+        image = picture()
+        for _ in range(2):
+            output = own_pipe("a red circle", image=image, seed=7, **small | {"output_type": "uint8"})
+            assert same(output.frames, make(image=image, output_type="uint8").frames)
+
+    def test_model_offload_hooks_of_accelerate(self, own_pipe, small, make):
+        hook = None
+        for name in own_pipe.model_cpu_offload_seq.split("->"):
+            if getattr(own_pipe, name) is not None:
+                _, hook = accelerate.cpu_offload_with_hook(
+                    getattr(own_pipe, name), "cpu", prev_module_hook=hook
+                )
+        output = own_pipe("a red circle", seed=7, **small | {"output_type": "uint8"})
+        assert same(output.frames, make(output_type="uint8").frames)
+
+    def test_every_model_is_in_the_offload_sequence(self, pipe):
+        models = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+        assert models <= set(pipe.model_cpu_offload_seq.split("->"))
+
+    def test_slicing(self, own_pipe, small, make):
+        own_pipe.enable_attention_slicing()
+        own_pipe.vae.enable_slicing()
+        output = own_pipe(["a", "b"], seed=7, **small | {"output_type": "uint8"})
+        assert same(output.frames, make(["a", "b"], output_type="uint8").frames)
+
+    def test_tiling(self, own_pipe, small, make):
+        """Tiles change the pictures, not what is promised of them."""
+        own_pipe.vae.enable_tiling(32, 32, 24, 24)
+        small["output_type"] = "uint8"
+        whole, shorter = (own_pipe("a", seed=7, **small | {"num_frames": n}) for n in (17, 9))
+        assert same(shorter.frames, whole.frames[:, :9])
+        assert same(whole.latents, make("a", num_frames=17).latents)
+        own_pipe.vae.disable_tiling()
+        assert same(own_pipe("a", seed=7, **small).frames, make("a", output_type="uint8").frames)
+
+
+CACHES = [
+    FirstBlockCacheConfig(threshold=10.0),
+    MagCacheConfig(num_inference_steps=4, mag_ratios=[1.0] * 4, threshold=1e9, retention_ratio=0.0),
+    PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_timestep_skip_range=(0, 1000),
+        current_timestep_callback=lambda: 500,
+    ),
+]
+
+
+@pytest.mark.parametrize("config", CACHES, ids=lambda config: type(config).__name__)
+class TestStepCaches:
+    def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
+        if family == "sd3" and isinstance(config, FirstBlockCacheConfig):
+            with pytest.raises(ValueError, match="use MagCacheConfig"):
+                own_pipe.transformer.enable_cache(config)
+            return
+        small["num_inference_steps"] = 4
+        calls = []
+        layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
+        layer.register_forward_hook(lambda *args: calls.append(1))
+        plain = own_pipe(["a", "b"], seed=7, **small)
+        without = len(calls)
+        own_pipe.transformer.enable_cache(config)
+        calls.clear()
+        first = own_pipe(["a", "b"], seed=7, **small)
+        assert len(calls) < without
+        assert not same(first.latents, plain.latents)
+        assert same(first.latents, own_pipe(["a", "b"], seed=7, **small).latents)
+        assert same(first.latents[1:], own_pipe("b", seed=7, **small).latents)
+
+        stop = lambda pipe, *args: setattr(pipe, "_interrupt", True)  # noqa: E731
+        with pytest.raises(RuntimeError):
+            own_pipe("c", seed=8, callback_on_step_end=stop, **small)
+        assert same(first.latents[:1], own_pipe("a", seed=7, **small).latents)
+        own_pipe.transformer.disable_cache()
+        assert same(plain.latents, own_pipe(["a", "b"], seed=7, **small).latents)
+
+
+def test_attention_backends_are_those_of_diffusers(own_pipe, small, make):
+    own_pipe.transformer.set_attention_backend("native")
+    assert same(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    with pytest.raises(ValueError, match="backend"):
+        own_pipe.transformer.set_attention_backend("no such backend")
+
+
+def test_the_pipeline_is_one_of_diffusers(pipe):
+    assert isinstance(pipe, diffusers.DiffusionPipeline)
+    assert pipe.dtype == torch.float32
+    assert pipe.geometry.size_multiple == 64
