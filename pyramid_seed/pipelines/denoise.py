@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ..noise import NoiseKey, NoiseSource, block_noise, initial_pyramid
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler, RenoiseCoefficients
 from .history import history_clips, latent_pyramid
+from .memory import own_memory
 
 
 class VelocityModel(Protocol):
@@ -208,7 +209,8 @@ def denoise_clip(
         The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
     """
     num_stages = scheduler.config.stages
-    past = [] if known is None else [latent_pyramid(frame, num_stages) for frame in known.split(1, dim=2)]
+    frames = () if known is None else known.split(1, dim=2)
+    past = [latent_pyramid(own_memory(frame), num_stages) for frame in frames]
     for unit in range(len(past), len(settings)):
         latents = denoise_unit(
             unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step

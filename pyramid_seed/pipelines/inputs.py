@@ -14,6 +14,7 @@ from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from ..geometry import PyramidGeometry
 from ..noise import NoiseSource, NoiseStreams, check_root, root_from_entropy, root_from_generator
 from .denoise import Place, UnitSettings, guidance_schedule
+from .memory import own_memory
 
 OUTPUT_TYPES = ("np", "pt", "pil", "uint8", "latent")
 DEFAULT_SIZE = (384, 640)
@@ -297,7 +298,7 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
                 f"image must be a PIL picture or floating point in [0, 1], got {each.dtype}; divide by 255"
             )
     processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
-    pictures = processor.preprocess(image).split(1)
+    pictures = tuple(own_memory(picture) for picture in processor.preprocess(image).split(1))
     if len(pictures) not in (1, num_prompts):
         raise ValueError(
             f"image must be one picture or one for each of the {num_prompts} prompts, got {len(pictures)}"

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 from transformers import (
@@ -28,11 +27,15 @@ from ..determinism import determinism as determinism_level
 from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.checkpoints import check_dtype
+from ..models.transformer_pyramid_base import PyramidTransformer3DModel
+from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
+from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .decode import decode_chunks, encode_image, to_uint8
 from .denoise import OnStep, Place, denoise_clip, guide
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
+from .memory import align_weights, own_memory
 from .pipeline_output import PyramidFlowPipelineOutput
 from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
 
@@ -42,7 +45,7 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        transformer: ModelMixin,
+        transformer: PyramidTransformer3DModel,
         positive: TextEmbeddings,
         negative: TextEmbeddings | None,
         attention_kwargs: dict[str, Any] | None,
@@ -137,7 +140,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         self,
         scheduler: PyramidFlowMatchEulerDiscreteScheduler,
         vae: AutoencoderKLCausalVideo,
-        transformer: ModelMixin,
+        transformer: PyramidFluxTransformer3DModel | PyramidSD3Transformer3DModel,
         text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
         tokenizer: CLIPTokenizer,
         text_encoder_2: T5EncoderModel | CLIPTextModelWithProjection,
@@ -146,6 +149,9 @@ class PyramidFlowPipeline(DiffusionPipeline):
         tokenizer_3: T5Tokenizer | None = None,
     ) -> None:
         super().__init__()
+        for module in (vae, transformer, text_encoder, text_encoder_2, text_encoder_3):
+            if module is not None:
+                align_weights(module)
         self.register_modules(
             scheduler=scheduler,
             vae=vae,
@@ -189,6 +195,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Set by a callback (`pipe._interrupt = True`) to stop after the running step."""
         return self._interrupt
 
+    @torch.no_grad()
     def encode_prompt(
         self, prompt: str, max_sequence_length: int = 128, device: torch.device | None = None
     ) -> TextEmbeddings:
@@ -409,9 +416,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Embeddings of every prompt, batch size 1 each: given ones cut apart, or freshly encoded."""
         tensors = [each for each in given if each is not None]
         if tensors:
-            rows = [
-                TextEmbeddings(*parts) for parts in zip(*(each.split(1) for each in tensors), strict=True)
-            ]
+            parts = [[own_memory(row) for row in each.split(1)] for each in tensors]
+            rows = [TextEmbeddings(*row) for row in zip(*parts, strict=True)]
             return rows * num_prompts if len(rows) == 1 else rows
         prompts = prompt if isinstance(prompt, list) else [prompt or ""] * num_prompts
         encoded = {
@@ -423,7 +429,7 @@ class PyramidFlowPipeline(DiffusionPipeline):
         """Latents (1, C, k, h, w) with which each clip begins, float32, or None."""
         device = self._execution_device
         if request.prefix_latents is not None:
-            return [part.to(device, torch.float32) for part in request.prefix_latents.split(1)]
+            return [own_memory(part.to(device, torch.float32)) for part in request.prefix_latents.split(1)]
         if not request.pictures:
             return [None] * request.num_clips
         return [

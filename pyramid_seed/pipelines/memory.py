@@ -1,0 +1,31 @@
+"""Where tensors lie in memory.
+
+Kernels give other bits for other addresses and strides: measured on the CPU, a text encoder whose weights were
+mapped from a file, 24 bytes past a multiple of 64, against its copy. So what comes from outside is brought to
+one layout first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+ALIGNMENT = 64
+"""Bytes, to which torch's allocator for the CPU aligns."""
+
+
+def own_memory(values: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy at an address of torch's choosing."""
+    return values.clone(memory_format=torch.contiguous_format)
+
+
+def align_weights(module: nn.Module) -> None:
+    """Move the weights on the CPU that torch's allocator would not have put where they are.
+
+    Values, strides and the identity of parameters stay. Other devices and subclasses of tensors are left
+    alone.
+    """
+    for weight in (*module.parameters(), *module.buffers()):
+        data = weight.data
+        if type(data) is torch.Tensor and data.device.type == "cpu" and data.data_ptr() % ALIGNMENT:
+            weight.data = data.clone()
