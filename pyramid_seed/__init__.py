@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import generate, load_pipeline
+    from .batch import run_batch
     from .clip import Clip
     from .models import (
         AutoencoderKLCausalVideo,
@@ -35,6 +36,7 @@ _HOMES = {
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
+    "run_batch": "batch",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "list_presets",
     "load_pipeline",
     "load_preset",
+    "run_batch",
 ]
 
 

@@ -188,7 +188,7 @@ def generate(
     frames = output.frames[0]
     ledger = output.ledgers[0]
     if prefix_latents is not None:
-        ledger = _whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
+        ledger = whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
     elif output.interrupted:
         units = output.latents.shape[2]
         ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
@@ -307,7 +307,7 @@ def extend_clip(
     if recipe.image_digest is None:
         return clip
     noise = BranchedNoise(longer.seed, longer.branches, longer.noise_device)
-    ledger = _whole_ledger(noise, geometry, clip.latents, with_image=True)
+    ledger = whole_ledger(noise, geometry, clip.latents, with_image=True)
     return replace(clip, image_digest=recipe.image_digest, ledger=ledger)
 
 
@@ -452,7 +452,7 @@ def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
     return replace(settings, model=model, variant=getattr(pipeline, "source_variant", None))
 
 
-def _whole_ledger(
+def whole_ledger(
     noise: NoiseSource, geometry: PyramidGeometry, latents: torch.Tensor, *, with_image: bool
 ) -> NoiseLedger:
     """The ledger of a whole clip (1, C, t, h, w); draws behind given latents are made again for it."""

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_generate(commands)
+    _add_batch(commands)
     _add_extend(commands)
     _add_show(commands)
     _add_verify(commands)
@@ -139,7 +141,7 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", type=int, metavar="N", help="show every pixel as N x N pixels in the file")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Options that say where and how to run, and change no setting of the clip."""
     group = parser.add_argument_group("running")
     group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
@@ -150,6 +152,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--determinism", choices=("strict", "relaxed"), default="strict", help="(default: strict)"
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return group
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -198,6 +201,90 @@ def _tell(clip: Clip, saved: Path) -> None:
     _say("frames", f"{frames} of {height}x{width}")
     _say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     _say("file", saved)
+
+
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "batch",
+        help="make the clips of a list, on one process or many",
+        description="Make the clips of a list that are not in FOLDER yet. Run it again to go on.",
+        epilog="examples: pyramid-seed batch prompts.txt -o clips   |   "
+        "torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
+    )
+    parser.set_defaults(run=run_batch_command)
+    parser.add_argument(
+        "prompts",
+        metavar="LIST",
+        help="a prompt a line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="clips, index.jsonl, logs"
+    )
+    parser.add_argument(
+        "--format", choices=("txt", "jsonl", "csv", "yaml"), help="of LIST (default: by its ending, or txt)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="root seeds of rows that name none; a clip is made of each (default: 0)",
+    )
+    parser.add_argument("--lossless", action="store_true", help="keep every bit in the files")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="make the others if some rows are bad (status 1)"
+    )
+    add_setting_options(parser)
+    running = add_run_options(parser)
+    running.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="of each process on the CPU (default: 1)"
+    )
+    running.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="refuse to run if the launcher started another number of processes",
+    )
+
+
+def run_batch_command(options: argparse.Namespace) -> int:
+    """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
+    from .batch import run_batch
+
+    summary = run_batch(
+        options.prompts,
+        options.output,
+        file_format=options.format,
+        seeds=options.seed,
+        preset=options.preset,
+        device=options.device,
+        noise_device=options.noise_device,
+        determinism=options.determinism,
+        threads=options.threads,
+        lossless=options.lossless,
+        keep_going=options.keep_going,
+        num_processes=options.num_processes,
+        progress=not options.quiet,
+        **settings_from(options),
+    )
+    if not summary.is_main:
+        return summary.status
+    for name, reason in summary.failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
+    counts = {
+        "made": summary.made,
+        "there already": summary.found,
+        "failed": len(summary.failed),
+        "missing": summary.missing,
+        "listed twice": summary.duplicates,
+    }
+    _say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    _say("index", options.output / "index.jsonl")
+    if summary.status:
+        what = "stopped" if summary.signal is not None else "to try again what failed"
+        _say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    return summary.status
 
 
 def _add_extend(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

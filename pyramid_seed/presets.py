@@ -124,7 +124,7 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
 
 def _read(path: Path) -> Preset:
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # a SafeLoader
+        settings = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not a valid preset: {error}") from error
     if not isinstance(settings, dict):
@@ -204,7 +204,7 @@ _RULES: dict[str, _Rule] = {
 _MAY_BE_NONE = frozenset({"variant", "video_num_inference_steps", "video_guidance_scale", "guidance_decay"})
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """A key given twice is a mistake; plain YAML keeps the last one and says nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

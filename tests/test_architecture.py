@@ -24,6 +24,18 @@ ALLOWED = {
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
     "runs": {"determinism", "environment", "geometry", "noise", "presets"},
     "clip": {"api", "geometry", "noise", "pipelines", "presets", "runs"},
+    "model_facts": {"api", "geometry", "models", "resources", "runs", "schedulers"},
+    "batch": {
+        "api",
+        "clip",
+        "determinism",
+        "environment",
+        "model_facts",
+        "noise",
+        "pipelines",
+        "presets",
+        "runs",
+    },
     "api": {
         "clip",
         "determinism",

@@ -1,0 +1,79 @@
+"""What is known of a model before it is loaded: its files and the sizes that its configs allow."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .api import weight_files_of
+from .geometry import PyramidGeometry
+from .models.autoencoder_kl_causal_video import vae_config_from_original
+from .models.checkpoint_layout import (
+    choose_variant,
+    find_family,
+    find_layout,
+    list_files,
+    transformer_part,
+)
+from .models.checkpoints import fetch_checkpoint
+from .models.original_models import read_config, transformer_config_from_original
+from .resources import resolve_model
+from .runs.identity import weights_key
+from .runs.weights import weight_digests
+from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
+
+
+@lru_cache
+def model_folder(model: str, variant: str | None) -> Path:
+    """The local folder of a model; see `load_pipeline` for what is downloaded and raised."""
+    return fetch_checkpoint(resolve_model(model), variant=variant)
+
+
+@lru_cache
+def model_geometry(model: str, variant: str | None) -> PyramidGeometry:
+    """Sizes and counts that the model allows, read from its configs; weights are not touched.
+
+    Raises:
+        ValueError: a config is missing or broken, or the layout is none that is known.
+        OSError: there is no such model.
+    """
+    folder = model_folder(model, variant)
+    if find_layout(folder) == "diffusers":
+        vae = _config(folder / "vae" / "config.json", "spatial_down_sample", "temporal_down_sample")
+        transformer = _config(folder / "transformer" / "config.json", "patch_size")
+        scheduler = _config(folder / "scheduler" / "scheduler_config.json", "stages")
+        patch_size, stages = transformer["patch_size"], scheduler["stages"]
+    else:
+        files = list_files(folder)
+        chosen = choose_variant(files, str(folder), variant)
+        part = transformer_part(chosen)
+        configs = {name: read_config(folder / name / "config.json") for name in (part, "text_encoder_2")}
+        family = find_family(files, str(folder), chosen, configs)
+        vae_config = read_config(folder / "causal_video_vae" / "config.json")
+        vae = vae_config_from_original({**vae_config, "interpolate": False})
+        patch_size = transformer_config_from_original(family, configs[part])["patch_size"]
+        stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
+    return PyramidGeometry(
+        spatial_factor=2 ** sum(vae["spatial_down_sample"]),
+        temporal_factor=2 ** sum(vae["temporal_down_sample"]),
+        patch_size=patch_size,
+        num_stages=stages,
+    )
+
+
+@lru_cache
+def model_weights_key(model: str, variant: str | None) -> str:
+    """SHA-256 (hex) that names the model's files by their content, see `runs.identity.weights_key`.
+
+    Reads every file the first time; digests are kept, see `runs.weights`.
+    """
+    folder = model_folder(model, variant)
+    return weights_key(weight_digests(folder, weight_files_of(folder, variant)))
+
+
+def _config(path: Path, *names: str) -> dict[str, Any]:
+    config = read_config(path)
+    if missing := [name for name in names if name not in config]:
+        raise ValueError(f"{path} must have {', '.join(missing)}")
+    return config

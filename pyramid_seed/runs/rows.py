@@ -1,0 +1,168 @@
+"""The rows of a list of clips, read from .txt, .jsonl, .csv or .yaml: values by name, and line numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..presets import UniqueKeyLoader
+
+FORMATS = ("txt", "jsonl", "csv", "yaml")
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of a list: the line it begins at, and its values. From .csv, all values are text."""
+
+    line: int
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Why an entry cannot be made; `where` names file and line."""
+
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+class BatchInputError(ValueError):
+    """Entries of a list that cannot be made, all of them."""
+
+    def __init__(self, rows: Sequence[BadRow]) -> None:
+        self.rows = tuple(rows)
+        count = "1 bad row" if len(rows) == 1 else f"{len(rows)} bad rows"
+        super().__init__("\n".join([f"{count}, nothing was made:", *(f"  {row}" for row in rows)]))
+
+
+def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[Row], list[BadRow]]:
+    """Read a list: the rows that can be read, and those that cannot.
+
+    Args:
+        source: a file, or "-" for standard input.
+        file_format: one of `FORMATS`; default: the file's ending, for standard input "txt".
+
+    Raises:
+        ValueError: an unknown format, text that is not UTF-8, or a .yaml or .csv that is broken as a whole.
+        OSError: the file cannot be read.
+    """
+    where = name_of(source)
+    file_format = file_format or _format_of(source)
+    if file_format not in FORMATS:
+        raise ValueError(f"a list must be one of {', '.join(FORMATS)}, got {file_format!r}")
+    data = sys.stdin.buffer.read() if str(source) == STANDARD_INPUT else Path(source).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"{where}, line {line}: the text must be UTF-8") from error
+    reader = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv, "yaml": _read_yaml}[file_format]
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for line, found in reader(text, where):
+        if isinstance(found, dict):
+            good.append(Row(line, found))
+        else:
+            bad.append(BadRow(f"{where}, line {line}", found))
+    return good, bad
+
+
+def name_of(source: str | Path) -> str:
+    """What to call a list in messages."""
+    return "standard input" if str(source) == STANDARD_INPUT else str(source)
+
+
+def _format_of(source: str | Path) -> str:
+    ending = Path(source).suffix.lower().removeprefix(".")
+    if str(source) == STANDARD_INPUT:
+        return "txt"
+    return "yaml" if ending == "yml" else ending
+
+
+_Found = Iterator[tuple[int, dict[str, Any] | str]]
+"""Line and values of each row, or line and reason."""
+
+
+def _read_txt(text: str, where: str) -> _Found:  # noqa: ARG001 - every reader takes the same
+    """A prompt a line; empty lines and those that begin with # say nothing."""
+    for line, prompt in enumerate(text.split("\n"), start=1):
+        if (prompt := prompt.strip()) and not prompt.startswith("#"):
+            yield line, {"prompt": prompt}
+
+
+def _read_jsonl(text: str, where: str) -> _Found:  # noqa: ARG001
+    for line, row in enumerate(text.split("\n"), start=1):
+        if not row.strip():
+            continue
+        try:
+            value = json.loads(row, object_pairs_hook=_unique, parse_constant=_no_constant)
+        except ValueError as error:
+            yield line, f"not a JSON object: {error}"
+            continue
+        yield line, value if isinstance(value, dict) else f"must be a JSON object, got {row.strip():.60}"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return values
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _read_csv(text: str, where: str) -> _Found:
+    """The first line names the columns; an empty cell says nothing."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [column.strip() for column in next(reader, [])]
+        if len(set(columns)) < len(columns) or "prompt" not in columns:
+            raise ValueError(f"{where}, line 1: must name each column once, `prompt` among them: {columns}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if len(cells) > len(columns):
+                yield line, f"has {len(cells)} cells for {len(columns)} columns; quote cells with commas"
+            elif any(cells):
+                yield line, {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{where}, line {reader.line_num}: {error}") from error
+
+
+def _read_yaml(text: str, where: str) -> _Found:
+    """A list of mappings; a plain text in it is a prompt."""
+    loader = UniqueKeyLoader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.SequenceNode):
+            raise ValueError(f"{where} must be a list: `- prompt: ...` lines")
+        for entry in node.value:
+            line = entry.start_mark.line + 1
+            try:
+                value = loader.construct_object(entry, deep=True)
+            except (yaml.YAMLError, ValueError) as error:
+                yield line, f"not a valid entry: {error}"
+                continue
+            if isinstance(value, str):
+                value = {"prompt": value}
+            yield line, value if isinstance(value, dict) else f"must be `name: value`, got {value!r:.60}"
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {error}") from error
+    finally:
+        loader.dispose()
