@@ -1,0 +1,165 @@
+"""`Clip.save`: the manifest and latents that go with a clip, and refusals before anything is written."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pyramid_seed import Clip, generate
+from pyramid_seed.cli import main
+from pyramid_seed.noise import noise_digest
+from pyramid_seed.runs import latents as kept
+from pyramid_seed.runs.latents import read_latents, write_latents
+from pyramid_seed.runs.manifest import find_manifest, unit_digests
+from pyramid_seed.runs.video import read_comment, read_video
+
+
+@pytest.fixture(scope="module")
+def clip(quick) -> Clip:
+    return generate("a boat", seed=5, **quick)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_mp4_carries_its_manifest(clip, tmp_path):
+    path = clip.save(tmp_path / "clip.mp4", scale=3, lossless=True)
+    shown = {"ending": ".mp4", "scale": 3, "lossless": True}
+    assert find_manifest(path) == clip.manifest | {"file": shown}
+    assert names(tmp_path) == ["clip.mp4"]
+
+
+def test_without_metadata_there_is_none_and_the_pixels_are_the_same(clip, tmp_path):
+    path = clip.save(tmp_path / "clip.mp4", metadata=False)
+    assert read_comment(path) is None
+    assert (read_video(path)[0] == read_video(clip.save(tmp_path / "with.mp4"))[0]).all()
+
+
+def test_the_manifest_is_made_once(clip):
+    assert clip.manifest is clip.manifest
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".mp4"])
+def test_sidecar_and_latents_lie_beside_the_clip(clip, tmp_path, ending):
+    path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
+    assert names(tmp_path) == sorted([f"clip{ending}", "clip.json", "clip.latents.safetensors"])
+    assert find_manifest(path)["file"]["ending"] == ending
+    assert find_manifest(path)["digests"] == clip.manifest["digests"]
+    latents = read_latents(tmp_path / "clip.latents.safetensors", clip.manifest["digests"]["units"])
+    assert torch.equal(latents, clip.latents)
+
+
+def test_kept_latents_say_their_digest(clip, tmp_path):
+    path = tmp_path / "clip.latents.safetensors"
+    clip.save(tmp_path / "clip.mp4", keep_latents=True)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"sha256": noise_digest(clip.latents)}
+
+
+def test_damaged_or_foreign_latents_are_refused(clip, tmp_path, monkeypatch):
+    path = tmp_path / "clip.latents.safetensors"
+    write_latents(path, clip.latents)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_latents(path)
+    path.write_bytes(data[:-3])
+    with pytest.raises(ValueError, match="holds no latents"):
+        read_latents(path)
+    write_latents(path, clip.latents.flip(2), overwrite=True)
+    with pytest.raises(ValueError, match="does not belong to the clip: unit 0 has"):
+        read_latents(path, unit_digests(clip.latents))
+    with pytest.raises(ValueError, match="holds 2 units, the clip has 3"):
+        read_latents(path, ["x"] * 3)
+    with pytest.raises(FileExistsError):
+        write_latents(path, clip.latents)
+
+    def broken(tensors, metadata):
+        raise OSError("no space left")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(kept, "save", broken)
+    with pytest.raises(OSError, match="no space left"):
+        write_latents(path, clip.latents, overwrite=True)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["clip.latents.safetensors"]
+
+
+@pytest.mark.parametrize("there", ["clip.mp4", "clip.json", "clip.latents.safetensors"])
+def test_nothing_is_written_where_something_is_in_the_way(clip, tmp_path, there):
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(FileExistsError, match=there):
+        clip.save(tmp_path / "clip.mp4", sidecar=True, keep_latents=True)
+    assert names(tmp_path) == [there]
+    clip.save(tmp_path / "clip.mp4", sidecar=True, keep_latents=True, overwrite=True)
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_sidecar_without_metadata_makes_no_sense(clip, tmp_path):
+    with pytest.raises(ValueError, match="leave out either sidecar or metadata=False"):
+        clip.save(tmp_path / "clip.mp4", sidecar=True, metadata=False)
+
+
+def test_a_clip_that_was_stopped_has_the_ledger_of_its_units(quick, clip):
+    def stop(pipeline, step, timestep, tensors):
+        if tensors["unit"] == 2 and tensors["stage"] == 1:
+            pipeline._interrupt = True
+        return {}
+
+    stopped = generate("a boat", seed=5, on_step=stop, **quick | {"num_frames": 25})
+    assert stopped.settings.num_frames == 9
+    assert stopped.digest == clip.digest
+    assert stopped.ledger == clip.ledger
+
+
+# ---- command line
+
+
+def command(quick, *more):
+    options = {"--model": quick["model"], "--variant": "384p", "--num-frames": "9"}
+    steps = {"--num-inference-steps": "1", "--video-num-inference-steps": "1"}
+    flat = [text for pair in (options | steps).items() for text in pair]
+    return main(["generate", "a boat", "--seed", "5", "--quiet", *flat, *map(str, more)])
+
+
+def test_generate_writes_what_was_asked_for(quick, clip, tmp_path):
+    assert command(quick, "-o", tmp_path / "clip.mp4", "--sidecar", "--keep-latents") == 0
+    assert names(tmp_path) == ["clip.json", "clip.latents.safetensors", "clip.mp4"]
+    assert find_manifest(tmp_path / "clip.mp4")["digests"] == clip.manifest["digests"]
+    assert command(quick, "-o", tmp_path / "bare.mp4", "--no-metadata") == 0
+    assert read_comment(tmp_path / "bare.mp4") is None
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "message"),
+    [
+        ("clip.mp4", [], "exists already"),
+        ("clip.json", ["--sidecar"], "exists already"),
+        ("clip.latents.safetensors", ["--keep-latents"], "exists already"),
+        ("other", ["--sidecar", "--no-metadata"], "leave out either"),
+    ],
+)
+def test_generate_refuses_before_the_model_runs(
+    quick, tmp_path, monkeypatch, capsys, there, options, message
+):
+    (tmp_path / there).touch()
+    monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
+    assert command(quick, "-o", tmp_path / "clip.mp4", *options) == 2
+    assert message in capsys.readouterr().err
+    assert names(tmp_path) == [there]
+
+
+def test_a_lossless_gif_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
+    assert command(quick, "-o", tmp_path / "clip.gif", "--lossless") == 2
+
+
+def test_a_saved_file_may_be_read_by_those_who_may_read_the_clip(clip, tmp_path):
+    clip.save(tmp_path / "clip.mp4", sidecar=True, keep_latents=True)
+    modes = {os.stat(path).st_mode for path in tmp_path.iterdir()}  # noqa: PTH116
+    assert len(modes) == 1
