@@ -422,7 +422,7 @@ def _log_file(folder: Path, rank: int) -> Iterator[None]:
     with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     ours = logging.getLogger("pyramid_seed")
     level = ours.level
     ours.addHandler(handler)

@@ -1,0 +1,67 @@
+"""Finding the other processes, and saying so when they are not there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pyramid_seed.runs.launch import join_launch
+from pyramid_seed.runs.progress import Counts, ProgressLine, describe
+
+
+def test_a_plain_process_is_a_launch_of_one():
+    launch = join_launch(environment={})
+    assert (launch.rank, launch.local_rank, launch.world_size, launch.is_main) == (0, 0, 1, True)
+    launch.publish(json.dumps([1]))
+    assert json.loads(launch.plan(lambda: False)) == [1]
+    assert [launch.take() for _ in range(3)] == [0, 1, 2]
+    assert [launch.count("steps"), launch.count("steps", 4), launch.count("steps", 0)] == [1, 5, 5]
+    launch.count("left")
+    launch.wait_for_others(lambda: False, lambda: None)
+
+
+def test_waiting_for_a_plan_can_be_stopped():
+    assert join_launch(environment={}).plan(lambda: True) is None
+
+
+@pytest.mark.parametrize(
+    ("requested", "environment"),
+    [
+        (2, {}),
+        (2, {"WORLD_SIZE": "1"}),
+        # What `accelerate launch --cpu --num_processes 2` sets for the one process that it starts.
+        (None, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}),
+    ],
+)
+def test_another_number_of_processes_is_refused_with_commands_that_work(requested, environment):
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2") as caught:
+        join_launch(requested, environment)
+    assert "--multi_gpu" in str(caught.value)
+
+
+def test_one_process_of_accelerate_is_fine():
+    environment = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
+    assert join_launch(1, environment).world_size == 1
+
+
+def test_half_a_launch_is_refused():
+    with pytest.raises(ValueError, match="MASTER_PORT is not set"):
+        join_launch(environment={"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"})
+
+
+COUNTS = Counts(clips=10, clips_done=3, clips_failed=1, steps=200, steps_done=60, steps_known=20)
+
+
+def test_the_progress_line():
+    assert describe(COUNTS, 120.0) == "4/10 clips, 80/200 steps, 30.0 s a clip, 0:04:00 left, 1 failed"
+    nothing = Counts(clips=10, clips_done=0, clips_failed=0, steps=200, steps_done=0, steps_known=0)
+    assert describe(nothing, 1.0) == "0/10 clips, 0/200 steps"
+
+
+def test_not_a_terminal_gets_a_line_a_clip(capsys):
+    line = ProgressLine()
+    for done in (0, 0, 1, 1, 1, 2):
+        line.show(Counts(clips=2, clips_done=done, clips_failed=0, steps=4, steps_done=2, steps_known=0))
+    line.close()
+    assert [text[:3] for text in capsys.readouterr().err.splitlines()] == ["0/2", "1/2", "2/2"]
