@@ -1,8 +1,8 @@
 """Where tensors lie in memory.
 
-Kernels give other bits for other addresses and strides: measured on the CPU, a text encoder whose weights were
-mapped from a file, 24 bytes past a multiple of 64, against its copy. So what comes from outside is brought to
-one layout first.
+Kernels give other bits for other addresses and strides: measured on the CPU, a text encoder whose weights
+were mapped from a file, 24 bytes past a multiple of 64, against its copy. So what comes from outside is
+brought to one layout first.
 """
 
 from __future__ import annotations

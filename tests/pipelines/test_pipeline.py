@@ -677,7 +677,7 @@ class TestMemoryModes:
 
 CACHES = [
     FirstBlockCacheConfig(threshold=10.0),
-    MagCacheConfig(num_inference_steps=4, mag_ratios=[1.0] * 4, threshold=1e9, retention_ratio=0.0),
+    MagCacheConfig(num_inference_steps=2, mag_ratios=[1.0] * 2, threshold=1e9, retention_ratio=0.0),
     PyramidAttentionBroadcastConfig(
         spatial_attention_block_skip_range=2,
         spatial_attention_timestep_skip_range=(0, 1000),
@@ -693,7 +693,7 @@ class TestStepCaches:
             with pytest.raises(ValueError, match="use MagCacheConfig"):
                 own_pipe.transformer.enable_cache(config)
             return
-        small["num_inference_steps"] = 4
+        small["num_inference_steps"] = 2
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
         layer.register_forward_hook(lambda *args: calls.append(1))
