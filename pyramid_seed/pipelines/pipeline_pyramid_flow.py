@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
@@ -104,9 +105,13 @@ class GuidedTransformer:
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
     """Run a call under the level that its `determinism` argument names; flags are as before after it."""
 
+    parameters = inspect.signature(call)
+
     @wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with determinism_level(kwargs.get("determinism", "strict")):
+        given = parameters.bind(*args, **kwargs)
+        given.apply_defaults()
+        with determinism_level(given.arguments["determinism"]):
             return call(*args, **kwargs)
 
     return wrapped
@@ -132,6 +137,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     source_folder: Path | None = None
     """Where the weights were read from; set by `pyramid_seed.load_pipeline`."""
+    source_variant: str | None = None
+    """Which transformer of a published checkpoint; set by `pyramid_seed.load_pipeline`."""
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
