@@ -387,7 +387,7 @@ def writing(folder: Path) -> Iterator[None]:
             reason = "no space is left; what is finished is kept. Free some space and run the batch again"
         else:
             reason = f"cannot be written to: {error}"
-        raise OutputError(error.errno, f"{folder}: {reason}") from error
+        raise OutputError(f"{folder}: {reason}") from error
 
 
 @contextmanager
@@ -402,7 +402,7 @@ def _only_launch(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(
-                error.errno, f"{folder} is in use by another batch; wait for it, or choose another folder"
+                f"{folder} is in use by another batch; wait for it, or choose another folder"
             ) from error
         yield
 
@@ -435,7 +435,8 @@ def _log_file(folder: Path, rank: int) -> Iterator[None]:
     finally:
         ours.setLevel(level)
         ours.removeHandler(handler)
-        handler.close()
+        with writing(folder):
+            handler.close()
 
 
 def _free_memory() -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pyramid_seed.runs.journal import Journal
 from pyramid_seed.runs.launch import join_launch
 from pyramid_seed.runs.rows import BadRow
 from pyramid_seed.runs.units import save_unit
-from pyramid_seed.runs.video import frames_digest, write_video
+from pyramid_seed.runs.video import frames_digest, read_video, write_video
 
 UNITS = 3
 
@@ -163,9 +164,10 @@ def test_a_killed_clip_goes_on_after_its_last_finished_unit(tmp_path, plain, uni
 
 
 def test_killed_between_the_file_and_its_record(tmp_path, plain, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(Journal, "record", lambda self, entry: raiser(Killed)())
-        run(tmp_path, 1)
+        with pytest.raises(Killed):
+            run(tmp_path, 1)
     assert (tmp_path / jobs_of(1)[0].file).exists()
     maker = NoiseMaker()
     assert run(tmp_path, 1, maker=maker).digests.items() <= plain.items()
@@ -177,9 +179,10 @@ def test_killed_while_writing_leaves_nothing_half_written(tmp_path, plain, monke
         Path(path).with_name(".0123456789abcdef.tmp.mp4").write_bytes(b"half")
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(f"{__name__}.write_video", half)
-        run(tmp_path, 1)
+        with pytest.raises(Killed):
+            run(tmp_path, 1)
     assert not (tmp_path / jobs_of(1)[0].file).exists()
     assert run(tmp_path, 1).digests.items() <= plain.items()
     assert not list(tmp_path.glob(".*.tmp*"))
@@ -259,6 +262,31 @@ def test_a_full_disk_ends_the_batch_and_says_so(tmp_path, plain, monkeypatch):
         with pytest.raises(OutputError, match="no space is left; what is finished is kept"):
             run(tmp_path, 1)
     assert run(tmp_path, 1).digests.items() <= plain.items()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # files that failed may be open yet
+
+
+@pytest.mark.parametrize("free", [0, 8, 24, 48, 64, 96])
+def test_whatever_a_full_disk_cuts_off_is_made_later(small_disk, plain, free):
+    filler = small_disk / "filler"
+    room = os.statvfs(small_disk)
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - free * 1024))
+    with pytest.raises(OutputError, match=r"no space is left"):
+        run(small_disk / "clips", 1, 2, 3, 4, 5)
+    for path in (small_disk / "clips").glob("*.mp4"):
+        assert frames_digest(read_video(path)[0]) == plain[path.name]
+    filler.unlink()
+    assert run(small_disk / "clips", 1, 2, 3, 4, 5).digests == plain
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

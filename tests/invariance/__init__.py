@@ -1,0 +1,1 @@
+"""One test per promise of docs/reproducibility.md, bitwise."""

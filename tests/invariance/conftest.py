@@ -1,0 +1,45 @@
+"""Every promise is kept by the embedded model and by both published families, here with random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import pytest
+
+from pyramid_seed import PyramidFlowPipeline
+
+from . import clips
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Callable[[str], PyramidFlowPipeline]:
+    """A model by its name in `clips.MODELS`; shared, so not to be changed."""
+    return cache(clips.load)
+
+
+@pytest.fixture(params=list(clips.MODELS))
+def model(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def pipe(model, loaded) -> PyramidFlowPipeline:
+    """Each model in turn; shared, so not to be changed."""
+    return loaded(model)
+
+
+@pytest.fixture
+def own_pipe(pipe) -> PyramidFlowPipeline:
+    """A copy that a test may change."""
+    own = PyramidFlowPipeline(**{name: copy.deepcopy(part) for name, part in pipe.components.items()})
+    own.set_progress_bar_config(disable=True)
+    return own
+
+
+@pytest.fixture
+def make(pipe) -> Callable[..., Any]:
+    """`clips.make` with each model in turn."""
+    return partial(clips.make, pipe)

@@ -1,0 +1,47 @@
+"""A shorter clip is the beginning of a longer one, and a clip goes on from its beginning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .clips import assert_same
+
+UNITS = 5
+"""The clip of the default preset."""
+
+
+@pytest.fixture
+def whole(make):
+    return make(units=UNITS, num_inference_steps=1)
+
+
+def test_every_shorter_clip_is_the_beginning(pipe, make, whole):
+    for units in range(1, UNITS):
+        shorter = make(units=units, num_inference_steps=1)
+        assert torch.equal(shorter.latents, whole.latents[:, :, :units])
+        assert (shorter.frames == whole.frames[:, : pipe.geometry.num_frames(units)]).all()
+        assert list(shorter.ledgers[0]) == list(whole.ledgers[0])[: len(shorter.ledgers[0])]
+
+
+def test_a_clip_goes_on_from_every_beginning(make, whole):
+    for known in range(1, UNITS):
+        longer = make(units=UNITS, num_inference_steps=1, prefix_latents=whole.latents[:, :, :known])
+        assert torch.equal(longer.latents, whole.latents)
+        assert (longer.frames == whole.frames).all()
+        assert list(longer.ledgers[0]) == [entry for entry in whole.ledgers[0] if entry.key.unit >= known]
+
+
+def test_a_known_clip_is_only_decoded(make, whole):
+    again = make(units=UNITS, num_inference_steps=1, prefix_latents=whole.latents)
+    assert torch.equal(again.latents, whole.latents)
+    assert (again.frames == whole.frames).all()
+    assert len(again.ledgers[0]) == 0
+
+
+def test_the_beginning_of_a_batch(make):
+    prompts = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}
+    whole = make(units=3, **prompts)
+    longer = make(units=3, **prompts, prefix_latents=whole.latents[:, :, :1])
+    assert torch.equal(longer.latents, whole.latents)
+    assert_same(make(units=3, **prompts), whole)

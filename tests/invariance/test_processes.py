@@ -1,0 +1,257 @@
+"""A clip does not depend on how the work is shared out, interrupted or resumed: real processes and signals.
+
+Each test compares file names and digests with one plain run. A launch starts Python several times, which
+takes most of the time; what is marked slow covers more numbers of processes and more moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed import run_batch
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = str(ROOT / "scripts" / "generate_batch.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+LENGTHS = {"a boat": 25, "a red circle": 9, "a sea": 17, "a small house": 9, "a tree": 17}
+ROWS = [{"prompt": prompt, "num_frames": length, "seed": 3} for prompt, length in LENGTHS.items()]
+
+
+def write_list(folder: Path, rows: list[dict]) -> Path:
+    path = folder / "list.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(quick) -> dict:
+    return {name: value for name, value in quick.items() if name not in ("num_frames", "progress")}
+
+
+@pytest.fixture(scope="module")
+def plain(settings, tmp_path_factory) -> dict[str, str]:
+    """File names and digests of one plain run."""
+    folder = tmp_path_factory.mktemp("plain")
+    summary = run_batch(write_list(folder, ROWS), folder / "clips", progress=False, **settings)
+    assert summary.status == 0
+    return dict(summary.digests)
+
+
+def start(launcher: list[str], source: Path, output: Path, settings: dict) -> subprocess.Popen:
+    options = [
+        text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*launcher, SCRIPT, str(source), "-o", str(output), *options]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def launch(launcher: list[str], source: Path, output: Path, settings: dict) -> tuple[int, str]:
+    process = start(launcher, source, output, settings)
+    text, _ = process.communicate(timeout=600)
+    return process.returncode, text
+
+
+def index(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "index.jsonl").read_text().splitlines()]
+
+
+def digests(output: Path) -> dict[str, str]:
+    """What the index says, after a look at what is there."""
+    done = {entry["file"]: entry["digest"] for entry in index(output) if entry["status"] == "done"}
+    assert sorted(done) == sorted(path.name for path in output.glob("*.mp4"))
+    return done
+
+
+def pids(output: Path) -> dict[int, int]:
+    """Process ids by rank, from the logs."""
+    found = {}
+    for path in (output / "logs").glob("process-*.log"):
+        if match := re.match(r"\S+ \S+ (\d+) ", path.read_text()):
+            found[int(path.stem.split("-")[1])] = int(match[1])
+    return found
+
+
+def wait_for(condition, process: subprocess.Popen, pause: float = 0.005) -> bool:
+    """Wait for a condition; False if the launch ends first."""
+    while not condition():
+        if process.poll() is not None:
+            return False
+        time.sleep(pause)
+    return True
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_all(process: subprocess.Popen, output: Path) -> None:
+    """The launcher first, so that it can tell nobody."""
+    process.kill()
+    for pid in pids(output).values():
+        kill(pid)
+    process.communicate()
+
+
+def finish(source: Path, output: Path, settings: dict) -> None:
+    """A second launch makes the rest."""
+    assert run_batch(source, output, progress=False, **settings).status == 0
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(7, marks=pytest.mark.slow),
+    ],
+)
+def test_many_processes_make_the_clips_of_one(tmp_path, plain, settings, processes):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    status, text = launch([*TORCHRUN, str(processes)], source, output, settings)
+    assert status == 0, text
+    assert digests(output) == plain
+    entries = index(output)
+    assert len(entries) == len(ROWS)
+    assert {entry["process"] for entry in entries} <= set(range(processes))
+    longest = next(entry["file"] for entry in entries if entry["prompt"] == "a boat")
+    first = [re.search(r"INFO (\S+): begun", path.read_text()) for path in (output / "logs").iterdir()]
+    assert longest in {match[1] for match in first if match}
+
+
+def test_more_processes_than_items(tmp_path, plain, settings):
+    source, output = write_list(tmp_path, ROWS[1:2]), tmp_path / "clips"
+    status, text = launch([*TORCHRUN, "3"], source, output, settings)
+    assert status == 0, text
+    made = digests(output)
+    assert len(made) == 1
+    assert made.items() <= plain.items()
+
+
+def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, plain, settings):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    process = start([*TORCHRUN, "2"], source, output, settings)
+    assert wait_for(lambda: list(output.glob(".work/*/unit-0000.safetensors")), process)
+    kill(pids(output)[1])
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode != 0, text
+    finish(source, output, settings)
+    assert digests(output) == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["shuffled", "thinned", "extended"])
+def test_the_list_around_a_clip_does_not_change_it(tmp_path, plain, settings, change):
+    rows = {
+        "shuffled": random.Random(0).sample(ROWS, len(ROWS)),
+        "thinned": ROWS[1::2],
+        "extended": [{"prompt": "a cat", "num_frames": 9}, *ROWS, ROWS[0], {"prompt": "a boat", "seed": 4}],
+    }[change]
+    source, output = write_list(tmp_path, rows), tmp_path / "clips"
+    status, text = launch([*TORCHRUN, "2"], source, output, settings)
+    assert status == 0, text
+    made = digests(output)
+    assert {name: made[name] for name in made if name in plain}.items() <= plain.items()
+    assert len(made) == {"shuffled": 5, "thinned": 2, "extended": 7}[change]
+    assert len(made.keys() & plain.keys()) == {"shuffled": 5, "thinned": 2, "extended": 5}[change]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["one", "all"])
+@pytest.mark.parametrize("moment", ["unit", "step", "writing"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigkill_at_any_moment_loses_no_finished_unit(tmp_path, plain, settings, processes, moment, victim):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    process = start([*TORCHRUN, str(processes)], source, output, settings)
+    conditions = {
+        "unit": lambda: list(output.glob(".work/*/unit-0001.safetensors")),
+        "step": lambda: (output / "logs").is_dir() and len(pids(output)) == processes,
+        "writing": lambda: list(output.glob(".*.tmp.mp4")),
+    }
+    assert wait_for(conditions[moment], process, pause=0.0005)
+    if moment == "step":
+        time.sleep(random.uniform(0, 8))
+    if victim == "all":
+        kill_all(process, output)
+    else:
+        kill(random.choice(list(pids(output).values())))
+        process.communicate(timeout=600)
+    found = sorted(path.name for path in output.glob("*.mp4"))
+    assert set(found) <= set(plain)
+    finish(source, output, settings)
+    assert digests(output) == plain
+    assert not list(output.rglob(".*.tmp*"))
+
+
+@pytest.mark.slow
+def test_a_terminated_launch_stops_cleanly_and_says_how_to_go_on(tmp_path, plain, settings):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    process = start([sys.executable], source, output, settings)
+    assert wait_for(lambda: list(output.glob(".work/*/unit-0000.safetensors")), process)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "run the same command again" in text
+    assert str(source) in text
+    finish(source, output, settings)
+    assert digests(output) == plain
+
+
+@pytest.mark.slow
+def test_one_failing_item_among_five_on_two_processes(tmp_path, plain, settings):
+    rows = [dict(row) for row in ROWS]
+    rows[2] |= {"guidance_scale": 1e38, "num_inference_steps": 4}
+    source, output = write_list(tmp_path, rows), tmp_path / "clips"
+    status, text = launch([*TORCHRUN, "2"], source, output, settings)
+    assert status == 1, text
+    (failed,) = [entry for entry in index(output) if entry["status"] == "failed"]
+    assert failed["prompt"] == "a sea"
+    assert failed["reason"].startswith("FloatingPointError: latents are not finite")
+    assert digests(output) == {name: digest for name, digest in plain.items() if "a-sea" not in name}
+    assert failed["reason"] in text
+
+
+@pytest.mark.slow
+def test_accelerate_with_its_launch_file_makes_the_clips_of_one(tmp_path, plain, settings):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    config = ["--config_file", str(ROOT / "configs" / "accelerate" / "cpu-2.yaml")]
+    status, text = launch([*ACCELERATE, *config], source, output, {**settings, "num_processes": 2})
+    assert status == 0, text
+    assert digests(output) == plain
+    assert len(list((output / "logs").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_accelerate_starting_one_process_instead_of_two_is_refused(tmp_path, settings):
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    status, text = launch([*ACCELERATE, "--cpu", "--num_processes", "2"], source, output, settings)
+    assert status != 0
+    assert "asked for several processes and started one" in text
+    assert not output.exists()
+
+
+@pytest.mark.slow
+def test_bad_rows_are_refused_on_every_process(tmp_path, settings):
+    rows = [*ROWS, {"prompt": "a", "num_frames": 10}, {"prompt": "b", "height": 100}]
+    source, output = write_list(tmp_path, rows), tmp_path / "clips"
+    status, text = launch([*TORCHRUN, "2"], source, output, settings)
+    assert status != 0
+    assert "line 6: num_frames must be 8k + 1, got 10; use 9 or 17" in text
+    assert "line 7: height must be a multiple of 64, got 100; use 64 or 128" in text
+    assert not list(output.glob("*.mp4"))
