@@ -49,7 +49,7 @@ ALLOWED = {
         "runs",
     },
 }
-FREE = {"__init__", "__main__", "cli"}
+FREE = {"__init__", "__main__", "cli", "commands"}
 
 
 def part_of(path: Path) -> str:

@@ -1,0 +1,95 @@
+"""`pyramid-seed batch`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from .options import Commands, add_run_options, add_setting_options, root_seed, say, settings_from
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "batch",
+        help="make the clips of a list, on one process or many",
+        description="Make the clips of a list that are not in FOLDER yet. Run it again to go on.",
+        epilog="examples: pyramid-seed batch prompts.txt -o clips   |   "
+        "torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "prompts",
+        metavar="LIST",
+        help="a prompt a line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="clips, index.jsonl, logs"
+    )
+    parser.add_argument(
+        "--format", choices=("txt", "jsonl", "csv", "yaml"), help="of LIST (default: by its ending, or txt)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=root_seed,
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="root seeds of rows that name none; a clip is made of each (default: 0)",
+    )
+    parser.add_argument("--lossless", action="store_true", help="keep every bit in the files")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="make the others if some rows are bad (status 1)"
+    )
+    add_setting_options(parser)
+    running = add_run_options(parser)
+    running.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="of each process on the CPU (default: 1)"
+    )
+    running.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="refuse to run if the launcher started another number of processes",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
+    from ..batch import run_batch
+
+    summary = run_batch(
+        options.prompts,
+        options.output,
+        file_format=options.format,
+        seeds=options.seed,
+        preset=options.preset,
+        device=options.device,
+        noise_device=options.noise_device,
+        determinism=options.determinism,
+        threads=options.threads,
+        lossless=options.lossless,
+        keep_going=options.keep_going,
+        num_processes=options.num_processes,
+        progress=not options.quiet,
+        **settings_from(options),
+    )
+    if not summary.is_main:
+        return summary.status
+    for name, reason in summary.failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
+    counts = {
+        "made": summary.made,
+        "there already": summary.found,
+        "failed": len(summary.failed),
+        "missing": summary.missing,
+        "listed twice": summary.duplicates,
+    }
+    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    say("index", options.output / "index.jsonl")
+    if summary.status:
+        what = "stopped" if summary.signal is not None else "to try again what failed"
+        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    return summary.status

@@ -1,0 +1,45 @@
+"""`pyramid-seed diff`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import Commands, say, say_step
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "diff",
+        help="compare two clips by their manifests",
+        description="What differs between two clips: settings, weights, environment, and where the runs "
+        "part. Nothing is made again.",
+        epilog="exit status: 0 the same clip, 1 they differ, 2 there is no manifest",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("a", type=Path, metavar="A", help="a clip, or a manifest")
+    parser.add_argument("b", type=Path, metavar="B", help="another one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed diff`."""
+    from ..runs.compare import compare_manifests
+    from ..runs.manifest import find_manifest
+    from ..runs.show import printable
+
+    found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
+    for kind in ("settings", "weights", "environment"):
+        for field in getattr(found, kind):
+            say(kind, printable(f"{field.field}: {field.a!r} | {field.b!r}"))
+    for step in found.steps:
+        say_step(step)
+    units = found.num_units
+    if found.parting is not None:
+        print(f"DIFFERENT: the runs part in {found.parting.stage}: {found.parting.note}")
+    elif units[0] != units[1]:
+        shorter, longer = ("A", "B") if units[0] < units[1] else ("B", "A")
+        print(f"DIFFERENT: {shorter} is the beginning of {longer} ({min(units)} of {max(units)} units)")
+    else:
+        print("SAME CLIP")
+    return 0 if found.is_same_clip else 1

@@ -1,0 +1,67 @@
+"""`pyramid-seed extend`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import (
+    Commands,
+    add_again_options,
+    add_clip,
+    add_output_options,
+    open_image,
+    output_options,
+    quiet_loading,
+    root_seed,
+    tell,
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "extend",
+        help="make a saved clip longer, or let it go on in another way",
+        description="Go on from a saved clip: the new one begins with the same frames, bit for bit. Uses the "
+        "latents kept beside it (--keep-latents), or else makes the beginning again.",
+        epilog="example: pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
+    )
+    parser.set_defaults(run=run)
+    add_clip(parser)
+    parser.add_argument("--num-frames", type=int, metavar="N", required=True, help="frames of the new clip")
+    parser.add_argument(
+        "--branch-seed", type=root_seed, metavar="S", help="what follows the beginning takes this seed"
+    )
+    parser.add_argument(
+        "--from-frame", type=int, metavar="K", help="with --branch-seed: frames that stay (default: all)"
+    )
+    add_output_options(parser, "the clip's name with the number of frames, and the branch's seed")
+    add_again_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed extend`."""
+    from ..runs.outputs import check_outputs
+
+    clip, branch = options.clip, options.branch_seed
+    ending = "" if branch is None else f"_seed{branch}"
+    path = options.output or clip.with_name(f"{clip.stem}_{options.num_frames}frames{ending}{clip.suffix}")
+    check_outputs(path, **output_options(options))
+    image = None if options.image is None else open_image(options.image)
+
+    from ..api import extend_file
+
+    quiet_loading()
+
+    longer = extend_file(
+        clip,
+        options.num_frames,
+        branch_seed=branch,
+        from_frame=options.from_frame,
+        model=options.model,
+        image=image,
+        device=options.device,
+        progress=not options.quiet,
+    )
+    tell(longer, longer.save(path, **output_options(options)))
+    return 0

@@ -1,0 +1,172 @@
+"""Options, parsing and printing that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..clip import Clip
+    from ..presets import Settings
+    from ..runs.compare import Step
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+SEED_LIMIT = 2**64
+
+
+def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
+    """Options that say what is written."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f".mp4, .gif, .webp or .png (default: {default})",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace what exists")
+    group.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
+    group.add_argument(
+        "--sidecar", action="store_true", help="write the manifest beside FILE as well, as .json"
+    )
+    group.add_argument("--no-metadata", action="store_true", help="write no manifest")
+    group.add_argument(
+        "--keep-latents", action="store_true", help="write the latents beside FILE, to extend the clip from"
+    )
+
+
+def output_options(options: argparse.Namespace) -> dict[str, bool]:
+    """What was given of them, as `Clip.save` calls it."""
+    return {
+        "lossless": options.lossless,
+        "overwrite": options.overwrite,
+        "sidecar": options.sidecar,
+        "metadata": not options.no_metadata,
+        "keep_latents": options.keep_latents,
+    }
+
+
+def add_setting_options(parser: argparse.ArgumentParser) -> None:
+    """Options for the preset and for values that replace the preset's."""
+    group = parser.add_argument_group("settings", "default: the preset's")
+    group.add_argument(
+        "--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)"
+    )
+    group.add_argument("--model", help="folder or hub id of a checkpoint, or embedded:tiny")
+    group.add_argument("--variant", help="384p, 768p or image: which transformer of the checkpoint")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"))
+    group.add_argument("--negative-prompt", metavar="TEXT")
+    group.add_argument("--prompt-suffix", metavar="TEXT", help="appended to the prompt")
+    group.add_argument("--height", type=int, metavar="PIXELS")
+    group.add_argument("--width", type=int, metavar="PIXELS")
+    group.add_argument("--num-frames", type=int, metavar="N")
+    group.add_argument("--fps", type=float, metavar="N", help="frames a second of the file")
+    steps = "one number for all stages, or one a stage"
+    group.add_argument("--num-inference-steps", type=int, nargs="+", metavar="N", help=f"first unit: {steps}")
+    group.add_argument("--video-num-inference-steps", type=int, nargs="+", metavar="N", help="later units")
+    group.add_argument("--guidance-scale", type=float, metavar="X", help="first unit; at most 1 means none")
+    group.add_argument("--video-guidance-scale", type=float, metavar="X", help="later units")
+    group.add_argument(
+        "--guidance-decay", type=float, metavar="X", help="lower guidance by X with every unit"
+    )
+    group.add_argument("--min-guidance-scale", type=float, metavar="X", help="the floor of that")
+    group.add_argument("--max-sequence-length", type=int, metavar="N", help="tokens of the prompt")
+    group.add_argument("--scale", type=int, metavar="N", help="show every pixel as N x N pixels in the file")
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings that were given on the command line."""
+    from ..presets import Settings
+
+    given: dict[str, Any] = {name: getattr(options, name, None) for name in Settings.__annotations__}
+    for name in ("num_inference_steps", "video_num_inference_steps"):
+        if given[name] is not None and len(given[name]) == 1:
+            given[name] = given[name][0]
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Options that say where and how to run, and change no setting of the clip."""
+    group = parser.add_argument_group("running")
+    group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    group.add_argument(
+        "--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)"
+    )
+    group.add_argument(
+        "--determinism", choices=("strict", "relaxed"), default="strict", help="(default: strict)"
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return group
+
+
+def add_clip(parser: argparse.ArgumentParser) -> None:
+    """The clip that a command reads."""
+    parser.add_argument("clip", type=Path, metavar="CLIP", help="a clip with a manifest, in it or beside it")
+
+
+def add_again_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that make a saved clip again."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
+    )
+    group.add_argument("--image", type=Path, metavar="FILE", help="the first frame, if one was given")
+    group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def root_seed(text: str) -> int:
+    """A root seed; argparse shows the error."""
+    if not text.isdecimal() or int(text) >= SEED_LIMIT:
+        raise argparse.ArgumentTypeError(f"seed must be a whole number in 0 .. 2^64 - 1, got {text!r}")
+    return int(text)
+
+
+def open_image(path: Path) -> Image:
+    """The picture in a file, as RGB.
+
+    Raises:
+        FileNotFoundError: it is not there. ValueError: it is no picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not a picture that can be read; use PNG, JPEG or WebP") from error
+
+
+def quiet_loading() -> None:
+    """Hide the bars of loading weights into memory, which takes seconds; bars of downloads stay."""
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    enable_progress_bars()
+
+
+def say(name: str, value: object) -> None:
+    """Print a line of a table of two columns."""
+    print(f"{name:11} {value}")
+
+
+def say_step(step: Step) -> None:
+    """Print how one step of a comparison ended."""
+    say(step.stage, f"{step.status}: {step.note}")
+
+
+def tell(clip: Clip, saved: Path) -> None:
+    """Print what was made."""
+    frames, height, width, _ = clip.frames.shape
+    say("seed", clip.seed)
+    say("digest", clip.digest)
+    say("frames", f"{frames} of {height}x{width}")
+    say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
+    say("file", saved)

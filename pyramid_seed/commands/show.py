@@ -1,0 +1,32 @@
+"""`pyramid-seed show`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .options import Commands, add_clip, say
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "show", help="say how a clip was made", description="Say how a clip was made: print its manifest."
+    )
+    parser.set_defaults(run=run)
+    add_clip(parser)
+    parser.add_argument("--json", action="store_true", help="the whole manifest, for programs")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed show`."""
+    from ..runs.manifest import find_manifest
+    from ..runs.show import describe
+
+    manifest = find_manifest(options.clip)
+    if options.json:
+        print(json.dumps(manifest, indent=2, sort_keys=True))
+        return 0
+    for name, text in describe(manifest):
+        say(name, text)
+    return 0

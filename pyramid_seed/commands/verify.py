@@ -1,0 +1,52 @@
+"""`pyramid-seed verify`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import Commands, add_again_options, add_clip, open_image, quiet_loading, say, say_step
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "verify",
+        help="make a clip again and compare",
+        description="Make a clip again from its manifest and compare: weights, text, noise, units, decoded "
+        "chunks, frames, and the pixels in the file. Answers MATCH or the first difference.",
+        epilog="exit status: 0 the same clip, 1 it differs, 2 it could not be made again",
+    )
+    parser.set_defaults(run=run)
+    add_clip(parser)
+    parser.add_argument(
+        "--noise-only", action="store_true", help="only draw the noise again: needs no weights, takes seconds"
+    )
+    add_again_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed verify`."""
+    if options.noise_only:
+        from ..runs.verify import verify_noise
+
+        found = verify_noise(options.clip)
+    else:
+        image = None if options.image is None else open_image(options.image)
+
+        from ..api import verify
+
+        quiet_loading()
+
+        found = verify(
+            options.clip, model=options.model, image=image, device=options.device, progress=not options.quiet
+        )
+    for step in found.steps:
+        say_step(step)
+    difference = found.difference
+    if difference is None:
+        print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
+        return 0
+    print(f"DIFFERS first in {difference.stage}: {difference.note}")
+    for field in found.environment:
+        say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
+    return 1
