@@ -14,6 +14,7 @@ from pyramid_seed import presets, resources
 from pyramid_seed.presets import Preset, list_presets, load_preset
 
 ROOT = Path(__file__).parents[1]
+NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny")
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -25,7 +26,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 
 def test_the_presets_are_these():
-    assert list_presets() == ("miniflux-384p", "miniflux-768p", "miniflux-image", "tiny")
+    assert list_presets() == NAMES
 
 
 @pytest.mark.parametrize("name", list_presets())
@@ -48,17 +49,27 @@ def test_every_number_of_the_original_names_its_source(name):
 
 
 def test_recommended_settings_of_the_original():
-    small, large, image = map(load_preset, ("miniflux-384p", "miniflux-768p", "miniflux-image"))
-    assert (small.height, small.width, small.num_frames, small.fps) == (384, 640, 121, 24)
-    assert (large.height, large.width, large.num_frames, large.fps) == (768, 1280, 121, 24)
+    image = load_preset("miniflux-image")
     assert (image.height, image.width, image.num_frames, image.guidance_scale) == (1024, 1024, 1, 9.0)
-    for video in (small, large):
-        assert video.num_inference_steps == (20, 20, 20)
-        assert video.video_num_inference_steps == (10, 10, 10)
-        assert (video.guidance_scale, video.video_guidance_scale) == (7.0, 5.0)
-    assert [p.variant for p in (small, large, image)] == ["384p", "768p", "image"]
-    assert {p.model for p in (small, large, image)} == {"rain1011/pyramid-flow-miniflux"}
-    assert {p.prompt_suffix for p in (small, large, image)} == {", hyper quality, Ultra HD, 8K"}
+    for variant, size in (("384p", (384, 640)), ("768p", (768, 1280))):
+        for family in ("miniflux", "sd3"):
+            video = load_preset(f"{family}-{variant}")
+            assert (video.height, video.width, video.num_frames, video.fps) == (*size, 121, 24)
+            assert video.num_inference_steps == (20, 20, 20)
+            assert video.video_num_inference_steps == (10, 10, 10)
+            # The one value in which the families' recommendations differ.
+            first = 9.0 if (family, variant) == ("sd3", "768p") else 7.0
+            assert (video.guidance_scale, video.video_guidance_scale) == (first, 5.0)
+
+
+def test_the_name_of_a_published_preset_says_model_and_variant():
+    for name in NAMES[:-1]:
+        preset = load_preset(name)
+        assert (preset.model, preset.variant) == (
+            f"rain1011/pyramid-flow-{name.split('-')[0]}",
+            name.split("-")[1],
+        )
+        assert preset.prompt_suffix == ", hyper quality, Ultra HD, 8K"
 
 
 def test_presets_are_frozen():
@@ -147,7 +158,7 @@ def test_folders_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
     assert resources.embedded_model_path() == package / "assets" / "tiny"
     assert resources.resolve_model("embedded:tiny") == str(package / "assets" / "tiny")
     assert resources.resolve_model("rain1011/pyramid-flow-miniflux") == "rain1011/pyramid-flow-miniflux"
-    assert presets.list_presets() == ("miniflux-384p", "miniflux-768p", "miniflux-image", "tiny")
+    assert presets.list_presets() == NAMES
 
 
 def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
