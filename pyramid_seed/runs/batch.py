@@ -167,16 +167,16 @@ def _lead(worker: _Worker, make_plan: Callable[[], Plan], line: ProgressLine | N
     launch, journal, stop = worker.launch, worker.journal, worker.stop
     try:
         plan = make_plan()
+        bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
+        with writing(journal.folder):
+            known = journal.entries()
+            found = {job.id for job in plan.jobs if journal.is_whole(known.get(job.id))}
+            todo = in_order([job for job in plan.jobs if job.id not in found])
+            journal.clean()
+            journal.merge(bad, without={job.id for job in todo})
     except BaseException:
         launch.publish(json.dumps({"refused": True}))
         raise
-    known = journal.entries()
-    found = {job.id for job in plan.jobs if journal.is_whole(known.get(job.id))}
-    todo = in_order([job for job in plan.jobs if job.id not in found])
-    bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
-    with writing(journal.folder):
-        journal.clean()
-        journal.merge(bad, without={job.id for job in todo})
     logger.info("%d clips, %d of them there already", len(plan.jobs), len(found))
     launch.publish(json.dumps({"jobs": jobs_to_json(todo)}))
 
@@ -251,19 +251,22 @@ class _Worker:
     def _make(self, job: Job, tell: Callable[[], None]) -> None:
         logger.info("%s: begun", job.file)
         started = time.perf_counter()
+        reason = None
         try:
             clip, resumed = self._clip(job, tell)
-            seconds = time.perf_counter() - started
         except (Stopped, OutputError, LaunchError):
             raise
         except Exception as error:  # whatever is wrong with one clip must not stop the others
             reason = f"{type(error).__name__}: {error}"
             logger.exception("%s: failed", job.file)
+        if reason is not None:
+            # Here, where the error and with it the tensors of its frames are gone.
+            _free_memory()
             with writing(self.folder):
                 self.journal.record(self._entry(job, "failed") | {"reason": reason})
             self.launch.count("failed")
-            _free_memory()
             return
+        seconds = time.perf_counter() - started
         path = self.folder / job.file
         with writing(self.folder):
             clip.save(path, lossless=self.lossless, overwrite=True)
@@ -442,5 +445,5 @@ def _log_file(folder: Path, rank: int) -> Iterator[None]:
 def _free_memory() -> None:
     """Give back what a failed clip held, so that the next one has it."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
