@@ -43,3 +43,15 @@ def own_pipe(pipe) -> PyramidFlowPipeline:
 def make(pipe) -> Callable[..., Any]:
     """`clips.make` with each model in turn."""
     return partial(clips.make, pipe)
+
+
+@pytest.fixture
+def reference(model, reference_clip) -> Any:
+    """The clip that `make()` gives without changes, made once a model."""
+    return reference_clip(model)
+
+
+@pytest.fixture(scope="session")
+def reference_clip(loaded) -> Callable[[str], Any]:
+    """The clip that `clips.make` gives without changes, by the model's name."""
+    return cache(lambda name: clips.make(loaded(name)))

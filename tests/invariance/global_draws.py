@@ -53,7 +53,7 @@ def global_draws_raise() -> Iterator[None]:
     targets = [(random, name) for name in _bound_to(random, random._inst)]
     targets += [(np.random, name) for name in _bound_to(np.random, np.random.mtrand._rand)]
     targets += [(torch, name) for name in ("manual_seed", "seed", "get_rng_state", "set_rng_state")]
-    targets.append((os, "urandom"))
+    targets += [(np.random, "seed"), (os, "urandom")]
     with pytest.MonkeyPatch.context() as patch, _TorchDrawsRaise():
         for module, name in targets:
             patch.setattr(module, name, _raises(f"{module.__name__}.{name}"))
