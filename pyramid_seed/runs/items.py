@@ -10,12 +10,11 @@ from typing import Any
 from ..noise import check_root
 from ..presets import Preset, Settings, load_preset, with_settings
 from .pictures import open_picture, picture_digest
-from .rows import BadRow, BatchInputError, Row
+from .rows import KNOWN_NAMES, OWN_NAMES, BadRow, BatchInputError, Row
 
 _WHOLE = {"height", "width", "num_frames", "max_sequence_length", "scale"}
 _REAL = {"fps", "guidance_scale", "video_guidance_scale", "guidance_decay", "min_guidance_scale"}
 _STEPS = {"num_inference_steps", "video_num_inference_steps"}
-_OWN = ("prompt", "seed", "image", "preset")
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,10 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
 
 
 def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[BatchItem]:
-    known = (*_OWN, *Settings.__annotations__)
-    own = {name: values[name] for name in _OWN if name in values}
-    given = {name: _from_text(name, value) for name, value in values.items() if name not in _OWN}
-    if unknown := [str(name) for name in values if name not in known]:
-        raise ValueError(f"unknown {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
+    own = {name: values[name] for name in OWN_NAMES if name in values}
+    given = {name: _from_text(name, value) for name, value in values.items() if name not in OWN_NAMES}
+    if unknown := [str(name) for name in values if name not in KNOWN_NAMES]:
+        raise ValueError(f"unknown {', '.join(map(repr, unknown))}; known are {', '.join(KNOWN_NAMES)}")
     prompt = own.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt must be text that is not empty, got {prompt!r}")

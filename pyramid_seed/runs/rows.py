@@ -13,10 +13,13 @@ from typing import Any
 
 import yaml
 
-from ..presets import UniqueKeyLoader
+from ..presets import Settings, UniqueKeyLoader
 
 FORMATS = ("txt", "jsonl", "csv", "yaml")
 STANDARD_INPUT = "-"
+OWN_NAMES = ("prompt", "seed", "image", "preset")
+KNOWN_NAMES = (*OWN_NAMES, *Settings.__annotations__)
+"""What a row may hold: values of its own, and every setting."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ def _read_csv(text: str, where: str) -> _Found:
         columns = [column.strip() for column in next(reader, [])]
         if len(set(columns)) < len(columns) or "prompt" not in columns:
             raise ValueError(f"{where}, line 1: must name each column once, `prompt` among them: {columns}")
+        if unknown := [column for column in columns if column not in KNOWN_NAMES]:
+            known = ", ".join(KNOWN_NAMES)
+            raise ValueError(f"{where}, line 1: unknown {', '.join(map(repr, unknown))}; known are {known}")
         line = reader.line_num + 1
         for cells in reader:
             if len(cells) > len(columns):

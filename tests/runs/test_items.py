@@ -13,7 +13,11 @@ from pyramid_seed.runs.pictures import picture_digest
 from pyramid_seed.runs.rows import BatchInputError, Row
 
 
-def items_of(*rows, defaults=Defaults(), folder=Path(), check=lambda item: None):
+DEFAULTS = Defaults()
+HERE = Path()
+
+
+def items_of(*rows, defaults=DEFAULTS, folder=HERE, check=lambda item: None):
     numbered = [Row(line, values) for line, values in enumerate(rows, start=1)]
     return items_from_rows(numbered, defaults, where="list", folder=folder, check=check)
 
