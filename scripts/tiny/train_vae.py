@@ -38,6 +38,9 @@ from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalV
 
 BLOCK_CHANNELS = (16, 32, 64)
 LATENT_NOISE = 0.15
+CLEAN_SHARE = 1 / 3
+"""Clips that are decoded without noise on their latents."""
+
 POSTERIOR_LOG_VARIANCE = -6.0
 EDGE_WEIGHT = 0.3
 ENCODER_INTERVAL = 4
@@ -127,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "vae", help="folder to write to")
     parser.add_argument("--codec", type=Path, default=WORK_FOLDER / "transformer" / "codec.pt")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2700)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
@@ -168,7 +171,8 @@ def main() -> None:
         seeds = world.TRAIN_SEEDS[step * arguments.batch_size : (step + 1) * arguments.batch_size]
         clip = render_seeds(seeds).to(device)
         latents = codec.encode(clip)
-        level = torch.rand(len(seeds), 1, 1, 1, 1, generator=generator, device=device) * LATENT_NOISE
+        level = torch.rand(len(seeds), 1, 1, 1, 1, generator=generator, device=device)
+        level = LATENT_NOISE * (level - CLEAN_SHARE).clamp(min=0) / (1 - CLEAN_SHARE)
         noise = torch.randn(latents.shape, generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             decoded = vae.decode(latents + level * noise).sample
