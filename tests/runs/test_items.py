@@ -12,7 +12,6 @@ from pyramid_seed.runs.items import Defaults, items_from_rows, refuse_bad_rows
 from pyramid_seed.runs.pictures import picture_digest
 from pyramid_seed.runs.rows import BatchInputError, Row
 
-
 DEFAULTS = Defaults()
 HERE = Path()
 
