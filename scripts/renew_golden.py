@@ -1,0 +1,118 @@
+"""Make the golden clips of the embedded model anew and say what changed.
+
+`PYTHONPATH=. python scripts/renew_golden.py`. A golden clip is its manifest in tests/golden/tiny.json and its
+frames, side by side, in a lossless picture. Only a change of weights, or of the arithmetic on purpose, is a
+reason to renew. tests/golden/noise.json is not renewed, ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+
+from pyramid_seed import Clip, generate
+from pyramid_seed.environment import fingerprint_differences
+from pyramid_seed.runs.compare import compare_results, compare_weights, first_difference
+from pyramid_seed.runs.files import replacing
+from pyramid_seed.runs.video import Frames
+
+GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
+MANIFESTS = GOLDEN / "tiny.json"
+
+CLIPS: dict[str, dict[str, Any]] = {
+    "default": {"prompt": "a red circle moves to the right on a white background", "seed": 42},
+    "short": {
+        "prompt": "a big blue square grows on a black background",
+        "seed": 2**64 - 1,
+        "num_frames": 9,
+        "num_inference_steps": [1, 2, 3],
+        "video_num_inference_steps": [2, 1, 1],
+        "guidance_decay": 0.5,
+    },
+    "unguided": {
+        "prompt": "green star",
+        "seed": 0,
+        "num_frames": 5,
+        "num_inference_steps": 2,
+        "video_num_inference_steps": 2,
+        "guidance_scale": 0.0,
+        "video_guidance_scale": 0.0,
+    },
+}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for the body: a kernel may round differently for another number of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_clip(name: str) -> Clip:
+    """One of `CLIPS`, on the CPU, with one thread."""
+    with one_thread():
+        return generate(**CLIPS[name], device="cpu", progress=False)
+
+
+def golden_manifest(clip: Clip) -> dict[str, Any]:
+    """What of a clip's manifest is kept: all but timings."""
+    return {name: value for name, value in clip.manifest.items() if name != "timings"}
+
+
+def read_manifests() -> dict[str, dict[str, Any]]:
+    """The golden manifests by name; none if there is no file yet."""
+    return json.loads(MANIFESTS.read_text(encoding="utf-8")) if MANIFESTS.is_file() else {}
+
+
+def read_frames(name: str) -> Frames:
+    """The golden frames of a clip, (T, H, W, 3) uint8."""
+    strip = iio.imread(GOLDEN / f"tiny-{name}.png")
+    height = strip.shape[0]
+    return strip.reshape(height, -1, height, 3).swapaxes(0, 1)
+
+
+def explain(golden: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Which stage moved first, in causal order, and how the environments differ; empty if none moved."""
+    moved = first_difference(
+        (compare_weights(golden["weights"], now["weights"]), *compare_results(golden, now))
+    )
+    if moved is None:
+        return ""
+    fields = [
+        f"  {each.field}: {each.a!r} then, {each.b!r} now"
+        for each in fingerprint_differences(golden["environment"], now["environment"])
+    ]
+    where = "\n".join(fields) or "  none: the code, or something that is not recorded, has changed"
+    return (
+        f"the first stage that moved is {moved.stage}, {moved.note}\ndifferences of the environment:\n{where}"
+    )
+
+
+def main() -> None:
+    """Renew both files of every clip, and print what changed."""
+    before, manifests = read_manifests(), {}
+    for name in CLIPS:
+        clip = make_clip(name)
+        manifests[name] = golden_manifest(clip)
+        strip = np.concatenate(list(clip.frames), axis=1)
+        with replacing(GOLDEN / f"tiny-{name}.png", overwrite=True) as temporary:
+            iio.imwrite(temporary, strip, extension=".png")
+        was = before.get(name)
+        print(f"{name}: {'new' if was is None else explain(was, manifests[name]) or 'as it was'}")
+    with replacing(MANIFESTS, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(manifests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
