@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -31,6 +31,7 @@ from .models.checkpoints import (
     find_layout,
     load_components,
 )
+from .models.lora import find_lora_file, lora_of_file
 from .models.original_models import read_config
 from .noise import (
     Branch,
@@ -64,7 +65,7 @@ def load_pipeline(
     device: str | torch.device | None = None,
     **hub_options: Any,
 ) -> PyramidFlowPipeline:
-    """Load a model, ready to be called.
+    """Load a model, ready to be called. Its family is recognised; `pipeline.found` says what was found.
 
     Args:
         path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
@@ -90,9 +91,11 @@ def load_pipeline(
             )
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        pipeline.found = f"{pipeline.transformer.family}, in the layout of diffusers at {folder}"
     else:
         components = load_components(folder, variant=variant, dtype=dtype)
         pipeline = PyramidFlowPipeline(**components.modules())
+        pipeline.found = components.found
     pipeline.source_folder = folder
     pipeline.source_variant = variant
     return pipeline.to(device or default_device())
@@ -160,6 +163,7 @@ def generate(
     else:
         chosen = _with_model_of(pipeline, chosen)
     files = weight_files_of(pipeline.source_folder, chosen.variant)
+    loras = lora_rows(pipeline)
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
     sized = image is None or "height" in settings or "width" in settings
@@ -211,6 +215,8 @@ def generate(
         environment=environment_fingerprint(pipeline.device, pipeline.transformer.dtype, level=determinism),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
+        loras=loras,
+        found=pipeline.found,
     )
 
 
@@ -219,6 +225,7 @@ def regenerate(
     *,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
 ) -> Clip:
@@ -228,16 +235,19 @@ def regenerate(
         manifest: see `runs.manifest.find_manifest`.
         model: the folder of the weights; needed unless they are embedded or on the hub.
         image: the first frame, if the clip was made from one.
+        loras: the files of the LoRAs that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         progress: show a progress bar on standard error.
 
     Raises:
-        ValueError: the model's folder or the image is needed and was not given, or it is another image.
+        ValueError: the model's folder, the image or a LoRA is needed and was not given, or it is another one;
+            or the weights are such as no file holds.
         OSError: the weights cannot be read.
     """
     recipe = recipe_of(manifest)
     _check_image(recipe, image)
-    return _generate(recipe, _loaded(manifest, model, device), image=image, progress=progress)
+    pipeline = _loaded(manifest, model, device, loras)
+    return _generate(recipe, pipeline, image=image, progress=progress)
 
 
 def verify(
@@ -246,6 +256,7 @@ def verify(
     noise_only: bool = False,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
 ) -> Verification:
@@ -254,15 +265,17 @@ def verify(
     Args:
         path: an .mp4, another clip with its manifest beside it, or a manifest.
         noise_only: only draw the noise again, which needs no model.
-        model, image, device, progress: see `regenerate`.
+        model, image, loras, device, progress: see `regenerate`.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`.
     """
     if noise_only:
         return verify_noise(path)
-    recipe = recipe_of(find_manifest(path))
+    wanted = find_manifest(path)
+    recipe = recipe_of(wanted)
     _check_image(recipe, image)
+    _lora_files(wanted, loras)
 
     def weigh(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         folder = _folder_of(manifest, model)
@@ -272,7 +285,7 @@ def verify(
         path,
         weigh=weigh,
         regenerate=lambda manifest: regenerate(
-            manifest, model=model, image=image, device=device, progress=progress
+            manifest, model=model, image=image, loras=loras, device=device, progress=progress
         ),
     )
 
@@ -286,6 +299,7 @@ def extend_clip(
     latents: torch.Tensor,
     branch_seed: int | None = None,
     from_frame: int | None = None,
+    loras: Sequence[Mapping[str, Any]] | None = (),
     device: str | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
@@ -293,7 +307,7 @@ def extend_clip(
     """Go on from a clip's latents, see `Clip.extend`.
 
     Args:
-        recipe, geometry, text_digests, latents: of the clip.
+        recipe, geometry, text_digests, latents, loras: of the clip.
         num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
     """
     longer, kept = plan_extension(
@@ -301,6 +315,10 @@ def extend_clip(
     )
     if pipeline is None:
         pipeline = _shared(recipe.settings, device)
+    if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
+        raise ValueError(
+            f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
+        )
     clip = _generate(longer, pipeline, prefix_latents=latents[:, :, :kept], progress=progress)
     # A negative prompt that only guided what is kept was not encoded again.
     clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
@@ -319,6 +337,7 @@ def extend_file(
     from_frame: int | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
 ) -> Clip:
@@ -327,7 +346,8 @@ def extend_file(
     Args:
         path: an .mp4, or another clip with its manifest beside it.
         num_frames, branch_seed, from_frame: see `Clip.extend`.
-        model, image, device, progress: see `regenerate`; the image is not needed where latents were kept.
+        model, image, loras, device, progress: see `regenerate`; the image is not needed where latents were
+            kept.
 
     Raises:
         ValueError: as in `Clip.extend` and `regenerate`; or latents, kept or made again, that are not those
@@ -349,7 +369,8 @@ def extend_file(
             latents=latents,
             branch_seed=branch_seed,
             from_frame=from_frame,
-            pipeline=_loaded(manifest, model, device),
+            loras=manifest["loras"],
+            pipeline=_loaded(manifest, model, device, loras),
             progress=progress,
         )
     _check_image(recipe, image)
@@ -362,9 +383,8 @@ def extend_file(
                 "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
             )
 
-    return _generate(
-        longer, _loaded(manifest, model, device), image=image, progress=progress, on_unit=check_unit
-    )
+    pipeline = _loaded(manifest, model, device, loras)
+    return _generate(longer, pipeline, image=image, progress=progress, on_unit=check_unit)
 
 
 def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]:
@@ -403,11 +423,67 @@ def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> 
     )
 
 
-def _loaded(manifest: Mapping[str, Any], model: str | Path | None, device: str | None) -> PyramidFlowPipeline:
-    """The model of a manifest, at its very revision where it is on the hub."""
+def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
+    """The LoRAs that act in a pipeline, as a manifest tells them; None if that cannot be told."""
+    loras = pipeline.loras_in_use()
+    return None if loras is None else tuple(asdict(lora) for lora in loras)
+
+
+def _loaded(
+    manifest: Mapping[str, Any],
+    model: str | Path | None,
+    device: str | None,
+    loras: Sequence[str | Path],
+) -> PyramidFlowPipeline:
+    """The model of a manifest, at its very revision where it is on the hub, with its LoRAs."""
+    files = _lora_files(manifest, loras)
     folder = _folder_of(manifest, model)
     name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
-    return _shared(replace(recipe_of(manifest).settings, model=str(name)), device)
+    settings = replace(recipe_of(manifest).settings, model=str(name))
+    if not files:
+        return _shared(settings, device)
+    pipeline = load_pipeline(
+        settings.model, variant=settings.variant, dtype=_DTYPES[settings.dtype], device=device
+    )
+    rows = manifest["loras"]
+    names = [row["adapter"] for row in rows]
+    for name, file in zip(names, files, strict=True):
+        pipeline.load_lora_weights(file, adapter_name=name)
+    pipeline.set_adapters(names, [row["scale"] for row in rows])
+    if rows[0]["fused"]:
+        pipeline.fuse_lora(adapter_names=names)
+    return pipeline
+
+
+def _lora_files(manifest: Mapping[str, Any], given: Sequence[str | Path]) -> list[Path]:
+    """The files of a manifest's LoRAs, in its order, found among the given ones by their SHA-256."""
+    rows = manifest["loras"]
+    if rows is None:
+        raise ValueError(
+            "the clip was made with weights that no file holds: an adapter that was not loaded from a file, "
+            "or a LoRA that was fused and taken out again; it cannot be made again"
+        )
+    files = {lora_of_file("", file).sha256: file for file in map(find_lora_file, given)}
+    for row in rows:
+        if row["sha256"] not in files:
+            raise ValueError(
+                f"the clip was made with the LoRA {row['file']} (SHA-256 {row['sha256'][:16]}...); "
+                "give it: --lora FILE"
+            )
+    for digest, file in files.items():
+        if all(row["sha256"] != digest for row in rows):
+            raise ValueError(f"the clip was made without the LoRA {file}; leave it out")
+    return [files[row["sha256"]] for row in rows]
+
+
+def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
+    """What LoRAs do to the weights, for a comparison and for people."""
+    if rows is None:
+        return "adapters that are not known"
+    told = (
+        f"{row['file']} ({row['sha256'][:16]}, scale {row['scale']}, fused {row['fused']})" for row in rows
+    )
+    return ", ".join(told) or "no LoRA"
 
 
 def _shared(settings: Preset, device: str | None) -> PyramidFlowPipeline:

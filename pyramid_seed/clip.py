@@ -46,6 +46,8 @@ class Clip:
         weight_files: names of the files in it that the model consists of.
         environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
+        loras: the LoRAs that acted, as a manifest tells them; None if that could not be told.
+        found: what `load_pipeline` found; None if the pipeline was not loaded by it.
     """
 
     frames: Frames
@@ -65,6 +67,8 @@ class Clip:
     environment: dict[str, Any]
     load_seconds: float
     seconds: float
+    loras: tuple[dict[str, Any], ...] | None = ()
+    found: str | None = None
 
     @property
     def fps(self) -> float:
@@ -100,6 +104,7 @@ class Clip:
             self.recipe,
             model=model_reference(self.settings.model, folder),
             weights=None if folder is None else weight_digests(folder, self.weight_files),
+            loras=self.loras,
             geometry=self.geometry,
             ledger=self.ledger,
             text_digests=self.text_digests,
@@ -191,7 +196,7 @@ class Clip:
                 branch_seed.
             device: where the model runs.
             pipeline: use this one instead of loading the settings' model; needed if the clip was made by a
-                pipeline that `load_pipeline` did not load.
+                pipeline that `load_pipeline` did not load, or with a LoRA.
             progress: show a progress bar on standard error.
 
         Raises:
@@ -207,6 +212,7 @@ class Clip:
             geometry=self.geometry,
             text_digests=self.text_digests,
             latents=self.latents,
+            loras=self.loras,
             branch_seed=branch_seed,
             from_frame=from_frame,
             device=device,

@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
         from_frame=options.from_frame,
         model=options.model,
         image=image,
+        loras=options.lora,
         device=options.device,
         progress=not options.quiet,
     )

@@ -115,6 +115,9 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
     )
     group.add_argument("--image", type=Path, metavar="FILE", help="the first frame, if one was given")
+    group.add_argument(
+        "--lora", type=Path, metavar="FILE", nargs="+", default=[], help="the LoRAs, if it was made with some"
+    )
     group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -165,6 +168,7 @@ def say_step(step: Step) -> None:
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
     frames, height, width, _ = clip.frames.shape
+    say("model", clip.found)
     say("seed", clip.seed)
     say("digest", clip.digest)
     say("frames", f"{frames} of {height}x{width}")

@@ -38,7 +38,12 @@ def run(options: argparse.Namespace) -> int:
         quiet_loading()
 
         found = verify(
-            options.clip, model=options.model, image=image, device=options.device, progress=not options.quiet
+            options.clip,
+            model=options.model,
+            image=image,
+            loras=options.lora,
+            device=options.device,
+            progress=not options.quiet,
         )
     for step in found.steps:
         say_step(step)

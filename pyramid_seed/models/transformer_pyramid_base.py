@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
@@ -17,10 +16,11 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
+from .lora import LoraMixin
 from .token_geometry import causal_attention_mask, check_clips, unpack_latents, video_positions
 
 
-class PyramidTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, AttentionMixin):
     """Velocity model of Pyramid Flow (arXiv 2410.05954): one sequence of text, history and current tokens.
 
     A family makes the modules named below and says how latents become tokens (`_embed_clips`), what its
@@ -32,6 +32,7 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Cache
     # A bfloat16 timestep has 8 bits: 971.6 and 974 are the same time to it.
     _keep_in_fp32_modules = ["time_text_embed"]  # noqa: RUF012
 
+    family: str
     time_text_embed: CombinedTimestepTextProjEmbeddings
     context_embedder: nn.Linear
     norm_out: AdaLayerNormContinuous

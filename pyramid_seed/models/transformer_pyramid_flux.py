@@ -42,6 +42,7 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
         ValueError: if `axes_dims_rope` does not add up to `attention_head_dim`.
     """
 
+    family = "miniflux"
     _no_split_modules = ["FluxTransformerBlock", "FluxSingleTransformerBlock"]  # noqa: RUF012
     _repeated_blocks = ["FluxTransformerBlock", "FluxSingleTransformerBlock"]  # noqa: RUF012
 

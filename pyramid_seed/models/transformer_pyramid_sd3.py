@@ -100,7 +100,11 @@ class PyramidJointAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         ).flatten(2)
-        text, video = attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
+        text, video = (
+            part.contiguous()
+            for part in attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        )
         video = attn.to_out[1](attn.to_out[0](video))
         return video, text if attn.context_pre_only else attn.to_add_out(text)
 
@@ -142,6 +146,7 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         ValueError: if `attention_head_dim` is odd.
     """
 
+    family = "sd3"
     _no_split_modules = ["JointTransformerBlock"]  # noqa: RUF012
     _repeated_blocks = ["JointTransformerBlock"]  # noqa: RUF012
 
@@ -199,6 +204,17 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
                 "use MagCacheConfig"
             )
         super().enable_cache(config)
+
+    def fuse_qkv_projections(self) -> None:
+        """Refused: diffusers' fused projections are for the attention module of its Flux, not of its SD3.
+
+        Raises:
+            NotImplementedError: always; diffusers' own method would leave everything as it is, in silence.
+        """
+        raise NotImplementedError(
+            "fuse_qkv_projections is not there for the SD3 family: its attention keeps query, key and value "
+            "apart; leave it out"
+        )
 
     def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
         return self.pos_embed(clips)

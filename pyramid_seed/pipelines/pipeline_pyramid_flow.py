@@ -36,6 +36,7 @@ from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .decode import decode_chunks, encode_image, to_uint8
 from .denoise import OnStep, Place, denoise_clip, guide
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
+from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
 from .pipeline_output import PyramidFlowPipelineOutput
 from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
@@ -117,7 +118,7 @@ def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class PyramidFlowPipeline(DiffusionPipeline):
+class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
     Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
@@ -137,6 +138,8 @@ class PyramidFlowPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     source_folder: Path | None = None
     """Where the weights were read from; set by `pyramid_seed.load_pipeline`."""
+    found: str | None = None
+    """What `load_pipeline` found there: family, variant, layout and folder."""
     source_variant: str | None = None
     """Which transformer of a published checkpoint; set by `pyramid_seed.load_pipeline`."""
     _interrupt = False

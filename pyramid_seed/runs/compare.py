@@ -161,4 +161,11 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {row["file"]: row["sha256"] for row in manifest["weights"] or ()}
+    files = {row["file"]: row["sha256"] for row in manifest["weights"] or ()}
+    if manifest["loras"] is None:
+        return files | {"loras": "not known"}
+    return files | {
+        f"loras.{index}.{name}": row[name]
+        for index, row in enumerate(manifest["loras"])
+        for name in ("sha256", "scale", "fused")
+    }

@@ -35,6 +35,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "image_sha256": _TEXT_OR_NONE,
     "model": (dict,),
     "weights": (list, type(None)),
+    "loras": (list, type(None)),
     "geometry": (dict,),
     "ledger": (list,),
     "digests": (dict,),
@@ -53,6 +54,14 @@ _GEOMETRY = dict.fromkeys(("num_units", "latent_channels", *_PYRAMID), (int,))
 _ROWS: dict[str, dict[str, tuple[type, ...]]] = {
     "branches": {"from_unit": (int,), "seed": (str,)},
     "weights": {"file": (str,), "size": (int,), "sha256": (str,)},
+    "loras": {
+        "adapter": (str,),
+        "file": (str,),
+        "size": (int,),
+        "sha256": (str,),
+        "scale": (int, float),
+        "fused": (bool,),
+    },
 }
 
 
@@ -84,6 +93,7 @@ def build_manifest(
     *,
     model: Mapping[str, str | None],
     weights: list[dict[str, Any]] | None,
+    loras: Sequence[Mapping[str, Any]] | None = (),
     geometry: PyramidGeometry,
     ledger: NoiseLedger,
     text_digests: Mapping[str, str],
@@ -99,6 +109,7 @@ def build_manifest(
         recipe: what was asked for.
         model: see `weights.model_reference`.
         weights: see `weights.weight_digests`; None if the files are not known.
+        loras: adapter, file, size, sha256, scale and fused of each; None if they are not known.
         geometry: of the model.
         ledger: every draw.
         text_digests: SHA-256 of the text embeddings, by prompt.
@@ -125,6 +136,7 @@ def build_manifest(
         "image_sha256": recipe.image_digest,
         "model": dict(model),
         "weights": weights,
+        "loras": None if loras is None else [dict(lora) for lora in loras],
         "geometry": {"num_units": latents.shape[2], "latent_channels": latents.shape[1], **asdict(geometry)},
         "ledger": ledger.to_list(),
         "digests": {
@@ -276,7 +288,7 @@ def _check_fields(values: Any, fields: Mapping[str, tuple[type, ...]], where: st
     for name, kinds in fields.items():
         if name not in values:
             raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is missing")
-        if not isinstance(values[name], kinds) or isinstance(values[name], bool):
+        if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
             raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is {values[name]!r:.60}")
 
 

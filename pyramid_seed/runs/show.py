@@ -36,6 +36,11 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     size = f"{settings['num_frames']} frames of {settings['height']}x{settings['width']}"
     yield "clip", f"{size} at {settings['fps']:g} fps, {manifest['geometry']['num_units']} units"
     yield "model", _model(manifest)
+    if manifest["loras"] is None:
+        yield "lora", "adapters that are not known"
+    for lora in manifest["loras"] or ():
+        fused = ", fused" if lora["fused"] else ""
+        yield "lora", f"{lora['file']}, scale {lora['scale']:g}{fused}, SHA-256 {lora['sha256']}"
     yield "preset", manifest["preset"]
     yield "steps", _first_and_later(settings, "num_inference_steps", "video_num_inference_steps")
     yield "guidance", _guidance(settings)

@@ -1,0 +1,223 @@
+"""LoRA on a transformer: diffusers' methods, and which files act, so that a clip can name them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from diffusers.loaders import PeftAdapterMixin
+from safetensors import SafetensorError, safe_open
+
+LORA_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file of a LoRA."""
+
+
+@dataclass(frozen=True)
+class LoraInUse:
+    """A LoRA that acts in a transformer.
+
+    Attributes:
+        adapter: its name there.
+        file: name of the file it was read from, without the folder.
+        size, sha256: of that file.
+        scale: factor on what it adds; 1.0 is as it was trained.
+        fused: whether it was added to the weights instead of running beside them.
+    """
+
+    adapter: str
+    file: str
+    size: int
+    sha256: str
+    scale: float = 1.0
+    fused: bool = False
+
+
+class LoraMixin(PeftAdapterMixin):
+    """diffusers' methods for LoRA, which remember the files that were read, and what was fused."""
+
+    _lora_files: Mapping[str, tuple[object, LoraInUse]] = {}
+    """By adapter: its config, which tells it from others of the same name; its file."""
+    _fused_loras: tuple[LoraInUse, ...] | None = ()
+    """What was added to the weights; None if they were changed in a way that cannot be told."""
+
+    def load_lora_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, torch.Tensor],
+        prefix: str | None = "transformer",
+        hotswap: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Load a LoRA, as diffusers does, of safetensors only, and remember its file.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: see `find_lora_file`; or tensors, without a file.
+            prefix: of the names in it; None takes the names as they are.
+            hotswap, kwargs: as in diffusers.
+
+        Raises:
+            ValueError: no name in it is one of this model's, or some are not.
+            FileNotFoundError, OSError: it cannot be found.
+        """
+        source, file = pretrained_model_name_or_path_or_dict, None
+        if not isinstance(source, dict):
+            where = ("weight_name", "revision", "subfolder", "cache_dir", "token", "local_files_only")
+            file = find_lora_file(source, **{name: kwargs.pop(name) for name in where if name in kwargs})
+            source, kwargs["weight_name"] = str(file), file.name
+        names = list(source) if isinstance(source, dict) else lora_names(Path(source))
+        _check_names(names, prefix, {name for name, _ in self.named_modules()})
+        super().load_lora_adapter(source, prefix=prefix, hotswap=hotswap, **kwargs)
+        adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
+        others = {name: known for name, known in self._lora_files.items() if name != adapter}
+        if file is not None:
+            others[adapter] = (self.peft_config[adapter], lora_of_file(adapter, file))
+        self._lora_files = others
+
+    def fuse_lora(
+        self, lora_scale: float = 1.0, safe_fusing: bool = False, adapter_names: list[str] | None = None
+    ) -> None:
+        """Add the active LoRAs to the weights, as diffusers does."""
+        is_first = self._fused_loras == () and not any(layer.merged for layer in self._lora_layers())
+        super().fuse_lora(lora_scale, safe_fusing, adapter_names)
+        acting = self._acting_loras(merged=True) if is_first else None
+        self._fused_loras = acting and tuple(replace(each, fused=True) for each in acting)
+
+    def unload_lora(self) -> None:
+        """Take the LoRAs out, as diffusers does; what was fused stays in the weights."""
+        if self._fused_loras:
+            self._fused_loras = self.loras_in_use()
+        super().unload_lora()
+
+    def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
+        """The LoRAs that act on the output, in the order in which they are added.
+
+        Returns:
+            None if that cannot be told: an adapter that was not read from a file, scales by block, some
+            adapters fused and others not, or weights that an `unfuse_lora` left rounded.
+        """
+        if self._fused_loras is None:
+            return None
+        if not self._fused_loras:
+            return self._acting_loras(merged=False)
+        layers = self._lora_layers()
+        is_whole = all(layer.merged and not layer.disable_adapters for layer in layers)
+        return self._fused_loras if is_whole else None
+
+    def _lora_layers(self) -> list[Any]:
+        return [module for module in self.modules() if hasattr(module, "base_layer")]
+
+    def _acting_loras(self, *, merged: bool) -> tuple[LoraInUse, ...] | None:
+        layers = self._lora_layers()
+        disabled = {layer.disable_adapters for layer in layers}
+        if not layers or (disabled == {True} and not any(layer.merged for layer in layers)):
+            return ()
+        if True in disabled:
+            return None
+        if any(bool(layer.merged) != merged or not hasattr(layer, "lora_alpha") for layer in layers):
+            return None
+        acting = [
+            [name for name in (layer.merged_adapters if merged else layer.active_adapters) if name in layer.r]
+            for layer in layers
+        ]
+        order = list(dict.fromkeys(name for names in sorted(acting, key=len, reverse=True) for name in names))
+        found = []
+        for adapter in order:
+            config, lora = self._lora_files.get(adapter, (None, None))
+            scales = {_scale_of(layer, adapter) for layer in layers if adapter in layer.r}
+            if lora is None or config is not self.peft_config.get(adapter) or len(scales) != 1:
+                return None
+            (scale,) = scales
+            if scale is None:
+                return None
+            found.append(replace(lora, scale=scale))
+        for layer, names in zip(layers, acting, strict=True):
+            if names != [name for name in order if name in layer.r]:
+                return None
+        return tuple(found)
+
+
+def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_options: Any) -> Path:
+    """The .safetensors of a LoRA on this machine.
+
+    Args:
+        source: the file; or a folder or hub id that holds it.
+        weight_name: its name in there; default: the only .safetensors of a folder, or diffusers' name.
+        hub_options: subfolder; and of a hub id: revision, cache_dir, token, local_files_only.
+
+    Raises:
+        ValueError: it is no .safetensors, or a folder holds several and none is named.
+        FileNotFoundError: there is no such file. OSError: the hub cannot be asked.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / hub_options.get("subfolder", "")
+        if weight_name is None:
+            files = sorted(file.name for file in path.glob("*.safetensors"))
+            if len(files) > 1 and LORA_NAME not in files:
+                raise ValueError(f"{path} holds {', '.join(files)}; say which with weight_name")
+            weight_name = files[0] if len(files) == 1 else LORA_NAME
+        path = path / weight_name
+    elif not path.is_file() and isinstance(source, str) and str(source).count("/") == 1 and not path.suffix:
+        path = Path(huggingface_hub.hf_hub_download(source, weight_name or LORA_NAME, **hub_options))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"a LoRA must be a .safetensors, got {path.name}")
+    return path
+
+
+def lora_names(file: Path) -> list[str]:
+    """Names of the tensors in a LoRA's file.
+
+    Raises:
+        ValueError: it is no safetensors.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no .safetensors that can be read: {error}") from error
+
+
+def lora_prefix(names: Collection[str]) -> str | None:
+    """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
+    return "transformer" if any(name.startswith("transformer.") for name in names) else None
+
+
+def _check_names(names: Collection[str], prefix: str | None, modules: Collection[str]) -> None:
+    """Refuse what diffusers would leave out with no more than a warning."""
+    start = "" if prefix is None else f"{prefix}."
+    mine = [name.removeprefix(start) for name in names if name.startswith(start)]
+    if not mine:
+        raise ValueError(
+            f"no tensor of the LoRA has a name that begins with {start!r}, e.g. {min(names, default='')!r}"
+        )
+    strange = [name for name in names if not name.startswith(start)]
+    strange += [name for name in mine if ".lora" not in name or name.split(".lora")[0] not in modules]
+    if strange:
+        raise ValueError(
+            f"the LoRA is of another model: this one has no {', '.join(sorted(strange)[:3])}"
+            + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+        )
+
+
+def lora_of_file(adapter: str, file: Path) -> LoraInUse:
+    """A LoRA as it is read from a file, at scale 1."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return LoraInUse(adapter, file.name, file.stat().st_size, digest)
+
+
+def _scale_of(layer: Any, adapter: str) -> float | None:
+    """The scale that `set_adapters` makes into the layer's factor, bit for bit; None if there is none."""
+    alpha, rank, factor = layer.lora_alpha[adapter], layer.r[adapter], layer.scaling[adapter]
+    divisor = math.sqrt(rank) if layer.use_rslora.get(adapter, False) else rank
+    if alpha == 0:
+        return None
+    exact = factor * divisor / alpha
+    return next((scale for scale in (round(exact, 9), exact) if scale * alpha / divisor == factor), None)

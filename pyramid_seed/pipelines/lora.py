@@ -1,0 +1,65 @@
+"""LoRA on a pipeline, with the methods that users of diffusers know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LoraBaseMixin
+
+from ..models.lora import LoraInUse, find_lora_file, lora_names, lora_prefix
+
+
+class LoraLoaderMixin(LoraBaseMixin):
+    """`load_lora_weights`, `set_adapters`, `fuse_lora`, `unload_lora_weights`, of the transformer."""
+
+    _lora_loadable_modules = ["transformer"]  # noqa: RUF012
+    transformer: Any
+
+    def load_lora_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, torch.Tensor],
+        adapter_name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Load a LoRA into the transformer; needs peft.
+
+        Its file is remembered and told in the manifest of a clip; tensors without a file are not known there.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: .safetensors, a folder or hub id that holds it, or tensors.
+                Names may begin with "transformer.", as a pipeline of diffusers saves them.
+            adapter_name: a name for it, as `set_adapters` takes it.
+            kwargs: weight_name, subfolder, revision, cache_dir, token, local_files_only, as in diffusers.
+
+        Raises:
+            ValueError: it is of another model, or no .safetensors.
+            FileNotFoundError, OSError: it cannot be found.
+        """
+        source = pretrained_model_name_or_path_or_dict
+        if not isinstance(source, dict):
+            where = ("weight_name", "subfolder", "revision", "cache_dir", "token", "local_files_only")
+            source = find_lora_file(source, **{name: kwargs.pop(name) for name in where if name in kwargs})
+        names = list(source) if isinstance(source, dict) else lora_names(source)
+        self.transformer.load_lora_adapter(
+            source, prefix=lora_prefix(names), adapter_name=adapter_name, _pipeline=self, **kwargs
+        )
+
+    def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """Add the active LoRAs to the weights, see diffusers; components: only "transformer"."""
+        super().fuse_lora(["transformer"] if components is None else components, **kwargs)
+
+    def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """Subtract them again: but for rounding, so that a clip made then cannot name its weights."""
+        super().unfuse_lora(["transformer"] if components is None else components, **kwargs)
+
+    def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
+        """The LoRAs that act; None if that cannot be told, see `LoraMixin.loras_in_use`."""
+        others = (part for name, part in self.components.items() if name != "transformer")
+        for part in others:
+            if isinstance(part, torch.nn.Module) and any(
+                hasattr(each, "base_layer") for each in part.modules()
+            ):
+                return None
+        return self.transformer.loras_in_use()

@@ -1,0 +1,157 @@
+"""A clip made with a LoRA: told in the manifest, made again with the file, never taken for the plain one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peft import LoraConfig
+
+from pyramid_seed import Clip, generate, load_pipeline
+from pyramid_seed.api import extend_file, regenerate, verify
+from pyramid_seed.cli import main
+from pyramid_seed.runs.compare import compare_manifests
+from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.runs.show import describe
+
+from .conftest import REFERENCE
+
+pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+
+
+@pytest.fixture(scope="module", params=["miniflux", "sd3"])
+def settings(request, quick) -> dict:
+    return quick | {"model": str(REFERENCE / f"{request.param}-tiny")}
+
+
+def pipeline_of(settings):
+    return load_pipeline(settings["model"], variant="384p", device="cpu")
+
+
+def made_by(pipeline, settings, **changes) -> Clip:
+    given = {name: value for name, value in settings.items() if name not in ("model", "variant")}
+    return generate("a boat", seed=3, pipeline=pipeline, **given | changes)
+
+
+@pytest.fixture(scope="module")
+def lora(settings, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    transformer = pipeline_of(settings).transformer
+    transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    transformer.save_lora_adapter(folder, weight_name="style.safetensors")
+    return folder / "style.safetensors"
+
+
+@pytest.fixture(scope="module")
+def plain(settings) -> Clip:
+    return generate("a boat", seed=3, **settings)
+
+
+@pytest.fixture(scope="module")
+def adapted(settings, lora):
+    pipeline = pipeline_of(settings)
+    pipeline.load_lora_weights(lora, adapter_name="style")
+    pipeline.set_adapters("style", 0.7)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def clip(adapted, settings) -> Clip:
+    return made_by(adapted, settings)
+
+
+@pytest.fixture(scope="module")
+def saved(clip, tmp_path_factory) -> Path:
+    return clip.save(tmp_path_factory.mktemp("saved") / "boat.mp4", keep_latents=True)
+
+
+def test_the_manifest_tells_the_file(clip, plain, lora):
+    assert plain.manifest["loras"] == []
+    assert clip.digest != plain.digest
+    assert clip.manifest["loras"] == [
+        {
+            "adapter": "style",
+            "file": "style.safetensors",
+            "size": lora.stat().st_size,
+            "sha256": hashlib.sha256(lora.read_bytes()).hexdigest(),
+            "scale": 0.7,
+            "fused": False,
+        }
+    ]
+
+
+def test_made_again_with_the_file(clip, saved, settings, lora, capsys):
+    assert verify(saved, model=settings["model"], loras=[lora], progress=False).difference is None
+    # The LoRA has not stayed in the pipeline that other clips share.
+    assert generate("a boat", seed=3, **settings).manifest["loras"] == []
+    model = ["--model", settings["model"], "--quiet"]
+    assert main(["verify", str(saved), "--lora", str(lora), *model]) == 0
+    assert capsys.readouterr().out.endswith("MATCH\n")
+
+
+def test_without_the_file_it_could_not_be_run(saved, settings, plain, lora, tmp_path, capsys):
+    assert main(["verify", str(saved), "--model", settings["model"], "--quiet"]) == 2
+    assert "made with the LoRA style.safetensors (SHA-256 " in capsys.readouterr().err
+    other = tmp_path / "style.safetensors"
+    other.write_bytes(lora.read_bytes() + b" ")
+    with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
+        verify(saved, model=settings["model"], loras=[other], progress=False)
+    with pytest.raises(ValueError, match=r"made without the LoRA .*style\.safetensors; leave it out"):
+        regenerate(plain.manifest, model=settings["model"], loras=[lora])
+
+
+def test_fused(settings, lora, clip, tmp_path):
+    pipeline = pipeline_of(settings)
+    pipeline.load_lora_weights(lora, adapter_name="style")
+    pipeline.set_adapters("style", 0.7)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    fused = made_by(pipeline, settings)
+    assert fused.manifest["loras"] == [clip.manifest["loras"][0] | {"fused": True}]
+    again = regenerate(fused.manifest, model=settings["model"], loras=[lora], progress=False)
+    assert again.digest == fused.digest
+    assert again.manifest["loras"] == fused.manifest["loras"]
+
+
+def test_an_adapter_that_no_file_holds(settings, tmp_path):
+    pipeline = pipeline_of(settings)
+    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    clip = made_by(pipeline, settings)
+    assert clip.manifest["loras"] is None
+    path = clip.save(tmp_path / "boat.mp4")
+    with pytest.raises(ValueError, match="weights that no file holds"):
+        verify(path, model=settings["model"], progress=False)
+    assert ("lora", "adapters that are not known") in describe(find_manifest(path))
+
+
+def test_show_and_diff(clip, plain):
+    told = dict(describe(clip.manifest))["lora"]
+    assert told.startswith("style.safetensors, scale 0.7, SHA-256 ")
+    assert "lora" not in dict(describe(plain.manifest))
+    fields = [each.field for each in compare_manifests(clip.manifest, plain.manifest).weights]
+    assert fields == ["loras.0.sha256", "loras.0.scale", "loras.0.fused"]
+
+
+def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lora):
+    whole = made_by(adapted, settings, num_frames=17)
+    longer = clip.extend(17, pipeline=adapted, progress=False)
+    assert longer.digest == whole.digest
+    assert longer.manifest["loras"] == clip.manifest["loras"]
+    again = extend_file(saved, 17, model=settings["model"], loras=[lora], progress=False)
+    assert np.array_equal(again.frames, whole.frames)
+    with pytest.raises(ValueError, match=r"made with style\.safetensors .* this pipeline has no LoRA"):
+        clip.extend(17, progress=False)
+
+
+def test_generate_says_what_it_loaded(settings, tmp_path, capsys):
+    options = ["--variant", "384p", "--num-frames", "1", "--num-inference-steps", "1", "--quiet"]
+    path = tmp_path / "boat.mp4"
+    assert main(["generate", "a boat", "--model", settings["model"], *options, "-o", str(path)]) == 0
+    family = Path(settings["model"]).name.removesuffix("-tiny")
+    assert f"model       {family}, variant 384p, in the original's layout at" in capsys.readouterr().out
+    saved = tmp_path / "saved"
+    pipeline = pipeline_of(settings)
+    pipeline.save_pretrained(saved)
+    assert load_pipeline(saved, device="cpu").found == f"{family}, in the layout of diffusers at {saved}"
