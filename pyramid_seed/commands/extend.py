@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     ending = "" if branch is None else f"_seed{branch}"
     path = options.output or clip.with_name(f"{clip.stem}_{options.num_frames}frames{ending}{clip.suffix}")
     check_outputs(path, **output_options(options))
-    image = None if options.image is None else open_image(options.image)
+    image = open_image(options.image)
 
     from ..api import extend_file
 

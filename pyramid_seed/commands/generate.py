@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     seed = root_from_entropy() if options.seed is None else options.seed
     path = options.output or Path(default_name(options.prompt, seed))
     check_outputs(path, **output_options(options))
-    image = None if options.image is None else open_image(options.image)
+    image = open_image(options.image)
 
     from ..api import generate
 

@@ -129,19 +129,11 @@ def root_seed(text: str) -> int:
     return int(text)
 
 
-def open_image(path: Path) -> Image:
-    """The picture in a file, as RGB.
+def open_image(path: Path | None) -> Image | None:
+    """The picture in a file, if one was given."""
+    from ..runs.pictures import open_picture
 
-    Raises:
-        FileNotFoundError: it is not there. ValueError: it is no picture.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture that can be read; use PNG, JPEG or WebP") from error
+    return None if path is None else open_picture(path)
 
 
 def quiet_loading() -> None:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
         found = verify_noise(options.clip)
     else:
-        image = None if options.image is None else open_image(options.image)
+        image = open_image(options.image)
 
         from ..api import verify
 
