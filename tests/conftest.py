@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-# One thread a process: tests run in as many processes as there are cores, and threads that wait for each other
-# on a busy machine make everything crawl. Read when torch is imported, which is later than this.
+# One thread a process: tests run in as many processes as there are cores, and threads that wait for each
+# other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REFERENCE = Path(__file__).parent / "reference"

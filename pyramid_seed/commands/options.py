@@ -139,7 +139,7 @@ def open_image(path: Path | None) -> Image | None:
 def quiet_loading() -> None:
     """Hide the bars of loading weights into memory, which takes seconds; bars of downloads stay."""
     from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()

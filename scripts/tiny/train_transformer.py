@@ -93,6 +93,10 @@ class Captions:
     mask: torch.Tensor
     pooled: torch.Tensor
 
+    def to(self, device: torch.device) -> Captions:
+        """The same on another device."""
+        return Captions(self.embeds.to(device), self.mask.to(device), self.pooled.to(device))
+
 
 @torch.no_grad()
 def embed_captions(texts: list[str], folder: Path) -> Captions:
@@ -118,6 +122,10 @@ class Latents:
     stages: tuple[torch.Tensor, ...]
     captions: torch.Tensor
     """(N, CAPTIONS_PER_CLIP) indices into `Captions`."""
+
+    def to(self, device: torch.device) -> Latents:
+        """The same on another device."""
+        return Latents(tuple(stage.to(device) for stage in self.stages), self.captions.to(device))
 
 
 def halve(latents: torch.Tensor) -> torch.Tensor:
@@ -239,13 +247,6 @@ def validate(
     return losses
 
 
-def to_device(part: Latents | Captions, device: torch.device) -> Latents | Captions:
-    """The same data on another device."""
-    if isinstance(part, Captions):
-        return Captions(part.embeds.to(device), part.mask.to(device), part.pooled.to(device))
-    return Latents(tuple(stage.to(device) for stage in part.stages), part.captions.to(device))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "transformer", help="folder to write to")
@@ -264,10 +265,10 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     codec = fit_codec(render_seeds(world.TRAIN_SEEDS[:2000]))
     save_checkpoint(arguments.out / "codec.pt", {"first": codec.first, "later": codec.later})
-    parts = make_data(world.TRAIN_SEEDS[: arguments.clips], codec, arguments.text)
-    data, captions = (to_device(part, device) for part in parts)
-    parts = make_data(world.HELD_OUT_SEEDS[:500], codec, arguments.text)
-    held_out, held_out_captions = (to_device(part, device) for part in parts)
+    data, captions = make_data(world.TRAIN_SEEDS[: arguments.clips], codec, arguments.text)
+    data, captions = data.to(device), captions.to(device)
+    held_out, held_out_captions = make_data(world.HELD_OUT_SEEDS[:500], codec, arguments.text)
+    held_out, held_out_captions = held_out.to(device), held_out_captions.to(device)
 
     scheduler = PyramidFlowMatchEulerDiscreteScheduler()
     model = build_transformer().to(device)

@@ -95,26 +95,29 @@ def test_components_of_each_family(loaded):
         "vae": "AutoencoderKLCausalVideo",
         "tokenizer": "CLIPTokenizer",
     }
-    assert classes == {
-        "miniflux": {
-            **common,
-            "transformer": "PyramidFluxTransformer3DModel",
-            "text_encoder": "CLIPTextModel",
-            "text_encoder_2": "T5EncoderModel",
-            "tokenizer_2": "T5Tokenizer",
-            "text_encoder_3": "NoneType",
-            "tokenizer_3": "NoneType",
-        },
-        "sd3": {
-            **common,
-            "transformer": "PyramidSD3Transformer3DModel",
-            "text_encoder": "CLIPTextModelWithProjection",
-            "text_encoder_2": "CLIPTextModelWithProjection",
-            "tokenizer_2": "CLIPTokenizer",
-            "text_encoder_3": "T5EncoderModel",
-            "tokenizer_3": "T5Tokenizer",
-        },
-    }[loaded.family]
+    assert (
+        classes
+        == {
+            "miniflux": {
+                **common,
+                "transformer": "PyramidFluxTransformer3DModel",
+                "text_encoder": "CLIPTextModel",
+                "text_encoder_2": "T5EncoderModel",
+                "tokenizer_2": "T5Tokenizer",
+                "text_encoder_3": "NoneType",
+                "tokenizer_3": "NoneType",
+            },
+            "sd3": {
+                **common,
+                "transformer": "PyramidSD3Transformer3DModel",
+                "text_encoder": "CLIPTextModelWithProjection",
+                "text_encoder_2": "CLIPTextModelWithProjection",
+                "tokenizer_2": "CLIPTokenizer",
+                "text_encoder_3": "T5EncoderModel",
+                "tokenizer_3": "T5Tokenizer",
+            },
+        }[loaded.family]
+    )
     for module in loaded.modules().values():
         if isinstance(module, torch.nn.Module):
             assert not module.training
