@@ -44,7 +44,6 @@ def run_batch(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
-    threads: int = 1,
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
@@ -66,8 +65,6 @@ def run_batch(
         device: where models run; default: an accelerator of its own for each process, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
-        threads: of each process on the CPU. Another number may give other bits, and launchers choose
-            different ones, so that it is set here.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -108,12 +105,7 @@ def run_batch(
             jobs.setdefault(key, Job(item, key, _steps(item)))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)
-    finally:
-        torch.set_num_threads(threads_before)
+    return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)
 
 
 class _ClipMaker:

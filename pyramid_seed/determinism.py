@@ -116,6 +116,10 @@ def _hash_seed_note() -> str:
 # Levels ----------------------------------------------------------------------------------------------------
 
 
+STRICT_NUM_THREADS = 1
+"""Threads of PyTorch on the CPU at the level strict; use more processes rather than more threads."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One process-wide setting that a level governs.
@@ -241,6 +245,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Choosing kernels by timing them gives other kernels, and other bits, in the next run.",
     ),
     _flag("backends.cudnn.deterministic", True, False, "Only repeatable convolutions of cuDNN."),
+    Setting(
+        "torch.set_num_threads",
+        STRICT_NUM_THREADS,
+        None,
+        "On a CPU, another number of threads cuts the work elsewhere, and kernels round otherwise at the cuts.",
+        torch.get_num_threads,
+        torch.set_num_threads,
+    ),
     _flag("backends.mkldnn.deterministic", True, False, "Only repeatable kernels of oneDNN (CPU)."),
     _precision("generic", "all", "fp32_precision", "float32 is computed as float32."),
     _precision("cuda", "all", "cudnn.fp32_precision", "As above, where CUDA was set apart."),

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .determinism import DeterminismLevel, active_attention_backend
+from .determinism import STRICT_NUM_THREADS, DeterminismLevel, active_attention_backend
 
 PACKAGES = (
     "diffusers",
@@ -87,12 +87,16 @@ def environment_fingerprint(
         },
         "cpu": {"name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()},
         "device": _describe_device(torch.device(device)),
-        "threads": {"intraop": torch.get_num_threads(), "interop": torch.get_num_interop_threads()},
+        "threads": {"intraop": _num_threads(level), "interop": torch.get_num_interop_threads()},
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
         "determinism": level,
         "variables": _variables(os.environ),
     }
+
+
+def _num_threads(level: DeterminismLevel | None) -> int:
+    return STRICT_NUM_THREADS if level == "strict" else torch.get_num_threads()
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,7 @@ def run(tmp_path, settings):
     def run_rows(*rows, **options):
         source = tmp_path / "list.jsonl"
         source.write_text("".join(json.dumps({"height": 64, "width": 64, **row}) + "\n" for row in rows))
-        threads = torch.get_num_threads()
-        options = {"progress": False, "threads": threads, **settings, **options}
+        options = {"progress": False, **settings, **options}
         return run_batch(source, tmp_path / "clips", **options)
 
     return run_rows

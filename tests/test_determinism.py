@@ -33,6 +33,7 @@ from pyramid_seed.determinism import (
 ROOT = Path(__file__).parents[1]
 
 OTHER_VALUES = {
+    "torch.set_num_threads": 3,
     "torch.use_deterministic_algorithms (mode, warn_only)": (True, True),
     "diffusers' attention backend": "_native_math",
 }

@@ -18,7 +18,7 @@ from scripts.renew_golden import CLIPS, explain, golden_manifest, make_clip, rea
 
 GOLDEN = read_manifests()
 
-# Where these differ, other kernels run. Threads are pinned to one; the rest of the fingerprint changes no bit
+# Where these differ, other kernels run. Strict has one thread; the rest of the fingerprint changes no bit
 # of what is computed here on a CPU in float32.
 DECISIVE = (
     "packages.torch",
@@ -26,7 +26,6 @@ DECISIVE = (
     "packages.transformers",
     "platform.",
     "cpu.",
-    "threads.intraop",
 )
 
 made = cache(make_clip)
@@ -70,7 +69,7 @@ def test_frames_are_close_everywhere(name):
     """Other kernels round otherwise: a value near the middle of two grey levels may fall to the other side.
 
     That moves it by one level and no more. An error of e levels before rounding does so to 2 e of all values.
-    Seen between AVX-512, AVX2 and plain kernels, and between 1 and 3 threads: at most 9 values of 100,000,
+    Seen between AVX-512, AVX2 and plain kernels: at most 9 values of 100,000,
     so e = 4e-5, some units in the last place of float32. The bound leaves ten times that; a number format of
     fewer bits, such as TF32 (e = 1e-1), is far beyond it.
     """

@@ -46,9 +46,6 @@ def add(commands: Commands) -> None:
     add_setting_options(parser)
     running = add_run_options(parser)
     running.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="of each process on the CPU (default: 1)"
-    )
-    running.add_argument(
         "--num-processes",
         type=int,
         metavar="N",
@@ -69,7 +66,6 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
-        threads=options.threads,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,

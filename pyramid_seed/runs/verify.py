@@ -132,7 +132,7 @@ def _known(path: Path) -> dict[str, Any]:
 
 def _here(manifest: Mapping[str, Any]) -> tuple[Difference, ...]:
     """Differences of machine and packages; what only a run decides (device, dtype, level) is left out."""
-    here = environment_fingerprint()
+    here = environment_fingerprint(level=manifest["determinism"])
     settled = ("device", "dtype", "attention_backend", "determinism")
     there, now = (
         {name: value for name, value in fields.items() if name not in settled}

@@ -9,6 +9,7 @@ not at all; a model card that lay in a replaced one (README.md and its pictures)
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -53,8 +54,17 @@ def export(pipeline: PyramidFlowPipeline, folder: Path, *, overwrite: bool = Fal
         raise FileExistsError(f"{folder} exists and is not a pipeline folder; choose another one")
     with replacing(folder, overwrite=overwrite) as temporary:
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        for config in temporary.glob("*/config.json"):
+            forget_origin(config)
         for part in (*folder.glob("README.md"), *folder.glob("*.png")):
             shutil.copy2(part, temporary / part.name)
+
+
+def forget_origin(config: Path) -> None:
+    """Take the folder of the training out of a config: it means nothing to anybody else."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def size_of(folder: Path) -> int:
