@@ -249,7 +249,7 @@ SETTINGS: tuple[Setting, ...] = (
         "torch.set_num_threads",
         STRICT_NUM_THREADS,
         None,
-        "On a CPU, another number of threads cuts the work elsewhere, and kernels round otherwise at the cuts.",
+        "Another number of threads cuts the work elsewhere, and kernels round otherwise there (CPU).",
         torch.get_num_threads,
         torch.set_num_threads,
     ),

@@ -8,13 +8,12 @@ reason to renew. tests/golden/noise.json is not renewed, ever.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 
 from pyramid_seed import Clip, generate
 from pyramid_seed.environment import fingerprint_differences
