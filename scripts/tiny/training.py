@@ -65,7 +65,8 @@ def draw_curves(log: Path, picture: Path, title: str) -> None:
         axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
     axes.set(xlabel="step", yscale="log", title=title)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper right")
+    if names:
+        axes.legend(fontsize=8, loc="upper right")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 

@@ -129,10 +129,13 @@ class Oracle:
     noises: list[torch.Tensor] = field(default_factory=list)
     histories: list[list[torch.Tensor]] = field(default_factory=list)
 
+    def start_unit(self, guidance_scale: float) -> None:
+        assert guidance_scale == 1.0
+
     def start_stage(self) -> None:
         self.histories.append([])
 
-    def __call__(self, latents, history, timestep, guidance_scale):
+    def __call__(self, latents, history, timestep):
         stage = len(self.histories) - 1
         if len(self.noises) == stage:
             start = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
