@@ -10,9 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import generate, load_pipeline
+    from .api import generate, load_pipeline, regenerate, verify
     from .batch import run_batch
     from .clip import Clip
+    from .determinism import seed_everything, seed_worker
+    from .environment import environment_fingerprint
     from .models import (
         AutoencoderKLCausalVideo,
         PyramidFluxTransformer3DModel,
@@ -32,11 +34,16 @@ _HOMES = {
     "PyramidFlowPipeline": "pipelines",
     "PyramidFluxTransformer3DModel": "models",
     "PyramidSD3Transformer3DModel": "models",
+    "environment_fingerprint": "environment",
     "generate": "api",
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
+    "regenerate": "api",
     "run_batch": "batch",
+    "seed_everything": "determinism",
+    "seed_worker": "determinism",
+    "verify": "api",
 }
 
 __all__ = [
@@ -48,11 +55,16 @@ __all__ = [
     "PyramidFluxTransformer3DModel",
     "PyramidSD3Transformer3DModel",
     "__version__",
+    "environment_fingerprint",
     "generate",
     "list_presets",
     "load_pipeline",
     "load_preset",
+    "regenerate",
     "run_batch",
+    "seed_everything",
+    "seed_worker",
+    "verify",
 ]
 
 
