@@ -19,7 +19,8 @@ def run(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command tak
 
     for name in list_presets():
         preset = load_preset(name)
-        size = f"{preset.height}x{preset.width}, {preset.num_frames} frames at {preset.fps:g} fps"
+        length = f"{preset.num_frames} frames at {preset.fps:g} fps" if preset.num_frames > 1 else "a picture"
+        size = f"{preset.height}x{preset.width}, {length}"
         print(f"{name:16} {size:32} {preset.model}")
         print(f"{'':16} {preset.description}")
     return 0

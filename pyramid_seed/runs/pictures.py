@@ -14,10 +14,12 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         FileNotFoundError: it is not there. ValueError: it is no picture that can be read.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"the picture {path} does not exist")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
+    except (PermissionError, IsADirectoryError):
         raise
     # What Pillow raises for damaged files: UnidentifiedImageError and truncation are OSErrors.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
