@@ -1,0 +1,93 @@
+"""The command line as a person meets it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed.cli import main
+from pyramid_seed.runs.video import frames_digest, read_video
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
+
+
+def test_generate_writes_the_clip_and_says_what_it_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["generate", "A red circle / moves!", "--seed", "7", "--lossless", "--scale", "1", *SHORT]) == 0
+    )
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["seed"] == "7"
+    assert said["file"] == "a-red-circle-moves_seed7.mp4"
+    frames, fps = read_video(tmp_path / said["file"])
+    assert frames.shape == (5, 64, 64, 3)
+    assert fps == 8
+    assert frames_digest(frames) == said["digest"]
+
+
+def test_without_a_seed_one_is_drawn_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a star", *SHORT]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert Path(said["file"]).name == f"a-star_seed{said['seed']}.mp4"
+
+
+def test_nothing_is_overwritten_silently(tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"mine")
+    command = ["generate", "a star", "--seed", "1", "-o", str(path), *SHORT]
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert path.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num-frames", "18"], "num_frames must be 4k + 1, got 18; use 17 or 21"),
+        (["--height", "70"], "height must be a multiple of 32, got 70; use 64 or 96"),
+        (["--preset", "tinny"], "did you mean 'tiny'?"),
+        (["--image", "no.png"], "the picture no.png does not exist"),
+        (["-o", "clip.avi"], "known endings: .mp4, .gif, .webp, .png"),
+        (["--num-inference-steps", "2", "2"], "one entry for each of the 3 stages"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_a_mistake_is_named_and_leaves_nothing(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a star", "--seed", "1", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x", str(2**64)])
+def test_a_wrong_seed_is_named(seed, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "a star", "--seed", seed])
+    assert stopped.value.code == 2
+    assert "0 .. 2^64 - 1" in capsys.readouterr().err
+
+
+def test_presets_are_listed(capsys):
+    assert main(["presets"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("tiny", "miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p"):
+        assert name in listed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["batch", "--help"]])
+def test_help_is_quick(arguments):
+    """Under 0.3 s; processor time of the child, which other work on the machine does not change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-m", "pyramid_seed", *arguments], check=True, capture_output=True, cwd=ROOT
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
