@@ -69,9 +69,9 @@ def test_frames_are_close_everywhere(name):
     """Other kernels round otherwise: a value near the middle of two grey levels may fall to the other side.
 
     That moves it by one level and no more. An error of e levels before rounding does so to 2 e of all values.
-    Seen between AVX-512, AVX2 and plain kernels: at most 5 values of 100,000,
-    so e = 2.5e-5, some units in the last place of float32. The bound leaves twenty times that; a number format of
-    fewer bits, such as TF32 (e = 1e-1), is far beyond it.
+    Seen between AVX-512, AVX2 and plain kernels: at most 5 values of 100,000, so e = 2.5e-5, some units in
+    the last place of float32. The bound leaves twenty times that; a number format of fewer bits, such as TF32
+    (e = 1e-1), is far beyond it.
     """
     difference = np.abs(made(name).frames.astype(int) - read_frames(name))
     assert difference.max() <= 1
