@@ -46,6 +46,7 @@ from .noise import (
 )
 from .pipelines import PyramidFlowPipeline
 from .pipelines.inputs import first_frames
+from .pipelines.stages import StageDigests
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
 from .runs.extension import plan_extension
@@ -121,13 +122,14 @@ def generate(
     preset: str | Path | Preset = "tiny",
     image: PipelineImageInput | None = None,
     prefix_latents: torch.Tensor | None = None,
+    prefix_stage_digests: Sequence[Sequence[str] | None] | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
-    on_unit: Callable[[int, int, torch.Tensor], None] | None = None,
+    on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
     **settings: Unpack[Settings],
 ) -> Clip:
     """Make one clip. The same prompt, seed and settings always make the same clip.
@@ -140,6 +142,8 @@ def generate(
         image: the first frame, in the clip's size; without `height` and `width` its size is the clip's.
         prefix_latents: latents (1, C, k, H/s, W/s) of the clip's first k units, from an earlier run of the
             same clip: they are not computed again, and the clip is the same.
+        prefix_stage_digests: their `Clip.stage_digests`, so that the manifest is the same too; without them
+            it has null for these units.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
@@ -172,6 +176,7 @@ def generate(
         negative_prompt=chosen.negative_prompt,
         image=image,
         prefix_latents=prefix_latents,
+        prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
         height=chosen.height if sized else None,
         width=chosen.width if sized else None,
         num_frames=chosen.num_frames,
@@ -209,6 +214,7 @@ def generate(
         ledger=ledger,
         latents=output.latents,
         text_digests=output.text_digests[0],
+        stage_digests=tuple(output.stage_digests[0]),
         geometry=pipeline.geometry,
         source_folder=pipeline.source_folder,
         weight_files=files,
@@ -296,6 +302,7 @@ def extend_clip(
     *,
     geometry: PyramidGeometry,
     text_digests: Mapping[str, str],
+    stage_digests: Sequence[Sequence[str] | None],
     latents: torch.Tensor,
     branch_seed: int | None = None,
     from_frame: int | None = None,
@@ -307,7 +314,7 @@ def extend_clip(
     """Go on from a clip's latents, see `Clip.extend`.
 
     Args:
-        recipe, geometry, text_digests, latents, loras: of the clip.
+        recipe, geometry, text_digests, stage_digests, latents, loras: of the clip.
         num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
     """
     longer, kept = plan_extension(
@@ -319,7 +326,13 @@ def extend_clip(
         raise ValueError(
             f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
         )
-    clip = _generate(longer, pipeline, prefix_latents=latents[:, :, :kept], progress=progress)
+    clip = _generate(
+        longer,
+        pipeline,
+        prefix_latents=latents[:, :, :kept],
+        prefix_stage_digests=stage_digests[:kept],
+        progress=progress,
+    )
     # A negative prompt that only guided what is kept was not encoded again.
     clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
     if recipe.image_digest is None:
@@ -366,6 +379,7 @@ def extend_file(
             num_frames,
             geometry=geometry,
             text_digests=digests["text"],
+            stage_digests=digests["stages"],
             latents=latents,
             branch_seed=branch_seed,
             from_frame=from_frame,
@@ -376,7 +390,7 @@ def extend_file(
     _check_image(recipe, image)
     wanted = digests["units"][:kept]
 
-    def check_unit(clip: int, unit: int, latents: torch.Tensor) -> None:  # noqa: ARG001 - the pipeline's way
+    def check_unit(_clip: int, unit: int, latents: torch.Tensor, _stage_digests: StageDigests) -> None:
         if unit < kept and unit_digests(latents) != [wanted[unit]]:
             raise ValueError(
                 f"making {path} again gives another unit {unit} here, so it cannot go on from it; "

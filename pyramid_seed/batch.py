@@ -29,6 +29,7 @@ from .runs.items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .runs.launch import Launch, join_launch
 from .runs.pictures import open_picture, picture_digest
 from .runs.rows import STANDARD_INPUT, name_of, read_rows
+from .runs.units import KnownUnits
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
@@ -126,29 +127,30 @@ class _ClipMaker:
     def make(
         self,
         item: BatchItem,
-        prefix: torch.Tensor | None,
+        known: KnownUnits | None,
         on_step: Callable[[], None],
-        on_unit: Callable[[int, torch.Tensor], None],
+        on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
     ) -> Clip:
         """The clip of an item, see `runs.batch.Maker`."""
         settings = item.settings
         pipeline = shared_pipeline(settings.model, settings.variant, settings.dtype, self.device)
         picture = self._picture(item)
         # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
-        if picture is not None and prefix is None:
-            prefix = self._first_unit(pipeline, picture, item.seed)
-            on_unit(0, prefix)
+        if picture is not None and known is None:
+            known = KnownUnits(self._first_unit(pipeline, picture, item.seed), ((),))
+            on_unit(0, known.latents, ())
         clip = generate(
             item.prompt,
             seed=item.seed,
             preset=settings,
-            prefix_latents=prefix,
+            prefix_latents=None if known is None else known.latents,
+            prefix_stage_digests=None if known is None else known.stage_digests,
             noise_device=self.noise_device,
             determinism=self.determinism,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),
-            on_unit=lambda _, unit, latents: on_unit(unit, latents),
+            on_unit=lambda _, *unit: on_unit(*unit),
         )
         if picture is not None:
             noise = NoiseStreams(item.seed, self.noise_device)

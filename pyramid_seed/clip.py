@@ -41,6 +41,8 @@ class Clip:
         ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
         text_digests: SHA-256 of the text embeddings.
+        stage_digests: of each unit the SHA-256 of its latents after each stage, coarsest first, the last
+            being that of the unit; () for an encoded picture, None where they are not known.
         geometry: how the model divides space and time.
         source_folder: where the weights came from; None if the pipeline was not loaded by `load_pipeline`.
         weight_files: names of the files in it that the model consists of.
@@ -61,6 +63,7 @@ class Clip:
     ledger: NoiseLedger
     latents: torch.Tensor
     text_digests: dict[str, str]
+    stage_digests: tuple[tuple[str, ...] | None, ...]
     geometry: PyramidGeometry
     source_folder: Path | None
     weight_files: tuple[str, ...]
@@ -108,6 +111,7 @@ class Clip:
             geometry=self.geometry,
             ledger=self.ledger,
             text_digests=self.text_digests,
+            stage_digests=self.stage_digests,
             latents=self.latents,
             frames=self.frames,
             environment=self.environment,
@@ -211,6 +215,7 @@ class Clip:
             num_frames,
             geometry=self.geometry,
             text_digests=self.text_digests,
+            stage_digests=self.stage_digests,
             latents=self.latents,
             loras=self.loras,
             branch_seed=branch_seed,

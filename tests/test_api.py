@@ -66,12 +66,14 @@ def test_given_latents_are_not_computed_again_and_change_nothing(quick):
         "a boat",
         seed=3,
         prefix_latents=start.latents,
+        prefix_stage_digests=start.stage_digests,
         on_step=lambda pipe, step, timestep, told: steps.append(told["unit"]),
         **longer,
     )
     assert set(steps) == {2}
     assert resumed.digest == whole.digest
     assert resumed.ledger == whole.ledger
+    assert resumed.manifest["digests"] == whole.manifest["digests"]
 
 
 def test_a_branch_keeps_the_beginning(quick):

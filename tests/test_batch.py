@@ -50,8 +50,8 @@ def stop_after(monkeypatch):
     """Sends this process a SIGTERM when a unit has been saved."""
 
     def arm(unit_to_stop_after):
-        def save_and_stop(folder, unit, latents, origin):
-            save_unit(folder, unit, latents, origin)
+        def save_and_stop(folder, unit, *rest):
+            save_unit(folder, unit, *rest)
             if unit == unit_to_stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
 

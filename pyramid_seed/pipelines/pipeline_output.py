@@ -9,6 +9,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from ..noise import NoiseLedger
+from .stages import StageDigests
 
 
 @dataclass
@@ -23,6 +24,8 @@ class PyramidFlowPipelineOutput(BaseOutput):
         seeds: root seed of each clip; None where `noise` was given that is no `NoiseStreams`.
         ledgers: the draws of each clip.
         text_digests: SHA-256 of the embeddings that each clip was told, see `text.text_digests`.
+        stage_digests: of each clip and unit the SHA-256 of its latents after each stage, see
+            `stages.StageDigests`; () for an encoded picture, None where those of a given unit are not known.
         interrupted: the run was stopped: only finished clips are there, or the finished units of the first.
     """
 
@@ -31,4 +34,5 @@ class PyramidFlowPipelineOutput(BaseOutput):
     seeds: list[int | None]
     ledgers: list[NoiseLedger]
     text_digests: list[dict[str, str]]
+    stage_digests: list[list[StageDigests | None]]
     interrupted: bool = False

@@ -39,6 +39,7 @@ from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_repla
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
 from .pipeline_output import PyramidFlowPipelineOutput
+from .stages import StageDigests, StageRecorder, known_stage_digests
 from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
 
 
@@ -246,6 +247,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         negative_prompt_attention_mask: torch.Tensor | None = None,
         negative_pooled_prompt_embeds: torch.Tensor | None = None,
         prefix_latents: torch.Tensor | None = None,
+        prefix_stage_digests: Sequence[Sequence[Sequence[str] | None]] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
         output_type: str = "np",
@@ -257,7 +259,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         | MultiPipelineCallbacks
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
-        callback_on_unit_end: Callable[[int, int, torch.Tensor], None] | None = None,
+        callback_on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
     ) -> PyramidFlowPipelineOutput | tuple[Any]:
         """Generate clips.
 
@@ -286,6 +288,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                 N or 1.
             prefix_latents: latents (clips, C, k, H/s, W/s) of the first k units, which are then not
                 generated: the clip goes on from them. Not together with `image`.
+            prefix_stage_digests: their `PyramidFlowPipelineOutput.stage_digests`, to be carried to the output
+                of this call; a unit's may be None.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
@@ -298,8 +302,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                 the unit; and may set `pipeline._interrupt = True`: the run then stops, and what is finished
                 is returned.
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
-            callback_on_unit_end: called as (clip, unit, latents) with each new unit's latents
-                (1, C, 1, h, w). It may stop the run in the same way.
+            callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
+                (1, C, 1, h, w) and their SHA-256 after each stage. It may stop the run in the same way.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -343,6 +347,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             num_videos_per_prompt=num_videos_per_prompt,
             max_sequence_length=max_sequence_length,
         )
+        stage_digests = known_stage_digests(request, prefix_stage_digests, self.geometry.num_stages)
 
         # 2. Noise: a source and a ledger for each clip.
         sources = noise_sources(
@@ -385,7 +390,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                     callback_on_step_end_tensor_inputs,
                 )
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
-                clip = self._denoise_clip(request, beginning, model, source, on_step, on_unit)
+                clip = self._denoise_clip(
+                    request, beginning, model, source, on_step, on_unit, stage_digests[index]
+                )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
                     clips.append(clip)
@@ -412,6 +419,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                 text_digests(texts[index // num_videos_per_prompt], negatives[index // num_videos_per_prompt])
                 for index in range(len(clips))
             ],
+            stage_digests=stage_digests[: len(clips)],
             interrupted=self.interrupt,
         )
 
@@ -456,18 +464,24 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         model: GuidedTransformer,
         noise: LedgeredNoise,
         on_step: OnStep,
-        on_unit: Callable[[int, torch.Tensor], None] | None,
+        on_unit: Callable[[int, torch.Tensor, StageDigests], None] | None,
+        stage_digests: list[StageDigests | None],
     ) -> torch.Tensor | None:
-        """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit."""
+        """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
+
+        The digests of each new unit are appended to `stage_digests`.
+        """
         device = self._execution_device
         units = [] if known is None else [known]
+        recorder = StageRecorder(request, on_step)
         new_units = denoise_clip(
-            known, model, self.scheduler, noise, request.unit_shape, device, request.units, on_step
+            known, model, self.scheduler, noise, request.unit_shape, device, request.units, recorder
         )
         for unit, latents in enumerate(new_units, start=request.num_known_units):
             units.append(latents)
+            stage_digests.append(digests := recorder.take())
             if on_unit is not None:
-                on_unit(unit, latents)
+                on_unit(unit, latents, digests)
             if self.interrupt:
                 break
         return torch.cat(units, dim=2).cpu() if units else None

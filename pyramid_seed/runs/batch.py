@@ -29,7 +29,7 @@ from .progress import Counts, ProgressLine
 from .rows import BadRow
 from .sheet import write_sheet, write_strip
 from .signals import StopSignals
-from .units import load_units, save_unit
+from .units import KnownUnits, load_units, save_unit
 from .video import Frames, read_video
 
 logger = logging.getLogger("pyramid_seed.batch")
@@ -66,14 +66,14 @@ class Maker(Protocol):
     def make(
         self,
         item: BatchItem,
-        prefix: torch.Tensor | None,
+        known: KnownUnits | None,
         on_step: Callable[[], None],
-        on_unit: Callable[[int, torch.Tensor], None],
+        on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
     ) -> MadeClip:
-        """Make an item, from latents (1, C, k, h, w) of its first units where they are given.
+        """Make an item, from its first units where they are known.
 
-        `on_step` is called after each step and `on_unit` with the latents (1, C, 1, h, w) of each new unit;
-        what they raise is passed on.
+        `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
+        its stage digests; what they raise is passed on.
         """
         ...
 
@@ -288,10 +288,10 @@ class _Worker:
         units = self.journal.work_folder(job.id)
         origin = dict(self.maker.origin(job.item)) | {"key": job.key}
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
-        prefix, refused = load_units(units, len(job.steps) - 1, origin)
+        known, refused = load_units(units, len(job.steps) - 1, origin)
         if refused is not None:
             logger.warning("%s: not gone on from %s", job.file, refused)
-        resumed = 0 if prefix is None else prefix.shape[2]
+        resumed = 0 if known is None else len(known.stage_digests)
         if resumed:
             logger.info("%s: goes on after unit %d", job.file, resumed - 1)
             self.launch.count("known", sum(job.steps[:resumed]))
@@ -302,11 +302,11 @@ class _Worker:
             if self.stop.is_stopped():
                 raise Stopped
 
-        def on_unit(unit: int, latents: torch.Tensor) -> None:
+        def on_unit(unit: int, latents: torch.Tensor, stage_digests: Sequence[str]) -> None:
             with writing(self.folder):
-                save_unit(units, unit, latents, origin)
+                save_unit(units, unit, latents, stage_digests, origin)
 
-        return self.maker.make(job.item, prefix, on_step, on_unit), resumed
+        return self.maker.make(job.item, known, on_step, on_unit), resumed
 
     def _entry(self, job: Job, status: str) -> Entry:
         item = job.item

@@ -61,7 +61,7 @@ def compare_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, ...]:
-    """Text, noise, units, decoded chunks and frames, as far as the shorter clip goes.
+    """Text, noise, units with their stages, decoded chunks and frames, as far as the shorter clip goes.
 
     The digest of all frames takes part where both have the same number of units.
     """
@@ -71,10 +71,7 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
     steps = [
         _compare_named("text", left["text"], right["text"], "embeddings of {}", "{} texts"),
         _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "{} draws"),
-        _compare_named(
-            "unit", _numbered(left["units"][:common]), _numbered(right["units"][:common]),
-            "latents of unit {}", "latents of {} units",
-        ),
+        _compare_units(left, right, common),
         _compare_named(
             "decode", _chunks(left["chunks"][:common], factor), _chunks(right["chunks"][:common], factor),
             "chunk {}", "{} chunks",
@@ -126,8 +123,23 @@ def _short(value: Any) -> str:
     return text if len(text) < 20 else f"{text[:16]}..."
 
 
-def _numbered(digests: Iterable[str]) -> dict[str, str]:
-    return {str(index): digest for index, digest in enumerate(digests)}
+def _compare_units(a: Mapping[str, Any], b: Mapping[str, Any], num_units: int) -> Step:
+    """Compare the first units, each after its stages where both sides know these."""
+    known = [None not in pair for pair in zip(a["stages"], b["stages"], strict=False)][:num_units]
+    left, right = _latents(a, known), _latents(b, known)
+    many = f"latents of {num_units} units, after {len(left) - num_units} stages"
+    return _compare_named("unit", left, right, "latents of {}", many)
+
+
+def _latents(digests: Mapping[str, Any], is_known: Iterable[bool]) -> dict[str, str]:
+    """Digests in causal order: the stages of a unit, where these are known, and the unit."""
+    found: dict[str, str] = {}
+    for unit, known in enumerate(is_known):
+        if known:
+            stages = enumerate(digests["stages"][unit])
+            found |= {f"stage {stage} of unit {unit}": digest for stage, digest in stages}
+        found[f"unit {unit}"] = digests["units"][unit]
+    return found
 
 
 def _chunks(digests: Iterable[str], factor: int) -> dict[str, str]:

@@ -44,6 +44,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 }
 _DIGESTS: dict[str, tuple[type, ...]] = {
     "text": (dict,),
+    "stages": (list,),
     "units": (list,),
     "chunks": (list,),
     "frames": (str,),
@@ -97,6 +98,7 @@ def build_manifest(
     geometry: PyramidGeometry,
     ledger: NoiseLedger,
     text_digests: Mapping[str, str],
+    stage_digests: Sequence[Sequence[str] | None],
     latents: torch.Tensor,
     frames: Frames,
     environment: Mapping[str, Any],
@@ -113,6 +115,7 @@ def build_manifest(
         geometry: of the model.
         ledger: every draw.
         text_digests: SHA-256 of the text embeddings, by prompt.
+        stage_digests: of each unit, the SHA-256 of its latents after each stage; None if they are not known.
         latents: (1, C, t, h, w), normalised.
         frames: (T, H, W, 3) uint8.
         environment: see `environment_fingerprint`.
@@ -141,6 +144,7 @@ def build_manifest(
         "ledger": ledger.to_list(),
         "digests": {
             "text": dict(text_digests),
+            "stages": [None if each is None else list(each) for each in stage_digests],
             "units": unit_digests(latents),
             "chunks": chunk_digests(frames, geometry.temporal_factor),
             "frames": frames_digest(frames),
@@ -275,9 +279,13 @@ def check_manifest(manifest: Any, where: str) -> None:
         NoiseLedger.from_list(manifest["ledger"])
         num_units = geometry_of(manifest).num_latent_frames(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
-        counts = [manifest["geometry"]["num_units"], len(digests["units"]), len(digests["chunks"])]
-        if counts != [num_units] * 3:
-            raise ValueError(f"num_frames makes {num_units} units, num_units, units and chunks are {counts}")
+        names = ("stages", "units", "chunks")
+        counts = [manifest["geometry"]["num_units"], *(len(digests[name]) for name in names)]
+        if counts != [num_units] * 4:
+            raise ValueError(
+                f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
+            )
+        _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
 
@@ -290,6 +298,15 @@ def _check_fields(values: Any, fields: Mapping[str, tuple[type, ...]], where: st
             raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is missing")
         if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
             raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is {values[name]!r:.60}")
+
+
+def _check_stages(units: Sequence[Any], num_stages: int) -> None:
+    for unit, stages in enumerate(units):
+        if stages is None or (stages == [] and unit == 0):  # not known; an encoded picture
+            continue
+        is_text = isinstance(stages, list) and all(isinstance(each, str) for each in stages)
+        if not is_text or len(stages) != num_stages:
+            raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
 
 
 def _seed(text: str) -> int:

@@ -65,6 +65,7 @@ def clip_of(output: PyramidFlowPipelineOutput, index: int) -> PyramidFlowPipelin
         seeds=[output.seeds[index]],
         ledgers=[output.ledgers[index]],
         text_digests=[output.text_digests[index]],
+        stage_digests=[output.stage_digests[index]],
     )
 
 
@@ -73,6 +74,7 @@ def identity(output: PyramidFlowPipelineOutput) -> dict[str, Any]:
     return {
         "text": output.text_digests[0],
         "ledger": output.ledgers[0].to_list(),
+        "stages": output.stage_digests[0],
         "units": unit_digests(output.latents),
         "frames": frames_digest(output.frames[0]),
     }

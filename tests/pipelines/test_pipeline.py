@@ -392,6 +392,27 @@ class TestCallbacks:
         for clip, unit, latents in told:
             assert same(latents, output.latents[clip : clip + 1, :, unit : unit + 1])
 
+    def test_stages_are_told_with_their_unit(self, make):
+        """What a callback puts in place of a stage's last latents is what the stage gave."""
+        ends, told = {}, {}
+
+        def halve(pipe, step, timestep, kwargs):
+            ends[kwargs["clip"], kwargs["unit"], kwargs["stage"]] = noise_digest(kwargs["latents"] / 2)
+            return {"latents": kwargs["latents"] / 2}
+
+        def tell(clip, unit, latents, stage_digests):
+            told[clip, unit] = stage_digests
+
+        output = make(
+            ["a", "b"], num_inference_steps=[2, 1, 2],
+            callback_on_step_end=halve, callback_on_unit_end=tell,
+        )  # fmt: skip
+        assert len(ends) == 2 * 2 * 3
+        for (clip, unit), digests in told.items():
+            assert digests == output.stage_digests[clip][unit]
+            assert digests == tuple(ends[clip, unit, stage] for stage in range(3))
+            assert digests[-1] == noise_digest(output.latents[clip, :, unit])
+
 
 class TestInterrupt:
     def stop_at(self, clip, unit, stage):
@@ -408,6 +429,7 @@ class TestInterrupt:
             assert stopped.interrupted
             assert stopped.frames.shape[1] == 8 * (num_units - 1) + 1
             assert same(stopped.latents, whole.latents[:, :, :num_units])
+            assert stopped.stage_digests == [whole.stage_digests[0][:num_units]]
             assert len(forwards) == 3 + stage + 1
             forwards.clear()
 
@@ -416,6 +438,7 @@ class TestInterrupt:
         stopped = make(["a", "b"], callback_on_step_end=self.stop_at(1, 1, 0))
         assert same(stopped.latents, whole.latents[:1])
         assert (stopped.seeds, len(stopped.ledgers), len(stopped.text_digests)) == ([7], 1, 1)
+        assert stopped.stage_digests == whole.stage_digests[:1]
         at_its_last_step = make(["a", "b", "c"], callback_on_step_end=self.stop_at(1, 1, 2))
         assert same(at_its_last_step.latents, whole.latents)
 
@@ -424,7 +447,7 @@ class TestInterrupt:
             make(callback_on_step_end=self.stop_at(0, 0, 1))
 
     def test_after_a_unit(self, pipe, make, forwards):
-        def stop(clip, unit, latents):
+        def stop(clip, unit, latents, stage_digests):
             pipe._interrupt = True
 
         assert make(callback_on_unit_end=stop).latents.shape[2] == 1
@@ -534,8 +557,10 @@ class TestPrefixes:
             num_frames=17,
             output_type="uint8",
             prefix_latents=whole.latents[:, :, :known],
-            callback_on_unit_end=lambda clip, unit, latents: units.append((clip, unit)),
+            prefix_stage_digests=[digests[:known] for digests in whole.stage_digests],
+            callback_on_unit_end=lambda clip, unit, latents, stages: units.append((clip, unit)),
         )
+        assert continued.stage_digests == whole.stage_digests
         assert same(continued.latents, whole.latents)
         assert same(continued.frames, whole.frames)
         assert units == [(clip, unit) for clip in range(2) for unit in range(known, 3)]
@@ -545,8 +570,25 @@ class TestPrefixes:
 
     def test_a_clip_goes_on_from_a_picture(self, make):
         whole = make(image=picture(), num_frames=17)
+        assert [len(digests) for digests in whole.stage_digests[0]] == [0, 3, 3]
         continued = make(num_frames=17, prefix_latents=whole.latents[:, :, :2])
         assert same(continued.latents, whole.latents)
+        assert continued.stage_digests == [[None, None, whole.stage_digests[0][2]]]
+
+    @pytest.mark.parametrize(
+        ("digests", "message"),
+        [
+            ([], "must hold 1 units of each of 1 clips, as prefix_latents does, got \\[\\]"),
+            ([[None, None]], "must hold 1 units of each of 1 clips, as prefix_latents does, got \\[2\\]"),
+            ([[("0" * 64,) * 3]], "of unit 0 must be 3, the last one that of its prefix_latents, got 3"),
+            ([[("0" * 64,)]], "of unit 0 must be 3, .* got 1"),
+        ],
+    )
+    def test_stage_digests_of_other_latents_are_refused(self, make, digests, message):
+        with pytest.raises(ValueError, match=message):
+            make(prefix_latents=torch.zeros(1, 16, 1, 8, 8), prefix_stage_digests=digests)
+        with pytest.raises(ValueError, match="give both or neither"):
+            make(prefix_stage_digests=digests)
 
 
 class TestNotFinite:

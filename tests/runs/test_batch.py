@@ -56,15 +56,16 @@ class NoiseMaker:
     def origin(self, item):
         return {"machine": self.machine}
 
-    def make(self, item, prefix, on_step, on_unit):
+    def make(self, item, known, on_step, on_unit):
         noise = NoiseStreams(item.seed)
-        units = [] if prefix is None else list(prefix.split(1, dim=2))
+        units = [] if known is None else list(known.latents.split(1, dim=2))
+        assert known is None or known.stage_digests == tuple((str(unit),) for unit in range(len(units)))
         for unit in range(len(units), UNITS):
             self.before.get((item.seed, unit), lambda: None)()
             latents = noise.draw(NoiseKey("initial", unit, 0), (1, 3, 1, 16, 16))
             units.append(latents if not units else 0.5 * units[-1] + latents)
             on_step()
-            on_unit(unit, units[-1])
+            on_unit(unit, units[-1], [str(unit)])
             self.made.append((item.seed, unit))
         values = torch.cat(units, dim=2)[0].permute(1, 2, 3, 0) * 40 + 128
         return NoiseClip(values.clamp(0, 255).to(torch.uint8).numpy())
@@ -199,7 +200,8 @@ def test_units_of_another_machine_are_refused(tmp_path, plain):
 
 def test_units_that_are_not_the_clips_are_refused(tmp_path, plain):
     (job,) = jobs_of(1)
-    save_unit(tmp_path / ".work" / job.id, 0, torch.zeros(1, 3, 1, 16, 16), {"machine": "here", "key": "x"})
+    folder, latents = tmp_path / ".work" / job.id, torch.zeros(1, 3, 1, 16, 16)
+    save_unit(folder, 0, latents, ["0"], {"machine": "here", "key": "x"})
     assert run(tmp_path, 1).digests.items() <= plain.items()
 
 

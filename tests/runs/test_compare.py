@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from pyramid_seed import generate
 from pyramid_seed.cli import main
@@ -40,7 +41,8 @@ def test_the_beginning_of_a_longer_clip_is_told(made, longer):
         ({"prompt": "a car"}, "text", "embeddings of prompt"),
         ({"seed": 1}, "noise", "draw initial/0/0"),
         ({"branches": (Branch(2, 5),)}, "noise", "draw initial/2/0"),
-        ({"video_num_inference_steps": 2}, "unit", "latents of unit 1"),
+        ({"video_num_inference_steps": 2}, "unit", "latents of stage 0 of unit 1"),
+        ({"video_num_inference_steps": [1, 2, 1]}, "unit", "latents of stage 1 of unit 1"),
         ({"guidance_scale": 1.0, "video_guidance_scale": 1.0}, "text", "embeddings of negative_prompt"),
     ],
 )
@@ -50,6 +52,14 @@ def test_where_runs_part(longer, quick, changes, stage, note):
     assert found.parting.stage == stage
     assert found.parting.note.startswith(note)
     assert not found.is_same_clip
+
+
+def test_a_unit_that_an_image_gave_has_no_stages(quick):
+    pictures = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(2)]
+    one, other = (generate("a boat", seed=1, image=each, **quick).manifest for each in pictures)
+    assert one["digests"]["stages"][0] == []
+    assert compare_manifests(one, other).parting.note.startswith("latents of unit 0: ")
+    assert "latents of 2 units, after 3 stages" in [step.note for step in compare_manifests(one, one).steps]
 
 
 def test_every_side_of_a_difference_is_told(made):

@@ -96,6 +96,12 @@ def test_a_pipeline_given_by_hand_is_not_taken_for_the_presets_model(quick):
     check_manifest(json.loads(manifest_json(unknown)), "here")
 
 
+def test_the_last_stage_is_the_unit(made):
+    digests = made.manifest["digests"]
+    assert [len(stages) for stages in digests["stages"]] == [3, 3]
+    assert [stages[-1] for stages in digests["stages"]] == digests["units"]
+
+
 def test_digests_of_units_and_chunks_can_be_recomputed_by_anybody(made):
     for unit, digest in enumerate(unit_digests(made.latents)):
         data = made.latents[:, :, unit : unit + 1].numpy().astype("<f4").tobytes()
@@ -200,6 +206,10 @@ def test_a_newer_schema_is_refused_with_advice(made):
         (("weights",), ["x"], r"weights\[0\] is 'x'"),
         (("digests", "units"), [], "num_frames makes 2 units"),
         (("digests", "chunks"), None, "digests.chunks is None"),
+        (("digests", "stages"), [None], r"stages, units and chunks are \[2, 1, 2, 2\]"),
+        (("digests", "stages"), [None, []], r"digests.stages\[1\] must be 3 texts or null, got \[\]"),
+        (("digests", "stages"), [["x", "x", 5], None], r"digests.stages\[0\] must be 3 texts or null"),
+        (("digests", "stages"), ["xyz", None], r"digests.stages\[0\] must be 3 texts or null"),
         (("geometry", "num_units"), True, "geometry.num_units is True"),
         (("geometry", "temporal_factor"), 0, "temporal_factor must be at least 1"),
         (("settings", "num_frames"), 17, "num_frames makes 3 units"),
@@ -234,6 +244,7 @@ def test_it_is_a_plain_function_of_plain_values(made):
         geometry=made.geometry,
         ledger=NoiseLedger(),
         text_digests={},
+        stage_digests=(("0" * 64,) * 3,),
         latents=torch.zeros(1, 16, 1, 8, 8),
         frames=np.zeros((1, 64, 64, 3), np.uint8),
         environment={},

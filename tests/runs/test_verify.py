@@ -77,7 +77,17 @@ def test_an_image_that_was_not_there_is_refused(saved):
         (lambda m: m.update(seed="3"), "noise", "draw initial/0/0"),
         (lambda m: m["branches"].append({"from_unit": 1, "seed": "3"}), "noise", "draw initial/1/0"),
         (lambda m: m["ledger"].pop(), "noise", "draw renoise/1/2"),
-        (lambda m: m["settings"].update(video_guidance_scale=2.5), "unit", "latents of unit 1"),
+        (lambda m: m["settings"].update(video_guidance_scale=2.5), "unit", "latents of stage 0 of unit 1"),
+        (
+            lambda m: m["digests"]["stages"][0].__setitem__(1, "0" * 64),
+            "unit",
+            "latents of stage 1 of unit 0",
+        ),
+        (
+            lambda m: m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+            "unit",
+            "latents of stage 2 of unit 1",
+        ),
         (lambda m: m["digests"]["units"].__setitem__(1, "0" * 64), "unit", "latents of unit 1"),
         (lambda m: m["digests"]["chunks"].__setitem__(1, "0" * 64), "decode", "chunk 1 (frames 1 to 8)"),
         (lambda m: m["digests"].update(frames="0" * 64), "frames", "all frames"),
@@ -88,6 +98,23 @@ def test_the_first_difference_in_causal_order(tampered, change, stage, note):
     assert found.difference == found.steps[-1]
     assert found.difference.stage == stage
     assert found.difference.note.startswith(note)
+
+
+def test_stages_that_are_not_known_are_skipped(tampered):
+    def change(manifest):
+        manifest["digests"]["stages"][0] = None
+
+    found = check(tampered(change))
+    assert found.difference is None
+    assert [step.note for step in found.steps if step.stage == "unit"] == [
+        "latents of 2 units, after 3 stages"
+    ]
+
+    def change_unit(manifest):
+        change(manifest)
+        manifest["digests"]["units"][0] = "0" * 64
+
+    assert check(tampered(change_unit)).difference.note.startswith("latents of unit 0: 0000")
 
 
 def test_one_byte_of_the_weights(saved, tmp_path):
