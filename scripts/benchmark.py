@@ -78,7 +78,7 @@ def show(result: dict[str, Any]) -> None:
     machine = result["environment"]
     threads, version = machine["threads"]["intraop"], machine["packages"]["torch"]
     print(result["what"])
-    print(f"{machine['cpu']['name']}, {threads} threads, torch {version}, {machine['device']}")
+    print(f"{machine['device']['name']} ({machine['device']['type']}), {threads} threads, torch {version}")
     print(f"{'':20} {'min':>8} {'median':>8} {'max':>8}")
     rows = {f"{level}, seconds": values for level, values in result["seconds"].items()}
     rows["strict / relaxed"] = result["strict / relaxed"]
