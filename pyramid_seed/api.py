@@ -16,23 +16,16 @@ from .clip import Clip
 from .determinism import DeterminismLevel
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
-from .models.checkpoint_layout import (
-    choose_variant,
-    find_family,
-    layout_of,
-    list_files,
-    original_files,
-    transformer_part,
-)
+from .models.checkpoint_layout import layout_of, list_files
 from .models.checkpoints import (
     check_dtype,
     default_dtype_kept,
     fetch_checkpoint,
     find_layout,
     load_components,
+    read_original,
 )
 from .models.lora import find_lora_file, lora_of_file
-from .models.original_models import read_config
 from .noise import (
     Branch,
     BranchedNoise,
@@ -414,14 +407,7 @@ def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]
         endings = (".safetensors", ".json", ".txt", ".model")
         parts = sorted(name for name in files if "/" in name and name.endswith(endings))
         return ("model_index.json", *parts)
-    variant = choose_variant(files, str(folder), variant)
-    configs = {
-        part: read_config(folder / part / "config.json")
-        for part in (transformer_part(variant), "text_encoder_2")
-        if f"{part}/config.json" in files
-    }
-    family = find_family(files, str(folder), variant, configs)
-    return tuple(sorted(original_files(files, str(folder), family, variant)))
+    return read_original(folder, variant).files
 
 
 def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> Clip:
@@ -539,7 +525,7 @@ def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
     if folder is None:
         return settings
     model = settings.model if is_folder_of(settings.model, folder) else str(folder)
-    return replace(settings, model=model, variant=getattr(pipeline, "source_variant", None))
+    return replace(settings, model=model, variant=pipeline.source_variant)
 
 
 def whole_ledger(

@@ -9,14 +9,7 @@ from typing import Any
 from .api import weight_files_of
 from .geometry import PyramidGeometry
 from .models.autoencoder_kl_causal_video import vae_config_from_original
-from .models.checkpoint_layout import (
-    choose_variant,
-    find_family,
-    find_layout,
-    list_files,
-    transformer_part,
-)
-from .models.checkpoints import fetch_checkpoint
+from .models.checkpoints import fetch_checkpoint, find_layout, read_original
 from .models.original_models import read_config, transformer_config_from_original
 from .resources import resolve_model
 from .runs.identity import weights_key
@@ -45,14 +38,11 @@ def model_geometry(model: str, variant: str | None) -> PyramidGeometry:
         scheduler = _config(folder / "scheduler" / "scheduler_config.json", "stages")
         patch_size, stages = transformer["patch_size"], scheduler["stages"]
     else:
-        files = list_files(folder)
-        chosen = choose_variant(files, str(folder), variant)
-        part = transformer_part(chosen)
-        configs = {name: read_config(folder / name / "config.json") for name in (part, "text_encoder_2")}
-        family = find_family(files, str(folder), chosen, configs)
+        checkpoint = read_original(folder, variant)
+        transformer = read_config(folder / checkpoint.transformer / "config.json")
         vae_config = read_config(folder / "causal_video_vae" / "config.json")
         vae = vae_config_from_original({**vae_config, "interpolate": False})
-        patch_size = transformer_config_from_original(family, configs[part])["patch_size"]
+        patch_size = transformer_config_from_original(checkpoint.family, transformer)["patch_size"]
         stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
     return PyramidGeometry(
         spatial_factor=2 ** sum(vae["spatial_down_sample"]),

@@ -164,6 +164,46 @@ def fetch_checkpoint(
     )
 
 
+@dataclass(frozen=True)
+class OriginalCheckpoint:
+    """What a folder in the original's layout holds.
+
+    Attributes:
+        family: told from its files and configs.
+        variant: the one chosen.
+        files: names of the files that loading it needs.
+    """
+
+    family: Family
+    variant: str
+    files: tuple[str, ...]
+
+    @property
+    def transformer(self) -> str:
+        """The folder of the variant's transformer."""
+        return transformer_part(self.variant)
+
+
+def read_original(folder: Path, variant: str | None) -> OriginalCheckpoint:
+    """Judge a folder in the original's layout by its names and two configs; no weights are read.
+
+    Raises:
+        ValueError: a variant that is not there, parts of no family or of both, a missing file, or weights
+            that are a pickle.
+    """
+    files = list_files(folder)
+    variant = choose_variant(files, str(folder), variant)
+    configs = {
+        part: read_config(folder / part / "config.json")
+        for part in (transformer_part(variant), "text_encoder_2")
+        if f"{part}/config.json" in files
+    }
+    family = find_family(files, str(folder), variant, configs)
+    return OriginalCheckpoint(
+        family, variant, tuple(sorted(original_files(files, str(folder), family, variant)))
+    )
+
+
 def load_components(
     path_or_hub_id: str | Path,
     *,
@@ -206,27 +246,19 @@ def load_components(
             f"{folder} was written by save_pretrained, not in the original's layout; "
             "use PyramidFlowPipeline.from_pretrained"
         )
-    files = list_files(folder)
-    variant = choose_variant(files, str(folder), variant)
-    transformer = transformer_part(variant)
-    configs = {
-        part: read_config(folder / part / "config.json")
-        for part in (transformer, "text_encoder_2")
-        if f"{part}/config.json" in files
-    }
-    family = find_family(files, str(folder), variant, configs)
-    original_files(files, str(folder), family, variant)
+    checkpoint = read_original(folder, variant)
+    family = checkpoint.family
 
-    found = f"{family.name}, variant {variant}, in the original's layout at {folder}"
+    found = f"{family.name}, variant {checkpoint.variant}, in the original's layout at {folder}"
     logger.info(f"Loading {found}")
     with default_dtype_kept():
         return Components(
             family=family.name,
-            variant=variant,
+            variant=checkpoint.variant,
             found=found,
             scheduler=PyramidFlowMatchEulerDiscreteScheduler(),
             vae=load_vae(folder / "causal_video_vae", family, dtype),
-            transformer=load_transformer(folder / transformer, family, dtype),
+            transformer=load_transformer(folder / checkpoint.transformer, family, dtype),
             **_text_parts(folder, family, dtype),
         )
 
