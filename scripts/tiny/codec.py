@@ -9,8 +9,14 @@ than any linear map can, since it sees the neighbours of a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+
+CODEC_FILE = Path(__file__).with_name("codec.safetensors")
+"""The embedded model's codec: `fit_codec` of 2000 clips of the world. Transformer, encoder and decoder are
+trained apart from each other and meet in its latents, so it is kept instead of fitted anew."""
 
 FACTOR = 4
 """Pixels per latent pixel and, after the first frame, frames per latent frame."""
@@ -46,6 +52,12 @@ class LinearCodec:
         first = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.first), latents[:, :, :1])
         later = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.later), latents[:, :, 1:])
         return torch.cat([join(first, frames=1), join(later, frames=FACTOR)], dim=2)
+
+
+def load_codec(device: torch.device | None = None) -> LinearCodec:
+    """The codec in CODEC_FILE."""
+    tensors = load_file(CODEC_FILE)
+    return LinearCodec(tensors["first"].to(device), tensors["later"].to(device))
 
 
 def cut(clip: torch.Tensor, frames: int) -> torch.Tensor:

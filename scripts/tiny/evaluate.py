@@ -248,7 +248,7 @@ def main() -> None:
     failed = False
     for kind, stem, settings, source in runs_of(arguments):
         frames = settings["num_frames"]
-        measured = measure(source, world.held_out_examples(arguments.count, frames))
+        measured = measure(source, world.held_out_examples(arguments.count))
         result = as_json(kind, settings, measured)
         print(report(stem, measured))
         if kind == "reconstructed":
