@@ -91,7 +91,8 @@ def fit_t5_tokenizer(
     is spelled instead of lost, those of `texts` as those of a prompt.
     """
     words, known_words = (
-        sorted({word for text in part for word in re.findall(r"\w+|[,:]", text)}) for part in (texts, known_texts)
+        sorted({word for text in part for word in re.findall(r"\w+|[,:]", text)})
+        for part in (texts, known_texts)
     )
     folder.mkdir(parents=True, exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(

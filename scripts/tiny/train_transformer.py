@@ -315,7 +315,10 @@ def main() -> None:
         for stage, (size, weight) in enumerate(zip(BATCH_SIZES, LOSS_WEIGHTS, strict=True)):
             unit = draw_unit(data.stages[0].shape[2], generator)
             batch = make_batch(data, scheduler, stage, unit, size, generator)
-            with attention_for(device), torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
+            with (
+                attention_for(device),
+                torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"),
+            ):
                 loss = flow_loss(model, batch, captions)
             (weight * loss).backward()
             smoothed[f"train_stage{stage}"] = smooth(smoothed.get(f"train_stage{stage}"), loss.item())

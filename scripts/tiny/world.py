@@ -45,8 +45,8 @@ TRAIN_SEEDS: Final = range(0, 1_000_000_000)
 HELD_OUT_SEEDS: Final = range(1_000_000_000, 1_001_000_000)
 
 # Reach of a shape from its centroid (left and right, up, down) per unit of radius. A square has the area of
-# the circle of its radius. A triangle is equilateral and points up; it has 3/4 of that area, and a star, which
-# has five points and one of them up, 0.77, so that their corners leave them room to move.
+# the circle of its radius. A triangle is equilateral and points up; it has 3/4 of that area, and a star,
+# which has five points and one of them up, 0.77, so that their corners leave them room to move.
 _SQUARE_HALF: Final = float(np.sqrt(np.pi) / 2)
 _TRIANGLE_CORNER: Final = 1.35
 _STAR_POINT: Final = 1.35
@@ -93,9 +93,9 @@ class SceneSpec:
     """One object on one ground.
 
     With `u = min(t, rest)`, in frame `t` its centroid is at `(centre_x + u * velocity_x, centre_y + u *
-    velocity_y)` and its radius is `radius + u * radius_step`, all in pixels (per frame) of the 64x64 canvas: it
-    changes at a constant speed and rests when it has come to the edge, or to its last size. So a clip of a
-    scene is the beginning of every longer clip of it.
+    velocity_y)` and its radius is `radius + u * radius_step`, all in pixels (per frame) of the 64x64 canvas:
+    it changes at a constant speed and rests when it has come to the edge, or to its last size. So a clip of
+    a scene is the beginning of every longer clip of it.
 
     `size` is that of an object that moves; one that grows or shrinks is "medium".
     """
@@ -337,8 +337,8 @@ def _verbs(motion: str) -> tuple[tuple[str, str, str], ...]:
 
 _VERBS: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {motion: _verbs(motion) for motion in MOTIONS}
 
-# One sentence each; {a} is the article, {thing} size, colour and shape, {does} and {doing} the motion, {ground}
-# a phrase with the background and {bg} its word.
+# One sentence each; {a} is the article, {thing} size, colour and shape, {does} and {doing} the motion,
+# {ground} a phrase with the background and {bg} its word.
 _TEMPLATES: Final = (
     "{a} {thing} {does} {ground}",
     "{a} {thing} {doing} {ground}",
@@ -368,11 +368,42 @@ _OPEN_PROBABILITY: Final = 0.5
 _NOTHING_KNOWN_PROBABILITY: Final = 0.15
 _ANY_SHAPE: Final = ("shape", "thing", "object", "figure")
 _ANY_MOTION: Final = (("moves", "moving", ""), ("changes", "changing", ""))
-_FOREIGN_NOUNS: Final = tuple(
-    "cat dog car tree house boat bird fish flower robot sun moon cloud horse man woman child bear fox ship "
-    "train lamp apple cup book king city river".split()
+_FOREIGN_NOUNS: Final = (
+    *(
+        "cat",
+        "dog",
+        "car",
+        "tree",
+        "house",
+        "boat",
+        "bird",
+        "fish",
+        "flower",
+        "robot",
+        "sun",
+        "moon",
+        "cloud",
+    ),
+    *(
+        "horse",
+        "man",
+        "woman",
+        "child",
+        "bear",
+        "fox",
+        "ship",
+        "train",
+        "lamp",
+        "apple",
+        "cup",
+        "book",
+        "king",
+    ),
+    *("city", "river"),
 )
-_FOREIGN_ADJECTIVES: Final = tuple("happy old shiny wooden golden furry sad strange pretty dark pink".split())
+_FOREIGN_ADJECTIVES: Final = (
+    *("happy", "old", "shiny", "wooden", "golden", "furry", "sad", "strange", "pretty", "dark", "pink"),
+)
 _FOREIGN_VERBS: Final = (
     ("runs", "running", ""),
     ("jumps", "jumping", ""),
@@ -429,7 +460,7 @@ def training_caption(scene: SceneSpec, seed: int) -> str:
 
 
 def _varied(dice: _Dice, scene: SceneSpec, open_attributes: Sequence[str]) -> str:
-    """One of the templates with one of the synonyms for each attribute; open ones get foreign words or none."""
+    """One of the templates with a synonym for each attribute; open ones get foreign words or none."""
     short = dice.chance(_SHORT_PROBABILITY) and scene.background == "white"
     template = dice.choice(_SHORT_TEMPLATES if short else _TEMPLATES)
     colour = dice.choice(_COLOUR_WORDS.get(scene.colour, (scene.colour,)))

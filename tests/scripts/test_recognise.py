@@ -7,8 +7,8 @@ import pytest
 from recognise import ATTRIBUTES, Recognition, recognise
 from world import held_out_examples, render, sample_scene
 
-EXAMPLES = held_out_examples(324)
-NOTHING = Recognition(None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
+EXAMPLES = held_out_examples(432)
+NOTHING = Recognition(None, None, None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
 
 
 def _blur(frames: np.ndarray, sigma: float) -> np.ndarray:
