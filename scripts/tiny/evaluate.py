@@ -180,11 +180,10 @@ def below_bars(found: Mapping[str, float], bars: Mapping[str, float]) -> list[st
 
 def report(name: str, measured: Measured, scores: Mapping[str, float]) -> str:
     """Scores and confusion tables as text."""
-    units = {"edge_width": (1, "px"), "psnr": (1, "dB")}
-    scales = {key: units.get(key, (100, "%")) for key in scores}
+    units = {"edge_width": "px", "psnr": "dB"}
     found = "  ".join(
-        f"{key} {scale * scores[key]:.{0 if unit == '%' else 1}f} {unit}"
-        for key, (scale, unit) in scales.items()
+        f"{key} {score:.1f} {units[key]}" if key in units else f"{key} {100 * score:.1f} %"
+        for key, score in scores.items()
     )
     tables = [confusion_text(confusion(measured.examples, measured.seen, key), key) for key in NAMES]
     speed = f"{measured.seconds_per_clip:.1f} s a clip"
@@ -229,7 +228,7 @@ def grid_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_grid(results: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw faithfulness and sharpness of all combinations against the time a clip takes, a line a guidance."""
+    """Draw faithfulness and sharpness of all runs against the time a clip takes, a line a guidance."""
     import matplotlib
 
     matplotlib.use("Agg")

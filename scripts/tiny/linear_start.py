@@ -1,12 +1,12 @@
 """Start the embedded VAE as the linear codec, so that training only has to add what a linear map cannot do.
 
-Shortcuts and resamplers of the VAE are linear, its resnets add nothing when their last convolution is zero, and
-one normalisation and one SiLU remain, before each output convolution. Both let a signal x through where
-the channels hold x, -x and a constant -K: with one group, mean and standard deviation are then nearly the same
-for every frame and can be undone, and silu(x) - silu(-x) = x. The constant itself ends in silu(-K) = 0.
+Shortcuts and resamplers of the VAE are linear, its resnets add nothing when their last convolution is zero,
+and one normalisation and one SiLU remain, before each output convolution. Both let a signal x through where
+the channels hold x, -x and a constant -K: with one group, mean and standard deviation are then nearly the
+same for every frame and can be undone, and silu(x) - silu(-x) = x. The constant itself ends in silu(-K) = 0.
 
-So encoder and decoder begin as `LinearCodec` (for the first frame: as its map for later frames). Channels that
-the codec does not need start at random.
+So encoder and decoder begin as `LinearCodec` (for the first frame: as its map for later frames). Channels
+that the codec does not need start at random.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ _SIZE_LIMITS: Final = (10.5, 14.75)
 _SPEED_LIMITS: Final = (0.75, 1.25)
 _GROWTH_LIMITS: Final = (0.26, 0.43)
 _SPEED_SPAN: Final = 8  # frames over which a speed is measured
+_GROWTH_SPAN: Final = 12
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,7 @@ def _name_size(blob: _Blob, motion: str | None, scale: float) -> str:
 def _name_speed(blob: _Blob, motion: str | None, scale: float) -> str | None:
     """By the greatest change over a few frames: an object may rest for most of a clip."""
     times = np.arange(len(blob.valid))
-    span = min(_SPEED_SPAN, len(times) - 1)
+    span = min(_GROWTH_SPAN if motion in _GROWING else _SPEED_SPAN, len(times) - 1)
     if motion is None or span < 1:
         return None
     track = {"right": blob.x, "left": blob.x, "up": blob.y, "down": blob.y}.get(motion, blob.radius)

@@ -39,8 +39,8 @@ _INK, _RED, _PAPER = (20, 20, 20), (215, 0, 0), (240, 240, 240)
 
 
 def shares(examples: Sequence[Example], seen: Sequence[Recognition]) -> dict[str, float]:
-    """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, under "all" all of these, and each of
-    FINER_ATTRIBUTES."""
+    """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, under "all" all of these, and then
+    each of FINER_ATTRIBUTES."""
     right = [each.agrees_with(example.scene) for example, each in zip(examples, seen, strict=True)]
     found = {name: float(np.mean([answers[name] for answers in right])) for name in NAMES}
     every = [all(answers[name] for name in ATTRIBUTES) for answers in right]

@@ -4,7 +4,8 @@
 
 Two tokenizers are fitted to the captions. Then the CLIP and the T5 encoder learn to name
 the shape, the colour, the motion, the background, the size and the speed that a caption speaks of, each
-through linear heads that are thrown away. After this the encoders stay frozen, as those of the published models are.
+through linear heads that are thrown away. After this the encoders stay frozen, as those of the published
+models are.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def fit_t5_tokenizer(
 ) -> T5Tokenizer:
     """Fit a sentencepiece unigram model and save it in `folder` as `spiece.model`.
 
-    Every word of `known_texts` becomes one piece; printable ASCII is in the fitted text, so that any other word
-    is spelled instead of lost, those of `texts` as those of a prompt.
+    Every word of `known_texts` becomes one piece; printable ASCII is in the fitted text, so that any other
+    word is spelled instead of lost, those of `texts` as those of a prompt.
     """
     words, known_words = (
         sorted({word for text in part for word in re.findall(r"\w+|[,:]", text)})

@@ -3,10 +3,11 @@
     python scripts/tiny/train_vae.py
 
 The linear codec is the teacher: the encoder learns to produce its latents, the decoder to turn such
-latents, some with a little noise on them, into pixels. So the latent space is known before training starts, and
-the decoder forgives what a transformer gets slightly wrong. Both start as the codec itself (`linear_start.py`)
-and learn what a linear map cannot do. A checkpoint is written every few minutes, and the same command goes
-on from it. To end a training early, start it again with fewer --steps, at least --decay-steps more than were made.
+latents, some with a little noise on them, into pixels. So the latent space is known before training starts,
+and the decoder forgives what a transformer gets slightly wrong. Both start as the codec itself
+(`linear_start.py`) and learn what a linear map cannot do. A checkpoint is written every few minutes, and the
+same command goes on from it. To end a training early, start it again with fewer --steps, at least
+--decay-steps more than were made.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ EMA_DECAY = 0.995
 def build_vae() -> AutoencoderKLCausalVideo:
     """The embedded model's VAE with the weights of the codec: compression 4x4x4, latents of unit size.
 
-    Norms have one group: with more of them, channels lose their relative size, and a decoder helps itself with
-    a bright spot somewhere, which is then seen as a ring.
+    Norms have one group: with more of them, channels lose their relative size, and a decoder helps itself
+    with a bright spot somewhere, which is then seen as a ring.
     """
     vae = AutoencoderKLCausalVideo(
         latent_channels=LATENT_CHANNELS,
@@ -89,7 +90,7 @@ def build_vae() -> AutoencoderKLCausalVideo:
 
 
 def training_clips(step: int) -> torch.Tensor:
-    """The clips of one step, (B, 3, T, 64, 64) in [-1, 1]: scenes not seen before, from any of their frames on."""
+    """The clips of one step, (B, 3, T, 64, 64) in [-1, 1]: new scenes, from any of their frames on."""
     frames, count = CLIP_SHAPES[step % len(CLIP_SHAPES)]
     first = step * max(count for _, count in CLIP_SHAPES)
     clips = render_seeds(world.TRAIN_SEEDS[first : first + count], world.TRAIN_FRAMES)
