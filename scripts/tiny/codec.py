@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 CODEC_FILE = Path(__file__).with_name("codec.safetensors")
-"""The embedded model's codec: `fit_codec` of 2000 clips of the world. Transformer, encoder and decoder are
-trained apart from each other and meet in its latents, so it is kept instead of fitted anew."""
+"""The embedded model's codec. Transformer, encoder and decoder are trained apart from each other and meet in
+its latents, so it is kept instead of fitted anew: `fit_codec` made it of 2000 clips of an earlier world with
+one size, one speed and no star."""
 
 FACTOR = 4
 """Pixels per latent pixel and, after the first frame, frames per latent frame."""

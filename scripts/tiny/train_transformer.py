@@ -53,6 +53,8 @@ CAPTIONS_PER_CLIP = 4
 CAPTION_LENGTH = 24
 EMA_DECAY = 0.998
 WARMUP_STEPS = 100
+VALIDATION_CLIPS = 200
+VALIDATION_BATCH = 64
 
 
 def build_transformer() -> PyramidFluxTransformer3DModel:
@@ -256,7 +258,7 @@ def validate(
     for stage in range(NUM_STAGES):
         for unit in (0, 3):
             generator = torch.Generator(data.captions.device).manual_seed(1000 + stage)
-            batch = make_batch(data, scheduler, stage, unit, 64, generator)
+            batch = make_batch(data, scheduler, stage, unit, VALIDATION_BATCH, generator)
             losses[f"stage{stage}_unit{unit}"] = flow_loss(model, batch, captions).item()
     return losses
 
@@ -281,7 +283,7 @@ def main() -> None:
     codec = load_codec()
     data, captions = make_data(world.TRAIN_SEEDS[: arguments.clips], codec, arguments.text)
     data, captions = data.to(device), captions.to(device)
-    held_out, held_out_captions = make_data(world.HELD_OUT_SEEDS[:200], codec, arguments.text)
+    held_out, held_out_captions = make_data(world.HELD_OUT_SEEDS[:VALIDATION_CLIPS], codec, arguments.text)
     held_out, held_out_captions = held_out.to(device), held_out_captions.to(device)
 
     scheduler = PyramidFlowMatchEulerDiscreteScheduler()

@@ -54,6 +54,7 @@ ENCODER_INTERVAL = 2
 """The encoder, which has the easier task, learns in every so many steps."""
 
 WARMUP_STEPS = 50
+VALIDATION_CLIPS = 12
 _START_STRIDE = 7  # from step to step; has no divisor in common with the numbers of starts, 29, 25 and 17
 EMA_DECAY = 0.995
 
@@ -155,7 +156,7 @@ def main() -> None:
         schedule.check_resumable(first_step, Schedule(*state["schedule"]))
         print(f"going on from step {first_step}")
 
-    held_out_seeds = world.HELD_OUT_SEEDS[:12]
+    held_out_seeds = world.HELD_OUT_SEEDS[:VALIDATION_CLIPS]
     held_out = render_seeds(held_out_seeds).to(device)
     last_step = min(arguments.steps, arguments.stop_after or arguments.steps)
     started = last_save = time.perf_counter()

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import train_transformer
+import train_vae
 import world
 from clips import frames_of, pixels_of, render_seeds
-from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, principal_components
+from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, load_codec, principal_components
 from train_transformer import NUM_STAGES, Latents, halve, make_batch
-from training import load_checkpoint, read_log, warmup_then_cosine
+from training import Schedule, digest_of, load_checkpoint, read_log, warmup_then_cosine
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
 from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
@@ -88,6 +89,38 @@ def test_first_and_later_latents_have_unit_size(codec, clips):
     assert latents[:, :, :1].std().item() == pytest.approx(1, abs=1e-4)
     assert latents[:, :, 1:].std().item() == pytest.approx(1, abs=1e-4)
     assert torch.equal(codec.encode(clips[:, :, :1]), latents[:, :, :1])
+
+
+def test_the_codec_that_is_kept_fits_the_world(clips):
+    """It was fitted to another world; this one's clips have latents of about unit size in it, too, and come
+    back at 30 dB."""
+    codec = load_codec()
+    latents = codec.encode(clips)
+    assert 0.9 < latents.std().item() < 1.1
+    error = (codec.decode(latents).clamp(-1, 1) - clips).square().mean()
+    assert 10 * torch.log10(4 / error) > 30
+
+
+@torch.no_grad()
+def test_the_vae_starts_as_the_codec(clips):
+    """Exactly but for the variation of the norms' statistics, after the first frame."""
+    torch.manual_seed(0)
+    codec, vae = load_codec(), train_vae.build_vae().eval()
+    clip = clips[:4, :, :9]
+    latents = codec.encode(clip)
+    encoded = vae.encode(clip).latent_dist.mode()
+    torch.testing.assert_close(encoded[:, :, 1:], latents[:, :, 1:], atol=0.1, rtol=0)
+    assert (encoded - latents)[:, :, 1:].square().mean() < 2e-4
+    decoded, linear = vae.decode(latents).sample, codec.decode(latents)
+    assert 10 * torch.log10(4 / (decoded - linear)[:, :, 1:].square().mean()) > 30
+
+
+def test_clips_of_the_vae_training_are_of_every_length_and_start_and_never_the_same():
+    seen = [train_vae.training_clips(step) for step in range(6)]
+    assert {tuple(part.shape[:3:2]) for part in seen} == {(4, 5), (2, 9), (1, 17)}
+    assert not torch.equal(seen[0], seen[3])
+    starts = {step * train_vae._START_STRIDE % 29 for step in range(29)}
+    assert starts == set(range(29))
 
 
 def _single_clip(seed: int) -> Latents:
@@ -243,13 +276,57 @@ def test_learning_rate_rises_then_falls():
     assert rates[-1] == pytest.approx(0.02)
 
 
+def test_a_schedule_rises_stays_and_falls_to_zero():
+    schedule = Schedule(steps=100, warmup=10, decay=20)
+    rates = [schedule.factor(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[9:81]) == {1}
+    assert rates[-1] == pytest.approx(1 / 20)
+    assert schedule.factor(100) == 0
+    assert rates[81:] == sorted(rates[81:], reverse=True)
+
+
+def test_before_the_decay_a_schedule_does_not_know_its_end():
+    short, long = Schedule(60, 10, 20), Schedule(600, 10, 50)
+    assert [short.factor(step) for step in range(41)] == [long.factor(step) for step in range(41)]
+    short.check_resumable(40, long)
+    short.check_resumable(59, short)
+    with pytest.raises(ValueError, match="room for the decay after 41 steps, got 60; use 61"):
+        short.check_resumable(41, long)
+    with pytest.raises(ValueError, match="has begun: --steps must stay 60 and --decay-steps 20, got 600"):
+        long.check_resumable(41, short)
+
+
+@pytest.mark.slow
+def test_a_vae_training_is_reproducible_and_resumable(tmp_path, monkeypatch, capsys):
+    """Three steps twice, and a run that was meant to be longer, stopped and ended: the same weights."""
+    monkeypatch.setattr(train_vae, "VALIDATION_CLIPS", 1)
+
+    def train(out: str, *arguments: str) -> str:
+        command = ["train_vae.py", "--device", "cpu", "--decay-steps", "1", "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        train_vae.main()
+        return capsys.readouterr().out.split()[-1]
+
+    digest = train("straight", "--steps", "3")
+    assert train("again", "--steps", "3") == digest
+    assert train("resumed", "--steps", "9", "--stop-after", "2") != digest
+    assert train("resumed", "--steps", "3") == digest
+    assert train("other", "--steps", "3", "--seed", "1") != digest
+    model = train_vae.AutoencoderKLCausalVideo.from_pretrained(tmp_path / "straight" / "model")
+    assert digest_of(model) == digest
+
+
 @pytest.mark.slow
 def test_a_resumed_training_is_the_same_training(text_folder, tmp_path, monkeypatch):
     """Six steps at once, and three, a stop and three more: the same bits, and one log."""
     monkeypatch.setattr(train_transformer, "BATCH_SIZES", (2, 2, 2))
+    monkeypatch.setattr(train_transformer, "VALIDATION_CLIPS", 4)
+    monkeypatch.setattr(train_transformer, "VALIDATION_BATCH", 2)
 
     def train(out: str, *arguments: str):
         command = ["--out", str(tmp_path / out), "--text", str(text_folder), "--clips", "8", "--steps", "6"]
+        command += ["--decay-steps", "2"]
         monkeypatch.setattr(sys, "argv", ["train_transformer.py", "--device", "cpu", *command, *arguments])
         train_transformer.main()
         return load_checkpoint(tmp_path / out / "checkpoint.pt", torch.device("cpu"))
