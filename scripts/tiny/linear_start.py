@@ -6,7 +6,7 @@ the channels hold x, -x and a constant -K: with one group, mean and standard dev
 same for every frame and can be undone, and silu(x) - silu(-x) = x. The constant itself ends in silu(-K) = 0.
 
 So encoder and decoder begin as `LinearCodec` (for the first frame: as its map for later frames). Channels
-that the codec does not need start at random.
+that the codec does not need start at random, or at zero before the output.
 """
 
 from __future__ import annotations
@@ -94,13 +94,19 @@ def _start_encoder(encoder: nn.Module, projection: Tensor) -> None:
 
 
 def _start_output(shortcut: CausalConv3d, network: nn.Module, signal: Tensor, constant: float) -> None:
-    """Let `shortcut` make x, -x and the constant, and the output layers of `network` give x back."""
+    """Let `shortcut` make x, -x and the constant, and the output layers of `network` give x back.
+
+    The other channels before the output are zero at first, so that they do not shift the mean; the output
+    layer's weights for them stay random, so that they can learn.
+    """
     count, channels = len(signal), shortcut.conv.out_channels
-    _set(shortcut, _spread(torch.cat([signal, -signal, torch.zeros(1, count)]), taps=1))
+    _set(shortcut, _spread(torch.cat([signal, -signal, torch.zeros(channels - 2 * count, count)]), taps=1))
     shortcut.conv.bias[2 * count] = -constant
     network.conv_norm_out.weight.fill_(constant * math.sqrt(channels - 1) / channels)
     network.conv_norm_out.bias.fill_(-constant / channels)
-    _set(network.conv_out, _spread(torch.cat([signal, -signal], dim=1)))
+    output = network.conv_out.conv
+    output.weight[:count, : 2 * count] = _spread(torch.cat([signal, -signal], dim=1))
+    output.bias[:count] = 0.0
 
 
 def _spread(matrix: Tensor, taps: int = 3) -> Tensor:
