@@ -23,7 +23,7 @@ import torch.nn.functional as F
 import world
 from clips import frames_of, render_seeds
 from codec import LATENT_CHANNELS, load_codec
-from linear_start import start_as_codec
+from linear_start import LinearDecoder, codec_inverse, fit_decoder, start_as_codec
 from recognise import recognise
 from training import (
     WORK_FOLDER,
@@ -40,7 +40,7 @@ from training import (
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 
-ENCODER_CHANNELS = (24, 48, 64)
+ENCODER_CHANNELS = (24, 48, 80)
 DECODER_CHANNELS = (16, 32, 64)
 CLIP_SHAPES = ((5, 4), (9, 2), (17, 1))
 """Frames and clips of a batch, in turn: few and many of each, at about the same cost."""
@@ -55,12 +55,13 @@ ENCODER_INTERVAL = 2
 
 WARMUP_STEPS = 50
 VALIDATION_CLIPS = 12
+FITTED_CLIPS = 160
 _START_STRIDE = 7  # from step to step; has no divisor in common with the numbers of starts, 29, 25 and 17
 EMA_DECAY = 0.995
 
 
-def build_vae() -> AutoencoderKLCausalVideo:
-    """The embedded model's VAE with the weights of the codec: compression 4x4x4, latents of unit size.
+def build_vae(decoder: LinearDecoder | None = None) -> AutoencoderKLCausalVideo:
+    """The embedded model's VAE, compression 4x4x4; it starts as the codec, or with another linear decoder.
 
     Norms have one group: with more of them, channels lose their relative size, and a decoder helps itself
     with a bright spot somewhere, which is then seen as a ring.
@@ -86,7 +87,8 @@ def build_vae() -> AutoencoderKLCausalVideo:
         log_variance = vae.encoder.conv_out.conv
         log_variance.weight[LATENT_CHANNELS:].zero_()
         log_variance.bias[LATENT_CHANNELS:].fill_(POSTERIOR_LOG_VARIANCE)
-    start_as_codec(vae, load_codec())
+    codec = load_codec()
+    start_as_codec(vae, codec, decoder or codec_inverse(codec))
     return vae
 
 
@@ -138,7 +140,8 @@ def main() -> None:
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     codec = load_codec(device)
-    vae = build_vae().to(device)
+    fitted = render_seeds(world.TRAIN_SEEDS[-FITTED_CLIPS:], world.TRAIN_FRAMES)
+    vae = build_vae(fit_decoder(load_codec(), fitted)).to(device)
     average = copy.deepcopy(vae).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
