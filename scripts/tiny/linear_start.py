@@ -136,7 +136,7 @@ def start_as_codec(vae: AutoencoderKLCausalVideo, codec: LinearCodec, decoder: L
 
 
 def _start_decoder(network: nn.Module, decoder: LinearDecoder) -> None:
-    """Channels of the coarsest level: z, -z, indicator, -K, z of the first frame, one in the first frame. After
+    """Coarsest channels: z, -z, indicator, -K, z of the first frame only, one in the first frame only. After
     it: the values of a block still to be placed, (RGB, time, row, column) of ever smaller parts."""
     count = LATENT_CHANNELS
     indicator, constant, gated, one = 2 * count, 2 * count + 1, 2 * count + 2, 3 * count + 2
