@@ -2,12 +2,11 @@
 
     python scripts/tiny/train_vae.py
 
-The linear codec is the teacher: the encoder learns to produce its latents, the decoder to turn such
-latents, some with a little noise on them, into pixels. So the latent space is known before training starts,
-and the decoder forgives what a transformer gets slightly wrong. Both start as the codec itself
-(`linear_start.py`) and learn what a linear map cannot do. A checkpoint is written every few minutes, and the
-same command goes on from it. To end a training early, start it again with fewer --steps, at least
---decay-steps more than were made.
+The linear codec is the teacher, and the VAE starts as the codec itself (`linear_start.py`). The encoder stays
+that, since it is exact. The decoder learns what a linear map cannot do: to turn the codec's latents, some
+with a little noise on them, into pixels, so that it forgives what a transformer gets slightly wrong. A
+checkpoint is written every few minutes, and the same command goes on from it. To end a training early, start
+it again with fewer --steps, at least --decay-steps more than were made.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from clips import frames_of, render_seeds
 from codec import LATENT_CHANNELS, load_codec
 from linear_start import LinearDecoder, codec_inverse, fit_decoder, start_as_codec
 from recognise import recognise
+from torch import nn
 from training import (
     WORK_FOLDER,
     Schedule,
@@ -50,14 +50,13 @@ CLEAN_SHARE = 1 / 2
 """Clips that are decoded without noise on their latents."""
 
 POSTERIOR_LOG_VARIANCE = -6.0
-ENCODER_INTERVAL = 2
-"""The encoder, which has the easier task, learns in every so many steps."""
-
 WARMUP_STEPS = 50
 VALIDATION_CLIPS = 12
 FITTED_CLIPS = 160
 _START_STRIDE = 7  # from step to step; has no divisor in common with the numbers of starts, 29, 25 and 17
 EMA_DECAY = 0.995
+SKELETON_RATE = 0.1
+"""Learning rate of what is linear, as a part of that of the resnets: it starts where it should nearly stay."""
 
 
 def build_vae(decoder: LinearDecoder | None = None) -> AutoencoderKLCausalVideo:
@@ -101,11 +100,14 @@ def training_clips(step: int) -> torch.Tensor:
     return clips[:, :, start : start + frames]
 
 
-def encoder_loss(vae: AutoencoderKLCausalVideo, clip: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the posterior's mean; its variance stays what it was set to."""
-    moments = vae.quant_conv(vae.encoder(clip))
-    mean, log_variance = moments.chunk(2, dim=1)
-    return F.mse_loss(mean, latents) + 0.01 * (log_variance - POSTERIOR_LOG_VARIANCE).pow(2).mean()
+def trained_parts(vae: AutoencoderKLCausalVideo) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of the decoder's resnets and of what is linear in it; encoder and gate are not trained."""
+    resnets, skeleton = [], []
+    for name, parameter in vae.decoder.named_parameters():
+        if name.startswith(("conv_in", "mid_block.resnets.0")):
+            continue
+        (resnets if "resnets" in name and "conv_shortcut" not in name else skeleton).append(parameter)
+    return resnets, skeleton
 
 
 @torch.no_grad()
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "vae", help="folder to write to")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--decay-steps", type=int, default=600, help="the last ones, with a falling rate")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="stop at this step (the schedule is that of --steps)")
@@ -143,8 +145,10 @@ def main() -> None:
     fitted = render_seeds(world.TRAIN_SEEDS[-FITTED_CLIPS:], world.TRAIN_FRAMES)
     vae = build_vae(fit_decoder(load_codec(), fitted)).to(device)
     average = copy.deepcopy(vae).eval().requires_grad_(False)
+    resnets, skeleton = trained_parts(vae)
+    rates = (arguments.learning_rate, SKELETON_RATE * arguments.learning_rate)
     optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=arguments.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+        [{"params": resnets}, {"params": skeleton}], lr=rates[0], betas=(0.9, 0.99), weight_decay=0.0
     )
     generator = torch.Generator(device).manual_seed(arguments.seed)
     schedule = Schedule(arguments.steps, WARMUP_STEPS, arguments.decay_steps)
@@ -163,10 +167,10 @@ def main() -> None:
     held_out = render_seeds(held_out_seeds).to(device)
     last_step = min(arguments.steps, arguments.stop_after or arguments.steps)
     started = last_save = time.perf_counter()
-    smoothed: dict[str, float] = {}
+    smoothed: float | None = None
     for step in range(first_step, last_step):
-        for group in optimizer.param_groups:
-            group["lr"] = arguments.learning_rate * schedule.factor(step)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule.factor(step)
         clip = training_clips(step).to(device)
         latents = codec.encode(clip)
         level = torch.rand(len(clip), 1, 1, 1, 1, generator=generator, device=device)
@@ -174,21 +178,18 @@ def main() -> None:
         noise = torch.randn(latents.shape, generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             decoded = vae.decode(latents + level * noise).sample
-            losses = {"train_pixels": F.mse_loss(decoded.float(), clip)}
-            if step % ENCODER_INTERVAL == 0:
-                losses["train_latents"] = encoder_loss(vae, clip, latents)
+            loss = F.mse_loss(decoded.float(), clip)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*resnets, *skeleton], 1.0)
         optimizer.step()
         update_average(average, vae, min(EMA_DECAY, (step + 1) / (step + 10)))
-        for name, loss in losses.items():
-            smoothed[name] = smooth(smoothed.get(name), loss.item())
+        smoothed = smooth(smoothed, loss.item())
 
         done, now = step + 1, time.perf_counter()
         if done % 100 == 0 or done == last_step:
             scores = validate(average, held_out, held_out_seeds)
-            row = {"step": done, "seconds": seconds_before + now - started, **smoothed, **scores}
+            row = {"step": done, "seconds": seconds_before + now - started, "train_loss": smoothed, **scores}
             append_log(log, row)
             print(" ".join(f"{name}={value:.4g}" for name, value in row.items()), flush=True)
         if now - last_save > 180 or done == last_step:
