@@ -50,7 +50,6 @@ FIRST_UNIT_SHARE = 0.4
 EMPTY_CAPTION_SHARE = 0.1
 HISTORY_NOISE = 1 / 3
 CAPTIONS_PER_CLIP = 4
-CAPTION_LENGTH = 24
 EMA_DECAY = 0.998
 WARMUP_STEPS = 100
 VALIDATION_CLIPS = 200
@@ -111,9 +110,6 @@ def embed_captions(texts: list[str], folder: Path) -> Captions:
     """Run the frozen text encoders over captions."""
     clip_ids, _ = tokenize(CLIPTokenizer.from_pretrained(folder / "tokenizer"), texts)
     t5_ids, mask = tokenize(T5Tokenizer.from_pretrained(folder / "tokenizer_2"), texts)
-    if mask[:, CAPTION_LENGTH:].any():
-        raise ValueError(f"a caption has more than {CAPTION_LENGTH} tokens; raise CAPTION_LENGTH")
-    t5_ids, mask = t5_ids[:, :CAPTION_LENGTH], mask[:, :CAPTION_LENGTH]
     clip = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
     t5 = T5EncoderModel.from_pretrained(folder / "text_encoder_2").eval()
     embeds, pooled = [], []

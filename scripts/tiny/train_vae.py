@@ -56,7 +56,7 @@ FITTED_CLIPS = 160
 _START_STRIDE = 7  # from step to step; has no divisor in common with the numbers of starts, 29, 25 and 17
 EMA_DECAY = 0.995
 SKELETON_RATE = 0.1
-"""Learning rate of what is linear, as a part of that of the resnets: it starts where it should nearly stay."""
+"""Learning rate of what is linear, as a part of that of the resnets: it starts nearly where it should be."""
 
 
 def build_vae(decoder: LinearDecoder | None = None) -> AutoencoderKLCausalVideo:
