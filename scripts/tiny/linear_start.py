@@ -1,4 +1,4 @@
-"""Start the embedded VAE as the linear codec, so that training only has to add what a linear map cannot do.
+"""The embedded VAE's weights, computed: the linear codec and the best linear decoder, as a causal video VAE.
 
 Shortcuts and resamplers of the VAE are linear, and its resnets add nothing when their last convolution is
 zero. A normalisation with one group and a SiLU let a signal x through where the channels hold x, -x and a
@@ -6,10 +6,10 @@ large constant -K: mean and standard deviation are then nearly the same for ever
 silu(x) - silu(-x) = x. The constant itself ends in silu(-K) = 0.
 
 The first latent frame has maps of its own, so each network has one resnet that copies channels in the first
-frame only: there, a constant channel has no past. So the encoder begins as `LinearCodec`, and the decoder as
-the best linear map from a latent and its neighbours in space and in the past (least squares) to pixels, which
-unlike the codec's own inverse leaves no blocks. Channels that are not needed start at random, or at zero
-before the output.
+frame only: there, a constant channel has no past. So the encoder is `LinearCodec`, and the decoder the best
+linear map from a latent and its neighbours in space and in the past (least squares) to pixels, which unlike
+the codec's own inverse leaves no blocks. Channels that are not needed have random weights, or are zero before
+the output: a training may start from here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,12 +131,12 @@ def start_as_codec(vae: AutoencoderKLCausalVideo, codec: LinearCodec, decoder: L
             parameter.zero_()
     for convolution in (vae.quant_conv.conv, vae.post_quant_conv.conv):
         nn.init.dirac_(convolution.weight)
-        nn.init.zeros_(convolution.bias)
+        nn.init.zeros_(_bias(convolution))
     _start_decoder(vae.decoder, decoder)
     _start_encoder(vae.encoder, codec)
 
 
-def _start_decoder(network: nn.Module, decoder: LinearDecoder) -> None:
+def _start_decoder(network: Any, decoder: LinearDecoder) -> None:
     """Coarsest channels: z, -z, indicator, -K, z of the first frame only, one in the first frame only. After
     it: the values of a block still to be placed, (RGB, time, row, column) of ever smaller parts."""
     count = LATENT_CHANNELS
@@ -175,7 +176,7 @@ def _start_decoder(network: nn.Module, decoder: LinearDecoder) -> None:
     _start_output(network.conv_out, 3, len(signal))
 
 
-def _start_encoder(network: nn.Module, codec: LinearCodec) -> None:
+def _start_encoder(network: Any, codec: LinearCodec) -> None:
     """Channels of the coarsest level: z as for a later frame, -z, d, -d, indicator, -K, where z + d is right
     for the first frame. Before it: the values of a block gathered so far, (RGB, time, row, column)."""
     count = LATENT_CHANNELS
@@ -234,14 +235,14 @@ def _gate_first_frame(
     _undo(resnet.norm1, {indicator: INDICATOR, constant: -LATENT_CONSTANT})
     hidden = resnet.conv1.conv
     hidden.weight[: 2 * count + 2] = 0.0
-    hidden.bias[: 2 * count + 2] = 0.0
+    _bias(hidden)[: 2 * count + 2] = 0.0
     for index, (plus, minus) in enumerate(zip(positive, negative, strict=True)):
         for output, sign in ((index, 1.0), (count + index, -1.0)):
             hidden.weight[output, plus, NOW, 1, 1] = sign
             hidden.weight[output, minus, NOW, 1, 1] = -sign
     hidden.weight[: 2 * count + 1, indicator, BEFORE, 1, 1] = -GATE / _silu(INDICATOR)
-    hidden.bias[2 * count] = OPEN
-    hidden.bias[2 * count + 1] = -GATE_CONSTANT
+    _bias(hidden)[2 * count] = OPEN
+    _bias(hidden)[2 * count + 1] = -GATE_CONSTANT
     _undo(resnet.norm2, {2 * count: OPEN, 2 * count + 1: -GATE_CONSTANT})
 
 
@@ -266,7 +267,7 @@ def _start_output(convolution: CausalConv3d, outputs: int, signals: int) -> None
     signal = torch.eye(outputs)
     kernel = _at_its_place(torch.cat([signal, -signal], dim=1))
     convolution.conv.weight[:outputs, :signals] = kernel
-    convolution.conv.bias[:outputs] = 0.0
+    _bias(convolution.conv)[:outputs] = 0.0
 
 
 def _at_its_place(matrix: Tensor, taps: int = 3) -> Tensor:
@@ -281,14 +282,20 @@ def _set(convolution: CausalConv3d, kernel: Tensor) -> None:
     outputs, inputs = kernel.shape[:2]
     convolution.conv.weight[:outputs] = 0.0
     convolution.conv.weight[:outputs, :inputs] = kernel
-    convolution.conv.bias[:outputs] = 0.0
+    _bias(convolution.conv)[:outputs] = 0.0
 
 
 def _set_all(shortcut: CausalConv3d, matrix: Tensor) -> None:
     """A convolution without neighbours becomes `matrix`, and zero in all other outputs."""
     shortcut.conv.weight.zero_()
-    shortcut.conv.bias.zero_()
+    _bias(shortcut.conv).zero_()
     _set(shortcut, _at_its_place(matrix, taps=1))
+
+
+def _bias(convolution: nn.Conv3d) -> Tensor:
+    if convolution.bias is None:
+        raise ValueError("every convolution of the VAE must have a bias")
+    return convolution.bias
 
 
 def _silu(value: float) -> float:
