@@ -102,7 +102,8 @@ def training_clips(step: int) -> torch.Tensor:
 
 def trained_parts(vae: AutoencoderKLCausalVideo) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Parameters of the decoder's resnets and of what is linear in it; encoder and gate are not trained."""
-    resnets, skeleton = [], []
+    resnets: list[nn.Parameter] = []
+    skeleton: list[nn.Parameter] = []
     for name, parameter in vae.decoder.named_parameters():
         if name.startswith(("conv_in", "mid_block.resnets.0")):
             continue
