@@ -2,11 +2,12 @@
 
     python scripts/tiny/train_vae.py
 
-The linear codec is the teacher, and the VAE starts as the codec itself (`linear_start.py`). The encoder stays
-that, since it is exact. The decoder learns what a linear map cannot do: to turn the codec's latents, some
-with a little noise on them, into pixels, so that it forgives what a transformer gets slightly wrong. A
-checkpoint is written every few minutes, and the same command goes on from it. To end a training early, start
-it again with fewer --steps, at least --decay-steps more than were made.
+The linear codec is the teacher, and the VAE starts as the codec with the best linear decoder
+(`linear_start.py`). The encoder stays that, since it is exact, and so does what is linear in the decoder. Its
+resnets, which add nothing at first, learn what a linear map cannot do: to turn the codec's latents, some with
+a little noise on them, into pixels, so that it forgives what a transformer gets slightly wrong. A checkpoint
+is written every few minutes, and the same command goes on from it. To end a training early, start it again
+with fewer --steps, at least --decay-steps more than were made.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ CLEAN_SHARE = 1 / 2
 """Clips that are decoded without noise on their latents."""
 
 POSTERIOR_LOG_VARIANCE = -6.0
+GATE = "mid_block.resnets.0"
+"""The resnet that tells the first frame from the later ones."""
+
 WARMUP_STEPS = 50
 VALIDATION_CLIPS = 12
 FITTED_CLIPS = 160
 _START_STRIDE = 7  # from step to step; has no divisor in common with the numbers of starts, 29, 25 and 17
 EMA_DECAY = 0.995
-SKELETON_RATE = 0.1
-"""Learning rate of what is linear, as a part of that of the resnets: it starts nearly where it should be."""
 
 
 def build_vae(decoder: LinearDecoder | None = None) -> AutoencoderKLCausalVideo:
@@ -100,15 +102,46 @@ def training_clips(step: int) -> torch.Tensor:
     return clips[:, :, start : start + frames]
 
 
-def trained_parts(vae: AutoencoderKLCausalVideo) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of the decoder's resnets and of what is linear in it; encoder and gate are not trained."""
-    resnets: list[nn.Parameter] = []
-    skeleton: list[nn.Parameter] = []
-    for name, parameter in vae.decoder.named_parameters():
-        if name.startswith(("conv_in", "mid_block.resnets.0")):
-            continue
-        (resnets if "resnets" in name and "conv_shortcut" not in name else skeleton).append(parameter)
-    return resnets, skeleton
+class ResnetOptimizer:
+    """Muon for the kernels of the decoder's resnets, AdamW for their norms and biases; nothing else learns.
+
+    torch's Muon takes matrices: a kernel is one of (outputs, inputs and places), and shares its memory.
+    """
+
+    def __init__(self, decoder: nn.Module, learning_rate: float) -> None:
+        trained = [
+            parameter
+            for name, parameter in decoder.named_parameters()
+            if "resnets" in name and "conv_shortcut" not in name and not name.startswith(GATE)
+        ]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        self.parameters = trained
+        self._kernels = [parameter for parameter in trained if parameter.ndim > 1]
+        self._matrices = [nn.Parameter(kernel.detach().flatten(1)) for kernel in self._kernels]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                self._matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(
+                [parameter for parameter in trained if parameter.ndim == 1],
+                lr=learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=0.0,
+            ),
+        ]
+        self._learning_rate = learning_rate
+
+    def step(self, factor: float) -> None:
+        """One step at a part of the learning rate, from the gradients of `parameters`, which it drops."""
+        for matrix, kernel in zip(self._matrices, self._kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self._learning_rate * factor
+            part.step()
+        for parameter in self.parameters:
+            parameter.grad = None
 
 
 @torch.no_grad()
@@ -130,9 +163,9 @@ def validate(vae: AutoencoderKLCausalVideo, clips: torch.Tensor, seeds: range) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "vae", help="folder to write to")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--decay-steps", type=int, default=600, help="the last ones, with a falling rate")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--decay-steps", type=int, default=1500, help="the last ones, with a falling rate")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stop-after", type=int, help="stop at this step (the schedule is that of --steps)")
@@ -146,11 +179,8 @@ def main() -> None:
     fitted = render_seeds(world.TRAIN_SEEDS[-FITTED_CLIPS:], world.TRAIN_FRAMES)
     vae = build_vae(fit_decoder(load_codec(), fitted)).to(device)
     average = copy.deepcopy(vae).eval().requires_grad_(False)
-    resnets, skeleton = trained_parts(vae)
-    rates = (arguments.learning_rate, SKELETON_RATE * arguments.learning_rate)
-    optimizer = torch.optim.AdamW(
-        [{"params": resnets}, {"params": skeleton}], lr=rates[0], betas=(0.9, 0.99), weight_decay=0.0
-    )
+    vae.requires_grad_(False)
+    optimizer = ResnetOptimizer(vae.decoder, arguments.learning_rate)
     generator = torch.Generator(device).manual_seed(arguments.seed)
     schedule = Schedule(arguments.steps, WARMUP_STEPS, arguments.decay_steps)
     checkpoint, log = arguments.out / "checkpoint.pt", arguments.out / "log.jsonl"
@@ -158,7 +188,8 @@ def main() -> None:
     if (state := load_checkpoint(checkpoint, device)) is not None:
         vae.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        for part, saved in zip(optimizer.parts, state["optimizers"], strict=True):
+            part.load_state_dict(saved)
         generator.set_state(state["generator"].cpu())
         first_step, seconds_before = state["step"], state["seconds"]
         schedule.check_resumable(first_step, Schedule(*state["schedule"]))
@@ -170,8 +201,6 @@ def main() -> None:
     started = last_save = time.perf_counter()
     smoothed: float | None = None
     for step in range(first_step, last_step):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule.factor(step)
         clip = training_clips(step).to(device)
         latents = codec.encode(clip)
         level = torch.rand(len(clip), 1, 1, 1, 1, generator=generator, device=device)
@@ -180,10 +209,9 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             decoded = vae.decode(latents + level * noise).sample
             loss = F.mse_loss(decoded.float(), clip)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*resnets, *skeleton], 1.0)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(optimizer.parameters, 1.0)
+        optimizer.step(schedule.factor(step))
         update_average(average, vae, min(EMA_DECAY, (step + 1) / (step + 10)))
         smoothed = smooth(smoothed, loss.item())
 
@@ -200,7 +228,7 @@ def main() -> None:
                 {
                     "model": vae.state_dict(),
                     "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizers": [part.state_dict() for part in optimizer.parts],
                     "generator": generator.get_state(),
                     "step": done,
                     "schedule": (schedule.steps, schedule.warmup, schedule.decay),
