@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import generate, load_pipeline, regenerate, verify
+    from .again import regenerate, verify
+    from .api import generate, load_pipeline
     from .batch import run_batch
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
@@ -39,11 +40,11 @@ _HOMES = {
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
-    "regenerate": "api",
+    "regenerate": "again",
     "run_batch": "batch",
     "seed_everything": "determinism",
     "seed_worker": "determinism",
-    "verify": "api",
+    "verify": "again",
 }
 
 __all__ = [

@@ -23,7 +23,7 @@ ALLOWED = {
     "presets": {"resources"},
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
     "runs": {"determinism", "environment", "geometry", "noise", "presets"},
-    "clip": {"api", "geometry", "noise", "pipelines", "presets", "runs"},
+    "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
     "model_facts": {"api", "geometry", "models", "resources", "runs", "schedulers"},
     "batch": {
         "api",
@@ -48,6 +48,7 @@ ALLOWED = {
         "resources",
         "runs",
     },
+    "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"},
 }
 FREE = {"__init__", "__main__", "cli", "commands"}
 
