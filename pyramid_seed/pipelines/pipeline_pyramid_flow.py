@@ -28,80 +28,19 @@ from ..determinism import determinism as determinism_level
 from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.checkpoints import check_dtype
-from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .decode import decode_chunks, encode_image, to_uint8
-from .denoise import OnStep, Place, denoise_clip, guide
+from .denoise import OnStep, Place, denoise_clip
+from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder, known_stage_digests
-from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
-
-
-class GuidedTransformer:
-    """The transformer with the text of one clip: asks for negative and positive velocity in one batch."""
-
-    def __init__(
-        self,
-        transformer: PyramidTransformer3DModel,
-        positive: TextEmbeddings,
-        negative: TextEmbeddings | None,
-        attention_kwargs: dict[str, Any] | None,
-        device: torch.device,
-    ) -> None:
-        self.transformer = transformer
-        self.attention_kwargs = attention_kwargs
-        self.guidance_scale = 1.0
-        self.positive = positive.to(device, transformer.dtype)
-        self.pair = None
-        if negative is not None:
-            self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
-
-    def __call__(
-        self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
-    ) -> torch.Tensor:
-        """Velocity (1, C, 1, H, W), float32, guided when `guidance_scale` is above 1.
-
-        Raises:
-            ValueError: guidance is wanted and there is no negative prompt.
-        """
-        text = self.pair if self.guidance_scale > 1 else self.positive
-        if text is None:
-            raise ValueError(
-                "a callback cannot turn guidance on in a call that began without it, got guidance_scale "
-                f"{self.guidance_scale}; give the call a guidance_scale above 1"
-            )
-        batch = text.prompt_embeds.shape[0]
-        dtype = self.transformer.dtype
-        with self.transformer.cache_context("pyramid"):
-            velocity = self.transformer(
-                latents.to(dtype).expand(batch, -1, -1, -1, -1),
-                [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
-                timestep.to(latents.device).expand(batch),
-                text.prompt_embeds,
-                text.prompt_attention_mask,
-                text.pooled_prompt_embeds,
-                attention_kwargs=self.attention_kwargs,
-                return_dict=False,
-            )[0].float()
-        if batch == 1:
-            return velocity
-        negative, positive = velocity.chunk(2)
-        return guide(negative, positive, self.guidance_scale)
-
-    def start_unit(self, guidance_scale: float) -> None:
-        """Guide with this scale until somebody sets another one."""
-        self.guidance_scale = guidance_scale
-
-    def start_stage(self) -> None:
-        """Reset diffusers' step caches: they hold activations of the last stage, or of the last clip."""
-        if self.transformer.is_cache_enabled:
-            self.transformer._reset_stateful_cache()
+from .text import TextEmbeddings, encode_text, text_digests
 
 
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
