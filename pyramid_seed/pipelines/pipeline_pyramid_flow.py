@@ -199,6 +199,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
         callback_on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+        callback_on_chunk_end: OnFrames | None = None,
     ) -> PyramidFlowPipelineOutput | tuple[Any]:
         """Generate clips.
 
@@ -243,6 +244,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage. It may stop the run in the same way.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
+                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
+                then r frames a chunk. With model or sequential offload that is after the last unit of the
+                last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
