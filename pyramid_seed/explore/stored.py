@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from PIL import Image, ImageSequence
 
 from ..runs.manifest import find_manifest
-from ..runs.video import Frames, read_video
+from ..runs.video import Frames, frames_digest, read_video
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +33,21 @@ class StoredClip:
     manifest: Mapping[str, Any] | None
     no_manifest: str
 
-    def unit_of(self, frame: int) -> int | None:
-        """The unit that made a frame; None without a manifest."""
-        if self.manifest is None:
-            return None
-        return unit_of_frame(frame, self.manifest["geometry"]["temporal_factor"])
+
+def unit_of(frame: int, *clips: StoredClip) -> int | None:
+    """The unit that made a frame, by the first manifest there is; None without any."""
+    for clip in clips:
+        if clip.manifest is not None:
+            return unit_of_frame(frame, clip.manifest["geometry"]["temporal_factor"])
+    return None
+
+
+def shows_its_frames(clip: StoredClip) -> bool:
+    """Whether the file shows the very frames that its manifest describes, enlarged or not."""
+    if clip.manifest is None:
+        return False
+    scale = clip.manifest.get("file", {}).get("scale", 1)
+    return frames_digest(clip.frames[:, ::scale, ::scale]) == clip.manifest["digests"]["frames"]
 
 
 def unit_of_frame(frame: int, temporal_factor: int) -> int:
@@ -73,7 +84,10 @@ def read_clip(path: str | Path) -> StoredClip:
     elif ending in (".png", ".jpg", ".jpeg"):
         frames = _read_picture(path)[None]
     else:
-        frames, fps = read_video(path)
+        try:
+            frames, fps = read_video(path)
+        except av.InvalidDataError as error:
+            raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
     return StoredClip(path, frames, fps, manifest, no_manifest)
 
 
