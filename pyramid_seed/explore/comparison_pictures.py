@@ -77,10 +77,12 @@ def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip
     levels.plot(index, [each.largest for each in found.frames], color="C3", label="largest", **dots)
     levels.plot(index, [each.mean for each in found.frames], color="C1", label="mean", **dots)
     levels.set_ylabel("|A - B| / levels of 255")
-    levels.set_ylim(bottom=0)
+    levels.set_ylim(0, max(1.05 * found.farthest.largest, 1))
     finite = [each.psnr if np.isfinite(each.psnr) else np.nan for each in found.frames]
     ratio.plot(index, finite, color="C0", **dots)
     ratio.set_ylabel("PSNR / dB\n(no point: frames are equal)")
+    if found.first is None:
+        ratio.set_yticks([])
     similarity.plot(index, [each.ssim for each in found.frames], color="C2", **dots)
     similarity.set_ylabel("SSIM\n(1: frames are equal)")
     similarity.ticklabel_format(axis="y", useOffset=False)
