@@ -38,6 +38,7 @@ from .noise import (
 )
 from .pipelines import PyramidFlowPipeline
 from .pipelines.inputs import check_choice, first_frames
+from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
@@ -70,6 +71,7 @@ def load_pipeline(
             named.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
+        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
     source = resolve_model(str(path_or_hub_id))
@@ -88,7 +90,8 @@ def load_pipeline(
         pipeline.found = components.found
     pipeline.source_folder = folder
     pipeline.source_variant = variant
-    return pipeline.to(device or default_device())
+    with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
+        return pipeline.to(device or default_device())
 
 
 def default_device() -> torch.device:

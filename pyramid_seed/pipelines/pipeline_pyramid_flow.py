@@ -36,6 +36,7 @@ from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
+from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder, known_stage_digests
 from .text import TextEmbeddings, text_digests
@@ -146,6 +147,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @torch.no_grad()
     @at_determinism_level
+    @with_out_of_memory_advice
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -236,6 +238,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
             FloatingPointError: latents or frames are not finite, with the place.
+            GenerationOutOfMemoryError: memory ran out; the modes that would fit are named.
             RuntimeError: stopped before the first unit was finished.
         """
         # 1. Check inputs.
