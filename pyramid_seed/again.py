@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
@@ -35,6 +35,13 @@ from .runs.verify import Verification, verify_clip, verify_noise
 from .runs.weights import weight_digests
 
 
+class Callbacks(TypedDict, total=False):
+    """Functions that watch a clip being made, see `generate`."""
+
+    on_step: Callable[..., dict[str, Any] | None]
+    on_unit: Callable[[int, int, torch.Tensor, StageDigests], None]
+
+
 def regenerate(
     manifest: Mapping[str, Any],
     *,
@@ -43,6 +50,7 @@ def regenerate(
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
+    **callbacks: Unpack[Callbacks],
 ) -> Clip:
     """Make the clip of a manifest again.
 
@@ -53,6 +61,7 @@ def regenerate(
         loras: the files of the LoRAs that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         progress: show a progress bar on standard error.
+        callbacks: on_step and on_unit of `generate`.
 
     Raises:
         ValueError: the model's folder, the image or a LoRA is needed and was not given, or it is another one;
@@ -62,7 +71,7 @@ def regenerate(
     recipe = recipe_of(manifest)
     _check_image(recipe, image)
     pipeline = _loaded(manifest, model, device, loras)
-    return _generate(recipe, pipeline, image=image, progress=progress)
+    return _generate(recipe, pipeline, image=image, progress=progress, **callbacks)
 
 
 def verify(
@@ -74,13 +83,14 @@ def verify(
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
+    **callbacks: Unpack[Callbacks],
 ) -> Verification:
     """Make a saved clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
         path: an .mp4, another clip with its manifest beside it, or a manifest.
         noise_only: only draw the noise again, which needs no model.
-        model, image, loras, device, progress: see `regenerate`.
+        model, image, loras, device, progress, callbacks: see `regenerate`.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`.
@@ -100,7 +110,7 @@ def verify(
         path,
         weigh=weigh,
         regenerate=lambda manifest: regenerate(
-            manifest, model=model, image=image, loras=loras, device=device, progress=progress
+            manifest, model=model, image=image, loras=loras, device=device, progress=progress, **callbacks
         ),
     )
 
@@ -119,12 +129,14 @@ def extend_clip(
     device: str | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
+    **callbacks: Unpack[Callbacks],
 ) -> Clip:
     """Go on from a clip's latents, see `Clip.extend`.
 
     Args:
         recipe, geometry, text_digests, stage_digests, latents, loras: of the clip.
         num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
+        callbacks: see `regenerate`.
     """
     longer, kept = plan_extension(
         recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
@@ -141,6 +153,7 @@ def extend_clip(
         prefix_latents=latents[:, :, :kept],
         prefix_stage_digests=stage_digests[:kept],
         progress=progress,
+        **callbacks,
     )
     # A negative prompt that only guided what is kept was not encoded again.
     clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
@@ -162,14 +175,15 @@ def extend_file(
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
+    **callbacks: Unpack[Callbacks],
 ) -> Clip:
     """Go on from a saved clip: from the latents kept beside it, or else by making its beginning again.
 
     Args:
         path: an .mp4, or another clip with its manifest beside it.
         num_frames, branch_seed, from_frame: see `Clip.extend`.
-        model, image, loras, device, progress: see `regenerate`; the image is not needed where latents were
-            kept.
+        model, image, loras, device, progress, callbacks: see `regenerate`; the image is not needed where
+            latents were kept.
 
     Raises:
         ValueError: as in `Clip.extend` and `regenerate`; or latents, kept or made again, that are not those
@@ -195,19 +209,23 @@ def extend_file(
             loras=manifest["loras"],
             pipeline=_loaded(manifest, model, device, loras),
             progress=progress,
+            **callbacks,
         )
     _check_image(recipe, image)
     wanted = digests["units"][:kept]
+    told = callbacks.pop("on_unit", None)
 
-    def check_unit(_clip: int, unit: int, latents: torch.Tensor, _stage_digests: StageDigests) -> None:
+    def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
         if unit < kept and unit_digests(latents) != [wanted[unit]]:
             raise ValueError(
                 f"making {path} again gives another unit {unit} here, so it cannot go on from it; "
                 "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
             )
+        if told is not None:
+            told(clip, unit, latents, stage_digests)
 
     pipeline = _loaded(manifest, model, device, loras)
-    return _generate(longer, pipeline, image=image, progress=progress, on_unit=check_unit)
+    return _generate(longer, pipeline, image=image, progress=progress, on_unit=check_unit, **callbacks)
 
 
 def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> Clip:

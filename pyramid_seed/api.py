@@ -37,8 +37,10 @@ from .noise import (
     root_from_entropy,
 )
 from .pipelines import PyramidFlowPipeline
-from .pipelines.inputs import first_frames
+from .pipelines.inputs import check_choice, first_frames
+from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
+from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
 from .runs.weights import is_folder_of
@@ -69,6 +71,7 @@ def load_pipeline(
             named.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
+        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
     source = resolve_model(str(path_or_hub_id))
@@ -87,7 +90,8 @@ def load_pipeline(
         pipeline.found = components.found
     pipeline.source_folder = folder
     pipeline.source_variant = variant
-    return pipeline.to(device or default_device())
+    with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
+        return pipeline.to(device or default_device())
 
 
 def default_device() -> torch.device:
@@ -114,6 +118,7 @@ def generate(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    text_encoders: AfterUse = "keep",
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -135,6 +140,8 @@ def generate(
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
+        text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
+            their memory for the rest; a pipeline that was given can then encode no other text.
         pipeline: use this one instead of loading the preset's model.
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
@@ -150,8 +157,11 @@ def generate(
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
     started = time.perf_counter()
+    check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
         pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device)
+        if text_encoders == "free":
+            shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
     else:
         chosen = _with_model_of(pipeline, chosen)
     files = weight_files_of(pipeline.source_folder, chosen.variant)
@@ -176,6 +186,7 @@ def generate(
         min_guidance_scale=chosen.min_guidance_scale,
         prompt_suffix=chosen.prompt_suffix,
         max_sequence_length=chosen.max_sequence_length,
+        text_encoders=text_encoders,
         noise=noise,
         output_type="uint8",
         determinism=determinism,

@@ -36,6 +36,7 @@ ALLOWED = {
         "presets",
         "runs",
     },
+    "explore": {"batch", "presets", "runs"},
     "api": {
         "clip",
         "determinism",
