@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -60,7 +59,8 @@ class ClipDecoder:
         self._side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._side):
             latents.record_stream(self._side)
-            self._waiting.append(self._run(latents, is_last)._replace(done=self._side.record_event()))
+            decoded = self._run(latents, is_last)
+            self._waiting.append(replace(decoded, done=self._side.record_event()))
 
     def poll(self) -> None:
         """Hand on what is finished by now; raises as `put`."""
@@ -86,14 +86,15 @@ class ClipDecoder:
             if decoded.values.is_cuda:
                 decoded.values.record_stream(torch.cuda.current_stream(self._device))
         if not decoded.is_finite:
-            raise FloatingPointError(f"decoded frames of latent frame {decoded.index} are not finite")
-        self._on_chunk(decoded.index, decoded.values)
+            raise FloatingPointError(f"decoded frames of latent frame {decoded.chunk} are not finite")
+        self._on_chunk(decoded.chunk, decoded.values)
 
 
-class _Decoded(NamedTuple):
+@dataclass(frozen=True)
+class _Decoded:
     """A decoded latent frame; `done` tells when a stream has come so far, None at once."""
 
-    index: int
+    chunk: int
     values: torch.Tensor
     is_finite: torch.Tensor
     done: torch.cuda.Event | None = None
@@ -149,12 +150,12 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     return levels.to(torch.uint8).permute(0, 2, 3, 4, 1)
 
 
-def to_frames(pixels: torch.Tensor) -> torch.Tensor:
+def to_frames(pixels: torch.Tensor, *, wait: bool = True) -> torch.Tensor:
     """Pixels (1, 3, t, H, W) in [-1, 1] to frames (t, H, W, 3) uint8 on the CPU, contiguous.
 
-    From CUDA the copy is under way when this returns, on the current stream.
+    Without `wait` the copy from CUDA may be under way when this returns, on the current stream.
     """
-    return to_uint8(pixels)[0].contiguous().to("cpu", non_blocking=pixels.is_cuda)
+    return to_uint8(pixels)[0].contiguous().to("cpu", non_blocking=not wait and pixels.is_cuda)
 
 
 def encode_image(vae: AutoencoderKLCausalVideo, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
