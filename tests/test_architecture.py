@@ -50,6 +50,7 @@ ALLOWED = {
         "runs",
     },
     "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"},
+    "ui": {"again", "api", "clip", "geometry", "model_facts", "noise", "pipelines", "presets", "runs"},
 }
 FREE = {"__init__", "__main__", "cli", "commands"}
 
