@@ -36,7 +36,7 @@ ALLOWED = {
         "presets",
         "runs",
     },
-    "explore": {"batch", "presets", "runs"},
+    "explore": {"batch", "determinism", "presets", "runs"},
     "api": {
         "clip",
         "determinism",
