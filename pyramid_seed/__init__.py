@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
     from .environment import environment_fingerprint
+    from .explore.sweep import run_sweep
     from .models import (
         AutoencoderKLCausalVideo,
         PyramidFluxTransformer3DModel,
@@ -42,6 +43,7 @@ _HOMES = {
     "load_preset": "presets",
     "regenerate": "again",
     "run_batch": "batch",
+    "run_sweep": "explore.sweep",
     "seed_everything": "determinism",
     "seed_worker": "determinism",
     "verify": "again",
@@ -63,6 +65,7 @@ __all__ = [
     "load_preset",
     "regenerate",
     "run_batch",
+    "run_sweep",
     "seed_everything",
     "seed_worker",
     "verify",

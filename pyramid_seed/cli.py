@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import batch, compare, diff, extend, generate, presets, show, verify
+from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, batch, extend, show, verify, diff, compare, presets):
+    for command in (generate, batch, sweep, extend, show, verify, diff, compare, presets, ui):
         command.add(commands)
     return parser

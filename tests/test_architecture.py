@@ -36,7 +36,7 @@ ALLOWED = {
         "presets",
         "runs",
     },
-    "explore": {"batch", "presets", "runs"},
+    "explore": {"batch", "determinism", "presets", "runs"},
     "api": {
         "clip",
         "determinism",
@@ -50,6 +50,7 @@ ALLOWED = {
         "runs",
     },
     "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"},
+    "ui": {"again", "api", "clip", "geometry", "model_facts", "noise", "pipelines", "presets", "runs"},
 }
 FREE = {"__init__", "__main__", "cli", "commands"}
 

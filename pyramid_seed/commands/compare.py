@@ -124,10 +124,12 @@ def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
 
 
 def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:
+    from ..runs.show import printable
+
     print()
     for name, clip in (("A", a), ("B", b)):
         if clip.manifest is None:
-            say("manifest", f"of {name}: none to compare: {clip.no_manifest}")
+            say("manifest", printable(f"{name} has none to compare: {clip.no_manifest}"))
     if found is None:
         return
     tell_difference(found)

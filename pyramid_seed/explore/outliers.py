@@ -12,7 +12,7 @@ from .measures import Values
 LIMIT = 3.5
 """Modified z-scores beyond it mark an outlier."""
 
-MIN_SEEDS = 5
+MIN_SEEDS = 8
 """Among fewer seeds nobody can stand out."""
 
 _COUNTS = {"black_frames": "black", "frozen_frames": "frozen"}

@@ -36,10 +36,10 @@ def test_scores_are_standard_deviations_of_a_normal_distribution():
 
 
 def test_the_reason_names_measure_value_side_and_distance():
-    clips = [measured(motion=value) for value in (1.0, 2.0, 3.0, 4.0, 100.0, -90.0)]
-    reasons = outlier_reasons(clips, [9] * 6)
-    assert reasons[:4] == [[], [], [], []]
-    (high,), (low,) = reasons[4:]
+    clips = [measured(motion=value) for value in (1.0, 2.0, 2.5, 3.0, 3.5, 4.0, 100.0, -90.0)]
+    reasons = outlier_reasons(clips, [9] * 8)
+    assert reasons[:6] == [[]] * 6
+    (high,), (low,) = reasons[6:]
     assert high.startswith("motion 100 is high: +")
     assert low.startswith("motion -90 is low: -")
 
@@ -53,12 +53,13 @@ def test_black_and_frozen_clips_stand_out_even_alone():
 
 
 def test_among_few_seeds_nobody_stands_out():
-    assert outlier_reasons([measured(motion=value) for value in (1.0, 1.0, 1.0, 100.0)], [9] * 4) == [[]] * 4
+    clips = [measured(motion=value) for value in (1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 100.0)]
+    assert outlier_reasons(clips, [9] * 7) == [[]] * 7
 
 
 def test_undefined_values_are_left_out():
-    clips = [measured(motion=value) for value in (1.0, 1.1, 0.9, 1.0, None, 50.0, 1.2)]
-    assert [bool(each) for each in outlier_reasons(clips, [9] * 7)] == [False] * 5 + [True, False]
+    clips = [measured(motion=value) for value in (1.0, 1.1, 0.9, 1.0, None, 50.0, 1.2, 0.8, 1.1)]
+    assert [bool(each) for each in outlier_reasons(clips, [9] * 9)] == [False] * 5 + [True] + [False] * 3
 
 
 def test_the_limit_is_that_of_iglewicz_and_hoaglin():
