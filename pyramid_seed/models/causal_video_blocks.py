@@ -74,7 +74,7 @@ class TimeConv3d(nn.Conv3d):
     """
 
     def forward(self, x: Tensor, num_empty: int = 0) -> Tensor:
-        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'), the first `num_empty` frames being 0."""
+        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); the first `num_empty` frames are 0."""
         if x.shape[2] > self.kernel_size[0]:
             return super().forward(x)
         weight = self.weight[:, :, num_empty:].transpose(1, 2).flatten(1, 2)
