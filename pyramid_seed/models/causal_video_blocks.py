@@ -67,19 +67,35 @@ def has_fast_channels_last(x: Tensor) -> bool:
 
 
 class TimeConv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that runs as a convolution of pictures where one frame comes out.
+    """`torch.nn.Conv3d` that runs as a convolution of pictures where that is better.
 
-    The frames under the kernel are then channels of one picture. Kernels for pictures are the better ones,
-    and frames that are known to be zero can be left out.
+    The frames under the kernel are then channels of one picture. It is better where one frame comes out:
+    kernels for pictures are the better ones, and frames that are known to be zero are left out; and where
+    torch has only a slow kernel for clips.
     """
 
     def forward(self, x: Tensor, num_empty: int = 0) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); the first `num_empty` frames are 0."""
-        if x.shape[2] > self.kernel_size[0]:
+        span, stride = self.kernel_size[0], self.stride[0]
+        weight = self.weight.transpose(1, 2).flatten(1, 2)
+        if x.shape[2] == span:
+            pictures = x[:, :, num_empty:].transpose(1, 2).flatten(1, 2)
+            weight = weight[:, num_empty * self.in_channels :]
+        elif _is_slow_as_clip(x):
+            windows = x.unfold(2, span, stride)  # (B, C, T', H, W, span)
+            pictures = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        else:
             return super().forward(x)
-        weight = self.weight[:, :, num_empty:].transpose(1, 2).flatten(1, 2)
-        picture = x[:, :, num_empty:].transpose(1, 2).flatten(1, 2)
-        return F.conv2d(picture, weight, self.bias, self.stride[1:], self.padding[1:]).unsqueeze(2)
+        y = F.conv2d(pictures, weight, self.bias, self.stride[1:], self.padding[1:])
+        return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
+
+
+def _is_slow_as_clip(x: Tensor) -> bool:
+    """Whether torch convolves `x` without oneDNN, see `use_mkldnn` in its Convolution.cpp.
+
+    Its rule is made for pictures and looks at four sizes only; a picture has the width among them.
+    """
+    return x.device.type == "cpu" and x.shape[:4].numel() <= 20480
 
 
 class CausalConv3d(nn.Module):
