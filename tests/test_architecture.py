@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
 ALLOWED = {
+    "execution": set(),
     "geometry": set(),
     "resources": set(),
     "noise": {"geometry"},
     "schedulers": set(),
-    "models": {"schedulers"},
+    "models": {"execution", "schedulers"},
     "determinism": {"noise"},
     "environment": {"determinism"},
     "presets": {"resources"},
