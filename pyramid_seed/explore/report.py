@@ -15,7 +15,7 @@ from .findings import Findings
 from .labelled_sheet import labelled_sheet
 from .measured import MeasuredClip, sample_times
 from .measures import MEASURES
-from .power import seeds_needed
+from .power import SHARE, seeds_for_share
 from .tables import CSV_NAME, JSON_NAME, findings_csv, findings_json
 from .variance import chance_shares
 
@@ -24,9 +24,6 @@ NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME)
 
 EMBEDDED_BYTES = 64 * 2**20
 """Clips of up to this size together are put into the page; larger ones stay beside it."""
-
-RELATIVE_DIFFERENCE = 0.10
-"""The difference between two settings that the page tells the number of seeds for: a share of the mean."""
 
 
 def check_report(folder: Path) -> None:
@@ -106,7 +103,7 @@ def _page(
     )
     environment.filters |= {
         "number": _number,
-        "percent": lambda share: f"{100 * share:.0f} %",
+        "percent": lambda share: f"{100 * share:.3g} %",
         "spaced": lambda name: name.replace("_", " "),
     }
     num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)
@@ -121,24 +118,18 @@ def _page(
         failed=failed,
         chance=chance_shares(num_prompts, num_seeds) if is_table else None,
         needed=_needed(findings),
-        relative_difference=RELATIVE_DIFFERENCE,
+        share=SHARE,
         version=__version__,
     )
 
 
 def _needed(findings: Findings) -> dict[str, tuple[int, int] | None]:
-    """Seeds to see `RELATIVE_DIFFERENCE`, unpaired and paired; None for a measure whose mean is 0."""
-    needed: dict[str, tuple[int, int] | None] = {}
-    for name, found in findings.paired.items():
-        if found is None or found.mean_a == 0:
-            needed[name] = None
-            continue
-        wanted = RELATIVE_DIFFERENCE * found.mean_a
-        needed[name] = (
-            seeds_needed(found.std, wanted, is_paired=False),
-            seeds_needed(found.std_paired, wanted, is_paired=True),
-        )
-    return needed
+    """Seeds for each measure, see `seeds_for_share`; None where a share has no meaning."""
+    signed = {measure.name for measure in MEASURES if measure.is_signed}
+    return {
+        name: None if found is None or name in signed else seeds_for_share(found)
+        for name, found in findings.paired.items()
+    }
 
 
 def _sheet(findings: Findings) -> Any:
