@@ -22,6 +22,7 @@ from .pipelines.decode import encode_image
 from .pipelines.denoise import UnitSettings
 from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.text import text_digests
+from .pipelines.text_encoders import AfterUse
 from .presets import Preset, Settings
 from .runs.batch import BatchSummary, Plan, run_jobs
 from .runs.identity import Job, content_key
@@ -45,6 +46,7 @@ def run_batch(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    text_encoders: AfterUse = "keep",
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
@@ -66,6 +68,7 @@ def run_batch(
         device: where models run; default: an accelerator of its own for each process, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
+        text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -81,9 +84,14 @@ def run_batch(
         OSError: the list cannot be read, or the folder cannot be written to.
         LaunchError: the processes have lost each other.
     """
+    if text_encoders not in ("keep", "offload"):
+        raise ValueError(
+            f"text_encoders must be keep or offload, got {text_encoders!r}; a batch has other texts to "
+            "encode: use offload"
+        )
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
-    maker = _ClipMaker(chosen, noise_device, determinism)
+    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
         "determinism": determinism,
@@ -112,10 +120,13 @@ def run_batch(
 class _ClipMaker:
     """Makes the clips of a batch with the shared pipeline of this process."""
 
-    def __init__(self, device: str, noise_device: str, determinism: DeterminismLevel) -> None:
+    def __init__(
+        self, device: str, noise_device: str, determinism: DeterminismLevel, text_encoders: AfterUse
+    ) -> None:
         self.device = device
         self.noise_device = noise_device
         self.determinism: DeterminismLevel = determinism
+        self.text_encoders: AfterUse = text_encoders
 
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
@@ -147,6 +158,7 @@ class _ClipMaker:
             prefix_stage_digests=None if known is None else known.stage_digests,
             noise_device=self.noise_device,
             determinism=self.determinism,
+            text_encoders=self.text_encoders,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),
@@ -179,7 +191,7 @@ class _ClipMaker:
     @torch.no_grad()
     def _negative_digest(self, pipeline: PyramidFlowPipeline, item: BatchItem) -> dict[str, str]:
         with determinism_level(self.determinism):
-            negative = pipeline.encode_prompt(
+            negative = pipeline.remembered_text(
                 item.settings.negative_prompt, item.settings.max_sequence_length
             )
         return {"negative_prompt": text_digests(negative, None)["prompt"]}

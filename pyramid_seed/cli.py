@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import batch, diff, extend, generate, presets, show, verify
+from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
     except Exception:  # not foreseen; a traceback of Python's own would end with 1, the negative answer
@@ -40,6 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, batch, extend, show, verify, diff, presets):
+    for command in (generate, batch, sweep, extend, show, verify, diff, compare, presets, ui):
         command.add(commands)
     return parser

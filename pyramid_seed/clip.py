@@ -206,7 +206,7 @@ class Clip:
         Raises:
             ValueError: a number does not fit; good ones are named.
         """
-        from .api import extend_clip
+        from .again import extend_clip
 
         if pipeline is None and self.source_folder is None:
             raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")

@@ -24,7 +24,7 @@ ALLOWED = {
     "presets": {"resources"},
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
     "runs": {"determinism", "environment", "geometry", "noise", "presets"},
-    "clip": {"api", "geometry", "noise", "pipelines", "presets", "runs"},
+    "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
     "model_facts": {"api", "geometry", "models", "resources", "runs", "schedulers"},
     "batch": {
         "api",
@@ -37,6 +37,7 @@ ALLOWED = {
         "presets",
         "runs",
     },
+    "explore": {"batch", "determinism", "presets", "runs"},
     "api": {
         "clip",
         "determinism",
@@ -49,6 +50,8 @@ ALLOWED = {
         "resources",
         "runs",
     },
+    "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"},
+    "ui": {"again", "api", "clip", "geometry", "model_facts", "noise", "pipelines", "presets", "runs"},
 }
 FREE = {"__init__", "__main__", "cli", "commands"}
 

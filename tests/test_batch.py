@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pyramid_seed import generate, load_pipeline, run_batch
-from pyramid_seed.api import shared_pipeline, verify
+from pyramid_seed.again import verify
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch import _device_of
 from pyramid_seed.cli import main
 from pyramid_seed.model_facts import model_geometry, model_weights_key

@@ -7,7 +7,15 @@ import shlex
 import sys
 from pathlib import Path
 
-from .options import Commands, add_run_options, add_setting_options, root_seed, say, settings_from
+from .options import (
+    Commands,
+    add_run_options,
+    add_setting_options,
+    add_text_encoders_option,
+    root_seed,
+    say,
+    settings_from,
+)
 
 
 def add(commands: Commands) -> None:
@@ -45,6 +53,7 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     running = add_run_options(parser)
+    add_text_encoders_option(running, ("keep", "offload"))
     running.add_argument(
         "--num-processes",
         type=int,
@@ -66,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(path, **output_options(options))
     image = open_image(options.image)
 
-    from ..api import extend_file
+    from ..again import extend_file
 
     quiet_loading()
 

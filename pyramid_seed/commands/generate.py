@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from .options import (
@@ -11,6 +10,7 @@ from .options import (
     add_output_options,
     add_run_options,
     add_setting_options,
+    add_text_encoders_option,
     open_image,
     output_options,
     quiet_loading,
@@ -36,16 +36,17 @@ def add(commands: Commands) -> None:
     parser.add_argument("--image", type=Path, metavar="FILE", help="first frame, in the clip's size")
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
-    add_run_options(parser)
+    running = add_run_options(parser)
+    add_text_encoders_option(running, ("keep", "offload", "free"))
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
     from ..noise import root_from_entropy
-    from ..runs.outputs import check_outputs
+    from ..runs.outputs import check_outputs, clip_stem
 
     seed = root_from_entropy() if options.seed is None else options.seed
-    path = options.output or Path(default_name(options.prompt, seed))
+    path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
     check_outputs(path, **output_options(options))
     image = open_image(options.image)
 
@@ -61,15 +62,10 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        text_encoders=options.text_encoders,
         progress=not options.quiet,
         **settings_from(options),
     )
     saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0
-
-
-def default_name(prompt: str, seed: int) -> str:
-    """A file name made of prompt and seed, safe on every system."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
-    return f"{words}_seed{seed}.mp4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -101,6 +102,18 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group
+
+
+def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[str]) -> None:
+    """Memory: what becomes of the text encoders after use."""
+    group.add_argument(
+        "--text-encoders",
+        choices=choices,
+        default="keep",
+        help="once the text is encoded: leave the encoders where they are, move them to the CPU"
+        + (", or give their memory back" if "free" in choices else "")
+        + " (default: keep)",
+    )
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:

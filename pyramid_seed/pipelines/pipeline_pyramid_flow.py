@@ -17,8 +17,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -38,9 +36,11 @@ from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
+from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder, known_stage_digests
-from .text import TextEmbeddings, encode_text, text_digests
+from .text import TextEmbeddings, text_digests
+from .text_encoders import AFTER_USE, AfterUse, TextEncodersMixin
 
 
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,7 @@ def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
+class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
     Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
@@ -146,20 +146,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         return self._interrupt
 
     @torch.no_grad()
-    def encode_prompt(
-        self, prompt: str, max_sequence_length: int = 128, device: torch.device | None = None
-    ) -> TextEmbeddings:
-        """Embeddings of one prompt: (1, L, D), mask (1, L), pooled (1, P)."""
-        names = [("tokenizer" + end, "text_encoder" + end) for end in ("", "_2", "_3")]
-        encoders: list[tuple[PreTrainedTokenizerBase, PreTrainedModel]] = [
-            (getattr(self, tokenizer), getattr(self, encoder))
-            for tokenizer, encoder in names
-            if getattr(self, encoder) is not None
-        ]
-        return encode_text(prompt, encoders, max_sequence_length, device or self._execution_device)
-
-    @torch.no_grad()
     @at_determinism_level
+    @with_out_of_memory_advice
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -189,6 +177,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         prefix_stage_digests: Sequence[Sequence[Sequence[str] | None]] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
+        text_encoders: AfterUse = "keep",
         output_type: str = "np",
         determinism: DeterminismLevel = "strict",  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
@@ -231,6 +220,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                 of this call; a unit's may be None.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
+            text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
+                the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
             determinism: "strict" or "relaxed", see `pyramid_seed.determinism`; set for this call only.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
@@ -247,6 +238,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
             FloatingPointError: latents or frames are not finite, with the place.
+            GenerationOutOfMemoryError: memory ran out; the modes that would fit are named.
             RuntimeError: stopped before the first unit was finished.
         """
         # 1. Check inputs.
@@ -255,6 +247,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("text_encoders", text_encoders, AFTER_USE)
         check_dtype(self.transformer.dtype)
         check_dtype(self.vae.dtype)
         embeddings = {
@@ -302,6 +295,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         if request.is_guided:
             given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
             negatives = self._texts(negative_prompt, "", given, request.num_prompts, request.text_length)
+        self.after_text(text_encoders)
 
         # 4. Known beginnings: a picture, or given latents.
         known = self._known_latents(request, ledgered)
@@ -378,7 +372,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             return rows * num_prompts if len(rows) == 1 else rows
         prompts = prompt if isinstance(prompt, list) else [prompt or ""] * num_prompts
         encoded = {
-            text: self.encode_prompt(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
+            text: self.remembered_text(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
         }
         return [encoded[text] for text in prompts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .files import check_free
@@ -34,3 +35,9 @@ def check_outputs(
         check_free(sidecar_path(path), overwrite=overwrite)
     if keep_latents:
         check_free(latents_path(path), overwrite=overwrite)
+
+
+def clip_stem(prompt: str, seed: int) -> str:
+    """A file name, without its ending, made of prompt and seed; safe on every system."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
+    return f"{words}_seed{seed}"

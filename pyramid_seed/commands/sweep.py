@@ -1,0 +1,96 @@
+"""`pyramid-seed sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from .options import Commands, add_run_options, add_setting_options, say, settings_from
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "sweep",
+        help="try many seeds, and measure what the seed does",
+        description="Make a clip of every prompt with every seed, and a page that plays and compares them. "
+        "Clips that are in FOLDER are not made again. Needs the extra `report`.",
+        epilog='examples: pyramid-seed sweep "a red circle moves to the right" --seeds 0-15 -o seeds   |   '
+        "torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
+    )
+    parser.add_argument(
+        "--seeds", default="0-15", metavar="LIST", help="such as 0-15 or 3,7,100-103 (default: 0-15)"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="another sweep with these prompts and seeds: tell the differences seed by seed",
+    )
+    add_setting_options(parser)
+    running = add_run_options(parser)
+    running.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="refuse to run if the launcher started another number of processes",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed sweep`, on each process of a launch."""
+    from ..explore.prompts import is_list
+    from ..explore.seeds import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    prompts = [Path(text) if is_list(text) else text for text in options.prompts]
+
+    from ..explore.sweep import run_sweep
+    from ..runs.show import printable
+
+    summary = run_sweep(
+        prompts,
+        options.output,
+        seeds=seeds,
+        against=options.against,
+        preset=options.preset,
+        device=options.device,
+        noise_device=options.noise_device,
+        determinism=options.determinism,
+        num_processes=options.num_processes,
+        progress=not options.quiet,
+        **settings_from(options),
+    )
+    batch = summary.batch
+    if not batch.is_main:
+        return batch.status
+    for name, reason in batch.failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
+    counts = {
+        "made": batch.made,
+        "there already": batch.found,
+        "failed": len(batch.failed),
+        "missing": batch.missing,
+    }
+    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    if summary.findings is not None:
+        for found in summary.findings.prompts:
+            outliers = sum(map(bool, found.reasons))
+            say("outliers", f"{outliers} of {len(found.clips)} clips: {printable(str(found.prompt))}")
+        say("report", summary.report)
+    if batch.status:
+        what = "stopped" if batch.signal is not None else "to try again what failed"
+        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    return batch.status
