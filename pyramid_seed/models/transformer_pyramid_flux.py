@@ -171,16 +171,14 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
             FluxTransformerBlock(inner_dim, num_attention_heads, attention_head_dim)
             for _ in range(num_layers)
         )
+        single_blocks = [FluxSingleTransformerBlock] * (num_single_layers - 1)
+        single_blocks += [LastFluxSingleTransformerBlock] * (num_single_layers > 0)
         self.single_transformer_blocks = nn.ModuleList(
-            (
-                LastFluxSingleTransformerBlock
-                if layer == num_single_layers - 1
-                else FluxSingleTransformerBlock
-            )(inner_dim, num_attention_heads, attention_head_dim)
-            for layer in range(num_single_layers)
+            block(inner_dim, num_attention_heads, attention_head_dim) for block in single_blocks
         )
-        for block in self._blocks():
-            block.attn.set_processor(PyramidFluxAttnProcessor())
+        for module in self.modules():
+            if isinstance(module, FluxAttention):
+                module.set_processor(PyramidFluxAttnProcessor())
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, token_channels)
 
