@@ -13,12 +13,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
 ALLOWED = {
-    "execution": set(),
     "geometry": set(),
     "resources": set(),
     "noise": {"geometry"},
     "schedulers": set(),
-    "models": {"execution", "schedulers"},
+    "models": {"schedulers"},
     "determinism": {"noise"},
     "environment": {"determinism"},
     "presets": {"resources"},

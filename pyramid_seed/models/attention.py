@@ -10,11 +10,17 @@ Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
+
+AttentionPath = Literal["prefix", "reference"]
+"""`prefix`: every time attends to what lies before its end, by calls without a mask; padded text is dropped,
+and what is constant in a stage is built once. `reference`: one call with a dense mask over the padded
+sequence, all tokens through the last block, everything built again at every step."""
+ATTENTION_PATHS: tuple[AttentionPath, ...] = ("prefix", "reference")
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of every token, float32 (S, D)."""

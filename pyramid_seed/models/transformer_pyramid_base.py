@@ -15,8 +15,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from ..execution import AttentionPath, check_attention_path
-from .attention import PrefixPlan, Rotary
+from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary
 from .lora import LoraMixin
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
@@ -60,7 +59,8 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         Raises:
             ValueError: there is no such path.
         """
-        check_attention_path(path)
+        if path not in ATTENTION_PATHS:
+            raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'prefix'")
         self._attention_path = path
 
     @apply_lora_scale("attention_kwargs")
