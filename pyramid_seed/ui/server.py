@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -111,9 +112,11 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         os.environ["GRADIO_TEMP_DIR"] = uploads
         app = build_server(studio, host)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        # Pages that are still open are cut off at the end; that is no error.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         finally:
             studio.queue.close()
 
