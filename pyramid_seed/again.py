@@ -26,7 +26,6 @@ from .models.lora import find_lora_file, lora_of_file
 from .noise import BranchedNoise
 from .pipelines import PyramidFlowPipeline
 from .pipelines.stages import StageDigests
-from .presets import Preset
 from .resources import resolve_model
 from .runs.extension import plan_extension
 from .runs.latents import latents_path, read_latents
@@ -142,7 +141,7 @@ def extend_clip(
         recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
     if pipeline is None:
-        pipeline = _shared(recipe.settings, device)
+        pipeline = _shared(recipe, device)
     if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
         raise ValueError(
             f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
@@ -236,6 +235,7 @@ def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> 
         preset=recipe.settings,
         noise_device=recipe.noise_device,
         determinism=recipe.determinism,  # type: ignore[arg-type]  # the pipeline refuses other words
+        attention=recipe.attention,  # type: ignore[arg-type]  # so does the transformer
         pipeline=pipeline,
         **options,
     )
@@ -251,9 +251,10 @@ def _loaded(
     files = _lora_files(manifest, loras)
     folder = _folder_of(manifest, model)
     name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
-    settings = replace(recipe_of(manifest).settings, model=str(name))
+    recipe = recipe_of(manifest)
+    settings = replace(recipe.settings, model=str(name))
     if not files:
-        return _shared(settings, device)
+        return _shared(replace(recipe, settings=settings), device)
     pipeline = load_pipeline(
         settings.model, variant=settings.variant, dtype=getattr(torch, settings.dtype), device=device
     )
@@ -264,6 +265,8 @@ def _loaded(
     pipeline.set_adapters(names, [row["scale"] for row in rows])
     if rows[0]["fused"]:
         pipeline.fuse_lora(adapter_names=names)
+    if recipe.compiled:
+        pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 
@@ -298,8 +301,9 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
     return ", ".join(told) or "no LoRA"
 
 
-def _shared(settings: Preset, device: str | None) -> PyramidFlowPipeline:
-    return shared_pipeline(settings.model, settings.variant, settings.dtype, device)
+def _shared(recipe: Recipe, device: str | None) -> PyramidFlowPipeline:
+    settings = recipe.settings
+    return shared_pipeline(settings.model, settings.variant, settings.dtype, device, recipe.compiled)
 
 
 def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:

@@ -31,6 +31,7 @@ ALLOWED = {
         "determinism",
         "environment",
         "model_facts",
+        "models",
         "noise",
         "pipelines",
         "presets",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .options import (
     Commands,
+    add_path_options,
     add_run_options,
     add_setting_options,
     add_text_encoders_option,
@@ -53,6 +54,7 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     running = add_run_options(parser)
+    add_path_options(running)
     add_text_encoders_option(running, ("keep", "offload"))
     running.add_argument(
         "--num-processes",
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        attention=options.attention,
+        compile=options.compile,
         text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,

@@ -8,6 +8,7 @@ from pathlib import Path
 from .options import (
     Commands,
     add_output_options,
+    add_path_options,
     add_run_options,
     add_setting_options,
     add_text_encoders_option,
@@ -37,6 +38,7 @@ def add(commands: Commands) -> None:
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
     running = add_run_options(parser)
+    add_path_options(running)
     add_text_encoders_option(running, ("keep", "offload", "free"))
 
 
@@ -62,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        attention=options.attention,
+        compile=options.compile,
         text_encoders=options.text_encoders,
         progress=not options.quiet,
         **settings_from(options),

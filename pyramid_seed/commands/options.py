@@ -104,6 +104,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return group
 
 
+def add_path_options(group: argparse._ArgumentGroup) -> None:
+    """Options that say how the transformer computes."""
+    group.add_argument(
+        "--attention",
+        choices=("prefix", "reference"),
+        default="prefix",
+        help="without a mask, or with one as in the original (default: prefix)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the transformer: slow to begin, then faster"
+    )
+
+
 def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[str]) -> None:
     """Memory: what becomes of the text encoders after use."""
     group.add_argument(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,6 +63,33 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         if path not in ATTENTION_PATHS:
             raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'prefix'")
         self._attention_path = path
+
+    @contextmanager
+    def attention_path_set(self, path: AttentionPath | None) -> Iterator[None]:
+        """Compute attention so inside a `with`, and as before after it; None changes nothing.
+
+        Raises:
+            ValueError: there is no such path.
+        """
+        before = self._attention_path
+        self.set_attention_path(path or before)
+        try:
+            yield
+        finally:
+            self._attention_path = before
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the blocks, or all of it, run through `torch.compile`."""
+        return any(module._compiled_call_impl is not None for module in self.modules())
+
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the blocks with `torch.compile`, whose arguments these are.
+
+        Unless told otherwise lengths are dynamic, so that no unit's longer history compiles them again. What
+        is compiled is not for training: attention then has no gradient.
+        """
+        super().compile_repeated_blocks(*args, **{"dynamic": True, **kwargs})
 
     @apply_lora_scale("attention_kwargs")
     def forward(
