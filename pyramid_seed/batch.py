@@ -14,6 +14,7 @@ from .api import default_device, generate, image_digest, shared_pipeline, whole_
 from .clip import Clip
 from .determinism import DeterminismLevel
 from .determinism import determinism as determinism_level
+from .devices import parse_device
 from .environment import environment_fingerprint
 from .model_facts import model_geometry, model_weights_key
 from .noise import LedgeredNoise, NoiseLedger, NoiseStreams
@@ -248,7 +249,7 @@ def _device_of(device: str | None, launch: Launch) -> str:
     Raises:
         ValueError: there are fewer accelerators than processes on this machine.
     """
-    chosen = torch.device(device or default_device())
+    chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)
     if chosen.type == "cpu" or (is_numbered and launch.world_size == 1):
         return str(chosen)

@@ -332,7 +332,7 @@ def test_reading_what_is_no_video(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_video(tmp_path / "missing.mp4")
     (tmp_path / "text.mp4").write_text("not a video")
-    with pytest.raises(av.FFmpegError):
+    with pytest.raises(ValueError, match=r"text\.mp4 is not a video, or a damaged one"):
         read_video(tmp_path / "text.mp4")
 
 
