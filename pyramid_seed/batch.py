@@ -92,6 +92,7 @@ def run_batch(
         )
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
+    parse_device(noise_device, "noise_device")
     maker = _ClipMaker(chosen, noise_device, determinism, text_encoders)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,

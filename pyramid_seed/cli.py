@@ -19,8 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        quotes = "" if unknown[0].startswith("-") else "; put what has spaces into quotes"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{quotes}")
+        is_prompt = options.command == "generate" and not unknown[0].startswith("-")
+        advice = "; put the prompt into quotes" if is_prompt else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)

@@ -74,7 +74,7 @@ def test_a_prompt_without_quotes_is_explained(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["generate", "a", "red", "circle"])
     assert stopped.value.code == 2
-    assert "unrecognized arguments: red circle; put what has spaces into quotes" in capsys.readouterr().err
+    assert "unrecognized arguments: red circle; put the prompt into quotes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x", str(2**64)])

@@ -284,7 +284,7 @@ def test_wrong_options(tmp_path, name, options, message):
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.png", "a"])
 def test_overwrites_only_when_told(tmp_path, name):
     write_video(tmp_path / name, noise_clip(), 8)
-    with pytest.raises(FileExistsError, match=r"a.* exists already; .* overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"a.* exists already; .*overwrite=True"):
         write_video(tmp_path / name, smooth_clip(), 8)
     write_video(tmp_path / name, smooth_clip(2), 8, overwrite=True)
     assert [f.name for f in tmp_path.iterdir()] == [name]
