@@ -14,6 +14,7 @@ from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
 from .determinism import DeterminismLevel
+from .devices import usable_device
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .models.attention import AttentionPath
@@ -71,19 +72,20 @@ def load_pipeline(
         hub_options: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: the dtype or variant does not exist, or a file is missing or wrong; file and layout are
-            named.
+        ValueError: the dtype, variant or device does not exist, or a file is missing or wrong; file and
+            layout are named.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    chosen_device = default_device() if device is None else usable_device(device)
     source = resolve_model(str(path_or_hub_id))
     folder = fetch_checkpoint(source, variant=variant, **hub_options)
     if find_layout(folder) == "diffusers":
         if variant is not None:
             raise ValueError(
-                f"{folder} was written by save_pretrained and has one transformer; use variant=None"
+                f"{folder} was written by save_pretrained and has one transformer; leave variant out"
             )
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -95,7 +97,7 @@ def load_pipeline(
     pipeline.source_folder = folder
     pipeline.source_variant = variant
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
-        pipeline.to(device or default_device())
+        pipeline.to(chosen_device)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
@@ -168,6 +170,7 @@ def generate(
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
     chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+    usable_device(noise_device, "noise_device")
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
     started = time.perf_counter()

@@ -14,6 +14,7 @@ from .api import default_device, generate, image_digest, shared_pipeline, whole_
 from .clip import Clip
 from .determinism import DeterminismLevel
 from .determinism import determinism as determinism_level
+from .devices import parse_device
 from .environment import environment_fingerprint
 from .model_facts import model_geometry, model_weights_key
 from .models.attention import AttentionPath
@@ -95,6 +96,7 @@ def run_batch(
         )
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
+    parse_device(noise_device, "noise_device")
     maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
@@ -264,7 +266,7 @@ def _device_of(device: str | None, launch: Launch) -> str:
     Raises:
         ValueError: there are fewer accelerators than processes on this machine.
     """
-    chosen = torch.device(device or default_device())
+    chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)
     if chosen.type == "cpu" or (is_numbered and launch.world_size == 1):
         return str(chosen)

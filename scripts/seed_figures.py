@@ -60,7 +60,7 @@ def figures(usual: Findings, other: Findings, machine: str) -> str:
             *_table(["prompt", "SSIM of two seeds, mean over all pairs"], similar),
             "",
             f"Guidance {OTHER:g} minus guidance {USUAL:g}, and the seeds a setting that it takes to see a "
-            f"difference of {SHARE:.0%} of the mean:",
+            f"difference of {100 * SHARE:g} % of the mean:",
             "",
             *_table(
                 [

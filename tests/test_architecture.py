@@ -19,6 +19,7 @@ ALLOWED = {
     "schedulers": set(),
     "models": {"schedulers"},
     "determinism": {"noise"},
+    "devices": set(),
     "environment": {"determinism"},
     "presets": {"resources"},
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
@@ -29,6 +30,7 @@ ALLOWED = {
         "api",
         "clip",
         "determinism",
+        "devices",
         "environment",
         "model_facts",
         "models",
@@ -41,6 +43,7 @@ ALLOWED = {
     "api": {
         "clip",
         "determinism",
+        "devices",
         "environment",
         "geometry",
         "models",

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from .options import Commands, add_run_options, add_setting_options, say, settings_from
+from .options import Commands, add_run_options, add_setting_options, quiet_loading, say, settings_from
 
 
 def add(commands: Commands) -> None:
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from ..explore.sweep import run_sweep
     from ..runs.show import printable
 
+    quiet_loading()
     summary = run_sweep(
         prompts,
         options.output,

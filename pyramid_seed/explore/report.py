@@ -103,7 +103,7 @@ def _page(
     )
     environment.filters |= {
         "number": _number,
-        "percent": lambda share: f"{100 * share:.3g} %",
+        "percent": lambda share: f"{100 * share:.1f} %",
         "spaced": lambda name: name.replace("_", " "),
     }
     num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)

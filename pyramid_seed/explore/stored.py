@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -84,10 +83,7 @@ def read_clip(path: str | Path) -> StoredClip:
     elif ending in (".png", ".jpg", ".jpeg"):
         frames = _read_picture(path)[None]
     else:
-        try:
-            frames, fps = read_video(path)
-        except av.InvalidDataError as error:
-            raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
+        frames, fps = read_video(path)
     return StoredClip(path, frames, fps, manifest, no_manifest)
 
 

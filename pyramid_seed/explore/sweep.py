@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from tqdm import tqdm
+
 from ..batch import run_batch
 from ..determinism import DeterminismLevel
 from ..presets import Preset, Settings
@@ -103,7 +105,7 @@ def run_sweep(
     if not summary.is_main or summary.signal is not None or not summary.digests:
         return SweepSummary(summary)
 
-    clips, made_with = _measured(output / CLIPS, summary, chosen, seeds)
+    clips, made_with = _measured(output / CLIPS, summary, chosen, seeds, progress)
     findings = find(clips)
     if others is not None:
         findings = replace(findings, paired=compare(clips, others))
@@ -133,7 +135,7 @@ def _row(prompt: Prompt) -> str:
 
 
 def _measured(
-    folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int]
+    folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
 ) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
     """The clips of this sweep in the order of prompts and seeds, and the settings of the first one."""
     entries = {
@@ -143,9 +145,8 @@ def _measured(
     }
     found = []
     made_with: Mapping[str, Any] = {}
-    for key in ((prompt, seed) for prompt in prompts for seed in seeds):
-        if key not in entries:
-            continue
+    made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
+    for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
         manifest = find_manifest(path)
         made_with = made_with or manifest["settings"]
