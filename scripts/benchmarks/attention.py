@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from pyramid_seed.models.attention import prefix_attention
 
+from pyramid_seed.models.attention import prefix_attention
 from pyramid_seed.models.token_geometry import causal_attention_mask
 
 from .measure import Bar, Result, Row, compared
