@@ -61,7 +61,7 @@ class Size:
     needs_gpu: bool = False
 
 
-TINY = Size("tiny", "the embedded model, 64x64", 64, 64, 3, (2, 2, 2), 3)
+TINY = Size("tiny", "the embedded model, 64x64", 64, 64, 5, (8, 8, 8), 4)
 MID = Size(
     "mid",
     "miniFLUX with 7 heads instead of 30 (109 M parameters) and its VAE a quarter as wide, 192x320, "

@@ -14,7 +14,7 @@ from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 from .ceilings import attention_operations, ceilings, counted_linears
 from .measure import BASELINE, PRODUCT, Bar, Result, Row, compared, summary
 from .sequence import frame_tokens
-from .sizes import MID, NUM_REAL_TEXT, NUM_TEXT, SIZES, Size, device_for, make_pipeline, text_inputs
+from .sizes import NUM_REAL_TEXT, NUM_TEXT, SIZES, Size, device_for, make_pipeline, text_inputs
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def measure(options: argparse.Namespace) -> Result:
     reached = stages[-1].operations / summary(rows[-1].values[PRODUCT])["median"]
     fraction = reached / limits["matrix product, operations a second"]
     bars = []
-    if size is MID:
+    if size.name == "mid":
         bars.append(Bar("transformer steps, longest history", together.median_ratio, 1.5))
     if device.type != "cpu":
         bars.append(Bar("last stage, fraction of the matrix-product ceiling", fraction, 0.5))
