@@ -27,7 +27,6 @@ from .noise import BranchedNoise
 from .pipelines import PyramidFlowPipeline
 from .pipelines.film import OnFrames
 from .pipelines.stages import StageDigests
-from .presets import Preset
 from .resources import resolve_model
 from .runs.extension import plan_extension
 from .runs.frame_file import FrameFile
@@ -146,7 +145,7 @@ def extend_clip(
         recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
     if pipeline is None:
-        pipeline = _shared(recipe.settings, device)
+        pipeline = _shared(recipe, device)
     if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
         raise ValueError(
             f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
@@ -240,6 +239,7 @@ def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> 
         preset=recipe.settings,
         noise_device=recipe.noise_device,
         determinism=recipe.determinism,  # type: ignore[arg-type]  # the pipeline refuses other words
+        attention=recipe.attention,  # type: ignore[arg-type]  # so does the transformer
         pipeline=pipeline,
         **options,
     )
@@ -255,9 +255,10 @@ def _loaded(
     files = _lora_files(manifest, loras)
     folder = _folder_of(manifest, model)
     name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
-    settings = replace(recipe_of(manifest).settings, model=str(name))
+    recipe = recipe_of(manifest)
+    settings = replace(recipe.settings, model=str(name))
     if not files:
-        return _shared(settings, device)
+        return _shared(replace(recipe, settings=settings), device)
     pipeline = load_pipeline(
         settings.model, variant=settings.variant, dtype=getattr(torch, settings.dtype), device=device
     )
@@ -268,6 +269,8 @@ def _loaded(
     pipeline.set_adapters(names, [row["scale"] for row in rows])
     if rows[0]["fused"]:
         pipeline.fuse_lora(adapter_names=names)
+    if recipe.compiled:
+        pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 
@@ -302,8 +305,9 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
     return ", ".join(told) or "no LoRA"
 
 
-def _shared(settings: Preset, device: str | None) -> PyramidFlowPipeline:
-    return shared_pipeline(settings.model, settings.variant, settings.dtype, device)
+def _shared(recipe: Recipe, device: str | None) -> PyramidFlowPipeline:
+    settings = recipe.settings
+    return shared_pipeline(settings.model, settings.variant, settings.dtype, device, recipe.compiled)
 
 
 def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:

@@ -14,8 +14,10 @@ from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
 from .determinism import DeterminismLevel
+from .devices import usable_device
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
+from .models.attention import AttentionPath
 from .models.checkpoint_layout import layout_of, list_files
 from .models.checkpoints import (
     check_dtype,
@@ -58,6 +60,7 @@ def load_pipeline(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    compile: bool = False,
     **hub_options: Any,
 ) -> PyramidFlowPipeline:
     """Load a model, ready to be called. Its family is recognised; `pipeline.found` says what was found.
@@ -68,22 +71,25 @@ def load_pipeline(
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
+        compile: run the transformer's blocks through `torch.compile`: faster after a first call that takes
+            minutes, with other last bits. `pipeline.transformer.compile_repeated_blocks` has more options.
         hub_options: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: the dtype or variant does not exist, or a file is missing or wrong; file and layout are
-            named.
+        ValueError: the dtype, variant or device does not exist, or a file is missing or wrong; file and
+            layout are named.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    chosen_device = default_device() if device is None else usable_device(device)
     source = resolve_model(str(path_or_hub_id))
     folder = fetch_checkpoint(source, variant=variant, **hub_options)
     if find_layout(folder) == "diffusers":
         if variant is not None:
             raise ValueError(
-                f"{folder} was written by save_pretrained and has one transformer; use variant=None"
+                f"{folder} was written by save_pretrained and has one transformer; leave variant out"
             )
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -95,7 +101,10 @@ def load_pipeline(
     pipeline.source_folder = folder
     pipeline.source_variant = variant
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
-        return pipeline.to(device or default_device())
+        pipeline.to(chosen_device)
+    if compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
 
 
 def default_device() -> torch.device:
@@ -105,9 +114,11 @@ def default_device() -> torch.device:
 
 
 @lru_cache(maxsize=1)
-def shared_pipeline(model: str, variant: str | None, dtype: str, device: str | None) -> PyramidFlowPipeline:
+def shared_pipeline(
+    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
+) -> PyramidFlowPipeline:
     """The pipeline of these settings, loaded once a process; asking for another one lets the last one go."""
-    return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device)
+    return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device, compile=compile)
 
 
 def generate(
@@ -123,6 +134,8 @@ def generate(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    attention: AttentionPath | None = None,
+    compile: bool = False,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -148,7 +161,10 @@ def generate(
         determinism: "strict" or "relaxed".
         text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
             their memory for the rest; a pipeline that was given can then encode no other text.
-        pipeline: use this one instead of loading the preset's model.
+        attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
+            nobody set another. They differ in the last bits.
+        compile: see `load_pipeline`.
+        pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
         on_unit: `callback_on_unit_end` of the pipeline.
@@ -163,6 +179,7 @@ def generate(
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
     chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+    usable_device(noise_device, "noise_device")
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
     if sink is not None:
@@ -170,10 +187,15 @@ def generate(
     started = time.perf_counter()
     check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
-        pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device)
+        pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
         if text_encoders == "free":
             shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
     else:
+        if compile:
+            raise ValueError(
+                "compile is for a pipeline that generate loads; call "
+                "pipeline.transformer.compile_repeated_blocks() on your own"
+            )
         chosen = _with_model_of(pipeline, chosen)
     files = weight_files_of(pipeline.source_folder, chosen.variant)
     loras = lora_rows(pipeline)
@@ -189,31 +211,33 @@ def generate(
         if on_chunk is not None:
             on_chunk(clip, chunk, frames)
 
-    output = pipeline(
-        prompt,
-        negative_prompt=chosen.negative_prompt,
-        image=image,
-        prefix_latents=prefix_latents,
-        prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
-        height=chosen.height if sized else None,
-        width=chosen.width if sized else None,
-        num_frames=chosen.num_frames,
-        num_inference_steps=list(chosen.num_inference_steps),
-        video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
-        guidance_scale=chosen.guidance_scale,
-        video_guidance_scale=chosen.video_guidance_scale,
-        guidance_decay=chosen.guidance_decay,
-        min_guidance_scale=chosen.min_guidance_scale,
-        prompt_suffix=chosen.prompt_suffix,
-        max_sequence_length=chosen.max_sequence_length,
-        text_encoders=text_encoders,
-        noise=noise,
-        output_type="uint8" if sink is None else "latent",
-        determinism=determinism,
-        callback_on_step_end=on_step,
-        callback_on_unit_end=on_unit,
-        callback_on_chunk_end=on_frames,
-    )
+    with pipeline.transformer.attention_path_set(attention):
+        path = pipeline.transformer.attention_path
+        output = pipeline(
+            prompt,
+            negative_prompt=chosen.negative_prompt,
+            image=image,
+            prefix_latents=prefix_latents,
+            prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
+            height=chosen.height if sized else None,
+            width=chosen.width if sized else None,
+            num_frames=chosen.num_frames,
+            num_inference_steps=list(chosen.num_inference_steps),
+            video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
+            guidance_scale=chosen.guidance_scale,
+            video_guidance_scale=chosen.video_guidance_scale,
+            guidance_decay=chosen.guidance_decay,
+            min_guidance_scale=chosen.min_guidance_scale,
+            prompt_suffix=chosen.prompt_suffix,
+            max_sequence_length=chosen.max_sequence_length,
+            text_encoders=text_encoders,
+            noise=noise,
+            output_type="uint8" if sink is None else "latent",
+            determinism=determinism,
+            callback_on_step_end=on_step,
+            callback_on_unit_end=on_unit,
+            callback_on_chunk_end=on_frames,
+        )
     facts = counter.facts()
     ledger = output.ledgers[0]
     if prefix_latents is not None:
@@ -230,6 +254,8 @@ def generate(
         settings=done,
         noise_device=str(noise_device),
         determinism=determinism,
+        attention=path,
+        compiled=pipeline.transformer.is_compiled,
         image_digest=None if image is None else image_digest(image),
         ledger=ledger,
         latents=output.latents,

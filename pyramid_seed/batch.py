@@ -14,8 +14,10 @@ from .api import default_device, generate, image_digest, shared_pipeline, whole_
 from .clip import Clip
 from .determinism import DeterminismLevel
 from .determinism import determinism as determinism_level
+from .devices import parse_device
 from .environment import environment_fingerprint
 from .model_facts import model_geometry, model_weights_key
+from .models.attention import AttentionPath
 from .noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from .pipelines import PyramidFlowPipeline
 from .pipelines.decode import encode_image
@@ -48,6 +50,8 @@ def run_batch(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    attention: AttentionPath = "prefix",
+    compile: bool = False,
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
@@ -70,6 +74,7 @@ def run_batch(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
+        attention, compile: see `generate`; a clip that was interrupted goes on only with the same ones.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -92,7 +97,8 @@ def run_batch(
         )
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
-    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders)
+    parse_device(noise_device, "noise_device")
+    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
         "determinism": determinism,
@@ -122,19 +128,28 @@ class _ClipMaker:
     """Makes the clips of a batch with the shared pipeline of this process."""
 
     def __init__(
-        self, device: str, noise_device: str, determinism: DeterminismLevel, text_encoders: AfterUse
+        self,
+        device: str,
+        noise_device: str,
+        determinism: DeterminismLevel,
+        text_encoders: AfterUse,
+        attention: AttentionPath,
+        compile: bool,
     ) -> None:
         self.device = device
         self.noise_device = noise_device
         self.determinism: DeterminismLevel = determinism
         self.text_encoders: AfterUse = text_encoders
+        self.attention: AttentionPath = attention
+        self.compile = compile
 
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
         dtype = getattr(torch, item.settings.dtype)
         fingerprint = environment_fingerprint(self.device, dtype, level=self.determinism)
         variables = fingerprint["variables"].items()
-        return fingerprint | {"variables": {k: v for k, v in variables if k not in _LAUNCHER_VARIABLES}}
+        kept = {name: value for name, value in variables if name not in _LAUNCHER_VARIABLES}
+        return fingerprint | {"variables": kept, "attention": self.attention, "compiled": self.compile}
 
     def make(
         self,
@@ -146,7 +161,9 @@ class _ClipMaker:
     ) -> Clip:
         """The clip of an item, see `runs.batch.Maker`."""
         settings = item.settings
-        pipeline = shared_pipeline(settings.model, settings.variant, settings.dtype, self.device)
+        pipeline = shared_pipeline(
+            settings.model, settings.variant, settings.dtype, self.device, self.compile
+        )
         picture = self._picture(item)
         # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
         if picture is not None and known is None:
@@ -161,6 +178,7 @@ class _ClipMaker:
             noise_device=self.noise_device,
             determinism=self.determinism,
             text_encoders=self.text_encoders,
+            attention=self.attention,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),
@@ -251,7 +269,7 @@ def _device_of(device: str | None, launch: Launch) -> str:
     Raises:
         ValueError: there are fewer accelerators than processes on this machine.
     """
-    chosen = torch.device(device or default_device())
+    chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)
     if chosen.type == "cpu" or (is_numbered and launch.world_size == 1):
         return str(chosen)

@@ -17,7 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read by cuBLAS when it starts; strict determinism needs it, and torch is not imported yet.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        is_prompt = options.command == "generate" and not unknown[0].startswith("-")
+        advice = "; put the prompt into quotes" if is_prompt else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -37,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
         description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
+        epilog="`pyramid-seed COMMAND --help` says more about one. Exit status: 0 done, 1 a negative answer, "
+        "2 it could not be done.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -39,6 +39,8 @@ class Clip:
         branches: units from which on another root seed was used.
         settings: all settings after defaults; sizes are those of the frames.
         noise_device, determinism: as given.
+        attention: the path of attention, "prefix" or "reference", see `models.attention.AttentionPath`.
+        compiled: whether the transformer ran through `torch.compile`.
         image_digest: SHA-256 of the first frame that was given, see `api.image_digest`; None without one.
         ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
@@ -63,6 +65,8 @@ class Clip:
     settings: Preset
     noise_device: str
     determinism: str
+    attention: str
+    compiled: bool
     image_digest: str | None
     ledger: NoiseLedger
     latents: torch.Tensor
@@ -113,6 +117,8 @@ class Clip:
             settings=self.settings,
             noise_device=self.noise_device,
             determinism=self.determinism,
+            attention=self.attention,
+            compiled=self.compiled,
             image_digest=self.image_digest,
         )
 

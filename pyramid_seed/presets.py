@@ -118,7 +118,7 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
         return _read(Path(name_or_path))
     name, known = os.fspath(name_or_path), list_presets()
     if name not in known:
-        raise ValueError(f"no preset named {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
+        raise ValueError(f"no preset named {name!r}{_nearest(name, known)} Known are {', '.join(known)}")
     return _read(configs_path() / f"{name}.yaml")
 
 

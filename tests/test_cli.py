@@ -58,6 +58,9 @@ def test_nothing_is_overwritten_silently(tmp_path, capsys):
         (["-o", "clip.avi"], "known endings: .mp4, .gif, .webp, .png"),
         (["--num-inference-steps", "2", "2"], "one entry for each of the 3 stages"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--device", "gpu"], "device must be one that torch knows, such as cpu, cuda or mps, got 'gpu'"),
+        (["--noise-device", "gpu"], "noise_device must be one that torch knows"),
+        (["-o", "/dev/null/clip.mp4"], "/dev/null is not a folder"),
     ],
 )
 def test_a_mistake_is_named_and_leaves_nothing(options, message, tmp_path, monkeypatch, capsys):
@@ -65,6 +68,13 @@ def test_a_mistake_is_named_and_leaves_nothing(options, message, tmp_path, monke
     assert main(["generate", "a star", "--seed", "1", *options]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_without_quotes_is_explained(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "a", "red", "circle"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: red circle; put the prompt into quotes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x", str(2**64)])

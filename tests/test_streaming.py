@@ -155,7 +155,7 @@ with torch.no_grad(), FrameFile(sys.argv[2]) as file:
     film = Film(vae, "latent", 1, lambda clip, chunk, frames: file.write(frames))
     decoder = film.decoder(0)
     for unit in range(num_units):
-        decoder.put(torch.randn(1, 16, 1, 16, 24), is_last=unit + 1 == num_units)
+        decoder.put(torch.randn(1, 16, 1, 12, 16), is_last=unit + 1 == num_units)
     decoder.finish()
     file.save(sys.argv[2], comment="x" * 4096)
 print(peak() - before, file.num_frames)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from .options import (
     Commands,
+    add_path_options,
     add_run_options,
     add_setting_options,
     add_text_encoders_option,
+    quiet_loading,
     root_seed,
     say,
     settings_from,
@@ -22,10 +24,12 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "batch",
+        usage="%(prog)s LIST -o FOLDER [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make the clips of a list, on one process or many",
         description="Make the clips of a list that are not in FOLDER yet. Run it again to go on.",
-        epilog="examples: pyramid-seed batch prompts.txt -o clips   |   "
-        "torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
+        epilog="examples:\n  pyramid-seed batch prompts.txt -o clips\n"
+        "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -34,7 +38,7 @@ def add(commands: Commands) -> None:
         help="a prompt a line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="clips, index.jsonl, logs"
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="for clips, index.jsonl, logs"
     )
     parser.add_argument(
         "--format", choices=("txt", "jsonl", "csv", "yaml"), help="of LIST (default: by its ending, or txt)"
@@ -53,6 +57,7 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     running = add_run_options(parser)
+    add_path_options(running)
     add_text_encoders_option(running, ("keep", "offload"))
     running.add_argument(
         "--num-processes",
@@ -66,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
     from ..batch import run_batch
 
+    quiet_loading()
+
     summary = run_batch(
         options.prompts,
         options.output,
@@ -75,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        attention=options.attention,
+        compile=options.compile,
         text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,

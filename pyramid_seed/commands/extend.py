@@ -22,14 +22,22 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "extend",
+        usage="%(prog)s CLIP --num-frames N [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make a saved clip longer, or let it go on in another way",
-        description="Go on from a saved clip: the new one begins with the same frames, bit for bit. Uses the "
-        "latents kept beside it (--keep-latents), or else makes the beginning again.",
-        epilog="example: pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
+        description="Go on from a saved clip: the new one begins with the same frames, bit for bit.\n"
+        "Uses the latents kept beside it (--keep-latents), or else makes the beginning again.",
+        epilog="example:\n  pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
     )
     parser.set_defaults(run=run)
     add_clip(parser)
-    parser.add_argument("--num-frames", type=int, metavar="N", required=True, help="frames of the new clip")
+    parser.add_argument(
+        "--num-frames",
+        type=int,
+        metavar="N",
+        required=True,
+        help="frames of the new clip, those of the old one included",
+    )
     parser.add_argument(
         "--branch-seed", type=root_seed, metavar="S", help="what follows the beginning takes this seed"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from .options import (
     Commands,
     add_output_options,
+    add_path_options,
     add_run_options,
     add_setting_options,
     add_text_encoders_option,
@@ -25,19 +26,27 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "generate",
+        usage="%(prog)s PROMPT [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make one clip from a prompt",
         description="Make one clip from a prompt and write it to a file.",
-        epilog='example: pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
+        epilog='example:\n  pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
     )
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     parser.add_argument(
         "--seed", type=root_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)"
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", help="first frame, in the clip's size")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="first frame; its size is the clip's, unless height and width are given",
+    )
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
     running = add_run_options(parser)
+    add_path_options(running)
     add_text_encoders_option(running, ("keep", "offload", "free"))
 
 
@@ -64,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             noise_device=options.noise_device,
             determinism=options.determinism,
+            attention=options.attention,
+            compile=options.compile,
             text_encoders=options.text_encoders,
             progress=not options.quiet,
             sink=sink,

@@ -70,12 +70,15 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--model", help="folder or hub id of a checkpoint, or embedded:tiny")
     group.add_argument("--variant", help="384p, 768p or image: which transformer of the checkpoint")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"))
-    group.add_argument("--negative-prompt", metavar="TEXT")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model")
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what not to show; needs guidance above 1")
     group.add_argument("--prompt-suffix", metavar="TEXT", help="appended to the prompt")
-    group.add_argument("--height", type=int, metavar="PIXELS")
-    group.add_argument("--width", type=int, metavar="PIXELS")
-    group.add_argument("--num-frames", type=int, metavar="N")
+    multiple = "a multiple of 32 for tiny, of 64 for the published models"
+    group.add_argument("--height", type=int, metavar="PIXELS", help=multiple)
+    group.add_argument("--width", type=int, metavar="PIXELS", help="the same")
+    group.add_argument(
+        "--num-frames", type=int, metavar="N", help="4k + 1 for tiny, 8k + 1 for the published models"
+    )
     group.add_argument("--fps", type=float, metavar="N", help="frames a second of the file")
     steps = "one number for all stages, or one a stage"
     group.add_argument("--num-inference-steps", type=int, nargs="+", metavar="N", help=f"first unit: {steps}")
@@ -83,7 +86,10 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=float, metavar="X", help="first unit; at most 1 means none")
     group.add_argument("--video-guidance-scale", type=float, metavar="X", help="later units")
     group.add_argument(
-        "--guidance-decay", type=float, metavar="X", help="lower guidance by X with every unit"
+        "--guidance-decay",
+        type=float,
+        metavar="X",
+        help="in place of --video-guidance-scale: lower guidance by X with every unit",
     )
     group.add_argument("--min-guidance-scale", type=float, metavar="X", help="the floor of that")
     group.add_argument("--max-sequence-length", type=int, metavar="N", help="tokens of the prompt")
@@ -109,10 +115,26 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)"
     )
     group.add_argument(
-        "--determinism", choices=("strict", "relaxed"), default="strict", help="(default: strict)"
+        "--determinism",
+        choices=("strict", "relaxed"),
+        default="strict",
+        help="strict: the same bits on every run, or an error; relaxed: kernels as found (default: strict)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group
+
+
+def add_path_options(group: argparse._ArgumentGroup) -> None:
+    """Options that say how the transformer computes."""
+    group.add_argument(
+        "--attention",
+        choices=("prefix", "reference"),
+        default="prefix",
+        help="without a mask, or with one as in the original (default: prefix)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the transformer: slow to begin, then faster"
+    )
 
 
 def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[str]) -> None:

@@ -17,6 +17,9 @@ from .prompts import Prompt
 from .similarity import ssim
 from .variance import VarianceShares, variance_shares
 
+MAX_PAIRS = 500
+"""Up to 32 seeds, all pairs are compared; of more, about so many."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -37,7 +40,7 @@ class PromptFindings:
         prompt: the prompt.
         clips: by seed, in the order of the sweep.
         reasons: why each clip stands out.
-        similarity: mean SSIM over all pairs of seeds; None with a single one.
+        similarity: mean SSIM over pairs of seeds (`compared_pairs`); None with a single one.
         spreads: of each measure, None where it is not defined for two clips or more.
     """
 
@@ -130,15 +133,29 @@ def _of_prompt(prompt: Prompt, clips: Sequence[MeasuredClip]) -> PromptFindings:
 
 
 def pairwise_similarity(samples: Sequence[Frames]) -> float | None:
-    """Mean SSIM over all pairs of clips, each the mean over their frames; None with fewer than two clips.
+    """Mean SSIM over pairs of clips, each the mean over their frames; None with fewer than two clips.
 
     Args:
         samples: (t, h, w, 3) uint8, all of one shape, at least 11x11.
     """
-    pairs = [
-        np.mean([ssim(*frames) for frames in zip(a, b, strict=True)]) for a, b in combinations(samples, 2)
+    found = [
+        np.mean([ssim(*frames) for frames in zip(samples[a], samples[b], strict=True)])
+        for a, b in compared_pairs(len(samples))
     ]
-    return float(np.mean(pairs)) if pairs else None
+    return float(np.mean(found)) if found else None
+
+
+def compared_pairs(count: int) -> list[tuple[int, int]]:
+    """All pairs of so many clips; of more than `MAX_PAIRS`, those of clips close to each other in a circle.
+
+    So each clip is in equally many pairs, and the pairs grow with the clips and not with their square.
+    """
+    pairs = list(combinations(range(count), 2))
+    if len(pairs) <= MAX_PAIRS:
+        return pairs
+    return [
+        (a, (a + step) % count) for step in range(1, max(1, MAX_PAIRS // count) + 1) for a in range(count)
+    ]
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:

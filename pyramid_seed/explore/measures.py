@@ -35,11 +35,18 @@ _BT709 = np.array([0.2126, 0.7152, 0.0722])
 
 @dataclass(frozen=True)
 class Measure:
-    """What a measure is called, its unit, and what it says in one line."""
+    """A measure in words.
+
+    Attributes:
+        name, unit: what it is called, and measured in.
+        description: what it says, in one line.
+        is_signed: whether it can be negative, so that a share of its mean has no meaning.
+    """
 
     name: str
     unit: str
     description: str
+    is_signed: bool = False
 
 
 MEASURES = (
@@ -49,7 +56,7 @@ MEASURES = (
     Measure("flicker", "levels", "change of brightness of the whole picture from frame to frame, mean"),
     Measure("motion", "px/frame", "length of the optical flow, mean over pixels and frames"),
     Measure("colour_drift", "ΔE₀₀", "mean colour of a later unit against the first unit, the farthest"),
-    Measure("sharpness_drift", "log₂", "sharpness of a later unit against the first unit, the farthest"),
+    Measure("sharpness_drift", "log₂", "sharpness of a later unit against the first, the farthest", True),
     Measure("black_frames", "frames", "frames that are black"),
     Measure("frozen_frames", "frames", "frames equal to the frame before"),
 )

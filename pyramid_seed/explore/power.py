@@ -12,6 +12,9 @@ import numpy as np
 SIGNIFICANCE, POWER = 0.05, 0.80
 """Chances: to see a difference that is not there, and to see one that is."""
 
+SHARE = 0.10
+"""The difference that reports tell the number of seeds for: a share of the mean."""
+
 
 def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
     """Seeds for each of two settings, so that a difference of their means is seen.
@@ -64,6 +67,17 @@ class PairedDifference:
     std: float
     std_paired: float
     correlation: float | None
+
+
+def seeds_for_share(found: PairedDifference, share: float = SHARE) -> tuple[int, int] | None:
+    """Seeds to see a difference of a share of A's mean, unpaired and paired; None if the mean is 0."""
+    if found.mean_a == 0:
+        return None
+    wanted = share * found.mean_a
+    return (
+        seeds_needed(found.std, wanted, is_paired=False),
+        seeds_needed(found.std_paired, wanted, is_paired=True),
+    )
 
 
 def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> PairedDifference:

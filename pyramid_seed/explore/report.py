@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
 from ..runs.files import replacing
-from ..runs.video import write_image
+from ..runs.video import read_video, write_image, write_video
 from .findings import Findings
 from .labelled_sheet import labelled_sheet
 from .measured import MeasuredClip, sample_times
 from .measures import MEASURES
-from .power import seeds_needed
+from .power import SHARE, seeds_for_share
 from .tables import CSV_NAME, JSON_NAME, findings_csv, findings_json
 from .variance import chance_shares
 
 PAGE_NAME, SHEET_NAME = "index.html", "contact_sheet.png"
-NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME)
+COPIES = "clips"
+NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME, COPIES)
 
 EMBEDDED_BYTES = 64 * 2**20
 """Clips of up to this size together are put into the page; larger ones stay beside it."""
-
-RELATIVE_DIFFERENCE = 0.10
-"""The difference between two settings that the page tells the number of seeds for: a share of the mean."""
 
 
 def check_report(folder: Path) -> None:
@@ -62,35 +61,46 @@ def write_report(
     check_report(folder)
     clips = [clip for found in findings.prompts for clip in found.clips]
     clips_folder = f"../{clips[0].path.parent.name}"
+    is_lossless = all(clip.is_lossless for clip in clips)
     told: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
     with replacing(folder, overwrite=True) as temporary:
         temporary.mkdir()
-        tree = findings_json(findings, clips_folder=clips_folder, **told)
+        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **told)
         (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
         rows = findings_csv(findings, clips_folder)
         # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
         (temporary / CSV_NAME).write_text(rows, encoding="utf-8", errors="backslashreplace", newline="")
         write_image(temporary / SHEET_NAME, _sheet(findings))
-        sources = _sources(clips, clips_folder, embedded_bytes)
-        page = _page(findings, sources=sources, **told)
+        files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
+        if sum(file.stat().st_size for file in files.values()) <= embedded_bytes:
+            sources = {path: _embedded(file) for path, file in files.items()}
+            shutil.rmtree(temporary / COPIES, ignore_errors=True)
+        else:
+            folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
+            sources = {path: f"{folders[path]}/{quote(path.name)}" for path in files}
+        page = _page(findings, sources=sources, is_lossless=is_lossless, **told)
         (temporary / PAGE_NAME).write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / PAGE_NAME
 
 
-def _sources(clips: Sequence[MeasuredClip], clips_folder: str, embedded_bytes: int) -> dict[Path, str]:
-    """Where the page finds each clip: in itself, or beside it."""
-    if sum(clip.path.stat().st_size for clip in clips) > embedded_bytes:
-        return {clip.path: f"{clips_folder}/{quote(clip.path.name)}" for clip in clips}
-    return {
-        clip.path: "data:video/mp4;base64," + base64.b64encode(clip.path.read_bytes()).decode("ascii")
-        for clip in clips
-    }
+def _playable(clip: MeasuredClip, copies: Path) -> Path:
+    """A file that browsers play: the clip's own, or a lossy copy in a folder."""
+    if not clip.is_lossless:
+        return clip.path
+    copy = copies / clip.path.name
+    write_video(copy, *read_video(clip.path))
+    return copy
+
+
+def _embedded(file: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def _page(
     findings: Findings,
     *,
     sources: Mapping[Path, str],
+    is_lossless: bool,
     settings: Mapping[str, Any],
     against: str | None,
     failed: Mapping[str, str],
@@ -106,7 +116,7 @@ def _page(
     )
     environment.filters |= {
         "number": _number,
-        "percent": lambda share: f"{100 * share:.0f} %",
+        "percent": lambda share: f"{100 * share:.1f} %",
         "spaced": lambda name: name.replace("_", " "),
     }
     num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)
@@ -115,30 +125,25 @@ def _page(
         findings=findings,
         measures=MEASURES,
         sources=sources,
+        is_lossless=is_lossless,
         is_embedded=all(source.startswith("data:") for source in sources.values()),
         settings=settings,
         against=against,
         failed=failed,
         chance=chance_shares(num_prompts, num_seeds) if is_table else None,
         needed=_needed(findings),
-        relative_difference=RELATIVE_DIFFERENCE,
+        share=SHARE,
         version=__version__,
     )
 
 
 def _needed(findings: Findings) -> dict[str, tuple[int, int] | None]:
-    """Seeds to see `RELATIVE_DIFFERENCE`, unpaired and paired; None for a measure whose mean is 0."""
-    needed: dict[str, tuple[int, int] | None] = {}
-    for name, found in findings.paired.items():
-        if found is None or found.mean_a == 0:
-            needed[name] = None
-            continue
-        wanted = RELATIVE_DIFFERENCE * found.mean_a
-        needed[name] = (
-            seeds_needed(found.std, wanted, is_paired=False),
-            seeds_needed(found.std_paired, wanted, is_paired=True),
-        )
-    return needed
+    """Seeds for each measure, see `seeds_for_share`; None where a share has no meaning."""
+    signed = {measure.name for measure in MEASURES if measure.is_signed}
+    return {
+        name: None if found is None or name in signed else seeds_for_share(found)
+        for name, found in findings.paired.items()
+    }
 
 
 def _sheet(findings: Findings) -> Any:

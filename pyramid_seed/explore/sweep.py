@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from tqdm import tqdm
+
 from ..batch import run_batch
 from ..determinism import DeterminismLevel
 from ..presets import Preset, Settings
@@ -52,6 +54,7 @@ def run_sweep(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    lossless: bool = False,
     num_processes: int | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
@@ -68,6 +71,7 @@ def run_sweep(
         against: the folder of another sweep with these prompts and seeds; the report then has the difference
             of each measure at equal seeds, this sweep minus that one.
         preset, device, noise_device, determinism, num_processes, progress: as in `run_batch`.
+        lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
         settings: values that replace the preset's, for all clips.
 
     Raises:
@@ -81,7 +85,7 @@ def run_sweep(
     chosen = read_prompts(prompts)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    others = None if against is None else _others(Path(against), chosen, seeds)
+    others = None if against is None else _others(Path(against), chosen, seeds, lossless)
     check_report(output / REPORT)
 
     # Every process writes the same; the main one reads it.
@@ -96,6 +100,7 @@ def run_sweep(
         device=device,
         noise_device=noise_device,
         determinism=determinism,
+        lossless=lossless,
         num_processes=num_processes,
         progress=progress,
         **settings,
@@ -103,7 +108,7 @@ def run_sweep(
     if not summary.is_main or summary.signal is not None or not summary.digests:
         return SweepSummary(summary)
 
-    clips, made_with = _measured(output / CLIPS, summary, chosen, seeds)
+    clips, made_with = _measured(output / CLIPS, summary, chosen, seeds, progress)
     findings = find(clips)
     if others is not None:
         findings = replace(findings, paired=compare(clips, others))
@@ -118,9 +123,9 @@ def run_sweep(
 
 
 def _others(
-    folder: Path, prompts: Sequence[Prompt], seeds: Sequence[int]
+    folder: Path, prompts: Sequence[Prompt], seeds: Sequence[int], lossless: bool
 ) -> Mapping[tuple[Prompt, int], Values]:
-    others = read_measures(folder / REPORT / JSON_NAME)
+    others = read_measures(folder / REPORT / JSON_NAME, lossless=lossless)
     wanted = {(prompt, seed) for prompt in prompts for seed in seeds}
     if not wanted & others.keys():
         raise ValueError(f"{folder} has no clip of these prompts and seeds to compare with")
@@ -133,7 +138,7 @@ def _row(prompt: Prompt) -> str:
 
 
 def _measured(
-    folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int]
+    folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
 ) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
     """The clips of this sweep in the order of prompts and seeds, and the settings of the first one."""
     entries = {
@@ -143,9 +148,8 @@ def _measured(
     }
     found = []
     made_with: Mapping[str, Any] = {}
-    for key in ((prompt, seed) for prompt in prompts for seed in seeds):
-        if key not in entries:
-            continue
+    made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
+    for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
         manifest = find_manifest(path)
         made_with = made_with or manifest["settings"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..models.stage_context import StageContext
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from .denoise import guide
 from .text import TextEmbeddings, guidance_pair
@@ -29,6 +30,7 @@ class GuidedTransformer:
         self.pair = None
         if negative is not None:
             self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
+        self._contexts: dict[int, StageContext] = {}
 
     def __call__(
         self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
@@ -47,7 +49,7 @@ class GuidedTransformer:
         batch = text.prompt_embeds.shape[0]
         dtype = self.transformer.dtype
         with self.transformer.cache_context("pyramid"):
-            velocity = self.transformer(
+            velocity, context = self.transformer(
                 latents.to(dtype).expand(batch, -1, -1, -1, -1),
                 [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
                 timestep.to(latents.device).expand(batch),
@@ -56,7 +58,12 @@ class GuidedTransformer:
                 text.pooled_prompt_embeds,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
-            )[0].float()
+                context=self._contexts.get(batch),
+            )
+        # The reference path builds everything again at every step.
+        if self.transformer.attention_path != "reference":
+            self._contexts[batch] = context
+        velocity = velocity.float()
         if batch == 1:
             return velocity
         negative, positive = velocity.chunk(2)
@@ -67,6 +74,10 @@ class GuidedTransformer:
         self.guidance_scale = guidance_scale
 
     def start_stage(self) -> None:
-        """Reset diffusers' step caches: they hold activations of the last stage, or of the last clip."""
+        """Forget what holds for one stage: contexts, and what diffusers' step caches hold.
+
+        Those have activations of the last stage, or of the last clip.
+        """
+        self._contexts.clear()
         if self.transformer.is_cache_enabled:
             self.transformer._reset_stateful_cache()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .files import check_free
+from .files import check_free, check_reachable
 from .latents import latents_path
 from .manifest import sidecar_path
 from .video import check_ending
@@ -24,12 +24,15 @@ def check_outputs(
 
     Raises:
         ValueError: an unknown ending, or options that do not go together.
-        FileExistsError: one of the files is there already.
+        FileExistsError: one of the files is there already. OSError: the folder cannot be written to.
     """
     if check_ending(path) == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     if sidecar and not metadata:
-        raise ValueError("a sidecar is metadata: leave out either sidecar or metadata=False")
+        raise ValueError(
+            "a sidecar is metadata: leave out either the sidecar or metadata=False (--no-metadata)"
+        )
+    check_reachable(path)
     check_free(path, overwrite=overwrite)
     if sidecar:
         check_free(sidecar_path(path), overwrite=overwrite)

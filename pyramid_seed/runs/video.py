@@ -116,10 +116,10 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
 
     Raises:
-        ValueError: the file holds no video frames.
-        FileNotFoundError, av.FFmpegError: it is missing, or not a media file.
+        ValueError: the file holds no video frames, or is no media file.
+        FileNotFoundError: it is missing.
     """
-    with av.open(os.fspath(path)) as container:
+    with _opened(path) as container:
         if not container.streams.video:
             raise ValueError(f"{path} holds no video stream")
         stream = container.streams.video[0]
@@ -138,9 +138,20 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
-    """The comment tag of a media file, or None if it has none."""
-    with av.open(os.fspath(path)) as container:
+    """The comment tag of a media file, or None if it has none.
+
+    Raises:
+        ValueError: it is no media file. FileNotFoundError: it is missing.
+    """
+    with _opened(path) as container:
         return container.metadata.get("comment")
+
+
+def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    try:
+        return av.open(os.fspath(path))
+    except av.InvalidDataError as error:
+        raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
 
 
 def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 # Read by gradio when it is imported and when a page is built.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -14,6 +16,7 @@ import gradio
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,23 +42,24 @@ _HEADERS = [
 
 
 class Guard:
-    """Adds the headers above, and refuses gradio's routes that fetch from other hosts."""
+    """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] == "http" and _leads_away(scope["path"]):
-            await PlainTextResponse("This page fetches nothing from other hosts.", 403)(scope, receive, send)
-            return
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        await self.app(scope, receive, send_guarded)
+        if scope["type"] == "http" and (_comes_from_elsewhere(scope) or _leads_elsewhere(scope["path"])):
+            refusal = PlainTextResponse("This page has nothing to do with other hosts.", 403)
+            await refusal(scope, receive, send_guarded)
+        else:
+            await self.app(scope, receive, send_guarded)
 
 
 def build_server(studio: Studio, host: str) -> FastAPI:
@@ -111,13 +115,21 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         os.environ["GRADIO_TEMP_DIR"] = uploads
         app = build_server(studio, host)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        # Pages that are still open are cut off at the end; that is no error.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         try:
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
         finally:
             studio.queue.close()
 
 
-def _leads_away(path: str) -> bool:
-    parts = path.lower()
-    return "/file=http" in parts or "/proxy=" in parts
+def _comes_from_elsewhere(scope: Scope) -> bool:
+    """Whether a page of another site sent this; browsers say so for everything but plain links."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
+def _leads_elsewhere(path: str) -> bool:
+    return "/file=http" in path.lower() or "/proxy=" in path.lower()

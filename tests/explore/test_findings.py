@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyramid_seed.explore.findings import compare, find, pairwise_similarity, spread
+from pyramid_seed.explore.findings import compare, compared_pairs, find, pairwise_similarity, spread
 from pyramid_seed.explore.measured import SAMPLE_SIDE, MeasuredClip, sample, sample_times, shrink
 from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.prompts import Prompt
@@ -18,7 +20,7 @@ BOAT, SEA = Prompt("a boat"), Prompt("the sea")
 def clip(prompt, seed, level=100, **values):
     zero = {measure.name: 0.0 for measure in MEASURES}
     frames = np.full((2, 16, 16, 3), level, np.uint8)
-    return MeasuredClip(prompt, seed, Path("a.mp4"), "0" * 64, 9, zero | values, frames)
+    return MeasuredClip(prompt, seed, Path("a.mp4"), True, "0" * 64, 9, zero | values, frames)
 
 
 def test_spread():
@@ -37,6 +39,19 @@ def test_similarity_of_flat_pictures():
     assert pairwise_similarity([a, a, b]) == pytest.approx((1 + 2 * between) / 3)
     assert pairwise_similarity([a, a]) == 1
     assert pairwise_similarity([a]) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 32])
+def test_few_clips_are_all_compared(count):
+    assert compared_pairs(count) == list(combinations(range(count), 2))
+
+
+@pytest.mark.parametrize("count", [33, 100, 101, 600])
+def test_many_clips_are_each_compared_as_often(count):
+    pairs = compared_pairs(count)
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+    assert len(pairs) <= max(500, count)
+    assert set(Counter(place for pair in pairs for place in pair).values()) == {2 * len(pairs) // count}
 
 
 def test_findings():

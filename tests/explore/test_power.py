@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pyramid_seed.explore.power import paired_difference, seeds_needed
+from pyramid_seed.explore.power import paired_difference, seeds_for_share, seeds_needed
 
 
 def test_by_hand():
@@ -39,6 +39,15 @@ def test_so_many_seeds_see_the_difference_four_times_in_five(is_paired, differen
 def test_what_has_no_number(std, difference):
     with pytest.raises(ValueError, match="std must be at least 0"):
         seeds_needed(std, difference, is_paired=True)
+
+
+def test_a_share_of_the_mean():
+    found = paired_difference([[8, 12, 10, 10]], [[9, 12, 10, 9]])
+    assert seeds_for_share(found, 0.2) == (
+        seeds_needed(found.std, 2, is_paired=False),
+        seeds_needed(found.std_paired, 2, is_paired=True),
+    )
+    assert seeds_for_share(paired_difference([[-1, 1]], [[1, 2]])) is None
 
 
 def test_one_prompt_is_the_paired_test_of_student():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import MagCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
@@ -264,8 +264,9 @@ def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs):
 
 def test_return_tuple(model, inputs):
     with torch.no_grad():
-        (sample,) = model(**inputs, return_dict=False)
+        sample, context = model(**inputs, return_dict=False)
     assert torch.equal(sample, velocity(model, inputs))
+    assert torch.equal(sample, velocity(model, inputs, context=context))
 
 
 def test_save_and_load_bitwise(tmp_path, family, model, inputs):
@@ -368,6 +369,7 @@ def test_blocks_compile_without_a_graph_break(model, inputs):
 @pytest.mark.parametrize(
     "cache",
     [
+        FirstBlockCacheConfig(threshold=1e9),
         MagCacheConfig(num_inference_steps=4, mag_ratios=[1.0] * 4, threshold=1e9, retention_ratio=0.0),
         PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=2,

@@ -81,7 +81,7 @@ def test_generate_frees_and_loads_again(quick):
     one, other = (generate("a", seed=1, text_encoders=then, **quick) for then in ("free", "keep"))
     assert one.digest == other.digest
     assert one.manifest["digests"] == other.manifest["digests"]
-    assert shared_pipeline(quick["model"], "384p", "float32", None).text_encoder is not None
+    assert shared_pipeline(quick["model"], "384p", "float32", None, False).text_encoder is not None
 
 
 def test_generate_with_a_pipeline_that_is_freed(quick):

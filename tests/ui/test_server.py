@@ -95,6 +95,16 @@ def test_a_site_of_another_name_is_refused(client):
     assert client.get("/", headers={"Host": "example.com"}).status_code == 400
 
 
+def test_a_page_of_another_site_can_send_nothing(client):
+    files = {"files": ("a.png", b"picture")}
+    answers = {
+        origin: client.post("/gradio_api/upload", files=files, headers={"Origin": origin}).status_code
+        for origin in ("http://127.0.0.1", "http://example.com", "null", "http://127.0.0.1:99")
+    }
+    assert answers.pop("http://127.0.0.1") == 200
+    assert set(answers.values()) == {403}
+
+
 def test_uploads_are_limited(client):
     files = {"files": ("big.png", bytes(33 * 2**20))}
     assert client.post("/gradio_api/upload", files=files).status_code == 413
