@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,18 @@ def test_a_run_that_is_stopped_has_the_frames_of_its_units(quick, held, tmp_path
         assert file.num_frames == 9
 
 
+def test_frames_that_went_by_are_not_held(quick, tmp_path):
+    alive = []
+
+    def watch(clip, chunk, frames):
+        assert not any(each() is not None for each in alive)
+        alive.append(weakref.ref(frames))
+
+    with FrameFile(tmp_path / "clip.mp4") as file:
+        generate("a boat", seed=5, sink=file, on_chunk=watch, **quick | {"num_frames": 25})
+    assert len(alive) == 4
+
+
 def test_an_error_in_the_middle_leaves_nothing(quick, tmp_path):
     def fail(clip, chunk, frames):
         if chunk == 1:
@@ -166,6 +179,7 @@ print(peak() - before, file.num_frames)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures with glibc's allocator")
 def test_memory_does_not_grow_with_the_clip(tmp_path):
     """Peak memory of 129 frames against 65, each in a fresh process: not even half of the frames more.
