@@ -25,9 +25,11 @@ from .models.checkpoints import fetch_checkpoint
 from .models.lora import find_lora_file, lora_of_file
 from .noise import BranchedNoise
 from .pipelines import PyramidFlowPipeline
+from .pipelines.film import OnFrames
 from .pipelines.stages import StageDigests
 from .resources import resolve_model
 from .runs.extension import plan_extension
+from .runs.frame_file import FrameFile
 from .runs.latents import latents_path, read_latents
 from .runs.manifest import Recipe, find_manifest, geometry_of, recipe_of, unit_digests
 from .runs.verify import Verification, verify_clip, verify_noise
@@ -35,10 +37,12 @@ from .runs.weights import weight_digests
 
 
 class Callbacks(TypedDict, total=False):
-    """Functions that watch a clip being made, see `generate`."""
+    """What watches a clip being made and takes its frames, see `generate`."""
 
     on_step: Callable[..., dict[str, Any] | None]
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None]
+    on_chunk: OnFrames
+    sink: FrameFile | None
 
 
 def regenerate(
@@ -60,7 +64,7 @@ def regenerate(
         loras: the files of the LoRAs that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         progress: show a progress bar on standard error.
-        callbacks: on_step and on_unit of `generate`.
+        callbacks: on_step, on_unit, on_chunk and sink of `generate`.
 
     Raises:
         ValueError: the model's folder, the image or a LoRA is needed and was not given, or it is another one;

@@ -39,12 +39,16 @@ from .noise import (
     root_from_entropy,
 )
 from .pipelines import PyramidFlowPipeline
+from .pipelines.film import OnFrames
 from .pipelines.inputs import check_choice, first_frames
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
+from .runs.frame_facts import FrameCounter
+from .runs.frame_file import FrameFile
+from .runs.video import Frames
 from .runs.weights import is_folder_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -136,6 +140,8 @@ def generate(
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+    on_chunk: OnFrames | None = None,
+    sink: FrameFile | None = None,
     **settings: Unpack[Settings],
 ) -> Clip:
     """Make one clip. The same prompt, seed and settings always make the same clip.
@@ -162,6 +168,9 @@ def generate(
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
         on_unit: `callback_on_unit_end` of the pipeline.
+        on_chunk: `callback_on_chunk_end` of the pipeline.
+        sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
+            `runs.frame_file.FrameFile`. The clip can be saved as long as it is open.
         settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
 
     Raises:
@@ -173,6 +182,8 @@ def generate(
     usable_device(noise_device, "noise_device")
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
+    if sink is not None:
+        sink.start(chosen.fps, chosen.scale)
     started = time.perf_counter()
     check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
@@ -191,6 +202,15 @@ def generate(
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
     sized = image is None or "height" in settings or "width" in settings
+    counter = FrameCounter()
+
+    def on_frames(clip: int, chunk: int, frames: Frames) -> None:
+        counter.add(frames)
+        if sink is not None:
+            sink.write(frames)
+        if on_chunk is not None:
+            on_chunk(clip, chunk, frames)
+
     with pipeline.transformer.attention_path_set(attention):
         path = pipeline.transformer.attention_path
         output = pipeline(
@@ -212,21 +232,22 @@ def generate(
             max_sequence_length=chosen.max_sequence_length,
             text_encoders=text_encoders,
             noise=noise,
-            output_type="uint8",
+            output_type="uint8" if sink is None else "latent",
             determinism=determinism,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
+            callback_on_chunk_end=on_frames,
         )
-    frames = output.frames[0]
+    facts = counter.facts()
     ledger = output.ledgers[0]
     if prefix_latents is not None:
         ledger = whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
     elif output.interrupted:
         units = output.latents.shape[2]
         ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
-    done = replace(chosen, height=frames.shape[1], width=frames.shape[2], num_frames=frames.shape[0])
+    done = replace(chosen, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
-        frames=frames,
+        frame_facts=facts,
         prompt=prompt,
         seed=root,
         branches=tuple(branches),
@@ -248,6 +269,8 @@ def generate(
         seconds=time.perf_counter() - loaded,
         loras=loras,
         found=pipeline.found,
+        held_frames=None if sink is not None else output.frames[0],
+        frame_file=sink,
     )
 
 

@@ -27,6 +27,7 @@ from .pipelines.text import text_digests
 from .pipelines.text_encoders import AfterUse
 from .presets import Preset, Settings
 from .runs.batch import BatchSummary, Plan, run_jobs
+from .runs.frame_file import FrameFile
 from .runs.identity import Job, content_key
 from .runs.items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .runs.launch import Launch, join_launch
@@ -156,6 +157,7 @@ class _ClipMaker:
         known: KnownUnits | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
+        sink: FrameFile,
     ) -> Clip:
         """The clip of an item, see `runs.batch.Maker`."""
         settings = item.settings
@@ -181,6 +183,7 @@ class _ClipMaker:
             progress=False,
             on_step=lambda *_: on_step(),
             on_unit=lambda _, *unit: on_unit(*unit),
+            sink=sink,
         )
         if picture is not None:
             noise = NoiseStreams(item.seed, self.noise_device)

@@ -18,7 +18,7 @@ from pathlib import Path
 COMMANDS = {
     "noise": ("block noise against a loop over blocks", 7),
     "attention": ("attention of one layer against a dense mask", 5),
-    "transformer": ("one transformer step against the reference path", 7),
+    "transformer": ("transformer steps against the reference path", 7),
     "vae": ("decoding against overlapping tiles, and its peak memory by length", 5),
     "clip": ("a whole clip against the reference path", 3),
     "startup": ("from the shell to help and to a written clip", 5),

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pyramid_seed import environment_fingerprint, run_sweep
 from pyramid_seed.explore.findings import Findings
+from pyramid_seed.explore.measured import measured_clip
 from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.power import SHARE, PairedDifference, seeds_for_share
 from pyramid_seed.explore.variance import VarianceShares
+from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.runs.video import read_video, write_video
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
 BEGIN = "<!-- figures: written by scripts/seed_figures.py -->\n"
@@ -32,16 +36,33 @@ USUAL, OTHER = 3.0, 5.0
 """Guidance scales of the two sweeps."""
 
 
-def figures(usual: Findings, other: Findings, machine: str) -> str:
+def codec_errors(usual: Findings) -> dict[str, float]:
+    """What a usual, lossy file changes in each measure: the largest deviation over a clip of each prompt."""
+    errors: dict[str, list[float]] = {}
+    for exact in (found.clips[0] for found in usual.prompts):
+        manifest = find_manifest(exact.path)
+        frames, fps = read_video(exact.path)
+        with tempfile.TemporaryDirectory() as folder:
+            lossy = Path(folder) / "lossy.mp4"
+            write_video(lossy, frames, fps)
+            values = measured_clip(exact.prompt, exact.seed, path=lossy, manifest=manifest).values
+        for name, true in exact.values.items():
+            if true is not None and (value := values[name]) is not None:
+                errors.setdefault(name, []).append(abs(value - true))
+    return {name: max(each) for name, each in errors.items()}
+
+
+def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machine: str) -> str:
     """The tables, as Markdown.
 
     Args:
         usual: of the sweep with the usual settings.
         other: of the one with another setting, against the usual one.
+        errors: see `codec_errors`.
         machine: what they were made on.
     """
     shares = [
-        [f"`{name}`", *_spread(usual, name), *_percent(share)]
+        [f"`{name}`", *_spread(usual, name), _number(errors.get(name)), *_percent(share)]
         for name, share in usual.shares.items()
         if share is not None
     ]
@@ -55,7 +76,7 @@ def figures(usual: Findings, other: Findings, machine: str) -> str:
         [
             f"{len(usual.prompts)} prompts, {len(usual.common_seeds)} seeds. {machine}",
             "",
-            *_table(["measure", "mean", "std over seeds", "prompt", "seed", "interplay"], shares),
+            *_table(["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interplay"], shares),
             "",
             *_table(["prompt", "SSIM of two seeds, mean over all pairs"], similar),
             "",
@@ -122,7 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures of docs/seeds.md and write them there.")
     parser.add_argument("folder", type=Path, help="where the two sweeps are made")
     folder: Path = parser.parse_args().folder
-    usual = run_sweep(PROMPTS, folder / "usual", seeds=SEEDS, device="cpu", guidance_scale=USUAL)
+    usual = run_sweep(
+        PROMPTS, folder / "usual", seeds=SEEDS, device="cpu", lossless=True, guidance_scale=USUAL
+    )
     if usual.findings is None:  # stopped
         return
     other = run_sweep(
@@ -130,6 +153,7 @@ def main() -> None:
         folder / "other",
         seeds=SEEDS,
         device="cpu",
+        lossless=True,
         against=folder / "usual",
         guidance_scale=OTHER,
         video_guidance_scale=OTHER,
@@ -139,7 +163,7 @@ def main() -> None:
     here = environment_fingerprint()
     packages = here["packages"]
     machine = f"{here['cpu']['name']}, {here['python']}, torch {packages['torch']}."
-    text = figures(usual.findings, other.findings, machine)
+    text = figures(usual.findings, other.findings, codec_errors(usual.findings), machine)
     PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
 
 

@@ -148,14 +148,14 @@ def test_generate_refuses_before_the_model_runs(
     quick, tmp_path, monkeypatch, capsys, there, options, message
 ):
     (tmp_path / there).touch()
-    monkeypatch.setattr("pyramid_seed.again.generate", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
     assert command(quick, "-o", tmp_path / "clip.mp4", *options) == 2
     assert message in capsys.readouterr().err
     assert names(tmp_path) == [there]
 
 
 def test_a_lossless_gif_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.again.generate", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
     assert command(quick, "-o", tmp_path / "clip.gif", "--lossless") == 2
 
 

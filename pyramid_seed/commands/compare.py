@@ -102,7 +102,7 @@ def _tell_clip(name: str, clip: StoredClip) -> None:
 
 
 def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
-    from ..explore.stored import unit_of
+    from ..explore.stored import first_unit_made_otherwise, unit_of
 
     def where(each: FrameDifference) -> str:
         unit = unit_of(each.frame, a, b)
@@ -121,6 +121,9 @@ def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
     say("largest", f"{farthest.largest} of 255 levels, in {where(farthest)}")
     say("worst", f"SSIM {least_alike.ssim:.4f} and PSNR {least_alike.psnr:.1f} dB, in {where(least_alike)}")
     print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(found.first)}")
+    parting = first_unit_made_otherwise(a, b)
+    if parting is not None and parting != unit_of(found.first.frame, a, b):
+        print(f"By the manifests, frames before unit {parting} are equal: what differs there is the codec's loss.")
 
 
 def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:

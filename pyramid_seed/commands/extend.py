@@ -9,6 +9,7 @@ from .options import (
     add_again_options,
     add_clip,
     add_output_options,
+    frame_file,
     open_image,
     output_options,
     quiet_loading,
@@ -61,16 +62,19 @@ def run(options: argparse.Namespace) -> int:
 
     quiet_loading()
 
-    longer = extend_file(
-        clip,
-        options.num_frames,
-        branch_seed=branch,
-        from_frame=options.from_frame,
-        model=options.model,
-        image=image,
-        loras=options.lora,
-        device=options.device,
-        progress=not options.quiet,
-    )
-    tell(longer, longer.save(path, **output_options(options)))
+    with frame_file(path, options) as sink:
+        longer = extend_file(
+            clip,
+            options.num_frames,
+            branch_seed=branch,
+            from_frame=options.from_frame,
+            model=options.model,
+            image=image,
+            loras=options.lora,
+            device=options.device,
+            progress=not options.quiet,
+            sink=sink,
+        )
+        saved = longer.save(path, **output_options(options))
+    tell(longer, saved)
     return 0

@@ -12,6 +12,7 @@ from .options import (
     add_run_options,
     add_setting_options,
     add_text_encoders_option,
+    frame_file,
     open_image,
     output_options,
     quiet_loading,
@@ -63,20 +64,22 @@ def run(options: argparse.Namespace) -> int:
 
     quiet_loading()
 
-    clip = generate(
-        options.prompt,
-        seed=seed,
-        preset=options.preset,
-        image=image,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
-        attention=options.attention,
-        compile=options.compile,
-        text_encoders=options.text_encoders,
-        progress=not options.quiet,
-        **settings_from(options),
-    )
-    saved = clip.save(path, **output_options(options))
+    with frame_file(path, options) as sink:
+        clip = generate(
+            options.prompt,
+            seed=seed,
+            preset=options.preset,
+            image=image,
+            device=options.device,
+            noise_device=options.noise_device,
+            determinism=options.determinism,
+            attention=options.attention,
+            compile=options.compile,
+            text_encoders=options.text_encoders,
+            progress=not options.quiet,
+            sink=sink,
+            **settings_from(options),
+        )
+        saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0

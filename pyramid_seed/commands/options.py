@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ..clip import Clip
     from ..presets import Settings
     from ..runs.compare import Step
+    from ..runs.frame_file import FrameFile
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -49,6 +51,15 @@ def output_options(options: argparse.Namespace) -> dict[str, bool]:
         "metadata": not options.no_metadata,
         "keep_latents": options.keep_latents,
     }
+
+
+def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManager[FrameFile | None]:
+    """Where a clip's frames go as they are made; None for formats that are written of all frames at once."""
+    from ..runs.frame_file import FrameFile
+
+    if path.suffix.lower() != ".mp4":
+        return nullcontext()
+    return FrameFile(path, lossless=options.lossless)
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -194,10 +205,9 @@ def say_step(step: Step) -> None:
 
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
-    frames, height, width, _ = clip.frames.shape
     say("model", clip.found)
     say("seed", clip.seed)
     say("digest", clip.digest)
-    say("frames", f"{frames} of {height}x{width}")
+    say("frames", clip.frame_facts.size.replace(" frames", "", 1))
     say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     say("file", saved)

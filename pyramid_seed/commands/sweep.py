@@ -39,6 +39,11 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         help="another sweep with these prompts and seeds: tell the differences seed by seed",
     )
+    parser.add_argument(
+        "--lossless",
+        action="store_true",
+        help="keep every bit in the files: measures are exact, and the page plays copies",
+    )
     add_setting_options(parser)
     running = add_run_options(parser)
     running.add_argument(
@@ -70,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        lossless=options.lossless,
         num_processes=options.num_processes,
         progress=not options.quiet,
         **settings_from(options),

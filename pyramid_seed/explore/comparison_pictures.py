@@ -12,7 +12,7 @@ from ..runs.files import replacing
 from ..runs.video import Frames
 from .comparison import PixelComparison, absolute_difference
 from .extras import check_extra
-from .stored import StoredClip, unit_of
+from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 _PANEL = 256
 _HEADER = 24
@@ -90,6 +90,7 @@ def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip
     similarity.set_xlim(-0.5, len(index) - 0.5)
     similarity.xaxis.set_major_locator(MaxNLocator(integer=True))
     units = [unit_of(frame, a, b) for frame in index]
+    parting = first_unit_made_otherwise(a, b)
     for axis in (levels, ratio, similarity):
         axis.grid(axis="y", alpha=0.3)
         for number, start in enumerate(_starts(units)):
@@ -98,7 +99,10 @@ def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip
         if found.first is not None:
             label = f"first difference: frame {found.first.frame}"
             axis.axvline(found.first.frame, color="0.3", linewidth=1, linestyle="--", label=label)
-    levels.legend(loc="best", fontsize="small")
+        if parting in units:
+            label = f"made otherwise: from unit {parting} on"
+            axis.axvline(units.index(parting) - 0.5, color="C4", linewidth=1.2, label=label)
+    figure.legend(*levels.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
     title = f"A: {a.path.name}\nB: {b.path.name}"
     levels.set_title(title, loc="left", fontsize="medium", parse_math=False)
     with replacing(path) as temporary:

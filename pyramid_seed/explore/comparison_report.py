@@ -17,7 +17,7 @@ from ..runs.files import check_free, replacing
 from ..runs.video import Frames, write_video
 from .comparison import FrameDifference, PixelComparison
 from .comparison_pictures import difference, side_by_side, write_curve
-from .stored import StoredClip, unit_of
+from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 SIDE_BY_SIDE = "side_by_side.mp4"
 DIFFERENCE = "difference.mp4"
@@ -91,6 +91,7 @@ def _numbers(
         "b": _clip(b),
         "is_equal": found.is_equal,
         "first_differing_frame": None if found.first is None else found.first.frame,
+        "first_unit_made_otherwise": first_unit_made_otherwise(a, b),
         "farthest_frame": found.farthest.frame,
         "gain": gain,
         "frames": [_row(each, a, b) for each in found.frames],

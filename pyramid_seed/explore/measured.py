@@ -25,6 +25,7 @@ class MeasuredClip:
         prompt: what it shows.
         seed: its root seed.
         path: its file.
+        is_lossless: whether the file has every bit, so that the measures are those of the frames themselves.
         digest: SHA-256 of its frames.
         num_frames: how many there are.
         values: its measures.
@@ -34,6 +35,7 @@ class MeasuredClip:
     prompt: Prompt
     seed: int
     path: Path
+    is_lossless: bool
     digest: str
     num_frames: int
     values: Values
@@ -53,6 +55,7 @@ def measured_clip(prompt: Prompt, seed: int, *, path: Path, manifest: Mapping[st
         prompt=prompt,
         seed=seed,
         path=path,
+        is_lossless=manifest["file"]["lossless"],
         digest=manifest["digests"]["frames"],
         num_frames=len(frames),
         values=measure_clip(frames, manifest["geometry"]["temporal_factor"]),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
 from ..runs.files import replacing
-from ..runs.video import write_image
+from ..runs.video import read_video, write_image, write_video
 from .findings import Findings
 from .labelled_sheet import labelled_sheet
 from .measured import MeasuredClip, sample_times
@@ -20,7 +21,8 @@ from .tables import CSV_NAME, JSON_NAME, findings_csv, findings_json
 from .variance import chance_shares
 
 PAGE_NAME, SHEET_NAME = "index.html", "contact_sheet.png"
-NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME)
+COPIES = "clips"
+NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME, COPIES)
 
 EMBEDDED_BYTES = 64 * 2**20
 """Clips of up to this size together are put into the page; larger ones stay beside it."""
@@ -59,35 +61,46 @@ def write_report(
     check_report(folder)
     clips = [clip for found in findings.prompts for clip in found.clips]
     clips_folder = f"../{clips[0].path.parent.name}"
+    is_lossless = all(clip.is_lossless for clip in clips)
     told: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
     with replacing(folder, overwrite=True) as temporary:
         temporary.mkdir()
-        tree = findings_json(findings, clips_folder=clips_folder, **told)
+        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **told)
         (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
         rows = findings_csv(findings, clips_folder)
         # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
         (temporary / CSV_NAME).write_text(rows, encoding="utf-8", errors="backslashreplace", newline="")
         write_image(temporary / SHEET_NAME, _sheet(findings))
-        sources = _sources(clips, clips_folder, embedded_bytes)
-        page = _page(findings, sources=sources, **told)
+        files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
+        if sum(file.stat().st_size for file in files.values()) <= embedded_bytes:
+            sources = {path: _embedded(file) for path, file in files.items()}
+            shutil.rmtree(temporary / COPIES, ignore_errors=True)
+        else:
+            folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
+            sources = {path: f"{folders[path]}/{quote(path.name)}" for path in files}
+        page = _page(findings, sources=sources, is_lossless=is_lossless, **told)
         (temporary / PAGE_NAME).write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / PAGE_NAME
 
 
-def _sources(clips: Sequence[MeasuredClip], clips_folder: str, embedded_bytes: int) -> dict[Path, str]:
-    """Where the page finds each clip: in itself, or beside it."""
-    if sum(clip.path.stat().st_size for clip in clips) > embedded_bytes:
-        return {clip.path: f"{clips_folder}/{quote(clip.path.name)}" for clip in clips}
-    return {
-        clip.path: "data:video/mp4;base64," + base64.b64encode(clip.path.read_bytes()).decode("ascii")
-        for clip in clips
-    }
+def _playable(clip: MeasuredClip, copies: Path) -> Path:
+    """A file that browsers play: the clip's own, or a lossy copy in a folder."""
+    if not clip.is_lossless:
+        return clip.path
+    copy = copies / clip.path.name
+    write_video(copy, *read_video(clip.path))
+    return copy
+
+
+def _embedded(file: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def _page(
     findings: Findings,
     *,
     sources: Mapping[Path, str],
+    is_lossless: bool,
     settings: Mapping[str, Any],
     against: str | None,
     failed: Mapping[str, str],
@@ -112,6 +125,7 @@ def _page(
         findings=findings,
         measures=MEASURES,
         sources=sources,
+        is_lossless=is_lossless,
         is_embedded=all(source.startswith("data:") for source in sources.values()),
         settings=settings,
         against=against,

@@ -49,6 +49,20 @@ def shows_its_frames(clip: StoredClip) -> bool:
     return frames_digest(clip.frames[:, ::scale, ::scale]) == clip.manifest["digests"]["frames"]
 
 
+def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
+    """The first unit whose frames differed when they were made, before any codec, by the manifests' digests.
+
+    None if there is none as far as the shorter clip goes, or not enough is known: a manifest is missing, or
+    units have other lengths.
+    """
+    if a.manifest is None or b.manifest is None:
+        return None
+    if a.manifest["geometry"]["temporal_factor"] != b.manifest["geometry"]["temporal_factor"]:
+        return None
+    chunks = zip(a.manifest["digests"]["chunks"], b.manifest["digests"]["chunks"], strict=False)
+    return next((unit for unit, (left, right) in enumerate(chunks) if left != right), None)
+
+
 def unit_of_frame(frame: int, temporal_factor: int) -> int:
     """Unit 0 makes frame 0 alone, each later unit `temporal_factor` frames."""
     return -(-frame // temporal_factor)

@@ -54,6 +54,7 @@ def run_sweep(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    lossless: bool = False,
     num_processes: int | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
@@ -70,6 +71,7 @@ def run_sweep(
         against: the folder of another sweep with these prompts and seeds; the report then has the difference
             of each measure at equal seeds, this sweep minus that one.
         preset, device, noise_device, determinism, num_processes, progress: as in `run_batch`.
+        lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
         settings: values that replace the preset's, for all clips.
 
     Raises:
@@ -83,7 +85,7 @@ def run_sweep(
     chosen = read_prompts(prompts)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    others = None if against is None else _others(Path(against), chosen, seeds)
+    others = None if against is None else _others(Path(against), chosen, seeds, lossless)
     check_report(output / REPORT)
 
     # Every process writes the same; the main one reads it.
@@ -98,6 +100,7 @@ def run_sweep(
         device=device,
         noise_device=noise_device,
         determinism=determinism,
+        lossless=lossless,
         num_processes=num_processes,
         progress=progress,
         **settings,
@@ -120,9 +123,9 @@ def run_sweep(
 
 
 def _others(
-    folder: Path, prompts: Sequence[Prompt], seeds: Sequence[int]
+    folder: Path, prompts: Sequence[Prompt], seeds: Sequence[int], lossless: bool
 ) -> Mapping[tuple[Prompt, int], Values]:
-    others = read_measures(folder / REPORT / JSON_NAME)
+    others = read_measures(folder / REPORT / JSON_NAME, lossless=lossless)
     wanted = {(prompt, seed) for prompt in prompts for seed in seeds}
     if not wanted & others.keys():
         raise ValueError(f"{folder} has no clip of these prompts and seeds to compare with")

@@ -24,6 +24,7 @@ def findings_json(
     findings: Findings,
     *,
     settings: Mapping[str, Any],
+    lossless: bool,
     against: str | None,
     failed: Mapping[str, str],
     clips_folder: str,
@@ -33,6 +34,7 @@ def findings_json(
     Args:
         findings: what was found.
         settings: the settings of the clips, as in their manifests.
+        lossless: whether they were measured without a codec's loss.
         against: the other sweep, if there was one.
         failed: reasons, by name of clip.
         clips_folder: where the clips lie, from the report's folder.
@@ -42,6 +44,7 @@ def findings_json(
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
         "settings": dict(settings),
+        "lossless": lossless,
         "measures": [asdict(measure) for measure in MEASURES],
         "clips": [row for prompt in findings.prompts for row in _clip_rows(prompt, clips_folder)],
         "between_seeds": [
@@ -96,18 +99,31 @@ def _clip_rows(found: PromptFindings, clips_folder: str) -> list[dict[str, Any]]
     ]
 
 
-def read_measures(path: Path) -> dict[tuple[Prompt, int], Values]:
+def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Values]:
     """The measures of every clip of a sweep's JSON, by prompt and seed.
 
+    Args:
+        path: the file.
+        lossless: whether they are to be compared with measures of lossless files.
+
     Raises:
-        FileNotFoundError: there is no such file. ValueError: it is not what `findings_json` writes.
+        FileNotFoundError: there is no such file.
+        ValueError: it is not what `findings_json` writes, or of the other kind of files.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if (tree["schema"], tree["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
             raise ValueError(f"its schema is {tree['schema']!r}, version {tree['schema_version']!r}")
-        return {
+        found = {
             (Prompt(row["prompt"], row["image"]), int(row["seed"])): row["measures"] for row in tree["clips"]
         }
+        is_lossless: bool = tree["lossless"]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} holds no measures of a sweep of this version: {error!r}") from error
+    if is_lossless != lossless:
+        kinds = ("lossy", "lossless")
+        raise ValueError(
+            f"{path} has measures of {kinds[is_lossless]} files and this sweep makes {kinds[lossless]} ones; "
+            "use --lossless for both or for none"
+        )
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -39,46 +40,68 @@ class Tiling:
     tiles_out: TileGrid
 
 
+class PartRunner:
+    """Runs a causal network over a clip that comes chunk by chunk.
+
+    What it remembers between the chunks is this clip's alone: a cache for each tile and sample.
+
+    Args:
+        network: (B, C, t, h, w) -> (B, C', t', h', w'), causal in time.
+        tiling: cuts frames that are larger than a tile; None never cuts.
+        slicing: run the samples of the batch one at a time.
+    """
+
+    def __init__(self, network: Network, tiling: Tiling | None, slicing: bool) -> None:
+        self._network = network
+        self._tiling = tiling
+        self._slicing = slicing
+        self._caches: dict[tuple[int, int], TemporalCache] = {}
+
+    def __call__(self, chunk: Tensor, *, is_last: bool = False) -> Tensor:
+        """The next chunk (B, C, t, H, W) -> (B, C', t', H', W'); after the last one nothing is kept."""
+        if not self._slicing or chunk.shape[0] == 1:
+            return self._run(chunk, 0, is_last)
+        samples = chunk.split(1)
+        return torch.cat([self._run(sample, index, is_last) for index, sample in enumerate(samples)])
+
+    def _run(self, chunk: Tensor, sample: int, is_last: bool) -> Tensor:
+        height, width = chunk.shape[3:]
+        tiling = self._tiling
+        if tiling is None or (height <= tiling.tiles_in.size[0] and width <= tiling.tiles_in.size[1]):
+            return self._network(chunk, self._cache(sample, 0, is_last))
+        rows = tiling.tiles_in.windows(height, width)
+        places = count()
+        tiles = (
+            [
+                self._network(chunk[..., vertical, horizontal], self._cache(sample, next(places), is_last))
+                for vertical, horizontal in row
+            ]
+            for row in rows
+        )
+        return stitch(tiles, tiling.tiles_out)
+
+    def _cache(self, sample: int, tile: int, is_last: bool) -> TemporalCache | None:
+        """The cache of a tile, or None for a clip that is one chunk."""
+        if is_last and (sample, tile) not in self._caches:
+            return None
+        cache = self._caches.setdefault((sample, tile), TemporalCache())
+        cache.is_last = is_last
+        return cache
+
+
 def run_in_parts(
     network: Network, x: Tensor, chunk_size: int | None, tiling: Tiling | None, slicing: bool
 ) -> Iterator[Tensor]:
     """Yield what `network(chunk, cache)` makes of `x` (B, C, T, H, W), one chunk of time after another.
 
-    The caches live in the iterator: one a tile (and a sample), none if all frames go in one chunk.
-
     Args:
-        network: (B, C, t, h, w) -> (B, C', t', h', w'), causal in time.
+        network, tiling, slicing: see `PartRunner`.
         x: the whole clip.
         chunk_size: frames in a chunk, after the first, which is one frame; None for all in one chunk.
-        tiling: cuts frames that are larger than a tile; None never cuts.
-        slicing: run the samples of the batch one at a time.
     """
-    if slicing and x.shape[0] > 1:
-        samples = [run_in_parts(network, sample, chunk_size, tiling, slicing) for sample in x.split(1)]
-        for parts in zip(*samples, strict=True):
-            yield torch.cat(parts)
-        return
-
-    times = _chunks(x.shape[2], chunk_size)
-    height, width = x.shape[3:]
-    if tiling is None or (height <= tiling.tiles_in.size[0] and width <= tiling.tiles_in.size[1]):
-        cache = TemporalCache() if len(times) > 1 else None
-        for time in times:
-            yield network(x[:, :, time], cache)
-        return
-
-    windows = tiling.tiles_in.windows(height, width)
-    caches = [[TemporalCache() if len(times) > 1 else None for _ in row] for row in windows]
-    for time in times:
-        chunk = x[:, :, time]
-        tiles = (
-            [
-                network(chunk[..., vertical, horizontal], cache)
-                for (vertical, horizontal), cache in zip(*row, strict=True)
-            ]
-            for row in zip(windows, caches, strict=True)
-        )
-        yield stitch(tiles, tiling.tiles_out)
+    runner = PartRunner(network, tiling, slicing)
+    for time in _chunks(x.shape[2], chunk_size):
+        yield runner(x[:, :, time], is_last=time.stop >= x.shape[2])
 
 
 def stitch(rows: Iterable[Sequence[Tensor]], grid: TileGrid) -> Tensor:

@@ -30,8 +30,9 @@ from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .decode import decode_chunks, encode_image, to_uint8
+from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
+from .film import Film, OnFrames, UnitDecoder
 from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
@@ -188,6 +189,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
         callback_on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+        callback_on_chunk_end: OnFrames | None = None,
     ) -> PyramidFlowPipelineOutput | tuple[Any]:
         """Generate clips.
 
@@ -234,6 +236,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage. It may stop the run in the same way.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
+                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
+                then r frames a chunk. With model or sequential offload that is after the last unit of the
+                last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -304,6 +310,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         self._interrupt = False
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
+        film = Film(self.vae, output_type, request.num_clips, callback_on_chunk_end)
         with self.progress_bar(total=request.num_steps) as progress_bar:
             for index, (source, beginning) in enumerate(zip(ledgered, known, strict=True)):
                 text = index // num_videos_per_prompt
@@ -314,17 +321,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     attention_kwargs,
                     self._execution_device,
                 )
+                decoder = film.decoder(index)
                 on_step = self._step_callback(
                     index,
                     request,
                     model,
+                    decoder,
                     progress_bar,
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                 )
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
                 clip = self._denoise_clip(
-                    request, beginning, model, source, on_step, on_unit, stage_digests[index]
+                    request, beginning, model, source, decoder, on_step, on_unit, stage_digests[index]
                 )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
@@ -335,7 +344,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
         # 6. Pictures.
-        frames = self._frames(clips, output_type)
+        frames = film.develop(clips, self.video_processor)
         self.maybe_free_model_hooks()
 
         # 7. Output.
@@ -396,16 +405,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         known: torch.Tensor | None,
         model: GuidedTransformer,
         noise: LedgeredNoise,
+        decoder: UnitDecoder,
         on_step: OnStep,
         on_unit: Callable[[int, torch.Tensor, StageDigests], None] | None,
         stage_digests: list[StageDigests | None],
     ) -> torch.Tensor | None:
         """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
 
-        The digests of each new unit are appended to `stage_digests`.
+        Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
         device = self._execution_device
         units = [] if known is None else [known]
+        for unit, latents in enumerate(() if known is None else known.split(1, dim=2), start=1):
+            decoder.put(latents, is_last=unit == len(request.units))
         recorder = StageRecorder(request, on_step)
         new_units = denoise_clip(
             known, model, self.scheduler, noise, request.unit_shape, device, request.units, recorder
@@ -415,8 +427,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             stage_digests.append(digests := recorder.take())
             if on_unit is not None:
                 on_unit(unit, latents, digests)
+            decoder.put(latents, is_last=unit + 1 == len(request.units))
             if self.interrupt:
                 break
+        decoder.finish()
         return torch.cat(units, dim=2).cpu() if units else None
 
     def _step_callback(
@@ -424,6 +438,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         clip: int,
         request: Request,
         model: GuidedTransformer,
+        decoder: UnitDecoder,
         progress_bar: Any,
         callback: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
@@ -433,6 +448,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = model.guidance_scale
             progress_bar.update()
+            decoder.poll()
             if callback is not None:
                 step = request.steps_before(clip, place)
                 tensors = {"latents": latents}
@@ -445,12 +461,3 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             return None if self.interrupt and not request.ends_unit(place) else latents
 
         return on_step
-
-    def _frames(self, clips: list[torch.Tensor], output_type: str) -> Any:
-        """Decode clips and convert them to the output type."""
-        if output_type == "latent":
-            return torch.cat(clips)
-        videos = [torch.cat(list(decode_chunks(self.vae, clip)), dim=2) for clip in clips]
-        if output_type == "uint8":
-            return torch.cat([to_uint8(video) for video in videos]).cpu().numpy()
-        return self.video_processor.postprocess_video(torch.cat(videos), output_type=output_type)

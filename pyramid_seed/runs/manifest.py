@@ -16,6 +16,7 @@ from .. import __version__
 from ..geometry import PyramidGeometry
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import Preset, Settings, with_settings
+from .frame_facts import FrameFacts
 from .video import Frames, frames_digest, read_comment
 
 SCHEMA = "pyramid-seed/manifest"
@@ -108,7 +109,7 @@ def build_manifest(
     text_digests: Mapping[str, str],
     stage_digests: Sequence[Sequence[str] | None],
     latents: torch.Tensor,
-    frames: Frames,
+    frames: FrameFacts,
     environment: Mapping[str, Any],
     load_seconds: float,
     seconds: float,
@@ -125,7 +126,7 @@ def build_manifest(
         text_digests: SHA-256 of the text embeddings, by prompt.
         stage_digests: of each unit, the SHA-256 of its latents after each stage; None if they are not known.
         latents: (1, C, t, h, w), normalised.
-        frames: (T, H, W, 3) uint8.
+        frames: what is known of the frames.
         environment: see `environment_fingerprint`.
         load_seconds, seconds: time to load the model, time to generate.
     """
@@ -156,8 +157,8 @@ def build_manifest(
             "text": dict(text_digests),
             "stages": [None if each is None else list(each) for each in stage_digests],
             "units": unit_digests(latents),
-            "chunks": chunk_digests(frames, geometry.temporal_factor),
-            "frames": frames_digest(frames),
+            "chunks": list(frames.chunk_digests),
+            "frames": frames.digest,
         },
         "environment": dict(environment),
         "timings": {"load_seconds": round(load_seconds, 3), "seconds": round(seconds, 3)},

@@ -257,6 +257,7 @@ class Page:
             self.stop: gr.Button(interactive=True),
             self.facts: "",
             self.actions: gr.Column(visible=False),
+            self.manifest_box: gr.Accordion(visible=False),
         }
         pictures: tuple[str, ...] | None = None
         for view in job.views():

@@ -11,6 +11,9 @@ from ..runs.show import describe, printable
 from .gallery import Entry
 from .jobs import JobQueue, Outcome, State, View
 
+MAX_UNIT_SIDE = 150
+"""Pixels of a unit's picture in the preview."""
+
 CLIPS = "/clips"
 """Where the server has the files of the output folder."""
 
@@ -40,7 +43,18 @@ def live_stage(view: View) -> str:
         f'<img alt="unit {unit}" src="{picture}">' if picture else '<span class="todo"></span>'
         for unit, picture in enumerate(view.pictures)
     )
-    return f'<div class="stage live"><div class="units">{cells}</div></div>'
+    side = unit_side(len(view.pictures))
+    return f'<div class="stage live"><div class="units" style="--side:{side}px">{cells}</div></div>'
+
+
+def unit_side(num_units: int) -> int:
+    """Pixels of the largest squares of which so many fit on the stage, with 6 pixels between them."""
+    width, height, gap = 620, 252, 6
+    fitting = [
+        min((width + gap) // columns, (height + gap) // -(-num_units // columns)) - gap
+        for columns in range(1, num_units + 1)
+    ]
+    return min(max(fitting, default=MAX_UNIT_SIDE), MAX_UNIT_SIDE)
 
 
 def progress(view: View) -> str:

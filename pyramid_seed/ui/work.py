@@ -44,6 +44,7 @@ def make_clip(
             device=device,
             progress=False,
             on_step=step_reporter(job),
+            on_chunk=chunk_reporter(job),
         )
     except RuntimeError:
         _raise_if_stopped(job)
@@ -79,6 +80,7 @@ def continue_clip(
             device=device,
             progress=False,
             on_step=step_reporter(job),
+            on_chunk=chunk_reporter(job),
         )
     except RuntimeError:
         _raise_if_stopped(job)

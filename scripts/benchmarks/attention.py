@@ -7,13 +7,13 @@ from itertools import accumulate
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from pyramid_seed.models.attention import prefix_attention
 
+from pyramid_seed.models.attention import prefix_attention
 from pyramid_seed.models.token_geometry import causal_attention_mask
 
 from .measure import Bar, Result, Row, compared
 from .sequence import attended_pairs, frame_tokens, published_geometry
-from .sizes import FULL, NUM_REAL_TEXT, NUM_TEXT, SIZES, TINY, device_for
+from .sizes import NUM_REAL_TEXT, NUM_TEXT, SIZES, device_for
 
 HEAD_DIM = 64
 UNIT = 15
@@ -26,8 +26,8 @@ def measure(options: argparse.Namespace) -> Result:
     """Queries, keys and values to attended values; 24 of 128 text tokens are real, the rest is padding."""
     size = SIZES[options.size]
     device = device_for(size, options.device)
-    pictures = {"64x64": (64, 128)} if size is TINY else PICTURES
-    heads = 30 if size is FULL else 2
+    pictures = {"64x128": (64, 128)} if size.name == "tiny" else PICTURES
+    heads = 30 if size.name == "full" else 2
     rows, facts = [], {}
     for name, (height, width) in pictures.items():
         frames = frame_tokens(published_geometry(), height, width, UNIT, stage=2)
@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace) -> Result:
         what=f"attention of one layer, {heads} heads of {HEAD_DIM}, unit {UNIT}, last stage, {size.dtype}",
         baseline="one call with a dense boolean mask over the padded sequence",
         rows=rows,
-        bars=[] if size is TINY else bars,
+        bars=[] if size.name == "tiny" else bars,
         facts=facts,
         device=device,
     )

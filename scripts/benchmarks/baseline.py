@@ -11,6 +11,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFlowPipeline
+from pyramid_seed.models import causal_video_blocks
 from pyramid_seed.pipelines import denoise
 
 
@@ -65,10 +66,32 @@ def decode_in_overlapping_tiles(
 ) -> torch.Tensor:
     """Frames (T, H, W, 3) uint8 of normalised latents (1, C, t, h, w), the whole clip in memory.
 
-    A tile of `tile` pixels starts every `stride` pixels, in rows and columns; each is decoded over the whole
-    clip, one latent frame at a time, blended line by line with the one above and the one on the left, and cut
-    to `stride` pixels.
+    Convolutions are those of `plain_convolutions`. A tile of `tile` pixels starts every `stride` pixels, in
+    rows and columns; each is decoded over the whole clip, one latent frame at a time, blended line by line
+    with the one above and the one on the left, and cut to `stride` pixels.
     """
+    with plain_convolutions():
+        return _decode_in_tiles(vae, latents, tile, stride)
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Run the autoencoder as the original does: 3-D convolutions, channels before time and space."""
+
+    def forward(layer: torch.nn.Conv3d, x: torch.Tensor, num_empty: int = 0) -> torch.Tensor:  # noqa: ARG001
+        return torch.nn.Conv3d.forward(layer, x)
+
+    blocks = causal_video_blocks
+    with (
+        patch.object(blocks.TimeConv3d, "forward", forward),
+        patch.object(blocks, "has_fast_channels_last", lambda _: False),
+    ):
+        yield
+
+
+def _decode_in_tiles(
+    vae: AutoencoderKLCausalVideo, latents: torch.Tensor, tile: int, stride: int
+) -> torch.Tensor:
     ratio = vae.spatial_compression_ratio
     raw = vae.denormalize_latents(latents).to(vae.dtype)
     size, step, overlap = tile // ratio, stride // ratio, tile - stride

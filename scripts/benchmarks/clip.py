@@ -12,7 +12,7 @@ from pyramid_seed import PyramidFlowPipeline
 
 from .baseline import decode_in_overlapping_tiles, reference_path
 from .measure import PRODUCT, Bar, Result, compared, summary
-from .sizes import FULL, MID, SIZES, TINY, Size, call_settings, device_for, make_pipeline
+from .sizes import SIZES, Size, call_settings, device_for, make_pipeline
 from .vae import TILES
 
 FRAMES_PER_SECOND = 24
@@ -23,7 +23,7 @@ def measure(options: argparse.Namespace) -> Result:
     """The same seed on both ways, so that what they make can be compared as well."""
     size = SIZES[options.size]
     device = device_for(size, options.device)
-    pipeline = make_pipeline(size, device, with_text=size is TINY)
+    pipeline = make_pipeline(size, device, with_text=size.name == "tiny")
     settings = call_settings(pipeline, size) | {"determinism": options.determinism}
     short = settings | {"num_frames": 1}
     latents: dict[str, torch.Tensor] = {}
@@ -47,9 +47,9 @@ def measure(options: argparse.Namespace) -> Result:
     difference = (latents["product"] - latents["baseline"]).abs().max().item()
     seconds = summary(row.values[PRODUCT])["median"] / (settings["num_frames"] / FRAMES_PER_SECOND)
     bars = []
-    if size is MID:
+    if size.name == "mid":
         bars.append(Bar("whole clip", row.median_ratio, 1.6))
-    if size is FULL:
+    if size.name == "full":
         bars.append(Bar("whole clip on a GPU", row.median_ratio, 2.5))
     return Result(
         command="clip",

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pyramid_seed.determinism import DETERMINISM_LEVELS, DeterminismLevel
 
 from .measure import Bar, Result, Row, in_turn
-from .sizes import FULL, SIZES, TINY, call_settings, device_for, make_pipeline
+from .sizes import SIZES, call_settings, device_for, make_pipeline
 
 
 def measure(options: argparse.Namespace) -> Result:
     """Strict over relaxed, pair by pair."""
     size = SIZES[options.size]
     device = device_for(size, options.device)
-    pipeline = make_pipeline(size, device, with_text=size is TINY)
+    pipeline = make_pipeline(size, device, with_text=size.name == "tiny")
     settings = call_settings(pipeline, size)
 
     def make(level: DeterminismLevel) -> Callable[[], object]:
@@ -29,6 +29,6 @@ def measure(options: argparse.Namespace) -> Result:
         command="determinism",
         what=f"{size.description}; text to frames",
         rows=[row],
-        bars=bars if size is FULL else [],
+        bars=bars if size.name == "full" else [],
         device=device,
     )

@@ -10,7 +10,6 @@ from pyramid_seed.noise import NoiseKey, NoiseStreams, block_noise
 
 from .baseline import block_gaussian, block_noise_loop, block_noise_loop_of
 from .measure import CPU, Bar, Result, compared
-from .sizes import SIZES, TINY
 
 GAMMA = 1 / 3
 KEY = NoiseKey("renoise", 0, 2)
@@ -18,7 +17,7 @@ KEY = NoiseKey("renoise", 0, 2)
 
 def measure(options: argparse.Namespace) -> Result:
     """Block noise of one unit at its finest stage: made of given white noise, and with the drawing of it."""
-    height, width = (64, 64) if SIZES[options.size] is TINY else (768, 1280)
+    height, width = (64, 64) if options.size == "tiny" else (768, 1280)
     shape = (1, 16, 1, height // 8, width // 8)
     streams, gaussian = NoiseStreams(0), block_gaussian(GAMMA)
     white = streams.draw(KEY, shape)

@@ -1,8 +1,10 @@
-"""`transformer`: one step of the transformer with the longest history, against the reference path."""
+"""`transformer`: a step of each stage with the longest history, against the reference path."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,86 +12,109 @@ from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
 from .ceilings import attention_operations, ceilings, counted_linears
-from .measure import PRODUCT, Bar, Result, compared, summary
+from .measure import BASELINE, PRODUCT, Bar, Result, Row, compared, summary
 from .sequence import frame_tokens
-from .sizes import MID, NUM_REAL_TEXT, NUM_TEXT, SIZES, Size, device_for, make_pipeline, text_inputs
+from .sizes import NUM_REAL_TEXT, NUM_TEXT, SIZES, Size, device_for, make_pipeline, text_inputs
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was measured of the steps of one stage: operations are the product's."""
+
+    row: Row
+    operations: int
+    difference: float
 
 
 @torch.no_grad()
 def measure(options: argparse.Namespace) -> Result:
-    """A step of the last stage, of a guidance pair; 24 of 128 text tokens are real."""
+    """A step of each stage, as a clip has equally many of each; a guidance pair, 24 of 128 tokens real."""
     size = SIZES[options.size]
     device = device_for(size, options.device)
     pipeline = make_pipeline(size, device, with_text=False)
-    transformer, unit = pipeline.transformer, size.longest_history
-    latents, history = _latents(pipeline, size, device)
-    text = text_inputs(transformer, device)
-    timestep = torch.full((2,), 500.0, device=device)
-
-    def step(context: object = None) -> tuple[torch.Tensor, object]:
-        return transformer(latents, history, timestep, **text, return_dict=False, context=context)
-
-    transformer.set_attention_path("reference")
-    wanted = step()[0]
-    transformer.set_attention_path("prefix")
-    _, context = step()  # the first step of a stage builds it, the others take it
-    with counted_linears(transformer) as count:
-        got = step(context)[0]
-        operations = count()
-
-    def product() -> torch.Tensor:
-        transformer.set_attention_path("prefix")
-        return step(context)[0]
-
-    def baseline() -> torch.Tensor:
-        transformer.set_attention_path("reference")
-        return step()[0]
-
-    row = compared(f"step of unit {unit}, last stage", product, baseline, options.repeats, device)
-    frames = frame_tokens(pipeline.geometry, size.height, size.width, unit, stage=2)
-    config = transformer.config
-    operations += 2 * attention_operations(
-        frames,
-        NUM_REAL_TEXT,
-        config.num_attention_heads * config.attention_head_dim,
-        config.num_layers + config.num_single_layers,
+    stages = [
+        _stage(pipeline, size, device, stage, options.repeats)
+        for stage in range(pipeline.geometry.num_stages)
+    ]
+    rows = [steps.row for steps in stages]
+    together = Row(
+        "one step of each stage",
+        {
+            label: [sum(times) for times in zip(*(row.values[label] for row in rows), strict=True)]
+            for label in (PRODUCT, BASELINE)
+        },
     )
     limits = ceilings(device, size.dtype)
-    reached = operations / summary(row.values[PRODUCT])["median"]
+    reached = stages[-1].operations / summary(rows[-1].values[PRODUCT])["median"]
     fraction = reached / limits["matrix product, operations a second"]
     bars = []
-    if size is MID:
-        bars.append(Bar("transformer step, longest history", row.median_ratio, 1.5))
+    if size.name == "mid":
+        bars.append(Bar("transformer steps, longest history", together.median_ratio, 1.5))
     if device.type != "cpu":
-        bars.append(Bar("fraction of the matrix-product ceiling", fraction, 0.5))
+        bars.append(Bar("last stage, fraction of the matrix-product ceiling", fraction, 0.5))
     return Result(
         command="transformer",
-        what=f"{size.description}; a guidance pair, {sum(frames)} video and {NUM_TEXT} text tokens",
+        what=f"{size.description}; unit {size.longest_history}, a guidance pair",
         baseline="dense mask over the padded sequence; masks, positions, text and history built anew",
-        rows=[row],
+        rows=[*rows, together],
         bars=bars,
         facts={
-            "largest difference / largest value": ((got - wanted).abs().max() / wanted.abs().max()).item(),
-            "operations of a step": operations,
+            "largest difference / largest value": max(steps.difference for steps in stages),
+            "last stage, operations of a step": stages[-1].operations,
             **limits,
-            "fraction of the matrix-product ceiling": fraction,
+            "last stage, fraction of the matrix-product ceiling": fraction,
         },
         device=device,
     )
 
 
+def _stage(
+    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, stage: int, repeats: int
+) -> Steps:
+    transformer, unit = pipeline.transformer, size.longest_history
+    latents, history = _latents(pipeline, size, device, stage)
+    text = text_inputs(transformer, device)
+    timestep = torch.full((2,), 500.0, device=device)
+
+    def step(path: str, context: Any = None) -> tuple[torch.Tensor, Any]:
+        transformer.set_attention_path(path)
+        return transformer(latents, history, timestep, **text, return_dict=False, context=context)
+
+    wanted, _ = step("reference")
+    _, context = step("prefix")  # the first step of a stage builds it, the others take it
+    with counted_linears(transformer) as count:
+        got, _ = step("prefix", context)
+        operations = count()
+    frames = frame_tokens(pipeline.geometry, size.height, size.width, unit, stage)
+    config = transformer.config
+    width = config.num_attention_heads * config.attention_head_dim
+    num_layers = config.num_layers + config.num_single_layers
+    row = compared(
+        f"stage {stage}: {sum(frames)} video and {NUM_TEXT} text tokens",
+        lambda: step("prefix", context),
+        lambda: step("reference"),
+        repeats,
+        device,
+    )
+    return Steps(
+        row,
+        operations + 2 * attention_operations(frames, NUM_REAL_TEXT, width, num_layers),
+        ((got - wanted).abs().max() / wanted.abs().max()).item(),
+    )
+
+
 def _latents(
-    pipeline: PyramidFlowPipeline, size: Size, device: torch.device
+    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, stage: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Random current latents and history of a guidance pair."""
     height, width = pipeline.geometry.latent_size(size.height, size.width)
     generator = torch.Generator().manual_seed(0)
     shape = (1, pipeline.transformer.config.in_channels, 1, height, width)
-    frames = [
-        torch.randn(shape, generator=generator).to(device, size.dtype)
+    num_stages = pipeline.geometry.num_stages
+    pyramids = [
+        latent_pyramid(torch.randn(shape, generator=generator).to(device, size.dtype), num_stages)
         for _ in range(size.longest_history + 1)
     ]
-    past = [latent_pyramid(frame, pipeline.geometry.num_stages) for frame in frames[:-1]]
-    history = history_clips(past, pipeline.geometry.num_stages - 1)
-    current, *clips = (each.expand(2, -1, -1, -1, -1) for each in (frames[-1], *history))
-    return current, clips
+    clips = [pyramids[-1][stage], *history_clips(pyramids[:-1], stage)]
+    current, *history = (each.expand(2, -1, -1, -1, -1) for each in clips)
+    return current, history

@@ -12,7 +12,7 @@ from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
 from .baseline import decode_in_overlapping_tiles
 from .fresh import run_fresh
 from .measure import BASELINE, PRODUCT, Bar, Result, compared
-from .sizes import FULL, MID, SIZES, TINY, Size, device_for, make_vae
+from .sizes import SIZES, Size, device_for, make_vae
 
 NUM_UNITS = 3
 """Latent frames whose decoding is timed: 17 frames of the published structure."""
@@ -40,7 +40,7 @@ def measure(options: argparse.Namespace) -> Result:
         for label in (PRODUCT, BASELINE):
             peaks[label] = [_peak(size, label, units, options.device) for units in LENGTHS[size.name]]
     bars = []
-    if size in (MID, FULL):
+    if size.name != "tiny":
         bars.append(Bar("VAE decode", row.median_ratio, 1.3))
     if peaks:
         short, long = peaks[PRODUCT]
@@ -52,7 +52,7 @@ def measure(options: argparse.Namespace) -> Result:
         what=f"decoder of {size.description}, to frames of 8 bits",
         baseline="tiles of 256 pixels every 192, each over the whole clip, blended line by line; the clip in "
         "memory"
-        if size is not TINY
+        if size.name != "tiny"
         else "tiles of 32 pixels every 24, otherwise the same",
         rows=[row],
         bars=bars,

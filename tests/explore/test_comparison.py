@@ -187,6 +187,19 @@ def test_command_compare_names_the_unit_and_the_manifests_difference(golden, tmp
     assert not numbers["manifests"]["is_same_clip"]
 
 
+def test_a_branch_is_told_from_what_the_codec_lost(golden, tmp_path, capsys):
+    a, b = golden("default", "a.mp4"), tmp_path / "b.mp4"
+    clip, manifest = read_clip(a), json.loads(manifest_json(GOLDEN["default"]))
+    clip.frames[9:] = 255 - clip.frames[9:]
+    manifest["digests"]["chunks"][3:] = ["other", "other"]  # frames 9 to 12 and 13 to 16
+    write_video(b, clip.frames, 8, comment=manifest_json(manifest))
+    assert main(["compare", str(a), str(b), "-o", str(tmp_path / "report")]) == 1
+    shown = capsys.readouterr().out
+    assert "first in frame 0 (unit 0)\nBy the manifests, frames before unit 3 are equal" in shown
+    numbers = json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
+    assert (numbers["first_differing_frame"], numbers["first_unit_made_otherwise"]) == (0, 3)
+
+
 def test_command_compare_of_equal_and_of_differently_stored_clips(golden, tmp_path, capsys):
     a, exact = golden("short", "a.mp4"), golden("short", "exact.mp4", lossless=True)
     folder = str(tmp_path / "report")

@@ -20,7 +20,7 @@ BOAT, SEA = Prompt("a boat"), Prompt("the sea")
 def clip(prompt, seed, level=100, **values):
     zero = {measure.name: 0.0 for measure in MEASURES}
     frames = np.full((2, 16, 16, 3), level, np.uint8)
-    return MeasuredClip(prompt, seed, Path("a.mp4"), "0" * 64, 9, zero | values, frames)
+    return MeasuredClip(prompt, seed, Path("a.mp4"), True, "0" * 64, 9, zero | values, frames)
 
 
 def test_spread():

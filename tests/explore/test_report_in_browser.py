@@ -22,7 +22,11 @@ from pyramid_seed.runs.video import write_video
 
 pytestmark = pytest.mark.browser
 
-MANIFEST = {"file": {"scale": 2}, "digests": {"frames": "0" * 64}, "geometry": {"temporal_factor": 8}}
+MANIFEST = {
+    "file": {"scale": 2, "lossless": False},
+    "digests": {"frames": "0" * 64},
+    "geometry": {"temporal_factor": 8},
+}
 SETTINGS = {"width": 64, "height": 64, "num_frames": 9, "model": "none"}
 SEEDS = (10, 2, 2**63, 1, 5, 6, 7, 8)
 STATE = (

@@ -12,6 +12,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,7 +75,7 @@ def test_what_is_there(swept):
     folder, summary = swept
     assert (summary.batch.status, summary.batch.made) == (0, 6)
     assert summary.report == folder / "report" / "index.html"
-    assert sorted(path.name for path in (folder / "report").iterdir()) == sorted(NAMES)
+    assert {path.name for path in (folder / "report").iterdir()} == set(NAMES) - {"clips"}
     assert len(list((folder / "clips").glob("*.mp4"))) == 6
 
 
@@ -167,7 +168,7 @@ def test_the_contact_sheet_has_a_row_a_seed(swept):
 def test_again_makes_only_what_is_missing(swept):
     folder, summary = swept
     # The page holds the clips, and a clip's manifest says how long it took.
-    names = [name for name in NAMES if name != "index.html"]
+    names = ["measures.json", "measures.csv", "contact_sheet.png"]
     before = [(folder / "report" / name).read_bytes() for name in names]
     (folder / "clips" / next(iter(summary.batch.digests))).unlink()
     (folder / "report" / "index.html").unlink()
@@ -203,6 +204,29 @@ def test_settings_are_compared_seed_by_seed(swept, tmp_path, capsys):
     assert paired["against"] == str(swept[0])
     assert paired["differences"]["si"]["difference"] == pytest.approx(np.mean(here) - np.mean(there))
     assert "95 % interval" in Page(tmp_path / "report" / "index.html").text
+
+
+@pytest.mark.parametrize("embedded_bytes", [2**30, 1])
+def test_lossless_files_have_exact_measures_and_copies_that_play(swept, tmp_path, embedded_bytes):
+    summary = run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), lossless=True, device="cpu", progress=False, **FEW)
+    clip = generate(PROMPTS[0], seed=7, device="cpu", progress=False, **FEW)
+    (row,) = tree_of(tmp_path)["clips"]
+    assert row["measures"] == measure_clip(clip.frames, clip.geometry.temporal_factor)
+
+    told = {"settings": tree_of(tmp_path)["settings"], "against": None, "failed": {}}
+    path = write_report(tmp_path / "report", summary.findings, embedded_bytes=embedded_bytes, **told)
+    (video,) = Page(path).all("video")
+    copy = path.parent / video["src"]
+    if embedded_bytes > 1:
+        copy = tmp_path / "copy.mp4"
+        copy.write_bytes(base64.b64decode(video["src"].split(",")[1]))
+        assert not (tmp_path / "report" / "clips").exists()
+    with av.open(copy) as container:
+        assert container.streams.video[0].format.name == "yuv420p"
+    assert read_video(copy)[0].shape == (5, 384, 384, 3)
+
+    with pytest.raises(ValueError, match="lossy files and this sweep makes lossless ones"):
+        run_sweep(PROMPTS, tmp_path, seeds=(7,), lossless=True, against=swept[0], progress=False)
 
 
 def test_large_clips_stay_beside_the_page(swept, tmp_path):

@@ -182,7 +182,7 @@ def test_sigkill_at_any_moment_loses_no_finished_unit(tmp_path, plain, settings,
     conditions = {
         "unit": lambda: list(output.glob(".work/*/unit-0001.safetensors")),
         "step": lambda: (output / "logs").is_dir() and len(pids(output)) == processes,
-        "writing": lambda: list(output.glob(".*.tmp.mp4")),
+        "writing": lambda: list(output.glob("*.mp4")),
     }
     assert wait_for(conditions[moment], process, pause=0.0005)
     if moment == "step":

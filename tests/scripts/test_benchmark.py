@@ -26,7 +26,7 @@ from benchmarks.fresh import environment, run_fresh
 from benchmarks.measure import Bar, Result, Row, in_turn, summary
 from benchmarks.report import draw, markdown
 from benchmarks.sequence import attended_pairs, frame_tokens, published_geometry
-from benchmarks.sizes import FULL, MID, TINY, call_settings, device_for, make_pipeline, make_vae
+from benchmarks.sizes import FULL, MID, SIZES, TINY, call_settings, device_for, make_pipeline, make_vae
 from benchmarks.vae import decode_once, decode_streaming, random_latents
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel
@@ -36,6 +36,12 @@ from pyramid_seed.noise import block_noise
 from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The size tiny, but for the length of its clip."""
+    monkeypatch.setitem(SIZES, "tiny", replace(TINY, num_units=2, num_steps=(1, 1, 1), longest_history=2))
 
 
 @pytest.fixture
@@ -231,7 +237,7 @@ def tiny():
 
 
 def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
-    settings = call_settings(tiny, TINY) | {"num_frames": 5, "output_type": "latent"}
+    settings = call_settings(tiny, SIZES["tiny"]) | {"output_type": "latent"}
     product = tiny(**settings).latents
     with reference_path(tiny):
         assert tiny.transformer.attention_path == "reference"

@@ -18,7 +18,9 @@ def clips(step):
     frames = np.full((1, 16, 16, 3), 100, np.uint8)
     values = {measure.name: 0.0 for measure in MEASURES}
     return [
-        MeasuredClip(Prompt(text), seed, Path("a.mp4"), "", 9, {**values, "motion": 10 + step * seed}, frames)
+        MeasuredClip(
+            Prompt(text), seed, Path("a.mp4"), True, "", 9, {**values, "motion": 10 + step * seed}, frames
+        )
         for text in ("a", "b")
         for seed in (0, 1)
     ]
@@ -27,10 +29,15 @@ def clips(step):
 def test_figures():
     usual, other = find(clips(2)), find(clips(4))
     paired = compare(clips(4), {(clip.prompt, clip.seed): clip.values for clip in clips(2)})
-    text = figures(usual, type(other)(other.prompts, other.common_seeds, other.shares, paired), "A machine.")
+    text = figures(
+        usual,
+        type(other)(other.prompts, other.common_seeds, other.shares, paired),
+        {"motion": 0.5},
+        "A machine.",
+    )
     assert "2 prompts, 2 seeds. A machine." in text
     # All variance is the seed's: means 11, deviation sqrt(2); the difference is 0 and 2.
-    assert "| `motion` | 11 | 1.41 | 0.0 % | 100.0 % | 0.0 % |" in text
+    assert "| `motion` | 11 | 1.41 | 0.5 | 0.0 % | 100.0 % | 0.0 % |" in text
     assert "| a | 1 |" in text
     assert "| `motion` | 1 | -2.04 to 4.04 | 2.24 | 1.41 | 1.00 |" in text
     assert "`flicker`" not in text

@@ -6,7 +6,16 @@ import pytest
 
 from pyramid_seed import generate
 from pyramid_seed.ui.gallery import entry_of
-from pyramid_seed.ui.html import cards, clip_stage, facts, live_stage, outcome, progress, queue_line
+from pyramid_seed.ui.html import (
+    cards,
+    clip_stage,
+    facts,
+    live_stage,
+    outcome,
+    progress,
+    queue_line,
+    unit_side,
+)
 from pyramid_seed.ui.jobs import JobQueue, Outcome, State, View
 
 EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"
@@ -48,6 +57,15 @@ def test_the_preview_has_a_place_for_every_unit():
     page = live_stage(View(pictures=("data:a", "", "")))
     assert page.count("<img") == 1
     assert page.count('class="todo"') == 2
+
+
+@pytest.mark.parametrize("num_units", [0, 1, 2, 5, 16, 31, 61, 200])
+def test_all_units_fit_on_the_stage(num_units):
+    side = unit_side(num_units)
+    columns = (620 + 6) // (side + 6)
+    rows = -(-num_units // columns)
+    assert rows * (side + 6) - 6 <= 252
+    assert 8 <= side <= 150
 
 
 def test_the_queue_line_tells_what_runs():

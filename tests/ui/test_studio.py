@@ -39,6 +39,7 @@ def without_timings(manifest):
 def test_a_clip_is_that_of_generate(studio, short, tmp_path):
     view = finished(studio.make(WISH))
     assert (view.state, view.step, view.num_steps) == (State.DONE, 6, 6)
+    assert [picture[:16] for picture in view.pictures] == ["data:image/webp;"] * 2
     clip = generate(WISH.prompt, seed=WISH.seed, preset=short, progress=False)
     there = find_manifest(clip.save(tmp_path / "there.mp4"))
     assert without_timings(studio.manifest(view.outcome.clip)) == without_timings(there)
