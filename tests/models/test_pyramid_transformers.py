@@ -432,7 +432,7 @@ def test_lora_from_a_file(tmp_path, family, model, inputs):
 def as_unit(unit, stage, num_text):
     """A call as of that unit and stage, with so many real text tokens."""
     generator = torch.Generator().manual_seed(unit)
-    sizes = [(2, 4), (4, 8), (8, 16)]
+    sizes = [(4, 8), (8, 16), (16, 32)]
     mask = torch.ones(2, 10)
     mask[0, num_text:] = 0
     return {
@@ -457,13 +457,13 @@ def test_a_longer_history_does_not_compile_again(family, model):
     model.compile_repeated_blocks(fullgraph=True, backend=counter)
     assert model.is_compiled
     counts = []
-    for unit, stage, num_text in ((0, 0, 4), (1, 1, 4), (1, 2, 6), (2, 1, 4), (3, 2, 9), (5, 0, 4)):
+    for unit, stage, num_text in ((0, 0, 4), (1, 1, 4), (2, 2, 6), (3, 1, 9), (5, 0, 4)):
         call = as_unit(unit, stage, num_text)
         torch.testing.assert_close(velocity(model, call), velocity(plain, call), rtol=0, atol=1e-6)
         counts.append(counter.frame_count)
     assert counts[0] <= 5
     assert counts[1] <= counts[0] + 1
-    assert counts[1:] == counts[1:2] * 5
+    assert counts[1:] == counts[1:2] * 4
 
 
 @pytest.mark.slow
