@@ -74,7 +74,7 @@ def run_batch(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
-        attention, compile: see `generate`; a clip that was interrupted goes on only with the same ones.
+        attention, compile: see `generate`; with other ones a clip is another clip.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -104,6 +104,9 @@ def run_batch(
         "determinism": determinism,
         "lossless": lossless,
     }
+    # Only what is not the default, so that folders of earlier versions go on.
+    run |= {"attention": attention} if attention != "prefix" else {}
+    run |= {"compiled": True} if compile else {}
 
     def make_plan() -> Plan:
         where = name_of(prompts)

@@ -76,7 +76,9 @@ def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machi
         [
             f"{len(usual.prompts)} prompts, {len(usual.common_seeds)} seeds. {machine}",
             "",
-            *_table(["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interplay"], shares),
+            *_table(
+                ["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interplay"], shares
+            ),
             "",
             *_table(["prompt", "SSIM of two seeds, mean over all pairs"], similar),
             "",

@@ -108,6 +108,23 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
 
 
+def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after):
+    disarm = stop_after(0)
+    run({"prompt": "a boat", "num_frames": 17})
+    disarm()
+    (reference,) = run({"prompt": "a boat", "num_frames": 17}, attention="reference").digests
+    (prefix,) = run({"prompt": "a boat", "num_frames": 17}).digests
+    assert reference != prefix
+    entries = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
+    assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, prefix: 1}
+    for file, path in ((reference, "reference"), (prefix, "prefix")):
+        assert find_manifest(tmp_path / "clips" / file)["attention"] == path
+        assert (
+            verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny", progress=False).difference
+            is None
+        )
+
+
 def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):
     (file,) = run({"prompt": "a boat", "num_frames": 9}).digests
     assert verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny").difference is None

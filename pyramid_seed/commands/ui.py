@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,10 +82,13 @@ def run(options: argparse.Namespace) -> int:
             f"and see all clips in {studio.folder}",
             file=sys.stderr,
         )
-    serve(
-        studio,
-        options.host,
-        options.port,
-        announce=lambda address: print(f"{address}  (clips in {studio.folder}; Ctrl+C ends it)", flush=True),
-    )
+    with suppress(KeyboardInterrupt):  # the way to end it
+        serve(
+            studio,
+            options.host,
+            options.port,
+            announce=lambda address: print(
+                f"{address}  (clips in {studio.folder}; Ctrl+C ends it)", flush=True
+            ),
+        )
     return 0

@@ -9,6 +9,7 @@ Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,17 +29,28 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class PrefixPlan:
-    """Who attends to whom, without a mask. Tensors are int64 on the CPU, as compiled graphs take them.
+    """Who attends to whom, without a mask. Tensors are on the CPU.
 
     Attributes:
-        stops: (times,) how many tokens there are up to the end of each time, rising to S.
-        padding: (B,) tokens of padding at the front of each sample.
+        stops: int64 (times,), how many tokens there are up to the end of each time, rising to S.
+        padding: int64 (B,), tokens of padding at the front of each sample.
         num_current: tokens of the current latents, the last ones.
+        is_stop: bool (S,), `stops` once more in a length that a compiled graph knows: one of its own would
+            compile it again where by chance two lengths are equal.
     """
 
     stops: torch.Tensor
     padding: torch.Tensor
     num_current: int
+    is_stop: torch.Tensor
+
+
+def prefix_plan(stops: Iterable[int], padding: torch.Tensor, num_current: int) -> PrefixPlan:
+    """The plan of times that end at `stops`, see there."""
+    ends = torch.tensor([*stops])
+    is_stop = torch.zeros(int(ends[-1]), dtype=torch.bool)
+    is_stop[ends - 1] = True
+    return PrefixPlan(ends, padding, num_current, is_stop)
 
 
 def add_to_last(tokens: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
@@ -66,15 +78,16 @@ class PyramidAttnProcessor:
 
         `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S.
         """
-        num_queries = query.shape[1]
+        first = key.shape[1] - query.shape[1]
         cos, sin = rotary
-        query = apply_rotary_emb(query, (cos[-num_queries:], sin[-num_queries:]), sequence_dim=1)
-        key = apply_rotary_emb(key, rotary, sequence_dim=1)
+        query = rotate(query, (cos[first:], sin[first:]))
+        key = rotate(key, rotary)
         if isinstance(attention_mask, PrefixPlan):
-            backend = None if self._attention_backend is None else self._attention_backend.value
-            attend = _opaque_prefix_attention if torch.compiler.is_compiling() else prefix_attention
             plan = attention_mask
-            return attend(query, key, value, plan.stops, plan.padding, backend).flatten(2)
+            backend = None if self._attention_backend is None else self._attention_backend.value
+            if torch.compiler.is_compiling():
+                return compiled_attention(query, key, value, plan.is_stop, plan.padding, backend).flatten(2)
+            return prefix_attention(query, key, value, plan.stops, plan.padding, backend).flatten(2)
         return dispatch_attention_fn(
             query,
             key,
@@ -83,6 +96,19 @@ class PyramidAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         ).flatten(2)
+
+
+def rotate(tokens: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rotate the pairs of neighbouring values of tokens (B, S, H, D).
+
+    What diffusers' `apply_rotary_emb` does by sums of real numbers, which compiled code fuses; otherwise one
+    product of complex numbers is many times faster on a CPU.
+    """
+    if torch.compiler.is_compiling():
+        return apply_rotary_emb(tokens, rotary, sequence_dim=1)
+    phases = torch.complex(*(each[:, None, ::2].contiguous() for each in rotary))
+    pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phases).flatten(-2).to(tokens.dtype)
 
 
 def prefix_attention(
@@ -119,25 +145,18 @@ def prefix_attention(
 
 
 @torch.library.custom_op("pyramid_seed::prefix_attention", mutates_args=())
-def _opaque_prefix_attention(
+def compiled_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    stops: torch.Tensor,
+    is_stop: torch.Tensor,
     padding: torch.Tensor,
     backend: str | None,
 ) -> torch.Tensor:
-    """`prefix_attention` as compiled graphs see it, so that they are the same for any number of times."""
-    return prefix_attention(query, key, value, stops, padding, backend)
+    """`prefix_attention` as compiled graphs call it: one operation, the same for any number of times."""
+    return prefix_attention(query, key, value, is_stop.nonzero()[:, 0] + 1, padding, backend)
 
 
-@_opaque_prefix_attention.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,  # noqa: ARG001 - the operation's signature
-    value: torch.Tensor,  # noqa: ARG001
-    stops: torch.Tensor,  # noqa: ARG001
-    padding: torch.Tensor,  # noqa: ARG001
-    backend: str | None,  # noqa: ARG001
-) -> torch.Tensor:
+@compiled_attention.register_fake
+def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
     return query.new_empty(query.shape)

@@ -16,7 +16,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary
+from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary, prefix_plan
 from .lora import LoraMixin
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
@@ -167,8 +167,8 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
             attention = causal_attention_mask(text_mask, video_ids[:, 0])
         else:
             text, padding = text_without_padding(text, text_mask)
-            stops = torch.tensor(frame_stops(clips, patch_size)) + text.shape[1]
-            attention = PrefixPlan(stops, padding, frame_stops([latents], patch_size)[-1])
+            stops = (text.shape[1] + stop for stop in frame_stops(clips, patch_size))
+            attention = prefix_plan(stops, padding, frame_stops([latents], patch_size)[-1])
         text_ids = video_ids.new_zeros(text.shape[1], video_ids.shape[1])
         embedder = self.time_text_embed.text_embedder
         projected_text = self.context_embedder(text)

@@ -124,6 +124,16 @@ def test_the_recipe_comes_back(made):
     assert geometry_of(made.manifest) == made.geometry
 
 
+def test_manifests_from_before_the_choice_are_of_the_reference_path(made):
+    before = {name: value for name, value in made.manifest.items() if name not in ("attention", "compiled")}
+    check_manifest(before, "here")
+    recipe = recipe_of(before)
+    assert (recipe.attention, recipe.compiled) == ("reference", False)
+    for change in ({"attention": None}, {"compiled": "no"}):
+        with pytest.raises(ValueError, match=f"damaged manifest: {next(iter(change))} is"):
+            check_manifest(before | change, "here")
+
+
 NASTY = {
     "quotes": "a \"red\" 'circle' \\ \\n",
     "newlines": "one\ntwo\r\n\tthree\x00\x1b[31m",

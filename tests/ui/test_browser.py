@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,12 +58,15 @@ def address(folder) -> Iterator[str]:
         "--preset",
         "tiny",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as server:
         try:
             yield re.match(r"http://127\.0\.0\.1:\d+", server.stdout.readline())[0]
         finally:
-            server.terminate()
-            server.wait(timeout=SECONDS)
+            server.send_signal(signal.SIGINT)  # Ctrl+C, with the page still open
+            _, complaints = server.communicate(timeout=SECONDS)
+    assert server.returncode == 0
+    assert complaints == ""
 
 
 class Browser:
