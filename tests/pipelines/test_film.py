@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import accelerate
 import numpy as np
 import pytest
@@ -89,6 +91,11 @@ def test_it_may_stop_the_run(pipe, make, told):
     assert output.interrupted
     assert output.latents.shape[2] == 2
     assert np.array_equal(output.frames, make(num_frames=9, output_type="uint8").frames)
+
+
+def test_no_unit_pays_for_a_garbage_collection(make, monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("collected"))
+    make(num_frames=17, output_type="uint8")
 
 
 def test_what_it_raises_ends_the_run(make, told, tell):
