@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -58,9 +58,9 @@ class ClipDecoder:
             return
         self._side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._side):
-            latents.record_stream(self._side)
-            decoded = self._run(latents, is_last)
-            self._waiting.append(replace(decoded, done=self._side.record_event()))
+            if latents.is_cuda:
+                latents.record_stream(self._side)
+            self._waiting.append(self._run(latents, is_last))
 
     def poll(self) -> None:
         """Hand on what is finished by now; raises as `put`."""
@@ -77,8 +77,10 @@ class ClipDecoder:
         self._num_put += 1
         raw = self._vae.denormalize_latents(latents.to(self._device), first_frame_index=index)
         pixels = self._decode(own_memory(raw.to(self._vae.dtype)), is_last=is_last)
-        is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=True)
-        return _Decoded(index, self._convert(pixels.float().clamp(-1, 1)), is_finite)
+        is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=pixels.is_cuda)
+        values = self._convert(pixels.float().clamp(-1, 1))
+        done = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
+        return _Decoded(index, values, is_finite, done)
 
     def _deliver(self, decoded: _Decoded) -> None:
         if decoded.done is not None:
@@ -92,12 +94,12 @@ class ClipDecoder:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A decoded latent frame; `done` tells when a stream has come so far, None at once."""
+    """A decoded latent frame; on CUDA, `done` tells when its stream has come so far."""
 
     chunk: int
     values: torch.Tensor
     is_finite: torch.Tensor
-    done: torch.cuda.Event | None = None
+    done: torch.cuda.Event | None
 
     def is_done(self) -> bool:
         return self.done is None or self.done.query()

@@ -82,7 +82,7 @@ class Film:
             is_kept = self._output_type == "uint8"
 
             def on_bytes(chunk: int, values: torch.Tensor) -> None:
-                frames = values.numpy()
+                frames = values.numpy().copy()  # what comes from CUDA lies in pinned memory, which is scarce
                 if is_kept:
                     kept.append(frames if on_frames is None else frames.copy())
                 if on_frames is not None:
