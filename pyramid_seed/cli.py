@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 2
     except KeyboardInterrupt:
-        print(f"pyramid-seed {options.command}: stopped, nothing was written", file=sys.stderr)
+        print(f"pyramid-seed {options.command}: stopped; no file was left half-written", file=sys.stderr)
         return 130
 
 

@@ -123,7 +123,10 @@ def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
     print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(found.first)}")
     parting = first_unit_made_otherwise(a, b)
     if parting is not None and parting != unit_of(found.first.frame, a, b):
-        print(f"By the manifests, frames before unit {parting} are equal: what differs there is the codec's loss.")
+        print(
+            f"By the manifests, frames before unit {parting} are equal: "
+            "what differs there is the codec's loss."
+        )
 
 
 def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:

@@ -14,11 +14,13 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "sweep",
+        usage="%(prog)s PROMPT [PROMPT ...] -o FOLDER [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="try many seeds, and measure what the seed does",
-        description="Make a clip of every prompt with every seed, and a page that plays and compares them. "
+        description="Make a clip of every prompt with every seed, and a page that plays and compares them.\n"
         "Clips that are in FOLDER are not made again. Needs the extra `report`.",
-        epilog='examples: pyramid-seed sweep "a red circle moves to the right" --seeds 0-15 -o seeds   |   '
-        "torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
+        epilog='examples:\n  pyramid-seed sweep "a red circle moves to the right" --seeds 0-15 -o seeds\n'
+        "  torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -61,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
 
     seeds = parse_seeds(options.seeds)
     prompts = [Path(text) if is_list(text) else text for text in options.prompts]
+    if len(prompts) > 1 and not any(isinstance(prompt, Path) or " " in prompt for prompt in prompts):
+        raise ValueError(
+            f"got {len(prompts)} prompts of one word each; put a prompt into quotes, "
+            f'"{" ".join(options.prompts)}", or single words into a list such as words.txt'
+        )
 
     from ..explore.sweep import run_sweep
     from ..runs.show import printable

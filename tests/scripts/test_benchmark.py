@@ -22,6 +22,7 @@ from benchmarks.baseline import (
     reference_path,
 )
 from benchmarks.ceilings import attention_operations, counted_linears
+from benchmarks.clip import peaks_by_stage
 from benchmarks.fresh import environment, run_fresh
 from benchmarks.measure import Bar, Result, Row, in_turn, summary
 from benchmarks.report import draw, markdown
@@ -339,6 +340,21 @@ def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
         "in all": 1,
         "loading weights": 1,
         "generating": 1,
+    }
+
+
+def test_peaks_by_stage(tiny, monkeypatch):
+    """No GPU at hand: its counter is one that counts the questions."""
+    asked = iter(range(1, 100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(asked))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    size = SIZES["tiny"]
+    told = peaks_by_stage(tiny, call_settings(tiny, size), size)
+    assert told == {
+        "peak bytes, stage 0": 1,
+        "peak bytes, stage 1": 2,
+        "peak bytes, stage 2": 3,
+        "peak bytes, after the last step": 4,
     }
 
 
