@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
+from pyramid_seed.determinism import determinism
 
 from .baseline import decode_in_overlapping_tiles, reference_path
 from .measure import PRODUCT, Bar, Result, compared, summary
@@ -34,7 +35,11 @@ def measure(options: argparse.Namespace) -> Result:
     def baseline(settings: dict[str, Any]) -> None:
         with reference_path(pipeline):
             latents["baseline"] = pipeline(**settings, output_type="latent").latents
-        decode_in_overlapping_tiles(pipeline.vae, latents["baseline"].to(device), *TILES.get(size.name, ()))
+        # The level sets the number of threads, which must be the same on both sides.
+        with determinism(options.determinism):
+            decode_in_overlapping_tiles(
+                pipeline.vae, latents["baseline"].to(device), *TILES.get(size.name, ())
+            )
 
     row = compared(
         f"{size.num_units} units, steps {size.num_steps} a stage",

@@ -40,7 +40,6 @@ class Size:
         height, width: pixels.
         num_units: units of the clip.
         num_steps: Euler steps of each stage, in all units.
-        longest_history: units before the one whose steps are measured; 15 is the most of a 384p checkpoint.
         transformer, vae, t5, clip: arguments of models with random weights; empty for the embedded model.
         dtype: of weights and computation.
         needs_gpu: refuse to run on a CPU.
@@ -52,7 +51,6 @@ class Size:
     width: int
     num_units: int
     num_steps: tuple[int, int, int]
-    longest_history: int
     transformer: Mapping[str, Any] = field(default_factory=dict)
     vae: Mapping[str, Any] = field(default_factory=dict)
     t5: Mapping[str, Any] = field(default_factory=dict)
@@ -60,8 +58,13 @@ class Size:
     dtype: torch.dtype = torch.float32
     needs_gpu: bool = False
 
+    @property
+    def longest_history(self) -> int:
+        """Units before the clip's last one."""
+        return self.num_units - 1
 
-TINY = Size("tiny", "the embedded model, 64x64", 64, 64, 5, (8, 8, 8), 4)
+
+TINY = Size("tiny", "the embedded model, 64x64", 64, 64, 5, (8, 8, 8))
 MID = Size(
     "mid",
     "miniFLUX with 7 heads instead of 30 (109 M parameters) and its VAE a quarter as wide, 192x320, "
@@ -70,7 +73,6 @@ MID = Size(
     320,
     5,
     (1, 1, 1),
-    15,
     transformer={"num_attention_heads": 7, "joint_attention_dim": 1024},
     vae={
         "encoder_block_out_channels": (32, 64, 128, 128),
@@ -87,7 +89,6 @@ FULL = Size(
     1280,
     16,
     (20, 20, 20),
-    15,
     transformer={"num_attention_heads": 30},
     vae={"norm_num_groups": 32},
     t5={"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},

@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """The size tiny, but for the length of its clip."""
-    monkeypatch.setitem(SIZES, "tiny", replace(TINY, num_units=2, num_steps=(1, 1, 1), longest_history=2))
+    monkeypatch.setitem(SIZES, "tiny", replace(TINY, num_units=2, num_steps=(1, 1, 1)))
 
 
 @pytest.fixture
