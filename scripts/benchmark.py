@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = commands.choices
     added["vae"].add_argument("--no-memory", action="store_true", help="times only")
     added["clip"].add_argument("--determinism", choices=("strict", "relaxed"), default="strict")
+    added["transformer"].add_argument("--unit", type=int, help="(default: the last of the size's clip)")
     added["memory"].add_argument("--modes", nargs="+", metavar="MODE", help="(default: all)")
     return parser
 

@@ -58,11 +58,6 @@ class Size:
     dtype: torch.dtype = torch.float32
     needs_gpu: bool = False
 
-    @property
-    def longest_history(self) -> int:
-        """Units before the clip's last one."""
-        return self.num_units - 1
-
 
 TINY = Size("tiny", "the embedded model, 64x64", 64, 64, 5, (8, 8, 8))
 MID = Size(

@@ -32,8 +32,9 @@ def measure(options: argparse.Namespace) -> Result:
     size = SIZES[options.size]
     device = device_for(size, options.device)
     pipeline = make_pipeline(size, device, with_text=False)
+    unit = size.num_units - 1 if options.unit is None else options.unit
     stages = [
-        _stage(pipeline, size, device, stage, options.repeats)
+        _stage(pipeline, size, device, unit, stage, options.repeats)
         for stage in range(pipeline.geometry.num_stages)
     ]
     rows = [steps.row for steps in stages]
@@ -49,12 +50,12 @@ def measure(options: argparse.Namespace) -> Result:
     fraction = reached / limits["matrix product, operations a second"]
     bars = []
     if size.name == "mid":
-        bars.append(Bar("transformer steps, longest history", together.median_ratio, 1.5))
+        bars.append(Bar(f"transformer steps of unit {unit}", together.median_ratio, 1.5))
     if device.type != "cpu":
         bars.append(Bar("last stage, fraction of the matrix-product ceiling", fraction, 0.5))
     return Result(
         command="transformer",
-        what=f"{size.description}; unit {size.longest_history}, a guidance pair",
+        what=f"{size.description}; unit {unit}, a guidance pair",
         baseline="dense mask over the padded sequence; masks, positions, text and history built anew",
         rows=[*rows, together],
         bars=bars,
@@ -69,10 +70,10 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def _stage(
-    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, stage: int, repeats: int
+    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, unit: int, stage: int, repeats: int
 ) -> Steps:
-    transformer, unit = pipeline.transformer, size.longest_history
-    latents, history = _latents(pipeline, size, device, stage)
+    transformer = pipeline.transformer
+    latents, history = _latents(pipeline, size, device, unit, stage)
     text = text_inputs(transformer, device)
     timestep = torch.full((2,), 500.0, device=device)
 
@@ -104,7 +105,7 @@ def _stage(
 
 
 def _latents(
-    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, stage: int
+    pipeline: PyramidFlowPipeline, size: Size, device: torch.device, unit: int, stage: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Random current latents and history of a guidance pair."""
     height, width = pipeline.geometry.latent_size(size.height, size.width)
@@ -113,7 +114,7 @@ def _latents(
     num_stages = pipeline.geometry.num_stages
     pyramids = [
         latent_pyramid(torch.randn(shape, generator=generator).to(device, size.dtype), num_stages)
-        for _ in range(size.longest_history + 1)
+        for _ in range(unit + 1)
     ]
     clips = [pyramids[-1][stage], *history_clips(pyramids[:-1], stage)]
     current, *history = (each.expand(2, -1, -1, -1, -1) for each in clips)
