@@ -147,9 +147,7 @@ def test_more_processes_than_items(tmp_path, plain, settings):
 def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, plain, settings):
     source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
     process = start([*TORCHRUN, "2"], source, output, settings)
-    assert wait_for(
-        lambda: 1 in pids(output) and list(output.glob(".work/*/unit-0000.safetensors")), process
-    )
+    assert wait_for(lambda: 1 in pids(output) and list(output.glob(".work/*/unit-0000.safetensors")), process)
     kill(pids(output)[1])
     text, _ = process.communicate(timeout=600)
     assert process.returncode != 0, text
