@@ -104,14 +104,24 @@ class Browser:
         return self.wait(lambda: self.one(selector).text)
 
     def click(self, selector: str) -> None:
-        self.wait(lambda: self.one(selector).is_enabled())
-        self.one(selector).click()
+        def clicked() -> bool:
+            element = self.one(selector)
+            if not element.is_enabled():
+                return False
+            element.click()
+            return True
+
+        self.wait(clicked)
 
     def type(self, selector: str, text: str) -> None:
         from selenium.webdriver.common.keys import Keys
 
-        self.one(selector).send_keys(Keys.CONTROL, "a")
-        self.one(selector).send_keys(text)
+        def typed() -> bool:
+            self.one(selector).send_keys(Keys.CONTROL, "a")
+            self.one(selector).send_keys(text)
+            return True
+
+        self.wait(typed)
 
     def choose(self, dropdown: str, label: str) -> None:
         self.click(f"{dropdown} input")
@@ -126,7 +136,8 @@ class Browser:
         return self.files()[0]
 
     def files(self) -> list[str]:
-        return [link.text for link in self.all("#facts a[download]")]
+        names = self.wait(lambda: (tuple(link.text for link in self.all("#facts a[download]")),))
+        return list(names[0])
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +230,7 @@ def test_a_running_job_is_stopped(page, folder):
     page.click("#run")
     page.wait(lambda: page.all("#stage .units img"))  # the preview grows: the first unit is there
     assert len(page.all("#stage .units .todo")) > 50
-    assert "Working: " in page.text("#queue")
+    page.wait(lambda: "Working: " in page.text("#queue"))
     page.click("#stop")
     headline = page.text("#outcome b")
     kept = find_manifest(folder / page.files()[0])["settings"]["num_frames"]
