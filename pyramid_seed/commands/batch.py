@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from .options import (
     Commands,
+    add_launch_option,
     add_path_options,
     add_run_options,
     add_setting_options,
@@ -17,6 +16,8 @@ from .options import (
     root_seed,
     say,
     settings_from,
+    tell_clips,
+    tell_how_to_go_on,
 )
 
 
@@ -59,12 +60,7 @@ def add(commands: Commands) -> None:
     running = add_run_options(parser)
     add_path_options(running)
     add_text_encoders_option(running, ("keep", "offload"))
-    running.add_argument(
-        "--num-processes",
-        type=int,
-        metavar="N",
-        help="refuse to run if the launcher started another number of processes",
-    )
+    add_launch_option(running)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -93,18 +89,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if not summary.is_main:
         return summary.status
-    for name, reason in summary.failed.items():
-        print(f"failed  {name}: {reason}", file=sys.stderr)
-    counts = {
-        "made": summary.made,
-        "there already": summary.found,
-        "failed": len(summary.failed),
-        "missing": summary.missing,
-        "listed twice": summary.duplicates,
-    }
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    tell_clips(summary)
     say("index", options.output / "index.jsonl")
-    if summary.status:
-        what = "stopped" if summary.signal is not None else "to try again what failed"
-        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    tell_how_to_go_on(summary)
     return summary.status

@@ -50,11 +50,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed extend`."""
-    from ..runs.outputs import check_outputs
+    from ..runs.outputs import check_outputs, continued_stem
 
     clip, branch = options.clip, options.branch_seed
-    ending = "" if branch is None else f"_seed{branch}"
-    path = options.output or clip.with_name(f"{clip.stem}_{options.num_frames}frames{ending}{clip.suffix}")
+    path = options.output or clip.with_stem(continued_stem(clip.stem, options.num_frames, branch))
     check_outputs(path, **output_options(options))
     image = open_image(options.image)
 

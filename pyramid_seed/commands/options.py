@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..clip import Clip
     from ..presets import Settings
+    from ..runs.batch import BatchSummary
     from ..runs.compare import Step
     from ..runs.frame_file import FrameFile
 
@@ -149,6 +152,16 @@ def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[s
     )
 
 
+def add_launch_option(group: argparse._ArgumentGroup) -> None:
+    """The number of processes that the launcher is to have started."""
+    group.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="refuse to run if the launcher started another number of processes",
+    )
+
+
 def add_clip(parser: argparse.ArgumentParser) -> None:
     """The clip that a command reads."""
     parser.add_argument("clip", type=Path, metavar="CLIP", help="a clip with a manifest, in it or beside it")
@@ -211,3 +224,24 @@ def tell(clip: Clip, saved: Path) -> None:
     say("frames", clip.frame_facts.size.replace(" frames", "", 1))
     say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     say("file", saved)
+
+
+def tell_clips(summary: BatchSummary) -> None:
+    """Print what failed of a batch, and how many clips there are of each kind."""
+    for name, reason in summary.failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
+    counts = {
+        "made": summary.made,
+        "there already": summary.found,
+        "failed": len(summary.failed),
+        "missing": summary.missing,
+        "listed twice": summary.duplicates,
+    }
+    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+
+
+def tell_how_to_go_on(summary: BatchSummary) -> None:
+    """Print the command to run again if not every clip of a batch is there."""
+    if summary.status:
+        what = "stopped" if summary.signal is not None else "to try again what failed"
+        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")

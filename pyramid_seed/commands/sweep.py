@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
-from .options import Commands, add_run_options, add_setting_options, quiet_loading, say, settings_from
+from .options import (
+    Commands,
+    add_launch_option,
+    add_run_options,
+    add_setting_options,
+    quiet_loading,
+    say,
+    settings_from,
+    tell_clips,
+    tell_how_to_go_on,
+)
 
 
 def add(commands: Commands) -> None:
@@ -48,12 +56,7 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     running = add_run_options(parser)
-    running.add_argument(
-        "--num-processes",
-        type=int,
-        metavar="N",
-        help="refuse to run if the launcher started another number of processes",
-    )
+    add_launch_option(running)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,21 +93,11 @@ def run(options: argparse.Namespace) -> int:
     batch = summary.batch
     if not batch.is_main:
         return batch.status
-    for name, reason in batch.failed.items():
-        print(f"failed  {name}: {reason}", file=sys.stderr)
-    counts = {
-        "made": batch.made,
-        "there already": batch.found,
-        "failed": len(batch.failed),
-        "missing": batch.missing,
-    }
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    tell_clips(batch)
     if summary.findings is not None:
         for found in summary.findings.prompts:
             outliers = sum(map(bool, found.reasons))
             say("outliers", f"{outliers} of {len(found.clips)} clips: {printable(str(found.prompt))}")
         say("report", summary.report)
-    if batch.status:
-        what = "stopped" if batch.signal is not None else "to try again what failed"
-        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    tell_how_to_go_on(batch)
     return batch.status

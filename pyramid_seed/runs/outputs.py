@@ -44,3 +44,9 @@ def clip_stem(prompt: str, seed: int) -> str:
     """A file name, without its ending, made of prompt and seed; safe on every system."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
     return f"{words}_seed{seed}"
+
+
+def continued_stem(stem: str, num_frames: int, branch_seed: int | None) -> str:
+    """File name, without ending, of a clip that goes on from the one named `stem`."""
+    branch = "" if branch_seed is None else f"_seed{branch_seed}"
+    return f"{stem}_{num_frames}frames{branch}"

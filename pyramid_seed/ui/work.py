@@ -16,7 +16,7 @@ from ..clip import Clip
 from ..pipelines import PyramidFlowPipeline
 from ..presets import Preset
 from ..runs.files import replacing
-from ..runs.outputs import clip_stem
+from ..runs.outputs import clip_stem, continued_stem
 from ..runs.pictures import open_picture
 from ..runs.video import Frames, write_image
 from .gallery import free_path, picture_path
@@ -87,8 +87,7 @@ def continue_clip(
         raise
     if len(clip.frames) <= (had if from_frame is None else from_frame):
         _raise_if_stopped(job)
-    branch = "" if branch_seed is None else f"_seed{branch_seed}"
-    path = free_path(clip_path.parent, f"{clip_path.stem}_{len(clip.frames)}frames{branch}")
+    path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
     if beside.is_file():
         with replacing(picture_path(path)) as temporary:
             shutil.copyfile(beside, temporary)
