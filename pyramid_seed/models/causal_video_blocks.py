@@ -67,25 +67,28 @@ def has_fast_channels_last(x: Tensor) -> bool:
 
 
 class TimeConv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that runs as a convolution of pictures where that is better.
+    """`torch.nn.Conv3d` that runs as something smaller where that is better.
 
-    The frames under the kernel are then channels of one picture. It is better where one frame comes out:
-    kernels for pictures are the better ones, and frames that are known to be zero are left out; and where
-    torch has only a slow kernel for clips.
+    Where one frame comes out, the frames under the kernel are channels of one picture: kernels for pictures
+    are the better ones, and frames that are known to be zero are left out. The same holds where torch has
+    only a slow kernel for clips. A convolution without neighbours, with channels last, is a linear layer.
     """
 
     def forward(self, x: Tensor, num_empty: int = 0) -> Tensor:
-        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); the first `num_empty` frames are 0."""
+        """(B, in_channels, T, H, W), after `num_empty` frames of 0 -> (B, out_channels, T', H', W')."""
         span, stride = self.kernel_size[0], self.stride[0]
+        if self.kernel_size == self.stride == (1, 1, 1) and has_fast_channels_last(x):
+            return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         weight = self.weight.transpose(1, 2).flatten(1, 2)
-        if x.shape[2] == span:
-            pictures = x[:, :, num_empty:].transpose(1, 2).flatten(1, 2)
+        if num_empty + x.shape[2] == span:
+            pictures = x.transpose(1, 2).flatten(1, 2)
             weight = weight[:, num_empty * self.in_channels :]
-        elif _is_slow_as_clip(x):
+        else:
+            x = F.pad(x, (0, 0, 0, 0, num_empty, 0))
+            if not _is_slow_as_clip(x):
+                return super().forward(x)
             windows = x.unfold(2, span, stride)  # (B, C, T', H, W, span)
             pictures = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-        else:
-            return super().forward(x)
         y = F.conv2d(pictures, weight, self.bias, self.stride[1:], self.padding[1:])
         return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
@@ -115,21 +118,47 @@ class CausalConv3d(nn.Module):
         self.past_frames = kernel_size - 1
         self.conv = TimeConv3d(in_channels, out_channels, kernel_size, stride, padding=(0, space, space))
 
-    def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, x is the next chunk."""
-        if self.past_frames == 0:
-            return self.conv(x)
+    def forward(self, x: Tensor, cache: TemporalCache | None = None, after_silu: bool = False) -> Tensor:
+        """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, x is the next chunk.
+
+        With `after_silu` it is SiLU(x) that is convolved, and x may be changed.
+        """
         past = None if cache is None else cache.get(self)
-        if past is None:
-            x = F.pad(x, (0, 0, 0, 0, self.past_frames, 0))
-            y = self.conv(x, num_empty=self.past_frames)
-        else:
-            x = torch.cat([past, x], dim=2)
-            y = self.conv(x)
-        if cache is not None:
+        num_empty = self.past_frames if past is None else 0
+        if past is not None:
+            x = _behind(past, x, after_silu)
+        elif after_silu:
+            x = F.silu(x, inplace=True)
+        y = self.conv(x, num_empty)
+        if cache is not None and self.past_frames:
             # The next output starts stride * T' frames on; all input from there is still needed.
-            cache.put(self, x[:, :, self.conv.stride[0] * y.shape[2] :])
+            start = self.conv.stride[0] * y.shape[2] - num_empty
+            kept = x[:, :, start:] if start >= 0 else F.pad(x, (0, 0, 0, 0, -start, 0))
+            cache.put(self, kept)
         return y
+
+
+def _behind(past: Tensor, x: Tensor, after_silu: bool) -> Tensor:
+    """`past` (B, C, P, H, W), then x (B, C, T, H, W) or its SiLU: (B, C, P + T, H, W). x may be changed.
+
+    The activation goes straight to its place, where autograd would copy it.
+    """
+    if not after_silu:
+        return torch.cat([past, x], dim=2)
+    if torch.is_grad_enabled():
+        return torch.cat([past, F.silu(x, inplace=True)], dim=2)
+    batch, channels, frames, height, width = x.shape
+    num_past = past.shape[2]
+    is_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    joined = torch.empty(
+        (batch, channels, num_past + frames, height, width),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last_3d if is_last else torch.contiguous_format,
+    )
+    joined[:, :, :num_past] = past
+    torch.ops.aten.silu.out(x, out=joined[:, :, num_past:])
+    return joined
 
 
 class CausalResnetBlock(nn.Module):
@@ -146,8 +175,8 @@ class CausalResnetBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x), inplace=True), cache)
-        h = self.conv2(F.silu(self.norm2(h), inplace=True), cache)
+        h = self.conv1(self.norm1(x), cache, after_silu=True)
+        h = self.conv2(self.norm2(h), cache, after_silu=True)
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         return h.add_(x)
@@ -301,7 +330,7 @@ class _Network(nn.Module):
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and cache is None
         for block in self.blocks():
             x = self._gradient_checkpointing_func(block, x) if checkpointing else block(x, cache)
-        return self.conv_out(F.silu(self.conv_norm_out(x), inplace=True), cache)
+        return self.conv_out(self.conv_norm_out(x), cache, after_silu=True)
 
 
 class CausalEncoder(_Network):

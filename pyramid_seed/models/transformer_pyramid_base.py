@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary, prefix_plan
+from .cpu_products import fast_linears
 from .lora import LoraMixin
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
@@ -137,11 +138,14 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         video = torch.cat([context.history, self._embed_clips([hidden_states], (height, width))], dim=1)
         block_arguments = self._block_arguments(context)
 
-        for block in self._blocks():
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                text, video = self._gradient_checkpointing_func(block, video, text, temb, *block_arguments)
-            else:
-                text, video = block(video, text, temb, *block_arguments)
+        with self._products(hidden_states):
+            for block in self._blocks():
+                if torch.is_grad_enabled() and self.gradient_checkpointing:
+                    text, video = self._gradient_checkpointing_func(
+                        block, video, text, temb, *block_arguments
+                    )
+                else:
+                    text, video = block(video, text, temb, *block_arguments)
 
         current = video[:, context.history.shape[1] :]
         tokens = self.proj_out(self.norm_out(current, temb))
@@ -149,6 +153,14 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         if not return_dict:
             return (velocity, context)
         return PyramidTransformerOutput(sample=velocity, context=context)
+
+    def _products(self, latents: torch.Tensor) -> AbstractContextManager[object]:
+        """How the blocks multiply matrices; the reference path and compiled code as torch does."""
+        return (
+            nullcontext()
+            if self._attention_path == "reference" or self.is_compiled
+            else fast_linears(latents)
+        )
 
     def _stage_context(
         self,

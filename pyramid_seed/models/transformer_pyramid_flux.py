@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
@@ -74,8 +75,17 @@ class PyramidFluxAttnProcessor(PyramidAttnProcessor):
         return attn.to_out[1](attn.to_out[0](video)), attn.to_add_out(text)
 
 
-class LastFluxSingleTransformerBlock(FluxSingleTransformerBlock):
-    """The last block: of the others than the current tokens only keys and values are needed."""
+class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
+    """Diffusers' block of one sequence, with less work where a `PrefixPlan` says who attends to whom.
+
+    As the last block it computes only keys and values for text and history, and returns them as they came.
+    """
+
+    def __init__(
+        self, dim: int, num_attention_heads: int, attention_head_dim: int, is_last: bool = False
+    ) -> None:
+        super().__init__(dim, num_attention_heads, attention_head_dim)
+        self.is_last = is_last
 
     def forward(
         self,
@@ -85,27 +95,49 @@ class LastFluxSingleTransformerBlock(FluxSingleTransformerBlock):
         image_rotary_emb: Rotary,
         joint_attention_kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of diffusers' block; with a `PrefixPlan`, text and history are returned as they came."""
+        """Video (B, N, D), text (B, L, D) and `temb` (B, D) to text and video."""
         plan = joint_attention_kwargs["attention_mask"]
         if not isinstance(plan, PrefixPlan):
             return super().forward(
                 hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs
             )
-        tokens, gate = self.norm(torch.cat([encoder_hidden_states, hidden_states], dim=1), emb=temb)
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        normed, gate = self.norm(tokens, emb=temb)
         attended = self.attn(
-            hidden_states=tokens,
+            hidden_states=normed,
             image_rotary_emb=image_rotary_emb,
-            num_queries=plan.num_current,
+            num_queries=plan.num_current if self.is_last else None,
             **joint_attention_kwargs,
         )
-        mlp = self.act_mlp(self.proj_mlp(tokens[:, -plan.num_current :].contiguous()))
-        change = gate.unsqueeze(1) * self.proj_out(torch.cat([attended, mlp], dim=2))
-        return encoder_hidden_states, add_to_last(hidden_states, change)
+        asking = normed[:, -plan.num_current :].contiguous() if self.is_last else normed
+        joined = _joined_with_gelu(attended, self.proj_mlp(asking))
+        change = gate.unsqueeze(1) * self.proj_out(joined)
+        if self.is_last:
+            return encoder_hidden_states, add_to_last(hidden_states, change)
+        tokens = tokens + change
+        if tokens.dtype == torch.float16:
+            tokens = tokens.clip(-65504, 65504)
+        text, video = tokens.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return text, video
+
+
+def _joined_with_gelu(attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """`attended` (B, N, D) and the tanh GELU of `hidden` (B, N, M), side by side: (B, N, D + M).
+
+    The activation goes straight to its place, where autograd and compiled code would copy it.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat([attended, F.gelu(hidden, approximate="tanh")], dim=2)
+    width = attended.shape[2]
+    joined = attended.new_empty(*attended.shape[:2], width + hidden.shape[2])
+    joined[..., :width] = attended
+    torch.ops.aten.gelu.out(hidden, approximate="tanh", out=joined[..., width:])
+    return joined
 
 
 # diffusers' step caches look blocks up by their class.
 TransformerBlockRegistry.register(
-    LastFluxSingleTransformerBlock,
+    PyramidFluxSingleTransformerBlock,
     TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
 )
 
@@ -132,11 +164,7 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
     """
 
     family = "miniflux"
-    _no_split_modules = [  # noqa: RUF012
-        "FluxTransformerBlock",
-        "FluxSingleTransformerBlock",
-        "LastFluxSingleTransformerBlock",
-    ]
+    _no_split_modules = ["FluxTransformerBlock", "PyramidFluxSingleTransformerBlock"]  # noqa: RUF012
     _repeated_blocks = _no_split_modules
 
     @register_to_config
@@ -171,10 +199,11 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
             FluxTransformerBlock(inner_dim, num_attention_heads, attention_head_dim)
             for _ in range(num_layers)
         )
-        single_blocks = [FluxSingleTransformerBlock] * (num_single_layers - 1)
-        single_blocks += [LastFluxSingleTransformerBlock] * (num_single_layers > 0)
         self.single_transformer_blocks = nn.ModuleList(
-            block(inner_dim, num_attention_heads, attention_head_dim) for block in single_blocks
+            PyramidFluxSingleTransformerBlock(
+                inner_dim, num_attention_heads, attention_head_dim, is_last=layer == num_single_layers - 1
+            )
+            for layer in range(num_single_layers)
         )
         for module in self.modules():
             if isinstance(module, FluxAttention):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch.distributions import MultivariateNormal
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFlowPipeline
@@ -78,8 +79,8 @@ def decode_in_overlapping_tiles(
 def plain_convolutions() -> Iterator[None]:
     """Run the autoencoder as the original does: 3-D convolutions, channels before time and space."""
 
-    def forward(layer: torch.nn.Conv3d, x: torch.Tensor, num_empty: int = 0) -> torch.Tensor:  # noqa: ARG001
-        return torch.nn.Conv3d.forward(layer, x)
+    def forward(layer: torch.nn.Conv3d, x: torch.Tensor, num_empty: int = 0) -> torch.Tensor:
+        return torch.nn.Conv3d.forward(layer, F.pad(x, (0, 0, 0, 0, num_empty, 0)))
 
     blocks = causal_video_blocks
     with (

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
+from pyramid_seed.models.cpu_products import fast_linears
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
 from .ceilings import attention_operations, ceilings, counted_linears
@@ -45,8 +46,10 @@ def measure(options: argparse.Namespace) -> Result:
             for label in (PRODUCT, BASELINE)
         },
     )
+    if device.type == "cpu":
+        rows.append(_linear(pipeline, size, unit, options.repeats))
     limits = ceilings(device, size.dtype)
-    reached = stages[-1].operations / summary(rows[-1].values[PRODUCT])["median"]
+    reached = stages[-1].operations / summary(stages[-1].row.values[PRODUCT])["median"]
     fraction = reached / limits["matrix product, operations a second"]
     bars = []
     if size.name == "mid":
@@ -102,6 +105,21 @@ def _stage(
         operations + 2 * attention_operations(frames, NUM_REAL_TEXT, width, num_layers),
         ((got - wanted).abs().max() / wanted.abs().max()).item(),
     )
+
+
+def _linear(pipeline: PyramidFlowPipeline, size: Size, unit: int, repeats: int) -> Row:
+    """A linear layer of the last stage's steps, by the kernels of either way."""
+    layer = pipeline.transformer.single_transformer_blocks[0].proj_mlp
+    last_stage = pipeline.geometry.num_stages - 1
+    frames = frame_tokens(pipeline.geometry, size.height, size.width, unit, last_stage)
+    tokens = torch.randn(2, NUM_REAL_TEXT + sum(frames), layer.in_features, dtype=size.dtype)
+
+    def fast() -> torch.Tensor:
+        with fast_linears(tokens):
+            return layer(tokens)
+
+    name = f"linear layer, {tokens.shape[:2].numel()} rows, {layer.in_features} to {layer.out_features}"
+    return compared(name, fast, lambda: layer(tokens), 5 * repeats, tokens.device)
 
 
 def _latents(

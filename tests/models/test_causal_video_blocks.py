@@ -42,13 +42,37 @@ def test_it_is_a_convolution_of_the_clip(kernel, stride, num_frames, channels, b
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_empty", [0, 1, 2])
-def test_frames_that_are_zero_are_left_out(num_empty):
+@pytest.mark.parametrize("num_frames", [3, 4])
+def test_frames_before_the_clip_are_zero(num_empty, num_frames):
     ours, plain = conv(5, 6)
-    x = torch.randn(1, 5, 3, 8, 8)
-    x[:, :, :num_empty] = 0
-    expected = plain(x)
-    x[:, :, :num_empty] = torch.nan  # which is not even looked at
+    x = torch.randn(1, 5, num_frames - num_empty, 8, 8)
+    expected = plain(F.pad(x, (0, 0, 0, 0, num_empty, 0)))
     torch.testing.assert_close(ours(x, num_empty=num_empty), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("split", [[9], [1, 8], [1, 4, 4], [1, 1, 1, 6]])
+def test_an_activation_in_front_changes_no_bit(layout, split):
+    module = CausalConv3d(4, 6, kernel_size=3)
+    x = torch.randn(1, 4, 9, 16, 16).contiguous(memory_format=layout)
+    plain, ours = TemporalCache(), TemporalCache()
+    for part in x.split(split, dim=2):
+        part = part.contiguous(memory_format=layout)
+        expected = module(F.silu(part), plain)
+        assert torch.equal(module(part.clone(), ours, after_silu=True), expected)
+
+
+def test_gradients_with_an_activation_in_front():
+    module = CausalConv3d(4, 6, kernel_size=3)
+    x = torch.randn(1, 4, 5, 8, 8)
+    found = []
+    for after_silu in (True, False):
+        leaf, cache = x.clone().requires_grad_(), TemporalCache()
+        parts = [part * 1 if after_silu else F.silu(part) for part in leaf.split([1, 4], dim=2)]
+        out = torch.cat([module(part, cache, after_silu=after_silu) for part in parts], dim=2)
+        found.append(torch.autograd.grad(out.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
 
 def test_gradients_are_those_of_the_convolution():

@@ -15,6 +15,7 @@ from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyramid_seed.geometry import history_plan
 from pyramid_seed.models.attention import ATTENTION_PATHS
@@ -58,6 +59,18 @@ FAMILIES = {
         "sd3_transformer",
     ),
 }
+
+
+class CountedCalls(TorchDispatchMode):
+    """Counts the calls of operations with a word in their name."""
+
+    def __init__(self, word):
+        super().__init__()
+        self.word, self.count = word, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += self.word in str(func)
+        return func(*args, **(kwargs or {}))
 
 
 def build(family: Family) -> PyramidTransformer3DModel:
@@ -305,6 +318,18 @@ def test_a_context_given_again_changes_no_bit(model, inputs, path):
     assert torch.equal(
         velocity(model, inputs, **later, **other, context=context), velocity(model, inputs, **later)
     )
+
+
+@torch.no_grad()
+def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
+    counts = {}
+    for each in ATTENTION_PATHS:
+        model.set_attention_path(each)
+        with CountedCalls("_linear_pointwise") as calls:
+            velocity(model, inputs)
+        counts[each] = calls.count
+    assert counts["reference"] == 0
+    assert counts["prefix"] >= 6 * len(model._blocks())
 
 
 @pytest.mark.parametrize("history", [True, False])
