@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import generate, load_pipeline, regenerate, verify
+    from .again import regenerate, verify
+    from .api import generate, load_pipeline
     from .batch import run_batch
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
     from .environment import environment_fingerprint
+    from .explore.sweep import run_sweep
     from .models import (
         AutoencoderKLCausalVideo,
         PyramidFluxTransformer3DModel,
@@ -39,11 +41,12 @@ _HOMES = {
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
-    "regenerate": "api",
+    "regenerate": "again",
     "run_batch": "batch",
+    "run_sweep": "explore.sweep",
     "seed_everything": "determinism",
     "seed_worker": "determinism",
-    "verify": "api",
+    "verify": "again",
 }
 
 __all__ = [
@@ -62,6 +65,7 @@ __all__ = [
     "load_preset",
     "regenerate",
     "run_batch",
+    "run_sweep",
     "seed_everything",
     "seed_worker",
     "verify",

@@ -1,9 +1,9 @@
-"""What most people need: `generate` and `load_pipeline`; and clips made again, verified, continued."""
+"""What most people need: `generate` and `load_pipeline`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,10 @@ from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
 from .determinism import DeterminismLevel
+from .devices import usable_device
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
+from .models.attention import AttentionPath
 from .models.checkpoint_layout import layout_of, list_files
 from .models.checkpoints import (
     check_dtype,
@@ -25,7 +27,6 @@ from .models.checkpoints import (
     load_components,
     read_original,
 )
-from .models.lora import find_lora_file, lora_of_file
 from .noise import (
     Branch,
     BranchedNoise,
@@ -38,15 +39,17 @@ from .noise import (
     root_from_entropy,
 )
 from .pipelines import PyramidFlowPipeline
-from .pipelines.inputs import first_frames
+from .pipelines.film import OnFrames
+from .pipelines.inputs import check_choice, first_frames
+from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
+from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
-from .runs.extension import plan_extension
-from .runs.latents import latents_path, read_latents
-from .runs.manifest import Recipe, find_manifest, geometry_of, recipe_of, unit_digests
-from .runs.verify import Verification, verify_clip, verify_noise
-from .runs.weights import is_folder_of, weight_digests
+from .runs.frame_facts import FrameCounter
+from .runs.frame_file import FrameFile
+from .runs.video import Frames
+from .runs.weights import is_folder_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,6 +60,7 @@ def load_pipeline(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    compile: bool = False,
     **hub_options: Any,
 ) -> PyramidFlowPipeline:
     """Load a model, ready to be called. Its family is recognised; `pipeline.found` says what was found.
@@ -67,21 +71,25 @@ def load_pipeline(
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
+        compile: run the transformer's blocks through `torch.compile`: faster after a first call that takes
+            minutes, with other last bits. `pipeline.transformer.compile_repeated_blocks` has more options.
         hub_options: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: the dtype or variant does not exist, or a file is missing or wrong; file and layout are
-            named.
+        ValueError: the dtype, variant or device does not exist, or a file is missing or wrong; file and
+            layout are named.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
+        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    chosen_device = default_device() if device is None else usable_device(device)
     source = resolve_model(str(path_or_hub_id))
     folder = fetch_checkpoint(source, variant=variant, **hub_options)
     if find_layout(folder) == "diffusers":
         if variant is not None:
             raise ValueError(
-                f"{folder} was written by save_pretrained and has one transformer; use variant=None"
+                f"{folder} was written by save_pretrained and has one transformer; leave variant out"
             )
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
@@ -92,7 +100,11 @@ def load_pipeline(
         pipeline.found = components.found
     pipeline.source_folder = folder
     pipeline.source_variant = variant
-    return pipeline.to(device or default_device())
+    with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
+        pipeline.to(chosen_device)
+    if compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
 
 
 def default_device() -> torch.device:
@@ -102,9 +114,11 @@ def default_device() -> torch.device:
 
 
 @lru_cache(maxsize=1)
-def shared_pipeline(model: str, variant: str | None, dtype: str, device: str | None) -> PyramidFlowPipeline:
+def shared_pipeline(
+    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
+) -> PyramidFlowPipeline:
     """The pipeline of these settings, loaded once a process; asking for another one lets the last one go."""
-    return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device)
+    return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device, compile=compile)
 
 
 def generate(
@@ -119,10 +133,15 @@ def generate(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    text_encoders: AfterUse = "keep",
+    attention: AttentionPath | None = None,
+    compile: bool = False,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+    on_chunk: OnFrames | None = None,
+    sink: FrameFile | None = None,
     **settings: Unpack[Settings],
 ) -> Clip:
     """Make one clip. The same prompt, seed and settings always make the same clip.
@@ -140,10 +159,18 @@ def generate(
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
-        pipeline: use this one instead of loading the preset's model.
+        text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
+            their memory for the rest; a pipeline that was given can then encode no other text.
+        attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
+            nobody set another. They differ in the last bits.
+        compile: see `load_pipeline`.
+        pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
         on_unit: `callback_on_unit_end` of the pipeline.
+        on_chunk: `callback_on_chunk_end` of the pipeline.
+        sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
+            `runs.frame_file.FrameFile`. The clip can be saved as long as it is open.
         settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
 
     Raises:
@@ -152,57 +179,83 @@ def generate(
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
     chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+    usable_device(noise_device, "noise_device")
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
+    if sink is not None:
+        sink.start(chosen.fps, chosen.scale)
     started = time.perf_counter()
+    check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
-        pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device)
+        pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
+        if text_encoders == "free":
+            shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
     else:
+        if compile:
+            raise ValueError(
+                "compile is for a pipeline that generate loads; call "
+                "pipeline.transformer.compile_repeated_blocks() on your own"
+            )
         chosen = _with_model_of(pipeline, chosen)
     files = weight_files_of(pipeline.source_folder, chosen.variant)
     loras = lora_rows(pipeline)
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
     sized = image is None or "height" in settings or "width" in settings
-    output = pipeline(
-        prompt,
-        negative_prompt=chosen.negative_prompt,
-        image=image,
-        prefix_latents=prefix_latents,
-        prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
-        height=chosen.height if sized else None,
-        width=chosen.width if sized else None,
-        num_frames=chosen.num_frames,
-        num_inference_steps=list(chosen.num_inference_steps),
-        video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
-        guidance_scale=chosen.guidance_scale,
-        video_guidance_scale=chosen.video_guidance_scale,
-        guidance_decay=chosen.guidance_decay,
-        min_guidance_scale=chosen.min_guidance_scale,
-        prompt_suffix=chosen.prompt_suffix,
-        max_sequence_length=chosen.max_sequence_length,
-        noise=noise,
-        output_type="uint8",
-        determinism=determinism,
-        callback_on_step_end=on_step,
-        callback_on_unit_end=on_unit,
-    )
-    frames = output.frames[0]
+    counter = FrameCounter()
+
+    def on_frames(clip: int, chunk: int, frames: Frames) -> None:
+        counter.add(frames)
+        if sink is not None:
+            sink.write(frames)
+        if on_chunk is not None:
+            on_chunk(clip, chunk, frames)
+
+    with pipeline.transformer.attention_path_set(attention):
+        path = pipeline.transformer.attention_path
+        output = pipeline(
+            prompt,
+            negative_prompt=chosen.negative_prompt,
+            image=image,
+            prefix_latents=prefix_latents,
+            prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
+            height=chosen.height if sized else None,
+            width=chosen.width if sized else None,
+            num_frames=chosen.num_frames,
+            num_inference_steps=list(chosen.num_inference_steps),
+            video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
+            guidance_scale=chosen.guidance_scale,
+            video_guidance_scale=chosen.video_guidance_scale,
+            guidance_decay=chosen.guidance_decay,
+            min_guidance_scale=chosen.min_guidance_scale,
+            prompt_suffix=chosen.prompt_suffix,
+            max_sequence_length=chosen.max_sequence_length,
+            text_encoders=text_encoders,
+            noise=noise,
+            output_type="uint8" if sink is None else "latent",
+            determinism=determinism,
+            callback_on_step_end=on_step,
+            callback_on_unit_end=on_unit,
+            callback_on_chunk_end=on_frames,
+        )
+    facts = counter.facts()
     ledger = output.ledgers[0]
     if prefix_latents is not None:
         ledger = whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
     elif output.interrupted:
         units = output.latents.shape[2]
         ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
-    done = replace(chosen, height=frames.shape[1], width=frames.shape[2], num_frames=frames.shape[0])
+    done = replace(chosen, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
-        frames=frames,
+        frame_facts=facts,
         prompt=prompt,
         seed=root,
         branches=tuple(branches),
         settings=done,
         noise_device=str(noise_device),
         determinism=determinism,
+        attention=path,
+        compiled=pipeline.transformer.is_compiled,
         image_digest=None if image is None else image_digest(image),
         ledger=ledger,
         latents=output.latents,
@@ -216,182 +269,9 @@ def generate(
         seconds=time.perf_counter() - loaded,
         loras=loras,
         found=pipeline.found,
+        held_frames=None if sink is not None else output.frames[0],
+        frame_file=sink,
     )
-
-
-def regenerate(
-    manifest: Mapping[str, Any],
-    *,
-    model: str | Path | None = None,
-    image: PipelineImageInput | None = None,
-    loras: Sequence[str | Path] = (),
-    device: str | None = None,
-    progress: bool = True,
-) -> Clip:
-    """Make the clip of a manifest again.
-
-    Args:
-        manifest: see `runs.manifest.find_manifest`.
-        model: the folder of the weights; needed unless they are embedded or on the hub.
-        image: the first frame, if the clip was made from one.
-        loras: the files of the LoRAs that the clip was made with, in any order.
-        device: where the model runs; default: the accelerator if there is one, else the CPU.
-        progress: show a progress bar on standard error.
-
-    Raises:
-        ValueError: the model's folder, the image or a LoRA is needed and was not given, or it is another one;
-            or the weights are such as no file holds.
-        OSError: the weights cannot be read.
-    """
-    recipe = recipe_of(manifest)
-    _check_image(recipe, image)
-    pipeline = _loaded(manifest, model, device, loras)
-    return _generate(recipe, pipeline, image=image, progress=progress)
-
-
-def verify(
-    path: str | Path,
-    *,
-    noise_only: bool = False,
-    model: str | Path | None = None,
-    image: PipelineImageInput | None = None,
-    loras: Sequence[str | Path] = (),
-    device: str | None = None,
-    progress: bool = True,
-) -> Verification:
-    """Make a saved clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
-
-    Args:
-        path: an .mp4, another clip with its manifest beside it, or a manifest.
-        noise_only: only draw the noise again, which needs no model.
-        model, image, loras, device, progress: see `regenerate`.
-
-    Raises:
-        ValueError, OSError: it could not be run, as in `regenerate`.
-    """
-    if noise_only:
-        return verify_noise(path)
-    wanted = find_manifest(path)
-    recipe = recipe_of(wanted)
-    _check_image(recipe, image)
-    _lora_files(wanted, loras)
-
-    def weigh(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-        folder = _folder_of(manifest, model)
-        return weight_digests(folder, weight_files_of(folder, recipe.settings.variant), fresh=True)
-
-    return verify_clip(
-        path,
-        weigh=weigh,
-        regenerate=lambda manifest: regenerate(
-            manifest, model=model, image=image, loras=loras, device=device, progress=progress
-        ),
-    )
-
-
-def extend_clip(
-    recipe: Recipe,
-    num_frames: int,
-    *,
-    geometry: PyramidGeometry,
-    text_digests: Mapping[str, str],
-    stage_digests: Sequence[Sequence[str] | None],
-    latents: torch.Tensor,
-    branch_seed: int | None = None,
-    from_frame: int | None = None,
-    loras: Sequence[Mapping[str, Any]] | None = (),
-    device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
-    progress: bool = True,
-) -> Clip:
-    """Go on from a clip's latents, see `Clip.extend`.
-
-    Args:
-        recipe, geometry, text_digests, stage_digests, latents, loras: of the clip.
-        num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
-    """
-    longer, kept = plan_extension(
-        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
-    )
-    if pipeline is None:
-        pipeline = _shared(recipe.settings, device)
-    if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
-        raise ValueError(
-            f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
-        )
-    clip = _generate(
-        longer,
-        pipeline,
-        prefix_latents=latents[:, :, :kept],
-        prefix_stage_digests=stage_digests[:kept],
-        progress=progress,
-    )
-    # A negative prompt that only guided what is kept was not encoded again.
-    clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
-    if recipe.image_digest is None:
-        return clip
-    noise = BranchedNoise(longer.seed, longer.branches, longer.noise_device)
-    ledger = whole_ledger(noise, geometry, clip.latents, with_image=True)
-    return replace(clip, image_digest=recipe.image_digest, ledger=ledger)
-
-
-def extend_file(
-    path: str | Path,
-    num_frames: int,
-    *,
-    branch_seed: int | None = None,
-    from_frame: int | None = None,
-    model: str | Path | None = None,
-    image: PipelineImageInput | None = None,
-    loras: Sequence[str | Path] = (),
-    device: str | None = None,
-    progress: bool = True,
-) -> Clip:
-    """Go on from a saved clip: from the latents kept beside it, or else by making its beginning again.
-
-    Args:
-        path: an .mp4, or another clip with its manifest beside it.
-        num_frames, branch_seed, from_frame: see `Clip.extend`.
-        model, image, loras, device, progress: see `regenerate`; the image is not needed where latents were
-            kept.
-
-    Raises:
-        ValueError: as in `Clip.extend` and `regenerate`; or latents, kept or made again, that are not those
-            of the clip.
-    """
-    manifest = find_manifest(path)
-    recipe, geometry, digests = recipe_of(manifest), geometry_of(manifest), manifest["digests"]
-    longer, kept = plan_extension(
-        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
-    )
-    beside = latents_path(Path(path))
-    if beside.is_file():
-        latents = read_latents(beside, digests["units"])
-        return extend_clip(
-            recipe,
-            num_frames,
-            geometry=geometry,
-            text_digests=digests["text"],
-            stage_digests=digests["stages"],
-            latents=latents,
-            branch_seed=branch_seed,
-            from_frame=from_frame,
-            loras=manifest["loras"],
-            pipeline=_loaded(manifest, model, device, loras),
-            progress=progress,
-        )
-    _check_image(recipe, image)
-    wanted = digests["units"][:kept]
-
-    def check_unit(_clip: int, unit: int, latents: torch.Tensor, _stage_digests: StageDigests) -> None:
-        if unit < kept and unit_digests(latents) != [wanted[unit]]:
-            raise ValueError(
-                f"making {path} again gives another unit {unit} here, so it cannot go on from it; "
-                "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
-            )
-
-    pipeline = _loaded(manifest, model, device, loras)
-    return _generate(longer, pipeline, image=image, progress=progress, on_unit=check_unit)
 
 
 def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]:
@@ -410,122 +290,10 @@ def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]
     return read_original(folder, variant).files
 
 
-def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> Clip:
-    return generate(
-        recipe.prompt,
-        seed=recipe.seed,
-        branches=recipe.branches,
-        preset=recipe.settings,
-        noise_device=recipe.noise_device,
-        determinism=recipe.determinism,  # type: ignore[arg-type]  # the pipeline refuses other words
-        pipeline=pipeline,
-        **options,
-    )
-
-
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
     """The LoRAs that act in a pipeline, as a manifest tells them; None if that cannot be told."""
     loras = pipeline.loras_in_use()
     return None if loras is None else tuple(asdict(lora) for lora in loras)
-
-
-def _loaded(
-    manifest: Mapping[str, Any],
-    model: str | Path | None,
-    device: str | None,
-    loras: Sequence[str | Path],
-) -> PyramidFlowPipeline:
-    """The model of a manifest, at its very revision where it is on the hub, with its LoRAs."""
-    files = _lora_files(manifest, loras)
-    folder = _folder_of(manifest, model)
-    name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
-    settings = replace(recipe_of(manifest).settings, model=str(name))
-    if not files:
-        return _shared(settings, device)
-    pipeline = load_pipeline(
-        settings.model, variant=settings.variant, dtype=_DTYPES[settings.dtype], device=device
-    )
-    rows = manifest["loras"]
-    names = [row["adapter"] for row in rows]
-    for name, file in zip(names, files, strict=True):
-        pipeline.load_lora_weights(file, adapter_name=name)
-    pipeline.set_adapters(names, [row["scale"] for row in rows])
-    if rows[0]["fused"]:
-        pipeline.fuse_lora(adapter_names=names)
-    return pipeline
-
-
-def _lora_files(manifest: Mapping[str, Any], given: Sequence[str | Path]) -> list[Path]:
-    """The files of a manifest's LoRAs, in its order, found among the given ones by their SHA-256."""
-    rows = manifest["loras"]
-    if rows is None:
-        raise ValueError(
-            "the clip was made with weights that no file holds: an adapter that was not loaded from a file, "
-            "or a LoRA that was fused and taken out again; it cannot be made again"
-        )
-    files = {lora_of_file("", file).sha256: file for file in map(find_lora_file, given)}
-    for row in rows:
-        if row["sha256"] not in files:
-            raise ValueError(
-                f"the clip was made with the LoRA {row['file']} (SHA-256 {row['sha256'][:16]}...); "
-                "give it: --lora FILE"
-            )
-    for digest, file in files.items():
-        if all(row["sha256"] != digest for row in rows):
-            raise ValueError(f"the clip was made without the LoRA {file}; leave it out")
-    return [files[row["sha256"]] for row in rows]
-
-
-def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
-    """What LoRAs do to the weights, for a comparison and for people."""
-    if rows is None:
-        return "adapters that are not known"
-    told = (
-        f"{row['file']} ({row['sha256'][:16]}, scale {row['scale']}, fused {row['fused']})" for row in rows
-    )
-    return ", ".join(told) or "no LoRA"
-
-
-def _shared(settings: Preset, device: str | None) -> PyramidFlowPipeline:
-    return shared_pipeline(settings.model, settings.variant, settings.dtype, device)
-
-
-def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:
-    """Where the weights of a manifest are on this machine; those on the hub are downloaded."""
-    kind, name, revision = (manifest["model"][field] for field in ("kind", "name", "revision"))
-    if model is not None:
-        return fetch_checkpoint(resolve_model(str(model)), variant=manifest["settings"]["variant"])
-    if kind == "embedded":
-        return Path(resolve_model(name))
-    if kind == "hub":
-        return fetch_checkpoint(name, variant=manifest["settings"]["variant"], revision=revision)
-    which = f"from a folder named {name!r}" if kind == "folder" else "with a pipeline of somebody's own"
-    raise ValueError(f"the clip was made {which}; say where its weights are here: --model FOLDER")
-
-
-def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
-    if recipe.image_digest is None and image is not None:
-        raise ValueError("the clip was made without an image; leave it out")
-    if recipe.image_digest is not None and image is None:
-        raise ValueError(
-            f"the clip was made from an image (SHA-256 of its pixels {recipe.image_digest[:16]}...); "
-            "give it: --image FILE"
-        )
-    if image is not None and image_digest(image) != recipe.image_digest:
-        raise ValueError(
-            f"this is not the image that the clip was made from: SHA-256 of its pixels is "
-            f"{image_digest(image)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
-        )
-
-
-def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
-    """The settings with what the given pipeline really is, in place of the preset's model."""
-    settings = replace(settings, dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
-    folder = pipeline.source_folder
-    if folder is None:
-        return settings
-    model = settings.model if is_folder_of(settings.model, folder) else str(folder)
-    return replace(settings, model=model, variant=pipeline.source_variant)
 
 
 def whole_ledger(
@@ -544,6 +312,16 @@ def whole_ledger(
 def image_digest(image: PipelineImageInput) -> str:
     """SHA-256 of the first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian."""
     return noise_digest(first_frames(image, 1)[0])
+
+
+def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
+    """The settings with what the given pipeline really is, in place of the preset's model."""
+    settings = replace(settings, dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
+    folder = pipeline.source_folder
+    if folder is None:
+        return settings
+    model = settings.model if is_folder_of(settings.model, folder) else str(folder)
+    return replace(settings, model=model, variant=pipeline.source_variant)
 
 
 def _as_list(steps: tuple[int, ...] | None) -> list[int] | None:

@@ -14,16 +14,20 @@ from .api import default_device, generate, image_digest, shared_pipeline, whole_
 from .clip import Clip
 from .determinism import DeterminismLevel
 from .determinism import determinism as determinism_level
+from .devices import parse_device
 from .environment import environment_fingerprint
 from .model_facts import model_geometry, model_weights_key
+from .models.attention import AttentionPath
 from .noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from .pipelines import PyramidFlowPipeline
 from .pipelines.decode import encode_image
 from .pipelines.denoise import UnitSettings
 from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.text import text_digests
+from .pipelines.text_encoders import AfterUse
 from .presets import Preset, Settings
 from .runs.batch import BatchSummary, Plan, run_jobs
+from .runs.frame_file import FrameFile
 from .runs.identity import Job, content_key
 from .runs.items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .runs.launch import Launch, join_launch
@@ -45,6 +49,9 @@ def run_batch(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    text_encoders: AfterUse = "keep",
+    attention: AttentionPath = "prefix",
+    compile: bool = False,
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
@@ -66,6 +73,8 @@ def run_batch(
         device: where models run; default: an accelerator of its own for each process, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
+        text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
+        attention, compile: see `generate`; with other ones a clip is another clip.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -81,14 +90,23 @@ def run_batch(
         OSError: the list cannot be read, or the folder cannot be written to.
         LaunchError: the processes have lost each other.
     """
+    if text_encoders not in ("keep", "offload"):
+        raise ValueError(
+            f"text_encoders must be keep or offload, got {text_encoders!r}; a batch has other texts to "
+            "encode: use offload"
+        )
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
-    maker = _ClipMaker(chosen, noise_device, determinism)
+    parse_device(noise_device, "noise_device")
+    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
         "determinism": determinism,
         "lossless": lossless,
     }
+    # Only what is not the default, so that folders of earlier versions go on.
+    run |= {"attention": attention} if attention != "prefix" else {}
+    run |= {"compiled": True} if compile else {}
 
     def make_plan() -> Plan:
         where = name_of(prompts)
@@ -112,17 +130,29 @@ def run_batch(
 class _ClipMaker:
     """Makes the clips of a batch with the shared pipeline of this process."""
 
-    def __init__(self, device: str, noise_device: str, determinism: DeterminismLevel) -> None:
+    def __init__(
+        self,
+        device: str,
+        noise_device: str,
+        determinism: DeterminismLevel,
+        text_encoders: AfterUse,
+        attention: AttentionPath,
+        compile: bool,
+    ) -> None:
         self.device = device
         self.noise_device = noise_device
         self.determinism: DeterminismLevel = determinism
+        self.text_encoders: AfterUse = text_encoders
+        self.attention: AttentionPath = attention
+        self.compile = compile
 
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
         dtype = getattr(torch, item.settings.dtype)
         fingerprint = environment_fingerprint(self.device, dtype, level=self.determinism)
         variables = fingerprint["variables"].items()
-        return fingerprint | {"variables": {k: v for k, v in variables if k not in _LAUNCHER_VARIABLES}}
+        kept = {name: value for name, value in variables if name not in _LAUNCHER_VARIABLES}
+        return fingerprint | {"variables": kept, "attention": self.attention, "compiled": self.compile}
 
     def make(
         self,
@@ -130,10 +160,13 @@ class _ClipMaker:
         known: KnownUnits | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
+        sink: FrameFile,
     ) -> Clip:
         """The clip of an item, see `runs.batch.Maker`."""
         settings = item.settings
-        pipeline = shared_pipeline(settings.model, settings.variant, settings.dtype, self.device)
+        pipeline = shared_pipeline(
+            settings.model, settings.variant, settings.dtype, self.device, self.compile
+        )
         picture = self._picture(item)
         # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
         if picture is not None and known is None:
@@ -147,10 +180,13 @@ class _ClipMaker:
             prefix_stage_digests=None if known is None else known.stage_digests,
             noise_device=self.noise_device,
             determinism=self.determinism,
+            text_encoders=self.text_encoders,
+            attention=self.attention,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),
             on_unit=lambda _, *unit: on_unit(*unit),
+            sink=sink,
         )
         if picture is not None:
             noise = NoiseStreams(item.seed, self.noise_device)
@@ -179,7 +215,7 @@ class _ClipMaker:
     @torch.no_grad()
     def _negative_digest(self, pipeline: PyramidFlowPipeline, item: BatchItem) -> dict[str, str]:
         with determinism_level(self.determinism):
-            negative = pipeline.encode_prompt(
+            negative = pipeline.remembered_text(
                 item.settings.negative_prompt, item.settings.max_sequence_length
             )
         return {"negative_prompt": text_digests(negative, None)["prompt"]}
@@ -236,7 +272,7 @@ def _device_of(device: str | None, launch: Launch) -> str:
     Raises:
         ValueError: there are fewer accelerators than processes on this machine.
     """
-    chosen = torch.device(device or default_device())
+    chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)
     if chosen.type == "cpu" or (is_numbered and launch.world_size == 1):
         return str(chosen)

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from . import __version__
-from .commands import batch, diff, extend, generate, presets, show, verify
+from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,18 +17,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read by cuBLAS when it starts; strict determinism needs it, and torch is not imported yet.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        is_prompt = options.command == "generate" and not unknown[0].startswith("-")
+        advice = "; put the prompt into quotes" if is_prompt else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
     except Exception:  # not foreseen; a traceback of Python's own would end with 1, the negative answer
         traceback.print_exc()
         return 2
     except KeyboardInterrupt:
-        print(f"pyramid-seed {options.command}: stopped, nothing was written", file=sys.stderr)
+        print(f"pyramid-seed {options.command}: stopped; no file was left half-written", file=sys.stderr)
         return 130
 
 
@@ -37,9 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
         description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
+        epilog="`pyramid-seed COMMAND --help` says more about one. Exit status: 0 done, 1 a negative answer, "
+        "2 it could not be done.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, batch, extend, show, verify, diff, presets):
+    for command in (generate, batch, sweep, extend, show, verify, diff, compare, presets, ui):
         command.add(commands)
     return parser

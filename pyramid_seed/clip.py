@@ -16,10 +16,12 @@ from .geometry import PyramidGeometry
 from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .runs.files import replacing
+from .runs.frame_facts import FrameFacts
+from .runs.frame_file import FrameFile
 from .runs.latents import latents_path, write_latents
 from .runs.manifest import Recipe, build_manifest, manifest_json, sidecar_path
 from .runs.outputs import check_outputs
-from .runs.video import Frames, frames_digest, write_video
+from .runs.video import Frames, write_video
 from .runs.weights import model_reference, weight_digests
 
 if TYPE_CHECKING:
@@ -31,12 +33,14 @@ class Clip:
     """What `generate` returns.
 
     Attributes:
-        frames: (T, H, W, 3) uint8 RGB.
+        frame_facts: size and digests of the frames.
         prompt: as given.
         seed: the root seed used, also when none was given.
         branches: units from which on another root seed was used.
         settings: all settings after defaults; sizes are those of the frames.
         noise_device, determinism: as given.
+        attention: the path of attention, "prefix" or "reference", see `models.attention.AttentionPath`.
+        compiled: whether the transformer ran through `torch.compile`.
         image_digest: SHA-256 of the first frame that was given, see `api.image_digest`; None without one.
         ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
@@ -50,15 +54,19 @@ class Clip:
         load_seconds, seconds: time to load the model, time to generate.
         loras: the LoRAs that acted, as a manifest tells them; None if that could not be told.
         found: what `load_pipeline` found; None if the pipeline was not loaded by it.
+        held_frames: the frames; None if they went straight into `frame_file`, see `generate`.
+        frame_file: where they went.
     """
 
-    frames: Frames
+    frame_facts: FrameFacts
     prompt: str
     seed: int
     branches: tuple[Branch, ...]
     settings: Preset
     noise_device: str
     determinism: str
+    attention: str
+    compiled: bool
     image_digest: str | None
     ledger: NoiseLedger
     latents: torch.Tensor
@@ -72,16 +80,32 @@ class Clip:
     seconds: float
     loras: tuple[dict[str, Any], ...] | None = ()
     found: str | None = None
+    held_frames: Frames | None = None
+    frame_file: FrameFile | None = None
+
+    @property
+    def frames(self) -> Frames:
+        """(T, H, W, 3) uint8 RGB.
+
+        Raises:
+            RuntimeError: they went straight into a file, and are not held.
+        """
+        if self.held_frames is None:
+            raise RuntimeError(
+                "the frames of this clip went into an encoder as they were made and are not held: save the "
+                "clip and read the file with runs.video.read_video, or generate it without sink"
+            )
+        return self.held_frames
 
     @property
     def fps(self) -> float:
         """Frames a second."""
         return self.settings.fps
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of the frames, hexadecimal: equal digests, equal clips."""
-        return frames_digest(self.frames)
+        return self.frame_facts.digest
 
     @property
     def recipe(self) -> Recipe:
@@ -93,6 +117,8 @@ class Clip:
             settings=self.settings,
             noise_device=self.noise_device,
             determinism=self.determinism,
+            attention=self.attention,
+            compiled=self.compiled,
             image_digest=self.image_digest,
         )
 
@@ -113,7 +139,7 @@ class Clip:
             text_digests=self.text_digests,
             stage_digests=self.stage_digests,
             latents=self.latents,
-            frames=self.frames,
+            frames=self.frame_facts,
             environment=self.environment,
             load_seconds=self.load_seconds,
             seconds=self.seconds,
@@ -136,7 +162,8 @@ class Clip:
 
         Args:
             path: the file; .png of several frames makes a folder of pictures.
-            scale: show every pixel as scale x scale pixels; default: the preset's.
+            scale: show every pixel as scale x scale pixels; default: the preset's. A clip whose frames went
+                straight into a file can only be saved as they were encoded: as .mp4, in that scale.
             lossless: keep every bit (.mp4 as RGB h264, .webp).
             overwrite: replace what is there.
             sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
@@ -147,7 +174,9 @@ class Clip:
             The path.
 
         Raises:
-            FileExistsError: something is there. ValueError: unknown ending, or a size that it cannot hold.
+            FileExistsError: something is there.
+            ValueError: unknown ending, a size that it cannot hold, or frames that were encoded in another way
+                or are gone with their `frame_file`.
         """
         path = Path(path)
         check_outputs(
@@ -158,8 +187,11 @@ class Clip:
             metadata=metadata,
             keep_latents=keep_latents,
         )
-        scale = self.settings.scale if scale is None else scale
         ending = path.suffix.lower()
+        if self.frame_file is not None:
+            self.frame_file.check(ending, scale, lossless)
+            scale = self.frame_file.scale
+        scale = self.settings.scale if scale is None else scale
         text = None
         if sidecar or (metadata and ending == ".mp4"):
             shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
@@ -170,6 +202,9 @@ class Clip:
         if sidecar and text is not None:
             with replacing(sidecar_path(path), overwrite=overwrite) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
+        if self.frame_file is not None:
+            self.frame_file.save(path, comment=text, overwrite=overwrite)
+            return path
         write_video(
             path,
             self.frames,
@@ -206,7 +241,7 @@ class Clip:
         Raises:
             ValueError: a number does not fit; good ones are named.
         """
-        from .api import extend_clip
+        from .again import extend_clip
 
         if pipeline is None and self.source_folder is None:
             raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")
@@ -226,10 +261,8 @@ class Clip:
         )
 
     def __repr__(self) -> str:
-        frames, height, width, _ = self.frames.shape
         return (
-            f"Clip({self.prompt!r}, seed={self.seed}, {frames} frames of {height}x{width}, "
-            f"digest={self.digest[:16]}...)"
+            f"Clip({self.prompt!r}, seed={self.seed}, {self.frame_facts.size}, digest={self.digest[:16]}...)"
         )
 
     def _repr_html_(self) -> str:

@@ -290,6 +290,11 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
+def settings_in_force() -> tuple[object, ...]:
+    """The value of every setting of `SETTINGS`, as the process has it now; None where it does not apply."""
+    return tuple(setting.get() if setting.applies() else None for setting in SETTINGS)
+
+
 @contextmanager
 def determinism(level: DeterminismLevel = "strict") -> Iterator[None]:
     """Run the body at a level of determinism and put every setting back afterwards, also after an exception.

@@ -97,8 +97,7 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     for key in ("num_inference_steps", "video_num_inference_steps"):
         if isinstance(steps := values.get(key), int | tuple):
             values[key] = [steps] * len(preset.num_inference_steps) if isinstance(steps, int) else list(steps)
-    checked = {key: _checked(f"preset {preset.name}", key, value) for key, value in values.items()}
-    return replace(preset, **checked)
+    return replace(preset, **{key: _checked(key, value) for key, value in values.items()})
 
 
 def list_presets() -> tuple[str, ...]:
@@ -118,11 +117,13 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
         return _read(Path(name_or_path))
     name, known = os.fspath(name_or_path), list_presets()
     if name not in known:
-        raise ValueError(f"no preset named {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
+        raise ValueError(f"no preset named {name!r}{_nearest(name, known)} Known are {', '.join(known)}")
     return _read(configs_path() / f"{name}.yaml")
 
 
 def _read(path: Path) -> Preset:
+    if not path.exists():
+        raise FileNotFoundError(f"the preset {path} does not exist")
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -137,15 +138,19 @@ def _read(path: Path) -> Preset:
     missing = [key for key, field in known.items() if field.default is MISSING and key not in settings]
     if missing:
         raise ValueError(f"{path}: missing {', '.join(missing)}")
-    return Preset(name=path.stem, **{key: _checked(path, key, value) for key, value in settings.items()})
+    try:
+        values = {key: _checked(key, value) for key, value in settings.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Preset(name=path.stem, **values)
 
 
-def _checked(path: Path | str, key: str, value: Any) -> Any:
+def _checked(key: str, value: Any) -> Any:
     if value is None and key in _MAY_BE_NONE:
         return None
     rule, is_right = _RULES[key]
     if not is_right(value):
-        raise ValueError(f"{path}: {key} must be {rule}, got {value!r}")
+        raise ValueError(f"{key} must be {rule}, got {value!r}")
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -1,106 +1,93 @@
 """Measure what something costs, against a stated baseline, in turn, in one process.
 
-    python scripts/benchmark.py determinism
+    python scripts/benchmark.py clip --size mid --bars
 
-`determinism` makes the same clip at the levels strict and relaxed. Times on a shared machine drift, so the
-ratio of two neighbouring runs is what counts; medians and the spread are shown beside it.
+Times on a shared machine drift, so the ratio of two neighbouring runs is what counts; medians and the spread
+are shown beside it. docs/performance.md says what the figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import os
+import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from pyramid_seed import generate, load_preset
-from pyramid_seed.api import default_device
-from pyramid_seed.determinism import DETERMINISM_LEVELS, DeterminismLevel
-from pyramid_seed.environment import environment_fingerprint
-
-PROMPT = "a red circle moves to the right on a white background"
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, with everything that it queued on the device."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
+COMMANDS = {
+    "noise": ("block noise against a loop over blocks", 7),
+    "attention": ("attention of one layer against a dense mask", 5),
+    "transformer": ("transformer steps against the reference path", 7),
+    "vae": ("decoding against overlapping tiles, and its peak memory by length", 5),
+    "clip": ("a whole clip against the reference path", 3),
+    "startup": ("from the shell to help and to a written clip", 5),
+    "memory": ("peak memory by memory mode", 1),
+    "determinism": ("what the level strict costs against relaxed", 5),
+    "tokens": ("how the sequence grows with the clip; runs no model", 1),
+}
+"""What a subcommand is for, and how often it repeats unless told; each is a module of `benchmarks`."""
 
 
-def in_turn(works: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[list[float]]:
-    """Times of each work, one list a work: a warm-up of each, then A B A B ..."""
-    for work in works:
-        work()
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for work, own in zip(works, times, strict=True):
-            own.append(seconds_of(work, device))
-    return times
-
-
-def summary(times: Sequence[float]) -> dict[str, float]:
-    """Minimum, median and maximum."""
-    return {"min": min(times), "median": statistics.median(times), "max": max(times)}
-
-
-def measure_determinism(options: argparse.Namespace) -> dict[str, Any]:
-    """The same clip at both levels; the ratio is strict over relaxed, pair by pair."""
-    device = torch.device(options.device or default_device())
-    preset = load_preset(options.preset)
-
-    def make(level: DeterminismLevel) -> Callable[[], object]:
-        return lambda: generate(
-            PROMPT, seed=0, preset=preset, device=str(device), determinism=level, progress=False
-        )
-
-    times = in_turn([make(level) for level in DETERMINISM_LEVELS], options.repeats, device)
-    strict, relaxed = times
-    return {
-        "what": f"preset {preset.name}: {preset.num_frames} frames of {preset.height}x{preset.width}",
-        "seconds": dict(zip(DETERMINISM_LEVELS, map(summary, times), strict=True)),
-        "strict / relaxed": summary([a / b for a, b in zip(strict, relaxed, strict=True)]),
-        "environment": environment_fingerprint(device),
-    }
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result as a table."""
-    machine = result["environment"]
-    threads, version = machine["threads"]["intraop"], machine["packages"]["torch"]
-    print(result["what"])
-    print(f"{machine['device']['name']} ({machine['device']['type']}), {threads} threads, torch {version}")
-    print(f"{'':20} {'min':>8} {'median':>8} {'max':>8}")
-    rows = {f"{level}, seconds": values for level, values in result["seconds"].items()}
-    rows["strict / relaxed"] = result["strict / relaxed"]
-    for name, values in rows.items():
-        print(f"{name:20} " + " ".join(f"{values[column]:8.3f}" for column in ("min", "median", "max")))
-
-
-def main() -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="WHAT")
-    determinism = commands.add_parser("determinism", help="what the level strict costs against relaxed")
-    determinism.set_defaults(measure=measure_determinism)
-    determinism.add_argument("--preset", default="tiny")
-    determinism.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
-    determinism.add_argument("--repeats", type=int, default=5)
-    determinism.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="WHAT")
+    for name, (purpose, repeats) in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
+        command.add_argument("--picture", type=Path, metavar="FILE", help="draw the result there")
+        command.add_argument("--bars", action="store_true", help="PASS or FAIL; exit status 1 if one fails")
+        if name == "tokens":
+            continue
+        command.add_argument("--repeats", type=int, default=repeats, help=f"(default: {repeats})")
+        if name == "startup":
+            parts = ("help", "clip")
+            command.add_argument("--parts", nargs="+", choices=parts, default=parts)
+            continue
+        sizes = ("tiny", "mid", "full")
+        command.add_argument("--size", choices=sizes, default="tiny", help="full needs a GPU (default: tiny)")
+        command.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+        command.add_argument("--threads", type=int, metavar="N", help="of torch (default: torch's choice)")
+    added = commands.choices
+    added["vae"].add_argument("--no-memory", action="store_true", help="times only")
+    added["clip"].add_argument("--determinism", choices=("strict", "relaxed"), default="strict")
+    added["transformer"].add_argument("--unit", type=int, help="(default: the last of the size's clip)")
+    added["memory"].add_argument("--modes", nargs="+", metavar="MODE", help="(default: all)")
+    return parser
+
+
+def main() -> int:
+    """Measure, show, write; the exit status: 0 done, 1 a bar was missed, 2 it could not be measured."""
+    # Read by cuBLAS when it starts; strict determinism needs it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    parser = build_parser()
     options = parser.parse_args()
-    result = options.measure(options)
+    for name in ("repeats", "threads"):
+        if (number := getattr(options, name, None)) is not None and number < 1:
+            parser.error(f"--{name} must be at least 1, got {number}; use 1")
+
+    # Here, so that help and mistakes cost nothing.
+    import torch
+    from benchmarks.report import draw, show, show_bars
+
+    if getattr(options, "threads", None) is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        result = import_module(f"benchmarks.{options.command}").measure(options)
+    except (ValueError, RuntimeError) as error:
+        print(f"benchmark.py {options.command}: {error}", file=sys.stderr)
+        return 2
     show(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+    if options.picture is not None:
+        draw(result, options.picture)
+    if not options.bars:
+        return 0
+    show_bars(result)
+    return 0 if all(bar.passed for bar in result.bars) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

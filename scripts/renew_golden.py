@@ -44,6 +44,12 @@ CLIPS: dict[str, dict[str, Any]] = {
         "guidance_scale": 0.0,
         "video_guidance_scale": 0.0,
     },
+    "reference": {
+        "prompt": "a yellow triangle moves down on a grey background",
+        "seed": 7,
+        "num_frames": 5,
+        "attention": "reference",
+    },
 }
 
 

@@ -42,6 +42,36 @@ def test_a_clip_says_what_it_is(quick):
     assert "seed=3" in repr(clip)
 
 
+def test_a_path_of_attention_for_one_clip(quick):
+    plain = generate("a boat", seed=3, **quick)
+    other = generate("a boat", seed=3, attention="reference", **quick)
+    assert (plain.manifest["attention"], other.manifest["attention"]) == ("prefix", "reference")
+    torch.testing.assert_close(plain.latents, other.latents, rtol=0, atol=1e-4)
+    assert generate("a boat", seed=3, **quick).manifest["attention"] == "prefix"
+    with pytest.raises(ValueError, match="attention must be prefix or reference, got 'flash'"):
+        generate("a boat", attention="flash", **quick)
+
+
+def test_a_given_pipeline_keeps_its_path_and_is_compiled_by_its_owner(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    pipeline.transformer.set_attention_path("reference")
+    clip = generate("a boat", seed=3, pipeline=pipeline, **quick)
+    assert (clip.manifest["attention"], clip.manifest["compiled"]) == ("reference", False)
+    with pytest.raises(ValueError, match=r"call pipeline\.transformer\.compile_repeated_blocks\(\)"):
+        generate("a boat", pipeline=pipeline, compile=True, **quick)
+
+
+def test_what_is_compiled_is_told(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    pipeline.transformer.proj_out.compile(backend="eager")  # a part of it, for speed
+    clip = generate("a boat", seed=3, pipeline=pipeline, **quick | {"num_frames": 1})
+    assert clip.manifest["compiled"] is True
+
+
+def test_load_pipeline_compiles_when_asked(quick):
+    assert load_pipeline(quick["model"], variant="384p", device="cpu", compile=True).transformer.is_compiled
+
+
 def test_without_a_seed_the_one_used_is_told(quick):
     clip = generate("a boat", **quick)
     assert 0 <= clip.seed < 2**64
@@ -168,7 +198,7 @@ def test_load_pipeline_reads_what_save_pretrained_wrote(quick, tmp_path):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     clips = [generate("a boat", seed=3, pipeline=pipeline, **quick) for pipeline in (original, loaded)]
     assert clips[0].digest == clips[1].digest
-    with pytest.raises(ValueError, match="use variant=None"):
+    with pytest.raises(ValueError, match="leave variant out"):
         load_pipeline(tmp_path / "saved", variant="384p")
 
 

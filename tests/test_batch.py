@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pyramid_seed import generate, load_pipeline, run_batch
-from pyramid_seed.api import shared_pipeline, verify
+from pyramid_seed.again import verify
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch import _device_of
 from pyramid_seed.cli import main
 from pyramid_seed.model_facts import model_geometry, model_weights_key
@@ -105,6 +106,23 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     clip = generate(row["prompt"], seed=5, image=image, **{"height": 64, "width": 64, **given}, **settings)
     assert summary.digests[file] == clip.digest
     assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
+
+
+def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after):
+    disarm = stop_after(0)
+    run({"prompt": "a boat", "num_frames": 17})
+    disarm()
+    (reference,) = run({"prompt": "a boat", "num_frames": 17}, attention="reference").digests
+    (prefix,) = run({"prompt": "a boat", "num_frames": 17}).digests
+    assert reference != prefix
+    entries = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
+    assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, prefix: 1}
+    for file, path in ((reference, "reference"), (prefix, "prefix")):
+        assert find_manifest(tmp_path / "clips" / file)["attention"] == path
+        assert (
+            verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny", progress=False).difference
+            is None
+        )
 
 
 def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):

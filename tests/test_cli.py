@@ -53,11 +53,16 @@ def test_nothing_is_overwritten_silently(tmp_path, capsys):
     [
         (["--num-frames", "18"], "num_frames must be 4k + 1, got 18; use 17 or 21"),
         (["--height", "70"], "height must be a multiple of 32, got 70; use 64 or 96"),
+        (["--num-frames", "0"], "generate: num_frames must be a whole number of at least 1, got 0"),
         (["--preset", "tinny"], "did you mean 'tiny'?"),
+        (["--preset", "no.yaml"], "the preset no.yaml does not exist"),
         (["--image", "no.png"], "the picture no.png does not exist"),
         (["-o", "clip.avi"], "known endings: .mp4, .gif, .webp, .png"),
         (["--num-inference-steps", "2", "2"], "one entry for each of the 3 stages"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--device", "gpu"], "device must be one that torch knows, such as cpu, cuda or mps, got 'gpu'"),
+        (["--noise-device", "gpu"], "noise_device must be one that torch knows"),
+        (["-o", "/dev/null/clip.mp4"], "/dev/null is not a folder"),
     ],
 )
 def test_a_mistake_is_named_and_leaves_nothing(options, message, tmp_path, monkeypatch, capsys):
@@ -65,6 +70,19 @@ def test_a_mistake_is_named_and_leaves_nothing(options, message, tmp_path, monke
     assert main(["generate", "a star", "--seed", "1", *options]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["batch"], ["sweep", "--seeds", "0-1"]])
+def test_a_list_that_is_not_there_is_named(command, tmp_path, capsys):
+    assert main([*command, str(tmp_path / "no.txt"), "--output", str(tmp_path / "clips")]) == 2
+    assert f"the list {tmp_path / 'no.txt'} does not exist" in capsys.readouterr().err
+
+
+def test_a_prompt_without_quotes_is_explained(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "a", "red", "circle"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: red circle; put the prompt into quotes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x", str(2**64)])

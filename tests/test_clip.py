@@ -101,7 +101,7 @@ def test_nothing_is_written_where_something_is_in_the_way(clip, tmp_path, there)
 
 
 def test_a_sidecar_without_metadata_makes_no_sense(clip, tmp_path):
-    with pytest.raises(ValueError, match="leave out either sidecar or metadata=False"):
+    with pytest.raises(ValueError, match="leave out either the sidecar or metadata=False"):
         clip.save(tmp_path / "clip.mp4", sidecar=True, metadata=False)
 
 

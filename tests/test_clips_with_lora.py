@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig
 
 from pyramid_seed import Clip, generate, load_pipeline
-from pyramid_seed.api import extend_file, regenerate, verify
+from pyramid_seed.again import extend_file, regenerate, verify
 from pyramid_seed.cli import main
 from pyramid_seed.runs.compare import compare_manifests
 from pyramid_seed.runs.manifest import find_manifest

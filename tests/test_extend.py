@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from pyramid_seed import Clip, generate
-from pyramid_seed.api import extend_file, load_pipeline, verify
+from pyramid_seed.again import extend_file, verify
+from pyramid_seed.api import load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.noise import Branch

@@ -60,7 +60,11 @@ def test_content(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         metadata = archive.read(next(name for name in names if name.endswith(".dist-info/METADATA"))).decode()
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pyramid_seed").rglob("*.py")}
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "pyramid_seed").rglob("*.*")
+        if path.suffix in (".py", ".jinja")
+    }
     given = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
     model = {
         path.relative_to(ROOT).as_posix()

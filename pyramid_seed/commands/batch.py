@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
-from .options import Commands, add_run_options, add_setting_options, root_seed, say, settings_from
+from .options import (
+    Commands,
+    add_launch_option,
+    add_path_options,
+    add_run_options,
+    add_setting_options,
+    add_text_encoders_option,
+    quiet_loading,
+    root_seed,
+    say,
+    settings_from,
+    tell_clips,
+    tell_how_to_go_on,
+)
 
 
 def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "batch",
+        usage="%(prog)s LIST -o FOLDER [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make the clips of a list, on one process or many",
         description="Make the clips of a list that are not in FOLDER yet. Run it again to go on.",
-        epilog="examples: pyramid-seed batch prompts.txt -o clips   |   "
-        "torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
+        epilog="examples:\n  pyramid-seed batch prompts.txt -o clips\n"
+        "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -26,7 +39,7 @@ def add(commands: Commands) -> None:
         help="a prompt a line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="clips, index.jsonl, logs"
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="for clips, index.jsonl, logs"
     )
     parser.add_argument(
         "--format", choices=("txt", "jsonl", "csv", "yaml"), help="of LIST (default: by its ending, or txt)"
@@ -45,17 +58,16 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     running = add_run_options(parser)
-    running.add_argument(
-        "--num-processes",
-        type=int,
-        metavar="N",
-        help="refuse to run if the launcher started another number of processes",
-    )
+    add_path_options(running)
+    add_text_encoders_option(running, ("keep", "offload"))
+    add_launch_option(running)
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
     from ..batch import run_batch
+
+    quiet_loading()
 
     summary = run_batch(
         options.prompts,
@@ -66,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         noise_device=options.noise_device,
         determinism=options.determinism,
+        attention=options.attention,
+        compile=options.compile,
+        text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,
@@ -74,18 +89,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if not summary.is_main:
         return summary.status
-    for name, reason in summary.failed.items():
-        print(f"failed  {name}: {reason}", file=sys.stderr)
-    counts = {
-        "made": summary.made,
-        "there already": summary.found,
-        "failed": len(summary.failed),
-        "missing": summary.missing,
-        "listed twice": summary.duplicates,
-    }
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    tell_clips(summary)
     say("index", options.output / "index.jsonl")
-    if summary.status:
-        what = "stopped" if summary.signal is not None else "to try again what failed"
-        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")
+    tell_how_to_go_on(summary)
     return summary.status

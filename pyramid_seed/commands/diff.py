@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import Commands, say, say_step
+
+if TYPE_CHECKING:
+    from ..runs.compare import Comparison
 
 
 def add(commands: Commands) -> None:
@@ -14,7 +18,7 @@ def add(commands: Commands) -> None:
         "diff",
         help="compare two clips by their manifests",
         description="What differs between two clips: settings, weights, environment, and where the runs "
-        "part. Nothing is made again.",
+        "part. Nothing is made again, and no pixels are read: `compare` does that.",
         epilog="exit status: 0 the same clip, 1 they differ, 2 there is no manifest",
     )
     parser.set_defaults(run=run)
@@ -26,9 +30,16 @@ def run(options: argparse.Namespace) -> int:
     """`pyramid-seed diff`."""
     from ..runs.compare import compare_manifests
     from ..runs.manifest import find_manifest
-    from ..runs.show import printable
 
     found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
+    tell_difference(found)
+    return 0 if found.is_same_clip else 1
+
+
+def tell_difference(found: Comparison) -> None:
+    """Print how two manifests differ."""
+    from ..runs.show import printable
+
     for kind in ("settings", "weights", "environment"):
         for field in getattr(found, kind):
             say(kind, printable(f"{field.field}: {field.a!r} | {field.b!r}"))
@@ -42,4 +53,3 @@ def run(options: argparse.Namespace) -> int:
         print(f"DIFFERENT: {shorter} is the beginning of {longer} ({min(units)} of {max(units)} units)")
     else:
         print("SAME CLIP")
-    return 0 if found.is_same_clip else 1

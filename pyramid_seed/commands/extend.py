@@ -9,6 +9,7 @@ from .options import (
     add_again_options,
     add_clip,
     add_output_options,
+    frame_file,
     open_image,
     output_options,
     quiet_loading,
@@ -21,14 +22,22 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "extend",
+        usage="%(prog)s CLIP --num-frames N [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make a saved clip longer, or let it go on in another way",
-        description="Go on from a saved clip: the new one begins with the same frames, bit for bit. Uses the "
-        "latents kept beside it (--keep-latents), or else makes the beginning again.",
-        epilog="example: pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
+        description="Go on from a saved clip: the new one begins with the same frames, bit for bit.\n"
+        "Uses the latents kept beside it (--keep-latents), or else makes the beginning again.",
+        epilog="example:\n  pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
     )
     parser.set_defaults(run=run)
     add_clip(parser)
-    parser.add_argument("--num-frames", type=int, metavar="N", required=True, help="frames of the new clip")
+    parser.add_argument(
+        "--num-frames",
+        type=int,
+        metavar="N",
+        required=True,
+        help="frames of the new clip, those of the old one included",
+    )
     parser.add_argument(
         "--branch-seed", type=root_seed, metavar="S", help="what follows the beginning takes this seed"
     )
@@ -41,28 +50,30 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed extend`."""
-    from ..runs.outputs import check_outputs
+    from ..runs.outputs import check_outputs, continued_stem
 
     clip, branch = options.clip, options.branch_seed
-    ending = "" if branch is None else f"_seed{branch}"
-    path = options.output or clip.with_name(f"{clip.stem}_{options.num_frames}frames{ending}{clip.suffix}")
+    path = options.output or clip.with_stem(continued_stem(clip.stem, options.num_frames, branch))
     check_outputs(path, **output_options(options))
     image = open_image(options.image)
 
-    from ..api import extend_file
+    from ..again import extend_file
 
     quiet_loading()
 
-    longer = extend_file(
-        clip,
-        options.num_frames,
-        branch_seed=branch,
-        from_frame=options.from_frame,
-        model=options.model,
-        image=image,
-        loras=options.lora,
-        device=options.device,
-        progress=not options.quiet,
-    )
-    tell(longer, longer.save(path, **output_options(options)))
+    with frame_file(path, options) as sink:
+        longer = extend_file(
+            clip,
+            options.num_frames,
+            branch_seed=branch,
+            from_frame=options.from_frame,
+            model=options.model,
+            image=image,
+            loras=options.lora,
+            device=options.device,
+            progress=not options.quiet,
+            sink=sink,
+        )
+        saved = longer.save(path, **output_options(options))
+    tell(longer, saved)
     return 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from .options import (
     Commands,
     add_output_options,
+    add_path_options,
     add_run_options,
     add_setting_options,
+    add_text_encoders_option,
+    frame_file,
     open_image,
     output_options,
     quiet_loading,
@@ -24,28 +26,37 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "generate",
+        usage="%(prog)s PROMPT [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make one clip from a prompt",
         description="Make one clip from a prompt and write it to a file.",
-        epilog='example: pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
+        epilog='example:\n  pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
     )
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     parser.add_argument(
         "--seed", type=root_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)"
     )
-    parser.add_argument("--image", type=Path, metavar="FILE", help="first frame, in the clip's size")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="first frame; its size is the clip's, unless height and width are given",
+    )
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
-    add_run_options(parser)
+    running = add_run_options(parser)
+    add_path_options(running)
+    add_text_encoders_option(running, ("keep", "offload", "free"))
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
     from ..noise import root_from_entropy
-    from ..runs.outputs import check_outputs
+    from ..runs.outputs import check_outputs, clip_stem
 
     seed = root_from_entropy() if options.seed is None else options.seed
-    path = options.output or Path(default_name(options.prompt, seed))
+    path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
     check_outputs(path, **output_options(options))
     image = open_image(options.image)
 
@@ -53,23 +64,22 @@ def run(options: argparse.Namespace) -> int:
 
     quiet_loading()
 
-    clip = generate(
-        options.prompt,
-        seed=seed,
-        preset=options.preset,
-        image=image,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
-        progress=not options.quiet,
-        **settings_from(options),
-    )
-    saved = clip.save(path, **output_options(options))
+    with frame_file(path, options) as sink:
+        clip = generate(
+            options.prompt,
+            seed=seed,
+            preset=options.preset,
+            image=image,
+            device=options.device,
+            noise_device=options.noise_device,
+            determinism=options.determinism,
+            attention=options.attention,
+            compile=options.compile,
+            text_encoders=options.text_encoders,
+            progress=not options.quiet,
+            sink=sink,
+            **settings_from(options),
+        )
+        saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0
-
-
-def default_name(prompt: str, seed: int) -> str:
-    """A file name made of prompt and seed, safe on every system."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
-    return f"{words}_seed{seed}.mp4"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,7 +15,9 @@ if TYPE_CHECKING:
 
     from ..clip import Clip
     from ..presets import Settings
+    from ..runs.batch import BatchSummary
     from ..runs.compare import Step
+    from ..runs.frame_file import FrameFile
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -50,6 +56,15 @@ def output_options(options: argparse.Namespace) -> dict[str, bool]:
     }
 
 
+def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManager[FrameFile | None]:
+    """Where a clip's frames go as they are made; None for formats that are written of all frames at once."""
+    from ..runs.frame_file import FrameFile
+
+    if path.suffix.lower() != ".mp4":
+        return nullcontext()
+    return FrameFile(path, lossless=options.lossless)
+
+
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Options for the preset and for values that replace the preset's."""
     group = parser.add_argument_group("settings", "default: the preset's")
@@ -58,12 +73,15 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--model", help="folder or hub id of a checkpoint, or embedded:tiny")
     group.add_argument("--variant", help="384p, 768p or image: which transformer of the checkpoint")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"))
-    group.add_argument("--negative-prompt", metavar="TEXT")
+    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model")
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what not to show; needs guidance above 1")
     group.add_argument("--prompt-suffix", metavar="TEXT", help="appended to the prompt")
-    group.add_argument("--height", type=int, metavar="PIXELS")
-    group.add_argument("--width", type=int, metavar="PIXELS")
-    group.add_argument("--num-frames", type=int, metavar="N")
+    multiple = "a multiple of 32 for tiny, of 64 for the published models"
+    group.add_argument("--height", type=int, metavar="PIXELS", help=multiple)
+    group.add_argument("--width", type=int, metavar="PIXELS", help="the same")
+    group.add_argument(
+        "--num-frames", type=int, metavar="N", help="4k + 1 for tiny, 8k + 1 for the published models"
+    )
     group.add_argument("--fps", type=float, metavar="N", help="frames a second of the file")
     steps = "one number for all stages, or one a stage"
     group.add_argument("--num-inference-steps", type=int, nargs="+", metavar="N", help=f"first unit: {steps}")
@@ -71,7 +89,10 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=float, metavar="X", help="first unit; at most 1 means none")
     group.add_argument("--video-guidance-scale", type=float, metavar="X", help="later units")
     group.add_argument(
-        "--guidance-decay", type=float, metavar="X", help="lower guidance by X with every unit"
+        "--guidance-decay",
+        type=float,
+        metavar="X",
+        help="in place of --video-guidance-scale: lower guidance by X with every unit",
     )
     group.add_argument("--min-guidance-scale", type=float, metavar="X", help="the floor of that")
     group.add_argument("--max-sequence-length", type=int, metavar="N", help="tokens of the prompt")
@@ -97,10 +118,48 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)"
     )
     group.add_argument(
-        "--determinism", choices=("strict", "relaxed"), default="strict", help="(default: strict)"
+        "--determinism",
+        choices=("strict", "relaxed"),
+        default="strict",
+        help="strict: the same bits on every run, or an error; relaxed: kernels as found (default: strict)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group
+
+
+def add_path_options(group: argparse._ArgumentGroup) -> None:
+    """Options that say how the transformer computes."""
+    group.add_argument(
+        "--attention",
+        choices=("prefix", "reference"),
+        default="prefix",
+        help="without a mask, or with one as in the original (default: prefix)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the transformer: slow to begin, then faster"
+    )
+
+
+def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[str]) -> None:
+    """Memory: what becomes of the text encoders after use."""
+    group.add_argument(
+        "--text-encoders",
+        choices=choices,
+        default="keep",
+        help="once the text is encoded: leave the encoders where they are, move them to the CPU"
+        + (", or give their memory back" if "free" in choices else "")
+        + " (default: keep)",
+    )
+
+
+def add_launch_option(group: argparse._ArgumentGroup) -> None:
+    """The number of processes that the launcher is to have started."""
+    group.add_argument(
+        "--num-processes",
+        type=int,
+        metavar="N",
+        help="refuse to run if the launcher started another number of processes",
+    )
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
@@ -159,10 +218,30 @@ def say_step(step: Step) -> None:
 
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
-    frames, height, width, _ = clip.frames.shape
     say("model", clip.found)
     say("seed", clip.seed)
     say("digest", clip.digest)
-    say("frames", f"{frames} of {height}x{width}")
+    say("frames", clip.frame_facts.size.replace(" frames", "", 1))
     say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     say("file", saved)
+
+
+def tell_clips(summary: BatchSummary) -> None:
+    """Print what failed of a batch, and how many clips there are of each kind."""
+    for name, reason in summary.failed.items():
+        print(f"failed  {name}: {reason}", file=sys.stderr)
+    counts = {
+        "made": summary.made,
+        "there already": summary.found,
+        "failed": len(summary.failed),
+        "missing": summary.missing,
+        "listed twice": summary.duplicates,
+    }
+    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+
+
+def tell_how_to_go_on(summary: BatchSummary) -> None:
+    """Print the command to run again if not every clip of a batch is there."""
+    if summary.status:
+        what = "stopped" if summary.signal is not None else "to try again what failed"
+        say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")

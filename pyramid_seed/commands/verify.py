@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         image = open_image(options.image)
 
-        from ..api import verify
+        from ..again import verify
 
         quiet_loading()
 

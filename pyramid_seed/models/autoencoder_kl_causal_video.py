@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
-from .clip_parts import TileGrid, Tiling, run_in_parts
+from .clip_parts import PartRunner, TileGrid, Tiling, run_in_parts
 
 
 class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -292,9 +292,17 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         self._check_shape(z, self.config.latent_channels, "z")
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; use 1")
-        pixel_grid, latent_grid = self._tile_grids()
-        tiling = Tiling(latent_grid, pixel_grid) if self.use_tiling else None
-        return run_in_parts(self._decode_chunk, z, chunk_size, tiling, self.use_slicing)
+        return run_in_parts(self._decode_chunk, z, chunk_size, self._decode_tiling(), self.use_slicing)
+
+    @apply_forward_hook
+    def chunk_decoder(self) -> PartRunner:
+        """`decode_chunks` for latents that are still being made: to be called with one chunk after the other.
+
+        A call takes latents (B, latent_channels, t, H, W), not normalised, and gives their pixels; the first
+        one has t = 1. With one latent frame a call, they are the very bits of `decode_chunks`. What is
+        remembered belongs to this decoder; tiling and slicing are as they were switched when it was made.
+        """
+        return PartRunner(self._decode_chunk, self._decode_tiling(), self.use_slicing)
 
     def forward(
         self,
@@ -320,6 +328,10 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     def _decode_chunk(self, latents: Tensor, cache: TemporalCache | None) -> Tensor:
         return self.decoder(self.post_quant_conv(latents), cache)
+
+    def _decode_tiling(self) -> Tiling | None:
+        pixel_grid, latent_grid = self._tile_grids()
+        return Tiling(latent_grid, pixel_grid) if self.use_tiling else None
 
     def _tile_grids(self) -> tuple[TileGrid, TileGrid]:
         """The tiles in pixels and in latent pixels."""

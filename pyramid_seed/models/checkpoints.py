@@ -137,13 +137,14 @@ def fetch_checkpoint(
     if isinstance(path_or_hub_id, Path) or not _HUB_ID.fullmatch(repository):
         raise FileNotFoundError(f"{repository} is neither a folder nor a hub id such as owner/name")
     patterns = None
+    local_files_only = local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE
     if not local_files_only:
         try:
             files = frozenset(huggingface_hub.list_repo_files(repository, revision=revision, token=token))
         except (OSError, HTTPError) as error:
             raise OSError(
                 f"{repository} is not a folder here, and the hub did not list its files: {error}; "
-                "local_files_only=True uses what was downloaded before"
+                "HF_HUB_OFFLINE=1 in the environment (local_files_only=True) uses what was downloaded"
             ) from error
         if layout_of(files, repository) == "diffusers":
             refuse_pickles(files, repository)

@@ -11,6 +11,7 @@ h/w token rows/columns (H / p, W / p), L text tokens, N video tokens (history an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -95,3 +96,27 @@ def causal_attention_mask(text_mask: torch.Tensor, video_times: torch.Tensor) ->
     same_kind = real[:, :, None] == real[:, None, :]
     in_the_past = times[:, None] >= times[None, :]
     return (same_kind & in_the_past)[:, None].expand(batch, 1, -1, -1)
+
+
+def frame_stops(clips: Sequence[torch.Tensor], patch_size: int) -> list[int]:
+    """How many video tokens there are up to the end of each latent frame, oldest first."""
+    sizes = (
+        (clip.shape[3] // patch_size) * (clip.shape[4] // patch_size)
+        for clip in clips
+        for _ in range(clip.shape[2])
+    )
+    return list(accumulate(sizes))
+
+
+def text_without_padding(text: torch.Tensor, text_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut text (B, L, D) to the longest real text of the batch, real tokens last.
+
+    Returns:
+        The text (B, longest, D), and how many tokens of padding each sample has in front: int64 (B,) on the
+        CPU.
+    """
+    real = text_mask.bool()
+    lengths = real.sum(dim=1).cpu()
+    longest = int(lengths.max())
+    last = real.int().argsort(dim=1, stable=True)[:, real.shape[1] - longest :]
+    return text.gather(1, last[..., None].expand(-1, -1, text.shape[2])), longest - lengths

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -10,21 +11,30 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
+from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary, prefix_plan
+from .cpu_products import fast_linears
 from .lora import LoraMixin
-from .token_geometry import causal_attention_mask, check_clips, unpack_latents, video_positions
+from .stage_context import PyramidTransformerOutput, StageContext
+from .token_geometry import (
+    causal_attention_mask,
+    check_clips,
+    frame_stops,
+    text_without_padding,
+    unpack_latents,
+    video_positions,
+)
 
 
 class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, AttentionMixin):
     """Velocity model of Pyramid Flow (arXiv 2410.05954): one sequence of text, history and current tokens.
 
-    A family makes the modules named below and says how latents become tokens (`_embed_clips`), what its
-    blocks are (`_blocks`) and how they take positions and mask (`_block_arguments`).
+    A family makes the modules named below and says how latents become tokens (`_embed_clips`), how positions
+    become rotations (`_rotary`), what its blocks are (`_blocks`) and how they take both (`_block_arguments`).
     """
 
     _supports_gradient_checkpointing = True
@@ -38,6 +48,49 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
     norm_out: AdaLayerNormContinuous
     proj_out: nn.Linear
     gradient_checkpointing = False
+    _attention_path: AttentionPath = "prefix"
+
+    @property
+    def attention_path(self) -> AttentionPath:
+        """How attention is computed, see `AttentionPath`."""
+        return self._attention_path
+
+    def set_attention_path(self, path: AttentionPath) -> None:
+        """Choose how attention is computed; the kernels are chosen by `set_attention_backend`.
+
+        Raises:
+            ValueError: there is no such path.
+        """
+        if path not in ATTENTION_PATHS:
+            raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'prefix'")
+        self._attention_path = path
+
+    @contextmanager
+    def attention_path_set(self, path: AttentionPath | None) -> Iterator[None]:
+        """Compute attention so inside a `with`, and as before after it; None changes nothing.
+
+        Raises:
+            ValueError: there is no such path.
+        """
+        before = self._attention_path
+        self.set_attention_path(path or before)
+        try:
+            yield
+        finally:
+            self._attention_path = before
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the blocks, or all of it, run through `torch.compile`."""
+        return any(module._compiled_call_impl is not None for module in self.modules())
+
+    def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the blocks with `torch.compile`, whose arguments these are.
+
+        Unless told otherwise lengths are dynamic, so that no unit's longer history compiles them again. What
+        is compiled is not for training: attention then has no gradient.
+        """
+        super().compile_repeated_blocks(*args, **{"dynamic": True, **kwargs})
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -50,7 +103,8 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         pooled_projections: torch.Tensor,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
-    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        context: StageContext | None = None,
+    ) -> PyramidTransformerOutput | tuple[torch.Tensor, StageContext]:
         """Predict the velocity of the current latents.
 
         Args:
@@ -62,54 +116,101 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
             encoder_attention_mask: (B, L), 1 for text and 0 for padding.
             pooled_projections: CLIP embedding (B, pooled_projection_dim).
             attention_kwargs: `scale` scales the loaded LoRA layers.
-            return_dict: return a `Transformer2DModelOutput` instead of a tuple.
+            return_dict: return a `PyramidTransformerOutput` instead of a tuple of its fields.
+            context: what an earlier step with the same history and text returned, for latents of the same
+                size; these two are then not read again.
 
         Returns:
-            The velocity, same shape as `hidden_states`.
+            The velocity, same shape as `hidden_states`, and the context.
 
         Raises:
             ValueError: if a height or width does not fit the patches.
         """
-        dtype = hidden_states.dtype
         patch_size = self.config.patch_size
-        clips = [*history, hidden_states]
-        check_clips(clips, patch_size)
-        video_ids = video_positions(clips, patch_size).to(hidden_states.device)
-        text_ids = video_ids.new_zeros(encoder_hidden_states.shape[1], video_ids.shape[1])
-        mask = causal_attention_mask(encoder_attention_mask, video_ids[:, 0])
-        block_arguments = self._block_arguments(torch.cat([text_ids, video_ids]), mask)
-
-        embed_dtype = self.time_text_embed.timestep_embedder.linear_1.weight.dtype
-        temb = self.time_text_embed(timestep, pooled_projections.to(embed_dtype)).to(dtype)
-        text = self.context_embedder(encoder_hidden_states)
-        video = self._embed_clips(clips)
-
-        for block in self._blocks():
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                text, video = self._gradient_checkpointing_func(block, video, text, temb, *block_arguments)
-            else:
-                text, video = block(video, text, temb, *block_arguments)
-
         frames, height, width = hidden_states.shape[2:]
-        current = video[:, -frames * (height // patch_size) * (width // patch_size) :]
+        check_clips([*history, hidden_states], patch_size)
+        if context is None:
+            context = self._stage_context(
+                hidden_states, history, encoder_hidden_states, encoder_attention_mask, pooled_projections
+            )
+        temb = self._time_embedding(timestep, context.pooled).to(hidden_states.dtype)
+        text = context.text
+        video = torch.cat([context.history, self._embed_clips([hidden_states], (height, width))], dim=1)
+        block_arguments = self._block_arguments(context)
+
+        with self._products(hidden_states):
+            for block in self._blocks():
+                if torch.is_grad_enabled() and self.gradient_checkpointing:
+                    text, video = self._gradient_checkpointing_func(
+                        block, video, text, temb, *block_arguments
+                    )
+                else:
+                    text, video = block(video, text, temb, *block_arguments)
+
+        current = video[:, context.history.shape[1] :]
         tokens = self.proj_out(self.norm_out(current, temb))
         velocity = unpack_latents(tokens, patch_size, frames, height, width)
         if not return_dict:
-            return (velocity,)
-        return Transformer2DModelOutput(sample=velocity)
+            return (velocity, context)
+        return PyramidTransformerOutput(sample=velocity, context=context)
 
-    def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Tokens (B, N, inner_dim) of latents (B, C, T, H, W), history first and the current ones last."""
+    def _products(self, latents: torch.Tensor) -> AbstractContextManager[object]:
+        """How the blocks multiply matrices; the reference path and compiled code as torch does."""
+        return (
+            nullcontext()
+            if self._attention_path == "reference" or self.is_compiled
+            else fast_linears(latents)
+        )
+
+    def _stage_context(
+        self,
+        latents: torch.Tensor,
+        history: Sequence[torch.Tensor],
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        pooled: torch.Tensor,
+    ) -> StageContext:
+        """What the steps on latents of this size have in common; arguments as of `forward`."""
+        patch_size = self.config.patch_size
+        clips = [*history, latents]
+        video_ids = video_positions(clips, patch_size).to(latents.device)
+        attention: PrefixPlan | torch.Tensor
+        if self._attention_path == "reference":
+            attention = causal_attention_mask(text_mask, video_ids[:, 0])
+        else:
+            text, padding = text_without_padding(text, text_mask)
+            stops = (text.shape[1] + stop for stop in frame_stops(clips, patch_size))
+            attention = prefix_plan(stops, padding, frame_stops([latents], patch_size)[-1])
+        text_ids = video_ids.new_zeros(text.shape[1], video_ids.shape[1])
+        embedder = self.time_text_embed.text_embedder
+        projected_text = self.context_embedder(text)
+        return StageContext(
+            text=projected_text,
+            history=self._embed_clips(history, latents.shape[-2:])
+            if history
+            else projected_text.new_empty(latents.shape[0], 0, projected_text.shape[2]),
+            pooled=embedder(pooled.to(embedder.linear_1.weight.dtype)),
+            rotary=self._rotary(torch.cat([text_ids, video_ids])),
+            attention=attention,
+        )
+
+    def _time_embedding(self, timestep: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """`CombinedTimestepTextProjEmbeddings` for a text that has been embedded; (B, inner_dim)."""
+        embed = self.time_text_embed
+        return embed.timestep_embedder(embed.time_proj(timestep).to(pooled.dtype)) + pooled
+
+    def _embed_clips(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """Tokens (B, N, inner_dim) of latents (B, C, T, H, W); `size` is that of the current ones."""
+        raise NotImplementedError
+
+    def _rotary(self, positions: torch.Tensor) -> Rotary:
+        """Rotary tables of (time, row, column) of every token, float32 (S, 3), zero for text."""
         raise NotImplementedError
 
     def _blocks(self) -> Iterable[nn.Module]:
         """Blocks in their order: (video, text, temb, *block arguments) to (text, video)."""
         raise NotImplementedError
 
-    def _block_arguments(self, positions: torch.Tensor, mask: torch.Tensor) -> tuple[Any, ...]:
-        """What a block takes after its first three arguments.
-
-        `positions` are (time, row, column) of every token, float32 (S, 3), zero for text; `mask` is boolean,
-        (B, 1, S, S).
-        """
+    def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
+        """What a block takes after its first three arguments."""
         raise NotImplementedError

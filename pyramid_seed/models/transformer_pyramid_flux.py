@@ -6,19 +6,140 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.models.transformers.transformer_flux import (
+    FluxAttention,
     FluxPosEmbed,
     FluxSingleTransformerBlock,
     FluxTransformerBlock,
 )
 from torch import nn
 
+from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
+from .stage_context import StageContext
 from .token_geometry import pack_latents
 from .transformer_pyramid_base import PyramidTransformer3DModel
+
+
+class PyramidFluxAttnProcessor(PyramidAttnProcessor):
+    """Attention of diffusers' Flux blocks: of text and video with their own weights, or of one sequence."""
+
+    def __call__(
+        self,
+        attn: FluxAttention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
+        attention_mask: PrefixPlan | torch.Tensor,
+        image_rotary_emb: Rotary,
+        num_queries: int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, D), and text (B, L, D) if it comes apart, to the same; see `PyramidAttnProcessor.attend`.
+
+        With `num_queries` only the last tokens ask, and only for them something is returned.
+        """
+        heads = (-1, attn.head_dim)
+        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:].contiguous()
+        if attn.fused_projections:
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+            query = query[:, -asking.shape[1] :]
+        else:
+            query, key, value = attn.to_q(asking), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query, key = attn.norm_q(query.unflatten(-1, heads)), attn.norm_k(key.unflatten(-1, heads))
+        value = value.unflatten(-1, heads)
+        if encoder_hidden_states is None:
+            return self.attend(query, key, value, attention_mask, image_rotary_emb)
+
+        if attn.fused_projections:
+            added = attn.to_added_qkv(encoder_hidden_states).chunk(3, dim=-1)
+        else:
+            projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+            added = tuple(projection(encoder_hidden_states) for projection in projections)
+        text_query, text_key, text_value = (each.unflatten(-1, heads) for each in added)
+        attended = self.attend(
+            torch.cat([attn.norm_added_q(text_query), query], dim=1),
+            torch.cat([attn.norm_added_k(text_key), key], dim=1),
+            torch.cat([text_value, value], dim=1),
+            attention_mask,
+            image_rotary_emb,
+        )
+        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
+        text, video = (
+            part.contiguous()
+            for part in attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        )
+        return attn.to_out[1](attn.to_out[0](video)), attn.to_add_out(text)
+
+
+class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
+    """Diffusers' block of one sequence, with less work where a `PrefixPlan` says who attends to whom.
+
+    As the last block it computes only keys and values for text and history, and returns them as they came.
+    """
+
+    def __init__(
+        self, dim: int, num_attention_heads: int, attention_head_dim: int, is_last: bool = False
+    ) -> None:
+        super().__init__(dim, num_attention_heads, attention_head_dim)
+        self.is_last = is_last
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        image_rotary_emb: Rotary,
+        joint_attention_kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Video (B, N, D), text (B, L, D) and `temb` (B, D) to text and video."""
+        plan = joint_attention_kwargs["attention_mask"]
+        if not isinstance(plan, PrefixPlan):
+            return super().forward(
+                hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs
+            )
+        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        normed, gate = self.norm(tokens, emb=temb)
+        attended = self.attn(
+            hidden_states=normed,
+            image_rotary_emb=image_rotary_emb,
+            num_queries=plan.num_current if self.is_last else None,
+            **joint_attention_kwargs,
+        )
+        asking = normed[:, -plan.num_current :].contiguous() if self.is_last else normed
+        joined = _joined_with_gelu(attended, self.proj_mlp(asking))
+        change = gate.unsqueeze(1) * self.proj_out(joined)
+        if self.is_last:
+            return encoder_hidden_states, add_to_last(hidden_states, change)
+        tokens = tokens + change
+        if tokens.dtype == torch.float16:
+            tokens = tokens.clip(-65504, 65504)
+        text, video = tokens.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
+        return text, video
+
+
+def _joined_with_gelu(attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """`attended` (B, N, D) and the tanh GELU of `hidden` (B, N, M), side by side: (B, N, D + M).
+
+    The activation goes straight to its place, where autograd and compiled code would copy it.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat([attended, F.gelu(hidden, approximate="tanh")], dim=2)
+    width = attended.shape[2]
+    joined = attended.new_empty(*attended.shape[:2], width + hidden.shape[2])
+    joined[..., :width] = attended
+    torch.ops.aten.gelu.out(hidden, approximate="tanh", out=joined[..., width:])
+    return joined
+
+
+# diffusers' step caches look blocks up by their class.
+TransformerBlockRegistry.register(
+    PyramidFluxSingleTransformerBlock,
+    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
+)
 
 
 class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
@@ -43,8 +164,8 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
     """
 
     family = "miniflux"
-    _no_split_modules = ["FluxTransformerBlock", "FluxSingleTransformerBlock"]  # noqa: RUF012
-    _repeated_blocks = ["FluxTransformerBlock", "FluxSingleTransformerBlock"]  # noqa: RUF012
+    _no_split_modules = ["FluxTransformerBlock", "PyramidFluxSingleTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = _no_split_modules
 
     @register_to_config
     def __init__(
@@ -79,18 +200,30 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
             for _ in range(num_layers)
         )
         self.single_transformer_blocks = nn.ModuleList(
-            FluxSingleTransformerBlock(inner_dim, num_attention_heads, attention_head_dim)
-            for _ in range(num_single_layers)
+            PyramidFluxSingleTransformerBlock(
+                inner_dim, num_attention_heads, attention_head_dim, is_last=layer == num_single_layers - 1
+            )
+            for layer in range(num_single_layers)
         )
+        for module in self.modules():
+            if isinstance(module, FluxAttention):
+                module.set_processor(PyramidFluxAttnProcessor())
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, token_channels)
 
-    def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _embed_clips(
+        self,
+        clips: Sequence[torch.Tensor],
+        size: Sequence[int],  # noqa: ARG002 - positions are told by rotation only
+    ) -> torch.Tensor:
         packed = torch.cat([pack_latents(clip, self.config.patch_size) for clip in clips], dim=1)
         return self.x_embedder(packed)
+
+    def _rotary(self, positions: torch.Tensor) -> Rotary:
+        return self.pos_embed(positions)
 
     def _blocks(self) -> Iterable[nn.Module]:
         return (*self.transformer_blocks, *self.single_transformer_blocks)
 
-    def _block_arguments(self, positions: torch.Tensor, mask: torch.Tensor) -> tuple[Any, ...]:
-        return self.pos_embed(positions), {"attention_mask": mask}
+    def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
+        return context.rotary, {"attention_mask": context.attention}

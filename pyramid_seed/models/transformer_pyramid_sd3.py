@@ -8,16 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks import FirstBlockCacheConfig
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import JointTransformerBlock
-from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed, apply_rotary_emb
+from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import nn
 
+from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
+from .stage_context import StageContext
 from .transformer_pyramid_base import PyramidTransformer3DModel
 
 
@@ -28,13 +29,13 @@ class PyramidPatchEmbed(PatchEmbed):
     the same picture with fewer tokens, so it gets that crop interpolated to its size.
     """
 
-    def forward(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Latents (B, C, T, H, W), the current ones last, to tokens (B, N, embed_dim).
+    def forward(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        """Latents (B, C, T, H, W) to tokens (B, N, embed_dim), where the current ones have `size`.
 
         Raises:
             ValueError: if the current latents are larger than the grid.
         """
-        crop = self._cropped_grid(*clips[-1].shape[-2:])
+        crop = self._cropped_grid(*size)
         return torch.cat([self._embed_clip(clip, crop) for clip in clips], dim=1)
 
     def _cropped_grid(self, height: int, width: int) -> torch.Tensor:
@@ -58,66 +59,100 @@ class PyramidPatchEmbed(PatchEmbed):
         return tokens.unflatten(0, (clip.shape[0], -1)).flatten(1, 2)
 
 
-class PyramidJointAttnProcessor:
-    """Attention over text and video tokens in one sequence, text first, with rotary positions and a mask."""
-
-    _attention_backend = None
-    _parallel_config = None
+class PyramidJointAttnProcessor(PyramidAttnProcessor):
+    """Attention of diffusers' SD3 blocks over text and video tokens in one sequence, text first."""
 
     def __call__(
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: PrefixPlan | torch.Tensor,
+        image_rotary_emb: Rotary,
+        num_queries: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video (B, N, D) and text (B, L, D), mask (B, 1, S, S) and cos, sin (S, head_dim) to video, text.
+        """Video (B, N, D) and text (B, L, D) to the same, see `PyramidAttnProcessor.attend`.
 
-        In a block whose text goes no further (`context_pre_only`) the text is left unprojected.
+        With `num_queries` only the last video tokens ask, and only for them something is returned. In a block
+        whose text goes no further (`context_pre_only`) the text is returned as it came.
         """
-        split = (attn.heads, -1)
-        query = torch.cat(
-            [
-                attn.norm_add_q(attn.add_q_proj(encoder_hidden_states).unflatten(-1, split)),
-                attn.norm_q(attn.to_q(hidden_states).unflatten(-1, split)),
-            ],
-            dim=1,
-        )
+        heads = (attn.heads, -1)
         key = torch.cat(
             [
-                attn.norm_add_k(attn.add_k_proj(encoder_hidden_states).unflatten(-1, split)),
-                attn.norm_k(attn.to_k(hidden_states).unflatten(-1, split)),
+                attn.norm_add_k(attn.add_k_proj(encoder_hidden_states).unflatten(-1, heads)),
+                attn.norm_k(attn.to_k(hidden_states).unflatten(-1, heads)),
             ],
             dim=1,
         )
         value = torch.cat([attn.add_v_proj(encoder_hidden_states), attn.to_v(hidden_states)], dim=1)
-        attended = dispatch_attention_fn(
-            apply_rotary_emb(query, image_rotary_emb, sequence_dim=1),
-            apply_rotary_emb(key, image_rotary_emb, sequence_dim=1),
-            value.unflatten(-1, split),
-            attn_mask=attention_mask,
-            backend=self._attention_backend,
-            parallel_config=self._parallel_config,
-        ).flatten(2)
+        value = value.unflatten(-1, heads)
+        if num_queries is not None:
+            query = attn.norm_q(attn.to_q(hidden_states[:, -num_queries:].contiguous()).unflatten(-1, heads))
+            video = self.attend(query, key, value, attention_mask, image_rotary_emb)
+            return attn.to_out[1](attn.to_out[0](video)), encoder_hidden_states
+        query = torch.cat(
+            [
+                attn.norm_add_q(attn.add_q_proj(encoder_hidden_states).unflatten(-1, heads)),
+                attn.norm_q(attn.to_q(hidden_states).unflatten(-1, heads)),
+            ],
+            dim=1,
+        )
+        attended = self.attend(query, key, value, attention_mask, image_rotary_emb)
         # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
         text, video = (
             part.contiguous()
             for part in attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
         )
         video = attn.to_out[1](attn.to_out[0](video))
-        return video, text if attn.context_pre_only else attn.to_add_out(text)
+        return video, encoder_hidden_states if attn.context_pre_only else attn.to_add_out(text)
+
+
+class LastJointTransformerBlock(JointTransformerBlock):
+    """The last block: of the others than the current tokens only keys and values are needed."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        joint_attention_kwargs: dict[str, Any],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of diffusers' block, but that the text is returned as it came; so is the history with a plan."""
+        plan = joint_attention_kwargs["attention_mask"]
+        if not isinstance(plan, PrefixPlan):
+            _, video = super().forward(hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
+            return encoder_hidden_states, video
+        tokens, gate_attention, shift, scale, gate_mlp = self.norm1(hidden_states, emb=temb)
+        attended, _ = self.attn(
+            hidden_states=tokens,
+            encoder_hidden_states=self.norm1_context(encoder_hidden_states, temb),
+            num_queries=plan.num_current,
+            **joint_attention_kwargs,
+        )
+        change = gate_attention.unsqueeze(1) * attended
+        current = hidden_states[:, -plan.num_current :] + change
+        tokens = self.norm2(current) * (1 + scale[:, None]) + shift[:, None]
+        change = change + gate_mlp.unsqueeze(1) * self.ff(tokens)
+        return encoder_hidden_states, add_to_last(hidden_states, change)
+
+
+# diffusers' step caches look blocks up by their class.
+TransformerBlockRegistry.register(
+    LastJointTransformerBlock,
+    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
+)
 
 
 def joint_block(
-    inner_dim: int, num_attention_heads: int, attention_head_dim: int, context_pre_only: bool
+    inner_dim: int, num_attention_heads: int, attention_head_dim: int, is_last: bool
 ) -> JointTransformerBlock:
-    """diffusers' SD3 block with Pyramid Flow's attention.
+    """diffusers' SD3 block with Pyramid Flow's attention; the last one updates the video tokens only.
 
     The query and key norms are put in here because in the published checkpoints they have another epsilon
     and, for text, another name.
     """
-    block = JointTransformerBlock(inner_dim, num_attention_heads, attention_head_dim, context_pre_only)
+    block_class = LastJointTransformerBlock if is_last else JointTransformerBlock
+    block = block_class(inner_dim, num_attention_heads, attention_head_dim, context_pre_only=is_last)
     for name in ("norm_q", "norm_k", "norm_add_q", "norm_add_k"):
         setattr(block.attn, name, RMSNorm(attention_head_dim, eps=1e-5))
     block.attn.set_processor(PyramidJointAttnProcessor())
@@ -147,8 +182,8 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
     """
 
     family = "sd3"
-    _no_split_modules = ["JointTransformerBlock"]  # noqa: RUF012
-    _repeated_blocks = ["JointTransformerBlock"]  # noqa: RUF012
+    _no_split_modules = ["JointTransformerBlock", "LastJointTransformerBlock"]  # noqa: RUF012
+    _repeated_blocks = _no_split_modules
 
     @register_to_config
     def __init__(
@@ -191,20 +226,6 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, in_channels * patch_size**2)
 
-    def enable_cache(self, config: Any) -> None:
-        """Turn on one of diffusers' step caches, see there.
-
-        Raises:
-            ValueError: for the first-block cache: it takes the difference of the text before and after the
-                blocks, and the last block of this family returns none.
-        """
-        if isinstance(config, FirstBlockCacheConfig):
-            raise ValueError(
-                "FirstBlockCacheConfig needs text from every block, and the last one returns none; "
-                "use MagCacheConfig"
-            )
-        super().enable_cache(config)
-
     def fuse_qkv_projections(self) -> None:
         """Refused: diffusers' fused projections are for the attention module of its Flux, not of its SD3.
 
@@ -216,11 +237,14 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
             "apart; leave it out"
         )
 
-    def _embed_clips(self, clips: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self.pos_embed(clips)
+    def _embed_clips(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+        return self.pos_embed(clips, size)
+
+    def _rotary(self, positions: torch.Tensor) -> Rotary:
+        return self.time_rope(positions[:, :1])
 
     def _blocks(self) -> Iterable[nn.Module]:
         return self.transformer_blocks
 
-    def _block_arguments(self, positions: torch.Tensor, mask: torch.Tensor) -> tuple[Any, ...]:
-        return ({"attention_mask": mask, "image_rotary_emb": self.time_rope(positions[:, :1])},)
+    def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
+        return ({"attention_mask": context.attention, "image_rotary_emb": context.rotary},)

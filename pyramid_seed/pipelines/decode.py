@@ -1,21 +1,132 @@
-"""Between latents and pictures: decode chunk by chunk, encode the first picture."""
+"""Between latents and pictures: decode units as they are finished, encode the first picture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
+from .memory import own_memory
 
 
-def decode_chunks(vae: AutoencoderKLCausalVideo, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Decode normalised latents one latent frame at a time.
+class ClipDecoder:
+    """Decodes a clip one latent frame at a time, while later ones are still being made.
 
     One latent frame a chunk, always: so the frames of a clip are bitwise the beginning of a longer one's, and
     memory does not grow with the clip.
+
+    On CUDA the work goes to a stream of its own, beside the generation of the next unit, and what is finished
+    is handed on at the next call; elsewhere it is handed on at once. The values are the same.
+
+    Args:
+        vae: the decoder.
+        on_chunk: called as (chunk, values), in order, with what `convert` made.
+        convert: makes the values of pixels (1, 3, t, s H, s W), float32 in [-1, 1], on the VAE's device.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLCausalVideo,
+        on_chunk: Callable[[int, torch.Tensor], None],
+        convert: Callable[[torch.Tensor], torch.Tensor] = lambda pixels: pixels,
+    ) -> None:
+        self._vae = vae
+        self._on_chunk = on_chunk
+        self._convert = convert
+        self._device = get_module_execution_device(vae)
+        self._decode = vae.chunk_decoder()
+        self._side = side_stream(self._device) if can_run_beside(vae, self._device) else None
+        self._waiting: deque[_Decoded] = deque()
+        self._num_put = 0
+
+    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
+        """Take the clip's next latent frame (1, C, 1, H, W), float32, normalised; hand on those before it.
+
+        Raises:
+            FloatingPointError: the decoder gave values that are not finite; the latent frame is named.
+        """
+        self.finish()
+        if self._side is None:
+            self._waiting.append(self._run(latents, is_last))
+            self.finish()
+            return
+        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._side):
+            if latents.is_cuda:
+                latents.record_stream(self._side)
+            self._waiting.append(self._run(latents, is_last))
+
+    def poll(self) -> None:
+        """Hand on what is finished by now; raises as `put`."""
+        while self._waiting and self._waiting[0].is_done():
+            self._deliver(self._waiting.popleft())
+
+    def finish(self) -> None:
+        """Wait for all that was put, and hand it on; raises as `put`."""
+        while self._waiting:
+            self._deliver(self._waiting.popleft())
+
+    def _run(self, latents: torch.Tensor, is_last: bool) -> _Decoded:
+        index = self._num_put
+        self._num_put += 1
+        raw = self._vae.denormalize_latents(latents.to(self._device), first_frame_index=index)
+        pixels = self._decode(own_memory(raw.to(self._vae.dtype)), is_last=is_last)
+        is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=pixels.is_cuda)
+        values = self._convert(pixels.float().clamp(-1, 1))
+        done = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
+        return _Decoded(index, values, is_finite, done)
+
+    def _deliver(self, decoded: _Decoded) -> None:
+        if decoded.done is not None:
+            decoded.done.synchronize()
+            if decoded.values.is_cuda:
+                decoded.values.record_stream(torch.cuda.current_stream(self._device))
+        if not decoded.is_finite:
+            raise FloatingPointError(f"decoded frames of latent frame {decoded.chunk} are not finite")
+        self._on_chunk(decoded.chunk, decoded.values)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A decoded latent frame; on CUDA, `done` tells when its stream has come so far."""
+
+    chunk: int
+    values: torch.Tensor
+    is_finite: torch.Tensor
+    done: torch.cuda.Event | None
+
+    def is_done(self) -> bool:
+        return self.done is None or self.done.query()
+
+
+def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
+    """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
+    return device.type == "cuda" and not has_offload_hooks(vae) and not _is_group_offloaded(vae)
+
+
+def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:
+    """Whether the VAE comes to its device for a call and leaves it for another model (model, sequential)."""
+    return any(hasattr(module, "_hf_hook") for module in vae.modules())
+
+
+def _is_group_offloaded(vae: AutoencoderKLCausalVideo) -> bool:
+    return any(hasattr(module, "_diffusers_hook") for module in vae.modules())
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream for decoding: always the same one, as the allocator keeps memory for each."""
+    return torch.cuda.Stream(device)
+
+
+def decode_chunks(vae: AutoencoderKLCausalVideo, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Decode finished latents as `ClipDecoder` does.
 
     Args:
         latents: (1, C, T, H, W) float32, normalised.
@@ -24,20 +135,29 @@ def decode_chunks(vae: AutoencoderKLCausalVideo, latents: torch.Tensor) -> Itera
         Pixels (1, 3, t, s H, s W) in [-1, 1], float32: 1 frame, then r frames a chunk.
 
     Raises:
-        FloatingPointError: the decoder gave values that are not finite; the latent frame is named.
+        FloatingPointError: see `ClipDecoder`.
     """
-    device = get_module_execution_device(vae)
-    raw = vae.denormalize_latents(latents.to(device)).to(vae.dtype)
-    for index, pixels in enumerate(vae.decode_chunks(raw, chunk_size=1)):
-        if not torch.isfinite(pixels).all():
-            raise FloatingPointError(f"decoded frames of latent frame {index} are not finite")
-        yield pixels.float().clamp(-1, 1)
+    chunks: list[torch.Tensor] = []
+    decoder = ClipDecoder(vae, lambda _, pixels: chunks.append(pixels))
+    units = latents.split(1, dim=2)
+    for unit in units:
+        decoder.put(unit, is_last=unit is units[-1])
+        decoder.finish()
+        yield chunks.pop()
 
 
 def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, T, H, W) in [-1, 1] to frames (B, T, H, W, 3) uint8, rounded to the nearest level."""
     levels = (pixels * 127.5 + 127.5).round().clamp(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 4, 1)
+
+
+def to_frames(pixels: torch.Tensor, *, wait: bool = True) -> torch.Tensor:
+    """Pixels (1, 3, t, H, W) in [-1, 1] to frames (t, H, W, 3) uint8 on the CPU, contiguous.
+
+    Without `wait` the copy from CUDA may be under way when this returns, on the current stream.
+    """
+    return to_uint8(pixels)[0].contiguous().to("cpu", non_blocking=not wait and pixels.is_cuda)
 
 
 def encode_image(vae: AutoencoderKLCausalVideo, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:

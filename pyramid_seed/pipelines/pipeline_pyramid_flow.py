@@ -17,8 +17,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     T5EncoderModel,
     T5Tokenizer,
 )
@@ -28,80 +26,22 @@ from ..determinism import determinism as determinism_level
 from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.checkpoints import check_dtype
-from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .decode import decode_chunks, encode_image, to_uint8
-from .denoise import OnStep, Place, denoise_clip, guide
+from .decode import encode_image
+from .denoise import OnStep, Place, denoise_clip
+from .film import Film, OnFrames, UnitDecoder
+from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
+from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder, known_stage_digests
-from .text import TextEmbeddings, encode_text, guidance_pair, text_digests
-
-
-class GuidedTransformer:
-    """The transformer with the text of one clip: asks for negative and positive velocity in one batch."""
-
-    def __init__(
-        self,
-        transformer: PyramidTransformer3DModel,
-        positive: TextEmbeddings,
-        negative: TextEmbeddings | None,
-        attention_kwargs: dict[str, Any] | None,
-        device: torch.device,
-    ) -> None:
-        self.transformer = transformer
-        self.attention_kwargs = attention_kwargs
-        self.guidance_scale = 1.0
-        self.positive = positive.to(device, transformer.dtype)
-        self.pair = None
-        if negative is not None:
-            self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
-
-    def __call__(
-        self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
-    ) -> torch.Tensor:
-        """Velocity (1, C, 1, H, W), float32, guided when `guidance_scale` is above 1.
-
-        Raises:
-            ValueError: guidance is wanted and there is no negative prompt.
-        """
-        text = self.pair if self.guidance_scale > 1 else self.positive
-        if text is None:
-            raise ValueError(
-                "a callback cannot turn guidance on in a call that began without it, got guidance_scale "
-                f"{self.guidance_scale}; give the call a guidance_scale above 1"
-            )
-        batch = text.prompt_embeds.shape[0]
-        dtype = self.transformer.dtype
-        with self.transformer.cache_context("pyramid"):
-            velocity = self.transformer(
-                latents.to(dtype).expand(batch, -1, -1, -1, -1),
-                [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
-                timestep.to(latents.device).expand(batch),
-                text.prompt_embeds,
-                text.prompt_attention_mask,
-                text.pooled_prompt_embeds,
-                attention_kwargs=self.attention_kwargs,
-                return_dict=False,
-            )[0].float()
-        if batch == 1:
-            return velocity
-        negative, positive = velocity.chunk(2)
-        return guide(negative, positive, self.guidance_scale)
-
-    def start_unit(self, guidance_scale: float) -> None:
-        """Guide with this scale until somebody sets another one."""
-        self.guidance_scale = guidance_scale
-
-    def start_stage(self) -> None:
-        """Reset diffusers' step caches: they hold activations of the last stage, or of the last clip."""
-        if self.transformer.is_cache_enabled:
-            self.transformer._reset_stateful_cache()
+from .text import TextEmbeddings, text_digests
+from .text_encoders import AFTER_USE, AfterUse, TextEncodersMixin
 
 
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,7 +59,7 @@ def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
+class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
     Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
@@ -207,20 +147,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         return self._interrupt
 
     @torch.no_grad()
-    def encode_prompt(
-        self, prompt: str, max_sequence_length: int = 128, device: torch.device | None = None
-    ) -> TextEmbeddings:
-        """Embeddings of one prompt: (1, L, D), mask (1, L), pooled (1, P)."""
-        names = [("tokenizer" + end, "text_encoder" + end) for end in ("", "_2", "_3")]
-        encoders: list[tuple[PreTrainedTokenizerBase, PreTrainedModel]] = [
-            (getattr(self, tokenizer), getattr(self, encoder))
-            for tokenizer, encoder in names
-            if getattr(self, encoder) is not None
-        ]
-        return encode_text(prompt, encoders, max_sequence_length, device or self._execution_device)
-
-    @torch.no_grad()
     @at_determinism_level
+    @with_out_of_memory_advice
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -250,6 +178,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         prefix_stage_digests: Sequence[Sequence[Sequence[str] | None]] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
+        text_encoders: AfterUse = "keep",
         output_type: str = "np",
         determinism: DeterminismLevel = "strict",  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
@@ -260,6 +189,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
         callback_on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+        callback_on_chunk_end: OnFrames | None = None,
     ) -> PyramidFlowPipelineOutput | tuple[Any]:
         """Generate clips.
 
@@ -292,6 +222,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                 of this call; a unit's may be None.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
+            text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
+                the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
             determinism: "strict" or "relaxed", see `pyramid_seed.determinism`; set for this call only.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
@@ -304,10 +236,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage. It may stop the run in the same way.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
+                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
+                then r frames a chunk. With model or sequential offload that is after the last unit of the
+                last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed then.
             FloatingPointError: latents or frames are not finite, with the place.
+            GenerationOutOfMemoryError: memory ran out; the modes that would fit are named.
             RuntimeError: stopped before the first unit was finished.
         """
         # 1. Check inputs.
@@ -316,6 +253,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("text_encoders", text_encoders, AFTER_USE)
         check_dtype(self.transformer.dtype)
         check_dtype(self.vae.dtype)
         embeddings = {
@@ -363,6 +301,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         if request.is_guided:
             given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
             negatives = self._texts(negative_prompt, "", given, request.num_prompts, request.text_length)
+        self.after_text(text_encoders)
 
         # 4. Known beginnings: a picture, or given latents.
         known = self._known_latents(request, ledgered)
@@ -371,6 +310,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         self._interrupt = False
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
+        film = Film(self.vae, output_type, request.num_clips, callback_on_chunk_end)
         with self.progress_bar(total=request.num_steps) as progress_bar:
             for index, (source, beginning) in enumerate(zip(ledgered, known, strict=True)):
                 text = index // num_videos_per_prompt
@@ -381,17 +321,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
                     attention_kwargs,
                     self._execution_device,
                 )
+                decoder = film.decoder(index)
                 on_step = self._step_callback(
                     index,
                     request,
                     model,
+                    decoder,
                     progress_bar,
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                 )
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
                 clip = self._denoise_clip(
-                    request, beginning, model, source, on_step, on_unit, stage_digests[index]
+                    request, beginning, model, source, decoder, on_step, on_unit, stage_digests[index]
                 )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
@@ -402,7 +344,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
         # 6. Pictures.
-        frames = self._frames(clips, output_type)
+        frames = film.develop(clips, self.video_processor)
         self.maybe_free_model_hooks()
 
         # 7. Output.
@@ -439,7 +381,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             return rows * num_prompts if len(rows) == 1 else rows
         prompts = prompt if isinstance(prompt, list) else [prompt or ""] * num_prompts
         encoded = {
-            text: self.encode_prompt(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
+            text: self.remembered_text(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
         }
         return [encoded[text] for text in prompts]
 
@@ -463,16 +405,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         known: torch.Tensor | None,
         model: GuidedTransformer,
         noise: LedgeredNoise,
+        decoder: UnitDecoder,
         on_step: OnStep,
         on_unit: Callable[[int, torch.Tensor, StageDigests], None] | None,
         stage_digests: list[StageDigests | None],
     ) -> torch.Tensor | None:
         """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
 
-        The digests of each new unit are appended to `stage_digests`.
+        Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
         device = self._execution_device
         units = [] if known is None else [known]
+        for unit, latents in enumerate(() if known is None else known.split(1, dim=2), start=1):
+            decoder.put(latents, is_last=unit == len(request.units))
         recorder = StageRecorder(request, on_step)
         new_units = denoise_clip(
             known, model, self.scheduler, noise, request.unit_shape, device, request.units, recorder
@@ -482,8 +427,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             stage_digests.append(digests := recorder.take())
             if on_unit is not None:
                 on_unit(unit, latents, digests)
+            decoder.put(latents, is_last=unit + 1 == len(request.units))
             if self.interrupt:
                 break
+        decoder.finish()
         return torch.cat(units, dim=2).cpu() if units else None
 
     def _step_callback(
@@ -491,6 +438,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         clip: int,
         request: Request,
         model: GuidedTransformer,
+        decoder: UnitDecoder,
         progress_bar: Any,
         callback: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
@@ -500,6 +448,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = model.guidance_scale
             progress_bar.update()
+            decoder.poll()
             if callback is not None:
                 step = request.steps_before(clip, place)
                 tensors = {"latents": latents}
@@ -512,12 +461,3 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin):
             return None if self.interrupt and not request.ends_unit(place) else latents
 
         return on_step
-
-    def _frames(self, clips: list[torch.Tensor], output_type: str) -> Any:
-        """Decode clips and convert them to the output type."""
-        if output_type == "latent":
-            return torch.cat(clips)
-        videos = [torch.cat(list(decode_chunks(self.vae, clip)), dim=2) for clip in clips]
-        if output_type == "uint8":
-            return torch.cat([to_uint8(video) for video in videos]).cpu().numpy()
-        return self.video_processor.postprocess_video(torch.cat(videos), output_type=output_type)

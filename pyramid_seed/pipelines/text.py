@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
 logger = logging.get_logger(__name__)
+
+Encoders: TypeAlias = Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]]
+"""(tokenizer, encoder) pairs; one T5 encoder, the others CLIP."""
 
 
 class TextEmbeddings(NamedTuple):
@@ -71,7 +74,7 @@ def _digest(embeddings: TextEmbeddings) -> str:
 
 def encode_text(
     prompt: str,
-    encoders: Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]],
+    encoders: Encoders,
     max_sequence_length: int,
     device: torch.device,
 ) -> TextEmbeddings:

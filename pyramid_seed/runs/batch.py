@@ -17,20 +17,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
+from .frame_file import FrameFile
 from .identity import Job, in_order, jobs_from_json, jobs_to_json
 from .items import BatchItem
 from .journal import Entry, Journal, file_digest
 from .launch import Launch, LaunchError
 from .progress import Counts, ProgressLine
 from .rows import BadRow
-from .sheet import write_sheet, write_strip
+from .sheet import Strip, write_sheet
 from .signals import StopSignals
 from .units import KnownUnits, load_units, save_unit
-from .video import Frames, read_video
+from .video import Frames, video_frames
 
 logger = logging.getLogger("pyramid_seed.batch")
 
@@ -40,11 +41,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class MadeClip(Protocol):
     """A finished clip, such as `pyramid_seed.Clip`."""
-
-    @property
-    def frames(self) -> Frames:
-        """(T, H, W, 3) uint8."""
-        ...
 
     @property
     def digest(self) -> str:
@@ -69,8 +65,9 @@ class Maker(Protocol):
         known: KnownUnits | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
+        sink: FrameFile,
     ) -> MadeClip:
-        """Make an item, from its first units where they are known.
+        """Make an item, from its first units where they are known, and put its frames into `sink`.
 
         `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
         its stage digests; what they raise is passed on.
@@ -197,7 +194,10 @@ def _write_sheet(journal: Journal, entries: Mapping[str, Entry]) -> None:
     for entry in sorted(done, key=lambda entry: entry["file"]):
         strip = journal.strip_path(entry["id"])
         if not strip.is_file():
-            write_strip(strip, read_video(journal.folder / entry["file"])[0])
+            missing = Strip(entry["num_frames"])
+            for frame in video_frames(journal.folder / entry["file"]):
+                missing.add(frame)
+            missing.write(strip)
         strips.append(strip)
     write_sheet(journal.folder / "contact_sheet.png", strips)
 
@@ -252,29 +252,31 @@ class _Worker:
         logger.info("%s: begun", job.file)
         started = time.perf_counter()
         reason = None
-        try:
-            clip, resumed = self._clip(job, tell)
-        except (Stopped, OutputError, LaunchError):
-            raise
-        except Exception as error:  # whatever is wrong with one clip must not stop the others
-            reason = f"{type(error).__name__}: {error}"
-            logger.exception("%s: failed", job.file)
+        with _ClipFile(self.folder / job.file, self.lossless, job.item.settings.num_frames) as file:
+            try:
+                clip, resumed = self._clip(job, tell, file)
+            except (Stopped, OutputError, LaunchError):
+                raise
+            except Exception as error:  # whatever is wrong with one clip must not stop the others
+                reason = f"{type(error).__name__}: {error}"
+                logger.exception("%s: failed", job.file)
+            else:
+                self._save(job, clip, file, resumed, time.perf_counter() - started)
         if reason is not None:
             # Here, where the error and with it the tensors of its frames are gone.
             _free_memory()
             with writing(self.folder):
                 self.journal.record(self._entry(job, "failed") | {"reason": reason})
             self.launch.count("failed")
-            return
-        seconds = time.perf_counter() - started
-        path = self.folder / job.file
+
+    def _save(self, job: Job, clip: MadeClip, file: _ClipFile, resumed: int, seconds: float) -> None:
         with writing(self.folder):
-            clip.save(path, lossless=self.lossless, overwrite=True)
-            write_strip(self.journal.strip_path(job.id), clip.frames)
+            clip.save(file.path, lossless=self.lossless, overwrite=True)
+            file.strip.write(self.journal.strip_path(job.id))
             done = {
                 "digest": clip.digest,
-                "file_sha256": file_digest(path),
-                "num_frames": len(clip.frames),
+                "file_sha256": file_digest(file.path),
+                "num_frames": file.num_frames,
                 "seconds": round(seconds, 3),
                 "resumed_units": resumed,
             }
@@ -283,7 +285,7 @@ class _Worker:
         self.launch.count("done")
         logger.info("%s: done in %.1f s, digest %s", job.file, seconds, clip.digest)
 
-    def _clip(self, job: Job, tell: Callable[[], None]) -> tuple[MadeClip, int]:
+    def _clip(self, job: Job, tell: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""
         units = self.journal.work_folder(job.id)
         origin = dict(self.maker.origin(job.item)) | {"key": job.key}
@@ -306,7 +308,7 @@ class _Worker:
             with writing(self.folder):
                 save_unit(units, unit, latents, stage_digests, origin)
 
-        return self.maker.make(job.item, known, on_step, on_unit), resumed
+        return self.maker.make(job.item, known, on_step, on_unit, file), resumed
 
     def _entry(self, job: Job, status: str) -> Entry:
         item = job.item
@@ -323,6 +325,25 @@ class _Worker:
             "image": None if item.image is None else str(item.image),
             "process": self.launch.rank,
         }
+
+
+class _ClipFile(FrameFile):
+    """Where the frames of a clip of a batch go: they are encoded, and some are kept for the contact sheet."""
+
+    def __init__(self, path: Path, lossless: bool, num_frames: int) -> None:
+        super().__init__(path, lossless=lossless)
+        self.strip = Strip(num_frames)
+
+    def __enter__(self) -> Self:
+        with writing(self.path.parent):
+            return super().__enter__()
+
+    def write(self, frames: Frames) -> None:
+        """The next frames; a disk that is full is told as such."""
+        with writing(self.path.parent):
+            super().write(frames)
+        for frame in frames:
+            self.strip.add(frame)
 
 
 class _Report:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..environment import Difference, fingerprint_differences
-from .manifest import chunk_frames
+from .manifest import BEFORE_PATHS, chunk_frames
 
 Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
 Status = Literal["equal", "differs", "not compared"]
@@ -169,7 +169,8 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "determinism",
         "package_version",
     )
-    return {name: manifest[name] for name in names} | branches | manifest["settings"]
+    how = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
+    return {name: manifest[name] for name in names} | how | branches | manifest["settings"]
 
 
 def _weights(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,20 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 def check_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise FileExistsError if `path` exists and may not be replaced."""
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another name or pass overwrite=True")
+        raise FileExistsError(
+            f"{path} exists already; choose another name, or say --overwrite (overwrite=True)"
+        )
+
+
+def check_reachable(path: Path) -> None:
+    """Raise OSError unless `path`, and the folders above it that are missing, can be made."""
+    folder = path.resolve().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: no permission to write into {folder}")
 
 
 def _swap_folder(new: Path, old: Path) -> None:

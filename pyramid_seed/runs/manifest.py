@@ -16,6 +16,7 @@ from .. import __version__
 from ..geometry import PyramidGeometry
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import Preset, Settings, with_settings
+from .frame_facts import FrameFacts
 from .video import Frames, frames_digest, read_comment
 
 SCHEMA = "pyramid-seed/manifest"
@@ -32,6 +33,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "branches": (list,),
     "noise_device": (str,),
     "determinism": (str,),
+    "attention": (str,),
+    "compiled": (bool,),
     "image_sha256": _TEXT_OR_NONE,
     "model": (dict,),
     "weights": (list, type(None)),
@@ -49,6 +52,8 @@ _DIGESTS: dict[str, tuple[type, ...]] = {
     "chunks": (list,),
     "frames": (str,),
 }
+BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
+"""Fields that the first manifests of this schema lack, with what was so in their time."""
 _MODEL = {"kind": (str,), "name": _TEXT_OR_NONE, "revision": _TEXT_OR_NONE}
 _PYRAMID = ("spatial_factor", "temporal_factor", "patch_size", "num_stages")
 _GEOMETRY = dict.fromkeys(("num_units", "latent_channels", *_PYRAMID), (int,))
@@ -77,6 +82,8 @@ class Recipe:
         settings: all settings after defaults.
         noise_device: where noise is drawn.
         determinism: "strict" or "relaxed".
+        attention: how attention was computed, "prefix" or "reference".
+        compiled: whether the transformer was compiled.
         image_digest: SHA-256 of the first frame given, None without one.
     """
 
@@ -86,6 +93,8 @@ class Recipe:
     settings: Preset
     noise_device: str
     determinism: str
+    attention: str
+    compiled: bool
     image_digest: str | None
 
 
@@ -100,7 +109,7 @@ def build_manifest(
     text_digests: Mapping[str, str],
     stage_digests: Sequence[Sequence[str] | None],
     latents: torch.Tensor,
-    frames: Frames,
+    frames: FrameFacts,
     environment: Mapping[str, Any],
     load_seconds: float,
     seconds: float,
@@ -117,7 +126,7 @@ def build_manifest(
         text_digests: SHA-256 of the text embeddings, by prompt.
         stage_digests: of each unit, the SHA-256 of its latents after each stage; None if they are not known.
         latents: (1, C, t, h, w), normalised.
-        frames: (T, H, W, 3) uint8.
+        frames: what is known of the frames.
         environment: see `environment_fingerprint`.
         load_seconds, seconds: time to load the model, time to generate.
     """
@@ -136,6 +145,8 @@ def build_manifest(
         "branches": [{"from_unit": each.from_unit, "seed": str(each.seed)} for each in recipe.branches],
         "noise_device": recipe.noise_device,
         "determinism": recipe.determinism,
+        "attention": recipe.attention,
+        "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
         "model": dict(model),
         "weights": weights,
@@ -146,8 +157,8 @@ def build_manifest(
             "text": dict(text_digests),
             "stages": [None if each is None else list(each) for each in stage_digests],
             "units": unit_digests(latents),
-            "chunks": chunk_digests(frames, geometry.temporal_factor),
-            "frames": frames_digest(frames),
+            "chunks": list(frames.chunk_digests),
+            "frames": frames.digest,
         },
         "environment": dict(environment),
         "timings": {"load_seconds": round(load_seconds, 3), "seconds": round(seconds, 3)},
@@ -173,6 +184,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         settings=preset,
         noise_device=manifest["noise_device"],
         determinism=manifest["determinism"],
+        **{name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()},
         image_digest=manifest["image_sha256"],
     )
 
@@ -268,7 +280,7 @@ def check_manifest(manifest: Any, where: str) -> None:
             f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
             f"to {SCHEMA_VERSION}; install a newer one"
         )
-    _check_fields(manifest, _FIELDS, where, "")
+    _check_fields(BEFORE_PATHS | manifest, _FIELDS, where, "")
     _check_fields(manifest["digests"], _DIGESTS, where, "digests.")
     _check_fields(manifest["model"], _MODEL, where, "model.")
     _check_fields(manifest["geometry"], _GEOMETRY, where, "geometry.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from .files import check_free
+from .files import check_free, check_reachable
 from .latents import latents_path
 from .manifest import sidecar_path
 from .video import check_ending
@@ -23,14 +24,29 @@ def check_outputs(
 
     Raises:
         ValueError: an unknown ending, or options that do not go together.
-        FileExistsError: one of the files is there already.
+        FileExistsError: one of the files is there already. OSError: the folder cannot be written to.
     """
     if check_ending(path) == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     if sidecar and not metadata:
-        raise ValueError("a sidecar is metadata: leave out either sidecar or metadata=False")
+        raise ValueError(
+            "a sidecar is metadata: leave out either the sidecar or metadata=False (--no-metadata)"
+        )
+    check_reachable(path)
     check_free(path, overwrite=overwrite)
     if sidecar:
         check_free(sidecar_path(path), overwrite=overwrite)
     if keep_latents:
         check_free(latents_path(path), overwrite=overwrite)
+
+
+def clip_stem(prompt: str, seed: int) -> str:
+    """A file name, without its ending, made of prompt and seed; safe on every system."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
+    return f"{words}_seed{seed}"
+
+
+def continued_stem(stem: str, num_frames: int, branch_seed: int | None) -> str:
+    """File name, without ending, of a clip that goes on from the one named `stem`."""
+    branch = "" if branch_seed is None else f"_seed{branch_seed}"
+    return f"{stem}_{num_frames}frames{branch}"

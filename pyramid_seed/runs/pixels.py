@@ -58,7 +58,7 @@ def compare_file(
 def _compare_lossy(shown: Frames, expected: Frames, same_encoder: bool) -> Step:
     if np.array_equal(shown, expected):
         return Step("file", "equal", "the pixels in the file, after the same encoder bit for bit")
-    ratios = [_psnr(*pair) for pair in zip(shown, expected, strict=True)]
+    ratios = [psnr(*pair) for pair in zip(shown, expected, strict=True)]
     worst = int(np.argmin(ratios))
     found = f"frame {worst} is the farthest off, PSNR {ratios[worst]:.1f} dB"
     if same_encoder:
@@ -99,7 +99,12 @@ def _first_chunk(frames: Frames, digests: list[str], factor: int) -> str:
     return ""
 
 
-def _psnr(a: Frames, b: Frames) -> float:
+def psnr(a: Frames, b: Frames) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error); infinite for equal arrays.
+
+    Args:
+        a, b: uint8 of one shape; the mean is over all values.
+    """
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 

@@ -65,7 +65,12 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     file_format = file_format or _format_of(source)
     if file_format not in FORMATS:
         raise ValueError(f"a list must be one of {', '.join(FORMATS)}, got {file_format!r}")
-    data = sys.stdin.buffer.read() if str(source) == STANDARD_INPUT else Path(source).read_bytes()
+    if str(source) == STANDARD_INPUT:
+        data = sys.stdin.buffer.read()
+    elif Path(source).exists():
+        data = Path(source).read_bytes()
+    else:
+        raise FileNotFoundError(f"the list {where} does not exist")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

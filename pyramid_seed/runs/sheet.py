@@ -16,10 +16,24 @@ _ROWS = 50
 _GREY = 64
 
 
-def write_strip(path: Path, frames: Frames) -> None:
-    """Write a clip's strip: frames from first to last, each in a square of its own."""
-    chosen = np.linspace(0, len(frames) - 1, _FRAMES).round().astype(int)
-    write_image(path, image_grid([_cell(frames[index]) for index in chosen], _FRAMES), overwrite=True)
+class Strip:
+    """A clip's strip: frames from first to last, each in a square of its own, chosen while they go by."""
+
+    def __init__(self, num_frames: int) -> None:
+        self._chosen = np.linspace(0, num_frames - 1, _FRAMES).round().astype(int).tolist()
+        self._cells: list[Frames] = []
+        self._num_seen = 0
+
+    def add(self, frame: Frames) -> None:
+        """The next frame (H, W, 3)."""
+        wanted = self._chosen.count(self._num_seen)
+        self._num_seen += 1
+        if wanted:
+            self._cells += [_cell(frame)] * wanted
+
+    def write(self, path: Path) -> None:
+        """Write the picture, once all frames were there."""
+        write_image(path, image_grid(self._cells, _FRAMES), overwrite=True)
 
 
 def write_sheet(path: Path, strips: Sequence[Path]) -> None:

@@ -1,17 +1,15 @@
 """Clips and pictures as files.
 
 Frames are uint8 RGB arrays of shape (T, H, W, 3): time, height, width, channel. The ending of a path chooses
-the format (see `write_video`). An mp4 is a pure function of frames, rate, comment and options: one encoder
-thread, bit-exact flags, no CPU-dependent choices in x264 and an RGB to YCbCr conversion in integers. Another
-version of PyAV may carry another x264, and then write other bytes.
+the format (see `write_video`). An mp4 is a pure function of frames, rate, comment and options, see `mp4`;
+another version of PyAV may carry another x264, and then write other bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,19 +17,14 @@ from typing import Any
 import av
 import imageio.v3 as iio
 import numpy as np
-from numpy.typing import NDArray
 
 from .files import replacing
-
-Frames = NDArray[np.uint8]
+from .mp4 import Frames as Frames
+from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
 VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
-# ITU-T H.273 code points: 1 = BT.709 (primaries, transfer, matrix), 0 = RGB; range 1 = limited, 2 = full.
-_BT709, _RGB_MATRIX, _LIMITED, _FULL = 1, 0, 1, 2
-# chromaloc 1: chroma lies in the middle of its 2x2 pixels, which is what a plain mean gives.
-_X264_PARAMS = "cpu-independent=1:chromaloc=1"
 _MIN_FPS, _MAX_FPS, _MAX_GIF_FPS = 0.1, 1000, 50  # viewers slow a .gif down whose frames last under 20 ms
 
 
@@ -40,7 +33,7 @@ def frames_digest(frames: Frames) -> str:
 
     The shape is not part of the hash, so that anybody can recompute it with any tool.
     """
-    _check_frames(frames)
+    check_frames(frames)
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
@@ -84,13 +77,13 @@ def write_video(
     """
     path = Path(path).resolve()
     ending = check_ending(path)
-    _check_frames(frames)
-    _check_scale(scale)
-    _check_fps(fps, ending)
+    check_frames(frames)
+    check_scale(scale)
+    check_fps(fps, ending)
     if comment is not None:
-        _check_comment(comment, ending)
+        check_comment(comment, ending)
     if ending == ".mp4":
-        _check_mp4(frames, scale, lossless, crf)
+        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless, crf=crf)
     if ending == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     is_folder = not ending or (ending == ".png" and len(frames) > 1)
@@ -101,10 +94,10 @@ def write_video(
         if is_folder:
             _write_png_folder(temporary, frames, scale)
         elif ending == ".mp4":
-            rate = Fraction(fps).limit_denominator(1001)  # 24000/1001 and its kin stay exact
-            _write_mp4(temporary, frames, rate, comment, scale, lossless, crf)
+            pictures = (enlarge(frame, scale) for frame in frames)
+            mux_mp4(temporary, mp4, encode_mp4(mp4, pictures), comment)
         elif ending == ".png":
-            iio.imwrite(temporary, _enlarge(frames[0], scale))
+            iio.imwrite(temporary, enlarge(frames[0], scale))
         else:
             _write_animation(temporary, frames, fps, scale, lossless)
 
@@ -123,10 +116,10 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
 
     Raises:
-        ValueError: the file holds no video frames.
-        FileNotFoundError, av.FFmpegError: it is missing, or not a media file.
+        ValueError: the file holds no video frames, or is no media file.
+        FileNotFoundError: it is missing.
     """
-    with av.open(os.fspath(path)) as container:
+    with _opened(path) as container:
         if not container.streams.video:
             raise ValueError(f"{path} holds no video stream")
         stream = container.streams.video[0]
@@ -137,10 +130,28 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     return np.stack(frames), float(rate)
 
 
-def read_comment(path: str | os.PathLike[str]) -> str | None:
-    """The comment tag of a media file, or None if it has none."""
+def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
+    """The frames (H, W, 3) of a video file one after the other, see `read_video`."""
     with av.open(os.fspath(path)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def read_comment(path: str | os.PathLike[str]) -> str | None:
+    """The comment tag of a media file, or None if it has none.
+
+    Raises:
+        ValueError: it is no media file. FileNotFoundError: it is missing.
+    """
+    with _opened(path) as container:
         return container.metadata.get("comment")
+
+
+def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    try:
+        return av.open(os.fspath(path))
+    except av.InvalidDataError as error:
+        raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
 
 
 def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:
@@ -155,7 +166,7 @@ def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool 
         raise ValueError(
             f"cannot write a picture as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}"
         )
-    _check_frames(image, name="image", shape="(H, W, 3)")
+    check_frames(image, name="image", shape="(H, W, 3)")
     with replacing(path, overwrite=overwrite) as temporary:
         iio.imwrite(temporary, image)
 
@@ -171,7 +182,7 @@ def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2,
     if columns < 1 or gap < 0:
         raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
     for image in images:
-        _check_frames(image, name="image", shape="(H, W, 3)")
+        check_frames(image, name="image", shape="(H, W, 3)")
         if image.shape != images[0].shape:
             raise ValueError(f"pictures of a grid must be of one size: {images[0].shape} and {image.shape}")
     height, width, _ = images[0].shape
@@ -195,12 +206,12 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
         columns: Frames a clip.
     """
     for clip in clips:
-        _check_frames(clip)
+        check_frames(clip)
     picked = [clip[i] for clip in clips for i in np.linspace(0, len(clip) - 1, columns).round().astype(int)]
     return image_grid(picked, columns)
 
 
-def _check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
+def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
         raise ValueError(f"{name} must be a numpy array of uint8, got {got}")
@@ -208,34 +219,23 @@ def _check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 
         raise ValueError(f"{name} must have shape {shape} none of it 0, got {frames.shape}")
 
 
-def _check_scale(scale: int) -> None:
+def check_scale(scale: int) -> None:
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
         raise ValueError(f"scale must be a whole number of at least 1, got {scale!r}")
 
 
-def _check_fps(fps: float, ending: str) -> None:
+def check_fps(fps: float, ending: str) -> None:
     highest = _MAX_GIF_FPS if ending == ".gif" else _MAX_FPS
     if not _MIN_FPS <= fps <= highest:
         raise ValueError(f"fps must be between {_MIN_FPS} and {highest} for {ending or 'PNGs'}, got {fps}")
 
 
-def _check_comment(comment: str, ending: str) -> None:
+def check_comment(comment: str, ending: str) -> None:
     if ending != ".mp4":
         raise ValueError(f"only .mp4 has a comment tag, got ending {ending!r}; leave comment out or use .mp4")
     if "\0" in comment:
         raise ValueError("comment must not contain a NUL character: the tag would end there")
     comment.encode("utf-8")
-
-
-def _check_mp4(frames: Frames, scale: int, lossless: bool, crf: int) -> None:
-    height, width = (size * scale for size in frames.shape[1:3])
-    if not lossless and (height % 2 or width % 2):
-        raise ValueError(
-            f"height and width of an .mp4 must be even, got {height}x{width}; "
-            f"use scale={2 * scale}, lossless=True or another ending"
-        )
-    if not 0 <= crf <= 51:
-        raise ValueError(f"crf must be between 0 and 51, got {crf}")
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -244,14 +244,14 @@ def _check_replaceable(folder: Path) -> None:
         raise FileExistsError(f"{folder} exists and is not a folder of numbered PNGs; choose another name")
 
 
-def _enlarge(image: Frames, scale: int) -> Frames:
+def enlarge(image: Frames, scale: int) -> Frames:
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
     folder.mkdir()
     for index, frame in enumerate(frames):
-        iio.imwrite(folder / f"{index:04d}.png", _enlarge(frame, scale))
+        iio.imwrite(folder / f"{index:04d}.png", enlarge(frame, scale))
 
 
 def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
@@ -261,67 +261,4 @@ def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossles
     options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
     if len(frames) > 1:
         options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
-    iio.imwrite(path, np.stack([_enlarge(frame, scale) for frame in frames]), **options)
-
-
-def _write_mp4(
-    path: Path, frames: Frames, rate: Fraction, comment: str | None, scale: int, lossless: bool, crf: int
-) -> None:
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
-    with av.open(os.fspath(path), "w", format="mp4", options=options) as container:
-        if comment is not None:
-            container.metadata["comment"] = comment
-        stream = container.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
-        stream.height, stream.width = (size * scale for size in frames.shape[1:3])
-        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-        stream.options = {"x264-params": _X264_PARAMS, "crf": "0" if lossless else str(crf)}
-        if not lossless:
-            stream.options |= {"profile": "high"}
-        context = stream.codec_context
-        context.thread_count = 1
-        context.flags |= av.codec.context.Flags.bitexact
-        context.color_primaries = context.color_trc = _BT709
-        context.colorspace = _RGB_MATRIX if lossless else _BT709
-        context.color_range = _FULL if lossless else _LIMITED
-        for index, rgb in enumerate(frames):
-            image = _enlarge(rgb, scale)
-            if lossless:
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            else:
-                frame = av.VideoFrame.from_ndarray(_rgb_to_yuv420(image), format="yuv420p")
-            frame.pts = index
-            frame.time_base = 1 / rate
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _bt709_limited() -> NDArray[np.int64]:
-    """RGB 0..255 to Y 16..235 and Cb, Cr 16..240: a 3x3 matrix in units of 2**-16 (ITU-R BT.709, 3).
-
-    Rows are rounded so that white is exactly 235 and greys have no colour.
-    """
-    red, blue = 0.2126, 0.0722
-    luma = np.array([red, 1 - red - blue, blue])
-    cb = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
-    cr = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
-    scale = np.array([[219], [224], [224]]) * 65536 / 255
-    matrix = (np.stack([luma, cb, cr]) * scale).round().astype(np.int64)
-    matrix[:, 1] += np.array([round(219 * 65536 / 255), 0, 0]) - matrix.sum(axis=1)
-    return matrix
-
-
-_RGB_TO_YCBCR = _bt709_limited()
-
-
-def _rgb_to_yuv420(rgb: Frames) -> Frames:
-    """(H, W, 3) to the planes Y (H, W), Cb and Cr (H/2, W/2), one after the other, as (3 H / 2, W).
-
-    Chroma is the mean of 2x2 pixels. Integers only, so every CPU gives the same planes.
-    """
-    height, width, _ = rgb.shape
-    rgb64 = rgb.astype(np.int64)
-    luma = (rgb64 @ _RGB_TO_YCBCR[0] + (16 << 16) + (1 << 15)) >> 16
-    sums = rgb64.reshape(height // 2, 2, width // 2, 2, 3).sum(axis=(1, 3))
-    chroma = (sums @ _RGB_TO_YCBCR[1:].T + (128 << 18) + (1 << 17)) >> 18
-    planes = [luma.ravel(), chroma[..., 0].ravel(), chroma[..., 1].ravel()]
-    return np.concatenate(planes).astype(np.uint8).reshape(height * 3 // 2, width)
+    iio.imwrite(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)

@@ -125,3 +125,16 @@ def test_a_fresh_process(make, load, dtype, tmp_path):
         check=True,
     )
     assert json.loads(output.stdout) == json.loads(json.dumps(clips.identity(make())))
+
+
+def test_decoding_beside_the_next_unit_changes_no_bit(pipe, make, monkeypatch):
+    """Frames of a stream of their own, against those of the one stream; not timed here."""
+    from pyramid_seed.pipelines import decode
+
+    if DEVICE.type != "cuda":
+        pytest.skip("there is one stream only")
+    told: list[tuple[int, int]] = []
+    beside = make(num_frames=33, callback_on_chunk_end=lambda clip, chunk, _: told.append((clip, chunk)))
+    assert told == [(0, chunk) for chunk in range(len(told))]
+    monkeypatch.setattr(decode, "can_run_beside", lambda vae, device: False)
+    assert_same(make(num_frames=33), beside)

@@ -541,7 +541,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
-    with pytest.raises(OSError, match=r"owner/name is not a folder here.*no route; local_files_only=True"):
+    with pytest.raises(OSError, match=r"owner/name is not a folder here.*no route; HF_HUB_OFFLINE=1"):
         load_components("owner/name")
 
 

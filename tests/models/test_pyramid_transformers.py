@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import MagCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
 from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyramid_seed.geometry import history_plan
+from pyramid_seed.models.attention import ATTENTION_PATHS
 from pyramid_seed.models.transformer_pyramid_base import PyramidTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
@@ -57,6 +61,18 @@ FAMILIES = {
 }
 
 
+class CountedCalls(TorchDispatchMode):
+    """Counts the calls of operations with a word in their name."""
+
+    def __init__(self, word):
+        super().__init__()
+        self.word, self.count = word, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += self.word in str(func)
+        return func(*args, **(kwargs or {}))
+
+
 def build(family: Family) -> PyramidTransformer3DModel:
     """The family's transformer with the random weights that the reference vectors were made with."""
     folder = REFERENCE / family.checkpoint / "diffusion_transformer_384p"
@@ -73,6 +89,11 @@ def family(request):
 @pytest.fixture
 def model(family):
     return build(family)
+
+
+@pytest.fixture(params=ATTENTION_PATHS)
+def path(request):
+    return request.param
 
 
 @pytest.fixture
@@ -161,6 +182,7 @@ def replay(vectors, steps, guidance, video_guidance, image_to_video):
     assert f"velocity.{call:03d}" not in vectors
 
 
+@pytest.mark.parametrize("path", ATTENTION_PATHS)
 @pytest.mark.parametrize(
     ("name", "vector_file", "steps", "guidance", "video_guidance", "image_to_video"),
     [
@@ -170,9 +192,10 @@ def replay(vectors, steps, guidance, video_guidance, image_to_video):
         ("sd3", "sd3_t2v", (2,), 7.0, 5.0, False),
     ],
 )
-def test_every_recorded_velocity(name, vector_file, steps, guidance, video_guidance, image_to_video):
+def test_every_recorded_velocity(name, vector_file, steps, guidance, video_guidance, image_to_video, path):
     vectors = load_file(REFERENCE / f"{vector_file}.safetensors")
     model = build(FAMILIES[name])
+    model.set_attention_path(path)
     guided = vectors["velocity.000"].shape[0] == 2
     text = {
         argument: torch.cat([vectors[f"negative_{key}"], vectors[key]]) if guided else vectors[key]
@@ -199,11 +222,21 @@ def test_names_and_shapes_of_the_published_checkpoint(family):
 # Who sees whom --------------------------------------------------------------------------------------------
 
 
-def test_padding_changes_nothing(model, inputs):
+def test_padding_changes_nothing(model, inputs, path):
+    model.set_attention_path(path)
     longer = F.pad(inputs["encoder_hidden_states"], (0, 0, 0, 7), value=3.0)
     mask = F.pad(inputs["encoder_attention_mask"], (0, 7))
     padded = velocity(model, inputs, encoder_hidden_states=longer, encoder_attention_mask=mask)
+    if path == "prefix":
+        assert torch.equal(padded, velocity(model, inputs))
     torch.testing.assert_close(padded, velocity(model, inputs), rtol=0, atol=1e-6)
+
+
+def test_what_the_padding_holds_changes_no_bit(model, inputs, path):
+    model.set_attention_path(path)
+    changed = inputs["encoder_hidden_states"].clone()
+    changed[inputs["encoder_attention_mask"] == 0] = 100
+    assert torch.equal(velocity(model, inputs, encoder_hidden_states=changed), velocity(model, inputs))
 
 
 def test_text_history_and_pooled_embedding_matter(model, inputs):
@@ -221,7 +254,8 @@ def test_text_history_and_pooled_embedding_matter(model, inputs):
         assert (velocity(model, inputs, **change) - plain).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
 
 
-def test_text_and_history_do_not_see_the_current_latents(model, inputs):
+def test_text_and_history_do_not_see_the_current_latents(model, inputs, path):
+    model.set_attention_path(path)
     seen = []
     block = [*model._blocks()][-2]
     handle = block.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -235,7 +269,8 @@ def test_text_and_history_do_not_see_the_current_latents(model, inputs):
     assert (video_after - video)[:, history_tokens:].abs().max() > 1e-3
 
 
-def test_text_sees_the_first_latent_frame_only(model, inputs):
+def test_text_sees_the_first_latent_frame_only(model, inputs, path):
+    model.set_attention_path(path)
     seen = []
     handle = [*model._blocks()][-2].register_forward_hook(lambda module, args, output: seen.append(output[0]))
     oldest, newest = inputs["history"]
@@ -249,7 +284,8 @@ def test_text_sees_the_first_latent_frame_only(model, inputs):
     assert (first_changed - plain).abs().max() > 1e-3
 
 
-def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs):
+def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs, path):
+    model.set_attention_path(path)
     current = inputs["hidden_states"].repeat(1, 1, 2, 1, 1)
     changed = current.clone()
     changed[:, :, 1] += 1
@@ -259,13 +295,70 @@ def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs):
     assert (after - before)[:, :, 1].abs().max() > 1e-3
 
 
+# Paths of attention ---------------------------------------------------------------------------------------
+
+
+def test_both_paths_agree(model, inputs):
+    assert model.attention_path == "prefix"
+    prefix = velocity(model, inputs)
+    with model.attention_path_set("reference"):
+        reference = velocity(model, inputs)
+    assert model.attention_path == "prefix"
+    assert (prefix - reference).norm() <= 1e-6 * reference.norm()
+    with pytest.raises(ValueError, match="must be prefix or reference, got 'dense'; use 'prefix'"):
+        model.set_attention_path("dense")
+
+
+def test_a_context_given_again_changes_no_bit(model, inputs, path):
+    model.set_attention_path(path)
+    with torch.no_grad():
+        context = model(**inputs).context
+    later = {"timestep": inputs["timestep"] - 100, "hidden_states": inputs["hidden_states"] * 0.9}
+    other = {"history": [], "encoder_hidden_states": torch.zeros(2, 10, 32)}
+    assert torch.equal(
+        velocity(model, inputs, **later, **other, context=context), velocity(model, inputs, **later)
+    )
+
+
+@torch.no_grad()
+def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
+    counts = {}
+    for each in ATTENTION_PATHS:
+        model.set_attention_path(each)
+        with CountedCalls("_linear_pointwise") as calls:
+            velocity(model, inputs)
+        counts[each] = calls.count
+    assert counts["reference"] == 0
+    assert counts["prefix"] >= 6 * len(model._blocks())
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_the_last_block_needs_the_current_tokens_only(model, inputs, monkeypatch, history):
+    if not history:
+        inputs["history"] = []
+    short = velocity(model, inputs)
+    last = type([*model._blocks()][-1])
+    whole = last.__base__.forward
+    monkeypatch.setattr(last, "forward", lambda *args: whole(*args))
+    torch.testing.assert_close(velocity(model, inputs), short, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_text", [0, 1])
+def test_hardly_any_text(model, inputs, num_text):
+    """One prompt of the pair, or both, may have no token at all."""
+    mask = torch.zeros(2, 10)
+    mask[0, :num_text] = 1
+    assert velocity(model, inputs, encoder_attention_mask=mask).isfinite().all()
+
+
 # Features of diffusers ------------------------------------------------------------------------------------
 
 
 def test_return_tuple(model, inputs):
     with torch.no_grad():
-        (sample,) = model(**inputs, return_dict=False)
+        sample, context = model(**inputs, return_dict=False)
     assert torch.equal(sample, velocity(model, inputs))
+    assert torch.equal(sample, velocity(model, inputs, context=context))
 
 
 def test_save_and_load_bitwise(tmp_path, family, model, inputs):
@@ -298,7 +391,8 @@ def test_layerwise_casting(tmp_path, family, model, inputs):
     assert result.isfinite().all()
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(model, inputs):
+def test_gradient_checkpointing_gives_the_same_gradients(model, inputs, path):
+    model.set_attention_path(path)
     model.train()
 
     def gradients():
@@ -315,7 +409,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, inputs):
 
 
 @pytest.mark.parametrize("backend", ["native", "_native_math"])
-def test_attention_backend(model, inputs, backend):
+def test_attention_backend(model, inputs, backend, path):
+    model.set_attention_path(path)
     plain = velocity(model, inputs)
     with attention_backend("native"):  # puts back the process-wide choice that the next line makes
         model.set_attention_backend(backend)
@@ -359,15 +454,56 @@ def test_lora_from_a_file(tmp_path, family, model, inputs):
     torch.testing.assert_close(velocity(other, inputs), plain, rtol=0, atol=1e-5)
 
 
-def test_blocks_compile_without_a_graph_break(model, inputs):
+def as_unit(unit, stage, num_text):
+    """A call as of that unit and stage, with so many real text tokens."""
+    generator = torch.Generator().manual_seed(unit)
+    sizes = [(4, 8), (8, 16), (16, 32)]
+    mask = torch.ones(2, 10)
+    mask[0, num_text:] = 0
+    return {
+        "hidden_states": torch.randn(2, 16, 1, *sizes[stage], generator=generator),
+        "history": [
+            torch.randn(2, 16, clip.stop - clip.start, *sizes[clip.stage], generator=generator)
+            for clip in history_plan(unit, NUM_STAGES, stage)
+        ],
+        "timestep": torch.full((2,), 500.0),
+        "encoder_hidden_states": torch.randn(2, 10, 32, generator=generator),
+        "encoder_attention_mask": mask,
+        "pooled_projections": torch.randn(2, 24, generator=generator),
+    }
+
+
+def test_a_longer_history_does_not_compile_again(family, model):
+    """Not the depth of the model either: the blocks of a kind share what was compiled."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    plain = build(family)
+    assert not model.is_compiled
+    model.compile_repeated_blocks(fullgraph=True, backend=counter)
+    assert model.is_compiled
+    counts = []
+    for unit, stage, num_text in ((0, 0, 4), (1, 1, 4), (2, 2, 6), (3, 1, 9), (5, 0, 4)):
+        call = as_unit(unit, stage, num_text)
+        torch.testing.assert_close(velocity(model, call), velocity(plain, call), rtol=0, atol=1e-6)
+        counts.append(counter.frame_count)
+    assert counts[0] <= 5
+    assert counts[1] <= counts[0] + 1
+    assert counts[1:] == counts[1:2] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+def test_compiled_blocks_agree(model, inputs):
+    torch._dynamo.reset()
     plain = velocity(model, inputs)
-    model.compile_repeated_blocks(fullgraph=True, backend="eager")
-    torch.testing.assert_close(velocity(model, inputs), plain, rtol=0, atol=1e-6)
+    model.compile_repeated_blocks()
+    torch.testing.assert_close(velocity(model, inputs), plain, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "cache",
     [
+        FirstBlockCacheConfig(threshold=1e9),
         MagCacheConfig(num_inference_steps=4, mag_ratios=[1.0] * 4, threshold=1e9, retention_ratio=0.0),
         PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=2,

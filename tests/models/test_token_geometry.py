@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from pyramid_seed.models.token_geometry import (
     causal_attention_mask,
     check_clips,
+    frame_stops,
     interpolated_positions,
     pack_latents,
+    text_without_padding,
     unpack_latents,
     video_positions,
 )
@@ -104,3 +106,23 @@ def test_check_clips_accepts_what_patches_fit():
 def test_check_clips_refuses_the_rest(height, width, advice):
     with pytest.raises(ValueError, match=f"multiples of patch_size 2, {advice}"):
         check_clips([clip(1, 4, 4), clip(1, height, width)], patch_size=2)
+
+
+def test_frame_stops():
+    assert frame_stops([clip(2, 2, 4), clip(1, 4, 8)], patch_size=2) == [2, 4, 12]
+
+
+def test_text_is_cut_to_the_longest_and_stands_last():
+    text = torch.arange(2 * 5 * 3.0).reshape(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 1, 0, 0]])
+    cut, padding = text_without_padding(text, mask)
+    assert padding.tolist() == [0, 1]
+    assert torch.equal(cut[0], text[0, :3])
+    assert torch.equal(cut[1, 1:], text[1, [0, 2]])
+
+
+@pytest.mark.parametrize("mask", [torch.zeros(2, 3), torch.zeros(2, 0)])
+def test_no_text_at_all(mask):
+    cut, padding = text_without_padding(torch.ones(2, mask.shape[1], 4), mask)
+    assert cut.shape == (2, 0, 4)
+    assert padding.tolist() == [0, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import FirstBlockCacheConfig
 from diffusers.models.embeddings import PatchEmbed
 
 from pyramid_seed.models.transformer_pyramid_sd3 import PyramidPatchEmbed, PyramidSD3Transformer3DModel
@@ -32,19 +31,19 @@ def pos_embed():
 def positions_only(pos_embed, clips):
     pos_embed.proj.weight.zero_()
     pos_embed.proj.bias.zero_()
-    return pos_embed(clips)
+    return pos_embed(clips, clips[-1].shape[-2:])
 
 
 def test_one_picture_is_embedded_as_in_sd3(pos_embed):
     latents = torch.randn(2, 4, 1, 8, 12)
     sd3 = PatchEmbed.forward(pos_embed, latents[:, :, 0])
-    assert torch.equal(pos_embed([latents]), sd3)
+    assert torch.equal(pos_embed([latents], (8, 12)), sd3)
 
 
 def test_frames_of_a_clip_are_embedded_one_after_the_other(pos_embed):
     latents = torch.randn(2, 4, 3, 8, 12)
-    tokens = pos_embed([latents])
-    frames = [pos_embed([latents[:, :, frame : frame + 1]]) for frame in range(3)]
+    tokens = pos_embed([latents], (8, 12))
+    frames = [pos_embed([latents[:, :, frame : frame + 1]], (8, 12)) for frame in range(3)]
     torch.testing.assert_close(tokens, torch.cat(frames, dim=1), rtol=0, atol=1e-6)
 
 
@@ -65,7 +64,7 @@ def test_half_sized_history_stands_at_the_mean_of_the_positions_that_it_covers(p
 
 def test_a_picture_larger_than_the_grid(pos_embed):
     with pytest.raises(ValueError, match=r"at most 24 .* got 8 x 26; use 8 x 24"):
-        pos_embed([torch.zeros(1, 4, 1, 8, 26)])
+        pos_embed([torch.zeros(1, 4, 1, 8, 26)], (8, 26))
 
 
 def test_text_and_the_first_frame_are_not_rotated():
@@ -88,10 +87,3 @@ def test_query_and_key_norms_of_the_published_model():
 def test_odd_head_width():
     with pytest.raises(ValueError, match="attention_head_dim must be even, got 7; use 6 or 8"):
         PyramidSD3Transformer3DModel(**{**TINY, "attention_head_dim": 7})
-
-
-def test_first_block_cache_is_refused():
-    model = PyramidSD3Transformer3DModel(**TINY)
-    with pytest.raises(ValueError, match="use MagCacheConfig"):
-        model.enable_cache(FirstBlockCacheConfig())
-    assert not model.is_cache_enabled

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pyramid_seed.models.attention import ATTENTION_PATHS
 from pyramid_seed.noise import NoiseKey, RecordedNoise
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -88,8 +89,9 @@ def recorded_draws(vectors: dict[str, torch.Tensor], image: bool) -> dict[NoiseK
     return draws
 
 
+@pytest.mark.parametrize("path", ATTENTION_PATHS)
 @pytest.mark.parametrize("name", CASES)
-def test_recorded_run(load, name):
+def test_recorded_run(load, name, path):
     case = CASES[name]
     pipe, vectors = load(case.family), load_file(REFERENCE / f"{name}.safetensors")
 
@@ -101,15 +103,16 @@ def test_recorded_run(load, name):
 
     draws = recorded_draws(vectors, case.image)
     noise = RecordedNoise(draws)
-    output = pipe(
-        case.prompt,
-        negative_prompt=case.negative_prompt,
-        image=Image.open(REFERENCE / "i2v_input.png") if case.image else None,
-        prompt_suffix=SUFFIX,
-        noise=noise,
-        output_type="uint8",
-        **case.settings,
-    )
+    with pipe.transformer.attention_path_set(path):
+        output = pipe(
+            case.prompt,
+            negative_prompt=case.negative_prompt,
+            image=Image.open(REFERENCE / "i2v_input.png") if case.image else None,
+            prompt_suffix=SUFFIX,
+            noise=noise,
+            output_type="uint8",
+            **case.settings,
+        )
 
     noise.close()
     assert [entry.key for entry in output.ledgers[0]] == list(draws)

@@ -597,7 +597,7 @@ class TestNotFinite:
 
         def poison(module, args, output):
             calls.append(1)
-            return (output[0] * torch.nan,) if len(calls) == 8 else output
+            return (output[0] * torch.nan, *output[1:]) if len(calls) == 8 else output
 
         own_pipe.transformer.register_forward_hook(poison)
         steps = {"num_inference_steps": [2, 1, 2], "video_num_inference_steps": [1, 2, 1]}
@@ -731,10 +731,6 @@ CACHES = [
 @pytest.mark.parametrize("config", CACHES, ids=lambda config: type(config).__name__)
 class TestStepCaches:
     def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
-        if family == "sd3" and isinstance(config, FirstBlockCacheConfig):
-            with pytest.raises(ValueError, match="use MagCacheConfig"):
-                own_pipe.transformer.enable_cache(config)
-            return
         small["num_inference_steps"] = 2
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q

@@ -8,22 +8,21 @@ import os
 import signal
 import subprocess
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 from pyramid_seed.presets import load_preset
 from pyramid_seed.runs.batch import OutputError, Plan, run_jobs
+from pyramid_seed.runs.frame_file import FrameFile
 from pyramid_seed.runs.identity import Job, content_key
 from pyramid_seed.runs.items import BatchItem
 from pyramid_seed.runs.journal import Journal
 from pyramid_seed.runs.launch import join_launch
 from pyramid_seed.runs.rows import BadRow
 from pyramid_seed.runs.units import save_unit
-from pyramid_seed.runs.video import frames_digest, read_video, write_video
+from pyramid_seed.runs.video import frames_digest, read_video
 
 UNITS = 3
 
@@ -34,14 +33,12 @@ class Killed(BaseException):
 
 @dataclass
 class NoiseClip:
-    frames: np.ndarray
-
-    @property
-    def digest(self):
-        return frames_digest(self.frames)
+    digest: str
+    file: FrameFile
 
     def save(self, path, *, lossless, overwrite):
-        write_video(path, self.frames, 8, lossless=lossless, overwrite=overwrite)
+        self.file.check(path.suffix, None, lossless)
+        self.file.save(path, comment=None, overwrite=overwrite)
         return path
 
 
@@ -56,7 +53,7 @@ class NoiseMaker:
     def origin(self, item):
         return {"machine": self.machine}
 
-    def make(self, item, known, on_step, on_unit):
+    def make(self, item, known, on_step, on_unit, sink):
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))
         assert known is None or known.stage_digests == tuple((str(unit),) for unit in range(len(units)))
@@ -68,11 +65,14 @@ class NoiseMaker:
             on_unit(unit, units[-1], [str(unit)])
             self.made.append((item.seed, unit))
         values = torch.cat(units, dim=2)[0].permute(1, 2, 3, 0) * 40 + 128
-        return NoiseClip(values.clamp(0, 255).to(torch.uint8).numpy())
+        frames = values.clamp(0, 255).to(torch.uint8).numpy()
+        sink.start(8, 1)
+        sink.write(frames)
+        return NoiseClip(frames_digest(frames), sink)
 
 
 def jobs_of(*seeds):
-    items = [BatchItem("a boat", seed, load_preset("tiny")) for seed in seeds]
+    items = [BatchItem("a boat", seed, replace(load_preset("tiny"), num_frames=UNITS)) for seed in seeds]
     return tuple(Job(item, content_key(item, "w"), (1,) * UNITS) for item in items)
 
 
@@ -176,12 +176,12 @@ def test_killed_between_the_file_and_its_record(tmp_path, plain, monkeypatch):
 
 
 def test_killed_while_writing_leaves_nothing_half_written(tmp_path, plain, monkeypatch):
-    def half(path, frames, fps, **options):
-        Path(path).with_name(".0123456789abcdef.tmp.mp4").write_bytes(b"half")
+    def half(path, *_):
+        path.with_name(".0123456789abcdef.tmp.mp4").write_bytes(b"half")
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"{__name__}.write_video", half)
+        patch.setattr("pyramid_seed.runs.frame_file.mux_mp4", half)
         with pytest.raises(Killed):
             run(tmp_path, 1)
     assert not (tmp_path / jobs_of(1)[0].file).exists()

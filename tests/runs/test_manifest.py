@@ -11,6 +11,7 @@ import torch
 
 from pyramid_seed import generate
 from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
+from pyramid_seed.runs.frame_facts import facts_of
 from pyramid_seed.runs.manifest import (
     SCHEMA_VERSION,
     build_manifest,
@@ -121,6 +122,16 @@ def test_the_recipe_comes_back(made):
     assert recipe.settings.num_inference_steps == made.settings.num_inference_steps
     assert recipe.settings.guidance_scale == made.settings.guidance_scale
     assert geometry_of(made.manifest) == made.geometry
+
+
+def test_manifests_from_before_the_choice_are_of_the_reference_path(made):
+    before = {name: value for name, value in made.manifest.items() if name not in ("attention", "compiled")}
+    check_manifest(before, "here")
+    recipe = recipe_of(before)
+    assert (recipe.attention, recipe.compiled) == ("reference", False)
+    for change in ({"attention": None}, {"compiled": "no"}):
+        with pytest.raises(ValueError, match=f"damaged manifest: {next(iter(change))} is"):
+            check_manifest(before | change, "here")
 
 
 NASTY = {
@@ -246,7 +257,7 @@ def test_it_is_a_plain_function_of_plain_values(made):
         text_digests={},
         stage_digests=(("0" * 64,) * 3,),
         latents=torch.zeros(1, 16, 1, 8, 8),
-        frames=np.zeros((1, 64, 64, 3), np.uint8),
+        frames=facts_of(np.zeros((1, 64, 64, 3), np.uint8), 8),
         environment={},
         load_seconds=0.12345,
         seconds=1,

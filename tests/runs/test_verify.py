@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pyramid_seed import generate
-from pyramid_seed.api import regenerate, verify
+from pyramid_seed.again import regenerate, verify
 from pyramid_seed.cli import main
 from pyramid_seed.noise import Branch
 from pyramid_seed.runs import pixels

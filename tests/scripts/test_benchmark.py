@@ -1,39 +1,363 @@
-"""`scripts/benchmark.py`."""
+"""`scripts/benchmark.py`: every subcommand at its smallest, and the arithmetic behind the figures."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
+from importlib import import_module
 
+import benchmark
 import pytest
 import torch
+from benchmarks import memory, noise, startup, transformer
+from benchmarks.baseline import (
+    block_gaussian,
+    block_noise_loop,
+    block_noise_loop_of,
+    block_root,
+    decode_in_overlapping_tiles,
+    reference_path,
+)
+from benchmarks.ceilings import attention_operations, counted_linears
+from benchmarks.clip import peaks_by_stage
+from benchmarks.fresh import environment, run_fresh
+from benchmarks.measure import Bar, Result, Row, in_turn, summary
+from benchmarks.report import draw, markdown
+from benchmarks.sequence import attended_pairs, frame_tokens, published_geometry
+from benchmarks.sizes import FULL, MID, SIZES, TINY, call_settings, device_for, make_pipeline, make_vae
+from benchmarks.vae import decode_once, decode_streaming, random_latents
 
-from scripts import benchmark
+from pyramid_seed import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel
+from pyramid_seed.cli import main
+from pyramid_seed.models.token_geometry import causal_attention_mask
+from pyramid_seed.noise import block_noise
+from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """The size tiny, but for the length of its clip."""
+    monkeypatch.setitem(SIZES, "tiny", replace(TINY, num_units=2, num_steps=(1, 1, 1)))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the script; (status, what it printed, what it said on standard error)."""
+
+    def run_script(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+        status = benchmark.main()
+        return (status, *capsys.readouterr())
+
+    return run_script
+
+
+# Every subcommand ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["noise"],
+        ["attention"],
+        ["transformer"],
+        ["vae", "--no-memory"],
+        ["clip"],
+        ["determinism"],
+        ["tokens"],
+        ["startup", "--parts", "help"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_subcommand_writes_what_it_measured(run, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(startup, "EAGER_HELP", startup.HELP)  # which else takes as long as all others
+    result, picture = tmp_path / "result.json", tmp_path / "picture.png"
+    repeats = [] if command == ["tokens"] else ["--repeats", "1"]
+    status, said, _ = run(*command, *repeats, "--json", result, "--picture", picture)
+    assert status == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(result.read_text())
+    assert told["command"] == command[0]
+    assert told["what"] in said
+    assert told["environment"]["packages"]["torch"] == torch.__version__
+    assert {"threads", "cpu", "device"} <= told["environment"].keys()
+    for row in told["rows"]:
+        assert all(set(values) == {"min", "median", "max"} for values in row["seconds"].values())
+        above, below = row["ratio"]["of"].split(" / ")
+        seconds = row["seconds"]
+        assert row["ratio"]["median"] == pytest.approx(seconds[above]["median"] / seconds[below]["median"])
+    assert bool(told["rows"]) == (command != ["tokens"])
+
+
+def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
+    def run_here(module, function, arguments):
+        getattr(import_module(module), function)(*arguments)
+        return {"peak": 2**20}
+
+    monkeypatch.setattr(memory, "run_fresh", run_here)
+    status, said, _ = run("memory", "--modes", "none", "model offload", "--picture", tmp_path / "memory.png")
+    assert status == 0
+    assert "| model offload | needs a GPU, not measured | pipeline.enable_model_cpu_offload() |" in said
+    assert "| none | 1 MiB | load_pipeline(...) |" in said
+
+
+@pytest.mark.parametrize("mode", [name for name, mode in memory.MODES.items() if not mode.needs_gpu])
+def test_modes_of_a_cpu_run(mode):
+    if mode == "quantised":
+        pytest.importorskip("torchao")
+    memory.generate_in_mode("tiny", mode, "cpu")
+
+
+def test_bars_decide_the_exit_status(run, monkeypatch):
+    for limit, status, verdict in ((0.0, 0, "PASS"), (1e9, 1, "FAIL")):
+        result = Result("noise", "nothing", bars=[Bar("block noise", 2.0, limit)])
+        monkeypatch.setattr(noise, "measure", lambda _, result=result: result)
+        got, said, _ = run("noise", "--bars")
+        assert got == status
+        assert said.splitlines()[-1] == f"{verdict}  block noise: wanted >= {limit:g}, got 2"
+
+
+def test_full_needs_a_gpu(run):
+    if torch.accelerator.is_available():
+        pytest.skip("there is one")
+    status, _, said = run("clip", "--size", "full")
+    assert status == 2
+    assert "--size full (miniFLUX (1.97 B parameters)" in said
+    assert "needs a GPU, got the CPU; use --size mid" in said
+
+
+def test_what_is_wrong_is_said(run, capsys):
+    with pytest.raises(SystemExit):
+        run("noise", "--repeats", "0")
+    assert "--repeats must be at least 1, got 0; use 1" in capsys.readouterr().err
+    status, _, said = run("memory", "--modes", "none", "all")
+    assert status == 2
+    assert said.endswith("got 'all'\n")
+    with pytest.raises(ValueError, match="nothing to draw of memory"):
+        draw(Result("memory", "nothing"), None)
+
+
+def test_the_script_runs_by_itself(tmp_path):
+    root = benchmark.Path(benchmark.__file__).parents[1]
+    command = [sys.executable, "scripts/benchmark.py", "--help"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env=environment())
+    assert "determinism" in done.stdout
+
+
+# Taking times ----------------------------------------------------------------------------------------------
 
 
 def test_works_take_turns_after_a_warm_up():
     calls = []
-    times = benchmark.in_turn([lambda: calls.append("a"), lambda: calls.append("b")], 3, torch.device("cpu"))
+    works = [lambda: calls.append("a"), lambda: calls.append("b")]
+    times = in_turn(works, 3, CPU)
     assert calls == ["a", "b"] * 4
     assert [len(own) for own in times] == [3, 3]
     assert min(map(min, times)) >= 0
+    calls.clear()
+    in_turn(works, 1, CPU, warm_ups=[lambda: calls.append("warm")])
+    assert calls == ["warm", "a", "b"]
 
 
-def test_summary():
-    assert benchmark.summary([3.0, 1.0, 2.0]) == {"min": 1.0, "median": 2.0, "max": 3.0}
+def test_ratios_are_those_of_neighbours():
+    row = Row("work", {"product": [1.0, 2.0, 4.0], "baseline": [3.0, 8.0, 8.0]})
+    assert row.ratios() == [3.0, 4.0, 2.0]
+    assert row.to_json() == {
+        "name": "work",
+        "seconds": {
+            "product": {"min": 1.0, "median": 2.0, "max": 4.0},
+            "baseline": {"min": 3.0, "median": 8.0, "max": 8.0},
+        },
+        "ratio": {"of": "baseline / product", "min": 2.0, "median": 3.0, "max": 4.0},
+    }
+    assert Row("alone", {"all": [1.0]}, ratio=None).to_json()["ratio"] is None
+    assert summary([3.0, 1.0, 2.0]) == {"min": 1.0, "median": 2.0, "max": 3.0}
 
 
-def test_determinism_measures_both_levels(monkeypatch, tmp_path, capsys):
-    preset = tmp_path / "short.yaml"
-    preset.write_text(
-        "model: embedded:tiny\ndtype: float32\nheight: 64\nwidth: 64\nnum_frames: 1\nfps: 8\n"
-        "num_inference_steps: [1, 1, 1]\nguidance_scale: 1.0\nmax_sequence_length: 16\n"
+def test_a_bar_is_a_limit_from_either_side():
+    assert [Bar("", got, 2.0).passed for got in (1.9, 2.0, 2.1)] == [False, True, True]
+    assert [Bar("", got, 2.0, is_lower_limit=False).passed for got in (1.9, 2.0, 2.1)] == [True, True, False]
+    assert Bar("b", 1.0, 0.3, is_lower_limit=False).to_json() == {
+        "name": "b",
+        "wanted": "<= 0.3",
+        "got": 1.0,
+        "passed": False,
+    }
+
+
+def test_peaks_of_fresh_processes_are_their_own():
+    with pytest.raises(RuntimeError, match=r"fresh.nothing\(1,\) failed: (.|\n)*AttributeError"):
+        run_fresh("benchmarks.fresh", "nothing", [1])
+    hog = torch.ones(2**28)  # 1 GiB here, which must not count there
+    peak = run_fresh("benchmarks.fresh", "peak_memory", [])
+    assert hog.sum() > 0
+    assert 2**24 < peak["peak"] < 2**30
+    assert peak["value"] <= peak["peak"]
+
+
+def test_a_table_is_markdown():
+    assert markdown([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+# Baselines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2, 1 / 3])
+def test_the_loop_makes_the_product_s_block_noise_of_the_same_white_noise(gamma):
+    white = torch.randn(1, 3, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        block_noise_loop_of(white, gamma), block_noise(white, gamma), rtol=0, atol=1e-6
     )
-    result = tmp_path / "result.json"
-    options = ["--preset", str(preset), "--repeats", "1", "--json", str(result)]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "determinism", *options])
-    benchmark.main()
-    measured = json.loads(result.read_text())
-    strict, relaxed = (measured["seconds"][level]["median"] for level in ("strict", "relaxed"))
-    assert measured["strict / relaxed"]["median"] == pytest.approx(strict / relaxed)
-    assert "strict / relaxed" in capsys.readouterr().out
+
+
+def test_the_loop_samples_what_it_says():
+    """The same draws, made block by block, through the product's map."""
+    gamma, shape = 1 / 3, (1, 2, 1, 4, 6)
+    torch.manual_seed(5)
+    sampled = block_noise_loop(block_gaussian(gamma).sample, shape)
+    torch.manual_seed(5)
+    white = block_noise_loop(lambda: torch.normal(torch.zeros(4), torch.ones(4)), shape)
+    torch.testing.assert_close(sampled, block_noise(white, gamma), rtol=0, atol=1e-6)
+
+
+def test_the_root_is_one_of_the_covariance():
+    for gamma in (0.1, 1 / 3):
+        covariance = (1 + gamma) * torch.eye(4) - gamma * torch.ones(4, 4)
+        root = block_root(gamma)
+        torch.testing.assert_close(root @ root, covariance, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return make_pipeline(TINY, CPU)
+
+
+def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
+    settings = call_settings(tiny, SIZES["tiny"]) | {"output_type": "latent"}
+    product = tiny(**settings).latents
+    with reference_path(tiny):
+        assert tiny.transformer.attention_path == "reference"
+        baseline = tiny(**settings).latents
+    assert tiny.transformer.attention_path == "prefix"
+    torch.testing.assert_close(product, baseline, rtol=0, atol=1e-3)
+    assert torch.equal(product, tiny(**settings).latents)
+
+
+@torch.no_grad()
+def test_one_tile_is_the_product_s_decoder_and_more_are_close():
+    vae = make_vae(TINY, CPU)
+    latents = random_latents(vae, TINY, 2, CPU)
+    frames = torch.cat([to_uint8(chunk) for chunk in decode_chunks(vae, latents)], dim=1)[0]
+    one_tile = decode_in_overlapping_tiles(vae, latents, 64, 48)[:, :48, :48]
+    assert (one_tile.int() - frames[:, :48, :48].int()).abs().max() <= 1  # a grey level, by rounding
+    tiled = decode_in_overlapping_tiles(vae, latents, 32, 24)
+    assert tiled.shape == frames.shape
+    corner = decode_in_overlapping_tiles(vae, latents[..., :8, :8], 32, 24)
+    assert torch.equal(tiled[:, :8, :8], corner[:, :8, :8])
+    assert decode_streaming(vae, latents) == len(frames)
+
+
+def test_both_ways_of_decoding_run_in_a_fresh_process():
+    for way in ("product", "baseline"):
+        decode_once("tiny", way, 2, "cpu")
+
+
+# Models and sequences --------------------------------------------------------------------------------------
+
+
+def test_mid_is_about_a_hundred_million_parameters():
+    with torch.device("meta"):
+        models = [PyramidFluxTransformer3DModel(**size.transformer) for size in (MID, FULL)]
+        vae = AutoencoderKLCausalVideo(**MID.vae)
+    counts = [sum(each.numel() for each in model.parameters()) for model in models]
+    assert counts[0] == pytest.approx(109e6, rel=0.01)
+    assert counts[1] == pytest.approx(1.97e9, rel=0.01)
+    assert (vae.spatial_compression_ratio, vae.temporal_compression_ratio) == (8, 8)
+
+
+def test_random_models_make_finite_clips():
+    small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 64}
+    shrunk = replace(MID, transformer=small, height=64, width=64, num_units=2)
+    pipeline = make_pipeline(shrunk, CPU, with_text=False)
+    again = make_pipeline(shrunk, CPU, with_text=False)
+    settings = call_settings(pipeline, shrunk) | {"output_type": "latent"}
+    latents = pipeline(**settings).latents
+    assert torch.isfinite(latents).all()
+    assert torch.equal(latents, again(**call_settings(again, shrunk), output_type="latent").latents)
+
+
+def test_device_for():
+    assert device_for(TINY, "cpu") == CPU
+    with pytest.raises(ValueError, match=r"--size full .* needs a GPU, got the CPU; use --size mid"):
+        device_for(FULL, "cpu")
+
+
+def test_sequence_lengths_of_the_published_models():
+    """As the issue counts them: 11,888 tokens with 128 of text, unit 15, 768p."""
+    frames = frame_tokens(published_geometry(), 768, 1280, 15, 2)
+    assert len(frames) == 16
+    assert frames[-3:] == (960, 3840, 3840)
+    assert set(frames[:-3]) == {240}
+    assert sum(frames) + 128 == 11_888
+    assert frame_tokens(published_geometry(), 384, 640, 0, 0) == (60,)
+
+
+def test_allowed_pairs_are_those_of_the_mask():
+    frames, num_text = (3, 2, 4), 5
+    times = torch.tensor([float(time) for time, count in enumerate(frames) for _ in range(count)])
+    mask = causal_attention_mask(torch.ones(1, num_text), times)
+    assert attended_pairs(frames, num_text) == mask.sum().item()
+    last = mask[0, 0, -frames[-1] :].sum().item()
+    assert attention_operations(frames, num_text, 8, 3) == 4 * 8 * (2 * mask.sum().item() + last)
+
+
+def test_operations_of_linear_layers_are_counted():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    with counted_linears(layers) as count:
+        layers(torch.zeros(7, 3))
+        assert count() == 2 * 7 * (3 * 5 + 5 * 2)
+    layers(torch.zeros(7, 3))
+    assert count() == 2 * 7 * (3 * 5 + 5 * 2)
+
+
+def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
+    """The command is run by this process instead of a fresh one, which takes seconds."""
+    ran = []
+
+    def run_here(command):
+        ran.append(command)
+        assert main([*command[3:], "--num-frames", "1", "--num-inference-steps", "1"]) == 0
+
+    monkeypatch.setattr(startup, "_run", run_here)
+    row = startup._clip_row(1)
+    assert [command[:4] for command in ran] == [(sys.executable, "-m", "pyramid_seed", "generate")] * 2
+    assert {label: len(values) for label, values in row.values.items()} == {
+        "in all": 1,
+        "loading weights": 1,
+        "generating": 1,
+    }
+
+
+def test_peaks_by_stage(tiny, monkeypatch):
+    """No GPU at hand: its counter is one that counts the questions."""
+    asked = iter(range(1, 100))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(asked))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    size = SIZES["tiny"]
+    told = peaks_by_stage(tiny, call_settings(tiny, size), size)
+    assert told == {
+        "peak bytes, stage 0": 1,
+        "peak bytes, stage 1": 2,
+        "peak bytes, stage 2": 3,
+        "peak bytes, after the last step": 4,
+    }
+
+
+def test_a_step_of_both_paths_agrees():
+    result = transformer.measure(Namespace(size="tiny", device="cpu", repeats=1, unit=3))
+    assert result.facts["largest difference / largest value"] < 1e-5

@@ -1,0 +1,145 @@
+"""`pyramid-seed compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .diff import tell_difference
+from .options import Commands, say
+
+if TYPE_CHECKING:
+    from ..explore.comparison import FrameDifference, PixelComparison
+    from ..explore.stored import StoredClip
+    from ..runs.compare import Comparison
+
+
+_FPS = 8.0  # of videos made from folders of pictures, which have no rate
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare two clips by their pixels, with pictures",
+        description="Compare the pixels that two clips show, frame by frame, and write a folder: A, B and "
+        "their difference side by side, the difference alone, a curve over the frames, and the numbers as "
+        "JSON. Then compare the manifests, where there are any. `diff` does only that last part: it reads "
+        "no pixels. Needs the extra `report`.",
+        epilog="exit status: 0 all shown pixels are equal, 1 they differ, 2 it could not be done",
+    )
+    parser.set_defaults(run=run)
+    kinds = ".mp4, .gif, .webp, .png or a folder of .png"
+    parser.add_argument("a", type=Path, metavar="A", help=f"a clip: {kinds}")
+    parser.add_argument("b", type=Path, metavar="B", help="another one of the same height and width")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="(default: compare-A-B, after the clips' names)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the folder of an earlier comparison"
+    )
+    parser.add_argument(
+        "--gain",
+        type=_gain,
+        metavar="N",
+        help="show the difference N times as strong (default: so that the largest is just not clipped)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed compare`."""
+    from ..explore.extras import check_extra
+
+    check_extra("report", "skimage", "matplotlib")
+
+    from ..explore.comparison import compare_frames
+    from ..explore.comparison_pictures import gain_for
+    from ..explore.comparison_report import FILES, check_folder, write_report
+    from ..explore.stored import read_clip
+    from ..runs.compare import compare_manifests
+
+    folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")
+    check_folder(folder, overwrite=options.overwrite)
+    a, b = read_clip(options.a), read_clip(options.b)
+    found = compare_frames(a.frames, b.frames)
+    both = None
+    if a.manifest is not None and b.manifest is not None:
+        both = compare_manifests(a.manifest, b.manifest)
+    gain = options.gain or gain_for(found.farthest.largest)
+    fps = a.fps or b.fps or _FPS
+    write_report(folder, a, b, found, both, gain=gain, fps=fps, overwrite=options.overwrite)
+
+    _tell_clip("A", a)
+    _tell_clip("B", b)
+    _tell_pixels(a, b, found)
+    say("gain", f"the pictures show the difference {gain} times as strong")
+    say("written", f"{folder}: {', '.join(FILES)}")
+    _tell_manifests(a, b, found, both)
+    return 0 if found.is_equal else 1
+
+
+def _gain(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 255):
+        raise argparse.ArgumentTypeError(f"gain must be a whole number in 1 .. 255, got {text!r}")
+    return int(text)
+
+
+def _tell_clip(name: str, clip: StoredClip) -> None:
+    from ..explore.stored import shows_its_frames
+
+    count, height, width, _ = clip.frames.shape
+    rate = "" if clip.fps is None else f" at {clip.fps:g} fps"
+    say(name, f"{clip.path}: {count} frames of {height}x{width}{rate}")
+    if clip.manifest is None:
+        return
+    if shows_its_frames(clip):
+        say("", "shows the frames of its manifest, bit for bit")
+    elif clip.manifest.get("file", {}).get("lossless"):
+        say("", "does not show the frames of its manifest: ask `pyramid-seed verify`")
+    else:
+        say("", "is a lossy file: compared is what it shows, not the frames that its manifest describes")
+
+
+def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
+    from ..explore.stored import first_unit_made_otherwise, unit_of
+
+    def where(each: FrameDifference) -> str:
+        unit = unit_of(each.frame, a, b)
+        return f"frame {each.frame}" if unit is None else f"frame {each.frame} (unit {unit})"
+
+    count = len(found.frames)
+    if found.lengths[0] != found.lengths[1]:
+        say("compared", f"only the first {count} frames: A has {found.lengths[0]}, B has {found.lengths[1]}")
+    if found.first is None:
+        more = "" if found.is_equal else "; the longer clip goes on"
+        print(f"PIXELS EQUAL in all {count} frames{more}")
+        return
+    differing = sum(each.largest > 0 for each in found.frames)
+    farthest, least_alike = found.farthest, min(found.frames, key=lambda each: each.ssim)
+    say("first", where(found.first))
+    say("largest", f"{farthest.largest} of 255 levels, in {where(farthest)}")
+    say("worst", f"SSIM {least_alike.ssim:.4f} and PSNR {least_alike.psnr:.1f} dB, in {where(least_alike)}")
+    print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(found.first)}")
+    parting = first_unit_made_otherwise(a, b)
+    if parting is not None and parting != unit_of(found.first.frame, a, b):
+        print(
+            f"By the manifests, frames before unit {parting} are equal: "
+            "what differs there is the codec's loss."
+        )
+
+
+def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:
+    from ..runs.show import printable
+
+    print()
+    for name, clip in (("A", a), ("B", b)):
+        if clip.manifest is None:
+            say("manifest", printable(f"{name} has none to compare: {clip.no_manifest}"))
+    if found is None:
+        return
+    tell_difference(found)
+    if pixels.is_equal and not found.is_same_clip:
+        print("The shown pixels are equal although the recorded digests differ.")
+    if found.is_same_clip and not pixels.is_equal:
+        print("The frames were equal when they were made: the files show them differently.")

@@ -1,0 +1,103 @@
+"""`pyramid-seed sweep`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import (
+    Commands,
+    add_launch_option,
+    add_run_options,
+    add_setting_options,
+    quiet_loading,
+    say,
+    settings_from,
+    tell_clips,
+    tell_how_to_go_on,
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "sweep",
+        usage="%(prog)s PROMPT [PROMPT ...] -o FOLDER [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        help="try many seeds, and measure what the seed does",
+        description="Make a clip of every prompt with every seed, and a page that plays and compares them.\n"
+        "Clips that are in FOLDER are not made again. Needs the extra `report`.",
+        epilog='examples:\n  pyramid-seed sweep "a red circle moves to the right" --seeds 0-15 -o seeds\n'
+        "  torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
+    )
+    parser.add_argument(
+        "--seeds", default="0-15", metavar="LIST", help="such as 0-15 or 3,7,100-103 (default: 0-15)"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="another sweep with these prompts and seeds: tell the differences seed by seed",
+    )
+    parser.add_argument(
+        "--lossless",
+        action="store_true",
+        help="keep every bit in the files: measures are exact, and the page plays copies",
+    )
+    add_setting_options(parser)
+    running = add_run_options(parser)
+    add_launch_option(running)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed sweep`, on each process of a launch."""
+    from ..explore.prompts import is_list
+    from ..explore.seeds import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    prompts = [Path(text) if is_list(text) else text for text in options.prompts]
+    if len(prompts) > 1 and not any(isinstance(prompt, Path) or " " in prompt for prompt in prompts):
+        raise ValueError(
+            f"got {len(prompts)} prompts of one word each; put a prompt into quotes, "
+            f'"{" ".join(options.prompts)}", or single words into a list such as words.txt'
+        )
+
+    from ..explore.sweep import run_sweep
+    from ..runs.show import printable
+
+    quiet_loading()
+    summary = run_sweep(
+        prompts,
+        options.output,
+        seeds=seeds,
+        against=options.against,
+        preset=options.preset,
+        device=options.device,
+        noise_device=options.noise_device,
+        determinism=options.determinism,
+        lossless=options.lossless,
+        num_processes=options.num_processes,
+        progress=not options.quiet,
+        **settings_from(options),
+    )
+    batch = summary.batch
+    if not batch.is_main:
+        return batch.status
+    tell_clips(batch)
+    if summary.findings is not None:
+        for found in summary.findings.prompts:
+            outliers = sum(map(bool, found.reasons))
+            say("outliers", f"{outliers} of {len(found.clips)} clips: {printable(str(found.prompt))}")
+        say("report", summary.report)
+    tell_how_to_go_on(batch)
+    return batch.status

@@ -1,0 +1,94 @@
+"""`pyramid-seed ui`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from .options import Commands, quiet_loading
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "ui",
+        help="a local web page to make, look at, verify, extend and branch clips",
+        description="Serve a web page on this machine: prompt, seed, live preview, and the clips in FOLDER. "
+        "Needs the extra ui: pip install 'pyramid-seed[ui]'.",
+        epilog="example: pyramid-seed ui -o clips",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("clips"),
+        metavar="FOLDER",
+        help="of the clips (default: clips)",
+    )
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="presets, or .yaml files of yours, that the page offers; the first is chosen "
+        "(default: tiny, and all others)",
+    )
+    parser.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    serving = parser.add_argument_group("serving")
+    serving.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen (default: 127.0.0.1, this machine only). WARNING: with any other address "
+        "everybody who can reach this machine can use its page and see all clips in FOLDER; there is no "
+        "password and no encryption",
+    )
+    serving.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="0 takes a free one (default: 7860)"
+    )
+    limits = parser.add_argument_group("limits", "what the page makes at most")
+    limits.add_argument("--max-frames", type=int, default=241, metavar="N", help="(default: 241)")
+    limits.add_argument("--max-height", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
+    limits.add_argument("--max-width", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
+    limits.add_argument(
+        "--max-waiting", type=int, default=8, metavar="N", help="jobs behind the running one (default: 8)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed ui`."""
+    from ..presets import list_presets, load_preset
+
+    if find_spec("gradio") is None:
+        raise ValueError("the page needs gradio; install it: pip install 'pyramid-seed[ui]'")
+    names = options.preset or sorted(list_presets(), key=lambda name: (name != "tiny", name))
+    presets = [load_preset(name) for name in names]
+
+    from ..ui.limits import Limits
+    from ..ui.server import LOOPBACK, serve
+    from ..ui.studio import Studio
+
+    quiet_loading()
+
+    limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
+    studio = Studio(options.output, presets, limits, options.device)
+    if options.host not in LOOPBACK:
+        print(
+            f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "
+            f"and see all clips in {studio.folder}",
+            file=sys.stderr,
+        )
+    with suppress(KeyboardInterrupt):  # the way to end it
+        serve(
+            studio,
+            options.host,
+            options.port,
+            announce=lambda address: print(
+                f"{address}  (clips in {studio.folder}; Ctrl+C ends it)", flush=True
+            ),
+        )
+    return 0

@@ -1,0 +1,30 @@
+"""Devices that people name, checked before there is anything to do on them."""
+
+from __future__ import annotations
+
+import torch
+
+
+def parse_device(device: str | torch.device, name: str = "device") -> torch.device:
+    """The device of a text such as "cuda:1". ValueError, with `name`, if torch knows none of that name."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must be one that torch knows, such as cpu, cuda or mps, got {device!r}"
+        ) from error
+
+
+def usable_device(device: str | torch.device, name: str = "device") -> torch.device:
+    """The device, if something can be put on it here.
+
+    Raises:
+        ValueError: there is none of that name, or this machine, or this build of torch, cannot use it.
+    """
+    found = parse_device(device, name)
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} {str(found)!r} cannot be used here: {reason}") from error
+    return found

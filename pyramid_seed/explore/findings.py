@@ -1,0 +1,173 @@
+"""What a sweep found: the measures of its clips, and what seeds and prompts do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+from ..runs.video import Frames
+from .measured import MeasuredClip
+from .measures import MEASURES, Values
+from .outliers import outlier_reasons
+from .power import PairedDifference, paired_difference
+from .prompts import Prompt
+from .similarity import ssim
+from .variance import VarianceShares, variance_shares
+
+MAX_PAIRS = 500
+"""Up to 32 seeds, all pairs are compared; of more, about so many."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a measure varies over the seeds of a prompt; `std` has n - 1 below the line."""
+
+    mean: float
+    std: float
+    iqr: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class PromptFindings:
+    """What the seeds of one prompt make of it.
+
+    Attributes:
+        prompt: the prompt.
+        clips: by seed, in the order of the sweep.
+        reasons: why each clip stands out.
+        similarity: mean SSIM over pairs of seeds (`compared_pairs`); None with a single one.
+        spreads: of each measure, None where it is not defined for two clips or more.
+    """
+
+    prompt: Prompt
+    clips: tuple[MeasuredClip, ...]
+    reasons: tuple[tuple[str, ...], ...]
+    similarity: float | None
+    spreads: Mapping[str, Spread | None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a sweep found.
+
+    Attributes:
+        prompts: what was found for each prompt that has a clip.
+        common_seeds: the seeds of which all prompts have a clip.
+        shares: of each measure's variance; None where they are not defined.
+        paired: each measure's difference to another sweep; None where it is not defined.
+    """
+
+    prompts: tuple[PromptFindings, ...]
+    common_seeds: tuple[int, ...]
+    shares: Mapping[str, VarianceShares | None]
+    paired: Mapping[str, PairedDifference | None] = field(default_factory=dict)
+
+
+def find(clips: Sequence[MeasuredClip]) -> Findings:
+    """Look at the clips of a sweep.
+
+    Args:
+        clips: in the order of prompts and seeds.
+    """
+    prompts = list(dict.fromkeys(clip.prompt for clip in clips))
+    found = tuple(_of_prompt(prompt, [clip for clip in clips if clip.prompt == prompt]) for prompt in prompts)
+    known = {(clip.prompt, clip.seed): clip.values for clip in clips}
+    seeds = tuple(s for s in dict.fromkeys(c.seed for c in clips) if all((p, s) in known for p in prompts))
+    shares = {}
+    for measure in MEASURES:
+        table = _table(lambda *key, name=measure.name: known[key][name], prompts, seeds)
+        is_large_enough = len(prompts) > 1 and len(seeds) > 1
+        shares[measure.name] = variance_shares(table) if table and is_large_enough else None
+    return Findings(found, seeds, shares)
+
+
+def compare(
+    clips: Sequence[MeasuredClip], others: Mapping[tuple[Prompt, int], Values]
+) -> dict[str, PairedDifference | None]:
+    """Each measure's difference to that of another sweep, at the prompts and seeds that both have.
+
+    Args:
+        clips: of this sweep, which is B.
+        others: the measures of the other one, which is A.
+    """
+    both = {(c.prompt, c.seed): c.values for c in clips if (c.prompt, c.seed) in others}
+    prompts = list(dict.fromkeys(prompt for prompt, _ in both))
+    seeds = [s for s in dict.fromkeys(seed for _, seed in both) if all((p, s) in both for p in prompts)]
+    paired = {}
+    for measure in MEASURES:
+        a, b = (
+            _table(lambda *key, name=measure.name, values=values: values[key].get(name), prompts, seeds)
+            for values in (others, both)
+        )
+        paired[measure.name] = paired_difference(a, b) if a and b and len(seeds) > 1 else None
+    return paired
+
+
+def _table(
+    value: Callable[[Prompt, int], float | None], prompts: Sequence[Prompt], seeds: Sequence[int]
+) -> list[list[float]] | None:
+    """A row a prompt, a column a seed; None if a value is not defined."""
+    table = []
+    for prompt in prompts:
+        row = [each for seed in seeds if (each := value(prompt, seed)) is not None]
+        if len(row) < len(seeds):
+            return None
+        table.append(row)
+    return table
+
+
+def _of_prompt(prompt: Prompt, clips: Sequence[MeasuredClip]) -> PromptFindings:
+    values = [clip.values for clip in clips]
+    return PromptFindings(
+        prompt=prompt,
+        clips=tuple(clips),
+        reasons=tuple(map(tuple, outlier_reasons(values, [clip.num_frames for clip in clips]))),
+        similarity=pairwise_similarity([clip.sample for clip in clips]),
+        spreads={measure.name: spread([each[measure.name] for each in values]) for measure in MEASURES},
+    )
+
+
+def pairwise_similarity(samples: Sequence[Frames]) -> float | None:
+    """Mean SSIM over pairs of clips, each the mean over their frames; None with fewer than two clips.
+
+    Args:
+        samples: (t, h, w, 3) uint8, all of one shape, at least 11x11.
+    """
+    found = [
+        np.mean([ssim(*frames) for frames in zip(samples[a], samples[b], strict=True)])
+        for a, b in compared_pairs(len(samples))
+    ]
+    return float(np.mean(found)) if found else None
+
+
+def compared_pairs(count: int) -> list[tuple[int, int]]:
+    """All pairs of so many clips; of more than `MAX_PAIRS`, those of clips close to each other in a circle.
+
+    So each clip is in equally many pairs, and the pairs grow with the clips and not with their square.
+    """
+    pairs = list(combinations(range(count), 2))
+    if len(pairs) <= MAX_PAIRS:
+        return pairs
+    return [
+        (a, (a + step) % count) for step in range(1, max(1, MAX_PAIRS // count) + 1) for a in range(count)
+    ]
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Of the values that are defined; None with fewer than two."""
+    known = np.array([value for value in values if value is not None])
+    if len(known) < 2:
+        return None
+    first, third = np.percentile(known, [25, 75])
+    return Spread(
+        mean=float(known.mean()),
+        std=float(known.std(ddof=1)),
+        iqr=float(third - first),
+        lowest=float(known.min()),
+        highest=float(known.max()),
+    )

@@ -1,0 +1,215 @@
+"""Numbers that describe a clip: how sharp, how busy, how steady it is.
+
+Everything but colour is measured on luma Y', the gamma-coded grey value 0 .. 255 of ITU-R BT.709; a grey
+picture's luma is its pixel value. OpenCV and scikit-image do filters, flow and colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runs.video import Frames
+from .extras import check_extra
+
+Luma = NDArray[np.float32]
+Values = dict[str, float | None]
+"""A clip's measures by name; None where one is not defined, as motion is for a single frame."""
+
+MIN_SIDE = 16
+"""Pixels: smaller pictures have no optical flow."""
+
+BLACK_LUMA, BLACK_SHARE = 0.10 * 255, 0.98
+"""A frame is black if this share of its pixels is at most this bright (defaults of FFmpeg's blackdetect)."""
+
+FROZEN_LUMA = 0.001 * 255
+"""A frame is frozen if its luma differs less than this from the frame before, in the mean over the pixels
+(the default of FFmpeg's freezedetect, -60 dB)."""
+
+_BT709 = np.array([0.2126, 0.7152, 0.0722])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure in words.
+
+    Attributes:
+        name, unit: what it is called, and measured in.
+        description: what it says, in one line.
+        is_signed: whether it can be negative, so that a share of its mean has no meaning.
+    """
+
+    name: str
+    unit: str
+    description: str
+    is_signed: bool = False
+
+
+MEASURES = (
+    Measure("sharpness", "levels²", "variance of the Laplacian of luma, mean over the frames"),
+    Measure("si", "levels", "spatial information, ITU-T P.910: standard deviation of Sobel, largest frame"),
+    Measure("ti", "levels", "temporal information, ITU-T P.910: deviation of frame differences, largest"),
+    Measure("flicker", "levels", "change of brightness of the whole picture from frame to frame, mean"),
+    Measure("motion", "px/frame", "length of the optical flow, mean over pixels and frames"),
+    Measure("colour_drift", "ΔE₀₀", "mean colour of a later unit against the first unit, the farthest"),
+    Measure("sharpness_drift", "log₂", "sharpness of a later unit against the first, the farthest", True),
+    Measure("black_frames", "frames", "frames that are black"),
+    Measure("frozen_frames", "frames", "frames equal to the frame before"),
+)
+
+
+def measure_clip(frames: Frames, temporal_factor: int) -> Values:
+    """All `MEASURES` of a clip, by name.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB, at least 16x16.
+        temporal_factor: frames of a unit after the first one, which has a single frame.
+
+    Raises:
+        ValueError: no such frames, or the extra `report` is not installed.
+    """
+    check_extra("report", "skimage", "cv2")
+    check_frames(frames)
+    y = luma(frames)
+    units = frames_of_units(len(frames), temporal_factor)
+    return {
+        "sharpness": sharpness(y),
+        "si": spatial_information(y),
+        "ti": temporal_information(y),
+        "flicker": flicker(y),
+        "motion": motion(y),
+        "colour_drift": colour_drift([frames[unit] for unit in units]),
+        "sharpness_drift": sharpness_drift([y[unit] for unit in units]),
+        "black_frames": float(np.count_nonzero(is_black(y))),
+        "frozen_frames": float(np.count_nonzero(is_frozen(y))),
+    }
+
+
+def check_frames(frames: Frames) -> None:
+    """Raise ValueError unless frames are (T, H, W, 3) uint8, with T >= 1, and H and W at least 16."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must be (T, H, W, 3) of uint8, got {frames.shape} of {frames.dtype}")
+    if min(frames.shape[1:3]) < MIN_SIDE:
+        height, width = frames.shape[1:3]
+        raise ValueError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE}, got {height}x{width}")
+
+
+def luma(frames: Frames) -> Luma:
+    """Luma Y' = 0.2126 R' + 0.7152 G' + 0.0722 B' (ITU-R BT.709, 3.2), full range: (T, H, W), 0 .. 255."""
+    return np.stack([(frame @ _BT709).astype(np.float32) for frame in frames])
+
+
+def differences(y: Luma) -> Iterator[NDArray[np.float64]]:
+    """Each frame's luma minus that of the frame before: T - 1 times (H, W)."""
+    return (b.astype(np.float64) - a for a, b in pairwise(y))
+
+
+def frames_of_units(num_frames: int, temporal_factor: int) -> list[slice]:
+    """The frames of each unit: frame 0 alone, then `temporal_factor` frames each."""
+    starts = [0, *range(1, num_frames, temporal_factor), num_frames]
+    return [slice(start, stop) for start, stop in pairwise(starts)]
+
+
+def sharpness(y: Luma) -> float:
+    """Variance over the pixels of the Laplacian, mean over the frames; levels squared.
+
+    The Laplacian is the sum of the four neighbours minus four times the pixel, taken inside the border
+    (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy"). White noise of variance v has
+    20 v.
+    """
+    import cv2
+
+    edges = (cv2.Laplacian(frame.astype(np.float64), cv2.CV_64F)[1:-1, 1:-1] for frame in y)
+    return float(np.mean([each.var() for each in edges]))
+
+
+def spatial_information(y: Luma) -> float:
+    """SI = max over time of std over space of the Sobel magnitude (ITU-T P.910); levels.
+
+    Without the outermost pixels, for which the filter has no neighbours.
+    """
+    import cv2
+
+    def deviation(frame: Luma) -> float:
+        exact = frame.astype(np.float64)
+        across, down = (cv2.Sobel(exact, cv2.CV_64F, *order)[1:-1, 1:-1] for order in ((1, 0), (0, 1)))
+        return float(np.hypot(across, down).std())
+
+    return max(deviation(frame) for frame in y)
+
+
+def temporal_information(y: Luma) -> float | None:
+    """TI = max over time of std over space of the frame difference (ITU-T P.910); levels."""
+    return max((float(each.std()) for each in differences(y)), default=None)
+
+
+def flicker(y: Luma) -> float | None:
+    """How much the brightness of the whole picture changes between neighbouring frames, in the mean; levels.
+
+    A frame's change is the median over the pixels of its difference: a thing that moves or grows over less
+    than half of the picture leaves it at 0, whereas the mean of the picture would change.
+    """
+    return float(np.mean([abs(np.median(each)) for each in differences(y)])) if len(y) > 1 else None
+
+
+def motion(y: Luma) -> float | None:
+    """Length of the optical flow between neighbours, mean over pixels and frames; pixels a frame.
+
+    By polynomial expansion (Farnebäck 2003, "Two-frame motion estimation based on polynomial expansion"),
+    which hardly feels a video codec's noise on plain grounds, as OpenCV's dense inverse search does. A window
+    of 15 pixels: the surroundings of a moving edge count as far as that.
+    """
+    if len(y) == 1:
+        return None
+    import cv2
+
+    # Half the size a level, 3 levels, 3 rounds; neighbourhoods of 5 pixels and their smoothing.
+    rule = (0.5, 3, 15, 3, 5, 1.1, 0)
+    flows = (cv2.calcOpticalFlowFarneback(a, b, None, *rule) for a, b in pairwise(y.round().astype(np.uint8)))
+    return float(np.mean([np.hypot(flow[..., 0], flow[..., 1]).mean() for flow in flows]))
+
+
+def colour_drift(units: Sequence[Frames]) -> float | None:
+    """Largest colour difference between the first unit and a later one: CIEDE2000 of their mean L*a*b*.
+
+    Pixels are taken as sRGB under D65. About 1 can just be seen, side by side.
+    """
+    if len(units) == 1:
+        return None
+    from skimage.color import deltaE_ciede2000
+
+    first, *later = (mean_lab(unit) for unit in units)
+    return max(float(deltaE_ciede2000(first, each)) for each in later)
+
+
+def mean_lab(frames: Frames) -> NDArray[np.float64]:
+    """Mean CIE L*a*b* colour of the pixels: (3,)."""
+    from skimage.color import rgb2lab  # OpenCV's table is off by up to 0.2
+
+    return np.mean([rgb2lab(frame).mean(axis=(0, 1)) for frame in frames], axis=0)
+
+
+def sharpness_drift(units: Sequence[Luma]) -> float | None:
+    """log2 of a later unit's sharpness over the first one's, the one farthest from 0.
+
+    -1 is half as sharp. None with a single unit, or where one has no sharpness at all.
+    """
+    found = np.array([sharpness(unit) for unit in units])
+    if len(found) == 1 or not found.all():
+        return None
+    ratios = np.log2(found[1:] / found[0])
+    return float(ratios[np.abs(ratios).argmax()])
+
+
+def is_black(y: Luma) -> NDArray[np.bool_]:
+    """Which frames are black (`BLACK_LUMA`, `BLACK_SHARE`): (T,)."""
+    return np.array([(frame <= BLACK_LUMA).mean() >= BLACK_SHARE for frame in y])
+
+
+def is_frozen(y: Luma) -> NDArray[np.bool_]:
+    """Which frames after the first are frozen (`FROZEN_LUMA`): (T - 1,)."""
+    return np.array([np.abs(each).mean() < FROZEN_LUMA for each in differences(y)], dtype=np.bool_)

@@ -1,0 +1,61 @@
+"""Clips that stand out among the seeds of a prompt, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .measures import Values
+
+LIMIT = 3.5
+"""Modified z-scores beyond it mark an outlier."""
+
+MIN_SEEDS = 8
+"""Among fewer seeds nobody can stand out."""
+
+_COUNTS = {"black_frames": "black", "frozen_frames": "frozen"}
+
+
+def modified_z_scores(values: Sequence[float]) -> NDArray[np.float64]:
+    """Distance from the median in robust standard deviations (Iglewicz & Hoaglin 1993).
+
+    z = (x - median) / (1.4826 MAD), MAD being the median of |x - median|. Where more than half of the values
+    are equal, the MAD is 0 and the mean of |x - median| takes its place, with the factor 1.2533. Both factors
+    make the divisor the standard deviation of a normal distribution.
+    """
+    x = np.array(values, dtype=np.float64)
+    distance = x - np.median(x)
+    median, mean = np.median(np.abs(distance)), np.abs(distance).mean()
+    if mean == 0:
+        return np.zeros_like(x)
+    return distance / (1.482602 * median if median > 0 else np.sqrt(np.pi / 2) * mean)
+
+
+def outlier_reasons(clips: Sequence[Values], num_frames: Sequence[int]) -> list[list[str]]:
+    """Why each clip of one prompt stands out; no reasons for one that does not.
+
+    Black and frozen frames are always a reason. Every other measure is one where its modified z-score among
+    the prompt's seeds is beyond `LIMIT`, if there are at least `MIN_SEEDS` values.
+
+    Args:
+        clips: measures of each clip, see `measures.measure_clip`.
+        num_frames: of each clip.
+    """
+    reasons = [_counted(clip, total) for clip, total in zip(clips, num_frames, strict=True)]
+    for name in clips[0] if clips else ():
+        known = [(index, value) for index, clip in enumerate(clips) if (value := clip[name]) is not None]
+        if name in _COUNTS or len(known) < MIN_SEEDS:
+            continue
+        scores = modified_z_scores([value for _, value in known])
+        for (index, value), score in zip(known, scores, strict=True):
+            if abs(score) > LIMIT:
+                side = "high" if score > 0 else "low"
+                reasons[index].append(f"{name} {value:.4g} is {side}: {score:+.1f} robust deviations")
+    return reasons
+
+
+def _counted(clip: Mapping[str, float | None], num_frames: int) -> list[str]:
+    counts = {word: clip[name] or 0 for name, word in _COUNTS.items()}
+    return [f"{count:g} of {num_frames} frames are {word}" for word, count in counts.items() if count]

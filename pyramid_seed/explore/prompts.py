@@ -1,0 +1,85 @@
+"""The prompts of a sweep, from the command line or from lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runs.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
+
+_KNOWN = ("prompt", "image")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What every seed is tried on.
+
+    Attributes:
+        text: the prompt.
+        image: the first frame's file, an absolute path; None without one.
+    """
+
+    text: str
+    image: str | None = None
+
+    def __str__(self) -> str:
+        return self.text if self.image is None else f"{self.text} [{Path(self.image).name}]"
+
+
+def is_list(text: str) -> bool:
+    """Whether an argument names a list of prompts: it ends as the lists of `pyramid-seed batch` do."""
+    return Path(text).suffix.lower().removeprefix(".") in (*FORMATS, "yml")
+
+
+def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
+    """The prompts of a sweep, in the order given.
+
+    Args:
+        sources: prompts as text, lists of prompts as paths.
+
+    Raises:
+        BatchInputError: rows of a list that are broken, or that hold more than a prompt and an image: all
+            prompts of a sweep share seeds and settings.
+        ValueError: there is no prompt, an empty one, or one twice.
+        OSError: a list cannot be read.
+    """
+    found: list[Prompt] = []
+    bad: list[BadRow] = []
+    for source in sources:
+        if isinstance(source, str):
+            found.append(Prompt(source))
+            continue
+        rows, unread = read_rows(source)
+        bad += unread
+        for row in rows:
+            reason = _refusal(row)
+            if reason is not None:
+                bad.append(BadRow(f"{source}, line {row.line}", reason))
+                continue
+            image = row.values.get("image")
+            folder = source.parent
+            found.append(
+                Prompt(row.values["prompt"], None if image is None else str((folder / image).resolve()))
+            )
+    if bad:
+        raise BatchInputError(bad)
+    if not found:
+        raise ValueError("there is no prompt")
+    for prompt in found:
+        if not prompt.text.strip():
+            raise ValueError("a prompt must not be empty")
+        if found.count(prompt) > 1:
+            raise ValueError(f"{str(prompt)!r} is given twice; a sweep compares different prompts")
+    return tuple(found)
+
+
+def _refusal(row: Row) -> str | None:
+    """Why a row cannot be swept; None if it can."""
+    if more := [str(name) for name in row.values if name not in _KNOWN]:
+        names = ", ".join(map(repr, more))
+        return f"rows of a sweep hold prompt and image, got {names}; give --seeds and settings as options"
+    for name in _KNOWN:
+        if not isinstance(row.values.get(name, ""), str):
+            return f"{name} must be text, got {row.values[name]!r}"
+    return None if "prompt" in row.values else "there is no prompt"

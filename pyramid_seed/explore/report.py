@@ -1,0 +1,162 @@
+"""The report of a sweep: a folder with a page, a contact sheet, and all measures as CSV and JSON."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .. import __version__
+from ..runs.files import replacing
+from ..runs.video import read_video, write_image, write_video
+from .findings import Findings
+from .labelled_sheet import labelled_sheet
+from .measured import MeasuredClip, sample_times
+from .measures import MEASURES
+from .power import SHARE, seeds_for_share
+from .tables import CSV_NAME, JSON_NAME, findings_csv, findings_json
+from .variance import chance_shares
+
+PAGE_NAME, SHEET_NAME = "index.html", "contact_sheet.png"
+COPIES = "clips"
+NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME, COPIES)
+
+EMBEDDED_BYTES = 64 * 2**20
+"""Clips of up to this size together are put into the page; larger ones stay beside it."""
+
+
+def check_report(folder: Path) -> None:
+    """Raise FileExistsError if a report's folder holds something that is not a report's."""
+    if folder.exists() and not (folder.is_dir() and all(file.name in NAMES for file in folder.iterdir())):
+        raise FileExistsError(
+            f"{folder} holds other things than a sweep's report; move it, or sweep elsewhere"
+        )
+
+
+def write_report(
+    folder: Path,
+    findings: Findings,
+    *,
+    settings: Mapping[str, Any],
+    against: str | None,
+    failed: Mapping[str, str],
+    embedded_bytes: int = EMBEDDED_BYTES,
+) -> Path:
+    """Write or replace the folder, whole or not at all; returns the page.
+
+    Args:
+        folder: the report's folder, beside that of the clips.
+        findings: what the sweep found; the clips' files lie in one folder beside the report's.
+        settings: of the clips, as in their manifests.
+        against: the folder of the other sweep, if there was one.
+        failed: reasons, by name of clip.
+        embedded_bytes: put the clips into the page if they are no larger, together.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+    """
+    check_report(folder)
+    clips = [clip for found in findings.prompts for clip in found.clips]
+    clips_folder = f"../{clips[0].path.parent.name}"
+    is_lossless = all(clip.is_lossless for clip in clips)
+    told: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
+    with replacing(folder, overwrite=True) as temporary:
+        temporary.mkdir()
+        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **told)
+        (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
+        rows = findings_csv(findings, clips_folder)
+        # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
+        (temporary / CSV_NAME).write_text(rows, encoding="utf-8", errors="backslashreplace", newline="")
+        write_image(temporary / SHEET_NAME, _sheet(findings))
+        files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
+        if sum(file.stat().st_size for file in files.values()) <= embedded_bytes:
+            sources = {path: _embedded(file) for path, file in files.items()}
+            shutil.rmtree(temporary / COPIES, ignore_errors=True)
+        else:
+            folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
+            sources = {path: f"{folders[path]}/{quote(path.name)}" for path in files}
+        page = _page(findings, sources=sources, is_lossless=is_lossless, **told)
+        (temporary / PAGE_NAME).write_text(page, encoding="utf-8", errors="backslashreplace")
+    return folder / PAGE_NAME
+
+
+def _playable(clip: MeasuredClip, copies: Path) -> Path:
+    """A file that browsers play: the clip's own, or a lossy copy in a folder."""
+    if not clip.is_lossless:
+        return clip.path
+    copy = copies / clip.path.name
+    write_video(copy, *read_video(clip.path))
+    return copy
+
+
+def _embedded(file: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+
+
+def _page(
+    findings: Findings,
+    *,
+    sources: Mapping[Path, str],
+    is_lossless: bool,
+    settings: Mapping[str, Any],
+    against: str | None,
+    failed: Mapping[str, str],
+) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "percent": lambda share: f"{100 * share:.1f} %",
+        "spaced": lambda name: name.replace("_", " "),
+    }
+    num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)
+    is_table = num_prompts > 1 and num_seeds > 1
+    return environment.get_template("report.html.jinja").render(
+        findings=findings,
+        measures=MEASURES,
+        sources=sources,
+        is_lossless=is_lossless,
+        is_embedded=all(source.startswith("data:") for source in sources.values()),
+        settings=settings,
+        against=against,
+        failed=failed,
+        chance=chance_shares(num_prompts, num_seeds) if is_table else None,
+        needed=_needed(findings),
+        share=SHARE,
+        version=__version__,
+    )
+
+
+def _needed(findings: Findings) -> dict[str, tuple[int, int] | None]:
+    """Seeds for each measure, see `seeds_for_share`; None where a share has no meaning."""
+    signed = {measure.name for measure in MEASURES if measure.is_signed}
+    return {
+        name: None if found is None or name in signed else seeds_for_share(found)
+        for name, found in findings.paired.items()
+    }
+
+
+def _sheet(findings: Findings) -> Any:
+    blocks = [
+        (str(found.prompt), [(f"seed {clip.seed}", clip.sample) for clip in found.clips])
+        for found in findings.prompts
+    ]
+    times = sample_times(findings.prompts[0].clips[0].num_frames)
+    return labelled_sheet(blocks, [f"frame {time}" for time in times])
+
+
+def _number(value: float | None) -> str:
+    """Three digits, never an exponent for a whole number; a dash for what is not defined."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,157 @@
+"""`run_sweep`: the same prompts with many seeds, measured, and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from tqdm import tqdm
+
+from ..batch import run_batch
+from ..determinism import DeterminismLevel
+from ..presets import Preset, Settings
+from ..runs.batch import BatchSummary
+from ..runs.files import replacing
+from ..runs.journal import Journal
+from ..runs.manifest import find_manifest
+from .extras import check_extra
+from .findings import Findings, compare, find
+from .measured import MeasuredClip, measured_clip
+from .measures import Values
+from .prompts import Prompt, read_prompts
+from .report import check_report, write_report
+from .tables import JSON_NAME, read_measures
+
+CLIPS, REPORT = "clips", "report"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What came of a sweep.
+
+    Attributes:
+        batch: what came of its clips, see `BatchSummary`.
+        report: the page; None if none was written: on processes other than the main one, after a signal, or
+            if there is no clip.
+        findings: what the report says; None without one.
+    """
+
+    batch: BatchSummary
+    report: Path | None = None
+    findings: Findings | None = None
+
+
+def run_sweep(
+    prompts: Sequence[str | Path],
+    output: str | Path,
+    *,
+    seeds: Sequence[int] = tuple(range(16)),
+    against: str | Path | None = None,
+    preset: str | Path | Preset = "tiny",
+    device: str | None = None,
+    noise_device: str = "cpu",
+    determinism: DeterminismLevel = "strict",
+    lossless: bool = False,
+    num_processes: int | None = None,
+    progress: bool = True,
+    **settings: Unpack[Settings],
+) -> SweepSummary:
+    """Make a clip of every prompt with every seed, as `run_batch` does, then measure them and write a report.
+
+    Clips that are there are not made again. The report is written anew, as a whole, by the main process:
+    `report/index.html`, `contact_sheet.png`, `measures.csv` and `measures.json` (docs/seeds.md).
+
+    Args:
+        prompts: prompts as str, lists of prompts as Path (docs/batch.md; rows hold `prompt` and `image`).
+        output: the folder for `clips` and `report`.
+        seeds: root seeds; every prompt gets them all.
+        against: the folder of another sweep with these prompts and seeds; the report then has the difference
+            of each measure at equal seeds, this sweep minus that one.
+        preset, device, noise_device, determinism, num_processes, progress: as in `run_batch`.
+        lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
+        settings: values that replace the preset's, for all clips.
+
+    Raises:
+        BatchInputError, ValueError, OSError: as `run_batch`; or there is no prompt, a seed is given twice,
+            the extra `report` is not installed, or `against` has no measures or no clip in common. Nothing
+            was made.
+        FileExistsError: `report` holds something that no sweep wrote.
+    """
+    check_extra("report", "skimage", "cv2", "scipy", "matplotlib", "jinja2")
+    output = Path(output)
+    chosen = read_prompts(prompts)
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    others = None if against is None else _others(Path(against), chosen, seeds, lossless)
+    check_report(output / REPORT)
+
+    # Every process writes the same; the main one reads it.
+    listed = output / "prompts.jsonl"
+    with replacing(listed, overwrite=True) as temporary:
+        temporary.write_text("".join(_row(prompt) for prompt in chosen), encoding="utf-8")
+    summary = run_batch(
+        listed,
+        output / CLIPS,
+        seeds=seeds,
+        preset=preset,
+        device=device,
+        noise_device=noise_device,
+        determinism=determinism,
+        lossless=lossless,
+        num_processes=num_processes,
+        progress=progress,
+        **settings,
+    )
+    if not summary.is_main or summary.signal is not None or not summary.digests:
+        return SweepSummary(summary)
+
+    clips, made_with = _measured(output / CLIPS, summary, chosen, seeds, progress)
+    findings = find(clips)
+    if others is not None:
+        findings = replace(findings, paired=compare(clips, others))
+    page = write_report(
+        output / REPORT,
+        findings,
+        settings=made_with,
+        against=None if against is None else str(against),
+        failed=summary.failed,
+    )
+    return SweepSummary(summary, page, findings)
+
+
+def _others(
+    folder: Path, prompts: Sequence[Prompt], seeds: Sequence[int], lossless: bool
+) -> Mapping[tuple[Prompt, int], Values]:
+    others = read_measures(folder / REPORT / JSON_NAME, lossless=lossless)
+    wanted = {(prompt, seed) for prompt in prompts for seed in seeds}
+    if not wanted & others.keys():
+        raise ValueError(f"{folder} has no clip of these prompts and seeds to compare with")
+    return others
+
+
+def _row(prompt: Prompt) -> str:
+    image = {} if prompt.image is None else {"image": prompt.image}
+    return json.dumps({"prompt": prompt.text, **image}) + "\n"
+
+
+def _measured(
+    folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
+) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
+    """The clips of this sweep in the order of prompts and seeds, and the settings of the first one."""
+    entries = {
+        (Prompt(entry["prompt"], entry["image"]), int(entry["seed"])): entry
+        for entry in Journal(folder).entries().values()
+        if entry["file"] in summary.digests
+    }
+    found = []
+    made_with: Mapping[str, Any] = {}
+    made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
+    for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
+        path = folder / entries[key]["file"]
+        manifest = find_manifest(path)
+        made_with = made_with or manifest["settings"]
+        found.append(measured_clip(*key, path=path, manifest=manifest))
+    return found, made_with

@@ -1,0 +1,129 @@
+"""The findings of a sweep as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from .findings import Findings, PromptFindings
+from .measures import MEASURES, Values
+from .prompts import Prompt
+
+SCHEMA, SCHEMA_VERSION = "pyramid-seed/sweep", 1
+
+JSON_NAME, CSV_NAME = "measures.json", "measures.csv"
+
+
+def findings_json(
+    findings: Findings,
+    *,
+    settings: Mapping[str, Any],
+    lossless: bool,
+    against: str | None,
+    failed: Mapping[str, str],
+    clips_folder: str,
+) -> str:
+    """All that was found, as JSON; what is not defined is null, and seeds are text, as in manifests.
+
+    Args:
+        findings: what was found.
+        settings: the settings of the clips, as in their manifests.
+        lossless: whether they were measured without a codec's loss.
+        against: the other sweep, if there was one.
+        failed: reasons, by name of clip.
+        clips_folder: where the clips lie, from the report's folder.
+    """
+    tree = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "package_version": __version__,
+        "settings": dict(settings),
+        "lossless": lossless,
+        "measures": [asdict(measure) for measure in MEASURES],
+        "clips": [row for prompt in findings.prompts for row in _clip_rows(prompt, clips_folder)],
+        "between_seeds": [
+            {
+                "prompt": found.prompt.text,
+                "image": found.prompt.image,
+                "pairwise_ssim": found.similarity,
+                "spread": {name: spread and asdict(spread) for name, spread in found.spreads.items()},
+            }
+            for found in findings.prompts
+        ],
+        "variance": {
+            "prompts": len(findings.prompts),
+            "seeds": [str(seed) for seed in findings.common_seeds],
+            "shares": {name: shares and asdict(shares) for name, shares in findings.shares.items()},
+        },
+        "paired": {
+            "against": against,
+            "differences": {name: found and asdict(found) for name, found in findings.paired.items()},
+        },
+        "failed": dict(failed),
+    }
+    return json.dumps(tree, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def findings_csv(findings: Findings, clips_folder: str) -> str:
+    """A line a clip; a cell that is not defined is empty."""
+    names = [measure.name for measure in MEASURES]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["prompt", "image", "seed", "file", "digest", "num_frames", *names, "outlier"])
+    for found in findings.prompts:
+        for row in _clip_rows(found, clips_folder):
+            known = [row[name] for name in ("prompt", "image", "seed", "file", "digest", "num_frames")]
+            writer.writerow([*known, *(row["measures"][name] for name in names), "; ".join(row["outlier"])])
+    return text.getvalue()
+
+
+def _clip_rows(found: PromptFindings, clips_folder: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": found.prompt.text,
+            "image": found.prompt.image,
+            "seed": str(clip.seed),
+            "file": f"{clips_folder}/{clip.path.name}",
+            "digest": clip.digest,
+            "num_frames": clip.num_frames,
+            "measures": clip.values,
+            "outlier": list(reasons),
+        }
+        for clip, reasons in zip(found.clips, found.reasons, strict=True)
+    ]
+
+
+def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Values]:
+    """The measures of every clip of a sweep's JSON, by prompt and seed.
+
+    Args:
+        path: the file.
+        lossless: whether they are to be compared with measures of lossless files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not what `findings_json` writes, or of the other kind of files.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if (tree["schema"], tree["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
+            raise ValueError(f"its schema is {tree['schema']!r}, version {tree['schema_version']!r}")
+        found = {
+            (Prompt(row["prompt"], row["image"]), int(row["seed"])): row["measures"] for row in tree["clips"]
+        }
+        is_lossless: bool = tree["lossless"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} holds no measures of a sweep of this version: {error!r}") from error
+    if is_lossless != lossless:
+        kinds = ("lossy", "lossless")
+        raise ValueError(
+            f"{path} has measures of {kinds[is_lossless]} files and this sweep makes {kinds[lossless]} ones; "
+            "use --lossless for both or for none"
+        )
+    return found

@@ -1,0 +1,67 @@
+"""How much of a measure's variance comes from the prompt, how much from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VarianceShares:
+    """Shares of a measure's total sum of squares; they sum to 1.
+
+    Attributes:
+        prompt: what the prompts' means differ by.
+        seed: what a seed does to all prompts alike.
+        interplay: the rest: what a seed does to one prompt and not to another.
+    """
+
+    prompt: float
+    seed: float
+    interplay: float
+
+
+def variance_shares(table: Sequence[Sequence[float]]) -> VarianceShares | None:
+    """Shares of the variance in a two-way table without replication.
+
+    With x[p, s] for P prompts and S seeds, a bar for the mean over what is left out:
+
+        SS_total     = sum over p, s of (x[p, s] - x)^2
+        SS_prompt    = S * sum over p of (x[p] - x)^2
+        SS_seed      = P * sum over s of (x[s] - x)^2
+        SS_interplay = sum over p, s of (x[p, s] - x[p] - x[s] + x)^2
+        SS_total     = SS_prompt + SS_seed + SS_interplay
+
+    and each share is its sum over SS_total. A clip is a function of prompt and seed, so there is nothing to
+    repeat and no noise of measurement: all that is left after prompt and seed is their interplay.
+
+    Args:
+        table: a row a prompt, a column a seed; at least 2 x 2.
+
+    Returns:
+        None if all values are equal: there is no variance to share.
+
+    Raises:
+        ValueError: a table that is smaller or has gaps.
+    """
+    x = np.array(table, dtype=np.float64)
+    if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"needs a number for each of 2 prompts x 2 seeds or more, got a table {x.shape}")
+    if x.min() == x.max():
+        return None
+    x = (x - x.mean()) / np.abs(x - x.mean()).max()  # so that squares neither overflow nor vanish
+    prompt = x.mean(axis=1, keepdims=True)
+    seed = x.mean(axis=0, keepdims=True)
+    squares = np.array(
+        [np.square(part + np.zeros_like(x)).sum() for part in (prompt, seed, x - prompt - seed + x.mean())]
+    )
+    return VarianceShares(*(squares / squares.sum()).tolist())
+
+
+def chance_shares(num_prompts: int, num_seeds: int) -> VarianceShares:
+    """The shares to expect if neither prompt nor seed meant anything: degrees of freedom over their sum."""
+    prompt, seed = num_prompts - 1, num_seeds - 1
+    total = num_prompts * num_seeds - 1
+    return VarianceShares(prompt / total, seed / total, prompt * seed / total)

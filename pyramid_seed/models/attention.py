@@ -1,0 +1,162 @@
+"""Attention of a sequence whose tokens see their own and earlier times.
+
+The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So what a time may
+attend to is a prefix of the sequence, and no mask is needed. Padded text stands in front of the text, where
+cutting it off leaves one piece.
+
+Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
+
+AttentionPath = Literal["prefix", "reference"]
+"""`prefix`: every time attends to what lies before its end, by calls without a mask; padded text is dropped,
+and what is constant in a stage is built once. `reference`: one call with a dense mask over the padded
+sequence, all tokens through the last block, everything built again at every step."""
+ATTENTION_PATHS: tuple[AttentionPath, ...] = ("prefix", "reference")
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of every token, float32 (S, D)."""
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """Who attends to whom, without a mask. Tensors are on the CPU.
+
+    Attributes:
+        stops: int64 (times,), how many tokens there are up to the end of each time, rising to S.
+        padding: int64 (B,), tokens of padding at the front of each sample.
+        num_current: tokens of the current latents, the last ones.
+        is_stop: bool (S,), `stops` once more in a length that a compiled graph knows: one of its own would
+            compile it again where by chance two lengths are equal.
+    """
+
+    stops: torch.Tensor
+    padding: torch.Tensor
+    num_current: int
+    is_stop: torch.Tensor
+
+
+def prefix_plan(stops: Iterable[int], padding: torch.Tensor, num_current: int) -> PrefixPlan:
+    """The plan of times that end at `stops`, see there."""
+    ends = torch.tensor([*stops])
+    is_stop = torch.zeros(int(ends[-1]), dtype=torch.bool)
+    is_stop[ends - 1] = True
+    return PrefixPlan(ends, padding, num_current, is_stop)
+
+
+def add_to_last(tokens: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, C) with a change (B, n, C) added to the last n."""
+    num_kept = tokens.shape[1] - change.shape[1]
+    kept, last = tokens.split([num_kept, change.shape[1]], dim=1)
+    return torch.cat([kept, last + change], dim=1)
+
+
+class PyramidAttnProcessor:
+    """What the attention processors of both families share: the part after the projections."""
+
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config: Any = None
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: PrefixPlan | torch.Tensor,
+        rotary: Rotary,
+    ) -> torch.Tensor:
+        """Attended values (B, Q, H * D).
+
+        `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S.
+        """
+        first = key.shape[1] - query.shape[1]
+        cos, sin = rotary
+        query = rotate(query, (cos[first:], sin[first:]))
+        key = rotate(key, rotary)
+        if isinstance(attention_mask, PrefixPlan):
+            plan = attention_mask
+            backend = None if self._attention_backend is None else self._attention_backend.value
+            if torch.compiler.is_compiling():
+                return compiled_attention(query, key, value, plan.is_stop, plan.padding, backend).flatten(2)
+            return prefix_attention(query, key, value, plan.stops, plan.padding, backend).flatten(2)
+        return dispatch_attention_fn(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        ).flatten(2)
+
+
+def rotate(tokens: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+    """Rotate the pairs of neighbouring values of tokens (B, S, H, D).
+
+    What diffusers' `apply_rotary_emb` does by sums of real numbers, which compiled code fuses; otherwise one
+    product of complex numbers is many times faster on a CPU.
+    """
+    if torch.compiler.is_compiling():
+        return apply_rotary_emb(tokens, rotary, sequence_dim=1)
+    phases = torch.complex(*(each[:, None, ::2].contiguous() for each in rotary))
+    pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * phases).flatten(-2).to(tokens.dtype)
+
+
+def prefix_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    stops: torch.Tensor,
+    padding: torch.Tensor,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """Attended values (B, Q, H, D) by one call for each time, see `PrefixPlan`; zero for padding.
+
+    `backend` is a name of diffusers' attention dispatch; None takes the active one.
+    """
+    attended = torch.zeros_like(query, memory_format=torch.contiguous_format)
+    num_before = key.shape[1] - query.shape[1]
+    ends, fronts = stops.tolist(), padding.tolist()
+    # Samples without padding share their calls.
+    parts = [(slice(None), 0)] if not any(fronts) else [(slice(i, i + 1), n) for i, n in enumerate(fronts)]
+    for samples, front in parts:
+        start = max(front, num_before)
+        for end in ends:
+            if end <= start:
+                continue
+            asked = slice(start - num_before, end - num_before)
+            attended[samples, asked] = dispatch_attention_fn(
+                query[samples, asked],
+                key[samples, front:end],
+                value[samples, front:end],
+                backend=backend,
+            )
+            start = end
+    return attended
+
+
+@torch.library.custom_op("pyramid_seed::prefix_attention", mutates_args=())
+def compiled_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_stop: torch.Tensor,
+    padding: torch.Tensor,
+    backend: str | None,
+) -> torch.Tensor:
+    """`prefix_attention` as compiled graphs call it: one operation, the same for any number of times."""
+    return prefix_attention(query, key, value, is_stop.nonzero()[:, 0] + 1, padding, backend)
+
+
+@compiled_attention.register_fake
+def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(query.shape)

@@ -1,0 +1,42 @@
+"""What stays the same through the steps of one stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+from .attention import PrefixPlan, Rotary
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """All that a transformer step needs besides the current latents and the timestep.
+
+    Attributes:
+        text: projected text tokens (B, L, inner_dim); on the prefix path without what all samples pad, and
+            what is left of the padding stands in front.
+        history: embedded history tokens (B, N, inner_dim); N is 0 for the first unit.
+        pooled: the text's part of the time and text embedding, (B, inner_dim).
+        rotary: rotary tables of the whole sequence: text, history, current.
+        attention: who attends to whom: a plan, or the dense mask (B, 1, S, S) of the reference path.
+    """
+
+    text: torch.Tensor
+    history: torch.Tensor
+    pooled: torch.Tensor
+    rotary: Rotary
+    attention: PrefixPlan | torch.Tensor
+
+
+@dataclass
+class PyramidTransformerOutput(Transformer2DModelOutput):
+    """Output of a transformer step.
+
+    Attributes:
+        sample: the velocity (B, C, T, H, W).
+        context: what was built for it, to be given to the next step of the stage.
+    """
+
+    context: StageContext | None = None

@@ -1,0 +1,120 @@
+"""What becomes of the decoded frames of a call: told to a callback, kept for the output, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from diffusers.video_processor import VideoProcessor
+from numpy.typing import NDArray
+
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from .decode import ClipDecoder, has_offload_hooks, to_frames
+
+OnFrames: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
+"""Called as (clip, chunk, frames) with frames (t, H, W, 3) uint8."""
+
+
+class UnitDecoder(Protocol):
+    """Takes the units of one clip, see `ClipDecoder`."""
+
+    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None: ...
+
+    def poll(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Film:
+    """The frames of a call.
+
+    Units are decoded as they come; under hooks that bring one model at a time to the device, all of them
+    after the last one.
+
+    Args:
+        vae: the decoder.
+        output_type: of the pipeline.
+        num_clips: how many there are.
+        on_frames: the pipeline's `callback_on_chunk_end`.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKLCausalVideo,
+        output_type: str,
+        num_clips: int,
+        on_frames: OnFrames | None,
+    ) -> None:
+        self._vae = vae
+        self._output_type = output_type
+        self._on_frames = on_frames
+        self._kept: list[list[Any]] = [[] for _ in range(num_clips)]
+        self._is_decoded = output_type != "latent" or on_frames is not None
+        self._is_late = has_offload_hooks(vae)
+
+    def decoder(self, clip: int) -> UnitDecoder:
+        """Where the units of a clip go as they are finished."""
+        return self._decoder(clip) if self._is_decoded and not self._is_late else _NoDecoder()
+
+    def develop(self, clips: list[torch.Tensor], processor: VideoProcessor) -> Any:
+        """The `frames` of the pipeline's output, of the clips (1, C, t, h, w) that are kept."""
+        if self._is_decoded and self._is_late:
+            for index, clip in enumerate(clips):
+                decoder = self._decoder(index)
+                for unit, latents in enumerate(clip.split(1, dim=2), start=1):
+                    decoder.put(latents, is_last=unit == clip.shape[2])
+                decoder.finish()
+        kept = self._kept[: len(clips)]
+        if self._output_type == "latent":
+            return torch.cat(clips)
+        if self._output_type == "uint8":
+            return _joined(kept)
+        videos = torch.cat([torch.cat(chunks, dim=2) for chunks in kept])
+        return processor.postprocess_video(videos, output_type=self._output_type)
+
+    def _decoder(self, clip: int) -> ClipDecoder:
+        kept, on_frames = self._kept[clip], self._on_frames
+
+        if self._output_type in ("latent", "uint8"):
+            is_kept = self._output_type == "uint8"
+
+            def on_bytes(chunk: int, values: torch.Tensor) -> None:
+                frames = values.numpy().copy()  # what comes from CUDA lies in pinned memory, which is scarce
+                if is_kept:
+                    kept.append(frames if on_frames is None else frames.copy())
+                if on_frames is not None:
+                    on_frames(clip, chunk, frames)
+
+            return ClipDecoder(self._vae, on_bytes, partial(to_frames, wait=False))
+
+        def on_pixels(chunk: int, pixels: torch.Tensor) -> None:
+            kept.append(pixels)
+            if on_frames is not None:
+                on_frames(clip, chunk, to_frames(pixels).numpy())
+
+        return ClipDecoder(self._vae, on_pixels)
+
+
+class _NoDecoder:
+    """For units that are not decoded, or later."""
+
+    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
+        pass
+
+    def poll(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+def _joined(clips: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """(B, T, H, W, 3) of the chunks (t, H, W, 3) of each clip."""
+    num_frames = sum(len(chunk) for chunk in clips[0])
+    joined = np.empty((len(clips), num_frames, *clips[0][0].shape[1:]), np.uint8)
+    for clip, chunks in zip(joined, clips, strict=True):
+        np.concatenate(chunks, out=clip)
+    return joined

@@ -1,0 +1,83 @@
+"""Texts that a pipeline has encoded lately, so that equal texts are encoded once."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import torch
+from transformers import PreTrainedModel
+
+from ..determinism import settings_in_force
+from .text import Encoders, TextEmbeddings
+
+REMEMBERED_TEXTS = 16
+"""How many texts a pipeline remembers: of the published models, 1 MB each in bfloat16."""
+
+
+class TextMemory:
+    """Embeddings by text.
+
+    What is remembered is what encoding again would give, bit for bit: a text counts as equal only if nothing
+    that has a part in its embeddings has changed, see `get`. The least recently used text is forgotten first.
+
+    Args:
+        limit: how many texts to remember.
+    """
+
+    def __init__(self, limit: int = REMEMBERED_TEXTS) -> None:
+        self._limit = limit
+        self._texts: OrderedDict[Hashable, TextEmbeddings] = OrderedDict()
+        self._last_state: Hashable = None
+
+    def get(
+        self,
+        prompt: str,
+        max_sequence_length: int,
+        device: torch.device,
+        encoders: Encoders,
+        encode: Callable[[], TextEmbeddings],
+    ) -> TextEmbeddings:
+        """The embeddings of a prompt: remembered, or what `encode()` gives.
+
+        Equal are texts of the same words, length, device, determinism settings, autocast, and state of the
+        encoders (`encoders_state`). Without encoders, the state is that in which `forget_encoders` saw them.
+        """
+        state = encoders_state(encoders) if encoders else self._last_state
+        autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+        key = (prompt, max_sequence_length, str(device), settings_in_force(), autocast, state)
+        if key not in self._texts:
+            self._texts[key] = encode()
+        self._texts.move_to_end(key)
+        while len(self._texts) > self._limit:
+            self._texts.popitem(last=False)
+        return self._texts[key]
+
+    def forget_encoders(self, encoders: Encoders) -> None:
+        """The encoders go, what they encoded stays."""
+        self._last_state = encoders_state(encoders)
+        hash(self._last_state)  # now, while what it refers to weakly still is there
+
+
+def encoders_state(encoders: Encoders) -> Hashable:
+    """What tells that encoders, or their adapters, are no longer what they were.
+
+    Which objects they are, which parameters they have, in which dtype, how often each was written to, and
+    which adapters of peft act at which scale. Where they lie does not count: offloading changes no bit. A
+    write through `.data` goes unseen, save peft's merging.
+    """
+    return tuple((weakref.ref(tokenizer), _encoder_state(encoder)) for tokenizer, encoder in encoders)
+
+
+def _encoder_state(encoder: PreTrainedModel) -> Hashable:
+    parameters = tuple(
+        (id(each), each.dtype, 0 if each.is_inference() else each._version) for each in encoder.parameters()
+    )
+    adapters = tuple(
+        repr([getattr(module, name) for name in ("active_adapters", "merged_adapters", "scaling")])
+        for module in encoder.modules()
+        if hasattr(module, "merged_adapters")
+    )
+    attention = getattr(encoder.config, "_attn_implementation", None)
+    return weakref.ref(encoder), encoder.training, attention, parameters, adapters

@@ -1,0 +1,60 @@
+"""Size and digests of a clip's frames, told while they go by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from .video import Frames, frames_digest
+
+
+@dataclass(frozen=True)
+class FrameFacts:
+    """What a manifest tells of a clip's frames, wherever they are.
+
+    Attributes:
+        num_frames, height, width: their size.
+        digest: SHA-256 of them all, see `video.frames_digest`.
+        chunk_digests: the same of each decoded chunk: frame 0 alone, then the frames of a latent frame each.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    digest: str
+    chunk_digests: tuple[str, ...]
+
+    @property
+    def size(self) -> str:
+        """Their number and size, for people."""
+        return f"{self.num_frames} frames of {self.height}x{self.width}"
+
+
+class FrameCounter:
+    """Watches the chunks of one clip go by."""
+
+    def __init__(self) -> None:
+        self._all = hashlib.sha256()
+        self._num_frames = 0
+        self._size = (0, 0)
+        self._chunks: list[str] = []
+
+    def add(self, frames: Frames) -> None:
+        """The next chunk, (t, H, W, 3) uint8."""
+        self._chunks.append(frames_digest(frames))
+        self._all.update(frames.data if frames.flags.c_contiguous else frames.tobytes())
+        self._num_frames += len(frames)
+        self._size = frames.shape[1:3]
+
+    def facts(self) -> FrameFacts:
+        """What was seen so far."""
+        return FrameFacts(self._num_frames, *self._size, self._all.hexdigest(), tuple(self._chunks))
+
+
+def facts_of(frames: Frames, temporal_factor: int) -> FrameFacts:
+    """The facts of frames (T, H, W, 3) uint8, all there at once."""
+    counter = FrameCounter()
+    counter.add(frames[:1])
+    for start in range(1, len(frames), temporal_factor):
+        counter.add(frames[start : start + temporal_factor])
+    return counter.facts()

@@ -1,0 +1,335 @@
+"""The page: components, and which of them calls what. Everything it does is in `studio`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import html
+from .jobs import Job, Outcome, State
+from .limits import length_label
+from .seeds import parse_seed, roll, seed_for_run
+from .studio import Studio, Wish
+
+_HERE = Path(__file__).parent
+CSS = (_HERE / "page.css").read_text()
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+    text_size="sm",
+    spacing_size="sm",
+)
+DICE = str(_HERE / "dice.svg")
+POLL_SECONDS = 1.0
+
+Changes = dict[Any, Any]
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """The page of a studio, ready to be mounted."""
+    with gr.Blocks(title="pyramid-seed", analytics_enabled=False, fill_width=True) as page:
+        Page(studio, page)
+    return page.queue(default_concurrency_limit=None, api_open=False)
+
+
+class Page:
+    """Components as attributes, handlers as methods; a handler answers with the components it changes."""
+
+    def __init__(self, studio: Studio, blocks: gr.Blocks) -> None:
+        self.studio = studio
+        self.jobs: dict[str, Job] = {}
+        self._lay_out()
+        self._wire(blocks)
+
+    def _lay_out(self) -> None:
+        self.job_id = gr.State("")
+        self.clip = gr.State("")
+        self.seen = gr.State(("", -1))
+        with gr.Row(elem_id="head"):
+            gr.HTML("<h1>pyramid-seed</h1>")
+            self.queue_line = gr.HTML(html.queue_line(self.studio.queue))
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=340):
+                self._lay_out_form()
+            with gr.Column(scale=6, min_width=460):
+                self._lay_out_clip()
+        gr.HTML("<h3>Gallery</h3>", elem_id="gallery-title")
+        self.gallery = gr.HTML(elem_id="gallery", js_on_load=(_HERE / "gallery.js").read_text())
+        self.timer = gr.Timer(POLL_SECONDS)
+
+    def _lay_out_form(self) -> None:
+        names = list(self.studio.presets)
+        first = self.studio.presets[names[0]]
+        self.prompt = gr.Textbox(
+            label="Prompt", lines=2, placeholder="a red circle moves to the right", elem_id="prompt"
+        )
+        self.negative = gr.Textbox(label="Negative prompt", value=first.negative_prompt, elem_id="negative")
+        with gr.Row():
+            self.preset = gr.Dropdown(names, value=names[0], label="Preset", elem_id="preset")
+            self.length = gr.Dropdown(
+                self._length_choices(names[0]), value=first.num_frames, label="Length", elem_id="length"
+            )
+        with gr.Row():
+            self.height = gr.Number(first.height, label="Height", elem_id="height")
+            self.width = gr.Number(first.width, label="Width", elem_id="width")
+        with gr.Row(equal_height=True):
+            self.seed = gr.Textbox(
+                label="Seed", buttons=["copy"], elem_id="root-seed", scale=5, min_width=180
+            )
+            self.lock = gr.Checkbox(label="Lock", elem_id="lock", container=False, scale=0, min_width=64)
+            self.dice = gr.Button("", icon=DICE, elem_id="dice", scale=0, min_width=44)
+        with gr.Accordion("First frame", open=False, elem_id="first-frame"):
+            self.image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                label="A picture; the clip takes its size",
+                height=180,
+            )
+        with gr.Row():
+            self.run = gr.Button("Run", variant="primary", elem_id="run")
+            self.stop = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
+
+    def _lay_out_clip(self) -> None:
+        self.stage = gr.HTML(html.empty_stage(), elem_id="stage")
+        self.progress = gr.HTML(elem_id="progress")
+        self.facts = gr.HTML(elem_id="facts", js_on_load=(_HERE / "copy.js").read_text())
+        with gr.Column(visible=False, elem_id="actions") as self.actions:
+            with gr.Row(equal_height=True):
+                self.new_length = gr.Dropdown(
+                    [], label="New length", elem_id="new-length", scale=3, min_width=160
+                )
+                self.from_frame = gr.Dropdown(
+                    [], label="Frames kept", elem_id="from-frame", scale=2, min_width=100
+                )
+                self.branch_seed = gr.Textbox(
+                    label="Branch seed", elem_id="branch-seed", scale=4, min_width=190
+                )
+                self.branch_dice = gr.Button("", icon=DICE, elem_id="branch-dice", scale=0, min_width=44)
+            with gr.Row():
+                self.verify = gr.Button("Verify", elem_id="verify", min_width=90, size="md")
+                self.extend = gr.Button("Extend", elem_id="extend", min_width=90, size="md")
+                self.branch = gr.Button("Branch", elem_id="branch", min_width=90, size="md")
+        with gr.Accordion("Manifest", open=False, visible=False, elem_id="manifest") as self.manifest_box:
+            self.manifest = gr.JSON(show_label=False, max_height=300)
+
+    def _wire(self, blocks: gr.Blocks) -> None:
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        quick: dict[str, Any] = {**quiet, "queue": False}
+        shown: list[Any] = [
+            self.stage,
+            self.progress,
+            self.facts,
+            self.actions,
+            self.manifest_box,
+            self.manifest,
+        ]
+        shown += [self.new_length, self.from_frame, self.branch_seed, self.gallery, self.clip]
+        followed = [*shown, self.job_id, self.run, self.stop, self.seed, self.queue_line]
+        wish: list[Any] = [self.prompt, self.negative, self.preset, self.length, self.height, self.width]
+        wish += [self.seed, self.lock, self.image, self.clip]
+        self.run.click(self.on_run, wish, followed, **quiet)
+        self.verify.click(self.on_verify, [self.clip], followed, **quiet)
+        self.extend.click(self.on_extend, [self.clip, self.new_length], followed, **quiet)
+        branch = [self.clip, self.new_length, self.from_frame, self.branch_seed]
+        self.branch.click(self.on_branch, branch, followed, **quiet)
+        blocks.load(self.on_load, [self.clip], followed, **quiet)
+        self.stop.click(self.on_stop, [self.job_id], None, **quick)
+        self.gallery.select(self.on_select, None, shown, **quick)
+        self.preset.change(
+            self.on_preset, [self.preset], [self.negative, self.length, self.height, self.width], **quick
+        )
+        self.dice.click(lambda: (roll(), False), None, [self.seed, self.lock], **quick)
+        self.seed.input(lambda: True, None, self.lock, **quick)
+        self.branch_dice.click(roll, None, self.branch_seed, **quick)
+        self.timer.tick(
+            self.on_tick, [self.seen, self.clip], [self.queue_line, self.gallery, self.seen], **quick
+        )
+
+    def on_run(
+        self,
+        prompt: str,
+        negative: str,
+        preset: str,
+        num_frames: int,
+        height: float | None,
+        width: float | None,
+        seed: str,
+        locked: bool,
+        image: str | None,
+        clip: str,
+    ) -> Iterator[Changes]:
+        """Run: the form becomes a job."""
+        with shown():
+            wish = Wish(
+                prompt=prompt,
+                seed=seed_for_run(seed, locked),
+                preset=preset,
+                num_frames=whole("num_frames", num_frames),
+                height=whole("height", height),
+                width=whole("width", width),
+                negative_prompt=negative,
+                image=None if image is None else Path(image),
+            )
+            job = self.studio.make(wish)
+        yield {self.seed: str(wish.seed)}
+        yield from self._follow(job, clip)
+
+    def on_verify(self, clip: str) -> Iterator[Changes]:
+        """Verify the clip that is shown."""
+        with shown():
+            job = self.studio.verify(clip)
+        yield from self._follow(job, clip)
+
+    def on_extend(self, clip: str, num_frames: int | None) -> Iterator[Changes]:
+        """Make the clip that is shown longer."""
+        with shown():
+            job = self.studio.extend(clip, whole("the new length", num_frames))
+        yield from self._follow(job, clip)
+
+    def on_branch(
+        self, clip: str, num_frames: int | None, from_frame: int | None, seed: str
+    ) -> Iterator[Changes]:
+        """Keep a beginning of the clip that is shown, and let it go on with another seed."""
+        with shown():
+            job = self.studio.extend(
+                clip,
+                whole("the new length", num_frames),
+                branch_seed=parse_seed(seed),
+                from_frame=whole("the frames to keep", from_frame),
+            )
+        yield from self._follow(job, clip)
+
+    def on_load(self, clip: str) -> Iterator[Changes]:
+        """A fresh page; it goes on watching the job that is running."""
+        yield {
+            self.seed: roll(),
+            self.branch_seed: roll(),
+            self.gallery: html.cards(self.studio.clips(), clip),
+            self.queue_line: html.queue_line(self.studio.queue),
+        }
+        if (job := self.studio.queue.running) is not None:
+            yield from self._follow(job, clip)
+
+    def on_stop(self, job_id: str) -> None:
+        """Stop the job that this page watches."""
+        if (job := self.jobs.get(job_id)) is not None:
+            job.stop()
+
+    def on_select(self, event: gr.EventData) -> Changes:
+        """Show a clip of the gallery."""
+        with shown():
+            return self._show(str(event.value))
+
+    def on_preset(self, name: str) -> Changes:
+        """The form takes the preset's values."""
+        with shown():
+            preset = self.studio.preset(name)
+            return {
+                self.negative: preset.negative_prompt,
+                self.length: gr.Dropdown(self._length_choices(name), value=preset.num_frames),
+                self.height: preset.height,
+                self.width: preset.width,
+            }
+
+    def on_tick(self, seen: tuple[str, int], clip: str) -> Changes:
+        """The queue as it is now, and the gallery if a job ended, on whatever page it was started."""
+        line, finished = html.queue_line(self.studio.queue), self.studio.queue.num_finished
+        changes: Changes = {self.seen: (line, finished)}
+        if line != seen[0]:
+            changes[self.queue_line] = line
+        if finished != seen[1]:
+            changes[self.gallery] = html.cards(self.studio.clips(), clip)
+        return changes
+
+    def _follow(self, job: Job, clip: str) -> Iterator[Changes]:
+        """Show a job until it ends, then what came out; `clip` is what was shown before."""
+        self.jobs[job.id] = job
+        yield {
+            self.job_id: job.id,
+            self.run: gr.Button(interactive=False),
+            self.stop: gr.Button(interactive=True),
+            self.facts: "",
+            self.actions: gr.Column(visible=False),
+            self.manifest_box: gr.Accordion(visible=False),
+        }
+        pictures: tuple[str, ...] | None = None
+        for view in job.views():
+            if view.state.is_final:
+                break
+            changes: Changes = {self.progress: html.progress(view)}
+            if view.pictures != pictures:
+                pictures = view.pictures
+                changes[self.stage] = html.live_stage(view) if pictures or not clip else html.clip_stage(clip)
+            yield changes
+        self.jobs.pop(job.id, None)
+        yield {
+            **self._ended(view.state, view.outcome, clip),
+            self.progress: "",
+            self.job_id: "",
+            self.run: gr.Button(interactive=True),
+            self.stop: gr.Button(interactive=False),
+            self.queue_line: html.queue_line(self.studio.queue),
+        }
+        if view.error is not None:
+            raise as_shown(view.error)
+
+    def _ended(self, state: State, outcome: Outcome | None, clip: str) -> Changes:
+        if outcome is None and state is State.STOPPED:
+            outcome = Outcome(clip, "Stopped, nothing was kept", is_good=False)
+        name = clip if outcome is None else outcome.clip
+        if name:
+            return self._show(name, outcome)
+        return {self.stage: html.empty_stage(), self.facts: html.outcome(outcome)}
+
+    def _show(self, name: str, outcome: Outcome | None = None) -> Changes:
+        manifest = self.studio.manifest(name)
+        had, fps = manifest["settings"]["num_frames"], manifest["settings"]["fps"]
+        factor = manifest["geometry"]["temporal_factor"]
+        longer = list(range(1 + factor, self.studio.limits.max_frames + 1, factor))
+        return {
+            self.clip: name,
+            self.stage: html.clip_stage(name),
+            self.facts: html.facts(name, manifest, outcome),
+            self.actions: gr.Column(visible=True),
+            self.manifest_box: gr.Accordion(visible=True),
+            self.manifest: manifest,
+            self.new_length: gr.Dropdown(
+                [(length_label(frames, fps), frames) for frames in longer],
+                value=had + factor if had + factor in longer else None,
+            ),
+            self.from_frame: gr.Dropdown(list(range(1, had + 1, factor)), value=had),
+            self.gallery: html.cards(self.studio.clips(), name),
+        }
+
+    def _length_choices(self, preset: str) -> list[tuple[str, int]]:
+        fps = self.studio.preset(preset).fps
+        return [(length_label(frames, fps), frames) for frames in self.studio.lengths(preset)]
+
+
+def whole(name: str, value: float | None) -> int:
+    """A number of the form as an int; ValueError if it is none."""
+    if value is None or value != int(value):
+        raise ValueError(f"{name} must be a whole number, got {value}")
+    return int(value)
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Show errors of the library as they are."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        raise as_shown(error) from error
+
+
+def as_shown(error: Exception) -> gr.Error:
+    """An error for the page, whose messages are HTML."""
+    text = escape(str(error) or type(error).__name__)
+    return gr.Error(text, duration=None, title="This did not work", print_exception=False)

@@ -1,0 +1,101 @@
+"""The clips in the output folder: which there are, and what a new one is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ..runs.latents import latents_path
+from ..runs.manifest import find_manifest, sidecar_path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clip in the gallery.
+
+    Attributes:
+        name: of the file.
+        prompt, seed: from the manifest.
+        num_frames: of the clip.
+        num_branches: how often the seed changes on the way.
+    """
+
+    name: str
+    prompt: str
+    seed: str
+    num_frames: int
+    num_branches: int
+
+
+def find_clip(folder: Path, name: str) -> Path:
+    """The path of a clip in the folder.
+
+    Raises:
+        ValueError: the name is none of a clip, or leads out of the folder.
+        FileNotFoundError: it is not there.
+    """
+    if name.startswith(".") or Path(name).name != name or "\\" in name or not name.endswith(".mp4"):
+        raise ValueError(f"{name[:80]!r} is not the name of a clip in the output folder")
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no clip {name!r} in the output folder")
+    if path.resolve().parent != folder.resolve():
+        raise ValueError(f"{name!r} leads out of the output folder")
+    return path
+
+
+def list_clips(folder: Path, limit: int) -> tuple[Entry, ...]:
+    """The newest clips with a manifest, newest first."""
+    files = []
+    for path in folder.glob("*.mp4"):
+        try:
+            status = find_clip(folder, path.name).stat()
+        except (ValueError, FileNotFoundError):  # a name or link that leads elsewhere; or just removed
+            continue
+        files.append((status.st_mtime_ns, status.st_size, path))
+    entries = (_entry(path, time, size) for time, size, path in sorted(files, reverse=True))
+    return tuple(islice(filter(None, entries), limit))
+
+
+@lru_cache(maxsize=4096)
+def _entry(path: Path, time: int, size: int) -> Entry | None:  # noqa: ARG001 - part of the cache's key
+    """What the manifest says, None without one; time and size tell whether the file is still the same."""
+    try:
+        manifest = find_manifest(path)
+    except (ValueError, OSError, av.FFmpegError):  # another program's film is no mistake: it is not shown
+        return None
+    return entry_of(path.name, manifest)
+
+
+def entry_of(name: str, manifest: Mapping[str, Any]) -> Entry:
+    """The gallery's line for a manifest."""
+    return Entry(
+        name=name,
+        prompt=manifest["prompt"],
+        seed=manifest["seed"],
+        num_frames=manifest["settings"]["num_frames"],
+        num_branches=len(manifest["branches"]),
+    )
+
+
+def picture_path(clip: Path) -> Path:
+    """Where the first frame that was given lies beside its clip: `clip.mp4` has `clip.image.png`."""
+    return clip.with_suffix(".image.png")
+
+
+def free_path(folder: Path, stem: str) -> Path:
+    """`stem.mp4`, or else the first of `stem_2.mp4`, `stem_3.mp4`, ... of which no file is there."""
+    number = 1
+    while True:
+        path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}_{number}.mp4")
+        if not any(
+            file.exists() for file in (path, latents_path(path), sidecar_path(path), picture_path(path))
+        ):
+            return path
+        number += 1

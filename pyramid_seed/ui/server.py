@@ -1,0 +1,135 @@
+"""Serves the page: on this machine only unless told otherwise, nothing but the clips, no other host."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+# Read by gradio when it is imported and when a page is built.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, PlainTextResponse
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .app import CSS, THEME, build_page
+from .gallery import find_clip
+from .html import CLIPS
+from .studio import Studio
+
+LOOPBACK = ("127.0.0.1", "localhost")
+MAX_UPLOAD = "32mb"
+
+# The browser itself keeps the page from other hosts, whatever gradio's assets ask for.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Guard:
+    """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        if scope["type"] == "http" and (_comes_from_elsewhere(scope) or _leads_elsewhere(scope["path"])):
+            refusal = PlainTextResponse("This page has nothing to do with other hosts.", 403)
+            await refusal(scope, receive, send_guarded)
+        else:
+            await self.app(scope, receive, send_guarded)
+
+
+def build_server(studio: Studio, host: str) -> FastAPI:
+    """The application: the clips of the studio's folder, and the page."""
+    app = FastAPI(title="pyramid-seed", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard)
+    if host in LOOPBACK:
+        # A page of another site whose name was made to point here has another Host.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+
+    @app.api_route(CLIPS + "/{name}", methods=["GET", "HEAD"])
+    def clip(name: str) -> FileResponse:
+        try:
+            path = find_clip(studio.folder, name)
+        except (ValueError, FileNotFoundError) as error:
+            raise HTTPException(404, str(error)) from error
+        return FileResponse(path, media_type="video/mp4", headers={"Cache-Control": "no-cache"})
+
+    return gradio.mount_gradio_app(
+        app,
+        build_page(studio),
+        path="",
+        server_name=host,
+        allowed_paths=[],
+        max_file_size=MAX_UPLOAD,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        theme=THEME,
+        css=CSS,
+    )
+
+
+def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        studio: what the page does.
+        host: address to listen on; a loopback one keeps the page on this machine.
+        port: 0 takes a free one.
+        announce: is told the page's address once it can be opened.
+
+    Raises:
+        OSError: the address is not to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        tempfile.TemporaryDirectory() as uploads,
+        socket.create_server((host, port), family=family) as listener,
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        app = build_server(studio, host)
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        # Pages that are still open are cut off at the end; that is no error.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            studio.queue.close()
+
+
+def _comes_from_elsewhere(scope: Scope) -> bool:
+    """Whether a page of another site sent this; browsers say so for everything but plain links."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+
+
+def _leads_elsewhere(path: str) -> bool:
+    return "/file=http" in path.lower() or "/proxy=" in path.lower()

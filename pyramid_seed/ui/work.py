@@ -1,0 +1,164 @@
+"""What the jobs do: calls of the public API that report their progress and can be stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from ..again import extend_file, verify
+from ..api import generate
+from ..clip import Clip
+from ..pipelines import PyramidFlowPipeline
+from ..presets import Preset
+from ..runs.files import replacing
+from ..runs.outputs import clip_stem, continued_stem
+from ..runs.pictures import open_picture
+from ..runs.video import Frames, write_image
+from .gallery import free_path, picture_path
+from .jobs import Job, Outcome, Stopped
+from .preview import picture_url
+
+
+def make_clip(
+    job: Job,
+    *,
+    folder: Path,
+    prompt: str,
+    seed: int,
+    preset: Preset,
+    picture: Image | None,
+    device: str | None,
+) -> Outcome:
+    """`generate`, and the clip in the folder. Stopped, it keeps the units that are finished."""
+    try:
+        clip = generate(
+            prompt,
+            seed=seed,
+            preset=preset,
+            image=picture,
+            device=device,
+            progress=False,
+            on_step=step_reporter(job),
+            on_chunk=chunk_reporter(job),
+        )
+    except RuntimeError:
+        _raise_if_stopped(job)
+        raise
+    path = free_path(folder, clip_stem(prompt, seed))
+    if picture is not None:
+        write_image(picture_path(path), np.asarray(picture))
+    clip.save(path, keep_latents=True)
+    return _made(path, clip, preset.num_frames)
+
+
+def continue_clip(
+    job: Job,
+    *,
+    clip_path: Path,
+    had: int,
+    num_frames: int,
+    branch_seed: int | None,
+    from_frame: int | None,
+    model: str | None,
+    device: str | None,
+) -> Outcome:
+    """`extend_file`, and the new clip beside the old one; `had` is how many frames that one has."""
+    beside = picture_path(clip_path)
+    try:
+        clip = extend_file(
+            clip_path,
+            num_frames,
+            branch_seed=branch_seed,
+            from_frame=from_frame,
+            model=model,
+            image=picture_beside(clip_path),
+            device=device,
+            progress=False,
+            on_step=step_reporter(job),
+            on_chunk=chunk_reporter(job),
+        )
+    except RuntimeError:
+        _raise_if_stopped(job)
+        raise
+    if len(clip.frames) <= (had if from_frame is None else from_frame):
+        _raise_if_stopped(job)
+    path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
+    if beside.is_file():
+        with replacing(picture_path(path)) as temporary:
+            shutil.copyfile(beside, temporary)
+    clip.save(path, keep_latents=True)
+    return _made(path, clip, num_frames)
+
+
+def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | None) -> Outcome:
+    """`verify`: the clip is made again and compared."""
+    try:
+        found = verify(
+            clip_path,
+            model=model,
+            image=picture_beside(clip_path),
+            device=device,
+            progress=False,
+            on_step=step_reporter(job),
+        )
+    finally:
+        _raise_if_stopped(job)
+    difference = found.difference
+    environment = (f"{each.field}: {each.a!r} then, {each.b!r} now" for each in found.environment)
+    return Outcome(
+        clip=clip_path.name,
+        headline="MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}",
+        is_good=difference is None,
+        details=(
+            *((step.stage, f"{step.status}: {step.note}") for step in found.steps),
+            *(("environment", text) for text in environment if difference is not None),
+        ),
+    )
+
+
+def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
+    """The pipeline's `callback_on_step_end`: tells the job, and stops the pipeline when it was asked to."""
+
+    def on_step(
+        pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _told: dict[str, Any]
+    ) -> dict[str, Any]:
+        job.told_step(step + 1, pipeline.num_timesteps)
+        if job.is_stopping:
+            pipeline._interrupt = True
+        return {}
+
+    return on_step
+
+
+def chunk_reporter(job: Job) -> Callable[[int, int, Frames], None]:
+    """The pipeline's `callback_on_chunk_end`: the last frame of each unit is its picture."""
+
+    def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
+        job.told_picture(unit, picture_url(frames[-1]))
+
+    return on_chunk
+
+
+def picture_beside(clip: Path) -> Image | None:
+    """The first frame that was given for a clip of this page."""
+    path = picture_path(clip)
+    return open_picture(path) if path.is_file() else None
+
+
+def _made(path: Path, clip: Clip, num_frames: int) -> Outcome:
+    made = len(clip.frames)
+    if made < num_frames:
+        return Outcome(
+            path.name, f"Stopped: the first {made} of {num_frames} frames were kept", is_good=False
+        )
+    return Outcome(path.name, f"Made in {clip.seconds:.1f} s")
+
+
+def _raise_if_stopped(job: Job) -> None:
+    if job.is_stopping:
+        raise Stopped from None

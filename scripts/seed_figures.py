@@ -1,0 +1,173 @@
+"""Measure the figures of docs/seeds.md and write them there.
+
+`PYTHONPATH=. python scripts/seed_figures.py FOLDER` makes two sweeps of 64 clips with the embedded model in
+FOLDER, some 10 minutes on one core. Run again, it makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pyramid_seed import environment_fingerprint, run_sweep
+from pyramid_seed.explore.findings import Findings
+from pyramid_seed.explore.measured import measured_clip
+from pyramid_seed.explore.measures import MEASURES
+from pyramid_seed.explore.power import SHARE, PairedDifference, seeds_for_share
+from pyramid_seed.explore.variance import VarianceShares
+from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.runs.video import read_video, write_video
+
+PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
+BEGIN = "<!-- figures: written by scripts/seed_figures.py -->\n"
+END = "<!-- end of figures -->\n"
+
+PROMPTS = (
+    "a red circle moves to the right on a white background",
+    "a blue square moves down on a black background",
+    "a green triangle grows on a grey background",
+    "a yellow circle shrinks on a black background",
+)
+SEEDS = range(16)
+USUAL, OTHER = 3.0, 5.0
+"""Guidance scales of the two sweeps."""
+
+
+def codec_errors(usual: Findings) -> dict[str, float]:
+    """What a usual, lossy file changes in each measure: the largest deviation over a clip of each prompt."""
+    errors: dict[str, list[float]] = {}
+    for exact in (found.clips[0] for found in usual.prompts):
+        manifest = find_manifest(exact.path)
+        frames, fps = read_video(exact.path)
+        with tempfile.TemporaryDirectory() as folder:
+            lossy = Path(folder) / "lossy.mp4"
+            write_video(lossy, frames, fps)
+            values = measured_clip(exact.prompt, exact.seed, path=lossy, manifest=manifest).values
+        for name, true in exact.values.items():
+            if true is not None and (value := values[name]) is not None:
+                errors.setdefault(name, []).append(abs(value - true))
+    return {name: max(each) for name, each in errors.items()}
+
+
+def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machine: str) -> str:
+    """The tables, as Markdown.
+
+    Args:
+        usual: of the sweep with the usual settings.
+        other: of the one with another setting, against the usual one.
+        errors: see `codec_errors`.
+        machine: what they were made on.
+    """
+    shares = [
+        [f"`{name}`", *_spread(usual, name), _number(errors.get(name)), *_percent(share)]
+        for name, share in usual.shares.items()
+        if share is not None
+    ]
+    similar = [[found.prompt.text, _number(found.similarity)] for found in usual.prompts]
+    paired = [
+        [f"`{measure.name}`", *_difference(found, measure.is_signed)]
+        for measure in MEASURES
+        if (found := other.paired[measure.name]) and found.std > 0
+    ]
+    return "\n".join(
+        [
+            f"{len(usual.prompts)} prompts, {len(usual.common_seeds)} seeds. {machine}",
+            "",
+            *_table(
+                ["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interplay"], shares
+            ),
+            "",
+            *_table(["prompt", "SSIM of two seeds, mean over all pairs"], similar),
+            "",
+            f"Guidance {OTHER:g} minus guidance {USUAL:g}, and the seeds a setting that it takes to see a "
+            f"difference of {100 * SHARE:g} % of the mean:",
+            "",
+            *_table(
+                [
+                    "measure",
+                    "difference",
+                    "95 % interval",
+                    "std over seeds",
+                    "std of the pairs",
+                    "correlation",
+                    "seeds, unpaired",
+                    "seeds, paired",
+                ],
+                paired,
+            ),
+        ]
+    )
+
+
+def _spread(findings: Findings, name: str) -> list[str]:
+    spreads = [spread for found in findings.prompts if (spread := found.spreads[name])]
+    mean = sum(spread.mean for spread in spreads) / len(spreads)
+    return [_number(mean), _number(math.sqrt(sum(spread.std**2 for spread in spreads) / len(spreads)))]
+
+
+def _percent(shares: VarianceShares) -> list[str]:
+    return [f"{100 * share:.1f} %" for share in (shares.prompt, shares.seed, shares.interplay)]
+
+
+def _difference(found: PairedDifference, is_signed: bool) -> list[str]:
+    needed = None if is_signed else seeds_for_share(found)
+    return [
+        _number(found.difference),
+        f"{_number(found.low)} to {_number(found.high)}",
+        _number(found.std),
+        _number(found.std_paired),
+        "-" if found.correlation is None else f"{found.correlation:.2f}",
+        *(["-", "-"] if needed is None else map(str, needed)),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def with_figures(page: str, text: str) -> str:
+    """The page with these figures. ValueError if the page has no place for them."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"the page must have one line {BEGIN.strip()!r} and one line {END.strip()!r}")
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{text}\n\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the figures of docs/seeds.md and write them there.")
+    parser.add_argument("folder", type=Path, help="where the two sweeps are made")
+    folder: Path = parser.parse_args().folder
+    usual = run_sweep(
+        PROMPTS, folder / "usual", seeds=SEEDS, device="cpu", lossless=True, guidance_scale=USUAL
+    )
+    if usual.findings is None:  # stopped
+        return
+    other = run_sweep(
+        PROMPTS,
+        folder / "other",
+        seeds=SEEDS,
+        device="cpu",
+        lossless=True,
+        against=folder / "usual",
+        guidance_scale=OTHER,
+        video_guidance_scale=OTHER,
+    )
+    if other.findings is None:
+        return
+    here = environment_fingerprint()
+    packages = here["packages"]
+    machine = f"{here['cpu']['name']}, {here['python']}, torch {packages['torch']}."
+    text = figures(usual.findings, other.findings, codec_errors(usual.findings), machine)
+    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

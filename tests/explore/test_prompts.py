@@ -1,0 +1,67 @@
+"""The prompts of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed.explore.prompts import Prompt, is_list, read_prompts
+from pyramid_seed.runs.rows import BatchInputError
+
+
+def test_prompts_from_text_and_lists(tmp_path):
+    (tmp_path / "a.txt").write_text("# two boats\na boat\n\nanother boat\n")
+    (tmp_path / "b.csv").write_text("prompt,image\nthe sea,pictures/sea.png\nthe sky,\n")
+    assert read_prompts(["a #1\nprompt", tmp_path / "a.txt", tmp_path / "b.csv"]) == (
+        Prompt("a #1\nprompt"),
+        Prompt("a boat"),
+        Prompt("another boat"),
+        Prompt("the sea", str(tmp_path / "pictures" / "sea.png")),
+        Prompt("the sky"),
+    )
+
+
+@pytest.mark.parametrize("text", ["prompts.txt", "a/b.JSONL", "c.csv", "d.yaml", "e.yml"])
+def test_what_ends_as_a_list_is_one(text):
+    assert is_list(text)
+
+
+@pytest.mark.parametrize("text", ["a boat.", "a boat", "v1.5 of a boat", "txt"])
+def test_what_does_not_is_a_prompt(text):
+    assert not is_list(text)
+
+
+def test_a_list_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.txt"):
+        read_prompts([tmp_path / "none.txt"])
+
+
+def test_all_bad_rows_are_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"prompt": "a", "seed": 3}\n{"prompt": 5}\nnot json\n{"image": "a.png"}\n'
+    )
+    with pytest.raises(BatchInputError) as caught:
+        read_prompts([tmp_path / "a.jsonl"])
+    told = sorted(map(str, caught.value.rows))
+    assert len(told) == 4
+    for line, words in enumerate(
+        ["'seed'; give --seeds", "must be text, got 5", "not a JSON", "no prompt"], 1
+    ):
+        assert f"line {line}: " in told[line - 1]
+        assert words in told[line - 1]
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [(["a", "b", "a"], "'a' is given twice"), ([" "], "must not be empty"), ([], "no prompt")],
+)
+def test_prompts_that_are_none(sources, words):
+    with pytest.raises(ValueError, match=words):
+        read_prompts(sources)
+
+
+def test_a_list_without_prompts(tmp_path):
+    Path(tmp_path / "a.txt").write_text("# nothing\n")
+    with pytest.raises(ValueError, match="no prompt"):
+        read_prompts([tmp_path / "a.txt"])

@@ -1,0 +1,121 @@
+"""Text encoders that are given up or moved after use."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+
+from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, run_batch
+from pyramid_seed.api import shared_pipeline
+
+GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
+
+
+def encoders(pipe):
+    return [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+
+
+@pytest.mark.parametrize("then", ["keep", "offload", "free"])
+def test_the_clip_is_the_same(own_pipe, small, then):
+    kept = own_pipe("a", negative_prompt="fog", seed=1, **small)
+    own_pipe.__dict__.pop("_text_memory")
+    other = own_pipe("a", negative_prompt="fog", seed=1, text_encoders=then, **small)
+    assert torch.equal(kept.latents, other.latents)
+    assert kept.text_digests == other.text_digests
+
+
+def test_freed_encoders_leave_memory_before_the_units_are_made(own_pipe, small):
+    (references,) = [[weakref.ref(each) for each in encoders(own_pipe) if each is not None]]
+    alive = []
+
+    def look(*_):
+        alive.append([each for each in references if each() is not None])
+
+    own_pipe("a", seed=1, text_encoders="free", callback_on_unit_end=look, **small)
+    assert alive[0] == []
+    assert encoders(own_pipe) == [None] * len(encoders(own_pipe))
+
+
+def test_after_freeing_old_texts_work_and_new_ones_say_what_to_do(own_pipe, small):
+    first = own_pipe("a", negative_prompt="fog", seed=1, text_encoders="free", **small)
+    again = own_pipe("a", negative_prompt="fog", seed=1, text_encoders="free", **small)
+    assert torch.equal(first.latents, again.latents)
+    own_pipe.free_text_encoders()
+    assert torch.equal(first.latents, own_pipe("a", negative_prompt="fog", seed=1, **small).latents)
+    with pytest.raises(ValueError, match=GONE):
+        own_pipe("b", negative_prompt="fog", seed=1, **small)
+
+
+def test_the_way_of_diffusers(own_pipe, small):
+    """Encode first, take the encoders away, give embeddings."""
+    whole = own_pipe("b", negative_prompt="fog", seed=1, **small)
+    positive, negative = (own_pipe.encode_prompt(text) for text in ("b", "fog"))
+    own_pipe.text_encoder = own_pipe.text_encoder_2 = own_pipe.text_encoder_3 = None
+    with pytest.raises(ValueError, match=GONE):
+        own_pipe("b", **small)
+    given = own_pipe(
+        **positive._asdict(),
+        **{"negative_" + name: values for name, values in negative._asdict().items()},
+        seed=1,
+        **small,
+    )
+    assert torch.equal(whole.latents, given.latents)
+
+
+def test_new_encoders_work_after_freeing(own_pipe, pipe, small):
+    own_pipe.free_text_encoders()
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        setattr(own_pipe, name, getattr(pipe, name))
+    assert torch.equal(own_pipe("b", seed=1, **small).latents, pipe("b", seed=1, **small).latents)
+
+
+def test_what_to_do_after_use_must_be_known(own_pipe, small):
+    with pytest.raises(ValueError, match="text_encoders must be one of keep, offload, free, got 'drop'"):
+        own_pipe("a", text_encoders="drop", **small)
+    assert None not in [own_pipe.text_encoder, own_pipe.text_encoder_2]
+
+
+def test_generate_frees_and_loads_again(quick):
+    one, other = (generate("a", seed=1, text_encoders=then, **quick) for then in ("free", "keep"))
+    assert one.digest == other.digest
+    assert one.manifest["digests"] == other.manifest["digests"]
+    assert shared_pipeline(quick["model"], "384p", "float32", None, False).text_encoder is not None
+
+
+def test_generate_with_a_pipeline_that_is_freed(quick):
+    pipe = load_pipeline(quick["model"], variant="384p")
+    first = generate("a", seed=1, text_encoders="free", pipeline=pipe, **quick)
+    assert generate("a", seed=1, pipeline=pipe, **quick).digest == first.digest
+    with pytest.raises(ValueError, match=GONE):
+        generate("b", seed=1, pipeline=pipe, **quick)
+
+
+def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, quick, monkeypatch):
+    texts, encode = [], PyramidFlowPipeline.encode_prompt
+    monkeypatch.setattr(
+        PyramidFlowPipeline,
+        "encode_prompt",
+        lambda self, text, *rest: texts.append(text) or encode(self, text, *rest),
+    )
+    (prompts := tmp_path / "list.txt").write_text("a\nb\nc\n")
+    settings = {**quick, "negative_prompt": "fog", "guidance_scale": 3.0}
+    shared_pipeline.cache_clear()
+    assert run_batch(prompts, tmp_path / "clips", text_encoders="offload", **settings).made == 3
+    assert sorted(texts) == ["a", "b", "c", "fog"]
+    with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has other texts"):
+        run_batch(prompts, tmp_path / "more", text_encoders="free", **settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+def test_offloaded_encoders_come_back(own_pipe, small):
+    device = torch.accelerator.current_accelerator()
+    own_pipe.to(device)
+    kept = [own_pipe(text, seed=1, **small) for text in ("a", "b")]
+    own_pipe.__dict__.pop("_text_memory")
+    for text, wanted in zip(("a", "b"), kept, strict=True):
+        made = own_pipe(text, seed=1, text_encoders="offload", **small)
+        assert {each.device.type for each in encoders(own_pipe) if each is not None} == {"cpu"}
+        assert torch.equal(wanted.latents, made.latents)

@@ -1,0 +1,200 @@
+"""Clips whose frames are never held: the same frames, manifest and file; memory that does not grow."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyramid_seed import Clip, generate
+from pyramid_seed.again import extend_file, regenerate
+from pyramid_seed.cli import main
+from pyramid_seed.runs.frame_file import FrameFile
+from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.runs.video import frames_digest, read_video
+
+
+@pytest.fixture(scope="module")
+def held(quick) -> Clip:
+    return generate("a boat", seed=5, **quick)
+
+
+def without_times(manifest):
+    return {name: value for name, value in manifest.items() if name != "timings"}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_clip_is_the_same(quick, held, tmp_path):
+    with FrameFile(tmp_path / "clip.mp4", scale=1, lossless=True) as file:
+        clip = generate("a boat", seed=5, sink=file, **quick)
+        clip.save(tmp_path / "clip.mp4", lossless=True, sidecar=True, keep_latents=True)
+        assert names(tmp_path) == ["clip.json", "clip.latents.safetensors", "clip.mp4"]
+        with pytest.raises(ValueError, match=r"encoded already, as \.mp4 .*; got \.gif"):
+            clip.save(tmp_path / "clip.gif")
+        with pytest.raises(ValueError, match="encoded already"):
+            clip.save(tmp_path / "other.mp4")
+    assert clip.digest == held.digest == frames_digest(read_video(tmp_path / "clip.mp4")[0])
+    assert clip.frame_facts == held.frame_facts
+    assert without_times(clip.manifest) == without_times(held.manifest)
+    assert repr(clip) == repr(held)
+    with pytest.raises(RuntimeError, match=r"are not held: save the clip and read the file"):
+        _ = clip.frames
+    with pytest.raises(ValueError, match="save the clip inside"):
+        clip.save(tmp_path / "late.mp4", lossless=True)
+    assert names(tmp_path) == ["clip.json", "clip.latents.safetensors", "clip.mp4"]
+
+
+def test_the_bytes_of_the_file_are_the_same(quick, held, tmp_path):
+    held.save(tmp_path / "held.mp4", metadata=False)
+    with FrameFile(tmp_path / "clip.mp4") as file:
+        generate("a boat", seed=5, sink=file, **quick).save(tmp_path / "clip.mp4", metadata=False)
+    assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "held.mp4").read_bytes()
+
+
+def test_the_scale_is_the_presets_unless_another_one_is_given(quick, tmp_path):
+    for scale, given in ((3, None), (2, 2)):
+        with FrameFile(tmp_path / "clip.mp4", scale=given) as file:
+            clip = generate("a boat", seed=5, scale=3, sink=file, **quick)
+            clip.save(tmp_path / "clip.mp4", overwrite=True)
+        assert find_manifest(tmp_path / "clip.mp4")["file"]["scale"] == scale
+        assert read_video(tmp_path / "clip.mp4")[0].shape == (9, 64 * scale, 64 * scale, 3)
+
+
+def test_chunks_are_told_in_order_also_of_a_clip_made_again(quick, held):
+    told = []
+
+    def on_chunk(clip, chunk, frames):
+        assert frames.dtype == np.uint8
+        told.append((clip, chunk, frames))
+
+    again = regenerate(held.manifest, model=quick["model"], progress=False, on_chunk=on_chunk)
+    assert [(clip, chunk, len(frames)) for clip, chunk, frames in told] == [(0, 0, 1), (0, 1, 8)]
+    assert np.array_equal(np.concatenate([frames for *_, frames in told]), again.frames)
+    assert again.digest == held.digest
+
+
+def test_a_longer_clip_streams_from_its_first_frame(quick, tmp_path):
+    first = tmp_path / "clip.mp4"
+    generate("a boat", seed=5, **quick).save(first, keep_latents=True)
+    whole = generate("a boat", seed=5, **quick | {"num_frames": 17})
+    with FrameFile(tmp_path / "longer.mp4") as file:
+        longer = extend_file(first, 17, model=quick["model"], progress=False, sink=file)
+        longer.save(file.path)
+    assert longer.frame_facts == whole.frame_facts
+    assert find_manifest(file.path)["digests"] == whole.manifest["digests"]
+
+
+def test_a_run_that_is_stopped_has_the_frames_of_its_units(quick, held, tmp_path):
+    def stop(pipeline, step, timestep, tensors):
+        if tensors["unit"] == 2:
+            pipeline._interrupt = True
+        return {}
+
+    with FrameFile(tmp_path / "clip.mp4") as file:
+        clip = generate("a boat", seed=5, sink=file, on_step=stop, **quick | {"num_frames": 25})
+        assert clip.frame_facts == held.frame_facts
+        assert file.num_frames == 9
+
+
+def test_frames_that_went_by_are_not_held(quick, tmp_path):
+    alive = []
+
+    def watch(clip, chunk, frames):
+        assert not any(each() is not None for each in alive)
+        alive.append(weakref.ref(frames))
+
+    with FrameFile(tmp_path / "clip.mp4") as file:
+        generate("a boat", seed=5, sink=file, on_chunk=watch, **quick | {"num_frames": 25})
+    assert len(alive) == 4
+
+
+def test_an_error_in_the_middle_leaves_nothing(quick, tmp_path):
+    def fail(clip, chunk, frames):
+        if chunk == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), FrameFile(tmp_path / "clip.mp4") as file:
+        generate("a boat", seed=5, sink=file, on_chunk=fail, **quick)
+    assert names(tmp_path) == []
+
+
+def test_a_rate_that_no_file_can_have_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.api.shared_pipeline", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match="fps must be between"), FrameFile(tmp_path / "clip.mp4") as file:
+        generate("a boat", seed=5, sink=file, **quick | {"fps": 5000.0})
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".png"])
+def test_the_command_writes_the_file_of_clip_save(quick, held, tmp_path, ending):
+    path = tmp_path / f"clip{ending}"
+    options = ["--model", quick["model"], "--variant", "384p", "--height", "64", "--width", "64"]
+    options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    more = ["-o", str(path), "--no-metadata", "--quiet"]
+    assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
+    expected = held.save(tmp_path / f"expected{ending}", metadata=False)
+    if ending == ".mp4":
+        assert path.read_bytes() == expected.read_bytes()
+    else:
+        assert [file.read_bytes() for file in sorted(path.iterdir())] == [
+            file.read_bytes() for file in sorted(expected.iterdir())
+        ]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import torch
+from pyramid_seed.models import AutoencoderKLCausalVideo
+from pyramid_seed.pipelines.film import Film
+from pyramid_seed.runs.frame_file import FrameFile
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+torch.manual_seed(0)
+widths = dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (8, 8, 16, 16))
+layers = {"decoder_layers_per_block": (1, 1, 1, 1), "norm_num_groups": 4, "mid_block_add_attention": False}
+vae = AutoencoderKLCausalVideo(**widths, **layers).eval()
+num_units = int(sys.argv[1])
+before = peak()
+with torch.no_grad(), FrameFile(sys.argv[2]) as file:
+    file.start(24, 1)
+    film = Film(vae, "latent", 1, lambda clip, chunk, frames: file.write(frames))
+    decoder = film.decoder(0)
+    for unit in range(num_units):
+        decoder.put(torch.randn(1, 16, 1, 8, 12), is_last=unit + 1 == num_units)
+    decoder.finish()
+    file.save(sys.argv[2], comment="x" * 4096)
+print(peak() - before, file.num_frames)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="measures with glibc's allocator")
+def test_memory_does_not_grow_with_the_clip(tmp_path):
+    """Peak memory of 129 frames against 65, each in a fresh process: not even half of the frames more.
+
+    Clips shorter than these do not fill what x264 looks ahead.
+    """
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "16384"}  # what is freed is given back at once
+    root = Path(__file__).resolve().parents[1]
+
+    def peak(num_units):
+        command = [sys.executable, "-c", PEAK, str(num_units), str(tmp_path / f"{num_units}.mp4")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
+        return tuple(map(float, done.stdout.split()))
+
+    (short, frames), (long, more_frames) = peak(9), peak(17)
+    assert (frames, more_frames) == (65, 129)
+    held = (more_frames - frames) * 64 * 96 * 3 / 2**20
+    assert long - short < held / 2

@@ -1,0 +1,58 @@
+"""The handlers of the page, called as gradio calls them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+
+from pyramid_seed import generate
+from pyramid_seed.ui.app import Page, as_shown, whole
+from pyramid_seed.ui.studio import Studio
+
+
+@pytest.fixture
+def page(studio) -> Page:
+    with gr.Blocks() as blocks:
+        return Page(studio, blocks)
+
+
+@pytest.fixture(scope="module")
+def from_folder(quick):
+    """A clip of a model in a folder, of which the manifest tells only the last name."""
+    return generate("a red circle", seed=1, **{**quick, "num_frames": 1})
+
+
+def test_an_error_in_a_job_is_shown_as_it_is_and_the_clip_stays(page, studio, from_folder):
+    from_folder.save(studio.folder / "clip.mp4")
+    changes = []
+    with pytest.raises(gr.Error, match=r"the clip was made from a folder named .*--model FOLDER"):
+        changes.extend(page.on_verify("clip.mp4"))
+    assert changes[-1][page.clip] == "clip.mp4"
+    assert 'src="/clips/clip.mp4"' in changes[-1][page.stage]
+    assert page.jobs == {}
+
+
+def test_the_folder_of_a_preset_is_where_its_clips_weights_are(from_folder, tmp_path):
+    studio = Studio(tmp_path, [replace(from_folder.settings, name="mine")])
+    from_folder.save(tmp_path / "clip.mp4")
+    assert list(studio.verify("clip.mp4").views())[-1].outcome.headline == "MATCH"
+    studio.queue.close()
+
+
+def test_a_clip_that_went_away_is_an_error_for_the_page(page):
+    with pytest.raises(gr.Error, match=r"there is no clip &#x27;gone\.mp4&#x27; in the output folder"):
+        next(page.on_verify("gone.mp4"))
+
+
+def test_messages_are_text():
+    assert as_shown(ValueError("<img src=x>")).message == "&lt;img src=x&gt;"
+    assert as_shown(MemoryError()).message == "MemoryError"
+
+
+@pytest.mark.parametrize("value", [None, 64.5])
+def test_a_number_of_the_form_must_be_whole(value):
+    with pytest.raises(ValueError, match=rf"height must be a whole number, got {value}"):
+        whole("height", value)
+    assert whole("height", 64.0) == 64

@@ -1,0 +1,87 @@
+"""What people wrote reaches the page as text, never as HTML."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyramid_seed import generate
+from pyramid_seed.ui.gallery import entry_of
+from pyramid_seed.ui.html import (
+    cards,
+    clip_stage,
+    facts,
+    live_stage,
+    outcome,
+    progress,
+    queue_line,
+    unit_side,
+)
+from pyramid_seed.ui.jobs import JobQueue, Outcome, State, View
+
+EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"
+
+
+def test_nothing_that_people_wrote_is_html(short):
+    manifest = generate(EVIL, seed=1, preset=short, progress=False, num_frames=1).manifest
+    name = "a'\"<b>.mp4"
+    page = facts(name, manifest, Outcome(name, EVIL, details=((EVIL, EVIL),)))
+    page += cards([entry_of(name, manifest)], "") + clip_stage(name)
+    assert "<img" not in page
+    assert "<b>.mp4" not in page
+    assert "\x1b" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_seed_and_digest_can_be_copied(short):
+    clip = generate("a red circle", seed=2**64 - 1, preset=short, progress=False, num_frames=1)
+    page = facts("clip.mp4", clip.manifest)
+    for value in (str(2**64 - 1), clip.digest):
+        assert f'data-copy="{value}"' in page
+        assert f">{value}</code>" in page
+
+
+@pytest.mark.parametrize(
+    ("view", "text"),
+    [
+        (View(ahead=2), "Waiting, 2 ahead"),
+        (View(State.RUNNING), "Loading the model"),
+        (View(State.RUNNING, step=3, num_steps=12), "Step 3 of 12"),
+        (View(State.RUNNING, step=12, num_steps=12), "Finishing"),
+    ],
+)
+def test_progress(view, text):
+    assert f"<p>{text}</p>" in progress(view)
+
+
+def test_the_preview_has_a_place_for_every_unit():
+    page = live_stage(View(pictures=("data:a", "", "")))
+    assert page.count("<img") == 1
+    assert page.count('class="todo"') == 2
+
+
+@pytest.mark.parametrize("num_units", [0, 1, 2, 5, 16, 31, 61, 200])
+def test_all_units_fit_on_the_stage(num_units):
+    side = unit_side(num_units)
+    columns = (620 + 6) // (side + 6)
+    rows = -(-num_units // columns)
+    assert rows * (side + 6) - 6 <= 252
+    assert 8 <= side <= 150
+
+
+def test_the_queue_line_tells_what_runs():
+    queue = JobQueue(max_waiting=1)
+    assert "Ready" in queue_line(queue)
+    seen: list[str] = []
+
+    def work(job):
+        seen.append(queue_line(queue))
+        return Outcome("a.mp4", "done")
+
+    list(queue.submit("“<b>”, seed 1", work).views())
+    assert "Working: “&lt;b&gt;”, seed 1" in seen[0]
+    assert "Ready" in queue_line(queue)
+    queue.close()
+
+
+def test_no_outcome_is_nothing():
+    assert outcome(None) == ""

@@ -1,0 +1,47 @@
+"""Size limits name the value, the limit and the option; lengths are those that the model can make."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyramid_seed.geometry import PyramidGeometry
+from pyramid_seed.ui.limits import Limits, length_label, lengths
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((249, 64, 64), r"num_frames must be at most 241 on this server \(--max-frames\), got 249"),
+        ((17, 1281, 64), r"height must be at most 1280 on this server \(--max-height\), got 1281"),
+        ((17, 64, 9999), r"width must be at most 1280 on this server \(--max-width\), got 9999"),
+    ],
+)
+def test_what_is_too_large_is_named(size, message):
+    with pytest.raises(ValueError, match=message):
+        Limits().check(*size)
+
+
+def test_the_largest_is_allowed():
+    Limits(max_frames=17, max_height=64, max_width=128).check(17, 64, 128)
+
+
+def test_limits_below_one_are_refused():
+    with pytest.raises(ValueError, match="max_frames must be at least 1, got 0"):
+        Limits(max_frames=0)
+
+
+@pytest.mark.parametrize("factor", [1, 4, 8])
+def test_lengths_are_all_that_the_geometry_allows(factor):
+    geometry = PyramidGeometry(spatial_factor=8, temporal_factor=factor, patch_size=2, num_stages=3)
+    found = lengths(geometry, Limits(max_frames=33))
+    for frames in range(1, 34):
+        if frames in found:
+            geometry.check_num_frames(frames)
+        else:
+            with pytest.raises(ValueError, match="num_frames must be"):
+                geometry.check_num_frames(frames)
+
+
+def test_labels():
+    assert length_label(1, 24) == "1 frame"
+    assert length_label(121, 24) == "121 frames · 5.0 s"

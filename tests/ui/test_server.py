@@ -1,0 +1,110 @@
+"""The server gives out clips of its folder and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+from pyramid_seed.ui.server import build_server
+from pyramid_seed.ui.studio import Studio
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory, short):
+    studio = Studio(tmp_path_factory.mktemp("studio") / "clips", [short])
+    yield studio
+    studio.queue.close()
+
+
+@pytest.fixture(scope="module")
+def client(studio, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        with TestClient(build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
+            yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def secrets(studio):
+    (studio.folder.parent / "secret").write_text("secret")
+    (studio.folder / "secret.mp4").symlink_to(studio.folder.parent / "secret")
+    (studio.folder / "notes.txt").write_text("secret")
+
+
+def test_the_page_loads_nothing_from_elsewhere(client):
+    answer = client.get("/")
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False
+
+
+def test_clips_of_the_folder_are_served_in_parts(client, studio):
+    (studio.folder / "clip.mp4").write_bytes(b"0123456789")
+    answer = client.get("/clips/clip.mp4", headers={"Range": "bytes=2-4"})
+    assert (answer.status_code, answer.content) == (206, b"234")
+    assert answer.headers["content-type"] == "video/mp4"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=../../../../etc/passwd",
+        "/gradio_api/file=%2e%2e/%2e%2e/etc/passwd",
+        "/gradio_api/file=http://example.com/",
+        "/gradio_api/proxy=http://example.com/",
+        "/file=/etc/passwd",
+        "/clips/..%2f..%2fetc%2fpasswd",
+        "/clips/%2fetc%2fpasswd",
+        "/clips/secret.mp4",
+        "/clips/notes.txt",
+    ],
+)
+def test_nothing_else_is(client, path):
+    answer = client.get(path)
+    assert answer.status_code in (403, 404)
+    assert "secret" not in answer.text.replace("secret.mp4", "")
+    assert "root:" not in answer.text
+
+
+def test_files_of_the_output_folder_are_not_to_be_had_by_path(client, studio):
+    assert client.get(f"/gradio_api/file={studio.folder / 'notes.txt'}").status_code == 403
+
+
+def test_a_picture_must_have_been_uploaded(client, studio):
+    """A hand-made request that names a file of the server as the first frame reads nothing."""
+    config = client.get("/config").json()
+    fn = next(each for each in config["dependencies"] if each["api_name"] == "on_run")
+    picture = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    values = ["a red circle", "", "short", 5, 64, 64, "1", True, picture, ""]
+    body = {"data": values, "fn_index": fn["id"], "session_hash": "test", "trigger_id": None}
+    assert client.post("/gradio_api/queue/join", json=body).status_code in (200, 400, 403, 422)
+    events = client.get("/gradio_api/queue/data", params={"session_hash": "test"}).text
+    messages = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line]
+    (ended,) = [message for message in messages if message["msg"] == "process_completed"]
+    assert ended["success"] is False
+    assert studio.queue.num_finished == 0
+
+
+def test_a_site_of_another_name_is_refused(client):
+    assert client.get("/", headers={"Host": "example.com"}).status_code == 400
+
+
+def test_a_page_of_another_site_can_send_nothing(client):
+    files = {"files": ("a.png", b"picture")}
+    answers = {
+        origin: client.post("/gradio_api/upload", files=files, headers={"Origin": origin}).status_code
+        for origin in ("http://127.0.0.1", "http://example.com", "null", "http://127.0.0.1:99")
+    }
+    assert answers.pop("http://127.0.0.1") == 200
+    assert set(answers.values()) == {403}
+
+
+def test_uploads_are_limited(client):
+    files = {"files": ("big.png", bytes(33 * 2**20))}
+    assert client.post("/gradio_api/upload", files=files).status_code == 413
