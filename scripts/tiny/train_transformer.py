@@ -284,6 +284,7 @@ def main() -> None:
 
     scheduler = PyramidFlowMatchEulerDiscreteScheduler()
     model = build_transformer().to(device)
+    model.set_attention_path("reference")  # one call for captions of many lengths
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizers = build_optimizers(model, arguments.learning_rate)
     base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]

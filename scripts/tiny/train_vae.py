@@ -46,7 +46,7 @@ DECODER_CHANNELS = (16, 32, 64)
 CLIP_SHAPES = ((5, 4), (9, 2), (17, 1))
 """Frames and clips of a batch, in turn: few and many of each, at about the same cost."""
 
-LATENT_NOISE = 0.12
+LATENT_NOISE = 0.3
 CLEAN_SHARE = 1 / 2
 """Clips that are decoded without noise on their latents."""
 
@@ -163,8 +163,8 @@ def validate(vae: AutoencoderKLCausalVideo, clips: torch.Tensor, seeds: range) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "vae", help="folder to write to")
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--decay-steps", type=int, default=1500, help="the last ones, with a falling rate")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--decay-steps", type=int, default=1000, help="the last ones, with a falling rate")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of the products")
     parser.add_argument("--seed", type=int, default=0)
