@@ -14,7 +14,7 @@ from pyramid_seed import presets, resources
 from pyramid_seed.presets import Preset, list_presets, load_preset
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny")
+NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny", "tiny-fast")
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -40,7 +40,7 @@ def test_every_preset_loads_and_gives_every_setting(name):
     assert hash(preset) == hash(load_preset(ROOT / "configs" / f"{name}.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in list_presets() if name != "tiny"])
+@pytest.mark.parametrize("name", [name for name in list_presets() if not name.startswith("tiny")])
 def test_every_number_of_the_original_names_its_source(name):
     unsourced = ("description", "variant", "negative_prompt", "scale")
     for line in (ROOT / "configs" / f"{name}.yaml").read_text().splitlines():
