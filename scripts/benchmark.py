@@ -53,6 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     added["vae"].add_argument("--no-memory", action="store_true", help="times only")
     added["clip"].add_argument("--determinism", choices=("strict", "relaxed"), default="strict")
     added["transformer"].add_argument("--unit", type=int, help="(default: the last of the size's clip)")
+    added["transformer"].add_argument(
+        "--torch-linears",
+        action="store_true",
+        help="the product without oneDNN, to see what the rest is worth",
+    )
     added["memory"].add_argument("--modes", nargs="+", metavar="MODE", help="(default: all)")
     return parser
 

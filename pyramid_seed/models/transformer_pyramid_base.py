@@ -155,12 +155,10 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
         return PyramidTransformerOutput(sample=velocity, context=context)
 
     def _products(self, latents: torch.Tensor) -> AbstractContextManager[object]:
-        """How the blocks multiply matrices; the reference path and compiled code as torch does."""
-        return (
-            nullcontext()
-            if self._attention_path == "reference" or self.is_compiled
-            else fast_linears(latents)
-        )
+        """How the blocks multiply matrices: the reference path and compiled code as torch does."""
+        if self._attention_path == "reference" or torch.compiler.is_compiling() or self.is_compiled:
+            return nullcontext()
+        return fast_linears(latents)
 
     def _stage_context(
         self,

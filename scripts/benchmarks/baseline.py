@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.distributions import MultivariateNormal
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFlowPipeline
-from pyramid_seed.models import causal_video_blocks
+from pyramid_seed.models import causal_video_blocks, transformer_pyramid_base
 from pyramid_seed.pipelines import denoise
 
 
@@ -60,6 +60,13 @@ def reference_path(pipeline: PyramidFlowPipeline) -> Iterator[None]:
             yield
     finally:
         pipeline.transformer.set_attention_path(found)
+
+
+@contextmanager
+def linears_by_torch() -> Iterator[None]:
+    """Leave the transformer's linear layers to torch on both paths."""
+    with patch.object(transformer_pyramid_base, "fast_linears", lambda _: nullcontext()):
+        yield
 
 
 def decode_in_overlapping_tiles(

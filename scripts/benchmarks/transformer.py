@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.models.cpu_products import fast_linears
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
+from .baseline import linears_by_torch
 from .ceilings import attention_operations, ceilings, counted_linears
 from .measure import BASELINE, PRODUCT, Bar, Result, Row, compared, summary
 from .sequence import frame_tokens
@@ -34,10 +36,11 @@ def measure(options: argparse.Namespace) -> Result:
     device = device_for(size, options.device)
     pipeline = make_pipeline(size, device, with_text=False)
     unit = size.num_units - 1 if options.unit is None else options.unit
-    stages = [
-        _stage(pipeline, size, device, unit, stage, options.repeats)
-        for stage in range(pipeline.geometry.num_stages)
-    ]
+    with linears_by_torch() if options.torch_linears else nullcontext():
+        stages = [
+            _stage(pipeline, size, device, unit, stage, options.repeats)
+            for stage in range(pipeline.geometry.num_stages)
+        ]
     rows = [steps.row for steps in stages]
     together = Row(
         "one step of each stage",
@@ -58,7 +61,8 @@ def measure(options: argparse.Namespace) -> Result:
         bars.append(Bar("last stage, fraction of the matrix-product ceiling", fraction, 0.5))
     return Result(
         command="transformer",
-        what=f"{size.description}; unit {unit}, a guidance pair",
+        what=f"{size.description}; unit {unit}, a guidance pair"
+        + (", linear layers by torch" if options.torch_linears else ""),
         baseline="dense mask over the padded sequence; masks, positions, text and history built anew",
         rows=[*rows, together],
         bars=bars,
@@ -119,7 +123,7 @@ def _linear(pipeline: PyramidFlowPipeline, size: Size, unit: int, repeats: int) 
             return layer(tokens)
 
     name = f"linear layer, {tokens.shape[:2].numel()} rows, {layer.in_features} to {layer.out_features}"
-    return compared(name, fast, lambda: layer(tokens), 5 * repeats, tokens.device)
+    return compared(name, fast, lambda: layer(tokens), repeats, tokens.device)
 
 
 def _latents(

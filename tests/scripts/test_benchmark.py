@@ -359,5 +359,5 @@ def test_peaks_by_stage(tiny, monkeypatch):
 
 
 def test_a_step_of_both_paths_agrees():
-    result = transformer.measure(Namespace(size="tiny", device="cpu", repeats=1, unit=3))
+    result = transformer.measure(Namespace(size="tiny", device="cpu", repeats=1, unit=3, torch_linears=True))
     assert result.facts["largest difference / largest value"] < 1e-5
