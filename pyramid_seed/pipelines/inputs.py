@@ -127,8 +127,7 @@ def check_call(
     if image is not None and prefix_latents is not None:
         raise ValueError("give either image or prefix_latents, not both")
     pictures = () if image is None else first_frames(image, num_prompts)
-    height, width = picture_size(height, width, pictures)
-    shape = (1, channels, 1, *geometry.latent_size(height, width))
+    shape = (1, channels, 1, *latent_size(geometry, height, width, pictures))
     num_units = geometry.num_latent_frames(num_frames)
     check_prefix(prefix_latents, num_prompts * num_videos_per_prompt, shape, num_units)
 
@@ -333,6 +332,21 @@ def picture_size(height: int | None, width: int | None, pictures: Sequence[torch
                 f"image.resize(({size[1]}, {size[0]}))"
             )
     return size
+
+
+def latent_size(
+    geometry: PyramidGeometry, height: int | None, width: int | None, pictures: Sequence[torch.Tensor]
+) -> tuple[int, int]:
+    """Rows and columns of the clip's latents; where they come from a picture, errors say so."""
+    size = picture_size(height, width, pictures)
+    try:
+        return geometry.latent_size(*size)
+    except ValueError as error:
+        if pictures and (height is None or width is None):
+            raise ValueError(
+                f"image gives the clip its size of {size[0]} x {size[1]}, but {error}; resize it first"
+            ) from None
+        raise
 
 
 def check_prefix(prefix: torch.Tensor | None, num_clips: int, shape: tuple[int, ...], limit: int) -> None:

@@ -91,7 +91,8 @@ CALLS = {
     ),
     "image whose size does not fit": (
         {"image": picture(100, 70), "height": None, "width": None},
-        "height must be a multiple of 64, got 70; use 64 or 128",
+        "image gives the clip its size of 70 x 100, but height must be a multiple of 64, got 70; "
+        "use 64 or 128; resize it first",
     ),
     "images, too few": (
         {"prompt": ["a", "b", "c"], "image": [picture(), picture()]},
