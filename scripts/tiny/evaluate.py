@@ -4,7 +4,7 @@
     python scripts/tiny/evaluate.py --bars                       # exit status 1 below the bars
     python scripts/tiny/evaluate.py --num-frames 33 --bars       # also: colour and shape to the last frame
     python scripts/tiny/evaluate.py --continued --bars           # image-to-video from rendered first frames
-    python scripts/tiny/evaluate.py --guidance-scale 2 3 4 --num-inference-steps 4 8    # a grid, also drawn
+    python scripts/tiny/evaluate.py --guidance-scale 2 3 --num-inference-steps 4 8      # a grid, also drawn
     python scripts/tiny/evaluate.py --reconstructed              # the VAE alone
     python scripts/tiny/evaluate.py --rendered                   # the recogniser alone
 
@@ -29,7 +29,7 @@ import torch
 import world
 from clips import pixels_of
 from PIL import Image
-from recognise import ATTRIBUTES, Recognition, edge_width, recognise
+from recognise import ATTRIBUTES, Recognition, edge_width, ground_error, recognise
 from scoring import (
     NAMES,
     Frames,
@@ -88,13 +88,16 @@ class Measured:
     @property
     def scores(self) -> dict[str, float]:
         """See `scoring.shares`, and the shares of clips that keep what they show and the place they began at,
-        the mean width of edges in pixels and the PSNR against the rendered scenes in dB."""
+        the mean width of edges in pixels, the mean error of the last frame's ground in levels and the PSNR
+        against the rendered scenes in dB."""
         pairs = list(zip(self.examples, self.clips, strict=True))
+        grounds = [ground_error(clip[-1:], example.scene.background) for example, clip in pairs]
         widths = [width for clip in self.clips if (width := edge_width(clip)) is not None]
         return shares(self.examples, self.seen) | {
             "last_frame": float(np.mean([kept_to_the_end(example, clip) for example, clip in pairs])),
             "place": float(np.mean([kept_in_place(example, clip) for example, clip in pairs])),
             "edge_width": float(np.mean(widths)) if widths else float("nan"),
+            "ground_error": float(np.mean(grounds)),
             "psnr": mean_psnr(pairs),
         }
 
@@ -180,7 +183,7 @@ def below_bars(found: Mapping[str, float], bars: Mapping[str, float]) -> list[st
 
 def report(name: str, measured: Measured, scores: Mapping[str, float]) -> str:
     """Scores and confusion tables as text."""
-    units = {"edge_width": "px", "psnr": "dB"}
+    units = {"edge_width": "px", "ground_error": "levels", "psnr": "dB"}
     found = "  ".join(
         f"{key} {score:.1f} {units[key]}" if key in units else f"{key} {100 * score:.1f} %"
         for key, score in scores.items()
@@ -215,43 +218,56 @@ def write_results(folder: Path, stem: str, result: Mapping[str, Any], measured: 
     write_image(folder / f"{stem}.png", sheet, overwrite=True)
 
 
+def guidance_of(result: Mapping[str, Any]) -> str:
+    """Guidance of the first unit / of the later ones."""
+    return "{guidance_scale:g}/{video_guidance_scale:g}".format(**result["settings"])
+
+
+def steps_of(result: Mapping[str, Any]) -> str:
+    """Steps of the stages."""
+    return ",".join(map(str, result["settings"]["num_inference_steps"]))
+
+
 def grid_table(results: Sequence[Mapping[str, Any]]) -> str:
     """One line a combination of guidance and steps."""
-    names = (*ATTRIBUTES, "all", "edge", "s")
-    lines = [f"{'guidance':>8}  {'steps':<10}" + "".join(f"{name:>11}" for name in names)]
+    shown = (*ATTRIBUTES, "all", "last_frame")
+    lines = [
+        f"{'guidance':>8}  {'steps':<10}" + "".join(f"{name:>11}" for name in (*shown, "ground", "edge", "s"))
+    ]
     for result in results:
-        guidance, steps = (result["settings"][key] for key in ("guidance_scale", "num_inference_steps"))
-        found = "".join(f"{100 * result['scores'][name]:>11.0f}" for name in (*ATTRIBUTES, "all"))
-        found += f"{result['scores']['edge_width']:>11.2f}{result['seconds_per_clip']:>11.1f}"
-        lines.append(f"{guidance:>8g}  {','.join(map(str, steps)):<10}{found}")
+        scores = result["scores"]
+        found = "".join(f"{100 * scores[name]:>11.0f}" for name in shown)
+        found += f"{scores['ground_error']:>11.1f}{scores['edge_width']:>11.2f}"
+        line = f"{guidance_of(result):>8}  {steps_of(result):<10}{found}{result['seconds_per_clip']:>11.2f}"
+        lines.append(line)
     return "\n".join(lines)
 
 
 def draw_grid(results: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw faithfulness and sharpness of all runs against the time a clip takes, a line a guidance."""
+    """Draw faithfulness, sharpness and cleanness of all runs against a clip's time, a line a guidance."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (right, sharp) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for guidance in sorted({result["settings"]["guidance_scale"] for result in results}):
-        line = [result for result in results if result["settings"]["guidance_scale"] == guidance]
+    kinds = (
+        ("all", 100, "all four attributes right, %"),
+        ("edge_width", 1, "edge width, pixels"),
+        ("ground_error", 1, "error of the last frame's ground, levels"),
+    )
+    figure, panels = plt.subplots(1, len(kinds), figsize=(11, 3.6), layout="constrained")
+    for guidance in dict.fromkeys(map(guidance_of, results)):
+        line = [result for result in results if guidance_of(result) == guidance]
         line.sort(key=lambda result: result["seconds_per_clip"])
         seconds = [result["seconds_per_clip"] for result in line]
-        right.plot(
-            seconds, [100 * result["scores"]["all"] for result in line], "o-", label=f"guidance {guidance:g}"
-        )
-        sharp.plot(seconds, [result["scores"]["edge_width"] for result in line], "o-")
+        for axes, (name, factor, label) in zip(panels, kinds, strict=True):
+            axes.plot(seconds, [factor * result["scores"][name] for result in line], "o-", label=guidance)
+            axes.set(xlabel="seconds a clip", ylabel=label)
+            axes.grid(alpha=0.3)
         for result in line:
-            steps = ",".join(map(str, result["settings"]["num_inference_steps"]))
             place = (result["seconds_per_clip"], 100 * result["scores"]["all"])
-            right.annotate(steps, place, fontsize=6, xytext=(2, 3), textcoords="offset points")
-    right.set(xlabel="seconds a clip", ylabel="all four attributes right, %")
-    sharp.set(xlabel="seconds a clip", ylabel="edge width, pixels")
-    right.legend(fontsize=8)
-    for axes in (right, sharp):
-        axes.grid(alpha=0.3)
+            panels[0].annotate(steps_of(result), place, fontsize=6, xytext=(2, 3), textcoords="offset points")
+    panels[0].legend(fontsize=8, title="guidance, first/later units", title_fontsize=8)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
     plt.close(figure)
@@ -278,17 +294,23 @@ def runs_of(arguments: argparse.Namespace) -> Iterator[tuple[str, str, dict[str,
         return
     pipeline = PyramidFlowPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
-    scales, counts = arguments.guidance_scale or [None], arguments.num_inference_steps or [None]
-    for scale, steps in product(scales, counts):
+    scales, later_scales, counts = (
+        given or [None]
+        for given in (arguments.guidance_scale, arguments.video_guidance_scale, arguments.num_inference_steps)
+    )
+    for scale, later_scale, steps in product(scales, later_scales, counts):
         chosen = dict(settings)
         if scale is not None:
             chosen |= {"guidance_scale": scale, "video_guidance_scale": scale, "guidance_decay": None}
+        if later_scale is not None:
+            chosen |= {"video_guidance_scale": later_scale, "guidance_decay": None}
         if steps is not None:
             chosen |= {"num_inference_steps": steps, "video_num_inference_steps": steps}
         kind, made = ("continued", continued) if arguments.continued else ("generated", generated)
         stem = kind
-        if len(scales) * len(counts) > 1:
-            stem += f"-g{chosen['guidance_scale']:g}-s{'.'.join(map(str, chosen['num_inference_steps']))}"
+        if len(scales) * len(later_scales) * len(counts) > 1:
+            guidance = "{guidance_scale:g}-v{video_guidance_scale:g}".format(**chosen)
+            stem += f"-g{guidance}-s{'.'.join(map(str, chosen['num_inference_steps']))}"
         yield kind, stem, chosen, made(pipeline, chosen)
 
 
@@ -301,6 +323,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="held-out pairs")
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "evaluation", help="folder to write to")
     parser.add_argument("--guidance-scale", type=float, nargs="+", help="instead of the preset's, all units")
+    parser.add_argument("--video-guidance-scale", type=float, nargs="+", help="the same, of the later units")
     parser.add_argument(
         "--num-inference-steps", type=steps_per_stage, nargs="+", help="such as 8 or 8,8,4, all units"
     )

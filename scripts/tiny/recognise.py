@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from world import BACKGROUND_RGB, CANVAS, COLOUR_RGB, SHAPES, SIZES, SPEEDS, SceneSpec, coverage
 
@@ -152,6 +153,19 @@ def edge_width(frames: NDArray[np.uint8]) -> float | None:
     radius = np.sqrt((part > (low + high) / 2).sum((1, 2)) / np.pi)
     between = ((part > low) & (part < high)).sum((1, 2)) / (high - low)
     return float(np.mean(between / np.maximum(2 * np.pi * radius, 1.0)))
+
+
+def ground_error(frames: NDArray[np.uint8], background: str) -> float:
+    """Root mean square distance of the ground's pixels from the named background, in levels of 0 to 255 a
+    channel. A pattern, a tint and a trail of the object all count; the object with its edge does not."""
+    pixels = frames.astype(np.float32)
+    ink = _ink(pixels, _grounds(pixels)[0])
+    named = np.broadcast_to(np.array(BACKGROUND_RGB[background], np.float32), (len(pixels), 3))
+    error = pixels - named[:, None, None]
+    if ink is not None:
+        is_object = np.pad(_part(pixels, named, ink) >= _EDGE[0], ((0, 0), (1, 1), (1, 1)))
+        error = error[~sliding_window_view(is_object, (3, 3), axis=(1, 2)).any((-1, -2))]
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def _grounds(pixels: Floats) -> tuple[Floats, float]:

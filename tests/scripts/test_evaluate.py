@@ -132,14 +132,26 @@ def test_command_line_on_an_untrained_model(untrained_pipeline, monkeypatch, tmp
 
     assert _run(monkeypatch, *model, "--guidance-scale", 1, 2, "--num-inference-steps", "1") == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [
-        ["1", "1,1,1"],
-        ["2", "1,1,1"],
+        ["1/1", "1,1,1"],
+        ["2/2", "1,1,1"],
     ]
     assert {path.name for path in tmp_path.glob("g*.png")} == {
-        "generated-g1-s1.1.1.png",
-        "generated-g2-s1.1.1.png",
+        "generated-g1-v1-s1.1.1.png",
+        "generated-g2-v2-s1.1.1.png",
         "grid.png",
     }
+
+
+def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipeline, monkeypatch, tmp_path):
+    export(untrained_pipeline, tmp_path / "model")
+    model = ("--model", tmp_path / "model", "--out", tmp_path, "--count", 1, "--num-frames", 5)
+    grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")
+    assert _run(monkeypatch, *model, *grid) == 0
+    for later in (1, 3):
+        result = json.loads((tmp_path / f"generated-g2-v{later}-s1.1.2.json").read_text())
+        assert result["settings"]["guidance_scale"] == 2
+        assert result["settings"]["video_guidance_scale"] == later
+        assert result["settings"]["video_num_inference_steps"] == [1, 1, 2]
 
 
 def test_count_must_be_positive(monkeypatch, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recognise import ATTRIBUTES, Recognition, centres, edge_width, recognise
+from recognise import ATTRIBUTES, Recognition, centres, edge_width, ground_error, recognise
 from world import held_out_examples, render, sample_scene
 
 EXAMPLES = held_out_examples(432)
@@ -71,6 +71,21 @@ def test_edges_are_as_wide_as_they_are_blurred():
     blurred = edge_width(_bytes(_blur(frames.astype(np.float32), 2.0)))
     assert blurred == pytest.approx(2 * 1.35 * 2.0, rel=0.1)
     assert edge_width(np.full((2, 64, 64, 3), 128, np.uint8)) is None
+
+
+@pytest.mark.parametrize("background", ["white", "black", "grey"])
+def test_the_ground_is_as_wrong_as_it_is_made(background):
+    """A tint of 10 levels is an error of 10, a pattern of +10 and -10 too; the object itself is none."""
+    scene = sample_scene(3, shape="star", colour="red", background=background, motion="right")
+    frames = render(scene, 1)
+    assert ground_error(frames, background) == 0
+    tint = -10 if background == "white" else 10
+    tinted = np.clip(frames.astype(int) + tint, 0, 255).astype(np.uint8)
+    assert ground_error(tinted, background) == pytest.approx(10)
+    nothing = np.full((1, 64, 64, 3), 128, np.int64)
+    nothing[:, ::2] += 10
+    nothing[:, 1::2] -= 10
+    assert ground_error(nothing.astype(np.uint8), "grey") == pytest.approx(10)
 
 
 def test_centres_are_those_of_the_scene():
