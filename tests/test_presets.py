@@ -111,11 +111,11 @@ def test_unknown_name():
         ("\nheight: 64", "\nheight: 64.5", "height must be a whole number of at least 1, got 64.5"),
         ("\nheight: 64", "\nheight: true", "height must be a whole number of at least 1, got True"),
         (
-            "\nguidance_scale: 3.0",
+            "\nguidance_scale: 2.0",
             "\nguidance_scale: -1",
             "guidance_scale must be a number of at least 0, got -1",
         ),
-        ("\nguidance_scale: 3.0", "\nguidance_scale: yes", "guidance_scale must be a number .* got True"),
+        ("\nguidance_scale: 2.0", "\nguidance_scale: yes", "guidance_scale must be a number .* got True"),
         ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: 8", "must be a list of whole numbers"),
         ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: []", r"one a stage, got \[\]"),
         ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: [8, 0]", r"one a stage, got \[8, 0\]"),

@@ -157,14 +157,16 @@ def edge_width(frames: NDArray[np.uint8]) -> float | None:
 
 def ground_error(frames: NDArray[np.uint8], background: str) -> float:
     """Root mean square distance of the ground's pixels from the named background, in levels of 0 to 255 a
-    channel. A pattern, a tint and a trail of the object all count; the object with its edge does not."""
+    channel. A pattern, a tint and a trail of the object all count; the object with its edge does not, unless
+    nothing else is to be seen."""
     pixels = frames.astype(np.float32)
     ink = _ink(pixels, _grounds(pixels)[0])
     named = np.broadcast_to(np.array(BACKGROUND_RGB[background], np.float32), (len(pixels), 3))
     error = pixels - named[:, None, None]
     if ink is not None:
         is_object = np.pad(_part(pixels, named, ink) >= _EDGE[0], ((0, 0), (1, 1), (1, 1)))
-        error = error[~sliding_window_view(is_object, (3, 3), axis=(1, 2)).any((-1, -2))]
+        is_ground = ~sliding_window_view(is_object, (3, 3), axis=(1, 2)).any((-1, -2))
+        error = error[is_ground] if is_ground.any() else error
     return float(np.sqrt(np.mean(error**2)))
 
 
