@@ -96,7 +96,15 @@ def test_a_wrong_seed_is_named(seed, capsys):
 def test_presets_are_listed(capsys):
     assert main(["presets"]) == 0
     listed = capsys.readouterr().out
-    for name in ("tiny", "miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p"):
+    for name in (
+        "tiny",
+        "tiny-fast",
+        "miniflux-384p",
+        "miniflux-768p",
+        "miniflux-image",
+        "sd3-384p",
+        "sd3-768p",
+    ):
         assert name in listed
 
 

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
     if find_spec("gradio") is None:
         raise ValueError("the page needs gradio; install it: pip install 'pyramid-seed[ui]'")
-    names = options.preset or sorted(list_presets(), key=lambda name: (name != "tiny", name))
+    names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
 
     from ..ui.limits import Limits

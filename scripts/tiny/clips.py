@@ -22,5 +22,4 @@ def frames_of(pixels: torch.Tensor) -> np.ndarray:
 
 def render_seeds(seeds: Iterable[int], num_frames: int = world.NUM_FRAMES) -> torch.Tensor:
     """Clips of the scenes with these seeds, (N, 3, T, 64, 64) float32 in [-1, 1]."""
-    scenes = (world.sample_scene(seed, num_frames) for seed in seeds)
-    return torch.stack([pixels_of(world.render(scene, num_frames)) for scene in scenes])
+    return torch.stack([pixels_of(world.render(world.sample_scene(seed), num_frames)) for seed in seeds])

@@ -9,8 +9,15 @@ than any linear map can, since it sees the neighbours of a block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+
+CODEC_FILE = Path(__file__).with_name("codec.safetensors")
+"""The embedded model's codec. Transformer, encoder and decoder are trained apart from each other and meet in
+its latents, so it is kept instead of fitted anew: `fit_codec` made it of 2000 clips of an earlier world with
+one size, one speed and no star."""
 
 FACTOR = 4
 """Pixels per latent pixel and, after the first frame, frames per latent frame."""
@@ -46,6 +53,12 @@ class LinearCodec:
         first = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.first), latents[:, :, :1])
         later = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.later), latents[:, :, 1:])
         return torch.cat([join(first, frames=1), join(later, frames=FACTOR)], dim=2)
+
+
+def load_codec(device: torch.device | None = None) -> LinearCodec:
+    """The codec in CODEC_FILE."""
+    tensors = load_file(CODEC_FILE)
+    return LinearCodec(tensors["first"].to(device), tensors["later"].to(device))
 
 
 def cut(clip: torch.Tensor, frames: int) -> torch.Tensor:

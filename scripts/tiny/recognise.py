@@ -1,4 +1,5 @@
-"""Read shape, colour, motion and background from pixels, by geometry and colour alone, without a model.
+"""Read shape, colour, motion, background, size and speed from pixels, by geometry and colour alone, without a
+model.
 
 Made for clips of `world.py` and for a generator's imperfect versions of them: some blur, noise, tint, a stray
 spot. Whatever cannot be told is None, never a guess.
@@ -13,13 +14,17 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from world import BACKGROUND_RGB, CANVAS, COLOUR_RGB, SHAPES, SceneSpec, coverage
+from world import BACKGROUND_RGB, CANVAS, COLOUR_RGB, SHAPES, SIZES, SPEEDS, SceneSpec, coverage
 
 Floats = NDArray[np.float32]
 Reals = NDArray[np.floating[Any]]
 
 ATTRIBUTES: Final = ("background", "colour", "motion", "shape")
+FINER_ATTRIBUTES: Final = ("size", "speed")
+
+_GROWING: Final = ("grow", "shrink")
 
 # Colours are distances in RGB, 0 to 255.
 _GROUND_TOLERANCE: Final = 50.0  # from the named background; white, grey and black are 220 apart
@@ -36,9 +41,15 @@ _BLOB_IOU: Final = 0.5
 _BLOB_FRAMES: Final = 0.75
 _SHAPE_IOU: Final = 0.75
 _SHAPE_MARGIN: Final = 0.1  # lead of the best shape over the next at which there is no doubt left
-# Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 16 and 6.
-_MIN_TRAVEL: Final = 5.0
-_MIN_GROWTH: Final = 2.5
+# Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 8 and 2.9.
+_MIN_TRAVEL: Final = 4.0
+_MIN_GROWTH: Final = 1.6
+# Between the world's small, medium and large (radius), and its slow, normal and quick (per frame).
+_SIZE_LIMITS: Final = (10.5, 14.75)
+_SPEED_LIMITS: Final = (0.75, 1.25)
+_GROWTH_LIMITS: Final = (0.26, 0.43)
+_SPEED_SPAN: Final = 8  # frames over which a speed is measured
+_GROWTH_SPAN: Final = 12
 
 
 @dataclass(frozen=True)
@@ -52,16 +63,19 @@ class Recognition:
     colour: str | None
     motion: str | None
     background: str | None
+    size: str | None
+    speed: str | None
     confidence: Mapping[str, float]
 
     def agrees_with(self, scene: SceneSpec) -> dict[str, bool]:
-        """For every one of ATTRIBUTES, whether it is the scene's."""
-        return {name: getattr(self, name) == getattr(scene, name) for name in ATTRIBUTES}
+        """For every one of ATTRIBUTES and FINER_ATTRIBUTES, whether it is the scene's."""
+        names = (*ATTRIBUTES, *FINER_ATTRIBUTES)
+        return {name: getattr(self, name) == getattr(scene, name) for name in names}
 
 
 @dataclass(frozen=True)
 class _Blob:
-    """The object by frame: centroid and radius of its area in pixels (T,), IoU with each shape (T, 3)."""
+    """The object by frame: centroid and radius of its area in pixels (T,), IoU with each shape (T, S)."""
 
     x: Reals
     y: Reals
@@ -82,7 +96,7 @@ def recognise(frames: NDArray[np.uint8]) -> Recognition:
     pixels = frames.astype(np.float32)
     grounds, spread = _grounds(pixels)
     background, background_confidence = _name_background(grounds, spread)
-    shape = colour = motion = None
+    shape = colour = motion = size = speed = None
     shape_confidence = colour_confidence = motion_confidence = 0.0
     ink = _ink(pixels, grounds)
     if ink is not None:
@@ -90,12 +104,19 @@ def recognise(frames: NDArray[np.uint8]) -> Recognition:
         if blob.valid.mean() >= _BLOB_FRAMES:
             shape, shape_confidence = _name_shape(blob)
             colour, colour_confidence = _name_colour(ink)
-            motion, motion_confidence = _name_motion(blob, CANVAS / min(frames.shape[1:3]))
+            scale = CANVAS / min(frames.shape[1:3])
+            motion, motion_confidence = _name_motion(blob, scale)
+            if shape is not None:
+                scale_of_shape = scale * float(np.sqrt(np.pi / _unit_area(shape)))
+                size = _name_size(blob, motion, scale_of_shape)
+                speed = _name_speed(blob, motion, scale_of_shape if motion in _GROWING else scale)
     return Recognition(
         shape=shape,
         colour=colour,
         motion=motion,
         background=background,
+        size=size,
+        speed=speed,
         confidence={
             "shape": shape_confidence,
             "colour": colour_confidence,
@@ -103,6 +124,50 @@ def recognise(frames: NDArray[np.uint8]) -> Recognition:
             "background": background_confidence,
         },
     )
+
+
+def centres(frames: NDArray[np.uint8]) -> Reals | None:
+    """Centroid of the object in every frame, (T, 2) as x and y in pixels; None unless all frames show one."""
+    pixels = frames.astype(np.float32)
+    grounds, _ = _grounds(pixels)
+    ink = _ink(pixels, grounds)
+    if ink is None:
+        return None
+    blob = _blob(_object_part(pixels, grounds, ink))
+    return np.stack([blob.x, blob.y], axis=-1) if blob.valid.all() else None
+
+
+def edge_width(frames: NDArray[np.uint8]) -> float | None:
+    """Width of the object's edge in pixels, of a linear ramp that has as many pixels half way between object
+    and ground, as if the object were a circle; None where nothing is to be seen.
+
+    A measure of sharpness for comparisons: a rendered circle has 1, a star more, since its edge is longer.
+    """
+    pixels = frames.astype(np.float32)
+    grounds, _ = _grounds(pixels)
+    ink = _ink(pixels, grounds)
+    if ink is None:
+        return None
+    low, high = _EDGE
+    part = _part(pixels, grounds, ink)
+    radius = np.sqrt((part > (low + high) / 2).sum((1, 2)) / np.pi)
+    between = ((part > low) & (part < high)).sum((1, 2)) / (high - low)
+    return float(np.mean(between / np.maximum(2 * np.pi * radius, 1.0)))
+
+
+def ground_error(frames: NDArray[np.uint8], background: str) -> float:
+    """Root mean square distance of the ground's pixels from the named background, in levels of 0 to 255 a
+    channel. A pattern, a tint and a trail of the object all count; the object with its edge does not, unless
+    nothing else is to be seen."""
+    pixels = frames.astype(np.float32)
+    ink = _ink(pixels, _grounds(pixels)[0])
+    named = np.broadcast_to(np.array(BACKGROUND_RGB[background], np.float32), (len(pixels), 3))
+    error = pixels - named[:, None, None]
+    if ink is not None:
+        is_object = np.pad(_part(pixels, named, ink) >= _EDGE[0], ((0, 0), (1, 1), (1, 1)))
+        is_ground = ~sliding_window_view(is_object, (3, 3), axis=(1, 2)).any((-1, -2))
+        error = error[is_ground] if is_ground.any() else error
+    return float(np.sqrt(np.mean(error**2)))
 
 
 def _grounds(pixels: Floats) -> tuple[Floats, float]:
@@ -126,12 +191,17 @@ def _ink(pixels: Floats, grounds: Floats) -> Floats | None:
 
 def _object_part(pixels: Floats, grounds: Floats, ink: Floats) -> Floats:
     """How much of each pixel is object, (T, H, W) in [0, 1], the edge steepened against blur and noise."""
+    low, high = _EDGE
+    steep: Floats = np.clip((_part(pixels, grounds, ink) - low) / (high - low), 0.0, 1.0)
+    return steep
+
+
+def _part(pixels: Floats, grounds: Floats, ink: Floats) -> Floats:
+    """Place of each pixel (T, H, W) on the way from the ground's colour, 0, to the object's, 1."""
     contrast = ink - grounds
     length = np.maximum((contrast**2).sum(-1), _NEAR_GROUND**2)
-    part = np.einsum("thwc,tc->thw", pixels - grounds[:, None, None], contrast) / length[:, None, None]
-    low, high = _EDGE
-    steep: Floats = np.clip((part - low) / (high - low), 0.0, 1.0)
-    return steep
+    part: Floats = np.einsum("thwc,tc->thw", pixels - grounds[:, None, None], contrast)
+    return part / length[:, None, None]
 
 
 def _blob(part: Floats) -> _Blob:
@@ -224,3 +294,26 @@ def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
     if abs(amounts[best]) < 1.0:
         return None, 0.0
     return best[amounts[best] < 0], 1.0 - abs(amounts[second] / amounts[best])
+
+
+def _name_size(blob: _Blob, motion: str | None, scale: float) -> str:
+    """By the radius of the shape; `scale` turns the radius of its area into that on the canvas."""
+    if motion in _GROWING:
+        return "medium"
+    return _named(float(np.median(blob.radius[blob.valid])) * scale, _SIZE_LIMITS, SIZES)
+
+
+def _name_speed(blob: _Blob, motion: str | None, scale: float) -> str | None:
+    """By the greatest change over a few frames: an object may rest for most of a clip."""
+    times = np.arange(len(blob.valid))
+    span = min(_GROWTH_SPAN if motion in _GROWING else _SPEED_SPAN, len(times) - 1)
+    if motion is None or span < 1:
+        return None
+    track = {"right": blob.x, "left": blob.x, "up": blob.y, "down": blob.y}.get(motion, blob.radius)
+    track = np.interp(times, times[blob.valid], track[blob.valid])
+    pace = float(np.abs(track[span:] - track[:-span]).max()) / span * scale
+    return _named(pace, _GROWTH_LIMITS if motion in _GROWING else _SPEED_LIMITS, SPEEDS)
+
+
+def _named(value: float, limits: tuple[float, float], names: tuple[str, str, str]) -> str:
+    return names[sum(value > limit for limit in limits)]

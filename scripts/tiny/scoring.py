@@ -9,7 +9,7 @@ import numpy as np
 import world
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from recognise import ATTRIBUTES, Recognition
+from recognise import ATTRIBUTES, FINER_ATTRIBUTES, Recognition, centres, recognise
 from world import Example
 
 from pyramid_seed.runs.video import contact_sheet, image_grid
@@ -21,8 +21,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "colour": world.COLOURS,
     "motion": world.MOTIONS,
     "shape": world.SHAPES,
+    "size": world.SIZES,
+    "speed": world.SPEEDS,
 }
 UNKNOWN = "none"
+
+PLACE_FRAMES = 5
+"""The given frame and the first ones that were made after it."""
+
+PLACE_TOLERANCE = 3.0
+"""Pixels; objects have a radius of 8 to 17."""
 
 _STRIP_FRAMES = 5
 _STRIP_COLUMNS = 3
@@ -31,10 +39,30 @@ _INK, _RED, _PAPER = (20, 20, 20), (215, 0, 0), (240, 240, 240)
 
 
 def shares(examples: Sequence[Example], seen: Sequence[Recognition]) -> dict[str, float]:
-    """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, and under "all" all of them."""
+    """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, under "all" all of these, and then
+    each of FINER_ATTRIBUTES."""
     right = [each.agrees_with(example.scene) for example, each in zip(examples, seen, strict=True)]
-    found = {name: float(np.mean([answers[name] for answers in right])) for name in ATTRIBUTES}
-    return found | {"all": float(np.mean([all(answers.values()) for answers in right]))}
+    found = {name: float(np.mean([answers[name] for answers in right])) for name in NAMES}
+    every = [all(answers[name] for name in ATTRIBUTES) for answers in right]
+    return (
+        {name: found[name] for name in ATTRIBUTES}
+        | {"all": float(np.mean(every))}
+        | {name: found[name] for name in FINER_ATTRIBUTES}
+    )
+
+
+def kept_to_the_end(example: Example, clip: Frames) -> bool:
+    """Whether the last frame alone still shows the captioned colour and shape."""
+    last = recognise(clip[-1:])
+    return (last.colour, last.shape) == (example.scene.colour, example.scene.shape)
+
+
+def kept_in_place(example: Example, clip: Frames) -> bool:
+    """Whether the object goes on where the scene's does: over the first frames of a clip that was continued
+    from a picture, its centre is never further than PLACE_TOLERANCE from that of the rendered one."""
+    frames = min(PLACE_FRAMES, len(clip))
+    ours, theirs = centres(clip[:frames]), centres(world.render(example.scene, frames))
+    return ours is not None and theirs is not None and bool(np.abs(ours - theirs).max() <= PLACE_TOLERANCE)
 
 
 def confusion(examples: Sequence[Example], seen: Sequence[Recognition], attribute: str) -> NDArray[np.int64]:

@@ -3,8 +3,9 @@
     python scripts/tiny/train_text.py
 
 Two tokenizers are fitted to the captions. Then the CLIP and the T5 encoder learn to name
-the shape, the colour, the motion and the background that a caption speaks of, each through linear heads
-that are thrown away. After this the encoders stay frozen, as those of the published models are.
+the shape, the colour, the motion, the background, the size and the speed that a caption speaks of, each
+through linear heads that are thrown away. After this the encoders stay frozen, as those of the published
+models are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import re
 import string
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import sentencepiece
@@ -32,18 +34,23 @@ ATTRIBUTES = {
     "colour": world.COLOURS,
     "motion": world.MOTIONS,
     "background": world.BACKGROUNDS,
+    "size": world.SIZES,
+    "speed": world.SPEEDS,
 }
 MAX_SEQUENCE_LENGTH = 32
 CLIP_WIDTH = 96
 T5_WIDTH = 96
 
 
-def captions_of(seeds: range) -> tuple[list[str], torch.Tensor]:
-    """Captions of the scenes with these seeds and their attributes as indices, int64 (len(seeds), 4)."""
+Caption = Callable[[world.SceneSpec, int], str]
+
+
+def captions_of(seeds: range, caption: Caption) -> tuple[list[str], torch.Tensor]:
+    """Captions of the scenes with these seeds and their attributes as indices, int64 (len(seeds), 6)."""
     texts, labels = [], []
     for seed in seeds:
         scene = world.sample_scene(seed)
-        texts.append(world.caption(scene, seed))
+        texts.append(caption(scene, seed))
         labels.append([names.index(getattr(scene, key)) for key, names in ATTRIBUTES.items()])
     return texts, torch.tensor(labels)
 
@@ -76,13 +83,18 @@ def fit_clip_tokenizer(texts: list[str], folder: Path, vocabulary_size: int = 70
     return tokenizer
 
 
-def fit_t5_tokenizer(texts: list[str], folder: Path, vocabulary_size: int = 128) -> T5Tokenizer:
+def fit_t5_tokenizer(
+    texts: list[str], known_texts: list[str], folder: Path, vocabulary_size: int = 160
+) -> T5Tokenizer:
     """Fit a sentencepiece unigram model and save it in `folder` as `spiece.model`.
 
-    Every word of the captions becomes one piece; printable ASCII is in the fitted text, so that an unknown
-    word is spelled instead of lost.
+    Every word of `known_texts` becomes one piece; printable ASCII is in the fitted text, so that any other
+    word is spelled instead of lost, those of `texts` as those of a prompt.
     """
-    words = sorted({word for text in texts for word in re.findall(r"\w+|,", text)})
+    words, known_words = (
+        sorted({word for text in part for word in re.findall(r"\w+|[,:]", text)})
+        for part in (texts, known_texts)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*words, *string.printable.split()]),
@@ -102,7 +114,7 @@ def fit_t5_tokenizer(texts: list[str], folder: Path, vocabulary_size: int = 128)
     (folder / "spiece.vocab").unlink()
     model = sentencepiece_model_pb2.ModelProto.FromString((folder / "spiece.model").read_bytes())
     known = {piece.piece for piece in model.pieces}
-    for word in words:
+    for word in known_words:
         if "▁" + word not in known:  # "▁" marks the beginning of a word
             model.pieces.add(piece="▁" + word, score=-1.0)
     (folder / "spiece.model").write_bytes(model.SerializeToString())
@@ -158,7 +170,7 @@ def tokenize(tokenizer: CLIPTokenizer | T5Tokenizer, texts: list[str]) -> tuple[
 
 
 def attribute_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy summed over the attributes; logits (B, sum of class counts), labels (B, 4)."""
+    """Cross entropy summed over the attributes; logits (B, sum of class counts), labels (B, attributes)."""
     sizes = [len(names) for names in ATTRIBUTES.values()]
     parts = logits.split(sizes, dim=-1)
     return torch.stack([F.cross_entropy(part, labels[:, i]) for i, part in enumerate(parts)]).sum()
@@ -174,8 +186,8 @@ def attribute_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "text", help="folder to write to")
-    parser.add_argument("--captions", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--captions", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
     arguments = parser.parse_args()
@@ -183,10 +195,12 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     random.seed(arguments.seed)
 
-    texts, labels = captions_of(world.TRAIN_SEEDS[: arguments.captions])
-    held_out_texts, held_out_labels = captions_of(world.HELD_OUT_SEEDS[:1000])
+    seeds = world.TRAIN_SEEDS[: arguments.captions]
+    texts, labels = captions_of(seeds, world.training_caption)
+    known_texts, _ = captions_of(seeds, world.caption)
+    held_out_texts, held_out_labels = captions_of(world.HELD_OUT_SEEDS[:1000], world.caption)
     clip_tokenizer = fit_clip_tokenizer(texts, arguments.out / "tokenizer")
-    t5_tokenizer = fit_t5_tokenizer(texts, arguments.out / "tokenizer_2")
+    t5_tokenizer = fit_t5_tokenizer(texts, known_texts, arguments.out / "tokenizer_2")
     clip, t5 = (encoder.to(device) for encoder in build_encoders(clip_tokenizer, t5_tokenizer))
     classes = sum(len(names) for names in ATTRIBUTES.values())
     clip_head, t5_head = nn.Linear(CLIP_WIDTH, classes).to(device), nn.Linear(T5_WIDTH, classes).to(device)

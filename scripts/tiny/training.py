@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +73,58 @@ def draw_curves(log: Path, picture: Path, title: str) -> None:
     plt.close(figure)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Warm-up, a constant rate, a linear decay to zero.
+
+    Before the decay nothing depends on `steps`, so a training may be ended whenever there is a reason: what
+    comes out is what the command with that number of steps gives from the start.
+    """
+
+    steps: int
+    warmup: int
+    decay: int
+
+    def factor(self, step: int) -> float:
+        """Learning-rate factor in (0, 1] of a step, 0 to steps - 1."""
+        return min(1.0, (step + 1) / self.warmup, (self.steps - step) / self.decay)
+
+    @property
+    def decay_start(self) -> int:
+        """The first step that knows of the end."""
+        return self.steps - self.decay
+
+    def check_resumable(self, done: int, earlier: Schedule) -> None:
+        """Raise ValueError if a training with `done` steps by an earlier schedule is none by this one."""
+        if self == earlier:
+            return
+        if done > earlier.decay_start:
+            raise ValueError(
+                f"the decay has begun: --steps must stay {earlier.steps} and --decay-steps {earlier.decay}, "
+                f"got {self.steps} and {self.decay}"
+            )
+        if done > self.decay_start:
+            least = done + self.decay
+            raise ValueError(
+                f"--steps must leave room for the decay after {done} steps, got {self.steps}; use {least}"
+            )
+
+
 def warmup_then_cosine(step: int, steps: int, warmup: int, floor: float = 0.02) -> float:
     """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def digest_of(model: torch.nn.Module) -> str:
+    """SHA-256 over names and bytes of all weights: equal for equal checkpoints."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def smooth(mean: float | None, value: float) -> float:

@@ -112,7 +112,7 @@ def test_the_json_says_what_was_found(swept):
     assert tree["settings"]["num_frames"] == 5
     assert tree["variance"]["seeds"] == ["0", "1", "7"]
     shares = tree["variance"]["shares"]
-    assert shares["frozen_frames"] is None
+    assert shares["black_frames"] is None
     assert sum(shares["sharpness"].values()) == pytest.approx(1)
     motions = [row["measures"]["motion"] for row in tree["clips"]]
     assert tree["between_seeds"][0]["spread"]["motion"]["std"] == pytest.approx(np.std(motions[:3], ddof=1))

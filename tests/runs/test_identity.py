@@ -86,13 +86,19 @@ def test_weights_and_run_are_content():
     "same",
     [
         {"name": "mine", "description": "another", "model": "/somewhere/else", "variant": "384p"},
-        {"guidance_scale": 3, "fps": 8.0},
-        {"video_guidance_scale": None, "video_num_inference_steps": None},
+        {"guidance_scale": 2, "fps": 8.0},
+        {"video_num_inference_steps": None},
     ],
 )
 def test_names_and_ways_to_write_are_not_content(same):
     assert key_of(replace(ITEM, settings=replace(ITEM.settings, **same))) == key_of()
     assert key_of(replace(ITEM, image=Path("/elsewhere.png"))) == key_of()
+
+
+def test_guidance_of_all_units_is_the_same_content_said_once_or_twice():
+    once = replace(ITEM.settings, guidance_scale=3.0, video_guidance_scale=None)
+    twice = replace(once, video_guidance_scale=3.0)
+    assert key_of(replace(ITEM, settings=once)) == key_of(replace(ITEM, settings=twice)) != key_of()
 
 
 def test_weights_are_known_by_names_and_digests():

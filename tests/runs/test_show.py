@@ -37,7 +37,7 @@ def test_branches_decay_and_later_settings_are_told(quick):
     lines = dict(describe(clip.manifest))
     assert lines["branch"] == "seed 7 from frame 1 (unit 1) on"
     assert lines["steps"] == "[1, 1, 1], later units [2, 2, 2]"
-    assert lines["guidance"] == "3.0, 0.5 less with every unit, at least 2.0"
+    assert lines["guidance"] == "2.0, 0.5 less with every unit, at least 2.0"
 
 
 def test_a_prompt_cannot_steer_the_terminal():

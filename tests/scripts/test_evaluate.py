@@ -11,10 +11,18 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import world
-from evaluate import BARS, below_bars, call_settings, main, mean_psnr, measure, rendered
+from evaluate import BARS, below_bars, call_settings, main, measure, rendered
 from export import export
-from recognise import ATTRIBUTES, recognise
-from scoring import NAMES, confusion, confusion_text, labelled_sheet, shares
+from recognise import ATTRIBUTES, FINER_ATTRIBUTES, recognise
+from scoring import (
+    NAMES,
+    confusion,
+    confusion_text,
+    kept_in_place,
+    kept_to_the_end,
+    labelled_sheet,
+    shares,
+)
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.presets import load_preset
@@ -32,17 +40,31 @@ def _run(monkeypatch, *arguments):
 
 
 def test_rendered_clips_score_all():
-    measured = measure(rendered(17), world.held_out_examples(100))
-    assert measured.shares == dict.fromkeys((*ATTRIBUTES, "all"), 1.0)
-    assert mean_psnr(measured) == 10 * np.log10(255**2 / 1e-12)
+    scores = measure(rendered(17), world.held_out_examples(100)).scores
+    sure = (*ATTRIBUTES, *FINER_ATTRIBUTES, "all", "last_frame", "place")
+    assert {name: scores[name] for name in sure} == dict.fromkeys(sure, 1.0)
+    assert scores["psnr"] == 10 * np.log10(255**2 / 1e-12)
 
 
-@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_what_is_lost_at_the_end_or_out_of_place_is_counted():
+    example, clip = EXAMPLES[0], CLIPS[0].copy()
+    assert kept_to_the_end(example, clip)
+    assert kept_in_place(example, clip)
+    assert kept_in_place(example, np.roll(clip, 2, axis=1))
+    assert not kept_in_place(example, np.roll(clip, 4, axis=1))
+    clip[-1] = 255
+    assert not kept_to_the_end(example, clip)
+    clip[1] = 255
+    assert not kept_in_place(example, clip)
+
+
+@pytest.mark.parametrize("attribute", NAMES)
 def test_confusion_of_rendered_clips_is_diagonal(attribute):
     counts = confusion(EXAMPLES, SEEN, attribute)
     size = len(NAMES[attribute])
     assert counts.shape == (size, size + 1)
-    assert np.array_equal(counts[:, :size], np.eye(size) * (36 // size))
+    assert np.array_equal(counts[:, :size], np.diag(counts.diagonal()))
+    assert counts.sum() == 36
     assert not counts[:, size].any()
 
 
@@ -51,13 +73,15 @@ def test_mistakes_are_counted_where_they_belong():
     assert (EXAMPLES[0].scene.colour, EXAMPLES[0].scene.shape) == ("red", "circle")
     seen = [replace(SEEN[0], colour="blue", shape=None), *SEEN[1:]]
     found = shares(EXAMPLES, seen)
-    assert found == {"background": 1, "motion": 1, "colour": 35 / 36, "shape": 35 / 36, "all": 35 / 36}
+    wrong = dict.fromkeys(("colour", "shape", "all"), 35 / 36)
+    assert found == dict.fromkeys((*ATTRIBUTES, *FINER_ATTRIBUTES), 1) | wrong
     colours = confusion(EXAMPLES, seen, "colour")
     assert colours[NAMES["colour"].index("red"), NAMES["colour"].index("blue")] == 1
     assert confusion(EXAMPLES, seen, "shape")[NAMES["shape"].index("circle"), -1] == 1
     assert colours.sum() == 36
     red = confusion_text(colours, "colour").splitlines()[1].split()
-    assert red == ["red", "5", ".", "1", ".", ".", ".", "."]
+    reds = str(sum(example.scene.colour == "red" for example in EXAMPLES) - 1)
+    assert red == ["red", reds, ".", "1", ".", ".", ".", "."]
 
 
 def test_bars_are_least_shares():
@@ -91,29 +115,43 @@ def test_command_line_on_rendered_clips(monkeypatch, tmp_path, capsys):
     assert _run(monkeypatch, "--rendered", "--bars", "--count", 12, "--out", tmp_path) == 0
     assert "PASS" in capsys.readouterr().out
     result = json.loads((tmp_path / "rendered.json").read_text())
-    assert result["shares"]["all"] == 1.0
+    assert result["scores"]["all"] == 1.0
     assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[:12]]
     assert iio.imread(tmp_path / "rendered.png").ndim == 3
 
 
 def test_command_line_on_an_untrained_model(untrained_pipeline, monkeypatch, tmp_path, capsys):
-    """It draws noise: every bar is missed, measuring alone succeeds, and a grid gets a line each."""
+    """It draws noise: bars are missed, measuring alone succeeds, a grid gets a line each and a picture."""
     export(untrained_pipeline, tmp_path / "model")
     model = ("--model", tmp_path / "model", "--out", tmp_path, "--count", 2, "--num-frames", 5)
     assert _run(monkeypatch, *model, "--reconstructed", "--bars") == 1
     output = capsys.readouterr().out
-    assert "PSNR" in output
-    assert "FAIL: below the bar in all" in output
+    assert "FAIL: below the bar in all, psnr" in output
+    assert _run(monkeypatch, *model, "--continued", "--bars") == 1
+    assert "FAIL: below the bar in" in capsys.readouterr().out
 
     assert _run(monkeypatch, *model, "--guidance-scale", 1, 2, "--num-inference-steps", "1") == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [
-        ["1", "1,1,1"],
-        ["2", "1,1,1"],
+        ["1/1", "1,1,1"],
+        ["2/2", "1,1,1"],
     ]
-    assert {path.name for path in tmp_path.glob("generated*.png")} == {
-        "generated-g1-s1.1.1.png",
-        "generated-g2-s1.1.1.png",
+    assert {path.name for path in tmp_path.glob("g*.png")} == {
+        "generated-g1-v1-s1.1.1.png",
+        "generated-g2-v2-s1.1.1.png",
+        "grid.png",
     }
+
+
+def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipeline, monkeypatch, tmp_path):
+    export(untrained_pipeline, tmp_path / "model")
+    model = ("--model", tmp_path / "model", "--out", tmp_path, "--count", 1, "--num-frames", 5)
+    grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")
+    assert _run(monkeypatch, *model, *grid) == 0
+    for later in (1, 3):
+        result = json.loads((tmp_path / f"generated-g2-v{later}-s1.1.2.json").read_text())
+        assert result["settings"]["guidance_scale"] == 2
+        assert result["settings"]["video_guidance_scale"] == later
+        assert result["settings"]["video_num_inference_steps"] == [1, 1, 2]
 
 
 def test_count_must_be_positive(monkeypatch, capsys):

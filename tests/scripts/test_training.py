@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.nn.functional as F
 import train_transformer
+import train_vae
 import world
 from clips import frames_of, pixels_of, render_seeds
-from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, principal_components
+from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, load_codec, principal_components
+from linear_start import BLOCK, FIRST_BLOCK, LinearDecoder, fit_decoder
 from train_transformer import NUM_STAGES, Latents, halve, make_batch
-from training import load_checkpoint, read_log, warmup_then_cosine
+from training import Schedule, digest_of, load_checkpoint, read_log, warmup_then_cosine
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
 from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
@@ -60,7 +63,7 @@ def test_decoding_what_was_encoded_is_an_orthogonal_projection(codec, clips):
     kept = codec.decode(codec.encode(clip))
     again = codec.decode(codec.encode(kept))
     torch.testing.assert_close(again, kept, atol=1e-4, rtol=0)
-    cosine = torch.nn.functional.cosine_similarity((clip - kept).flatten(), kept.flatten(), dim=0)
+    cosine = F.cosine_similarity((clip - kept).flatten(), kept.flatten(), dim=0)
     assert abs(cosine) < 1e-5
 
 
@@ -88,6 +91,65 @@ def test_first_and_later_latents_have_unit_size(codec, clips):
     assert latents[:, :, :1].std().item() == pytest.approx(1, abs=1e-4)
     assert latents[:, :, 1:].std().item() == pytest.approx(1, abs=1e-4)
     assert torch.equal(codec.encode(clips[:, :, :1]), latents[:, :, :1])
+
+
+def test_the_codec_that_is_kept_fits_the_world(clips):
+    """It was fitted to another world; this one's clips have latents of about unit size in it, too, and come
+    back at 30 dB."""
+    codec = load_codec()
+    latents = codec.encode(clips)
+    assert 0.9 < latents.std().item() < 1.1
+    error = (codec.decode(latents).clamp(-1, 1) - clips).square().mean()
+    assert 10 * torch.log10(4 / error) > 30
+
+
+@torch.no_grad()
+def test_the_vae_starts_as_the_codec(clips):
+    """But for the variation of the norms' statistics; the first frame and later ones, whole or in chunks."""
+    torch.manual_seed(0)
+    codec, vae = load_codec(), train_vae.build_vae().eval()
+    clip = clips[:4]
+    latents = codec.encode(clip)
+    assert (vae.encode(clip).latent_dist.mode() - latents).square().mean() < 1e-4
+    assert (vae.encode(clip[:, :, :1]).latent_dist.mode() - latents[:, :, :1]).square().mean() < 1e-4
+    expected = codec.decode(latents)
+    for decoded in (vae.decode(latents).sample, torch.cat(list(vae.decode_chunks(latents, 1)), dim=2)):
+        assert 10 * torch.log10(4 / (decoded - expected).square().mean()) > 45
+
+
+@torch.no_grad()
+def test_the_vae_starts_with_any_linear_decoder(clips):
+    """What the network does with the kernels is their causal convolution, with zeros around the clip."""
+    generator = torch.Generator().manual_seed(0)
+    latents = load_codec().encode(clips[:1, :, :9])
+    later = 0.02 * torch.randn(BLOCK, LATENT_CHANNELS + 1, 3, 3, 3, generator=generator)
+    first = 0.02 * torch.randn(FIRST_BLOCK, LATENT_CHANNELS + 1, 1, 3, 3, generator=generator)
+    vae = train_vae.build_vae(LinearDecoder(later, first)).eval()
+    inputs = torch.cat([latents, torch.ones_like(latents[:, :1])], dim=1)
+    blocks = F.conv3d(F.pad(inputs, (1, 1, 1, 1, 2, 0)), later)
+    start = F.conv3d(inputs[:, :, :1], first, padding=(0, 1, 1))
+    start = start + blocks[:, :, :1].unflatten(1, (3, 4, 16))[:, :, -1].flatten(1, 2)
+    expected = torch.cat([join(start, frames=1), join(blocks[:, :, 1:], frames=FACTOR)], dim=2)
+    torch.testing.assert_close(vae.decode(latents).sample, expected, atol=0.02, rtol=0.02)
+
+
+def test_the_fitted_decoder_is_better_than_the_codec(clips):
+    """Least squares over a set that has the codec's inverse in it; on clips that were not fitted, too."""
+    codec = load_codec()
+    vae = train_vae.build_vae(fit_decoder(codec, clips[8:])).eval()
+    for part in (clips[8:12], clips[:8]):
+        latents = codec.encode(part)
+        with torch.no_grad():
+            error = (vae.decode(latents).sample - part).square().mean()
+        assert error < (codec.decode(latents) - part).square().mean()
+
+
+def test_clips_of_the_vae_training_are_of_every_length_and_start_and_never_the_same():
+    seen = [train_vae.training_clips(step) for step in range(6)]
+    assert {tuple(part.shape[:3:2]) for part in seen} == {(4, 5), (2, 9), (1, 17)}
+    assert not torch.equal(seen[0], seen[3])
+    starts = {step * train_vae._START_STRIDE % 29 for step in range(29)}
+    assert starts == set(range(29))
 
 
 def _single_clip(seed: int) -> Latents:
@@ -243,13 +305,58 @@ def test_learning_rate_rises_then_falls():
     assert rates[-1] == pytest.approx(0.02)
 
 
+def test_a_schedule_rises_stays_and_falls_to_zero():
+    schedule = Schedule(steps=100, warmup=10, decay=20)
+    rates = [schedule.factor(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[9:81]) == {1}
+    assert rates[-1] == pytest.approx(1 / 20)
+    assert schedule.factor(100) == 0
+    assert rates[81:] == sorted(rates[81:], reverse=True)
+
+
+def test_before_the_decay_a_schedule_does_not_know_its_end():
+    short, long = Schedule(60, 10, 20), Schedule(600, 10, 50)
+    assert [short.factor(step) for step in range(41)] == [long.factor(step) for step in range(41)]
+    short.check_resumable(40, long)
+    short.check_resumable(59, short)
+    with pytest.raises(ValueError, match="room for the decay after 41 steps, got 60; use 61"):
+        short.check_resumable(41, long)
+    with pytest.raises(ValueError, match="has begun: --steps must stay 60 and --decay-steps 20, got 600"):
+        long.check_resumable(41, short)
+
+
+@pytest.mark.slow
+def test_a_vae_training_is_reproducible_and_resumable(tmp_path, monkeypatch, capsys):
+    """Three steps twice, and a run that was meant to be longer, stopped and ended: the same weights."""
+    monkeypatch.setattr(train_vae, "VALIDATION_CLIPS", 1)
+    monkeypatch.setattr(train_vae, "FITTED_CLIPS", 4)
+
+    def train(out: str, *arguments: str) -> str:
+        command = ["train_vae.py", "--device", "cpu", "--decay-steps", "1", "--out", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        train_vae.main()
+        return capsys.readouterr().out.split()[-1]
+
+    digest = train("straight", "--steps", "3")
+    assert train("again", "--steps", "3") == digest
+    assert train("resumed", "--steps", "9", "--stop-after", "2") != digest
+    assert train("resumed", "--steps", "3") == digest
+    assert train("other", "--steps", "3", "--seed", "1") != digest
+    model = train_vae.AutoencoderKLCausalVideo.from_pretrained(tmp_path / "straight" / "model")
+    assert digest_of(model) == digest
+
+
 @pytest.mark.slow
 def test_a_resumed_training_is_the_same_training(text_folder, tmp_path, monkeypatch):
     """Six steps at once, and three, a stop and three more: the same bits, and one log."""
     monkeypatch.setattr(train_transformer, "BATCH_SIZES", (2, 2, 2))
+    monkeypatch.setattr(train_transformer, "VALIDATION_CLIPS", 4)
+    monkeypatch.setattr(train_transformer, "VALIDATION_BATCH", 2)
 
     def train(out: str, *arguments: str):
         command = ["--out", str(tmp_path / out), "--text", str(text_folder), "--clips", "8", "--steps", "6"]
+        command += ["--decay-steps", "2"]
         monkeypatch.setattr(sys, "argv", ["train_transformer.py", "--device", "cpu", *command, *arguments])
         train_transformer.main()
         return load_checkpoint(tmp_path / out / "checkpoint.pt", torch.device("cpu"))
