@@ -6,6 +6,7 @@ Needs `train_text.py` first. Latents come from the linear codec that is also the
 computed once, at the start. A checkpoint is written every few minutes, and the same command goes on from it.
 
 To end a training early, start it again with fewer --steps, at least --decay-steps more than were made.
+To train a finished model further, give its folder as --start, another --out and another --seed.
 """
 
 from __future__ import annotations
@@ -264,6 +265,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WORK_FOLDER / "transformer", help="folder to write to")
     parser.add_argument("--text", type=Path, default=WORK_FOLDER / "text", help="folder of train_text.py")
     parser.add_argument("--clips", type=int, default=10_000)
+    parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--decay-steps", type=int, default=2000, help="the last ones, with a falling rate")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -283,7 +285,12 @@ def main() -> None:
     held_out, held_out_captions = held_out.to(device), held_out_captions.to(device)
 
     scheduler = PyramidFlowMatchEulerDiscreteScheduler()
-    model = build_transformer().to(device)
+    model = (
+        PyramidFluxTransformer3DModel.from_pretrained(arguments.start)
+        if arguments.start
+        else build_transformer()
+    )
+    model = model.to(device).train()
     model.set_attention_path("reference")  # one call for captions of many lengths
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizers = build_optimizers(model, arguments.learning_rate)

@@ -371,3 +371,10 @@ def test_a_resumed_training_is_the_same_training(text_folder, tmp_path, monkeypa
             assert torch.equal(value, resumed[part][name]), (part, name)
     rows = [read_log(tmp_path / out / "log.jsonl")[-1] for out in ("straight", "resumed")]
     assert rows[0]["stage2_unit3"] == rows[1]["stage2_unit3"]
+
+    start = ("--start", str(tmp_path / "straight" / "model"))
+    still = train("still", *start, "--learning-rate", "0")
+    assert still["step"] == 6
+    torch.testing.assert_close(still["average"], straight["average"], atol=1e-6, rtol=0)
+    moved = train("moved", *start)
+    assert not torch.allclose(moved["average"]["proj_out.weight"], still["average"]["proj_out.weight"])
