@@ -128,9 +128,7 @@ def recognise(frames: NDArray[np.uint8]) -> Recognition:
 
 def centres(frames: NDArray[np.uint8]) -> Reals | None:
     """Centroid of the object in every frame, (T, 2) as x and y in pixels; None unless all frames show one."""
-    pixels = frames.astype(np.float32)
-    grounds, _ = _grounds(pixels)
-    ink = _ink(pixels, grounds)
+    pixels, grounds, ink = _seen(frames)
     if ink is None:
         return None
     blob = _blob(_object_part(pixels, grounds, ink))
@@ -143,9 +141,7 @@ def edge_width(frames: NDArray[np.uint8]) -> float | None:
 
     A measure of sharpness for comparisons: a rendered circle has 1, a star more, since its edge is longer.
     """
-    pixels = frames.astype(np.float32)
-    grounds, _ = _grounds(pixels)
-    ink = _ink(pixels, grounds)
+    pixels, grounds, ink = _seen(frames)
     if ink is None:
         return None
     low, high = _EDGE
@@ -159,8 +155,7 @@ def ground_error(frames: NDArray[np.uint8], background: str) -> float:
     """Root mean square distance of the ground's pixels from the named background, in levels of 0 to 255 a
     channel. A pattern, a tint and a trail of the object all count; the object with its edge does not, unless
     nothing else is to be seen."""
-    pixels = frames.astype(np.float32)
-    ink = _ink(pixels, _grounds(pixels)[0])
+    pixels, _, ink = _seen(frames)
     named = np.broadcast_to(np.array(BACKGROUND_RGB[background], np.float32), (len(pixels), 3))
     error = pixels - named[:, None, None]
     if ink is not None:
@@ -168,6 +163,13 @@ def ground_error(frames: NDArray[np.uint8], background: str) -> float:
         is_ground = ~sliding_window_view(is_object, (3, 3), axis=(1, 2)).any((-1, -2))
         error = error[is_ground] if is_ground.any() else error
     return float(np.sqrt(np.mean(error**2)))
+
+
+def _seen(frames: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
+    """Pixels as float32, the ground of each frame, and the object's colour if there is an object."""
+    pixels = frames.astype(np.float32)
+    grounds, _ = _grounds(pixels)
+    return pixels, grounds, _ink(pixels, grounds)
 
 
 def _grounds(pixels: Floats) -> tuple[Floats, float]:
