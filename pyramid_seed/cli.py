@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return run(options)
+        status = run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError as error:
+        if output_is_closed():
+            return 141  # what a shell says of a program that SIGPIPE ended
+        print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
@@ -34,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"pyramid-seed {options.command}: stopped; no file was left half-written", file=sys.stderr)
         return 130
+
+
+def output_is_closed() -> bool:
+    """Whether whoever read the standard output has gone (`| head`); nothing is written to it from then on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:  # Python flushes once more when it ends, and would complain of the same pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -106,6 +108,30 @@ def test_presets_are_listed(capsys):
         "sd3-768p",
     ):
         assert name in listed
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_it_in_silence(unbuffered):
+    """As in `pyramid-seed presets | head -1`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pyramid_seed", "presets"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        cwd=ROOT,
+    ) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 141
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch, capfd):
+    def breaks(options):
+        raise BrokenPipeError(errno.EPIPE, "the encoder has gone")
+
+    monkeypatch.setattr("pyramid_seed.commands.presets.run", breaks)
+    assert main(["presets"]) == 2
+    assert "the encoder has gone" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["batch", "--help"]])

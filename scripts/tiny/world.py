@@ -514,13 +514,6 @@ def _article(noun: str) -> str:
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def training_example(index: int) -> Example:
-    """The example of training seed number `index`; shape, colour, motion and background are drawn evenly."""
-    seed = TRAIN_SEEDS[index]
-    scene = sample_scene(seed)
-    return Example(seed, scene, training_caption(scene, seed))
-
-
 def held_out_examples(count: int) -> tuple[Example, ...]:
     """The first `count` examples of the held-out seeds; captions leave nothing open.
 
@@ -540,8 +533,3 @@ def held_out_examples(count: int) -> tuple[Example, ...]:
         )
         examples.append(Example(seed, scene, caption(scene, seed)))
     return tuple(examples)
-
-
-def held_out_scenes(count: int) -> tuple[SceneSpec, ...]:
-    """The scenes of `held_out_examples`."""
-    return tuple(example.scene for example in held_out_examples(count))
