@@ -2,7 +2,7 @@
 model.
 
 Made for clips of `world.py` and for a generator's imperfect versions of them: some blur, noise, tint, a stray
-spot. Whatever cannot be told is None, never a guess.
+spot. What is in doubt is None: between two names, far from any, or beside a second object.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ FINER_ATTRIBUTES: Final = ("size", "speed")
 _GROWING: Final = ("grow", "shrink")
 
 # Colours are distances in RGB, 0 to 255.
-_GROUND_TOLERANCE: Final = 50.0  # from the named background; white, grey and black are 220 apart
-_GROUND_SPREAD: Final = 40.0  # median distance of the border's pixels from their median
+_GROUND_TOLERANCE: Final = 50.0  # from the named background, in every frame; the three are 220 apart
+_GROUND_SPREAD: Final = 40.0  # median distance of the border's pixels from their median, in every frame
 _NEAR_GROUND: Final = 40.0  # what is closer to the ground than this is ground
-_MIN_CHROMA: Final = 50.0  # an object with less is grey, and has no colour name
+_COLOUR_TOLERANCE: Final = 110.0  # from the named colour: grey, pink and brown have no name
+_OTHER: Final = 0.5  # as far from the ground as this part of the object's colour, a pixel shows something
 # The edge between ground and object, as the part of the way from one colour to the other.
 _EDGE: Final = (0.25, 0.75)
 # An object is one compact blob that looks a bit like some shape, in most frames.
 _AREA: Final = (0.008, 0.5)  # part of the frame
 _WINDOW: Final = 2.2  # radius around the blob's median within which it is measured, in radii of its area
-_IN_WINDOW: Final = 0.7  # part of the blob that lies there
+_ALONE: Final = 0.85  # part of all that the frame shows, in any colour, that is the blob
 _BLOB_IOU: Final = 0.5
 _BLOB_FRAMES: Final = 0.75
 _SHAPE_IOU: Final = 0.75
 _SHAPE_MARGIN: Final = 0.1  # lead of the best shape over the next at which there is no doubt left
+_SURE: Final = 0.3  # least confidence of a shape, a colour and a motion that is named
 # Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 8 and 2.9.
 _MIN_TRAVEL: Final = 4.0
 _MIN_GROWTH: Final = 1.6
@@ -100,7 +102,7 @@ def recognise(frames: NDArray[np.uint8]) -> Recognition:
     shape_confidence = colour_confidence = motion_confidence = 0.0
     ink = _ink(pixels, grounds)
     if ink is not None:
-        blob = _blob(_object_part(pixels, grounds, ink))
+        blob = _blob(pixels, grounds, ink)
         if blob.valid.mean() >= _BLOB_FRAMES:
             shape, shape_confidence = _name_shape(blob)
             colour, colour_confidence = _name_colour(ink)
@@ -131,7 +133,7 @@ def centres(frames: NDArray[np.uint8]) -> Reals | None:
     pixels, grounds, ink = _seen(frames)
     if ink is None:
         return None
-    blob = _blob(_object_part(pixels, grounds, ink))
+    blob = _blob(pixels, grounds, ink)
     return np.stack([blob.x, blob.y], axis=-1) if blob.valid.all() else None
 
 
@@ -173,12 +175,13 @@ def _seen(frames: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
 
 
 def _grounds(pixels: Floats) -> tuple[Floats, float]:
-    """Median colour (T, 3) of each frame's border, two pixels wide, and the pixels' spread around it."""
+    """Median colour (T, 3) of each frame's border, two pixels wide, and the greatest spread around it."""
     rim = np.ones(pixels.shape[1:3], dtype=np.bool_)
     rim[2:-2, 2:-2] = False
     border = pixels[:, rim]
     grounds = np.median(border, axis=1)
-    return grounds, float(np.median(np.linalg.norm(border - grounds[:, None], axis=-1)))
+    distance = np.linalg.norm(border - grounds[:, None], axis=-1)
+    return grounds, float(np.median(distance, axis=1).max())
 
 
 def _ink(pixels: Floats, grounds: Floats) -> Floats | None:
@@ -206,12 +209,20 @@ def _part(pixels: Floats, grounds: Floats, ink: Floats) -> Floats:
     return part / length[:, None, None]
 
 
-def _blob(part: Floats) -> _Blob:
+def _shown(pixels: Floats, grounds: Floats, ink: Floats) -> Reals:
+    """Pixels (T,) that are clearly not ground, of whatever colour."""
+    distance = np.linalg.norm(pixels - grounds[:, None, None], axis=-1)
+    contrast = np.linalg.norm(ink - grounds, axis=-1)
+    count: Reals = (distance > _OTHER * contrast[:, None, None]).sum((1, 2)).astype(np.float32)
+    return count
+
+
+def _blob(pixels: Floats, grounds: Floats, ink: Floats) -> _Blob:
+    part = _object_part(pixels, grounds, ink)
     height, width = part.shape[1:]
     y = (np.arange(height, dtype=np.float32) + 0.5)[None, :, None]
     x = (np.arange(width, dtype=np.float32) + 0.5)[None, None, :]
-    everything = part.sum((1, 2))
-    reach = _WINDOW * np.sqrt(everything / np.pi)[:, None, None]
+    reach = _WINDOW * np.sqrt(part.sum((1, 2)) / np.pi)[:, None, None]
     near_x = np.abs(x - _median_index(part.sum(1))[:, None, None]) <= reach
     near_y = np.abs(y - _median_index(part.sum(2))[:, None, None]) <= reach
     part = part * (near_x & near_y)
@@ -228,7 +239,8 @@ def _blob(part: Floats) -> _Blob:
     iou = np.stack(ious, axis=-1)
     in_frame = area / (height * width)
     sized = (in_frame >= _AREA[0]) & (in_frame <= _AREA[1])
-    valid = sized & (area >= _IN_WINDOW * everything) & (iou.max(-1) >= _BLOB_IOU)
+    is_alone = area >= _ALONE * _shown(pixels, grounds, ink)
+    valid = sized & is_alone & (iou.max(-1) >= _BLOB_IOU)
     return _Blob(centre_x, centre_y, np.sqrt(area / np.pi), iou, valid)
 
 
@@ -248,8 +260,10 @@ def _unit_area(shape: str) -> float:
 
 
 def _name_background(grounds: Floats, spread: float) -> tuple[str | None, float]:
-    ground = np.median(grounds, axis=0)
-    distance = {name: float(np.linalg.norm(ground - rgb)) for name, rgb in BACKGROUND_RGB.items()}
+    distance = {
+        name: float(np.linalg.norm(grounds - np.array(rgb), axis=-1).max())
+        for name, rgb in BACKGROUND_RGB.items()
+    }
     name = min(distance, key=distance.__getitem__)
     confidence = 1.0 - max(distance[name] / _GROUND_TOLERANCE, spread / _GROUND_SPREAD)
     return (name, confidence) if confidence > 0.0 else (None, 0.0)
@@ -257,11 +271,11 @@ def _name_background(grounds: Floats, spread: float) -> tuple[str | None, float]
 
 def _name_colour(ink: Floats) -> tuple[str | None, float]:
     """Nearest colour by hue, which survives a loss of contrast that would turn orange to red in RGB."""
-    if float(np.ptp(ink)) < _MIN_CHROMA:
-        return None, 0.0
     distance = {name: abs((_hue(ink) - _hue(rgb) + 0.5) % 1.0 - 0.5) for name, rgb in COLOUR_RGB.items()}
     nearest, second = sorted(distance, key=distance.__getitem__)[:2]
-    return nearest, 1.0 - distance[nearest] / distance[second]
+    if float(np.linalg.norm(ink - COLOUR_RGB[nearest])) > _COLOUR_TOLERANCE:
+        return None, 0.0
+    return _if_sure(nearest, 1.0 - distance[nearest] / distance[second])
 
 
 def _hue(rgb: Floats | tuple[int, int, int]) -> float:
@@ -275,7 +289,7 @@ def _name_shape(blob: _Blob) -> tuple[str | None, float]:
     best, second = float(scores[order[-1]]), float(scores[order[-2]])
     if best < _SHAPE_IOU:
         return None, 0.0
-    return SHAPES[int(order[-1])], min(1.0, (best - second) / _SHAPE_MARGIN)
+    return _if_sure(SHAPES[int(order[-1])], min(1.0, (best - second) / _SHAPE_MARGIN))
 
 
 def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
@@ -295,7 +309,11 @@ def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
     best, second = sorted(amounts, key=lambda pair: abs(amounts[pair]), reverse=True)[:2]
     if abs(amounts[best]) < 1.0:
         return None, 0.0
-    return best[amounts[best] < 0], 1.0 - abs(amounts[second] / amounts[best])
+    return _if_sure(best[amounts[best] < 0], 1.0 - abs(amounts[second] / amounts[best]))
+
+
+def _if_sure(name: str, confidence: float) -> tuple[str | None, float]:
+    return (name, confidence) if confidence >= _SURE else (None, 0.0)
 
 
 def _name_size(blob: _Blob, motion: str | None, scale: float) -> str:

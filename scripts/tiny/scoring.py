@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import world
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from recognise import ATTRIBUTES, FINER_ATTRIBUTES, Recognition, centres, recognise
-from world import Example
+from world import Example, SceneSpec
 
 from pyramid_seed.runs.video import contact_sheet, image_grid
 
@@ -40,15 +40,25 @@ _INK, _RED, _PAPER = (20, 20, 20), (215, 0, 0), (240, 240, 240)
 
 def shares(examples: Sequence[Example], seen: Sequence[Recognition]) -> dict[str, float]:
     """Share of clips in [0, 1] that show each of ATTRIBUTES as captioned, under "all" all of these, and then
-    each of FINER_ATTRIBUTES."""
-    right = [each.agrees_with(example.scene) for example, each in zip(examples, seen, strict=True)]
-    found = {name: float(np.mean([answers[name] for answers in right])) for name in NAMES}
-    every = [all(answers[name] for name in ATTRIBUTES) for answers in right]
+    each of FINER_ATTRIBUTES; not a number where no clip has the attribute."""
+    right = [
+        (example.scene, each.agrees_with(example.scene)) for example, each in zip(examples, seen, strict=True)
+    ]
+    found = {}
+    for name in NAMES:
+        answers = [answer[name] for scene, answer in right if has(scene, name)]
+        found[name] = float(np.mean(answers)) if answers else float("nan")
+    every = [all(answer[name] for name in ATTRIBUTES) for _, answer in right]
     return (
         {name: found[name] for name in ATTRIBUTES}
         | {"all": float(np.mean(every))}
         | {name: found[name] for name in FINER_ATTRIBUTES}
     )
+
+
+def has(scene: SceneSpec, attribute: str) -> bool:
+    """Whether a scene has the attribute: what grows or shrinks is of no one size."""
+    return attribute != "size" or scene.motion not in ("grow", "shrink")
 
 
 def kept_to_the_end(example: Example, clip: Frames) -> bool:
@@ -58,18 +68,22 @@ def kept_to_the_end(example: Example, clip: Frames) -> bool:
 
 
 def kept_in_place(example: Example, clip: Frames) -> bool:
-    """Whether the object goes on where the scene's does: over the first frames of a clip that was continued
-    from a picture, its centre is never further than PLACE_TOLERANCE from that of the rendered one."""
+    """Whether the object stays where the scene's is: over the first frames of a clip that was continued from
+    a picture, its centre is never further than PLACE_TOLERANCE from that of the rendered one."""
     frames = min(PLACE_FRAMES, len(clip))
     ours, theirs = centres(clip[:frames]), centres(world.render(example.scene, frames))
-    return ours is not None and theirs is not None and bool(np.abs(ours - theirs).max() <= PLACE_TOLERANCE)
+    if ours is None or theirs is None:
+        return False
+    return bool(np.linalg.norm(ours - theirs, axis=-1).max() <= PLACE_TOLERANCE)
 
 
 def confusion(examples: Sequence[Example], seen: Sequence[Recognition], attribute: str) -> NDArray[np.int64]:
-    """Counts: a row for every captioned value in NAMES[attribute], a column for each seen, then UNKNOWN."""
+    """Counts over the scenes that have the attribute: a row for every captioned value in NAMES[attribute], a
+    column for each seen, then UNKNOWN."""
     pairs = Counter(
         (getattr(example.scene, attribute), getattr(each, attribute) or UNKNOWN)
         for example, each in zip(examples, seen, strict=True)
+        if has(example.scene, attribute)
     )
     names = NAMES[attribute]
     return np.array([[pairs[captioned, shown] for shown in (*names, UNKNOWN)] for captioned in names])
@@ -106,13 +120,19 @@ def _label(example: Example, seen: Recognition, width: int) -> Frames:
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_FONT_SIZE)
     draw.text((1, 0), example.caption, _INK, font)
     left = 1.0
-    for word, is_right in _words(seen, seen.agrees_with(example.scene)):
+    for word, is_right in _words(example.scene, seen):
         draw.text((left, line), word, _INK if is_right else _RED, font)
         left += draw.textlength(word + "  ", font)
     return np.asarray(image)
 
 
-def _words(seen: Recognition, right: Mapping[str, bool]) -> list[tuple[str, bool]]:
-    """What was seen, in the order of a caption; the attribute's name with a question mark for None."""
-    order = ("colour", "shape", "motion", "background")
-    return [(getattr(seen, name) or f"{name}?", right[name]) for name in order]
+def _words(scene: SceneSpec, seen: Recognition) -> list[tuple[str, bool]]:
+    """What was seen and whether it is the scene's, in the order of a caption; the attribute's name with a
+    question mark for None. A usual size or speed goes without saying, where it is right."""
+    right = seen.agrees_with(scene)
+    order = ("size", "colour", "shape", "motion", "speed", "background")
+    return [
+        (getattr(seen, name) or f"{name}?", right[name])
+        for name in order
+        if has(scene, name) and not (right[name] and getattr(seen, name) in ("medium", "normal"))
+    ]

@@ -6,18 +6,20 @@ import inspect
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import world
-from evaluate import BARS, below_bars, call_settings, main, measure, rendered
+from evaluate import BARS, below_bars, call_settings, continued, main, measure, rendered
 from export import export
 from recognise import ATTRIBUTES, FINER_ATTRIBUTES, recognise
 from scoring import (
     NAMES,
     confusion,
     confusion_text,
+    has,
     kept_in_place,
     kept_to_the_end,
     labelled_sheet,
@@ -27,6 +29,7 @@ from scoring import (
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.presets import load_preset
 
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = world.held_out_examples(36)
 CLIPS = [world.render(example.scene) for example in EXAMPLES]
 SEEN = [recognise(clip) for clip in CLIPS]
@@ -52,6 +55,7 @@ def test_what_is_lost_at_the_end_or_out_of_place_is_counted():
     assert kept_in_place(example, clip)
     assert kept_in_place(example, np.roll(clip, 2, axis=1))
     assert not kept_in_place(example, np.roll(clip, 4, axis=1))
+    assert not kept_in_place(example, np.roll(clip, (3, 3), axis=(1, 2)))
     clip[-1] = 255
     assert not kept_to_the_end(example, clip)
     clip[1] = 255
@@ -64,8 +68,16 @@ def test_confusion_of_rendered_clips_is_diagonal(attribute):
     size = len(NAMES[attribute])
     assert counts.shape == (size, size + 1)
     assert np.array_equal(counts[:, :size], np.diag(counts.diagonal()))
-    assert counts.sum() == 36
+    assert counts.sum() == sum(has(example.scene, attribute) for example in EXAMPLES)
     assert not counts[:, size].any()
+
+
+def test_what_grows_has_no_size_to_be_right_in():
+    grows = next(i for i, example in enumerate(EXAMPLES) if example.scene.motion == "grow")
+    moves = next(i for i, example in enumerate(EXAMPLES) if example.scene.motion == "left")
+    pair = [EXAMPLES[grows], EXAMPLES[moves]]
+    assert shares(pair, [SEEN[grows], replace(SEEN[moves], size=None)])["size"] == 0
+    assert confusion(pair, [SEEN[grows], SEEN[moves]], "size").sum() == 1
 
 
 def test_mistakes_are_counted_where_they_belong():
@@ -102,6 +114,7 @@ def test_sheet_says_mistakes_in_red():
     assert reds(right) == 0
     assert reds(replace(right, motion="down" if right.motion != "down" else "up")) > 10
     assert reds(replace(right, shape=None)) > 10
+    assert reds(replace(right, speed="slow" if right.speed != "slow" else "quick")) > 10
     assert labelled_sheet(EXAMPLES[:4], SEEN[:4], CLIPS[:4]).shape[2] == 3
 
 
@@ -114,10 +127,16 @@ def test_settings_of_the_preset_are_arguments_of_the_pipeline():
 def test_command_line_on_rendered_clips(monkeypatch, tmp_path, capsys):
     assert _run(monkeypatch, "--rendered", "--bars", "--count", 12, "--out", tmp_path) == 0
     assert "PASS" in capsys.readouterr().out
-    result = json.loads((tmp_path / "rendered.json").read_text())
+    result = json.loads((tmp_path / "rendered-17.json").read_text())
     assert result["scores"]["all"] == 1.0
     assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[:12]]
-    assert iio.imread(tmp_path / "rendered.png").ndim == 3
+    assert iio.imread(tmp_path / "rendered-17.png").ndim == 3
+
+
+def test_other_pairs_than_the_first_ones(monkeypatch, tmp_path):
+    assert _run(monkeypatch, "--rendered", "--first", 5, "--count", 2, "--out", tmp_path) == 0
+    result = json.loads((tmp_path / "rendered-17.json").read_text())
+    assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[5:7]]
 
 
 def test_command_line_on_an_untrained_model(untrained_pipeline, monkeypatch, tmp_path, capsys):
@@ -136,10 +155,22 @@ def test_command_line_on_an_untrained_model(untrained_pipeline, monkeypatch, tmp
         ["2/2", "1,1,1"],
     ]
     assert {path.name for path in tmp_path.glob("g*.png")} == {
-        "generated-g1-v1-s1.1.1.png",
-        "generated-g2-v2-s1.1.1.png",
+        "generated-5-g1-v1-s1.1.1.png",
+        "generated-5-g2-v2-s1.1.1.png",
         "grid.png",
     }
+
+
+def test_a_continued_clip_begins_with_the_rendered_picture():
+    """Of the embedded model, within what its autoencoder loses."""
+    settings = call_settings(load_preset("tiny")) | {"num_frames": 5, "num_inference_steps": [1, 1, 1]}
+    settings |= {"video_num_inference_steps": [1, 1, 1]}
+    pipeline = PyramidFlowPipeline.from_pretrained(ROOT / "assets" / "tiny")
+    pipeline.set_progress_bar_config(disable=True)
+    for example in EXAMPLES[:2]:
+        first = continued(pipeline, settings)(example)[0].astype(float)
+        error = np.mean((first - world.render(example.scene, 1)[0]) ** 2)
+        assert 10 * np.log10(255**2 / error) > 30
 
 
 def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipeline, monkeypatch, tmp_path):
@@ -148,7 +179,7 @@ def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipelin
     grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")
     assert _run(monkeypatch, *model, *grid) == 0
     for later in (1, 3):
-        result = json.loads((tmp_path / f"generated-g2-v{later}-s1.1.2.json").read_text())
+        result = json.loads((tmp_path / f"generated-5-g2-v{later}-s1.1.2.json").read_text())
         assert result["settings"]["guidance_scale"] == 2
         assert result["settings"]["video_guidance_scale"] == later
         assert result["settings"]["video_num_inference_steps"] == [1, 1, 2]
@@ -157,3 +188,5 @@ def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipelin
 def test_count_must_be_positive(monkeypatch, capsys):
     assert _run(monkeypatch, "--count", "0") == 2
     assert "--count must be at least 1, got 0" in capsys.readouterr().err
+    assert _run(monkeypatch, "--first", "-1") == 2
+    assert "--first must be at least 0, got -1" in capsys.readouterr().err

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from recognise import ATTRIBUTES, Recognition, centres, edge_width, ground_error, recognise
-from world import held_out_examples, render, sample_scene
+from world import (
+    BACKGROUND_RGB,
+    BACKGROUNDS,
+    COLOUR_RGB,
+    COLOURS,
+    held_out_examples,
+    render,
+    sample_scene,
+)
 
 EXAMPLES = held_out_examples(432)
 NOTHING = Recognition(None, None, None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
@@ -170,6 +180,47 @@ def test_a_stray_spot_does_no_harm():
         frames = render(example.scene)
         frames[:, 2:5, 2:5] = 255 - frames[:, 2:5, 2:5]
         assert all(recognise(frames).agrees_with(example.scene).values())
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize(("first", "second"), list(permutations(COLOURS, 2)))
+def test_with_a_second_object_of_any_colour_nothing_is_named(background, first, second):
+    frames = np.full((5, 64, 64, 3), BACKGROUND_RGB[background], np.uint8)
+    frames[:, 8:28, 8:28] = COLOUR_RGB[first]
+    assert recognise(frames).colour == first
+    frames[:, 40:54, 40:54] = COLOUR_RGB[second]
+    seen = recognise(frames)
+    assert seen.shape is seen.colour is seen.motion is None
+
+
+@pytest.mark.parametrize("rgb", [(255, 150, 150), (120, 60, 10), (0, 255, 255), (60, 60, 60)])
+def test_colours_that_are_far_from_the_named_ones_have_no_name(rgb):
+    frames = np.full((3, 64, 64, 3), 255, np.uint8)
+    frames[:, 20:44, 20:44] = rgb
+    assert recognise(frames).colour is None
+
+
+def test_what_is_between_two_names_has_none():
+    """Down as much as to the right; half orange and half yellow; between circle and square."""
+    slanting = np.full((9, 64, 64, 3), 255, np.uint8)
+    for step, frame in enumerate(slanting):
+        frame[10 + 2 * step : 30 + 2 * step, 10 + 2 * step : 30 + 2 * step] = COLOUR_RGB["red"]
+    assert recognise(slanting).motion is None
+
+    tawny = np.full((3, 64, 64, 3), 255, np.uint8)
+    tawny[:, 20:44, 20:44] = np.mean([COLOUR_RGB["orange"], COLOUR_RGB["yellow"]], axis=0)
+    assert recognise(tawny).colour is None
+
+    y, x = np.abs(np.mgrid[-31.5:32, -31.5:32])
+    squircle = np.full((3, 64, 64, 3), 255, np.uint8)
+    squircle[:, x**4 + y**4 < 14**4] = COLOUR_RGB["red"]
+    assert recognise(squircle).shape is None
+
+
+def test_a_ground_that_changes_for_a_frame_has_no_name():
+    frames = render(EXAMPLES[0].scene)
+    frames[5] = 255 - frames[5]
+    assert recognise(frames).background is None
 
 
 def test_errors_name_rule_and_value():
