@@ -274,8 +274,8 @@ SETTINGS: tuple[Setting, ...] = (
         torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed,
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp,
     ),
-    _attention_kernel("flash", True, "The kernel of a CPU; on CUDA it refuses masks, as ours have."),
-    _attention_kernel("mem_efficient", True, "Takes masks, so it is ours on CUDA."),
+    _attention_kernel("flash", True, "Kernel of CPU and CUDA; refuses masks, which only `reference` has."),
+    _attention_kernel("mem_efficient", True, "Takes masks."),
     _attention_kernel("math", True, "Takes what the others refuse."),
     _attention_kernel("cudnn", False, "cuDNN plans attention anew for each version and device."),
     Setting(

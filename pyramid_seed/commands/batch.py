@@ -42,7 +42,9 @@ def add(commands: Commands) -> None:
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="for clips, index.jsonl, logs"
     )
     parser.add_argument(
-        "--format", choices=("txt", "jsonl", "csv", "yaml"), help="of LIST (default: by its ending, or txt)"
+        "--format",
+        choices=("txt", "jsonl", "csv", "yaml"),
+        help="of LIST (default: by its ending; standard input: txt)",
     )
     parser.add_argument(
         "--seed",

@@ -32,7 +32,8 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help=f".mp4, .gif, .webp or .png (default: {default})",
+        help=".mp4, .gif, .webp, .png, or a folder of .png; only .mp4 has the manifest inside "
+        f"(default: {default})",
     )
     group.add_argument("--overwrite", action="store_true", help="replace what exists")
     group.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
@@ -121,7 +122,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--determinism",
         choices=("strict", "relaxed"),
         default="strict",
-        help="strict: the same bits on every run, or an error; relaxed: kernels as found (default: strict)",
+        help="strict: the same bits on every run, or an error; relaxed: kernels chosen for speed "
+        "(default: strict)",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     return group

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from .options import Commands, quiet_loading
@@ -61,10 +60,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed ui`."""
+    from ..explore.extras import check_extra
     from ..presets import list_presets, load_preset
 
-    if find_spec("gradio") is None:
-        raise ValueError("the page needs gradio; install it: pip install 'pyramid-seed[ui]'")
+    check_extra("ui", "gradio")
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
 

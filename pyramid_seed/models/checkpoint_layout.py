@@ -242,7 +242,8 @@ def _refuse_pickle(files: Collection[str], where: str, part: str) -> None:
     )
     raise ValueError(
         f"{where}/{pickles[0]} is a pickle, which can run code when it is read; only safetensors is read. "
-        f'In a local copy of the folder, convert it with: python -c "{convert}"'
+        "In a local copy (hf download OWNER/NAME --local-dir FOLDER), which is then loaded in its place, "
+        f'convert it with: python -c "{convert}"'
     )
 
 

@@ -13,7 +13,7 @@ from pyramid_seed.cli import build_parser, main
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
     assert main(["ui", "-o", str(tmp_path / "clips")]) == 2
-    assert "the page needs gradio; install it: pip install 'pyramid-seed[ui]'" in capsys.readouterr().err
+    assert 'this needs gradio; pip install "pyramid-seed[ui]"' in capsys.readouterr().err
     assert not (tmp_path / "clips").exists()
 
 
