@@ -11,12 +11,11 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
+    current_pipeline,
     generate,
     image_digest,
     load_pipeline,
     lora_rows,
-    shared_pipeline,
-    weight_files_of,
     whole_ledger,
 )
 from .clip import Clip
@@ -31,9 +30,17 @@ from .resources import resolve_model
 from .runs.extension import plan_extension
 from .runs.frame_file import FrameFile
 from .runs.latents import latents_path, read_latents
-from .runs.manifest import Recipe, find_manifest, geometry_of, recipe_of, unit_digests
+from .runs.manifest import (
+    Recipe,
+    check_noise_scheme,
+    find_manifest,
+    geometry_of,
+    recipe_of,
+    unit_digests,
+)
 from .runs.verify import Verification, verify_clip, verify_noise
 from .runs.weights import weight_digests
+from .source_files import weight_files_of, weights_of
 
 
 class Callbacks(TypedDict, total=False):
@@ -71,6 +78,7 @@ def regenerate(
             or the weights are such as no file holds.
         OSError: the weights cannot be read.
     """
+    check_noise_scheme(manifest, "the clip")
     recipe = recipe_of(manifest)
     _check_image(recipe, image)
     pipeline = _loaded(manifest, model, device, loras)
@@ -126,6 +134,7 @@ def extend_clip(
     text_digests: Mapping[str, str],
     stage_digests: Sequence[Sequence[str] | None],
     latents: torch.Tensor,
+    weights: Sequence[Mapping[str, Any]] | None,
     branch_seed: int | None = None,
     from_frame: int | None = None,
     loras: Sequence[Mapping[str, Any]] | None = (),
@@ -137,7 +146,7 @@ def extend_clip(
     """Go on from a clip's latents, see `Clip.extend`.
 
     Args:
-        recipe, geometry, text_digests, stage_digests, latents, loras: of the clip.
+        recipe, geometry, text_digests, stage_digests, latents, weights, loras: of the clip.
         num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
         callbacks: see `regenerate`.
     """
@@ -146,6 +155,7 @@ def extend_clip(
     )
     if pipeline is None:
         pipeline = _shared(recipe, device)
+    _check_same_model(recipe, weights, pipeline)
     if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
         raise ValueError(
             f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
@@ -193,6 +203,7 @@ def extend_file(
             of the clip.
     """
     manifest = find_manifest(path)
+    check_noise_scheme(manifest, path)
     recipe, geometry, digests = recipe_of(manifest), geometry_of(manifest), manifest["digests"]
     longer, kept = plan_extension(
         recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
@@ -207,6 +218,7 @@ def extend_file(
             text_digests=digests["text"],
             stage_digests=digests["stages"],
             latents=latents,
+            weights=manifest["weights"],
             branch_seed=branch_seed,
             from_frame=from_frame,
             loras=manifest["loras"],
@@ -274,6 +286,29 @@ def _loaded(
     return pipeline
 
 
+def _check_same_model(
+    recipe: Recipe, had: Sequence[Mapping[str, Any]] | None, pipeline: PyramidFlowPipeline
+) -> None:
+    """Refuse to go on from latents with another model than theirs: the clip would be made by two."""
+    dtype = str(pipeline.transformer.dtype).removeprefix("torch.")
+    if dtype != recipe.settings.dtype:
+        raise ValueError(f"the clip was made in {recipe.settings.dtype}, this pipeline is in {dtype}")
+    if pipeline.transformer.is_compiled != recipe.compiled:
+        told = {True: "with a compiled transformer", False: "without compiling the transformer"}
+        raise ValueError(
+            f"the clip was made {told[recipe.compiled]}, this pipeline is {told[not recipe.compiled]}"
+        )
+    has = weights_of(pipeline)
+    if had is None or has is None:
+        return
+    files_had, files_has = ({row["file"]: row["sha256"] for row in rows} for rows in (had, has))
+    if other := sorted(dict(files_had.items() ^ files_has.items())):
+        raise ValueError(
+            f"the clip was made with other weights than those in {pipeline.source_folder}, they differ in "
+            f"{', '.join(other)}; go on with its own model, or make the clip anew"
+        )
+
+
 def _lora_files(manifest: Mapping[str, Any], given: Sequence[str | Path]) -> list[Path]:
     """The files of a manifest's LoRAs, in its order, found among the given ones by their SHA-256."""
     rows = manifest["loras"]
@@ -307,7 +342,7 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
 
 def _shared(recipe: Recipe, device: str | None) -> PyramidFlowPipeline:
     settings = recipe.settings
-    return shared_pipeline(settings.model, settings.variant, settings.dtype, device, recipe.compiled)
+    return current_pipeline(settings.model, settings.variant, settings.dtype, device, recipe.compiled)
 
 
 def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:

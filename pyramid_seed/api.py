@@ -13,19 +13,18 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
-from .determinism import DeterminismLevel
+from .determinism import DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .models.attention import AttentionPath
-from .models.checkpoint_layout import layout_of, list_files
 from .models.checkpoints import (
     check_dtype,
     default_dtype_kept,
     fetch_checkpoint,
     find_layout,
     load_components,
-    read_original,
+    load_saved_text_encoders,
 )
 from .noise import (
     Branch,
@@ -41,6 +40,7 @@ from .noise import (
 from .pipelines import PyramidFlowPipeline
 from .pipelines.film import OnFrames
 from .pipelines.inputs import check_choice, first_frames
+from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .pipelines.text_encoders import AFTER_USE, AfterUse
@@ -50,6 +50,7 @@ from .runs.frame_facts import FrameCounter
 from .runs.frame_file import FrameFile
 from .runs.video import Frames
 from .runs.weights import is_folder_of
+from .source_files import changed_files, stamps_of, weights_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -83,6 +84,7 @@ def load_pipeline(
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    ask_for_cublas_workspace()
     chosen_device = default_device() if device is None else usable_device(device)
     source = resolve_model(str(path_or_hub_id))
     folder = fetch_checkpoint(source, variant=variant, **hub_options)
@@ -91,19 +93,36 @@ def load_pipeline(
             raise ValueError(
                 f"{folder} was written by save_pretrained and has one transformer; leave variant out"
             )
-        with default_dtype_kept():
-            pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        stamps = stamps_of(folder, None)
+        pipeline = _load_saved(folder, dtype)
         pipeline.found = f"{pipeline.transformer.family}, in the layout of diffusers at {folder}"
     else:
+        stamps = stamps_of(folder, variant)
         components = load_components(folder, variant=variant, dtype=dtype)
         pipeline = PyramidFlowPipeline(**components.modules())
         pipeline.found = components.found
     pipeline.source_folder = folder
     pipeline.source_variant = variant
+    pipeline.source_stamps = stamps
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
         pipeline.to(chosen_device)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            own_weights(part)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
+    return pipeline
+
+
+def _load_saved(folder: Path, dtype: torch.dtype) -> PyramidFlowPipeline:
+    """What `save_pretrained` wrote, all weights of which must be there."""
+    encoders = load_saved_text_encoders(folder, dtype)
+    with default_dtype_kept():
+        pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **encoders)
+    for part in ("transformer", "vae"):
+        missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
+        if missing:
+            raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")
     return pipeline
 
 
@@ -119,6 +138,17 @@ def shared_pipeline(
 ) -> PyramidFlowPipeline:
     """The pipeline of these settings, loaded once a process; asking for another one lets the last one go."""
     return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device, compile=compile)
+
+
+def current_pipeline(
+    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
+) -> PyramidFlowPipeline:
+    """The same, loaded again if its files have changed."""
+    pipeline = shared_pipeline(model, variant, dtype, device, compile)
+    if changed_files(pipeline):
+        shared_pipeline.cache_clear()
+        pipeline = shared_pipeline(model, variant, dtype, device, compile)
+    return pipeline
 
 
 def generate(
@@ -187,7 +217,7 @@ def generate(
     started = time.perf_counter()
     check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
-        pipeline = shared_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
+        pipeline = current_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
         if text_encoders == "free":
             shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
     else:
@@ -197,7 +227,7 @@ def generate(
                 "pipeline.transformer.compile_repeated_blocks() on your own"
             )
         chosen = _with_model_of(pipeline, chosen)
-    files = weight_files_of(pipeline.source_folder, chosen.variant)
+    weights = weights_of(pipeline)
     loras = lora_rows(pipeline)
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
@@ -263,8 +293,13 @@ def generate(
         stage_digests=tuple(output.stage_digests[0]),
         geometry=pipeline.geometry,
         source_folder=pipeline.source_folder,
-        weight_files=files,
-        environment=environment_fingerprint(pipeline.device, pipeline.transformer.dtype, level=determinism),
+        weights=weights,
+        environment=environment_fingerprint(
+            pipeline._execution_device,
+            pipeline.transformer.dtype,
+            attention_backend_at(determinism),
+            determinism,
+        ),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         loras=loras,
@@ -272,22 +307,6 @@ def generate(
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
     )
-
-
-def weight_files_of(folder: Path | None, variant: str | None) -> tuple[str, ...]:
-    """The files in a model's folder that loading it reads: weights, configs, tokenizers; none for None.
-
-    Raises:
-        ValueError: see `load_pipeline`.
-    """
-    if folder is None:
-        return ()
-    files = list_files(folder)
-    if layout_of(files, str(folder)) == "diffusers":
-        endings = (".safetensors", ".json", ".txt", ".model")
-        parts = sorted(name for name in files if "/" in name and name.endswith(endings))
-        return ("model_index.json", *parts)
-    return read_original(folder, variant).files
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:

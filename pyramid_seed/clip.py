@@ -22,7 +22,7 @@ from .runs.latents import latents_path, write_latents
 from .runs.manifest import Recipe, build_manifest, manifest_json, sidecar_path
 from .runs.outputs import check_outputs
 from .runs.video import Frames, write_video
-from .runs.weights import model_reference, weight_digests
+from .runs.weights import model_reference
 
 if TYPE_CHECKING:
     from .pipelines import PyramidFlowPipeline
@@ -49,7 +49,7 @@ class Clip:
             being that of the unit; () for an encoded picture, None where they are not known.
         geometry: how the model divides space and time.
         source_folder: where the weights came from; None if the pipeline was not loaded by `load_pipeline`.
-        weight_files: names of the files in it that the model consists of.
+        weights: name, size and SHA-256 of the files in it that were loaded; None if they are not known.
         environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
         loras: the LoRAs that acted, as a manifest tells them; None if that could not be told.
@@ -74,7 +74,7 @@ class Clip:
     stage_digests: tuple[tuple[str, ...] | None, ...]
     geometry: PyramidGeometry
     source_folder: Path | None
-    weight_files: tuple[str, ...]
+    weights: tuple[dict[str, Any], ...] | None
     environment: dict[str, Any]
     load_seconds: float
     seconds: float
@@ -124,15 +124,11 @@ class Clip:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """How the clip was made and what came out, see docs/manifest.md.
-
-        Reads the files of the model, once a machine; a pipeline that `load_pipeline` did not load has none.
-        """
-        folder = self.source_folder
+        """How the clip was made and what came out, see docs/manifest.md."""
         return build_manifest(
             self.recipe,
-            model=model_reference(self.settings.model, folder),
-            weights=None if folder is None else weight_digests(folder, self.weight_files),
+            model=model_reference(self.settings.model, self.source_folder),
+            weights=None if self.weights is None else list(self.weights),
             loras=self.loras,
             geometry=self.geometry,
             ledger=self.ledger,
@@ -252,6 +248,7 @@ class Clip:
             text_digests=self.text_digests,
             stage_digests=self.stage_digests,
             latents=self.latents,
+            weights=self.weights,
             loras=self.loras,
             branch_seed=branch_seed,
             from_frame=from_frame,

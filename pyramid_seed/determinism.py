@@ -116,6 +116,7 @@ def _hash_seed_note() -> str:
 # Levels ----------------------------------------------------------------------------------------------------
 
 
+STRICT_ATTENTION_BACKEND = "native"
 STRICT_NUM_THREADS = 1
 """Threads of PyTorch on the CPU at the level strict; use more processes rather than more threads."""
 
@@ -280,7 +281,7 @@ SETTINGS: tuple[Setting, ...] = (
     _attention_kernel("cudnn", False, "cuDNN plans attention anew for each version and device."),
     Setting(
         "diffusers' attention backend",
-        "native",
+        STRICT_ATTENTION_BACKEND,
         None,
         "torch's own attention, whatever the process had chosen for all models.",
         active_attention_backend,
@@ -315,6 +316,8 @@ def determinism(level: DeterminismLevel = "strict") -> Iterator[None]:
     with ExitStack() as restore:
         if level == "strict":
             restore.enter_context(_cublas_workspace())
+            for device_type in _device_types():
+                restore.enter_context(torch.autocast(device_type, enabled=False))
         for setting in SETTINGS:
             wanted = setting.at(level)
             if wanted is None or not setting.applies():
@@ -324,6 +327,25 @@ def determinism(level: DeterminismLevel = "strict") -> Iterator[None]:
                 restore.callback(setting.set, found)
                 setting.set(wanted)
         yield
+
+
+def _device_types() -> list[str]:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+
+
+def attention_backend_at(level: DeterminismLevel) -> str:
+    """The name of diffusers' attention backend that a run at this level uses."""
+    return STRICT_ATTENTION_BACKEND if level == "strict" else active_attention_backend()
+
+
+def ask_for_cublas_workspace() -> None:
+    """Set CUBLAS_WORKSPACE_CONFIG for what follows in this process, unless it is set or CUDA has started.
+
+    To be called before anything goes to a GPU, so that strict can be had later.
+    """
+    if torch.version.cuda is not None and torch.cuda.is_available() and not torch.cuda.is_initialized():
+        os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_VALUES[0])
 
 
 @contextmanager
@@ -355,6 +377,7 @@ def levels_table() -> str:
     rows = [(setting.name, setting.strict, setting.relaxed, setting.why) for setting in SETTINGS]
     why_cublas = "Sums in cuBLAS in one order only; checked where CUDA is at hand, before it starts."
     rows.append((f"{CUBLAS_VARIABLE} (environment)", " or ".join(CUBLAS_VALUES), None, why_cublas))
+    rows.append(("torch.autocast", False, None, "Fewer bits only where the model's dtype says so."))
     lines = ["| setting | strict | relaxed | why |", "| --- | --- | --- | --- |"]
     for name, strict, relaxed, why in rows:
         lines.append(f"| `{name}` | {_cell(strict)} | {_cell(relaxed)} | {why} |")

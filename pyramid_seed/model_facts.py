@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .api import weight_files_of
 from .geometry import PyramidGeometry
 from .models.autoencoder_kl_causal_video import vae_config_from_original
 from .models.checkpoints import fetch_checkpoint, find_layout, read_original
@@ -15,6 +14,7 @@ from .resources import resolve_model
 from .runs.identity import weights_key
 from .runs.weights import weight_digests
 from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from .source_files import weight_files_of
 
 
 @lru_cache
@@ -52,9 +52,8 @@ def model_geometry(model: str, variant: str | None) -> PyramidGeometry:
     )
 
 
-@lru_cache
 def model_weights_key(model: str, variant: str | None) -> str:
-    """SHA-256 (hex) that names the model's files by their content, see `runs.identity.weights_key`.
+    """SHA-256 (hex) that names the model's files by their content now, see `runs.identity.weights_key`.
 
     Reads every file the first time; digests are kept, see `runs.weights`.
     """

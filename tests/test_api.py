@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
 from pyramid_seed.api import default_device, image_digest, shared_pipeline
+from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.presets import Preset
 
@@ -84,6 +88,98 @@ def test_the_model_is_loaded_once(quick):
     generate("a boat", seed=2, **quick)
     after = shared_pipeline.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+
+
+@pytest.fixture
+def copied_model(quick, tmp_path):
+    shutil.copytree(quick["model"], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def retrain(model: Path) -> None:
+    file = model / "diffusion_transformer_384p" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
+
+
+def test_a_model_that_was_trained_further_is_loaded_again(quick, copied_model):
+    settings = quick | {"model": str(copied_model)}
+    before = generate("a boat", seed=1, **settings)
+    retrain(copied_model)
+    after = generate("a boat", seed=1, **settings)
+    assert after.digest != before.digest
+    digests = [{row["file"]: row["sha256"] for row in clip.manifest["weights"]} for clip in (before, after)]
+    changed = {name for name in digests[0] if digests[0][name] != digests[1][name]}
+    assert changed == {"diffusion_transformer_384p/diffusion_pytorch_model.safetensors"}
+
+
+def test_a_pipeline_whose_files_have_changed_is_refused(quick, copied_model):
+    pipeline = load_pipeline(copied_model, variant="384p", device="cpu")
+    retrain(copied_model)
+    with pytest.raises(
+        ValueError, match=r"has changed since the model was loaded \(diffusion_tr.*load it ag"
+    ):
+        generate("a boat", seed=1, pipeline=pipeline, **quick)
+    shutil.rmtree(copied_model)
+    with pytest.raises((ValueError, OSError), match=str(copied_model)):
+        generate("a boat", seed=1, pipeline=pipeline, **quick)
+
+
+def test_no_weight_of_a_loaded_model_is_mapped_from_its_file(quick, copied_model):
+    pipeline = load_pipeline(copied_model, variant="384p", device="cpu")
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    before = {
+        (name, key): value.clone()
+        for name, part in modules.items()
+        for key, value in part.state_dict().items()
+    }
+    for file in copied_model.rglob("*.safetensors"):
+        with file.open("r+b") as opened:
+            opened.write(b"\0" * file.stat().st_size)
+    for name, part in modules.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, before[name, key]), (name, key)
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2", "transformer", "vae"])
+def test_a_saved_model_without_some_weight_is_refused(quick, tmp_path, part):
+    load_pipeline(quick["model"], variant="384p", device="cpu").save_pretrained(tmp_path)
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    weights = load_file(file)
+    gone = sorted(weights)[0]
+    save_file({name: value for name, value in weights.items() if name != gone}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{part} must hold all weights.*{gone}"):
+        load_pipeline(tmp_path, device="cpu")
+
+
+def test_autocast_around_a_clip_changes_nothing(quick):
+    plain = generate("a boat", seed=1, **quick)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generate("a boat", seed=1, **quick).digest == plain.digest
+
+
+def test_a_pipeline_at_work_takes_no_other_call(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    refusals = []
+
+    def ask_again(*_):
+        with pytest.raises(RuntimeError, match="this pipeline is making a clip") as refusal:
+            generate("a boat", seed=2, pipeline=pipeline, **quick)
+        refusals.append(refusal)
+
+    clip = generate("a boat", seed=1, pipeline=pipeline, on_unit=ask_again, **quick)
+    assert len(refusals) == 2
+    assert clip.digest == generate("a boat", seed=1, pipeline=pipeline, **quick).digest
+
+
+def test_the_attention_backend_of_the_run_is_told(quick):
+    found = active_attention_backend()
+    _set_attention_backend("_native_math")
+    try:
+        clips = {level: generate("a boat", determinism=level, **quick) for level in ("strict", "relaxed")}
+    finally:
+        _set_attention_backend(found)
+    told = {level: clip.environment["attention_backend"] for level, clip in clips.items()}
+    assert told == {"strict": "native", "relaxed": "_native_math"}
 
 
 def test_given_latents_are_not_computed_again_and_change_nothing(quick):

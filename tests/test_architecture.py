@@ -25,7 +25,8 @@ ALLOWED = {
     "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
     "runs": {"determinism", "environment", "geometry", "noise", "presets"},
     "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
-    "model_facts": {"api", "geometry", "models", "resources", "runs", "schedulers"},
+    "source_files": {"models", "pipelines", "runs"},
+    "model_facts": {"geometry", "models", "resources", "runs", "schedulers", "source_files"},
     "batch": {
         "api",
         "clip",
@@ -52,8 +53,10 @@ ALLOWED = {
         "presets",
         "resources",
         "runs",
+        "source_files",
     },
-    "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"},
+    "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"}
+    | {"source_files"},
     "ui": {"again", "api", "clip", "geometry", "model_facts", "noise", "pipelines", "presets", "runs"},
 }
 FREE = {"__init__", "__main__", "cli", "commands"}

@@ -24,6 +24,7 @@ from pyramid_seed.determinism import (
     SETTINGS,
     Setting,
     active_attention_backend,
+    ask_for_cublas_workspace,
     determinism,
     levels_table,
     seed_everything,
@@ -310,6 +311,30 @@ def test_before_cuda_starts_the_workspace_is_set_and_put_back(pretend_cuda, monk
     with determinism("strict"):
         assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
     assert os.environ.get(CUBLAS_VARIABLE) == found
+
+
+def test_a_workspace_that_was_asked_for_serves_once_cuda_has_started(pretend_cuda):
+    ask_for_cublas_workspace()
+    pretend_cuda["yet"] = True
+    with determinism("strict"):
+        assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
+
+
+@pytest.mark.parametrize("found", [":16:8", ":0:0"])
+def test_asking_changes_no_workspace_that_was_chosen(pretend_cuda, monkeypatch, found):
+    monkeypatch.setenv(CUBLAS_VARIABLE, found)
+    ask_for_cublas_workspace()
+    assert os.environ[CUBLAS_VARIABLE] == found
+
+
+def test_strict_computes_in_the_dtype_of_the_tensors_also_under_autocast():
+    ones = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with determinism("strict"):
+            assert (ones @ ones).dtype == torch.float32
+        with determinism("relaxed"):
+            assert (ones @ ones).dtype == torch.bfloat16
+        assert (ones @ ones).dtype == torch.bfloat16
 
 
 def test_a_workspace_that_cuda_has_read_stays(pretend_cuda):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pyramid_seed import Clip, generate
-from pyramid_seed.again import extend_file, verify
+from pyramid_seed.again import extend_file, regenerate, verify
 from pyramid_seed.api import load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.geometry import PyramidGeometry
@@ -108,6 +112,40 @@ def test_a_pipeline_of_ones_own_must_be_given(quick):
     with pytest.raises(ValueError, match="pass it as pipeline="):
         own.extend(17)
     assert own.extend(17, pipeline=pipeline, progress=False).frames.shape[0] == 17
+
+
+def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
+    """A clip made by two models would be no function of either."""
+    other = tmp_path / "miniflux-tiny"
+    shutil.copytree(quick["model"], other)
+    file = other / "diffusion_transformer_384p" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({name: value + 0.01 for name, value in weights.items()}, file)
+    retrained = load_pipeline(other, variant="384p", device="cpu")
+    with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
+        clip.extend(17, pipeline=retrained)
+
+    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
+    with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
+        extend_file(path, 17, model=other)
+
+    coarse = load_pipeline(quick["model"], variant="384p", device="cpu", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="was made in float32, this pipeline is in bfloat16"):
+        clip.extend(17, pipeline=coarse)
+    compiled = load_pipeline(quick["model"], variant="384p", device="cpu", compile=True)
+    with pytest.raises(ValueError, match="without compiling the transformer, this pipeline is with"):
+        clip.extend(17, pipeline=compiled)
+
+
+def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.runs.manifest.SCHEME", "pyramid-seed/v2")
+    path = replace(clip).save(tmp_path / "clip.mp4", keep_latents=True)  # without the manifest it had built
+    later = find_manifest(path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
+        extend_file(path, 17, model=clip.source_folder)
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
+        regenerate(later, model=clip.source_folder)
 
 
 GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)

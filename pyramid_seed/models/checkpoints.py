@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -265,15 +265,36 @@ def load_components(
 
 
 def _text_parts(folder: Path, family: Family, dtype: torch.dtype) -> dict[str, Any]:
-    encoders = {
-        part: _load_text_encoder(folder / part, getattr(transformers, class_name), dtype)
-        for part, class_name in family.text_encoders.items()
-    }
+    encoders = _load_text_encoders(folder, family.text_encoders, dtype)
     tokenizers = {
         part: _load_tokenizer(folder / part, getattr(transformers, class_name))
         for part, class_name in family.tokenizers.items()
     }
     return {**encoders, **tokenizers}
+
+
+def load_saved_text_encoders(folder: Path, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
+    """The text encoders in a folder that `save_pretrained` wrote, by the names of their parts.
+
+    Raises:
+        ValueError: weights are missing or do not fit.
+    """
+    index = read_config(folder / "model_index.json")
+    classes = {
+        part: entry[1]
+        for part, entry in index.items()
+        if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
+    }
+    return _load_text_encoders(folder, classes, dtype)
+
+
+def _load_text_encoders(
+    folder: Path, classes: Mapping[str, str], dtype: torch.dtype
+) -> dict[str, PreTrainedModel]:
+    return {
+        part: _load_text_encoder(folder / part, getattr(transformers, class_name), dtype)
+        for part, class_name in classes.items()
+    }
 
 
 def _load_text_encoder(

@@ -19,6 +19,16 @@ def own_memory(values: torch.Tensor) -> torch.Tensor:
     return values.clone(memory_format=torch.contiguous_format)
 
 
+def own_weights(module: nn.Module) -> None:
+    """Copy the weights on the CPU: those that are mapped from a file would change with it.
+
+    Values, strides and the identity of parameters stay; subclasses of tensors are left alone.
+    """
+    for weight in (*module.parameters(), *module.buffers()):
+        if type(weight.data) is torch.Tensor and weight.device.type == "cpu":
+            weight.data = weight.data.clone()
+
+
 def align_weights(module: nn.Module) -> None:
     """Move the weights on the CPU that torch's allocator would not have put where they are.
 

@@ -59,6 +59,25 @@ def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a call of a pipeline that is at work: two would share its scheduler, and spoil each other."""
+
+    @wraps(call)
+    def wrapped(self: PyramidFlowPipeline, *args: Any, **kwargs: Any) -> Any:
+        if self._is_at_work:
+            raise RuntimeError(
+                "this pipeline is making a clip, in another thread or around this callback; wait for it, or "
+                "use a process for each"
+            )
+        self._is_at_work = True
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            self._is_at_work = False
+
+    return wrapped
+
+
 class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
@@ -83,6 +102,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     """What `load_pipeline` found there: family, variant, layout and folder."""
     source_variant: str | None = None
     """Which transformer of a published checkpoint; set by `pyramid_seed.load_pipeline`."""
+    source_stamps: dict[str, tuple[int, int]] | None = None
+    """Size and time of the last change of the files that were read; set by `pyramid_seed.load_pipeline`."""
+    _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
@@ -147,6 +169,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return self._interrupt
 
     @torch.no_grad()
+    @one_at_a_time
     @at_determinism_level
     @with_out_of_memory_advice
     def __call__(

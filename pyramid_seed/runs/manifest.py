@@ -189,6 +189,14 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     )
 
 
+def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
+    """Raise ValueError unless this version can draw the noise of a clip again."""
+    if manifest["noise_scheme"] != SCHEME:
+        raise ValueError(
+            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
+        )
+
+
 def geometry_of(manifest: Mapping[str, Any]) -> PyramidGeometry:
     """The geometry of a manifest's model."""
     return PyramidGeometry(**{name: manifest["geometry"][name] for name in _PYRAMID})

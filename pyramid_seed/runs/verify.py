@@ -9,14 +9,13 @@ from typing import Any, Protocol
 
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..noise import (
-    SCHEME,
     BranchedNoise,
     LedgeredNoise,
     NoiseLedger,
     draws_of_clip,
 )
 from .compare import Step, compare_noise, compare_results, compare_weights, first_difference
-from .manifest import find_manifest, geometry_of, recipe_of
+from .manifest import check_noise_scheme, find_manifest, geometry_of, recipe_of
 from .pixels import compare_file
 from .video import Frames
 
@@ -123,10 +122,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
 
 def _known(path: Path) -> dict[str, Any]:
     manifest = find_manifest(path)
-    if manifest["noise_scheme"] != SCHEME:
-        raise ValueError(
-            f"{path} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
-        )
+    check_noise_scheme(manifest, path)
     return manifest
 
 

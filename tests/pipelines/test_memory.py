@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pyramid_seed.pipelines.memory import ALIGNMENT, align_weights, own_memory
+from pyramid_seed.pipelines.memory import ALIGNMENT, align_weights, own_memory, own_weights
 
 
 def unaligned(values: torch.Tensor) -> torch.Tensor:
@@ -40,6 +40,19 @@ def test_weights_move_and_stay_tied():
     assert module[1].weight is parameter
     assert module[1].bias.data_ptr() == aligned_before
     assert all(torch.equal(value, values[name]) for name, value in module.state_dict().items())
+
+
+def test_owned_weights_lie_elsewhere_and_stay_tied():
+    module = nn.Sequential(nn.Linear(7, 5), nn.Linear(7, 5), nn.BatchNorm1d(5))
+    module[1].weight = module[0].weight
+    values = {name: value.clone() for name, value in module.state_dict().items()}
+    held = {name: value.data_ptr() for name, value in module.state_dict().items()}
+    keep = list(module.state_dict().values())  # so that no address is given out again
+    own_weights(module)
+    assert all(value.data_ptr() != held[name] for name, value in module.state_dict().items())
+    assert module[1].weight is module[0].weight
+    assert all(torch.equal(value, values[name]) for name, value in module.state_dict().items())
+    assert len(keep) == len(held)
 
 
 def test_weights_elsewhere_are_left_alone():

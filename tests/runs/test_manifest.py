@@ -70,14 +70,17 @@ def test_weights_are_the_files_of_the_variant(made):
 
 
 def test_weights_of_a_saved_pipeline_are_its_files(quick, tmp_path):
-    from pyramid_seed.api import load_pipeline, weight_files_of
+    from pyramid_seed.api import load_pipeline
+    from pyramid_seed.source_files import weight_files_of
 
     load_pipeline(quick["model"], variant="384p", device="cpu").save_pretrained(tmp_path)
-    (tmp_path / "README.md").touch()
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert set(weight_files_of(tmp_path, None)) == names - {"README.md"}
+    (tmp_path / "README.md").touch()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "prompts.txt").touch()
+    assert set(weight_files_of(tmp_path, None)) == names
     clip = generate("a boat", seed=1, **quick | {"model": str(tmp_path), "variant": None})
-    assert {row["file"] for row in clip.manifest["weights"]} == names - {"README.md"}
+    assert {row["file"] for row in clip.manifest["weights"]} == names
 
 
 def test_a_pipeline_given_by_hand_is_not_taken_for_the_presets_model(quick):
