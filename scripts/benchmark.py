@@ -22,11 +22,12 @@ COMMANDS = {
     "vae": ("decoding against overlapping tiles, and its peak memory by length", 5),
     "clip": ("a whole clip against the reference path", 3),
     "startup": ("from the shell to help and to a written clip", 5),
-    "memory": ("peak memory by memory mode", 1),
+    "memory": ("peak memory by memory mode", None),
     "determinism": ("what the level strict costs against relaxed", 5),
-    "tokens": ("how the sequence grows with the clip; runs no model", 1),
+    "tokens": ("how the sequence grows with the clip; runs no model", None),
 }
-"""What a subcommand is for, and how often it repeats unless told; each is a module of `benchmarks`."""
+"""What a subcommand is for, and how often it repeats unless told, None if it takes no times; each is a module
+of `benchmarks`. It has the options that it heeds, so that any other one is refused."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,14 +41,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--bars", action="store_true", help="PASS or FAIL; exit status 1 if one fails")
         if name == "tokens":
             continue
-        command.add_argument("--repeats", type=int, default=repeats, help=f"(default: {repeats})")
+        if repeats is not None:
+            command.add_argument("--repeats", type=int, default=repeats, help=f"(default: {repeats})")
         if name == "startup":
             parts = ("help", "clip")
             command.add_argument("--parts", nargs="+", choices=parts, default=parts)
             continue
         sizes = ("tiny", "mid", "full")
         command.add_argument("--size", choices=sizes, default="tiny", help="full needs a GPU (default: tiny)")
-        command.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+        if name != "noise":  # which is drawn and made on the CPU
+            command.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
         command.add_argument("--threads", type=int, metavar="N", help="of torch (default: torch's choice)")
     added = commands.choices
     added["vae"].add_argument("--no-memory", action="store_true", help="times only")

@@ -11,13 +11,18 @@ BEGIN = "<!-- table: written by scripts/determinism_table.py -->\n"
 END = "<!-- end of table -->\n"
 
 
+def with_part(page: str, text: str, begin: str, end: str) -> str:
+    """The page with this text between the lines `begin` and `end`. ValueError if it has not one of each."""
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"the page must have one line {begin.strip()!r} and one line {end.strip()!r}")
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
 def with_current_table(page: str) -> str:
     """The page with the table that the code gives. ValueError if the page has no place for one."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"the page must have one line {BEGIN.strip()!r} and one line {END.strip()!r}")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{levels_table()}\n{END}{after}"
+    return with_part(page, levels_table(), BEGIN, END)
 
 
 if __name__ == "__main__":

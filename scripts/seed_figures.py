@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from determinism_table import with_part
+
 from pyramid_seed import environment_fingerprint, run_sweep
 from pyramid_seed.explore.findings import Findings
 from pyramid_seed.explore.measured import measured_clip
@@ -139,11 +141,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def with_figures(page: str, text: str) -> str:
     """The page with these figures. ValueError if the page has no place for them."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"the page must have one line {BEGIN.strip()!r} and one line {END.strip()!r}")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{text}\n\n{END}{after}"
+    return with_part(page, f"{text}\n", BEGIN, END)
 
 
 def main() -> None:

@@ -184,6 +184,14 @@ def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
     assert model_geometry(str(REFERENCE / family), None) == pipeline.geometry
     pipeline.save_pretrained(tmp_path / "saved")
     assert model_geometry(str(tmp_path / "saved"), None) == pipeline.geometry
+    for part, name in (("scheduler/scheduler_config", "stages"), ("transformer/config", "patch_size")):
+        shutil.copytree(tmp_path / "saved", tmp_path / name)
+        path = tmp_path / name / f"{part}.json"
+        config = json.loads(path.read_text())
+        del config[name]
+        path.write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=rf"{part}\.json must have {name}$"):
+            model_geometry(str(tmp_path / name), None)
 
 
 def test_weights_are_known_by_content_not_by_folder(tmp_path):

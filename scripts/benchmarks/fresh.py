@@ -49,7 +49,7 @@ def reset_peak_memory() -> None:
 
 
 def run_fresh(module: str, function: str, arguments: list[Any]) -> dict[str, Any]:
-    """Call `module.function(*arguments)` in a fresh process.
+    """Call `module.function(*arguments)` in a fresh process, with as many threads of torch as this one has.
 
     Returns:
         {"peak": bytes, "value": what the function returned, as JSON knows it}.
@@ -58,7 +58,8 @@ def run_fresh(module: str, function: str, arguments: list[Any]) -> dict[str, Any
         RuntimeError: it failed; the end of what it said is told.
     """
     command = [sys.executable, "-m", "benchmarks.fresh", module, function, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment() | threads)
     if done.returncode:
         raise RuntimeError(f"{module}.{function}{tuple(arguments)} failed: {done.stderr.strip()[-800:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -42,11 +42,10 @@ def measure(options: argparse.Namespace) -> Result:
     bars = []
     if size.name != "tiny":
         bars.append(Bar("VAE decode", row.median_ratio, 1.3))
-    if peaks:
-        short, long = peaks[PRODUCT]
-        bars.append(Bar("peak memory, long / short clip", long / short, 1.1, is_lower_limit=False))
     factor = vae.temporal_compression_ratio
     counts = [(units - 1) * factor + 1 for units in LENGTHS[size.name]]
+    if peaks:
+        bars += memory_bars(size, counts[1] - counts[0], *peaks[PRODUCT])
     return Result(
         command="vae",
         what=f"decoder of {size.description}, to frames of 8 bits",
@@ -63,6 +62,21 @@ def measure(options: argparse.Namespace) -> Result:
         },
         device=device,
     )
+
+
+def memory_bars(size: Size, more_frames: int, short: int, long: int) -> list[Bar]:
+    """What is asked of the peak memory, in bytes, of decoding a short clip and one with `more_frames` more.
+
+    The ratio is one of whole processes, in which interpreter and torch weigh most: whoever holds the clip may
+    pass it. So the growth has a limit, too: half of the least that holding them takes, a byte a value.
+    Of the tiny size that is less than what the allocator's rounding makes of a peak.
+    """
+    bars = [Bar("peak memory, long / short clip", long / short, 1.1, is_lower_limit=False)]
+    if size.name != "tiny":
+        held = more_frames * size.height * size.width * 3
+        growth, limit = (long - short) / 2**20, held / 2 / 2**20
+        bars.append(Bar("peak memory, long - short clip, MiB", growth, limit, is_lower_limit=False))
+    return bars
 
 
 def random_latents(

@@ -16,17 +16,19 @@ from safetensors.torch import load_file
 
 CODEC_FILE = Path(__file__).with_name("codec.safetensors")
 """The embedded model's codec. Transformer, encoder and decoder are trained apart from each other and meet in
-its latents, so it is kept instead of fitted anew: `fit_codec` made it of 2000 clips of an earlier world with
-one size, one speed and no star."""
+its latents, so it is kept instead of fitted anew.
+
+It cannot be made with the files that are here: it was fitted to 2000 clips of 17 frames of an earlier world,
+with one size, one speed and no star. `fit_codec` of the commit before a0086ca, on TRAIN_SEEDS[:2000] of that
+commit's world, gives these numbers to float32's rounding (largest difference 3e-8). A row is a principal
+component of the blocks (of the second moment about zero, so mid grey is latent zero), divided by the root of
+its standard deviation; the first frame's are turned to agree with those of a still clip later on (orthogonal
+Procrustes); then both kinds of latents are scaled to unit size."""
 
 FACTOR = 4
 """Pixels per latent pixel and, after the first frame, frames per latent frame."""
 
 LATENT_CHANNELS = 16
-
-WHITENING = 0.5
-"""Components are divided by their standard deviation to this power: 0 keeps the pixels' metric, where
-the ground's brightness is nearly everything; 1 makes the faintest component as large as the strongest."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,6 @@ class LinearCodec:
         later = torch.einsum("kd,bdthw->bkthw", self.later, cut(clip[:, :, 1:], frames=FACTOR))
         return torch.cat([first, later], dim=2)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """The least-squares inverse of `encode`."""
-        first = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.first), latents[:, :, :1])
-        later = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(self.later), latents[:, :, 1:])
-        return torch.cat([join(first, frames=1), join(later, frames=FACTOR)], dim=2)
-
 
 def load_codec(device: torch.device | None = None) -> LinearCodec:
     """The codec in CODEC_FILE."""
@@ -68,41 +64,3 @@ def cut(clip: torch.Tensor, frames: int) -> torch.Tensor:
         batch, channels, length // frames, frames, height // FACTOR, FACTOR, width // FACTOR, FACTOR
     )
     return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def join(blocks: torch.Tensor, frames: int) -> torch.Tensor:
-    """Inverse of `cut`."""
-    batch, _, length, height, width = blocks.shape
-    parts = blocks.reshape(batch, -1, frames, FACTOR, FACTOR, length, height, width)
-    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
-        batch, -1, length * frames, height * FACTOR, width * FACTOR
-    )
-
-
-def principal_components(blocks: torch.Tensor) -> torch.Tensor:
-    """Partly whitened principal components of blocks (B, D, t, h, w), as rows (LATENT_CHANNELS, D).
-
-    The second moment about zero is used: zero pixels, mid grey, are latent zero for both kinds of blocks.
-    """
-    rows = blocks.movedim(1, -1).flatten(0, -2).double()
-    values, vectors = torch.linalg.eigh(rows.T @ rows / rows.shape[0])
-    strongest = values.argsort(descending=True)[:LATENT_CHANNELS]
-    return (vectors[:, strongest] * values[strongest] ** (-WHITENING / 2)).T
-
-
-def fit_codec(clips: torch.Tensor) -> LinearCodec:
-    """Fit the projections to clips (N, 3, T, H, W) in [-1, 1].
-
-    The channels of the first frame are rotated to agree, as far as they can, with those that a still clip
-    has later (orthogonal Procrustes), so that a channel means the same at all times.
-    """
-    first = principal_components(cut(clips[:, :, :1], frames=1))
-    later = principal_components(cut(clips[:, :, 1:], frames=FACTOR))
-    stills = clips[:, :, :1].expand(-1, -1, FACTOR, -1, -1)
-    now = torch.einsum("kd,bdthw->kbthw", first, cut(clips[:, :, :1], frames=1).double()).flatten(1)
-    then = torch.einsum("kd,bdthw->kbthw", later, cut(stills, frames=FACTOR).double()).flatten(1)
-    left, _, right = torch.linalg.svd(then @ now.T)
-    first = (left @ right) @ first
-    later_latents = torch.einsum("kd,bdthw->kbthw", later, cut(clips[:, :, 1:], frames=FACTOR).double())
-    first_latents = torch.einsum("kd,bdthw->kbthw", first, cut(clips[:, :, :1], frames=1).double())
-    return LinearCodec((first / first_latents.std()).float(), (later / later_latents.std()).float())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import re
 import string
 import time
@@ -193,7 +192,6 @@ def main() -> None:
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
     torch.manual_seed(arguments.seed)
-    random.seed(arguments.seed)
 
     seeds = world.TRAIN_SEEDS[: arguments.captions]
     texts, labels = captions_of(seeds, world.training_caption)

@@ -6,7 +6,8 @@ Needs `train_text.py` first. Latents come from the linear codec that is also the
 computed once, at the start. A checkpoint is written every few minutes, and the same command goes on from it.
 
 To end a training early, start it again with fewer --steps, at least --decay-steps more than were made.
-To train a finished model further, give its folder as --start, another --out and another --seed.
+To train a finished model further, give its folder as --start, another --out and another --seed. A checkpoint
+goes on only with the --start and the --seed that it began with.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from training import (
     WORK_FOLDER,
     Schedule,
     append_log,
+    check_same_beginning,
     digest_of,
     draw_curves,
     load_checkpoint,
@@ -58,7 +60,7 @@ VALIDATION_BATCH = 64
 
 
 def build_transformer() -> PyramidFluxTransformer3DModel:
-    """The embedded model's transformer with fresh weights (3.5 M parameters).
+    """The embedded model's transformer with fresh weights (3.4 M parameters).
 
     Zero-initialised modulation and output layers make every block the identity at first.
     """
@@ -290,6 +292,8 @@ def main() -> None:
         if arguments.start
         else build_transformer()
     )
+    # The digest names the weights wherever their folder has gone meanwhile.
+    beginning = {"seed": arguments.seed, "start": f"weights {digest_of(model)}" if arguments.start else None}
     model = model.to(device).train()
     model.set_attention_path("reference")  # one call for captions of many lengths
     average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -300,6 +304,7 @@ def main() -> None:
     checkpoint, log = arguments.out / "checkpoint.pt", arguments.out / "log.jsonl"
     first_step, seconds_before = 0, 0.0
     if (state := load_checkpoint(checkpoint, device)) is not None:
+        check_same_beginning(state, beginning)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -352,6 +357,7 @@ def main() -> None:
                     "step": done,
                     "schedule": (schedule.steps, schedule.warmup, schedule.decay),
                     "seconds": seconds_before + now - started,
+                    **beginning,
                 },
             )
             average.save_pretrained(arguments.out / "model")

@@ -30,6 +30,7 @@ from training import (
     WORK_FOLDER,
     Schedule,
     append_log,
+    check_same_beginning,
     digest_of,
     draw_curves,
     load_checkpoint,
@@ -186,6 +187,7 @@ def main() -> None:
     checkpoint, log = arguments.out / "checkpoint.pt", arguments.out / "log.jsonl"
     first_step, seconds_before = 0, 0.0
     if (state := load_checkpoint(checkpoint, device)) is not None:
+        check_same_beginning(state, {"seed": arguments.seed})
         vae.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         for part, saved in zip(optimizer.parts, state["optimizers"], strict=True):
@@ -233,6 +235,7 @@ def main() -> None:
                     "step": done,
                     "schedule": (schedule.steps, schedule.warmup, schedule.decay),
                     "seconds": seconds_before + now - started,
+                    "seed": arguments.seed,
                 },
             )
             average.save_pretrained(arguments.out / "model")

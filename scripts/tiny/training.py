@@ -12,16 +12,15 @@ from typing import Any
 
 import torch
 
+from pyramid_seed.api import default_device
+
 WORK_FOLDER = Path("runs/tiny")
 """Where checkpoints, logs and caches of a training go; ignored by git."""
 
 
 def pick_device(name: str | None) -> torch.device:
     """The device asked for, or the first accelerator, or the CPU."""
-    if name is not None:
-        return torch.device(name)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    return default_device() if name is None else torch.device(name)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -37,6 +36,20 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     if not path.exists():
         return None
     return dict(torch.load(path, map_location=device, weights_only=True))
+
+
+def check_same_beginning(state: Mapping[str, Any], beginning: Mapping[str, Any]) -> None:
+    """Raise ValueError if a training state belongs to a training that began otherwise.
+
+    What decides how a training begins has no effect later: without this, another --seed would go on with the
+    old one's draws and say nothing. Older checkpoints do not tell how they began, and go on as before.
+    """
+    for name, value in beginning.items():
+        if name in state and state[name] != value:
+            raise ValueError(
+                f"the checkpoint's training began with --{name} {state[name]}, got {value}; "
+                "give that one to go on, or another --out to begin anew"
+            )
 
 
 def append_log(path: Path, row: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ from pyramid_seed.explore.comparison import compare_frames
 from pyramid_seed.explore.comparison_pictures import amplified, gain_for, panel_scale
 from pyramid_seed.explore.stored import read_clip, shows_its_frames, unit_of_frame
 from pyramid_seed.runs.manifest import chunk_frames, manifest_json
-from pyramid_seed.runs.video import read_video, write_video
+from pyramid_seed.runs.video import read_video, write_image, write_video
 from scripts.renew_golden import read_frames, read_manifests
 
 GOLDEN = {
@@ -173,6 +173,25 @@ def test_command_compare_finds_the_changed_frame(frames, tmp_path, capsys):
         assert len(set(curve.convert("RGB").get_flattened_data())) > 20
 
 
+def test_command_compare_has_the_gain_that_is_asked_for(frames, tmp_path, capsys):
+    a, b, folder = tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "report"
+    write_video(a, frames, 8, lossless=True)
+    write_video(b, changed_in(frames, 3, by=20), 8, lossless=True)
+    for gain in ("0", "256", "-1", "2.5", "two"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["compare", str(a), str(b), "-o", str(folder), f"--gain={gain}"])
+        assert stopped.value.code == 2
+        assert f"gain must be a whole number in 1 .. 255, got {gain!r}" in capsys.readouterr().err
+    assert not folder.exists()
+    assert main(["compare", str(a), str(b), "-o", str(folder), "--gain", "3"]) == 1
+    assert "the difference 3 times as strong" in capsys.readouterr().out
+    numbers = json.loads((folder / comparison_report.NUMBERS).read_text(encoding="utf-8"))
+    assert numbers["gain"] == 3
+    difference, _ = read_video(folder / comparison_report.DIFFERENCE)
+    levels = difference[3].max(axis=(0, 1))
+    assert levels[1] == pytest.approx(3 * 20, abs=15)  # of one pixel, whose colour the codec spreads
+
+
 def test_command_compare_names_the_unit_and_the_manifests_difference(golden, tmp_path, capsys):
     a, b = golden("default", "a.mp4"), golden("unguided", "b.mp4")
     assert main(["compare", str(a), str(b), "-o", str(tmp_path / "report")]) == 1
@@ -235,6 +254,11 @@ def test_command_compare_refuses_and_leaves_nothing(frames, tmp_path, capsys, mo
     assert "text.mp4 is not a video, or a damaged one" in refused(a, tmp_path / "text.mp4", "-o", report)
     (tmp_path / "empty").mkdir()
     assert "empty holds no .png pictures" in refused(a, tmp_path / "empty", "-o", report)
+    for name, side in (("0000.png", 32), ("0001.png", 16)):
+        write_image(tmp_path / "two sizes" / name, frames[0, :side, :side])
+    assert "two sizes: 0000.png is 32x32, 0001.png is 16x16" in refused(
+        a, tmp_path / "two sizes", "-o", report
+    )
     monkeypatch.setattr("pyramid_seed.explore.extras.find_spec", lambda module: None)
     assert 'pip install "pyramid-seed[report]"' in refused(a, a, "-o", report)
     assert not report.exists()

@@ -143,7 +143,6 @@ def test_the_page_holds_the_clips_and_needs_no_network(swept, tmp_path):
 def test_prompts_are_text_not_markup(swept):
     page = Page(swept[0] / "report" / "index.html")
     assert PROMPTS[1] in page.text
-    assert not [each for each in page.elements if each[0] == "b" and "blue" in str(each)]
     assert "<b>blue" not in (swept[0] / "report" / "index.html").read_text()
 
 

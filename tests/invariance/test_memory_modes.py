@@ -59,3 +59,5 @@ def test_smaller_tiles_change_pictures_and_nothing_else(own_pipe, reference):
     assert_same(clips.make(own_pipe), tiled)
     longer = clips.make(own_pipe, units=3)
     assert np.array_equal(longer.frames[:, : tiled.frames.shape[1]], tiled.frames)
+    own_pipe.vae.disable_tiling()
+    assert_same(clips.make(own_pipe), whole)

@@ -239,12 +239,19 @@ def test_rows_of_which_nothing_can_be_made_are_recorded(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_after_the_running_step(tmp_path, plain, number):
-    maker = NoiseMaker({(2, 1): lambda: os.kill(os.getpid(), number)})
+    before, during = signal.getsignal(number), []
+
+    def send():
+        during.append(signal.getsignal(number))
+        os.kill(os.getpid(), number)
+
+    maker = NoiseMaker({(2, 1): send})
     summary = run(tmp_path, 1, 2, 3, maker=maker)
     assert maker.made == [(seed, unit) for seed, unit in maker.made if seed != 2 or unit == 0]
     assert summary.status == 128 + number
     assert summary.missing == 3 - len(summary.digests)
-    assert signal.getsignal(number) is not None
+    assert during != [before]
+    assert signal.getsignal(number) == before
     assert "stopped" in (tmp_path / "logs" / "process-0.log").read_text()
     rest = run(tmp_path, 1, 2, 3)
     assert rest.status == 0

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+from datetime import timedelta
 
 import pytest
+from torch.distributed import TCPStore
 
-from pyramid_seed.runs.launch import join_launch
+from pyramid_seed.runs import launch as launch_module
+from pyramid_seed.runs.launch import Launch, LaunchError, join_launch
 from pyramid_seed.runs.progress import Counts, ProgressLine, describe
 
 
@@ -48,6 +52,29 @@ def test_one_process_of_accelerate_is_fine():
 def test_half_a_launch_is_refused():
     with pytest.raises(ValueError, match="MASTER_PORT is not set"):
         join_launch(environment={"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"})
+
+
+def test_a_process_whose_launch_has_ended_says_so():
+    meeting_place = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", meeting_place.port, is_master=False, timeout=timedelta(seconds=5))
+    follower = Launch(1, 1, 2, store)
+    assert follower.take() == 0
+    del meeting_place  # with it the server ends
+    for question in (follower.take, lambda: follower.plan(lambda: False)):
+        with pytest.raises(LaunchError, match="process 1 has lost the others: "):
+            question()
+
+
+def test_others_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(launch_module, "_CONNECT", timedelta(seconds=1))
+    with socket.socket() as nobody:  # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        here = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for name, value in here.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(LaunchError, match="the other processes cannot be reached: "):
+            join_launch(environment=here)
 
 
 COUNTS = Counts(clips=10, clips_done=3, clips_failed=1, steps=200, steps_done=60, steps_known=20)

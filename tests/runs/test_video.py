@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import av
@@ -20,6 +21,7 @@ from pyramid_seed.runs.video import (
     image_grid,
     read_comment,
     read_video,
+    video_frames,
     write_image,
     write_video,
 )
@@ -334,6 +336,36 @@ def test_reading_what_is_no_video(tmp_path):
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(ValueError, match=r"text\.mp4 is not a video, or a damaged one"):
         read_video(tmp_path / "text.mp4")
+
+
+def test_reading_media_without_pictures(tmp_path):
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    with pytest.raises(ValueError, match=r"sound\.wav holds no video stream"):
+        read_video(tmp_path / "sound.wav")
+    header = b"YUV4MPEG2 W16 H16 F8:1 Ip A1:1 C420\n"
+    (tmp_path / "one.y4m").write_bytes(header + b"FRAME\n" + bytes(16 * 16 * 3 // 2))
+    assert read_video(tmp_path / "one.y4m")[0].shape == (1, 16, 16, 3)
+    (tmp_path / "none.y4m").write_bytes(header)
+    with pytest.raises(ValueError, match=r"none\.y4m holds no video frames"):
+        read_video(tmp_path / "none.y4m")
+
+
+def test_reading_what_is_damaged(tmp_path):
+    """Behind a header that is whole: nobody must take the frames before the damage for all there are."""
+    write_video(tmp_path / "a.mp4", noise_clip(), 8, lossless=True)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    start = whole.index(b"mdat") + 4
+    for damaged in (whole[: len(whole) // 2], whole[:-10], whole[:start] + b"U" * (len(whole) - start)):
+        (tmp_path / "b.mp4").write_bytes(damaged)
+        with pytest.raises(ValueError, match="Invalid data"):
+            read_video(tmp_path / "b.mp4")
+        with pytest.raises(ValueError, match="Invalid data"):
+            list(video_frames(tmp_path / "b.mp4"))
+    (tmp_path / "text.mp4").write_text("not a video")
+    with pytest.raises(ValueError, match=r"text\.mp4"):
+        list(video_frames(tmp_path / "text.mp4"))
 
 
 # ---- pictures

@@ -28,7 +28,7 @@ from benchmarks.measure import Bar, Result, Row, in_turn, summary
 from benchmarks.report import draw, markdown
 from benchmarks.sequence import attended_pairs, frame_tokens, published_geometry
 from benchmarks.sizes import FULL, MID, SIZES, TINY, call_settings, device_for, make_pipeline, make_vae
-from benchmarks.vae import decode_once, decode_streaming, random_latents
+from benchmarks.vae import decode_once, decode_streaming, memory_bars, random_latents
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel
 from pyramid_seed.cli import main
@@ -78,7 +78,9 @@ def test_every_subcommand_writes_what_it_measured(run, tmp_path, monkeypatch, co
     monkeypatch.setattr(startup, "EAGER_HELP", startup.HELP)  # which else takes as long as all others
     result, picture = tmp_path / "result.json", tmp_path / "picture.png"
     repeats = [] if command == ["tokens"] else ["--repeats", "1"]
-    status, said, _ = run(*command, *repeats, "--json", result, "--picture", picture)
+    has_device = command[0] not in ("noise", "tokens", "startup")
+    device = ["--device", "cpu"] if has_device else []
+    status, said, _ = run(*command, *repeats, *device, "--json", result, "--picture", picture)
     assert status == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     told = json.loads(result.read_text())
@@ -100,7 +102,8 @@ def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
         return {"peak": 2**20}
 
     monkeypatch.setattr(memory, "run_fresh", run_here)
-    status, said, _ = run("memory", "--modes", "none", "model offload", "--picture", tmp_path / "memory.png")
+    command = ["memory", "--device", "cpu", "--modes", "none", "model offload"]
+    status, said, _ = run(*command, "--picture", tmp_path / "memory.png")
     assert status == 0
     assert "| model offload | needs a GPU, not measured | pipeline.enable_model_cpu_offload() |" in said
     assert "| none | 1 MiB | load_pipeline(...) |" in said
@@ -135,6 +138,10 @@ def test_what_is_wrong_is_said(run, capsys):
     with pytest.raises(SystemExit):
         run("noise", "--repeats", "0")
     assert "--repeats must be at least 1, got 0; use 1" in capsys.readouterr().err
+    for command, option in ((["memory"], "--repeats"), (["noise"], "--device"), (["tokens"], "--threads")):
+        with pytest.raises(SystemExit):
+            run(*command, option, "1")
+        assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err
     status, _, said = run("memory", "--modes", "none", "all")
     assert status == 2
     assert said.endswith("got 'all'\n")
@@ -200,6 +207,16 @@ def test_peaks_of_fresh_processes_are_their_own():
     assert peak["value"] <= peak["peak"]
 
 
+def test_fresh_processes_have_the_threads_of_this_one():
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            assert run_fresh("torch", "get_num_threads", [])["value"] == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_table_is_markdown():
     assert markdown([("a", "b"), ("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
@@ -249,17 +266,42 @@ def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
 
 
 @torch.no_grad()
-def test_one_tile_is_the_product_s_decoder_and_more_are_close():
+def test_one_tile_is_the_product_s_decoder():
     vae = make_vae(TINY, CPU)
     latents = random_latents(vae, TINY, 2, CPU)
     frames = torch.cat([to_uint8(chunk) for chunk in decode_chunks(vae, latents)], dim=1)[0]
     one_tile = decode_in_overlapping_tiles(vae, latents, 64, 48)[:, :48, :48]
     assert (one_tile.int() - frames[:, :48, :48].int()).abs().max() <= 1  # a grey level, by rounding
-    tiled = decode_in_overlapping_tiles(vae, latents, 32, 24)
-    assert tiled.shape == frames.shape
-    corner = decode_in_overlapping_tiles(vae, latents[..., :8, :8], 32, 24)
-    assert torch.equal(tiled[:, :8, :8], corner[:, :8, :8])
     assert decode_streaming(vae, latents) == len(frames)
+
+
+@torch.no_grad()
+def test_more_tiles_are_the_product_s_tiles():
+    """Where none lies wholly inside its neighbour, which the product leaves out; one grey level, by rounding.
+
+    Tiled or not is up to 45 levels: it matters that the same tiles fade into each other in the same way.
+    """
+    vae = make_vae(TINY, CPU)
+    latents = random_latents(vae, TINY, 2, CPU)
+    for tile, stride in ((32, 24), (48, 32)):
+        baseline = decode_in_overlapping_tiles(vae, latents, tile, stride)
+        vae.enable_tiling(tile, tile, stride, stride)
+        frames = torch.cat([to_uint8(chunk) for chunk in decode_chunks(vae, latents)], dim=1)[0]
+        vae.disable_tiling()  # or else it would cut the baseline's tiles into tiles
+        assert baseline.shape == frames.shape
+        assert (baseline.int() - frames.int()).abs().max() <= 1
+
+
+def test_the_memory_bars_tell_who_holds_the_clip():
+    """The peaks of docs/performance.md, MiB: the baseline, which holds the clip, passes the ratio as well."""
+    for peaks, kept in (
+        ((1667, 1668), [True, True]),
+        ((1585, 1628), [True, False]),
+        ((60, 70), [False, False]),
+    ):
+        assert [bar.passed for bar in memory_bars(MID, 96, *(2**20 * peak for peak in peaks))] == kept
+    assert memory_bars(MID, 96, 1, 1)[1].limit == pytest.approx(96 * 192 * 320 * 3 / 2 / 2**20)
+    assert len(memory_bars(TINY, 8, 2**20, 2**20)) == 1
 
 
 def test_both_ways_of_decoding_run_in_a_fresh_process():

@@ -1,4 +1,4 @@
-"""Training of the embedded model: the codec in closed form, a training construction that fits the sampler.
+"""Training of the embedded model: the codec that is kept, a training construction that fits the sampler.
 
 Notation: a stage leads from `start` to `end` noise level (the scheduler's sigmas), U is the upsampled coarser
 latent and C the clean latent of the stage. At local sigma l a training point is
@@ -18,10 +18,18 @@ import train_transformer
 import train_vae
 import world
 from clips import frames_of, pixels_of, render_seeds
-from codec import FACTOR, LATENT_CHANNELS, cut, fit_codec, join, load_codec, principal_components
+from codec import FACTOR, LATENT_CHANNELS, LinearCodec, cut, load_codec
 from linear_start import BLOCK, FIRST_BLOCK, LinearDecoder, fit_decoder
 from train_transformer import NUM_STAGES, Latents, halve, make_batch
-from training import Schedule, digest_of, load_checkpoint, read_log, warmup_then_cosine
+from training import (
+    Schedule,
+    check_same_beginning,
+    digest_of,
+    load_checkpoint,
+    read_log,
+    save_checkpoint,
+    warmup_then_cosine,
+)
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
 from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
@@ -37,9 +45,20 @@ def clips():
     return render_seeds(world.TRAIN_SEEDS[:48])
 
 
-@pytest.fixture(scope="module")
-def codec(clips):
-    return fit_codec(clips)
+def decode(codec: LinearCodec, latents: torch.Tensor) -> torch.Tensor:
+    """The least-squares inverse of `codec.encode`, block by block; what the VAE starts from, done plainly."""
+    first = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(codec.first), latents[:, :, :1])
+    later = torch.einsum("dk,bkthw->bdthw", torch.linalg.pinv(codec.later), latents[:, :, 1:])
+    return torch.cat([join(first, frames=1), join(later, frames=FACTOR)], dim=2)
+
+
+def join(blocks: torch.Tensor, frames: int) -> torch.Tensor:
+    """Inverse of `cut`."""
+    batch, _, length, height, width = blocks.shape
+    parts = blocks.reshape(batch, -1, frames, FACTOR, FACTOR, length, height, width)
+    return parts.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(
+        batch, -1, length * frames, height * FACTOR, width * FACTOR
+    )
 
 
 def test_pixels_and_frames_are_inverse():
@@ -48,7 +67,7 @@ def test_pixels_and_frames_are_inverse():
 
 
 @pytest.mark.parametrize("frames", [1, FACTOR])
-def test_join_is_the_inverse_of_cut(frames):
+def test_blocks_hold_a_clip_and_lose_nothing(frames):
     clip = torch.arange(2 * 3 * 8 * 16 * 8.0).reshape(2, 3, 8, 16, 8)
     blocks = cut(clip, frames)
     assert blocks.shape == (2, 3 * frames * FACTOR * FACTOR, 8 // frames, 16 // FACTOR, 8 // FACTOR)
@@ -57,49 +76,15 @@ def test_join_is_the_inverse_of_cut(frames):
     assert torch.equal(blocks[0, :, 0, 0, 0], corner.flatten())
 
 
-def test_decoding_what_was_encoded_is_an_orthogonal_projection(codec, clips):
-    """Idempotent, and what it leaves out is orthogonal to what it keeps."""
-    clip = clips[:2] + 0.3 * torch.randn(clips[:2].shape, generator=torch.Generator().manual_seed(0))
-    kept = codec.decode(codec.encode(clip))
-    again = codec.decode(codec.encode(kept))
-    torch.testing.assert_close(again, kept, atol=1e-4, rtol=0)
-    cosine = F.cosine_similarity((clip - kept).flatten(), kept.flatten(), dim=0)
-    assert abs(cosine) < 1e-5
-
-
-def test_its_error_is_the_energy_of_the_components_left_out(codec, clips):
-    blocks = cut(clips[:, :, 1:], FACTOR).movedim(1, -1).flatten(0, -2).double()
-    energies = torch.linalg.eigvalsh(blocks.T @ blocks / len(blocks))
-    error = (codec.decode(codec.encode(clips)) - clips)[:, :, 1:].double().pow(2).mean()
-    torch.testing.assert_close(error * blocks.shape[1], energies[:-LATENT_CHANNELS].sum(), rtol=1e-3, atol=0)
-
-
-def test_turning_the_first_frames_channels_keeps_their_span(codec, clips):
-    components = principal_components(cut(clips[:, :, :1], frames=1)).double()
-    first = codec.first.double()
-    torch.testing.assert_close(
-        torch.linalg.pinv(first) @ first,
-        torch.linalg.pinv(components) @ components,
-        atol=1e-5,
-        rtol=0,
-    )
-
-
-def test_first_and_later_latents_have_unit_size(codec, clips):
-    latents = codec.encode(clips)
-    assert latents.shape == (48, LATENT_CHANNELS, 5, 16, 16)
-    assert latents[:, :, :1].std().item() == pytest.approx(1, abs=1e-4)
-    assert latents[:, :, 1:].std().item() == pytest.approx(1, abs=1e-4)
-    assert torch.equal(codec.encode(clips[:, :, :1]), latents[:, :, :1])
-
-
 def test_the_codec_that_is_kept_fits_the_world(clips):
     """It was fitted to another world; this one's clips have latents of about unit size in it, too, and come
     back at 30 dB."""
     codec = load_codec()
     latents = codec.encode(clips)
+    assert latents.shape == (48, LATENT_CHANNELS, 5, 16, 16)
+    assert torch.equal(codec.encode(clips[:, :, :1]), latents[:, :, :1])
     assert 0.9 < latents.std().item() < 1.1
-    error = (codec.decode(latents).clamp(-1, 1) - clips).square().mean()
+    error = (decode(codec, latents).clamp(-1, 1) - clips).square().mean()
     assert 10 * torch.log10(4 / error) > 30
 
 
@@ -112,7 +97,7 @@ def test_the_vae_starts_as_the_codec(clips):
     latents = codec.encode(clip)
     assert (vae.encode(clip).latent_dist.mode() - latents).square().mean() < 1e-4
     assert (vae.encode(clip[:, :, :1]).latent_dist.mode() - latents[:, :, :1]).square().mean() < 1e-4
-    expected = codec.decode(latents)
+    expected = decode(codec, latents)
     for decoded in (vae.decode(latents).sample, torch.cat(list(vae.decode_chunks(latents, 1)), dim=2)):
         assert 10 * torch.log10(4 / (decoded - expected).square().mean()) > 45
 
@@ -141,15 +126,30 @@ def test_the_fitted_decoder_is_better_than_the_codec(clips):
         latents = codec.encode(part)
         with torch.no_grad():
             error = (vae.decode(latents).sample - part).square().mean()
-        assert error < (codec.decode(latents) - part).square().mean()
+        assert error < (decode(codec, latents) - part).square().mean()
 
 
-def test_clips_of_the_vae_training_are_of_every_length_and_start_and_never_the_same():
+def test_clips_of_the_vae_training_are_of_every_length_and_never_the_same():
     seen = [train_vae.training_clips(step) for step in range(6)]
     assert {tuple(part.shape[:3:2]) for part in seen} == {(4, 5), (2, 9), (1, 17)}
     assert not torch.equal(seen[0], seen[3])
-    starts = {step * train_vae._START_STRIDE % 29 for step in range(29)}
-    assert starts == set(range(29))
+
+
+@pytest.mark.parametrize("shape", range(3))
+def test_clips_of_the_vae_training_start_at_every_frame_they_can(shape, monkeypatch):
+    """Of clips whose frames are their own numbers, so that a part tells where it starts."""
+    numbers = torch.arange(float(world.TRAIN_FRAMES)).reshape(1, 1, -1, 1, 1)
+    monkeypatch.setattr(
+        train_vae, "render_seeds", lambda seeds, frames: numbers.repeat(len(seeds), 3, 1, 1, 1)
+    )
+    frames, count = train_vae.CLIP_SHAPES[shape]
+    starts = set()
+    for turn in range(world.TRAIN_FRAMES - frames + 1):
+        clips = train_vae.training_clips(len(train_vae.CLIP_SHAPES) * turn + shape)
+        start = int(clips[0, 0, 0, 0, 0])
+        assert torch.equal(clips[:, 0, :, 0, 0], torch.arange(start, start + frames).float().repeat(count, 1))
+        starts.add(start)
+    assert starts == set(range(world.TRAIN_FRAMES - frames + 1))
 
 
 def _single_clip(seed: int) -> Latents:
@@ -326,6 +326,21 @@ def test_before_the_decay_a_schedule_does_not_know_its_end():
         long.check_resumable(41, short)
 
 
+def test_a_checkpoint_goes_on_only_as_it_began(tmp_path):
+    path, device = tmp_path / "checkpoint.pt", torch.device("cpu")
+    save_checkpoint(path, {"step": 3, "seed": 0, "start": None})
+    state = load_checkpoint(path, device)
+    check_same_beginning(state, {"seed": 0, "start": None})
+    with pytest.raises(
+        ValueError, match="began with --seed 0, got 1; give that one to go on, or another --out"
+    ):
+        check_same_beginning(state, {"seed": 1, "start": None})
+    with pytest.raises(ValueError, match="began with --start None, got weights 12"):
+        check_same_beginning(state, {"seed": 0, "start": "weights 12"})
+    save_checkpoint(path, {"step": 3})  # as they were before they told
+    check_same_beginning(load_checkpoint(path, device), {"seed": 1, "start": "weights 12"})
+
+
 @pytest.mark.slow
 def test_a_vae_training_is_reproducible_and_resumable(tmp_path, monkeypatch, capsys):
     """Three steps twice, and a run that was meant to be longer, stopped and ended: the same weights."""
@@ -343,6 +358,8 @@ def test_a_vae_training_is_reproducible_and_resumable(tmp_path, monkeypatch, cap
     assert train("resumed", "--steps", "9", "--stop-after", "2") != digest
     assert train("resumed", "--steps", "3") == digest
     assert train("other", "--steps", "3", "--seed", "1") != digest
+    with pytest.raises(ValueError, match="began with --seed 0, got 1"):
+        train("straight", "--steps", "3", "--seed", "1")
     model = train_vae.AutoencoderKLCausalVideo.from_pretrained(tmp_path / "straight" / "model")
     assert digest_of(model) == digest
 
@@ -376,5 +393,10 @@ def test_a_resumed_training_is_the_same_training(text_folder, tmp_path, monkeypa
     still = train("still", *start, "--learning-rate", "0")
     assert still["step"] == 6
     torch.testing.assert_close(still["average"], straight["average"], atol=1e-6, rtol=0)
+    for others, told in ((("--seed", "1"), "began with --seed 0, got 1"), (start, "began with --start None")):
+        with pytest.raises(ValueError, match=told):
+            train("straight", *others)
+    with pytest.raises(ValueError, match=r"began with --start weights \w+, got None"):
+        train("still")
     moved = train("moved", *start)
     assert not torch.allclose(moved["average"]["proj_out.weight"], still["average"]["proj_out.weight"])

@@ -74,7 +74,11 @@ def test_no_global_random_state_is_read_or_touched():
 
 
 def test_golden_digest():
-    """The training data of the embedded model is these bytes; a change here means another data set."""
+    """Scenes, captions and pixels of a few training seeds, as they were when the embedded model was trained.
+
+    Its data are clips of 33 frames, of which these are the first 17, and four captions each, by other seeds.
+    What changes these bytes has changed the training data, too.
+    """
     digest = hashlib.sha256()
     for seed in TRAIN_SEEDS[:12]:
         scene, text = training_pair(seed)
@@ -127,11 +131,9 @@ def test_rendered_area(shape, area):
 
 
 def test_a_star_has_five_points_of_which_one_is_up():
-    scene = sample_scene(1, shape="star", motion="grow", colour="red", background="black")
     angles = np.arange(3600) / 3600 * 2 * np.pi
     radius = 0.9 * 1.35 * np.ones(())
     on_ring = coverage("star", radius * np.sin(angles), -radius * np.cos(angles), np.ones(()), scale=100.0)
-    assert scene.shape == "star"
     assert on_ring[0] == 1
     assert (np.diff(np.r_[on_ring, on_ring[:1]] > 0.5).sum()) == 10
 
