@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 ALLOWED = {
     "geometry": set(),
     "resources": set(),
+    "rgb": set(),
     "noise": {"geometry"},
     "schedulers": set(),
     "models": {"schedulers"},
@@ -22,8 +23,8 @@ ALLOWED = {
     "devices": set(),
     "environment": {"determinism"},
     "presets": {"resources"},
-    "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
-    "runs": {"determinism", "environment", "geometry", "noise", "presets"},
+    "pipelines": {"determinism", "geometry", "models", "noise", "rgb", "schedulers"},
+    "runs": {"determinism", "devices", "environment", "geometry", "noise", "presets", "resources", "rgb"},
     "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
     "model_facts": {"api", "geometry", "models", "resources", "runs", "schedulers"},
     "batch": {

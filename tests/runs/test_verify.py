@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyramid_seed import generate
@@ -197,6 +198,15 @@ def test_noise_only_finds_the_first_draw(tampered, change, note):
     found = verify_noise(tampered(change))
     assert found.difference.stage == "noise"
     assert found.difference.note.startswith(note)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_noise_of_a_device_that_is_not_here_is_an_error(tampered, capsys):
+    path = tampered(lambda m: m.update(noise_device="cuda"))
+    with pytest.raises(ValueError, match="noise_device 'cuda' cannot be used here"):
+        verify_noise(path)
+    assert main(["verify", str(path), "--noise-only"]) == 2
+    assert "noise_device 'cuda' cannot be used here" in capsys.readouterr().err
 
 
 # ---- pixels in the file
