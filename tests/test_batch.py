@@ -178,6 +178,24 @@ def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, mon
     assert len(summary.digests) == 1
 
 
+def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(REFERENCE / "miniflux-tiny", model)
+    file = model / "causal_video_vae" / "config.json"
+    publish = Launch.publish
+
+    def publish_and_remove(launch, plan):
+        publish(launch, plan)
+        shared_pipeline(str(model), "384p", "float32", "cpu", False)
+        file.rename(model / "gone")
+
+    monkeypatch.setattr(Launch, "publish", publish_and_remove)
+    monkeypatch.setattr("pyramid_seed.api.weight_files_of", lambda *_: ("causal_video_vae/config.json",))
+    summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
+    (reason,) = summary.failed.values()
+    assert reason == f"FileNotFoundError: [Errno 2] No such file or directory: '{file}'"
+
+
 @pytest.mark.parametrize("family", ["miniflux-tiny", "sd3-tiny"])
 def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
     pipeline = load_pipeline(REFERENCE / family, variant="384p")
