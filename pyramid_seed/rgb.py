@@ -22,7 +22,8 @@ def rgb_picture(image: Image.Image, name: str = "image") -> Image.Image:
         )
     # Pillow's convert shows the colour that is hidden behind transparent pixels.
     if image.has_transparency_data:
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+        counts = image.convert("RGBA").getchannel("A").histogram()
+        lowest = next((alpha for alpha, count in enumerate(counts) if count), 255)
         if lowest < 255:
             raise ValueError(
                 f"{name} has transparent pixels (the lowest alpha is {lowest}, it must be 255); put it on a "
