@@ -45,7 +45,6 @@ def write_video(
     comment: str | None = None,
     scale: int = 1,
     lossless: bool = False,
-    crf: int = 17,
     overwrite: bool = False,
 ) -> None:
     """Write a clip; the ending of `path` chooses the format.
@@ -68,7 +67,6 @@ def write_video(
         comment: Text for the comment tag of an `.mp4`, as long as you like.
         scale: Every pixel becomes scale x scale pixels (nearest neighbour).
         lossless: Keep every bit.
-        crf: x264's constant rate factor for a lossy `.mp4`, 0 (best) to 51.
         overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
 
     Raises:
@@ -83,7 +81,7 @@ def write_video(
     if comment is not None:
         check_comment(comment, ending)
     if ending == ".mp4":
-        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless, crf=crf)
+        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless)
     if ending == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     if overwrite:
