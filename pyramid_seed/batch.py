@@ -12,12 +12,12 @@ from PIL.Image import Image
 
 from .api import default_device, generate, image_digest, shared_pipeline, whole_ledger
 from .clip import Clip
-from .determinism import DeterminismLevel
+from .determinism import DETERMINISM_LEVELS, DeterminismLevel
 from .determinism import determinism as determinism_level
-from .devices import parse_device
+from .devices import parse_device, usable_device
 from .environment import environment_fingerprint
 from .model_facts import model_geometry, model_weights_key
-from .models.attention import AttentionPath
+from .models.attention import ATTENTION_PATHS, AttentionPath
 from .noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from .pipelines import PyramidFlowPipeline
 from .pipelines.decode import encode_image
@@ -34,6 +34,7 @@ from .runs.launch import Launch, join_launch
 from .runs.pictures import open_picture, picture_digest
 from .runs.rows import STANDARD_INPUT, name_of, read_rows
 from .runs.units import KnownUnits
+from .runs.video import check_fps
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
@@ -86,7 +87,8 @@ def run_batch(
 
     Raises:
         BatchInputError: rows that are bad, all of them; nothing was made.
-        ValueError: the list cannot be read, is empty, or the number of processes is wrong.
+        ValueError: the list cannot be read or is empty, the number of processes is wrong, a device is not
+            here, or there is no such way to run.
         OSError: the list cannot be read, or the folder cannot be written to.
         LaunchError: the processes have lost each other.
     """
@@ -95,9 +97,15 @@ def run_batch(
             f"text_encoders must be keep or offload, got {text_encoders!r}; a batch has other texts to "
             "encode: use offload"
         )
+    if determinism not in DETERMINISM_LEVELS:
+        raise ValueError(
+            f"determinism must be {' or '.join(DETERMINISM_LEVELS)}, got {determinism!r}; use strict"
+        )
+    if attention not in ATTENTION_PATHS:
+        raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {attention!r}; use prefix")
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
-    parse_device(noise_device, "noise_device")
+    NoiseStreams(0, usable_device(noise_device, "noise_device"))  # refuses a device without float64 too
     maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
@@ -195,6 +203,7 @@ class _ClipMaker:
         if _is_guided(item) and "negative_prompt" not in clip.text_digests:
             # What is left of the clip was not guided, what was made earlier was.
             clip = replace(clip, text_digests=clip.text_digests | self._negative_digest(pipeline, item))
+        _ = clip.manifest  # it reads the weights: a file that cannot be read must not be told as the output's
         return clip
 
     def _picture(self, item: BatchItem) -> Image | None:
@@ -222,8 +231,9 @@ class _ClipMaker:
 
 
 def _request(item: BatchItem) -> Request:
-    """The checked call of an item; raises what the pipeline would raise, before anything is loaded."""
+    """The checked call of an item; raises what pipeline and file would raise, before anything is loaded."""
     settings = item.settings
+    check_fps(settings.fps, ".mp4")
     later = settings.video_num_inference_steps
     return check_call(
         model_geometry(settings.model, settings.variant),
@@ -270,12 +280,12 @@ def _device_of(device: str | None, launch: Launch) -> str:
     """The device of this process: where several share a machine, each has an accelerator of its own.
 
     Raises:
-        ValueError: there are fewer accelerators than processes on this machine.
+        ValueError: there are fewer accelerators than processes on this machine, or it cannot be used.
     """
     chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)
     if chosen.type == "cpu" or (is_numbered and launch.world_size == 1):
-        return str(chosen)
+        return str(usable_device(chosen))
     if is_numbered:
         raise ValueError(f"several processes cannot share {chosen}; use --device {chosen.type}")
     count = torch.accelerator.device_count()
@@ -284,4 +294,4 @@ def _device_of(device: str | None, launch: Launch) -> str:
             f"process {launch.local_rank} of this machine has no accelerator of its own, there are {count}; "
             f"start {count} processes a machine, or use --device cpu"
         )
-    return f"{chosen.type}:{launch.local_rank}"
+    return str(usable_device(f"{chosen.type}:{launch.local_rank}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,6 +183,8 @@ class Clip:
             sidecar=sidecar,
             metadata=metadata,
             keep_latents=keep_latents,
+            fps=self.fps,
+            num_frames=self.frame_facts.num_frames,
         )
         ending = path.suffix.lower()
         if self.frame_file is not None:
@@ -192,24 +195,26 @@ class Clip:
         if sidecar or (metadata and ending == ".mp4"):
             shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
             text = manifest_json(self.manifest | {"file": shown})
-        # The clip comes last: where it is, the rest is.
-        if keep_latents:
-            write_latents(latents_path(path), self.latents, overwrite=overwrite)
-        if sidecar and text is not None:
-            with replacing(sidecar_path(path), overwrite=overwrite) as temporary:
+        # All is written before anything takes its name: if the disk is full, what was there stays as it was.
+        with ExitStack() as beside:
+            if keep_latents:
+                temporary = beside.enter_context(replacing(latents_path(path), overwrite=overwrite))
+                write_latents(temporary, self.latents)
+            if sidecar and text is not None:
+                temporary = beside.enter_context(replacing(sidecar_path(path), overwrite=overwrite))
                 temporary.write_text(text + "\n", encoding="utf-8")
-        if self.frame_file is not None:
-            self.frame_file.save(path, comment=text, overwrite=overwrite)
-            return path
-        write_video(
-            path,
-            self.frames,
-            self.fps,
-            comment=text if ending == ".mp4" else None,
-            scale=scale,
-            lossless=lossless,
-            overwrite=overwrite,
-        )
+            if self.frame_file is not None:
+                self.frame_file.save(path, comment=text, overwrite=overwrite)
+                return path
+            write_video(
+                path,
+                self.frames,
+                self.fps,
+                comment=text if ending == ".mp4" else None,
+                scale=scale,
+                lossless=lossless,
+                overwrite=overwrite,
+            )
         return path
 
     def extend(

@@ -28,11 +28,16 @@ def model_geometry(model: str, variant: str | None) -> PyramidGeometry:
     """Sizes and counts that the model allows, read from its configs; weights are not touched.
 
     Raises:
-        ValueError: a config is missing or broken, or the layout is none that is known.
+        ValueError: a config is missing or broken, the layout is none that is known, or there is no such
+            variant.
         OSError: there is no such model.
     """
     folder = model_folder(model, variant)
     if find_layout(folder) == "diffusers":
+        if variant is not None:  # as `load_pipeline` says it, but before anything is loaded
+            raise ValueError(
+                f"{folder} was written by save_pretrained and has one transformer; leave variant out"
+            )
         vae = _config(folder / "vae" / "config.json", "spatial_down_sample", "temporal_down_sample")
         transformer = _config(folder / "transformer" / "config.json", "patch_size")
         scheduler = _config(folder / "scheduler" / "scheduler_config.json", "stages")

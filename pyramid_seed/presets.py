@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import yaml
 
-from .resources import configs_path
+from .resources import configs_path, resolve_model
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ class Settings(TypedDict, total=False):
 def with_settings(preset: Preset, settings: Settings) -> Preset:
     """The preset with some of its values replaced.
 
+    A preset's variant is one of its own model. A model given without a variant, in a folder that
+    `save_pretrained` wrote, has one transformer: the variant is None then.
+
     Raises:
         TypeError: there is no such setting; the nearest one is named.
         ValueError: a value breaks its rule.
@@ -97,7 +100,14 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     for key in ("num_inference_steps", "video_num_inference_steps"):
         if isinstance(steps := values.get(key), int | tuple):
             values[key] = [steps] * len(preset.num_inference_steps) if isinstance(steps, int) else list(steps)
-    return replace(preset, **{key: _checked(key, value) for key, value in values.items()})
+    checked = {key: _checked(key, value) for key, value in values.items()}
+    if "model" in checked and "variant" not in checked and _was_saved_by_diffusers(checked["model"]):
+        checked["variant"] = None
+    return replace(preset, **checked)
+
+
+def _was_saved_by_diffusers(model: str) -> bool:
+    return (Path(resolve_model(model)).expanduser() / "model_index.json").is_file()
 
 
 def list_presets() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 ALLOWED = {
     "geometry": set(),
     "resources": set(),
+    "rgb": set(),
     "noise": {"geometry"},
     "schedulers": set(),
     "models": {"schedulers"},
@@ -23,8 +24,8 @@ ALLOWED = {
     "devices": set(),
     "environment": {"determinism"},
     "presets": {"resources"},
-    "pipelines": {"determinism", "geometry", "models", "noise", "schedulers"},
-    "runs": {"determinism", "environment", "geometry", "noise", "presets"},
+    "pipelines": {"determinism", "geometry", "models", "noise", "rgb", "schedulers"},
+    "runs": {"determinism", "devices", "environment", "geometry", "noise", "presets", "resources", "rgb"},
     "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
     "source_files": {"models", "pipelines", "runs"},
     "model_facts": {"geometry", "models", "resources", "runs", "schedulers", "source_files"},

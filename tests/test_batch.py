@@ -141,15 +141,27 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
         {"prompt": "e", "model": "/nowhere/at/all"},
         {"prompt": "f", "variant": "768p"},
         {"prompt": "g", "max_sequence_length": 513},
+        {"prompt": "h", "fps": 5000},
+        {"prompt": "i", "model": "embedded:tiny", "variant": "384p"},
     )
     with pytest.raises(BatchInputError) as caught:
         run(*rows)
     messages = [str(row) for row in caught.value.rows]
-    assert len(messages) == 7
+    assert len(messages) == 9
     for line, (message, words) in enumerate(
         zip(
             messages,
-            ("use 9 or 17", "use 64 or 128", "3 stages", "nowhere.png", "/nowhere", "'768p'", "at most 512"),
+            (
+                "use 9 or 17",
+                "use 64 or 128",
+                "3 stages",
+                "nowhere.png",
+                "/nowhere",
+                "'768p'",
+                "at most 512",
+                "fps must be between 0.1 and 1000 for .mp4, got 5000",
+                "leave variant out",
+            ),
             strict=True,
         ),
         start=2,
@@ -158,8 +170,23 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
         assert words in message
     assert shared_pipeline.cache_info() == before
     summary = run(*rows, keep_going=True)
-    assert (summary.status, len(summary.failed), summary.made) == (1, 7, 1)
+    assert (summary.status, len(summary.failed), summary.made) == (1, 9, 1)
     assert not list(tmp_path.glob("clips/.work/*/unit*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"determinism": "stirct"}, "determinism must be strict or relaxed, got 'stirct'; use strict"),
+        ({"attention": "prefixx"}, "attention must be prefix or reference, got 'prefixx'; use prefix"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"noise_device": "cuda:99"}, "noise_device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_a_way_to_run_that_there_is_not_is_refused_before_anything_starts(run, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run({"prompt": "a boat", "num_frames": 1}, **options)
+    assert not (tmp_path / "clips").exists()
 
 
 def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, monkeypatch):
@@ -178,12 +205,32 @@ def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, mon
     assert len(summary.digests) == 1
 
 
+def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(REFERENCE / "miniflux-tiny", model)
+    file = model / "causal_video_vae" / "config.json"
+    publish = Launch.publish
+
+    def publish_and_remove(launch, plan):
+        publish(launch, plan)
+        shared_pipeline(str(model), "384p", "float32", "cpu", False)
+        file.rename(model / "gone")
+
+    monkeypatch.setattr(Launch, "publish", publish_and_remove)
+    monkeypatch.setattr("pyramid_seed.api.weight_files_of", lambda *_: ("causal_video_vae/config.json",))
+    summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
+    (reason,) = summary.failed.values()
+    assert reason == f"FileNotFoundError: [Errno 2] No such file or directory: '{file}'"
+
+
 @pytest.mark.parametrize("family", ["miniflux-tiny", "sd3-tiny"])
 def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
     pipeline = load_pipeline(REFERENCE / family, variant="384p")
     assert model_geometry(str(REFERENCE / family), None) == pipeline.geometry
     pipeline.save_pretrained(tmp_path / "saved")
     assert model_geometry(str(tmp_path / "saved"), None) == pipeline.geometry
+    with pytest.raises(ValueError, match="has one transformer; leave variant out"):
+        model_geometry(str(tmp_path / "saved"), "384p")
     for part, name in (("scheduler/scheduler_config", "stages"), ("transformer/config", "patch_size")):
         shutil.copytree(tmp_path / "saved", tmp_path / name)
         path = tmp_path / name / f"{part}.json"
@@ -212,7 +259,8 @@ def test_each_process_has_an_accelerator_of_its_own():
     alone = join_launch(environment={})
     second_of_two = Launch(1, 1, 2, alone.store)
     assert _device_of("cpu", second_of_two) == "cpu"
-    assert _device_of("cuda:1", alone) == "cuda:1"
+    if torch.accelerator.device_count() > 1:
+        assert _device_of("cuda:1", alone) == "cuda:1"
     with pytest.raises(ValueError, match="cannot share cuda:1; use --device cuda"):
         _device_of("cuda:1", second_of_two)
     if torch.accelerator.device_count() < 2:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pyramid_seed import Clip, generate
 from pyramid_seed.cli import main
 from pyramid_seed.noise import noise_digest
 from pyramid_seed.runs import latents as kept
+from pyramid_seed.runs import video
 from pyramid_seed.runs.latents import read_latents, write_latents
 from pyramid_seed.runs.manifest import find_manifest, unit_digests
 from pyramid_seed.runs.video import read_comment, read_video
@@ -90,6 +93,22 @@ def test_damaged_or_foreign_latents_are_refused(clip, tmp_path, monkeypatch):
     assert names(tmp_path) == ["clip.latents.safetensors"]
 
 
+def fails_in_the_end(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".png"])
+def test_a_full_disk_leaves_the_old_clip_with_what_belongs_to_it(quick, clip, tmp_path, monkeypatch, ending):
+    path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    other = replace(clip, latents=clip.latents + 1, prompt="another")
+    for writer in ("mux_mp4", "_write_animation", "_write_png_folder"):
+        monkeypatch.setattr(video, writer, fails_in_the_end)
+    with pytest.raises(OSError, match="No space left"):
+        other.save(path, sidecar=True, keep_latents=True, overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
 @pytest.mark.parametrize("there", ["clip.mp4", "clip.json", "clip.latents.safetensors"])
 def test_nothing_is_written_where_something_is_in_the_way(clip, tmp_path, there):
     (tmp_path / there).write_text("mine")
@@ -157,6 +176,42 @@ def test_generate_refuses_before_the_model_runs(
 def test_a_lossless_gif_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
     monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
     assert command(quick, "-o", tmp_path / "clip.gif", "--lossless") == 2
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "options", "message"),
+    [
+        ((), "clip.gif", ["--fps", "60"], "fps must be between 0.1 and 50 for .gif, got 60"),
+        (("clip.png",), "clip.png", [], "clip.png exists and is not a folder of numbered PNGs"),
+        (("clip.png/mine.txt",), "clip.png", [], "clip.png exists and is not a folder of numbered PNGs"),
+        (("clip/mine.txt",), "clip", [], "clip exists and is not a folder of numbered PNGs"),
+        (("clip.mp4/mine.txt",), "clip.mp4", [], "clip.mp4 is a folder"),
+        (("clip.json/mine.txt",), "clip.mp4", [], "clip.json is a folder"),
+        (("clip.latents.safetensors/mine.txt",), "clip.mp4", [], "clip.latents.safetensors is a folder"),
+    ],
+)
+@pytest.mark.parametrize("extends", [False, True])
+def test_what_could_not_be_saved_is_refused_before_the_model_runs(
+    quick, clip, tmp_path, monkeypatch, capsys, there, name, options, message, extends
+):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for file in there:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).touch()
+    before = sorted(folder.rglob("*"))
+    more = ["-o", str(folder / name), "--overwrite", "--sidecar", "--keep-latents"]
+    if not extends:
+        monkeypatch.setattr("pyramid_seed.api.generate", lambda *_, **__: pytest.fail("the model ran"))
+        assert command(quick, *more, *options) == 2
+    else:
+        fps = float(options[-1]) if options else 8.0
+        replace(clip, settings=replace(clip.settings, fps=fps)).save(tmp_path / "shorter.mp4")
+        monkeypatch.setattr("pyramid_seed.again.extend_file", lambda *_, **__: pytest.fail("the model ran"))
+        extend = ["extend", str(tmp_path / "shorter.mp4"), "--num-frames", "17", "--quiet", *more]
+        assert main(extend) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_saved_file_may_be_read_by_those_who_may_read_the_clip(clip, tmp_path):

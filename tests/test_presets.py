@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import presets, resources
-from pyramid_seed.presets import Preset, list_presets, load_preset
+from pyramid_seed.presets import Preset, list_presets, load_preset, with_settings
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny", "tiny-fast")
@@ -165,3 +165,17 @@ def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "__file__", str(tmp_path / "pyramid_seed" / "resources.py"))
     with pytest.raises(FileNotFoundError, match=r"assets/tiny is not there: looked at .*pyramid_seed.* and "):
         resources.embedded_model_path()
+
+
+def test_a_variant_is_of_the_presets_own_model(tmp_path):
+    """A folder that save_pretrained wrote has one transformer, and naming a variant of it is an error."""
+    preset = load_preset("miniflux-384p")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "model_index.json").touch()
+    (tmp_path / "original").mkdir()
+    for model in (str(tmp_path / "saved"), "embedded:tiny"):
+        assert with_settings(preset, {"model": model}).variant is None
+        assert with_settings(preset, {"model": model, "variant": "768p"}).variant == "768p"
+    for model in (str(tmp_path / "original"), "owner/name"):
+        assert with_settings(preset, {"model": model}).variant == "384p"
+    assert with_settings(preset, {"num_frames": 1}).variant == "384p"

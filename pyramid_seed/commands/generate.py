@@ -53,11 +53,13 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
     from ..noise import root_from_entropy
+    from ..presets import load_preset, with_settings
     from ..runs.outputs import check_outputs, clip_stem
 
     seed = root_from_entropy() if options.seed is None else options.seed
     path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
-    check_outputs(path, **output_options(options))
+    settings = with_settings(load_preset(options.preset), settings_from(options))
+    check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
     image = open_image(options.image)
 
     from ..api import generate

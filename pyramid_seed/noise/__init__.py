@@ -2,7 +2,14 @@
 
 from .block import block_noise
 from .keys import SCHEME, NoiseKey, check_root, derive_seed
-from .ledger import LedgeredNoise, LedgerEntry, NoiseLedger, draws_of_clip, noise_digest
+from .ledger import (
+    LedgeredNoise,
+    LedgerEntry,
+    NoiseLedger,
+    check_distinct,
+    draws_of_clip,
+    noise_digest,
+)
 from .pyramid import initial_pyramid
 from .streams import (
     Branch,
@@ -26,6 +33,7 @@ __all__ = [
     "NoiseStreams",
     "RecordedNoise",
     "block_noise",
+    "check_distinct",
     "check_root",
     "derive_seed",
     "draws_of_clip",

@@ -40,7 +40,7 @@ class NoiseKey:
             raise ValueError(f"stream must be one of {', '.join(get_args(Stream))}, got {self.stream!r}")
         for name in ("unit", "stage"):
             value = getattr(self, name)
-            _check_int(name, value)
+            check_int(name, value)
             if value < 0:
                 raise ValueError(f"{name} must be at least 0, got {value}; use 0")
         if self.stream == "renoise" and self.stage == 0:
@@ -56,7 +56,7 @@ class NoiseKey:
 
 def check_root(root: int) -> None:
     """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
-    _check_int("seed", root)
+    check_int("seed", root)
     if not 0 <= root < ROOT_LIMIT:
         nearest = min(max(root, 0), ROOT_LIMIT - 1)
         raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {root}; use {nearest}")
@@ -77,6 +77,7 @@ def derive_seed(root: int, key: NoiseKey) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _check_int(name: str, value: object) -> None:
+def check_int(name: str, value: object) -> None:
+    """Refuse what is not an int with a TypeError; True and False are none."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")

@@ -77,7 +77,6 @@ def draws_of_clip(
     num_stages: int,
     unit_shape: tuple[int, ...],
     *,
-    first_unit: int = 0,
     with_image: bool = False,
 ) -> list[tuple[NoiseKey, tuple[int, ...]]]:
     """Every draw that a clip makes, with its shape, in order: the noise is known before anything runs.
@@ -86,12 +85,11 @@ def draws_of_clip(
         num_units: units of the clip.
         num_stages: levels of the pyramid.
         unit_shape: (1, C, 1, H, W) of one unit's latents.
-        first_unit: the first unit to list.
         with_image: the first unit is an encoded picture, drawn from its posterior.
     """
     *front, height, width = unit_shape
     draws: list[tuple[NoiseKey, tuple[int, ...]]] = []
-    for unit in range(first_unit, num_units):
+    for unit in range(num_units):
         if with_image and unit == 0:
             draws.append((NoiseKey("posterior", 0, 0), unit_shape))
             continue
@@ -122,7 +120,7 @@ class LedgeredNoise:
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
         if isinstance(self.source, NoiseStreams | BranchedNoise):
-            _check_distinct(self.source, key, self.ledger)
+            _check_new(self.source, key, self.ledger)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
             raise ValueError(
@@ -139,14 +137,33 @@ def noise_digest(values: torch.Tensor) -> str:
     return hashlib.sha256(data.astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def _check_distinct(source: NoiseStreams | BranchedNoise, key: NoiseKey, ledger: NoiseLedger) -> None:
+def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
+    """Refuse a root seed under which two of the draws to come would be equal noise.
+
+    A `LedgeredNoise` refuses the second of them, but only when it is drawn, in the middle of a run.
+
+    Raises:
+        ValueError: see above. Only sources that derive their seeds are asked.
+    """
+    if not isinstance(source, NoiseStreams | BranchedNoise):
+        return
+    found: dict[int, NoiseKey] = {}
+    for key in keys:
+        if (first := found.setdefault(_effective_seed(source, key), key)) != key:
+            raise _equal_draws(source, first, key)
+
+
+def _check_new(source: NoiseStreams | BranchedNoise, key: NoiseKey, ledger: NoiseLedger) -> None:
     seed = _effective_seed(source, key)
     for entry in ledger:
         if entry.key != key and _effective_seed(source, entry.key) == seed:
-            raise ValueError(
-                f"seed {source.root_of(key)} gives the draws {entry.key} and {key} the same noise; "
-                "use another seed"
-            )
+            raise _equal_draws(source, entry.key, key)
+
+
+def _equal_draws(source: NoiseStreams | BranchedNoise, first: NoiseKey, second: NoiseKey) -> ValueError:
+    return ValueError(
+        f"seed {source.root_of(second)} gives the draws {first} and {second} the same noise; use another seed"
+    )
 
 
 def _effective_seed(source: NoiseStreams | BranchedNoise, key: NoiseKey) -> int:

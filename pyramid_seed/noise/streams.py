@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from .keys import ROOT_LIMIT, NoiseKey, check_root, derive_seed
+from .keys import ROOT_LIMIT, NoiseKey, check_int, check_root, derive_seed
 
 
 class NoiseSource(Protocol):
@@ -65,10 +65,19 @@ class NoiseStreams:
 
 @dataclass(frozen=True)
 class Branch:
-    """From unit `from_unit` on, a clip takes its noise from another root seed."""
+    """From unit `from_unit` on, a clip takes its noise from another root seed.
+
+    Raises:
+        TypeError: from_unit or seed is not an int. ValueError: no root seed, see `check_root`.
+    """
 
     from_unit: int
     seed: int
+
+    def __post_init__(self) -> None:
+        # 1.0 would draw the same noise as 1, and its manifest could not be read again.
+        check_int("from_unit", self.from_unit)
+        check_root(self.seed)
 
 
 class BranchedNoise:

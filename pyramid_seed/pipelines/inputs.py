@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from PIL import Image
 
 from ..geometry import PyramidGeometry
-from ..noise import NoiseSource, NoiseStreams, check_root, root_from_entropy, root_from_generator
+from ..noise import (
+    NoiseSource,
+    NoiseStreams,
+    check_distinct,
+    check_root,
+    draws_of_clip,
+    root_from_entropy,
+    root_from_generator,
+)
+from ..rgb import rgb_picture
 from .denoise import Place, UnitSettings, guidance_schedule
 from .memory import own_memory
 
@@ -288,20 +298,30 @@ def noise_sources(
     return [NoiseStreams(root, noise_device) for root in roots]
 
 
+def check_draws(sources: Sequence[NoiseSource], request: Request, num_stages: int) -> None:
+    """Refuse seeds under which a clip would draw the same noise twice; all its draws are known beforehand."""
+    draws = draws_of_clip(
+        len(request.units), num_stages, request.unit_shape, with_image=bool(request.pictures)
+    )
+    keys = [key for key, _ in draws if request.prefix_latents is None or key.unit >= request.num_known_units]
+    for source in sources:
+        check_distinct(source, keys)
+
+
 def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Tensor, ...]:
     """Pictures (1, 3, H, W) in [-1, 1], one a prompt, in the size in which they were given.
 
     Takes what diffusers takes: PIL pictures, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
-    [0, 1]; one picture serves all prompts.
+    [0, 1]; one picture serves all prompts. PIL pictures as `rgb.rgb_picture` shows them.
     """
-    for each in image if isinstance(image, list) else [image]:
-        floating = torch.as_tensor(each).is_floating_point() if isinstance(each, ARRAYS) else True
-        if not floating:
-            raise ValueError(
-                f"image must be a PIL picture or floating point in [0, 1], got {each.dtype}; divide by 255"
-            )
-    processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
-    pictures = tuple(own_memory(picture) for picture in processor.preprocess(image).split(1))
+    given = image if isinstance(image, list) else [image]
+    for each in given:
+        if isinstance(each, ARRAYS):
+            _check_values(torch.as_tensor(each))
+    shown = [rgb_picture(each) if isinstance(each, Image.Image) else each for each in given]
+    processor = VaeImageProcessor(do_resize=False)
+    batch = processor.preprocess(shown if isinstance(image, list) else shown[0])
+    pictures = tuple(own_memory(picture) for picture in batch.split(1))
     if len(pictures) not in (1, num_prompts):
         raise ValueError(
             f"image must be one picture or one for each of the {num_prompts} prompts, got {len(pictures)}"
@@ -309,12 +329,20 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     for picture in pictures:
         if picture.shape[1] != 3:
             raise ValueError(f"image must have 3 channels, got {picture.shape[1]}")
-        if not (picture.abs() <= 1).all():
-            raise ValueError(
-                f"image must be in [0, 1], got values from {(picture.min().item() + 1) / 2:g} to "
-                f"{(picture.max().item() + 1) / 2:g}; scale and clamp it"
-            )
     return pictures * num_prompts if len(pictures) == 1 else pictures
+
+
+def _check_values(values: torch.Tensor) -> None:
+    """Values of a picture must be in [0, 1]; diffusers takes those of one below 0 to be in [-1, 1]."""
+    if not values.is_floating_point():
+        raise ValueError(
+            f"image must be a PIL picture or floating point in [0, 1], got {values.dtype}; divide by 255"
+        )
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"image must be in [0, 1], got values from {values.min().item():g} to "
+            f"{values.max().item():g}; scale it, and clamp what is a little outside: image.clip(0, 1)"
+        )
 
 
 def picture_size(height: int | None, width: int | None, pictures: Sequence[torch.Tensor]) -> tuple[int, int]:

@@ -34,7 +34,15 @@ from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
 from .film import Film, OnFrames, UnitDecoder
 from .guided import GuidedTransformer
-from .inputs import OUTPUT_TYPES, Request, check_call, check_choice, check_replaced, noise_sources
+from .inputs import (
+    OUTPUT_TYPES,
+    Request,
+    check_call,
+    check_choice,
+    check_draws,
+    check_replaced,
+    noise_sources,
+)
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
 from .out_of_memory import with_out_of_memory_advice
@@ -314,6 +322,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         sources = noise_sources(
             request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
         )
+        check_draws(sources, request, self.geometry.num_stages)
         ledgers = [NoiseLedger() for _ in sources]
         ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
 

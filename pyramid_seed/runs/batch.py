@@ -270,8 +270,11 @@ class _Worker:
             self.launch.count("failed")
 
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, resumed: int, seconds: float) -> None:
+        made = self.journal.work_folder(job.id) / job.file
         with writing(self.folder):
-            clip.save(file.path, lossless=self.lossless, overwrite=True)
+            # What is half-written lies where only batches write, see `Journal.clean`.
+            clip.save(made, lossless=self.lossless, overwrite=True)
+            made.replace(file.path)
             file.strip.write(self.journal.strip_path(job.id))
             done = {
                 "digest": clip.digest,

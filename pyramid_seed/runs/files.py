@@ -44,6 +44,12 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def check_no_folder(path: Path) -> None:
+    """Raise FileExistsError if `path`, where a file is to be, is a folder: it is never replaced by one."""
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder, and a file is to have that name; choose another name")
+
+
 def check_reachable(path: Path) -> None:
     """Raise OSError unless `path`, and the folders above it that are missing, can be made."""
     folder = path.resolve().parent

@@ -49,12 +49,3 @@ class FrameCounter:
     def facts(self) -> FrameFacts:
         """What was seen so far."""
         return FrameFacts(self._num_frames, *self._size, self._all.hexdigest(), tuple(self._chunks))
-
-
-def facts_of(frames: Frames, temporal_factor: int) -> FrameFacts:
-    """The facts of frames (T, H, W, 3) uint8, all there at once."""
-    counter = FrameCounter()
-    counter.add(frames[:1])
-    for start in range(1, len(frames), temporal_factor):
-        counter.add(frames[start : start + temporal_factor])
-    return counter.facts()

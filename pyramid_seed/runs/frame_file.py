@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from .files import replacing
-from .mp4 import Mp4Encoder, Mp4Settings, check_crf, mux_mp4, store_packet, stored_packets
+from .mp4 import Mp4Encoder, Mp4Settings, mux_mp4, store_packet, stored_packets
 from .video import Frames, check_comment, check_fps, check_frames, check_scale, enlarge
 
 
@@ -21,27 +21,21 @@ class FrameFile:
 
     Args:
         path: where the clip is to be written, an .mp4: what is encoded waits on the same disk.
-        scale: every pixel becomes scale x scale pixels; default: what `start` says.
-        lossless, crf: see `video.write_video`.
+        lossless: see `video.write_video`.
 
     Raises:
-        ValueError: another ending, or a wrong value.
+        ValueError: another ending.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, scale: int | None = None, lossless: bool = False, crf: int = 17
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, lossless: bool = False) -> None:
         path = Path(path).resolve()
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"frames can be encoded as they come for .mp4 only, got {path.name!r}")
-        if scale is not None:
-            check_scale(scale)
-        check_crf(crf)
         self.path = path
         self.lossless = lossless
-        self.crf = crf
         self.num_frames = 0
-        self._scale = scale
+        self.scale = 1
+        """Pixels of the file for a pixel of the clip, in height and in width."""
         self._fps = 0.0
         self._settings: Mp4Settings | None = None
         self._encoder: Mp4Encoder | None = None
@@ -59,13 +53,8 @@ class FrameFile:
             self._open_spool().close()
         self._spool = self._encoder = None
 
-    @property
-    def scale(self) -> int:
-        """Pixels of the file for a pixel of the clip, in height and in width."""
-        return self._scale or 1
-
     def start(self, fps: float, scale: int) -> None:
-        """Say what is known before the first frame: the rate, and a scale for want of another one.
+        """Say what is known before the first frame: the rate, and how large a pixel is to be shown.
 
         Raises:
             ValueError: a wrong value, a file that is not open, or one that holds frames of another clip.
@@ -76,16 +65,14 @@ class FrameFile:
         if self._fps:
             raise ValueError(f"{self.path.name} has the frames of another clip; use another FrameFile")
         self._fps = fps
-        self._scale = self._scale or scale
+        self.scale = scale
 
     def write(self, frames: Frames) -> None:
         """The next frames, (t, H, W, 3) uint8."""
         check_frames(frames)
         spool = self._open_spool()
         if self._encoder is None:
-            self._settings = Mp4Settings.of(
-                frames[0], self._fps, scale=self.scale, lossless=self.lossless, crf=self.crf
-            )
+            self._settings = Mp4Settings.of(frames[0], self._fps, scale=self.scale, lossless=self.lossless)
             self._encoder = Mp4Encoder(self._settings)
         for frame in frames:
             for packet in self._encoder.encode(enlarge(frame, self.scale)):

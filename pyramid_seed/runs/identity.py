@@ -79,9 +79,9 @@ def weights_key(files: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(_canonical([[row["file"], row["sha256"]] for row in files])).hexdigest()
 
 
-def words_of(prompt: str, length: int = 48) -> str:
+def words_of(prompt: str) -> str:
     """The prompt's letters and digits as part of a file name, safe on every system."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:length].strip("-") or "clip"
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-") or "clip"
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 Entry = dict[str, Any]
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # see files.replacing
+_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from the last byte written to its name
 
 
 class Journal:
@@ -79,11 +81,16 @@ class Journal:
         )
 
     def clean(self) -> None:
-        """Remove the files that killed processes left half-written; nobody may be writing."""
-        for folder in (self.folder, self.folder / ".work"):
-            for path in folder.rglob("*") if folder.name == ".work" else folder.glob("*"):
-                if _TEMPORARY.match(path.name) and path.is_file():
-                    path.unlink()
+        """Remove the files that killed processes left half-written; no process of a batch may be writing.
+
+        Only batches write in `.work`. In the folder itself others may be writing right now (the page,
+        `generate`), so what lies there must be old.
+        """
+        newest = time.time() - _LEFT_BEHIND_SECONDS
+        left = [path for path in self.folder.glob("*") if _is_older(path, newest)]
+        for path in (*left, *(self.folder / ".work").rglob("*")):
+            if _TEMPORARY.match(path.name) and path.is_file():
+                path.unlink()
 
     def finish(self, key: str) -> None:
         """Remove the unfinished work on an item."""
@@ -120,6 +127,13 @@ def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    try:
+        return path.stat().st_mtime < seconds
+    except FileNotFoundError:  # it has just taken its name
+        return False
 
 
 def _line(entry: Mapping[str, Any]) -> str:

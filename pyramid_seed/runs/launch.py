@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from functools import cache
+from itertools import count
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed
 
@@ -19,6 +21,7 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 _CONNECT = timedelta(minutes=5)
+_joined = count()
 
 WORKING_COMMANDS = """\
   accelerate launch --config_file configs/accelerate/cpu-2.yaml scripts/generate_batch.py ...
@@ -99,6 +102,9 @@ class Launch:
 def join_launch(requested: int | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
     """Find out which process of which launch this is.
 
+    Called for every run of a launch, in the same order by all processes: each run has keys of its own in the
+    store, else the second would take what the first has used up.
+
     Args:
         requested: how many processes were asked for, None if that was not said.
         environment: variables that torchrun, accelerate or a scheduler set.
@@ -125,8 +131,18 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
     if missing:
         raise ValueError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} is not set; use torchrun")
     try:
-        meeting = torch.distributed.rendezvous("env://", timeout=_CONNECT)  # type: ignore[attr-defined]
-        store, rank, _ = next(meeting)
+        store, rank = _meet()
     except (torch.distributed.DistError, RuntimeError) as error:
         raise LaunchError(f"the other processes cannot be reached: {error}") from error
-    return Launch(rank, int(environment.get("LOCAL_RANK", rank)), world_size, store)
+    own = torch.distributed.PrefixStore(f"run-{next(_joined)}", store)  # type: ignore[attr-defined]
+    return Launch(rank, int(environment.get("LOCAL_RANK", rank)), world_size, own)
+
+
+@cache
+def _meet() -> tuple[Any, int]:
+    """The store of all processes and the rank of this one.
+
+    Once a process: the main one may be serving the store, which must not go while others still use it.
+    """
+    store, rank, _ = next(torch.distributed.rendezvous("env://", timeout=_CONNECT))  # type: ignore[attr-defined]
+    return store, rank

@@ -24,6 +24,7 @@ Frames = NDArray[np.uint8]
 _BT709, _RGB_MATRIX, _LIMITED, _FULL = 1, 0, 1, 2
 # chromaloc 1: chroma lies in the middle of its 2x2 pixels, which is what a plain mean gives.
 _X264_PARAMS = "cpu-independent=1:chromaloc=1"
+_CRF = "17"  # x264's constant rate factor for a lossy file, from 0 (best) to 51
 _PACKET = struct.Struct("<qq?q")  # pts, dts, is_keyframe, bytes of data
 
 
@@ -35,19 +36,15 @@ class Mp4Settings:
         height, width: of the pictures in the file; even, unless lossless.
         rate: frames a second.
         lossless: store the RGB values themselves.
-        crf: x264's constant rate factor for a lossy file, 0 (best) to 51.
     """
 
     height: int
     width: int
     rate: Fraction
     lossless: bool = False
-    crf: int = 17
 
     @classmethod
-    def of(
-        cls, frame: Frames, fps: float, *, scale: int = 1, lossless: bool = False, crf: int = 17
-    ) -> Mp4Settings:
+    def of(cls, frame: Frames, fps: float, *, scale: int = 1, lossless: bool = False) -> Mp4Settings:
         """Settings for frames like (height, width, 3), at a rate as people write it: 24000/1001 stays exact.
 
         Raises:
@@ -59,8 +56,7 @@ class Mp4Settings:
                 f"height and width of an .mp4 must be even, got {height}x{width}; "
                 f"use scale={2 * scale}, lossless=True or another ending"
             )
-        check_crf(crf)
-        return cls(height, width, Fraction(fps).limit_denominator(1001), lossless, crf)
+        return cls(height, width, Fraction(fps).limit_denominator(1001), lossless)
 
     @property
     def codec(self) -> str:
@@ -71,7 +67,7 @@ class Mp4Settings:
         """Set up an encoder."""
         context.height, context.width = self.height, self.width
         context.pix_fmt = "rgb24" if self.lossless else "yuv420p"
-        context.options = {"x264-params": _X264_PARAMS, "crf": "0" if self.lossless else str(self.crf)}
+        context.options = {"x264-params": _X264_PARAMS, "crf": "0" if self.lossless else _CRF}
         if not self.lossless:
             context.options |= {"profile": "high"}
         context.thread_count = 1
@@ -79,12 +75,6 @@ class Mp4Settings:
         context.color_primaries = context.color_trc = _BT709
         context.colorspace = _RGB_MATRIX if self.lossless else _BT709
         context.color_range = _FULL if self.lossless else _LIMITED
-
-
-def check_crf(crf: int) -> None:
-    """ValueError for what is no constant rate factor of x264."""
-    if not 0 <= crf <= 51:
-        raise ValueError(f"crf must be between 0 and 51, got {crf}")
 
 
 class Mp4Encoder:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .files import check_free, check_reachable
+from .files import check_free, check_no_folder, check_reachable
 from .latents import latents_path
 from .manifest import sidecar_path
-from .video import check_ending
+from .video import check_ending, check_fps, check_replaceable
 
 
 def check_outputs(
@@ -19,14 +19,19 @@ def check_outputs(
     sidecar: bool = False,
     metadata: bool = True,
     keep_latents: bool = False,
+    fps: float,
+    num_frames: int,
 ) -> None:
-    """Refuse what saving a clip would refuse, see `Clip.save`.
+    """Refuse what saving a clip of so many frames, at that rate, would refuse; see `Clip.save`.
 
     Raises:
-        ValueError: an unknown ending, or options that do not go together.
-        FileExistsError: one of the files is there already. OSError: the folder cannot be written to.
+        ValueError: an unknown ending, a rate that it cannot have, or options that do not go together.
+        FileExistsError: one of the files is there already, or something that a clip does not replace.
+        OSError: the folder cannot be written to.
     """
-    if check_ending(path) == ".gif" and lossless:
+    ending = check_ending(path)
+    check_fps(fps, ending)
+    if ending == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     if sidecar and not metadata:
         raise ValueError(
@@ -34,10 +39,16 @@ def check_outputs(
         )
     check_reachable(path)
     check_free(path, overwrite=overwrite)
+    check_replaceable(path, num_frames)
     if sidecar:
-        check_free(sidecar_path(path), overwrite=overwrite)
+        _check_file(sidecar_path(path), overwrite)
     if keep_latents:
-        check_free(latents_path(path), overwrite=overwrite)
+        _check_file(latents_path(path), overwrite)
+
+
+def _check_file(path: Path, overwrite: bool) -> None:
+    check_free(path, overwrite=overwrite)
+    check_no_folder(path)
 
 
 def clip_stem(prompt: str, seed: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import TextIO
 
 _TERMINAL_SECONDS = 0.2
 _OTHER_SECONDS = 30.0
@@ -30,14 +29,10 @@ class Counts:
 
 
 class ProgressLine:
-    """Writes a `Counts` now and then: over itself on a terminal, else as a new line.
+    """Writes a `Counts` to standard error now and then: over itself on a terminal, else as a new line."""
 
-    Args:
-        stream: where to; default: standard error.
-    """
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self) -> None:
+        self._stream = sys.stderr
         self._over = self._stream.isatty()
         self._started = time.monotonic()
         self._shown_at = float("-inf")

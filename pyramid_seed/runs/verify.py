@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..noise import (
     BranchedNoise,
@@ -91,7 +92,8 @@ def verify_noise(path: str | Path) -> Verification:
     """Draw all noise of a clip again, without its model; a lossless file's pixels are compared as well.
 
     Raises:
-        ValueError: there is no manifest, or one of an unknown noise scheme.
+        ValueError: there is no manifest, or one of an unknown noise scheme; or this machine has no device
+            such as the one where the noise was drawn.
     """
     path = Path(path)
     manifest = _known(path)
@@ -108,7 +110,8 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     settings = recipe.settings
     height, width = geometry.latent_size(settings.height, settings.width)
     ledger = NoiseLedger()
-    noise = LedgeredNoise(BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device), ledger)
+    device = usable_device(recipe.noise_device, "noise_device")
+    noise = LedgeredNoise(BranchedNoise(recipe.seed, recipe.branches, device), ledger)
     draws = draws_of_clip(
         geometry.num_latent_frames(settings.num_frames),
         geometry.num_stages,

@@ -18,7 +18,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 
-from .files import replacing
+from .files import check_no_folder, replacing
 from .mp4 import Frames as Frames
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
@@ -45,7 +45,6 @@ def write_video(
     comment: str | None = None,
     scale: int = 1,
     lossless: bool = False,
-    crf: int = 17,
     overwrite: bool = False,
 ) -> None:
     """Write a clip; the ending of `path` chooses the format.
@@ -68,7 +67,6 @@ def write_video(
         comment: Text for the comment tag of an `.mp4`, as long as you like.
         scale: Every pixel becomes scale x scale pixels (nearest neighbour).
         lossless: Keep every bit.
-        crf: x264's constant rate factor for a lossy `.mp4`, 0 (best) to 51.
         overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
 
     Raises:
@@ -83,15 +81,14 @@ def write_video(
     if comment is not None:
         check_comment(comment, ending)
     if ending == ".mp4":
-        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless, crf=crf)
+        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless)
     if ending == ".gif" and lossless:
         raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
-    is_folder = not ending or (ending == ".png" and len(frames) > 1)
-    if is_folder and overwrite and path.exists():
-        _check_replaceable(path)
+    if overwrite:
+        check_replaceable(path, len(frames))
 
     with replacing(path, overwrite=overwrite) as temporary:
-        if is_folder:
+        if _is_folder(ending, len(frames)):
             _write_png_folder(temporary, frames, scale)
         elif ending == ".mp4":
             pictures = (enlarge(frame, scale) for frame in frames)
@@ -238,10 +235,24 @@ def check_comment(comment: str, ending: str) -> None:
     comment.encode("utf-8")
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Never delete what we cannot have written."""
-    if not folder.is_dir() or not all(f.suffix == ".png" and f.stem.isdigit() for f in folder.iterdir()):
-        raise FileExistsError(f"{folder} exists and is not a folder of numbered PNGs; choose another name")
+def check_replaceable(path: Path, num_frames: int) -> None:
+    """Refuse to put a clip in place of a folder that we cannot have written, or a folder in that of a file.
+
+    Raises:
+        FileExistsError: such a thing is there.
+    """
+    if not _is_folder(path.suffix.lower(), num_frames):
+        check_no_folder(path)
+    elif path.exists() and not _is_folder_of_pngs(path):
+        raise FileExistsError(f"{path} exists and is not a folder of numbered PNGs; choose another name")
+
+
+def _is_folder(ending: str, num_frames: int) -> bool:
+    return not ending or (ending == ".png" and num_frames > 1)
+
+
+def _is_folder_of_pngs(path: Path) -> bool:
+    return path.is_dir() and all(f.suffix == ".png" and f.stem.isdigit() for f in path.iterdir())
 
 
 def enlarge(image: Frames, scale: int) -> Frames:

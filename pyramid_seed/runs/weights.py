@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..resources import embedded_model_path
 from .files import replacing
 
 # A file can change twice within one tick of its clock: digests of files this young are not kept.
@@ -72,14 +73,25 @@ def is_folder_of(model: str, folder: Path) -> bool:
     """Whether weights in `folder` are those that the setting `model` asks for."""
     embedded = model.removeprefix("embedded:")
     if embedded != model:
-        return (folder.parent.name, folder.name) == ("assets", embedded)
+        try:
+            return embedded_model_path(embedded).resolve() == folder.resolve()
+        except FileNotFoundError:
+            return False
     return _hub_id(folder) == model or Path(model).expanduser().resolve() == folder.resolve()
 
 
 def cache_path() -> Path:
-    """Where digests are kept: `pyramid_seed/weights.json` in $XDG_CACHE_HOME, or else in ~/.cache."""
+    """Where digests are kept: `pyramid_seed/weights.json` in $XDG_CACHE_HOME, or else in ~/.cache.
+
+    Raises:
+        OSError: there is neither, as for a user without a home in a container.
+    """
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "pyramid_seed" / "weights.json"
+    try:
+        cache = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(f"this user has no home folder ({error}); set XDG_CACHE_HOME") from error
+    return cache / "pyramid_seed" / "weights.json"
 
 
 def _hub_id(folder: Path) -> str | None:
@@ -94,8 +106,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _cache_path_here() -> Path | None:
+    """`cache_path`, or None with a warning: a finished clip must not be lost for want of a cache."""
+    try:
+        return cache_path()
+    except OSError as error:
+        warnings.warn(f"the cache of weight digests is ignored: {error}", stacklevel=4)
+        return None
+
+
 def _read_cache() -> dict[str, dict[str, Any]]:
-    path = cache_path()
+    path = _cache_path_here()
+    if path is None:
+        return {}
     try:
         cache = json.loads(path.read_text(encoding="utf-8"))
         if cache["version"] != _CACHE_VERSION:
@@ -117,7 +140,9 @@ def _is_entry(entry: dict[str, Any]) -> bool:
 
 
 def _write_cache(files: dict[str, dict[str, Any]]) -> None:
-    path = cache_path()
+    path = _cache_path_here()
+    if path is None:
+        return
     try:
         with replacing(path, overwrite=True) as temporary:
             temporary.write_text(

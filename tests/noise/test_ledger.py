@@ -14,6 +14,7 @@ from pyramid_seed.noise import (
     NoiseLedger,
     NoiseStreams,
     RecordedNoise,
+    check_distinct,
     derive_seed,
     noise_digest,
 )
@@ -83,6 +84,11 @@ def test_equal_seeds_in_one_clip_are_refused():
     with pytest.raises(ValueError, match=f"seed 0 gives the draws {one} and {other} the same noise"):
         source.draw(other, (1, 5))
     assert len(source.ledger) == 1
+    keys = [one, NoiseKey("initial", 1, 0), other]
+    with pytest.raises(ValueError, match=f"seed 0 gives the draws {one} and {other} the same noise"):
+        check_distinct(streams, keys)
+    check_distinct(streams, keys[:2])
+    check_distinct(RecordedNoise({}), keys)
     LedgeredNoise(NoiseStreams(1), source.ledger).draw(other, (1, 5))
 
 

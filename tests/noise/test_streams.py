@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pyramid_seed.noise import (
+    Branch,
     NoiseKey,
     NoiseStreams,
     RecordedNoise,
@@ -98,6 +99,20 @@ def test_bad_roots_and_devices():
         NoiseStreams(True)
     with pytest.raises(ValueError, match="use noise_device='cpu'"):
         NoiseStreams(0, device="mps")
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ((1.0, 7), TypeError, "from_unit must be an int, got 1.0 of type float"),
+        ((True, 7), TypeError, "from_unit must be an int, got True of type bool"),
+        ((1, 7.0), TypeError, "seed must be an int, got 7.0 of type float"),
+        ((1, -1), ValueError, "seed must be in 0 .. 2\\*\\*64 - 1, got -1; use 0"),
+    ],
+)
+def test_a_branch_that_no_manifest_could_hold_is_refused(values, error, message):
+    with pytest.raises(error, match=message):
+        Branch(*values)
 
 
 def test_root_from_generator_is_one_draw_below_2_63():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from pyramid_seed.noise import NoiseStreams
+from pyramid_seed.noise import NoiseStreams, ledger
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
 from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
 
@@ -100,11 +100,27 @@ CALLS = {
     ),
     "image of bytes": (
         {"image": np.zeros((64, 64, 3), np.uint8)},
-        "image must be a PIL picture or floating point in \\[0, 1\\], got uint8; divide by 255",
+        "image must be a PIL picture or floating point in \\[0, 1\\], got torch.uint8; divide by 255",
     ),
     "image out of range": (
         {"image": torch.full((3, 64, 64), 200.0)},
         "image must be in \\[0, 1\\], got values from 200 to 200",
+    ),
+    "image a little below 0": (
+        {"image": torch.full((3, 64, 64), 0.5).index_fill(2, torch.tensor([7]), -0.001)},
+        "image must be in \\[0, 1\\], got values from -0.001 to 0.5; scale it, and clamp",
+    ),
+    "image a little above 1": (
+        {"image": [np.full((64, 64, 3), 1.001, np.float32)]},
+        "image must be in \\[0, 1\\], got values from 1.001 to 1.001",
+    ),
+    "image with transparent pixels": (
+        {"image": Image.new("RGBA", (64, 64), (1, 2, 3, 254))},
+        "image has transparent pixels \\(the lowest alpha is 254, it must be 255\\); put it on a background",
+    ),
+    "image of 16 bits": (
+        {"image": [Image.new("I;16", (64, 64))]},
+        "image has pixels of more than 8 bits \\(Pillow's mode I;16\\); save it as 8-bit RGB first",
     ),
     "image not finite": ({"image": torch.full((3, 64, 64), torch.nan)}, "image must be in \\[0, 1\\], got"),
     "image with alpha": ({"image": torch.zeros(4, 64, 64)}, "image must have 3 channels, got 4"),
@@ -324,6 +340,24 @@ def test_pictures_of_every_kind_are_the_same():
     assert len(frames) == 3
     frames = first_frames([image, picture()], 2)
     assert [frame.shape for frame in frames] == [(1, 3, 64, 64)] * 2
+
+
+def test_a_picture_is_turned_as_its_exif_says_and_opaque_alpha_is_dropped():
+    values = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    upright = Image.fromarray(values)
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[ExifTags.Base.Orientation] = 6  # to be turned back when shown
+    (expected,) = first_frames(upright, 1)
+    for given in (lying, upright.convert("RGBA"), [lying]):
+        assert torch.equal(first_frames(given, 1)[0], expected)
+
+
+def test_equal_noise_is_refused_before_anything_is_drawn(make, forwards, monkeypatch):
+    """So few different seeds that the first unit is fine and a later one has a draw of the first again."""
+    monkeypatch.setattr(ledger, "_EFFECTIVE_SEEDS", 5)
+    with pytest.raises(ValueError, match=r"seed 7 gives the draws .* and initial/1/0 the same noise"):
+        make()
+    assert forwards == []
 
 
 def test_size_of_the_clip():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 
 import pytest
 
@@ -78,11 +80,22 @@ def test_whole_is_bit_for_bit(journal):
 
 def test_cleaning_removes_only_what_was_half_written(journal):
     temporary = [".0123456789abcdef.tmp.mp4", ".work/u/.0123456789abcdef.tmp.safetensors"]
+    day_old = time.time() - 86400
     kept = ["a.mp4", ".hidden", "mine/.0123456789abcdef.tmp.mp4", ".work/u/unit-0000.safetensors"]
     for name in (*temporary, *kept):
         path = journal.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+        if not name.startswith(".work"):
+            os.utime(path, (day_old, day_old))
     journal.clean()
     assert not any((journal.folder / name).exists() for name in temporary)
     assert all((journal.folder / name).exists() for name in kept)
+
+
+def test_cleaning_leaves_what_others_write_in_the_folder_right_now(journal):
+    """The page, or `generate`, saving a clip at this moment."""
+    path = journal.folder / ".0123456789abcdef.tmp.mp4"
+    path.touch()
+    journal.clean()
+    assert path.exists()

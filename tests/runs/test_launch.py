@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
@@ -12,6 +16,8 @@ from torch.distributed import TCPStore
 from pyramid_seed.runs import launch as launch_module
 from pyramid_seed.runs.launch import Launch, LaunchError, join_launch
 from pyramid_seed.runs.progress import Counts, ProgressLine, describe
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_plain_process_is_a_launch_of_one():
@@ -47,6 +53,49 @@ def test_another_number_of_processes_is_refused_with_commands_that_work(requeste
 def test_one_process_of_accelerate_is_fine():
     environment = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
     assert join_launch(1, environment).world_size == 1
+
+
+TWO_RUNS = """
+import json
+from pyramid_seed.runs.launch import join_launch
+
+never = lambda: False
+taken = []
+for jobs in (5, 4):
+    launch = join_launch(2)
+    if launch.is_main:
+        launch.publish(json.dumps(jobs))
+    number = json.loads(launch.plan(never))
+    taken.append([])
+    while (place := launch.take()) < number:
+        taken[-1].append(place)
+        launch.count("done")
+    launch.count("left")
+    if launch.is_main:
+        launch.wait_for_others(never, lambda: None)
+        assert launch.count("done", 0) == jobs, (launch.count("done", 0), jobs)
+print(json.dumps(taken))
+"""
+
+
+def test_a_second_run_of_a_launch_has_a_list_of_its_own():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_RUNS],
+            env=os.environ | launch | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    assert sorted(first[0] + second[0]) == list(range(5))
+    assert sorted(first[1] + second[1]) == list(range(4))
 
 
 def test_half_a_launch_is_refused():

@@ -11,7 +11,6 @@ import torch
 
 from pyramid_seed import generate
 from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
-from pyramid_seed.runs.frame_facts import facts_of
 from pyramid_seed.runs.manifest import (
     SCHEMA_VERSION,
     build_manifest,
@@ -260,7 +259,7 @@ def test_it_is_a_plain_function_of_plain_values(made):
         text_digests={},
         stage_digests=(("0" * 64,) * 3,),
         latents=torch.zeros(1, 16, 1, 8, 8),
-        frames=facts_of(np.zeros((1, 64, 64, 3), np.uint8), 8),
+        frames=made.frame_facts,
         environment={},
         load_seconds=0.12345,
         seconds=1,

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyramid_seed import generate
@@ -199,6 +200,15 @@ def test_noise_only_finds_the_first_draw(tampered, change, note):
     assert found.difference.note.startswith(note)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_noise_of_a_device_that_is_not_here_is_an_error(tampered, capsys):
+    path = tampered(lambda m: m.update(noise_device="cuda"))
+    with pytest.raises(ValueError, match="noise_device 'cuda' cannot be used here"):
+        verify_noise(path)
+    assert main(["verify", str(path), "--noise-only"]) == 2
+    assert "noise_device 'cuda' cannot be used here" in capsys.readouterr().err
+
+
 # ---- pixels in the file
 
 
@@ -245,9 +255,11 @@ def test_a_doctored_lossy_file_is_found(made, tmp_path, doctor):
     assert check(path).difference.stage == "file"
 
 
-def test_a_lossy_file_by_another_encoder_is_close(made, tmp_path):
+def test_a_lossy_file_by_another_encoder_is_close(made, tmp_path, monkeypatch):
     manifest = with_file(made)
-    path = doctored(tmp_path / "clip.mp4", made.frames, manifest, crf=16)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyramid_seed.runs.mp4._CRF", "16")
+        path = doctored(tmp_path / "clip.mp4", made.frames, manifest)
     same = compare_file(path, manifest, made.frames, made.environment)
     assert same.status == "differs"  # this encoder is known: it gives other pixels
     close = compare_file(path, manifest, made.frames, {})

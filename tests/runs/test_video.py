@@ -271,7 +271,6 @@ def test_wrong_frames(tmp_path, frames, message):
         ("a.gif", {"lossless": True}, "cannot be lossless"),
         ("a.mp4", {"scale": 0}, "scale must be a whole number"),
         ("a.mp4", {"scale": 1.5}, "scale must be a whole number"),
-        ("a.mp4", {"crf": 60}, "crf must be between 0 and 51, got 60"),
         ("a.mp4", {"comment": "a\0b"}, "NUL"),
         ("a.mp4", {"comment": "\ud800"}, "surrogates not allowed"),
         ("a.webp", {"comment": "hello"}, r"only \.mp4 has a comment tag"),

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from pyramid_seed.resources import embedded_model_path
 from pyramid_seed.runs import weights
 from pyramid_seed.runs.weights import cache_path, is_folder_of, model_reference, weight_digests
 
@@ -96,12 +97,27 @@ def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):
     assert cache_path() == tmp_path / ".cache/pyramid_seed/weights.json"
 
 
+def test_without_a_home_there_is_a_warning(folder, monkeypatch):
+    """As with `docker run --user 12345`: no HOME, and nobody of that number in /etc/passwd."""
+
+    def nobody(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.warns(UserWarning, match="this user has no home folder .*; set XDG_CACHE_HOME"):
+        assert len(weight_digests(folder, NAMES)) == 2
+
+
 def test_models_are_named_without_private_paths(tmp_path):
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abcd"
-    embedded = tmp_path / "assets" / "tiny"
+    embedded = embedded_model_path("tiny")
+    elsewhere = tmp_path / "assets" / "tiny"
     cases = {
         ("embedded:tiny", embedded): ("embedded", "embedded:tiny", None),
         ("owner/name", snapshot): ("hub", "owner/name", "0123abcd"),
+        ("embedded:tiny", elsewhere): ("folder", "tiny", None),
         ("embedded:tiny", snapshot): ("hub", "owner/name", "0123abcd"),
         (str(tmp_path / "secret" / "mine"), tmp_path / "secret" / "mine"): ("folder", "mine", None),
         ("embedded:tiny", None): ("unknown", None, None),
@@ -111,6 +127,7 @@ def test_models_are_named_without_private_paths(tmp_path):
         assert reference == {"kind": kind, "name": name, "revision": revision}
     assert is_folder_of("owner/name", snapshot)
     assert not is_folder_of("embedded:other", embedded)
+    assert not is_folder_of("embedded:tiny", elsewhere)
 
 
 def test_a_missing_file_is_an_error(folder):
