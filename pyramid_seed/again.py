@@ -101,11 +101,14 @@ def verify(
     Args:
         path: an .mp4, another clip with its manifest beside it, or a manifest.
         noise_only: only draw the noise again, which needs no model.
-        model, image, loras, device, progress, callbacks: see `regenerate`.
+        model, image, loras, device, progress, callbacks: see `regenerate`; there is no sink.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`.
+        TypeError: a sink was given.
     """
+    if "sink" in callbacks:
+        raise TypeError("verify compares the frames that it makes, so it takes no sink")
     if noise_only:
         return verify_noise(path)
     wanted = find_manifest(path)

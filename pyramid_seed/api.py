@@ -13,11 +13,11 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .clip import Clip
-from .determinism import DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
+from .determinism import DETERMINISM_LEVELS, DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
-from .models.attention import AttentionPath
+from .models.attention import ATTENTION_PATHS, AttentionPath
 from .models.checkpoints import (
     check_dtype,
     default_dtype_kept,
@@ -210,12 +210,15 @@ def generate(
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
     chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
     usable_device(noise_device, "noise_device")
+    check_choice("determinism", determinism, DETERMINISM_LEVELS)
+    if attention is not None:
+        check_choice("attention", attention, ATTENTION_PATHS)
+    check_choice("text_encoders", text_encoders, AFTER_USE)
     root = root_from_entropy() if seed is None else seed
     noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
     if sink is not None:
         sink.start(chosen.fps, chosen.scale)
     started = time.perf_counter()
-    check_choice("text_encoders", text_encoders, AFTER_USE)
     if pipeline is None:
         pipeline = current_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
         if text_encoders == "free":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from PIL.Image import Image
 
-from .api import default_device, generate, image_digest, shared_pipeline, whole_ledger
+from .api import current_pipeline, default_device, generate, image_digest, whole_ledger
 from .clip import Clip
-from .determinism import DETERMINISM_LEVELS, DeterminismLevel
+from .determinism import DETERMINISM_LEVELS, DeterminismLevel, attention_backend_at
 from .determinism import determinism as determinism_level
 from .devices import parse_device, usable_device
 from .environment import environment_fingerprint
@@ -28,13 +29,14 @@ from .pipelines.text_encoders import AfterUse
 from .presets import Preset, Settings
 from .runs.batch import BatchSummary, Plan, run_jobs
 from .runs.frame_file import FrameFile
-from .runs.identity import Job, content_key
+from .runs.identity import Job, content_key, weights_key
 from .runs.items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .runs.launch import Launch, join_launch
 from .runs.pictures import open_picture, picture_digest
 from .runs.rows import STANDARD_INPUT, name_of, read_rows
 from .runs.units import KnownUnits
 from .runs.video import check_fps
+from .source_files import weights_of
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
@@ -106,7 +108,6 @@ def run_batch(
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
     NoiseStreams(0, usable_device(noise_device, "noise_device"))  # refuses a device without float64 too
-    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile)
     run: dict[str, str | bool] = {
         "noise_device": noise_device,
         "determinism": determinism,
@@ -115,6 +116,7 @@ def run_batch(
     # Only what is not the default, so that folders of earlier versions go on.
     run |= {"attention": attention} if attention != "prefix" else {}
     run |= {"compiled": True} if compile else {}
+    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile, run)
 
     def make_plan() -> Plan:
         where = name_of(prompts)
@@ -126,8 +128,9 @@ def run_batch(
         if not keep_going or not items:
             refuse_bad_rows([*unread, *bad], len(items), where)
         jobs: dict[str, Job] = {}
+        weights_of_model = cache(model_weights_key)
         for item in items:
-            weights = model_weights_key(item.settings.model, item.settings.variant)
+            weights = weights_of_model(item.settings.model, item.settings.variant)
             key = content_key(item, weights, **run)
             jobs.setdefault(key, Job(item, key, _steps(item)))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
@@ -146,7 +149,9 @@ class _ClipMaker:
         text_encoders: AfterUse,
         attention: AttentionPath,
         compile: bool,
+        run: Mapping[str, str | bool],
     ) -> None:
+        self.run = run
         self.device = device
         self.noise_device = noise_device
         self.determinism: DeterminismLevel = determinism
@@ -157,24 +162,30 @@ class _ClipMaker:
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
         dtype = getattr(torch, item.settings.dtype)
-        fingerprint = environment_fingerprint(self.device, dtype, level=self.determinism)
+        backend = attention_backend_at(self.determinism)
+        fingerprint = environment_fingerprint(self.device, dtype, backend, self.determinism)
         variables = fingerprint["variables"].items()
         kept = {name: value for name, value in variables if name not in _LAUNCHER_VARIABLES}
         return fingerprint | {"variables": kept, "attention": self.attention, "compiled": self.compile}
 
     def make(
         self,
-        item: BatchItem,
+        job: Job,
         known: KnownUnits | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
-        """The clip of an item, see `runs.batch.Maker`."""
-        settings = item.settings
-        pipeline = shared_pipeline(
+        """The clip of a job, see `runs.batch.Maker`."""
+        item, settings = job.item, job.item.settings
+        pipeline = current_pipeline(
             settings.model, settings.variant, settings.dtype, self.device, self.compile
         )
+        if content_key(item, weights_key(weights_of(pipeline) or ()), **self.run) != job.key:
+            raise ValueError(
+                f"the files of {settings.model} are others here than where and when the batch began; "
+                "give all machines the same ones, and run the batch again"
+            )
         picture = self._picture(item)
         # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
         if picture is not None and known is None:

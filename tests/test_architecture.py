@@ -41,6 +41,7 @@ ALLOWED = {
         "pipelines",
         "presets",
         "runs",
+        "source_files",
     },
     "explore": {"batch", "determinism", "presets", "runs"},
     "api": {

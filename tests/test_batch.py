@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pyramid_seed import generate, load_pipeline, run_batch
 from pyramid_seed.again import verify
@@ -300,3 +302,38 @@ def test_the_command_tells_what_failed_and_how_to_go_on(tmp_path, settings, caps
     assert "FloatingPointError: latents are not finite after unit 0" in captured.err
     assert "1 made, 1 failed" in captured.out
     assert "run the same command again" in captured.out
+
+
+def retrain(model: Path) -> None:
+    file = model / "diffusion_transformer_384p" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
+
+
+def test_a_batch_after_more_training_makes_the_clips_of_the_new_weights(quick, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(quick["model"], model)
+    (tmp_path / "list.txt").write_text("a boat\n")
+    settings = quick | {"model": str(model)}
+    before = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1], **settings)
+    retrain(model)
+    after = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1], **settings)
+    assert (before.made, after.made, after.found) == (1, 1, 0)
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2
+
+
+def test_a_model_that_changes_during_a_batch_makes_no_clip_under_the_old_names(quick, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(quick["model"], model)
+    (tmp_path / "list.txt").write_text("a boat\n")
+
+    def generate_then_retrain(*arguments, **options):
+        clip = generate(*arguments, **options)
+        retrain(model)
+        return clip
+
+    monkeypatch.setattr("pyramid_seed.batch.generate", generate_then_retrain)
+    settings = quick | {"model": str(model)}
+    summary = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
+    assert (summary.made, len(summary.failed)) == (1, 1)
+    (reason,) = summary.failed.values()
+    assert "are others here than where and when the batch began" in reason

@@ -61,13 +61,13 @@ class Maker(Protocol):
 
     def make(
         self,
-        item: BatchItem,
+        job: Job,
         known: KnownUnits | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> MadeClip:
-        """Make an item, from its first units where they are known, and put its frames into `sink`.
+        """Make a job's item, from its first units where they are known, and put its frames into `sink`.
 
         `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
         its stage digests; what they raise is passed on.
@@ -311,7 +311,7 @@ class _Worker:
             with writing(self.folder):
                 save_unit(units, unit, latents, stage_digests, origin)
 
-        return self.maker.make(job.item, known, on_step, on_unit, file), resumed
+        return self.maker.make(job, known, on_step, on_unit, file), resumed
 
     def _entry(self, job: Job, status: str) -> Entry:
         item = job.item

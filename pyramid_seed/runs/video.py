@@ -117,21 +117,18 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
         FileNotFoundError: it is missing.
     """
     with _opened(path) as container:
-        if not container.streams.video:
-            raise ValueError(f"{path} holds no video stream")
-        stream = container.streams.video[0]
+        stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        frames = list(_decoded(container, stream, path))
     if not frames or not rate:
         raise ValueError(f"{path} holds no video frames")
     return np.stack(frames), float(rate)
 
 
 def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
-    """The frames (H, W, 3) of a video file one after the other, see `read_video`."""
-    with av.open(os.fspath(path)) as container:
-        for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+    """The frames (H, W, 3) of a video file one after the other; raises as `read_video`."""
+    with _opened(path) as container:
+        yield from _decoded(container, _video_stream(container, path), path)
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
@@ -148,7 +145,27 @@ def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
     try:
         return av.open(os.fspath(path))
     except av.InvalidDataError as error:
-        raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
+        raise _damaged(path, error) from error
+
+
+def _video_stream(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.VideoStream:
+    if not container.streams.video:
+        raise ValueError(f"{path} holds no video stream")
+    return container.streams.video[0]
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str | os.PathLike[str]
+) -> Iterator[Frames]:
+    try:
+        for frame in container.decode(stream):
+            yield frame.to_ndarray(format="rgb24")
+    except av.InvalidDataError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | os.PathLike[str], error: av.InvalidDataError) -> ValueError:
+    return ValueError(f"{path} is not a video, or a damaged one ({error.strerror})")
 
 
 def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:

@@ -53,7 +53,8 @@ class NoiseMaker:
     def origin(self, item):
         return {"machine": self.machine}
 
-    def make(self, item, known, on_step, on_unit, sink):
+    def make(self, job, known, on_step, on_unit, sink):
+        item = job.item
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))
         assert known is None or known.stage_digests == tuple((str(unit),) for unit in range(len(units)))
