@@ -214,7 +214,6 @@ class _ClipMaker:
         if _is_guided(item) and "negative_prompt" not in clip.text_digests:
             # What is left of the clip was not guided, what was made earlier was.
             clip = replace(clip, text_digests=clip.text_digests | self._negative_digest(pipeline, item))
-        _ = clip.manifest  # it reads the weights: a file that cannot be read must not be told as the output's
         return clip
 
     def _picture(self, item: BatchItem) -> Image | None:
