@@ -42,7 +42,10 @@ _BLOB_IOU: Final = 0.5
 _BLOB_FRAMES: Final = 0.75
 _SHAPE_IOU: Final = 0.75
 _SHAPE_MARGIN: Final = 0.1  # lead of the best shape over the next at which there is no doubt left
-_SURE: Final = 0.3  # least confidence of a shape, a colour and a motion that is named
+# Least confidence of what is named. Half way between circle and square, the lead of one over the other differs by
+# 0.012 (standard deviation) from place to place and size to size: less than that says nothing.
+_SURE: Final = 0.3
+_SURE_SHAPE: Final = 0.012 / _SHAPE_MARGIN
 # Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 8 and 2.9.
 _MIN_TRAVEL: Final = 4.0
 _MIN_GROWTH: Final = 1.6
@@ -289,7 +292,7 @@ def _name_shape(blob: _Blob) -> tuple[str | None, float]:
     best, second = float(scores[order[-1]]), float(scores[order[-2]])
     if best < _SHAPE_IOU:
         return None, 0.0
-    return _if_sure(SHAPES[int(order[-1])], min(1.0, (best - second) / _SHAPE_MARGIN))
+    return _if_sure(SHAPES[int(order[-1])], min(1.0, (best - second) / _SHAPE_MARGIN), _SURE_SHAPE)
 
 
 def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
@@ -312,8 +315,8 @@ def _name_motion(blob: _Blob, scale: float) -> tuple[str | None, float]:
     return _if_sure(best[amounts[best] < 0], 1.0 - abs(amounts[second] / amounts[best]))
 
 
-def _if_sure(name: str, confidence: float) -> tuple[str | None, float]:
-    return (name, confidence) if confidence >= _SURE else (None, 0.0)
+def _if_sure(name: str, confidence: float, least: float = _SURE) -> tuple[str | None, float]:
+    return (name, confidence) if confidence >= least else (None, 0.0)
 
 
 def _name_size(blob: _Blob, motion: str | None, scale: float) -> str:
