@@ -52,7 +52,7 @@ def test_a_path_of_attention_for_one_clip(quick):
     assert (plain.manifest["attention"], other.manifest["attention"]) == ("prefix", "reference")
     torch.testing.assert_close(plain.latents, other.latents, rtol=0, atol=1e-4)
     assert generate("a boat", seed=3, **quick).manifest["attention"] == "prefix"
-    with pytest.raises(ValueError, match="attention must be prefix or reference, got 'flash'"):
+    with pytest.raises(ValueError, match="attention must be one of prefix, reference, got 'flash'"):
         generate("a boat", attention="flash", **quick)
 
 
