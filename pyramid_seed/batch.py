@@ -23,7 +23,7 @@ from .noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from .pipelines import PyramidFlowPipeline
 from .pipelines.decode import encode_image
 from .pipelines.denoise import UnitSettings
-from .pipelines.inputs import Request, check_call, first_frames
+from .pipelines.inputs import Request, check_call, check_choice, first_frames
 from .pipelines.text import text_digests
 from .pipelines.text_encoders import AfterUse
 from .presets import Preset, Settings
@@ -99,12 +99,8 @@ def run_batch(
             f"text_encoders must be keep or offload, got {text_encoders!r}; a batch has other texts to "
             "encode: use offload"
         )
-    if determinism not in DETERMINISM_LEVELS:
-        raise ValueError(
-            f"determinism must be {' or '.join(DETERMINISM_LEVELS)}, got {determinism!r}; use strict"
-        )
-    if attention not in ATTENTION_PATHS:
-        raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {attention!r}; use prefix")
+    check_choice("determinism", determinism, DETERMINISM_LEVELS)
+    check_choice("attention", attention, ATTENTION_PATHS)
     launch = join_launch(num_processes)
     chosen = _device_of(device, launch)
     NoiseStreams(0, usable_device(noise_device, "noise_device"))  # refuses a device without float64 too
