@@ -81,7 +81,7 @@ def draw_curves(log: Path, picture: Path, title: str) -> None:
     axes.set(xlabel="step", yscale="log", title=title)
     axes.grid(alpha=0.3)
     if names:
-        axes.legend(fontsize=8, loc="upper right")
+        figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
 
