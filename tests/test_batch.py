@@ -219,7 +219,9 @@ def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypat
         file.rename(model / "gone")
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)
-    monkeypatch.setattr("pyramid_seed.source_files.weight_files_of", lambda *_: ("causal_video_vae/config.json",))
+    monkeypatch.setattr(
+        "pyramid_seed.source_files.weight_files_of", lambda *_: ("causal_video_vae/config.json",)
+    )
     summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
     (reason,) = summary.failed.values()
     assert reason == f"FileNotFoundError: [Errno 2] No such file or directory: '{file}'"
