@@ -42,8 +42,8 @@ _BLOB_IOU: Final = 0.5
 _BLOB_FRAMES: Final = 0.75
 _SHAPE_IOU: Final = 0.75
 _SHAPE_MARGIN: Final = 0.1  # lead of the best shape over the next at which there is no doubt left
-# Least confidence of what is named. Half way between circle and square, the lead of one over the other differs
-# by 0.012 (standard deviation) from place to place and size to size: less than that says nothing.
+# Least confidence of what is named. Half way between circle and square, the lead of one over the other
+# differs by 0.012 (standard deviation) from place to place and size to size: less than that says nothing.
 _SURE: Final = 0.3
 _SURE_SHAPE: Final = 0.012 / _SHAPE_MARGIN
 # Least change over the clip, on a 64x64 canvas; the slowest rendered ones have 8 and 2.9.
