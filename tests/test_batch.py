@@ -179,8 +179,8 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"determinism": "stirct"}, "determinism must be one of strict, relaxed, got 'stirct'"),
-        ({"attention": "prefixx"}, "attention must be one of prefix, reference, got 'prefixx'"),
+        ({"determinism": "stirct"}, "determinism must be one of strict, relaxed, got 'stirct'; use strict"),
+        ({"attention": "prefixx"}, "attention must be one of prefix, reference, got 'prefixx'; use prefix"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"noise_device": "cuda:99"}, "noise_device 'cuda:99' cannot be used here"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -409,9 +410,10 @@ def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """The value must be one of the choices."""
+    """The value must be one of the choices; the error names the one spelled most like it."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 
 
 def check_positive(name: str, value: int) -> None:
