@@ -10,9 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .again import regenerate, verify
     from .api import generate, load_pipeline
-    from .batch import run_batch
+    from .batch.run import run_batch
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
     from .environment import environment_fingerprint
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     )
     from .pipelines import PyramidFlowPipeline
     from .presets import Preset, list_presets, load_preset
+    from .reproduce import regenerate, verify
     from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
 
 __version__ = "0.1.0"
@@ -41,12 +41,12 @@ _HOMES = {
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
-    "regenerate": "again",
-    "run_batch": "batch",
+    "regenerate": "reproduce",
+    "run_batch": "batch.run",
     "run_sweep": "explore.sweep",
     "seed_everything": "determinism",
     "seed_worker": "determinism",
-    "verify": "again",
+    "verify": "reproduce",
 }
 
 __all__ = [

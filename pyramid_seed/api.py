@@ -12,20 +12,25 @@ from typing import Any, Unpack
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from .clip import Clip
-from .determinism import DETERMINISM_LEVELS, DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
-from .devices import usable_device
-from .environment import environment_fingerprint
-from .geometry import PyramidGeometry
-from .models.attention import ATTENTION_PATHS, AttentionPath
-from .models.checkpoints import (
-    check_dtype,
+from .checkpoints.digests import is_folder_of
+from .checkpoints.load import (
     default_dtype_kept,
     fetch_checkpoint,
     find_layout,
     load_components,
     load_saved_text_encoders,
 )
+from .checkpoints.source import changed_files, stamps_of, weights_of
+from .clip import Clip
+from .determinism import DETERMINISM_LEVELS, DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
+from .devices import usable_device
+from .dtypes import check_dtype
+from .environment import environment_fingerprint
+from .geometry import PyramidGeometry
+from .media.frame_facts import FrameCounter
+from .media.frame_file import FrameFile
+from .media.video import Frames
+from .models.attention import ATTENTION_PATHS, AttentionPath
 from .noise import (
     Branch,
     BranchedNoise,
@@ -38,7 +43,7 @@ from .noise import (
     root_from_entropy,
 )
 from .pipelines import PyramidFlowPipeline
-from .pipelines.film import OnFrames
+from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import check_choice, first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
@@ -46,11 +51,6 @@ from .pipelines.stages import StageDigests
 from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
-from .runs.frame_facts import FrameCounter
-from .runs.frame_file import FrameFile
-from .runs.video import Frames
-from .runs.weights import is_folder_of
-from .source_files import changed_files, stamps_of, weights_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -200,7 +200,7 @@ def generate(
         on_unit: `callback_on_unit_end` of the pipeline.
         on_chunk: `callback_on_chunk_end` of the pipeline.
         sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
-            `runs.frame_file.FrameFile`. The clip can be saved as long as it is open.
+            `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
         settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
 
     Raises:

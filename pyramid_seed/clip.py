@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .checkpoints.digests import model_reference
+from .clip_files import check_outputs
+from .files import replacing
 from .geometry import PyramidGeometry
+from .media.frame_facts import FrameFacts
+from .media.frame_file import FrameFile
+from .media.video import Frames, write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
-from .runs.files import replacing
-from .runs.frame_facts import FrameFacts
-from .runs.frame_file import FrameFile
-from .runs.latents import latents_path, write_latents
-from .runs.manifest import Recipe, build_manifest, manifest_json, sidecar_path
-from .runs.outputs import check_outputs
-from .runs.video import Frames, write_video
-from .runs.weights import model_reference
+from .provenance.latents import latents_path, write_latents
+from .provenance.manifest import Recipe, build_manifest, manifest_json, sidecar_path
 
 if TYPE_CHECKING:
     from .pipelines import PyramidFlowPipeline
@@ -94,7 +94,7 @@ class Clip:
         if self.held_frames is None:
             raise RuntimeError(
                 "the frames of this clip went into an encoder as they were made and are not held: save the "
-                "clip and read the file with runs.video.read_video, or generate it without sink"
+                "clip and read the file with media.video.read_video, or generate it without sink"
             )
         return self.held_frames
 
@@ -242,7 +242,7 @@ class Clip:
         Raises:
             ValueError: a number does not fit; good ones are named.
         """
-        from .again import extend_clip
+        from .reproduce import extend_clip
 
         if pipeline is None and self.source_folder is None:
             raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")

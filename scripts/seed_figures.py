@@ -18,10 +18,10 @@ from pyramid_seed import environment_fingerprint, run_sweep
 from pyramid_seed.explore.findings import Findings
 from pyramid_seed.explore.measured import measured_clip
 from pyramid_seed.explore.measures import MEASURES
-from pyramid_seed.explore.power import SHARE, PairedDifference, seeds_for_share
+from pyramid_seed.explore.sample_size import SHARE, PairedDifference, seeds_for_share
 from pyramid_seed.explore.variance import VarianceShares
-from pyramid_seed.runs.manifest import find_manifest
-from pyramid_seed.runs.video import read_video, write_video
+from pyramid_seed.media.video import read_video, write_video
+from pyramid_seed.provenance.manifest import find_manifest
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
 BEGIN = "<!-- figures: written by scripts/seed_figures.py -->\n"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyramid_seed import Clip
 
 # One thread a process: tests run in as many processes as there are cores, and threads that wait for each
 # other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
@@ -37,3 +41,30 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def made(quick) -> Clip:
+    from pyramid_seed import generate
+
+    return generate("a boat", seed=2**64 - 1, **quick)
+
+
+@pytest.fixture(scope="session")
+def saved(made, tmp_path_factory) -> Path:
+    """An .mp4 with its sidecar and latents."""
+    return made.save(tmp_path_factory.mktemp("saved") / "boat.mp4", scale=2, sidecar=True, keep_latents=True)
+
+
+@pytest.fixture
+def tampered(saved, tmp_path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+    """Writes the clip's manifest, changed, as a .json."""
+
+    def write(change: Callable[[dict[str, Any]], object]) -> Path:
+        manifest = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
+        change(manifest)
+        path = tmp_path / "tampered.json"
+        path.write_text(json.dumps(manifest), encoding="utf-8")
+        return path
+
+    return write

@@ -19,8 +19,7 @@ from pyramid_seed.api import default_device, image_digest, shared_pipeline
 from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.presets import Preset
-
-from .conftest import REFERENCE
+from tests.conftest import REFERENCE
 
 
 def test_the_same_seed_gives_the_same_clip_and_another_seed_another(quick):

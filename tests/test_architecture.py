@@ -16,55 +16,34 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 ALLOWED = {
     "geometry": set(),
     "resources": set(),
-    "rgb": set(),
-    "noise": {"geometry"},
-    "schedulers": set(),
-    "models": {"schedulers"},
-    "determinism": {"noise"},
+    "files": set(),
     "devices": set(),
+    "noise": {"geometry"},
+    "determinism": {"noise"},
     "environment": {"determinism"},
     "presets": {"resources"},
-    "pipelines": {"determinism", "geometry", "models", "noise", "rgb", "schedulers"},
-    "runs": {"determinism", "devices", "environment", "geometry", "noise", "presets", "resources", "rgb"},
-    "clip": {"again", "geometry", "noise", "pipelines", "presets", "runs"},
-    "source_files": {"models", "pipelines", "runs"},
-    "model_facts": {"geometry", "models", "resources", "runs", "schedulers", "source_files"},
-    "batch": {
-        "api",
-        "clip",
-        "determinism",
-        "devices",
-        "environment",
-        "model_facts",
-        "models",
-        "noise",
-        "pipelines",
-        "presets",
-        "runs",
-        "source_files",
-    },
-    "explore": {"batch", "determinism", "presets", "runs"},
-    "api": {
-        "clip",
-        "determinism",
-        "devices",
-        "environment",
-        "geometry",
-        "models",
-        "noise",
-        "pipelines",
-        "presets",
-        "resources",
-        "runs",
-        "source_files",
-    },
-    "again": {"api", "clip", "geometry", "models", "noise", "pipelines", "presets", "resources", "runs"}
-    | {"source_files"},
-    "ui": {"again", "api", "clip", "geometry", "model_facts", "noise", "pipelines", "presets", "runs"},
+    "schedulers": set(),
+    "media": {"files"},
+    "models": {"schedulers"},
+    "checkpoints": {"files", "geometry", "models", "resources", "schedulers"},
+    "pipelines": {"checkpoints", "determinism", "geometry", "media", "models", "noise", "schedulers"},
+    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets"},
+    "clip_files": {"files", "media", "provenance"},
+    "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "pipelines", "presets"}
+    | {"provenance", "reproduce"},
+    "api": {"checkpoints", "clip", "determinism", "devices", "environment", "geometry", "media", "models"}
+    | {"noise", "pipelines", "presets", "resources"},
+    "reproduce": {"api", "checkpoints", "clip", "geometry", "media", "models", "noise", "pipelines"}
+    | {"provenance", "resources"},
+    "batch": {"api", "checkpoints", "clip", "determinism", "devices", "environment", "files", "media"}
+    | {"models", "noise", "pipelines", "presets"},
+    "explore": {"batch", "determinism", "files", "media", "presets", "provenance"},
+    "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
+    | {"presets", "provenance", "reproduce"},
 }
 # The one import against the direction: `Clip.extend` makes a clip, with what is built on `Clip`. Inside the
 # function only, so that the modules can be loaded.
-AGAINST = ("clip", "again")
+AGAINST = ("clip", "reproduce")
 FREE = {"__init__", "__main__", "cli", "commands"}
 
 

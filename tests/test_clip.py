@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from pyramid_seed import Clip, generate
 from pyramid_seed.cli import main
+from pyramid_seed.media import video
+from pyramid_seed.media.video import read_comment, read_video
 from pyramid_seed.noise import noise_digest
-from pyramid_seed.runs import latents as kept
-from pyramid_seed.runs import video
-from pyramid_seed.runs.latents import read_latents, write_latents
-from pyramid_seed.runs.manifest import find_manifest, unit_digests
-from pyramid_seed.runs.video import read_comment, read_video
+from pyramid_seed.provenance import latents as kept
+from pyramid_seed.provenance.latents import read_latents, write_latents
+from pyramid_seed.provenance.manifest import find_manifest, unit_digests
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,9 @@ def test_what_could_not_be_saved_is_refused_before_the_model_runs(
     else:
         fps = float(options[-1]) if options else 8.0
         replace(clip, settings=replace(clip.settings, fps=fps)).save(tmp_path / "shorter.mp4")
-        monkeypatch.setattr("pyramid_seed.again.extend_file", lambda *_, **__: pytest.fail("the model ran"))
+        monkeypatch.setattr(
+            "pyramid_seed.reproduce.extend_file", lambda *_, **__: pytest.fail("the model ran")
+        )
         extend = ["extend", str(tmp_path / "shorter.mp4"), "--num-frames", "17", "--quiet", *more]
         assert main(extend) == 2
     assert message in capsys.readouterr().err

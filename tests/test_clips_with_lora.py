@@ -10,13 +10,12 @@ import pytest
 from peft import LoraConfig
 
 from pyramid_seed import Clip, generate, load_pipeline
-from pyramid_seed.again import extend_file, regenerate, verify
 from pyramid_seed.cli import main
-from pyramid_seed.runs.compare import compare_manifests
-from pyramid_seed.runs.manifest import find_manifest
-from pyramid_seed.runs.show import describe
-
-from .conftest import REFERENCE
+from pyramid_seed.provenance.diff import compare_manifests
+from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.show import describe
+from pyramid_seed.reproduce import extend_file, regenerate, verify
+from tests.conftest import REFERENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from pyramid_seed import Clip, generate
-from pyramid_seed.again import extend_file, regenerate
 from pyramid_seed.cli import main
-from pyramid_seed.runs.frame_file import FrameFile
-from pyramid_seed.runs.manifest import find_manifest
-from pyramid_seed.runs.video import frames_digest, read_video
+from pyramid_seed.media.frame_file import FrameFile
+from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.reproduce import extend_file, regenerate
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +154,8 @@ import sys
 from pathlib import Path
 import torch
 from pyramid_seed.models import AutoencoderKLCausalVideo
-from pyramid_seed.pipelines.film import Film
-from pyramid_seed.runs.frame_file import FrameFile
+from pyramid_seed.pipelines.frame_collector import Film
+from pyramid_seed.media.frame_file import FrameFile
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

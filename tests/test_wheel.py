@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import generate, list_presets
-from pyramid_seed.runs.manifest import read_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a red circle moves to the right on a white background"

@@ -67,7 +67,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
-    from ..batch import run_batch
+    from ..batch.run import run_batch
 
     quiet_loading()
 

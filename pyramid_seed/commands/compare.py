@@ -10,9 +10,9 @@ from .diff import tell_difference
 from .options import Commands, say
 
 if TYPE_CHECKING:
-    from ..explore.comparison import FrameDifference, PixelComparison
+    from ..explore.compare import FrameDifference, PixelComparison
     from ..explore.stored import StoredClip
-    from ..runs.compare import Comparison
+    from ..provenance.diff import Comparison
 
 
 _FPS = 8.0  # of videos made from folders of pictures, which have no rate
@@ -53,11 +53,11 @@ def run(options: argparse.Namespace) -> int:
 
     check_extra("report", "skimage", "matplotlib")
 
-    from ..explore.comparison import compare_frames
-    from ..explore.comparison_pictures import gain_for
-    from ..explore.comparison_report import FILES, check_folder, write_report
+    from ..explore.compare import compare_frames
+    from ..explore.compare_images import gain_for
+    from ..explore.compare_report import FILES, check_folder, write_report
     from ..explore.stored import read_clip
-    from ..runs.compare import compare_manifests
+    from ..provenance.diff import compare_manifests
 
     folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")
     check_folder(folder, overwrite=options.overwrite)
@@ -130,7 +130,7 @@ def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
 
 
 def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:
-    from ..runs.show import printable
+    from ..provenance.show import printable
 
     print()
     for name, clip in (("A", a), ("B", b)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .options import Commands, say, say_step
 
 if TYPE_CHECKING:
-    from ..runs.compare import Comparison
+    from ..provenance.diff import Comparison
 
 
 def add(commands: Commands) -> None:
@@ -28,8 +28,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed diff`."""
-    from ..runs.compare import compare_manifests
-    from ..runs.manifest import find_manifest
+    from ..provenance.diff import compare_manifests
+    from ..provenance.manifest import find_manifest
 
     found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
     tell_difference(found)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 def tell_difference(found: Comparison) -> None:
     """Print how two manifests differ."""
-    from ..runs.show import printable
+    from ..provenance.show import printable
 
     for kind in ("settings", "weights", "environment"):
         for field in getattr(found, kind):

@@ -50,8 +50,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed extend`."""
-    from ..runs.manifest import find_manifest, recipe_of
-    from ..runs.outputs import check_outputs, continued_stem
+    from ..clip_files import check_outputs, continued_stem
+    from ..provenance.manifest import find_manifest, recipe_of
 
     clip, branch = options.clip, options.branch_seed
     path = options.output or clip.with_stem(continued_stem(clip.stem, options.num_frames, branch))
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(path, **output_options(options), fps=fps, num_frames=options.num_frames)
     image = open_image(options.image)
 
-    from ..again import extend_file
+    from ..reproduce import extend_file
 
     quiet_loading()
 

@@ -52,9 +52,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
+    from ..clip_files import check_outputs, clip_stem
     from ..noise import root_from_entropy
     from ..presets import load_preset, with_settings
-    from ..runs.outputs import check_outputs, clip_stem
 
     seed = root_from_entropy() if options.seed is None else options.seed
     path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..batch.worker import BatchSummary
     from ..clip import Clip
+    from ..media.frame_file import FrameFile
     from ..presets import Settings
-    from ..runs.batch import BatchSummary
-    from ..runs.compare import Step
-    from ..runs.frame_file import FrameFile
+    from ..provenance.diff import Step
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -59,7 +59,7 @@ def output_options(options: argparse.Namespace) -> dict[str, bool]:
 
 def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManager[FrameFile | None]:
     """Where a clip's frames go as they are made; None for formats that are written of all frames at once."""
-    from ..runs.frame_file import FrameFile
+    from ..media.frame_file import FrameFile
 
     if path.suffix.lower() != ".mp4":
         return nullcontext()
@@ -192,7 +192,7 @@ def root_seed(text: str) -> int:
 
 def open_image(path: Path | None) -> Image | None:
     """The picture in a file, if one was given."""
-    from ..runs.pictures import open_picture
+    from ..media.images import open_picture
 
     return None if path is None else open_picture(path)
 

@@ -20,8 +20,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed show`."""
-    from ..runs.manifest import find_manifest
-    from ..runs.show import describe
+    from ..provenance.manifest import find_manifest
+    from ..provenance.show import describe
 
     manifest = find_manifest(options.clip)
     if options.json:

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         )
 
     from ..explore.sweep import run_sweep
-    from ..runs.show import printable
+    from ..provenance.show import printable
 
     quiet_loading()
     summary = run_sweep(

@@ -27,13 +27,13 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed verify`."""
     if options.noise_only:
-        from ..runs.verify import verify_noise
+        from ..provenance.verify import verify_noise
 
         found = verify_noise(options.clip)
     else:
         image = open_image(options.image)
 
-        from ..again import verify
+        from ..reproduce import verify
 
         quiet_loading()
 

@@ -8,12 +8,12 @@ from itertools import combinations
 
 import numpy as np
 
-from ..runs.video import Frames
+from ..media.video import Frames
 from .measured import MeasuredClip
 from .measures import MEASURES, Values
 from .outliers import outlier_reasons
-from .power import PairedDifference, paired_difference
 from .prompts import Prompt
+from .sample_size import PairedDifference, paired_difference
 from .similarity import ssim
 from .variance import VarianceShares, variance_shares
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..runs.video import Frames, read_video
+from ..media.video import Frames, read_video
 from .measures import Values, measure_clip
 from .prompts import Prompt
 

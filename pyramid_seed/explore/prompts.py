@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..runs.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
+from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
 
 _KNOWN = ("prompt", "image")
 

@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
-from ..runs.files import replacing
-from ..runs.video import read_video, write_image, write_video
+from ..files import replacing
+from ..media.video import read_video, write_image, write_video
 from .findings import Findings
 from .labelled_sheet import labelled_sheet
 from .measured import MeasuredClip, sample_times
 from .measures import MEASURES
-from .power import SHARE, seeds_for_share
+from .sample_size import SHARE, seeds_for_share
 from .tables import CSV_NAME, JSON_NAME, findings_csv, findings_json
 from .variance import chance_shares
 

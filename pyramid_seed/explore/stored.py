@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from ..runs.manifest import find_manifest
-from ..runs.video import Frames, frames_digest, read_video
+from ..media.video import Frames, frames_digest, read_video
+from ..provenance.manifest import find_manifest
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,13 @@ from typing import Any, Unpack
 
 from tqdm import tqdm
 
-from ..batch import run_batch
+from ..batch.journal import Journal
+from ..batch.run import run_batch
+from ..batch.worker import BatchSummary
 from ..determinism import DeterminismLevel
+from ..files import replacing
 from ..presets import Preset, Settings
-from ..runs.batch import BatchSummary
-from ..runs.files import replacing
-from ..runs.journal import Journal
-from ..runs.manifest import find_manifest
+from ..provenance.manifest import find_manifest
 from .extras import check_extra
 from .findings import Findings, compare, find
 from .measured import MeasuredClip, measured_clip

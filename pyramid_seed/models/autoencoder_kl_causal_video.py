@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
-from .clip_parts import PartRunner, TileGrid, Tiling, run_in_parts
+from .chunked import PartRunner, TileGrid, Tiling, run_in_parts
 
 
 class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):

@@ -17,8 +17,8 @@ from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary, prefix_plan
-from .cpu_products import fast_linears
 from .lora import LoraMixin
+from .onednn_linear import fast_linears
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
     causal_attention_mask,

@@ -14,6 +14,7 @@ from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from PIL import Image
 
 from ..geometry import PyramidGeometry
+from ..media.images import rgb_picture
 from ..noise import (
     NoiseSource,
     NoiseStreams,
@@ -23,7 +24,6 @@ from ..noise import (
     root_from_entropy,
     root_from_generator,
 )
-from ..rgb import rgb_picture
 from .denoise import Place, UnitSettings, guidance_schedule
 from .memory import own_memory
 

@@ -23,16 +23,16 @@ from transformers import (
 
 from ..determinism import DeterminismLevel
 from ..determinism import determinism as determinism_level
+from ..dtypes import check_dtype
 from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..models.checkpoints import check_dtype
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
-from .film import Film, OnFrames, UnitDecoder
+from .frame_collector import Film, OnFrames, UnitDecoder
 from .guided import GuidedTransformer
 from .inputs import (
     OUTPUT_TYPES,

@@ -11,8 +11,8 @@ from typing import Any
 
 import av
 
-from ..runs.latents import latents_path
-from ..runs.manifest import find_manifest, sidecar_path
+from ..provenance.latents import latents_path
+from ..provenance.manifest import find_manifest, sidecar_path
 
 
 @dataclass(frozen=True)

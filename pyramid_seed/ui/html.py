@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from ..runs.show import describe, printable
+from ..provenance.show import describe, printable
 from .gallery import Entry
 from .jobs import JobQueue, Outcome, State, View
 

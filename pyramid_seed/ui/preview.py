@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from ..runs.video import Frames
+from ..media.video import Frames
 
 MAX_SIDE = 256
 

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.facts import model_geometry
 from ..geometry import PyramidGeometry
-from ..model_facts import model_geometry
+from ..media.images import open_picture
 from ..presets import Preset
-from ..runs.extension import plan_extension
-from ..runs.manifest import find_manifest, geometry_of, recipe_of
-from ..runs.pictures import open_picture
+from ..provenance.extension import plan_extension
+from ..provenance.manifest import find_manifest, geometry_of, recipe_of
 from .gallery import Entry, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from ..again import extend_file, verify
 from ..api import generate
 from ..clip import Clip
+from ..clip_files import clip_stem, continued_stem
+from ..files import replacing
+from ..media.images import open_picture
+from ..media.video import Frames, write_image
 from ..pipelines import PyramidFlowPipeline
 from ..presets import Preset
-from ..runs.files import replacing
-from ..runs.outputs import clip_stem, continued_stem
-from ..runs.pictures import open_picture
-from ..runs.video import Frames, write_image
+from ..reproduce import extend_file, verify
 from .gallery import free_path, picture_path
 from .jobs import Job, Outcome, Stopped
 from .preview import picture_url

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyramid_seed.models.cpu_products import fast_linears
+from pyramid_seed.models.onednn_linear import fast_linears
 
 from .measure import in_turn, summary
 from .sequence import attended_pairs

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.provenance.manifest import find_manifest
 
 from .fresh import environment
 from .measure import CPU, PRODUCT, Bar, Result, Row, compared, in_turn, summary

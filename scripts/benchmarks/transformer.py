@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
-from pyramid_seed.models.cpu_products import fast_linears
+from pyramid_seed.models.onednn_linear import fast_linears
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
 from .baseline import linears_by_torch

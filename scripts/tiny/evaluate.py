@@ -43,12 +43,12 @@ from scoring import (
 from training import WORK_FOLDER
 from world import Example
 
+from pyramid_seed.files import replacing
+from pyramid_seed.media.video import write_image
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
 from pyramid_seed.presets import Preset, load_preset
-from pyramid_seed.runs.files import replacing
-from pyramid_seed.runs.video import write_image
 
 BARS: Mapping[str, Mapping[str, float]] = {
     "generated": {"background": 0.99, "colour": 0.99, "motion": 0.97, "shape": 0.95, "last_frame": 0.95},

@@ -16,10 +16,10 @@ from pathlib import Path
 from training import WORK_FOLDER
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from pyramid_seed.files import replacing
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from pyramid_seed.models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from pyramid_seed.pipelines import PyramidFlowPipeline
-from pyramid_seed.runs.files import replacing
 from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
 
 SIZE_LIMIT = 40_000_000

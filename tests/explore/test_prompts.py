@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.explore.prompts import Prompt, is_list, read_prompts
-from pyramid_seed.runs.rows import BatchInputError
 
 
 def test_prompts_from_text_and_lists(tmp_path):

@@ -18,7 +18,7 @@ from pyramid_seed.explore.findings import find
 from pyramid_seed.explore.measured import measured_clip
 from pyramid_seed.explore.prompts import Prompt
 from pyramid_seed.explore.report import write_report
-from pyramid_seed.runs.video import write_video
+from pyramid_seed.media.video import write_video
 
 pytestmark = pytest.mark.browser
 

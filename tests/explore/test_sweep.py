@@ -21,7 +21,7 @@ from pyramid_seed import generate, run_sweep
 from pyramid_seed.cli import main
 from pyramid_seed.explore.measures import MEASURES, measure_clip
 from pyramid_seed.explore.report import NAMES, write_report
-from pyramid_seed.runs.video import read_video
+from pyramid_seed.media.video import read_video
 
 PROMPTS = ["a red circle moves to the right", "a <b>blue</b> \"square\" & 'more'\nmoves down"]
 SEEDS = (0, 1, 7)

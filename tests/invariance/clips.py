@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from pyramid_seed import PyramidFlowPipeline, load_pipeline
+from pyramid_seed.media.video import frames_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput
-from pyramid_seed.runs.manifest import unit_digests
-from pyramid_seed.runs.video import frames_digest
+from pyramid_seed.provenance.manifest import unit_digests
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 MODELS: dict[str, tuple[str, str | None]] = {

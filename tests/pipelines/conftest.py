@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_seed.models import load_components
+from pyramid_seed.checkpoints.load import load_components
 from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
 
 REFERENCE = Path(__file__).parents[1] / "reference"

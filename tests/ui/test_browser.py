@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.provenance.manifest import find_manifest
 
 pytestmark = pytest.mark.browser
 

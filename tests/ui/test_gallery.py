@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyramid_seed import generate
-from pyramid_seed.runs.video import write_video
+from pyramid_seed.media.video import write_video
 from pyramid_seed.ui.gallery import find_clip, free_path, list_clips
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyramid_seed import generate
-from pyramid_seed.runs.manifest import find_manifest
+from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.ui.jobs import State
 from pyramid_seed.ui.studio import Studio, Wish
 
@@ -64,8 +64,8 @@ def test_a_clip_that_differs_says_where(studio, made):
     other = finished(studio.make(replace(WISH, seed=1))).outcome.clip
     (studio.folder / made).with_suffix(".json").unlink(missing_ok=True)
     frames = np.zeros((5, 384, 384, 3), np.uint8)
-    from pyramid_seed.runs.manifest import manifest_json
-    from pyramid_seed.runs.video import write_video
+    from pyramid_seed.media.video import write_video
+    from pyramid_seed.provenance.manifest import manifest_json
 
     comment = manifest_json(studio.manifest(other))
     write_video(studio.folder / "fake.mp4", frames, 8, comment=comment)

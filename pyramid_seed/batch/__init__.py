@@ -1,0 +1,1 @@
+"""Lists of clips: read, shared out among processes, made, and kept account of."""

@@ -1,0 +1,112 @@
+"""Finished units of an unfinished clip: one file each, so that a killed run goes on after the last one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..files import replacing
+from ..noise import noise_digest
+
+
+@dataclass(frozen=True)
+class KnownUnits:
+    """The first k units of a clip.
+
+    Attributes:
+        latents: (1, C, k, h, w) float32, normalised.
+        stage_digests: of each unit, see docs/manifest.md.
+    """
+
+    latents: torch.Tensor
+    stage_digests: tuple[tuple[str, ...], ...]
+
+
+def save_unit(
+    folder: Path, unit: int, latents: torch.Tensor, stage_digests: Sequence[str], origin: Mapping[str, Any]
+) -> None:
+    """Write the latents (1, C, 1, h, w) of one unit, whole or not at all.
+
+    Args:
+        folder: of the clip.
+        unit: its index.
+        latents: float32, normalised.
+        stage_digests: SHA-256 of its latents after each stage.
+        origin: what they were made by, in types that JSON knows; `load_units` compares it.
+    """
+    kept = latents.detach().to("cpu", torch.float32).contiguous()
+    stages = " ".join(stage_digests)
+    metadata = {
+        "sha256": _digest(kept, stages),
+        "unit": str(unit),
+        "stages": stages,
+        "origin": _text(origin),
+    }
+    data = safetensors.torch.save({"latents": kept}, metadata)
+    with replacing(_path(folder, unit), overwrite=True) as temporary:
+        temporary.write_bytes(data)
+
+
+def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[KnownUnits | None, str | None]:
+    """The clip's first units, as many as can be gone on from.
+
+    Args:
+        folder: of the clip.
+        limit: read no more than these.
+        origin: what they must have been made by.
+
+    Returns:
+        The units or None; and why a unit that is there was refused, if one was.
+    """
+    units: list[KnownUnits] = []
+    for unit in range(limit):
+        path = _path(folder, unit)
+        if not path.is_file():
+            break
+        known, reason = _read(path, unit, _text(origin))
+        if known is None:
+            return _joined(units), f"{path}: {reason}"
+        units.append(known)
+    return _joined(units), None
+
+
+def _read(path: Path, unit: int, origin: str) -> tuple[KnownUnits | None, str]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            latents = file.get_tensor("latents")
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        return None, f"it is damaged ({error})"
+    stages = metadata.get("stages", "")
+    if metadata.get("sha256") != _digest(latents, stages) or metadata.get("unit") != str(unit):
+        return None, "its latents or digests are not those that were written"
+    if metadata.get("origin") != origin:
+        return None, "it was made on another machine, device or with other versions"
+    return KnownUnits(latents, (tuple(stages.split()),)), ""
+
+
+def _joined(units: list[KnownUnits]) -> KnownUnits | None:
+    if not units:
+        return None
+    latents = torch.cat([each.latents for each in units], dim=2)
+    return KnownUnits(latents, tuple(digests for each in units for digests in each.stage_digests))
+
+
+def _digest(latents: torch.Tensor, stages: str) -> str:
+    return hashlib.sha256(f"{noise_digest(latents)} {stages}".encode()).hexdigest()
+
+
+def _path(folder: Path, unit: int) -> Path:
+    return folder / f"unit-{unit:04d}.safetensors"
+
+
+def _text(origin: Mapping[str, Any]) -> str:
+    return json.dumps(origin, sort_keys=True)

@@ -1,0 +1,63 @@
+"""The files of one clip, checked before there is anything to write."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .files import check_free, check_no_folder, check_reachable
+from .media.video import check_ending, check_fps, check_replaceable
+from .provenance.latents import latents_path
+from .provenance.manifest import sidecar_path
+
+
+def check_outputs(
+    path: Path,
+    *,
+    lossless: bool = False,
+    overwrite: bool = False,
+    sidecar: bool = False,
+    metadata: bool = True,
+    keep_latents: bool = False,
+    fps: float,
+    num_frames: int,
+) -> None:
+    """Refuse what saving a clip of so many frames, at that rate, would refuse; see `Clip.save`.
+
+    Raises:
+        ValueError: an unknown ending, a rate that it cannot have, or options that do not go together.
+        FileExistsError: one of the files is there already, or something that a clip does not replace.
+        OSError: the folder cannot be written to.
+    """
+    ending = check_ending(path)
+    check_fps(fps, ending)
+    if ending == ".gif" and lossless:
+        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
+    if sidecar and not metadata:
+        raise ValueError(
+            "a sidecar is metadata: leave out either the sidecar or metadata=False (--no-metadata)"
+        )
+    check_reachable(path)
+    check_free(path, overwrite=overwrite)
+    check_replaceable(path, num_frames)
+    if sidecar:
+        _check_file(sidecar_path(path), overwrite)
+    if keep_latents:
+        _check_file(latents_path(path), overwrite)
+
+
+def _check_file(path: Path, overwrite: bool) -> None:
+    check_free(path, overwrite=overwrite)
+    check_no_folder(path)
+
+
+def clip_stem(prompt: str, seed: int) -> str:
+    """A file name, without its ending, made of prompt and seed; safe on every system."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
+    return f"{words}_seed{seed}"
+
+
+def continued_stem(stem: str, num_frames: int, branch_seed: int | None) -> str:
+    """File name, without ending, of a clip that goes on from the one named `stem`."""
+    branch = "" if branch_seed is None else f"_seed{branch_seed}"
+    return f"{stem}_{num_frames}frames{branch}"

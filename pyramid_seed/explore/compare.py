@@ -1,0 +1,97 @@
+"""Two clips frame by frame, by the pixels that are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..media.video import Frames
+from ..provenance.pixels import psnr
+from .similarity import ssim
+
+
+@dataclass(frozen=True)
+class FrameDifference:
+    """How one frame differs.
+
+    Attributes:
+        frame: its index.
+        largest, mean: absolute difference over pixels and channels, in levels (0 to 255).
+        psnr: dB, infinite for equal frames.
+        ssim: at most 1, which is equal.
+    """
+
+    frame: int
+    largest: int
+    mean: float
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class PixelComparison:
+    """How two clips differ.
+
+    Attributes:
+        frames: as far as the shorter clip goes.
+        lengths: the number of frames of each clip.
+    """
+
+    frames: tuple[FrameDifference, ...]
+    lengths: tuple[int, int]
+
+    @property
+    def first(self) -> FrameDifference | None:
+        """The first frame that differs."""
+        return next((each for each in self.frames if each.largest), None)
+
+    @property
+    def farthest(self) -> FrameDifference:
+        """The frame with the largest difference of a value, the first of several."""
+        return max(self.frames, key=lambda each: each.largest)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether all frames are equal and none is left over."""
+        return self.first is None and self.lengths[0] == self.lengths[1]
+
+
+def check_sizes(a: Frames, b: Frames) -> None:
+    """Raise ValueError unless the frames (T, H, W, 3) of both clips have one size."""
+    if a.shape[1:] != b.shape[1:]:
+        sizes = [f"{each.shape[1]}x{each.shape[2]}" for each in (a, b)]
+        raise ValueError(f"frames must be of one size, A has {sizes[0]}, B has {sizes[1]}")
+
+
+def compare_frames(a: Frames, b: Frames) -> PixelComparison:
+    """Compare the frames that both clips have.
+
+    Args:
+        a, b: (T, H, W, 3) uint8; T may differ.
+
+    Raises:
+        ValueError: the sizes differ, or are too small for SSIM.
+    """
+    check_sizes(a, b)
+    pairs = enumerate(zip(a, b, strict=False))
+    return PixelComparison(
+        frames=tuple(_compare_frame(index, left, right) for index, (left, right) in pairs),
+        lengths=(len(a), len(b)),
+    )
+
+
+def absolute_difference(a: Frames, b: Frames) -> Frames:
+    """|a - b|, uint8."""
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def _compare_frame(index: int, a: Frames, b: Frames) -> FrameDifference:
+    difference = absolute_difference(a, b)
+    return FrameDifference(
+        frame=index,
+        largest=int(difference.max()),
+        mean=float(difference.mean()),
+        psnr=psnr(a, b),
+        ssim=ssim(a, b),
+    )

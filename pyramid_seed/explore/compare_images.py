@@ -1,0 +1,128 @@
+"""A comparison of two clips to look at: videos and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..files import replacing
+from ..media.video import Frames
+from .compare import PixelComparison, absolute_difference
+from .extras import check_extra
+from .stored import StoredClip, first_unit_made_otherwise, unit_of
+
+_PANEL = 256
+_HEADER = 24
+_GAP = 4
+_TEXT, _GROUND = (235, 235, 235), (40, 40, 40)
+_MOST_UNITS = 40
+
+
+def gain_for(largest: int) -> int:
+    """The whole factor that makes the largest difference as bright as possible without clipping it."""
+    return 255 // max(1, largest)
+
+
+def panel_scale(height: int, width: int) -> int:
+    """How many times a frame is enlarged: to a width that can be read, and to even sides, as h264 needs."""
+    scale = max(1, _PANEL // width)
+    return scale if (height * scale) % 2 == 0 == (width * scale) % 2 else 2 * scale
+
+
+def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
+    """Pictures (h, w, 3) of A, B and their difference times `gain`, as far as the shorter clip goes."""
+    height, width, _ = a.frames.shape[1:]
+    scale = panel_scale(height, width)
+    for index, (left, right) in enumerate(zip(a.frames, b.frames, strict=False)):
+        unit = unit_of(index, a, b)
+        where = f"frame {index}" if unit is None else f"frame {index}, unit {unit}"
+        panels = [
+            _panel(left, scale, f"A  {a.path.name}"),
+            _panel(right, scale, f"B  {b.path.name}"),
+            _panel(amplified(left, right, gain), scale, f"|A - B| x {gain}   {where}"),
+        ]
+        gap = np.full((len(panels[0]), _GAP, 3), _GROUND, np.uint8)
+        yield np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+
+
+def difference(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
+    """Pictures (h, w, 3) of the difference times `gain` alone, as far as the shorter clip goes."""
+    scale = panel_scale(*a.frames.shape[1:3])
+    for left, right in zip(a.frames, b.frames, strict=False):
+        yield _enlarge(amplified(left, right, gain), scale)
+
+
+def amplified(a: Frames, b: Frames, gain: int) -> Frames:
+    """min(255, gain |a - b|), uint8."""
+    return np.minimum(absolute_difference(a, b).astype(np.int64) * gain, 255).astype(np.uint8)
+
+
+def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip) -> None:
+    """Draw the differences of every frame as a .png: levels, PSNR and SSIM over the frames' index.
+
+    Raises:
+        ValueError: matplotlib is missing.
+    """
+    check_extra("report", "matplotlib")
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    index = [each.frame for each in found.frames]
+    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
+    levels, ratio, similarity = figure.subplots(3, 1, sharex=True)
+    dots = {"marker": "o", "markersize": 3, "linewidth": 1.2}
+    levels.plot(index, [each.largest for each in found.frames], color="C3", label="largest", **dots)
+    levels.plot(index, [each.mean for each in found.frames], color="C1", label="mean", **dots)
+    levels.set_ylabel("|A - B| / levels of 255")
+    levels.set_ylim(0, max(1.05 * found.farthest.largest, 1))
+    finite = [each.psnr if np.isfinite(each.psnr) else np.nan for each in found.frames]
+    ratio.plot(index, finite, color="C0", **dots)
+    ratio.set_ylabel("PSNR / dB\n(no point: frames are equal)")
+    if found.first is None:
+        ratio.set_yticks([])
+    similarity.plot(index, [each.ssim for each in found.frames], color="C2", **dots)
+    similarity.set_ylabel("SSIM\n(1: frames are equal)")
+    similarity.ticklabel_format(axis="y", useOffset=False)
+    similarity.set_xlabel("frame")
+    similarity.set_xlim(-0.5, len(index) - 0.5)
+    similarity.xaxis.set_major_locator(MaxNLocator(integer=True))
+    units = [unit_of(frame, a, b) for frame in index]
+    parting = first_unit_made_otherwise(a, b)
+    for axis in (levels, ratio, similarity):
+        axis.grid(axis="y", alpha=0.3)
+        for number, start in enumerate(_starts(units)):
+            label = "a unit begins" if number == 0 else None
+            axis.axvline(start - 0.5, color="0.75", linewidth=0.8, linestyle=":", label=label)
+        if found.first is not None:
+            label = f"first difference: frame {found.first.frame}"
+            axis.axvline(found.first.frame, color="0.3", linewidth=1, linestyle="--", label=label)
+        if parting in units:
+            label = f"made otherwise: from unit {parting} on"
+            axis.axvline(units.index(parting) - 0.5, color="C4", linewidth=1.2, label=label)
+    figure.legend(*levels.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
+    title = f"A: {a.path.name}\nB: {b.path.name}"
+    levels.set_title(title, loc="left", fontsize="medium", parse_math=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _starts(units: Sequence[int | None]) -> list[int]:
+    """First frames of all units but the first, if these are few enough to be drawn."""
+    if len(set(units)) > _MOST_UNITS:
+        return []
+    return [frame for frame in range(1, len(units)) if units[frame] != units[frame - 1]]
+
+
+def _panel(frame: Frames, scale: int, title: str) -> Frames:
+    """The frame enlarged, under a line of text, which is cut off where it is too long."""
+    picture = _enlarge(frame, scale)
+    header = Image.new("RGB", (picture.shape[1], _HEADER), _GROUND)
+    ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))
+    return np.concatenate([np.asarray(header), picture])
+
+
+def _enlarge(frame: Frames, scale: int) -> Frames:
+    return frame.repeat(scale, axis=0).repeat(scale, axis=1)

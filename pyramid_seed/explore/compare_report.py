@@ -1,0 +1,119 @@
+"""The folder of a comparison: videos, curves and numbers, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import check_free, replacing
+from ..media.video import Frames, write_video
+from ..provenance.diff import Comparison
+from .compare import FrameDifference, PixelComparison
+from .compare_images import difference, side_by_side, write_curve
+from .stored import StoredClip, first_unit_made_otherwise, unit_of
+
+SIDE_BY_SIDE = "side_by_side.mp4"
+DIFFERENCE = "difference.mp4"
+CURVE = "curve.png"
+NUMBERS = "comparison.json"
+FILES = (SIDE_BY_SIDE, DIFFERENCE, CURVE, NUMBERS)
+
+
+def check_folder(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder that may not be written; never one away that is not of this kind.
+
+    Raises:
+        FileExistsError: it exists and `overwrite` is false, or it holds something else.
+    """
+    check_free(folder, overwrite=overwrite)
+    if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= set(FILES)):
+        raise FileExistsError(f"{folder} exists and is not a folder of a comparison; choose another name")
+
+
+def write_report(
+    folder: Path,
+    a: StoredClip,
+    b: StoredClip,
+    found: PixelComparison,
+    manifests: Comparison | None,
+    *,
+    gain: int,
+    fps: float,
+    overwrite: bool = False,
+) -> None:
+    """Write `FILES`.
+
+    Args:
+        folder: where to.
+        a, b: the clips.
+        found: how their frames differ.
+        manifests: how their manifests differ; None if one is missing.
+        gain: how many times the difference is shown.
+        fps: frames a second of the videos.
+        overwrite: replace the folder of an earlier comparison.
+
+    Raises:
+        FileExistsError: see `check_folder`. ValueError: matplotlib is missing.
+    """
+    check_folder(folder, overwrite=overwrite)
+    with replacing(folder, overwrite=overwrite) as temporary:
+        temporary.mkdir()
+        _write_pictures(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), len(found.frames), fps)
+        _write_pictures(temporary / DIFFERENCE, difference(a, b, gain), len(found.frames), fps)
+        write_curve(temporary / CURVE, found, a, b)
+        numbers = json.dumps(_numbers(a, b, found, manifests, gain), indent=2, allow_nan=False)
+        (temporary / NUMBERS).write_text(numbers + "\n", encoding="utf-8")
+
+
+def _write_pictures(path: Path, pictures: Iterator[Frames], count: int, fps: float) -> None:
+    """Write a video of many large pictures; they lie on the disk meanwhile, not in memory."""
+    store = path.with_suffix(".npy")
+    first = next(pictures)
+    frames = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
+    for index, picture in enumerate(chain([first], pictures)):
+        frames[index] = picture
+    write_video(path, frames, fps)
+    store.unlink()
+
+
+def _numbers(
+    a: StoredClip, b: StoredClip, found: PixelComparison, manifests: Comparison | None, gain: int
+) -> dict[str, Any]:
+    return {
+        "a": _clip(a),
+        "b": _clip(b),
+        "is_equal": found.is_equal,
+        "first_differing_frame": None if found.first is None else found.first.frame,
+        "first_unit_made_otherwise": first_unit_made_otherwise(a, b),
+        "farthest_frame": found.farthest.frame,
+        "gain": gain,
+        "frames": [_row(each, a, b) for each in found.frames],
+        "manifests": None
+        if manifests is None
+        else {"is_same_clip": manifests.is_same_clip, **asdict(manifests)},
+    }
+
+
+def _clip(clip: StoredClip) -> dict[str, Any]:
+    count, height, width, _ = clip.frames.shape
+    return {
+        "path": str(clip.path),
+        "num_frames": count,
+        "height": height,
+        "width": width,
+        "fps": clip.fps,
+        "no_manifest": clip.no_manifest,
+    }
+
+
+def _row(each: FrameDifference, a: StoredClip, b: StoredClip) -> dict[str, Any]:
+    """JSON has no infinity: `psnr` is null for equal frames."""
+    psnr = each.psnr if math.isfinite(each.psnr) else None
+    return asdict(each) | {"unit": unit_of(each.frame, a, b), "psnr": psnr}

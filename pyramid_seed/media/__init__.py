@@ -1,0 +1,1 @@
+"""Frames as files: video, pictures, contact sheets."""

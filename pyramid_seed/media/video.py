@@ -1,0 +1,292 @@
+"""Clips and pictures as files.
+
+Frames are uint8 RGB arrays of shape (T, H, W, 3): time, height, width, channel. The ending of a path chooses
+the format (see `write_video`). An mp4 is a pure function of frames, rate, comment and options, see `mp4`;
+another version of PyAV may carry another x264, and then write other bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import imageio.v3 as iio
+import numpy as np
+
+from ..files import check_no_folder, replacing
+from .mp4 import Frames as Frames
+from .mp4 import Mp4Settings, encode_mp4, mux_mp4
+
+VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+_MIN_FPS, _MAX_FPS, _MAX_GIF_FPS = 0.1, 1000, 50  # viewers slow a .gif down whose frames last under 20 ms
+
+
+def frames_digest(frames: Frames) -> str:
+    """SHA-256 (hex) of the bytes of `frames` in (T, H, W, C) order: `hashlib.sha256(frames.tobytes())`.
+
+    The shape is not part of the hash, so that anybody can recompute it with any tool.
+    """
+    check_frames(frames)
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Frames,
+    fps: float,
+    *,
+    comment: str | None = None,
+    scale: int = 1,
+    lossless: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a clip; the ending of `path` chooses the format.
+
+    - `.mp4`: h264, yuv420p, BT.709, plays in browsers. `lossless=True` stores the RGB values themselves
+      (x264's RGB mode): the frames come back bit for bit, but few browsers play it.
+    - `.gif`: 256 colours a frame, never lossless; at most 50 frames a second. Its clock ticks in hundredths
+      of a second, so single frames may be a tick longer than others; the whole clip has the right length.
+    - `.webp`: animated; `lossless=True` keeps every bit.
+    - `.png`: always lossless. A clip of one frame is a picture, a longer one a folder of that name with
+      `0000.png`, `0001.png`, ... A path without an ending is such a folder for any number of frames.
+
+    Equal frames in a row become one longer frame in `.gif` and `.webp`. The file or folder appears whole or
+    not at all; missing parent folders are created.
+
+    Args:
+        path: Where to write.
+        frames: (T, H, W, 3), uint8, T >= 1. Height and width (after `scale`) even for a lossy `.mp4`.
+        fps: Frames a second, > 0. Ignored for PNG.
+        comment: Text for the comment tag of an `.mp4`, as long as you like.
+        scale: Every pixel becomes scale x scale pixels (nearest neighbour).
+        lossless: Keep every bit.
+        overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
+
+    Raises:
+        ValueError: a wrong value, an unknown ending, or an option that the format cannot honour.
+        FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
+    """
+    path = Path(path).resolve()
+    ending = check_ending(path)
+    check_frames(frames)
+    check_scale(scale)
+    check_fps(fps, ending)
+    if comment is not None:
+        check_comment(comment, ending)
+    if ending == ".mp4":
+        mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless)
+    if ending == ".gif" and lossless:
+        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
+    if overwrite:
+        check_replaceable(path, len(frames))
+
+    with replacing(path, overwrite=overwrite) as temporary:
+        if _is_folder(ending, len(frames)):
+            _write_png_folder(temporary, frames, scale)
+        elif ending == ".mp4":
+            pictures = (enlarge(frame, scale) for frame in frames)
+            mux_mp4(temporary, mp4, encode_mp4(mp4, pictures), comment)
+        elif ending == ".png":
+            iio.imwrite(temporary, enlarge(frames[0], scale))
+        else:
+            _write_animation(temporary, frames, fps, scale, lossless)
+
+
+def check_ending(path: Path) -> str:
+    """The ending of `path`, lower case; ValueError if no format has it. No ending is a folder of pictures."""
+    ending = path.suffix.lower()
+    if ending and ending not in VIDEO_ENDINGS:
+        raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
+    return ending
+
+
+def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
+    """Decode a video file: frames (T, H, W, 3) as uint8 RGB, and frames a second.
+
+    A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
+
+    Raises:
+        ValueError: the file holds no video frames, or is no media file.
+        FileNotFoundError: it is missing.
+    """
+    with _opened(path) as container:
+        stream = _video_stream(container, path)
+        rate = stream.average_rate or stream.guessed_rate
+        frames = list(_decoded(container, stream, path))
+    if not frames or not rate:
+        raise ValueError(f"{path} holds no video frames")
+    return np.stack(frames), float(rate)
+
+
+def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
+    """The frames (H, W, 3) of a video file one after the other; raises as `read_video`."""
+    with _opened(path) as container:
+        yield from _decoded(container, _video_stream(container, path), path)
+
+
+def read_comment(path: str | os.PathLike[str]) -> str | None:
+    """The comment tag of a media file, or None if it has none.
+
+    Raises:
+        ValueError: it is no media file. FileNotFoundError: it is missing.
+    """
+    with _opened(path) as container:
+        return container.metadata.get("comment")
+
+
+def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    try:
+        return av.open(os.fspath(path))
+    except av.InvalidDataError as error:
+        raise _damaged(path, error) from error
+
+
+def _video_stream(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.VideoStream:
+    if not container.streams.video:
+        raise ValueError(f"{path} holds no video stream")
+    return container.streams.video[0]
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str | os.PathLike[str]
+) -> Iterator[Frames]:
+    try:
+        for frame in container.decode(stream):
+            yield frame.to_ndarray(format="rgb24")
+    except av.InvalidDataError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str | os.PathLike[str], error: av.InvalidDataError) -> ValueError:
+    return ValueError(f"{path} is not a video, or a damaged one ({error.strerror})")
+
+
+def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:
+    """Write one picture (H, W, 3), uint8 RGB; `.png`, `.jpg`, `.jpeg` or `.webp`. Whole or not at all.
+
+    Raises:
+        ValueError: a wrong array or an unknown ending.
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in IMAGE_ENDINGS:
+        raise ValueError(
+            f"cannot write a picture as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}"
+        )
+    check_frames(image, name="image", shape="(H, W, 3)")
+    with replacing(path, overwrite=overwrite) as temporary:
+        iio.imwrite(temporary, image)
+
+
+def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
+    """One picture (H, W, 3) of many of equal size, row by row, with `gap` pixels of `grey` between them.
+
+    Raises:
+        ValueError: no pictures, pictures of several sizes, or a wrong number of columns.
+    """
+    if len(images) == 0:
+        raise ValueError("a grid needs at least one picture")
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
+    for image in images:
+        check_frames(image, name="image", shape="(H, W, 3)")
+        if image.shape != images[0].shape:
+            raise ValueError(f"pictures of a grid must be of one size: {images[0].shape} and {image.shape}")
+    height, width, _ = images[0].shape
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), grey, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
+    """One row a clip, each with `columns` frames evenly spaced from its first to its last: (H, W, 3).
+
+    For every frame of one clip use `image_grid(frames, columns)`.
+
+    Args:
+        clips: Arrays (T, H, W, 3) of one height and width; T may differ. A clip with fewer frames than
+            columns shows some of them twice.
+        columns: Frames a clip.
+    """
+    for clip in clips:
+        check_frames(clip)
+    picked = [clip[i] for clip in clips for i in np.linspace(0, len(clip) - 1, columns).round().astype(int)]
+    return image_grid(picked, columns)
+
+
+def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise ValueError(f"{name} must be a numpy array of uint8, got {got}")
+    if frames.ndim != shape.count(",") + 1 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"{name} must have shape {shape} none of it 0, got {frames.shape}")
+
+
+def check_scale(scale: int) -> None:
+    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale must be a whole number of at least 1, got {scale!r}")
+
+
+def check_fps(fps: float, ending: str) -> None:
+    highest = _MAX_GIF_FPS if ending == ".gif" else _MAX_FPS
+    if not _MIN_FPS <= fps <= highest:
+        raise ValueError(f"fps must be between {_MIN_FPS} and {highest} for {ending or 'PNGs'}, got {fps}")
+
+
+def check_comment(comment: str, ending: str) -> None:
+    if ending != ".mp4":
+        raise ValueError(f"only .mp4 has a comment tag, got ending {ending!r}; leave comment out or use .mp4")
+    if "\0" in comment:
+        raise ValueError("comment must not contain a NUL character: the tag would end there")
+    comment.encode("utf-8")
+
+
+def check_replaceable(path: Path, num_frames: int) -> None:
+    """Refuse to put a clip in place of a folder that we cannot have written, or a folder in that of a file.
+
+    Raises:
+        FileExistsError: such a thing is there.
+    """
+    if not _is_folder(path.suffix.lower(), num_frames):
+        check_no_folder(path)
+    elif path.exists() and not _is_folder_of_pngs(path):
+        raise FileExistsError(f"{path} exists and is not a folder of numbered PNGs; choose another name")
+
+
+def _is_folder(ending: str, num_frames: int) -> bool:
+    return not ending or (ending == ".png" and num_frames > 1)
+
+
+def _is_folder_of_pngs(path: Path) -> bool:
+    return path.is_dir() and all(f.suffix == ".png" and f.stem.isdigit() for f in path.iterdir())
+
+
+def enlarge(image: Frames, scale: int) -> Frames:
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        iio.imwrite(folder / f"{index:04d}.png", enlarge(frame, scale))
+
+
+def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
+    is_gif = path.suffix.lower() == ".gif"
+    tick = 10 if is_gif else 1  # milliseconds
+    clock = [round(1000 * index / (fps * tick)) * tick for index in range(len(frames) + 1)]
+    options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
+    if len(frames) > 1:
+        options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
+    iio.imwrite(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)

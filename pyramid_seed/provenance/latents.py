@@ -1,0 +1,65 @@
+"""Latents kept beside a clip, to continue it from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..files import replacing
+from ..noise import noise_digest
+from .manifest import unit_digests
+
+
+def latents_path(clip: Path) -> Path:
+    """Where a clip's latents lie: `clip.mp4` has `clip.latents.safetensors`."""
+    return clip.with_suffix(".latents.safetensors")
+
+
+def write_latents(path: Path, latents: torch.Tensor, *, overwrite: bool = False) -> None:
+    """Write latents (1, C, t, h, w) with their SHA-256 as metadata; whole or not at all.
+
+    Raises:
+        FileExistsError: `path` exists and `overwrite` is false.
+    """
+    kept = latents.detach().to("cpu", torch.float32).contiguous()
+    with replacing(path, overwrite=overwrite) as temporary:
+        # Not save_file, which makes a file that nobody else may read.
+        temporary.write_bytes(save({"latents": kept}, metadata={"sha256": noise_digest(kept)}))
+
+
+def read_latents(path: Path, digests: Sequence[str] | None = None) -> torch.Tensor:
+    """Latents (1, C, t, h, w) that `write_latents` wrote.
+
+    Args:
+        path: the file.
+        digests: of the units that it must hold, from a manifest; see `manifest.unit_digests`.
+
+    Raises:
+        ValueError: it is not such a file, it is damaged, or its units are not those of `digests`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            latents = file.get_tensor("latents")
+            recorded = (file.metadata() or {}).get("sha256")
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no latents: {error}") from error
+    if latents.ndim != 5 or latents.dtype != torch.float32 or noise_digest(latents) != recorded:
+        raise ValueError(f"{path} is damaged: its latents are not those that were written")
+    if digests is not None:
+        _check_units(path, unit_digests(latents), digests)
+    return latents
+
+
+def _check_units(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    if len(found) != len(wanted):
+        raise ValueError(f"{path} holds {len(found)} units, the clip has {len(wanted)}")
+    for unit, (here, there) in enumerate(zip(found, wanted, strict=True)):
+        if here != there:
+            raise ValueError(
+                f"{path} does not belong to the clip: unit {unit} has SHA-256 {here[:16]}..., the manifest "
+                f"says {there[:16]}...; remove the file to regenerate the clip instead"
+            )

@@ -1,0 +1,113 @@
+"""Whether the pixels in a file are those that its manifest promises, as far as the file's codec allows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+
+from ..media.video import Frames, frames_digest, read_video, write_video
+from .diff import Step
+from .manifest import chunk_digests, chunk_frames
+
+MIN_PSNR = 30.0
+"""dB, of the worst frame: what another version of the encoder may differ by."""
+
+
+def compare_file(
+    path: Path, manifest: Mapping[str, Any], frames: Frames | None, environment: Mapping[str, Any]
+) -> Step:
+    """Compare the pixels in a file with the manifest and with regenerated frames.
+
+    Pixels that are the manifest's bit for bit are proof by themselves, and those of a lossless file must be.
+    A lossy .mp4 is compared with the regenerated frames after the same encoder: it must give the same
+    pixels where the encoder's version is that of the manifest, else at least `MIN_PSNR` in every frame.
+
+    Args:
+        path: the clip.
+        manifest: its manifest.
+        frames: (T, H, W, 3) uint8, which the manifest's digest describes; None if they were not made.
+        environment: what this runs on.
+    """
+    recorded = manifest.get("file") or {}
+    shown = _read_pixels(path)
+    if shown is None:
+        return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
+    scale, lossless = recorded.get("scale", 1), recorded.get("lossless", False)
+    settings, factor = manifest["settings"], manifest["geometry"]["temporal_factor"]
+    size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)
+    if shown.shape[:3] != size:
+        return Step("file", "differs", f"it holds {_size(shown.shape)}, the manifest promises {_size(size)}")
+    small = shown[:, ::scale, ::scale]
+    is_enlarged = np.array_equal(shown, small.repeat(scale, axis=1).repeat(scale, axis=2))
+    if is_enlarged and frames_digest(small) == manifest["digests"]["frames"]:
+        return Step("file", "equal", "the pixels in the file, bit for bit")
+    if path.suffix.lower() != ".mp4" or lossless:
+        where = _first_chunk(small, manifest["digests"]["chunks"], factor)
+        return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
+    if frames is None:
+        return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
+    expected = _encoded(frames, settings["fps"], scale)
+    return _compare_lossy(shown, expected, _encoder(manifest["environment"]) == _encoder(environment))
+
+
+def _compare_lossy(shown: Frames, expected: Frames, same_encoder: bool) -> Step:
+    if np.array_equal(shown, expected):
+        return Step("file", "equal", "the pixels in the file, after the same encoder bit for bit")
+    ratios = [psnr(*pair) for pair in zip(shown, expected, strict=True)]
+    worst = int(np.argmin(ratios))
+    found = f"frame {worst} is the farthest off, PSNR {ratios[worst]:.1f} dB"
+    if same_encoder:
+        return Step("file", "differs", f"the same encoder gives other pixels: {found}")
+    if ratios[worst] < MIN_PSNR:
+        return Step("file", "differs", f"the pixels in the file are not those of the clip: {found}")
+    return Step("file", "equal", f"as far as the codec allows (another encoder version here): {found}")
+
+
+def _read_pixels(path: Path) -> Frames | None:
+    """(T, H, W, 3), or None for formats that lose or merge frames."""
+    if path.is_dir():
+        return np.stack([iio.imread(file) for file in sorted(path.glob("*.png"))])
+    if path.suffix.lower() == ".mp4":
+        return read_video(path)[0]
+    return iio.imread(path)[None] if path.suffix.lower() == ".png" else None
+
+
+def _encoded(frames: Frames, fps: float, scale: int) -> Frames:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "again.mp4"
+        write_video(path, frames, fps, scale=scale)
+        return read_video(path)[0]
+
+
+def _encoder(environment: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What decides an encoder's bits; the wheels of av carry x264, so that their version is its version."""
+    packages, libraries = environment.get("packages", {}), environment.get("libraries", {})
+    codec, machine = libraries.get("libavcodec"), environment.get("platform")
+    return packages.get("pyramid-seed"), packages.get("av"), codec, machine
+
+
+def _first_chunk(frames: Frames, digests: list[str], factor: int) -> str:
+    for chunk, (found, wanted) in enumerate(zip(chunk_digests(frames, factor), digests, strict=False)):
+        if found != wanted:
+            first, last = chunk_frames(chunk, factor)
+            return f", from chunk {chunk} (frames {first} to {last}) on"
+    return ""
+
+
+def psnr(a: Frames, b: Frames) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error); infinite for equal arrays.
+
+    Args:
+        a, b: uint8 of one shape; the mean is over all values.
+    """
+    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} frames of {shape[1]}x{shape[2]}"

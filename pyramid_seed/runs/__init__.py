@@ -1,1 +1,0 @@
-"""What happens around a generation: files, manifests, batches."""

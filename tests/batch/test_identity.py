@@ -1,0 +1,153 @@
+"""A clip is named by its content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyramid_seed.batch.identity import (
+    Job,
+    content_key,
+    in_order,
+    jobs_from_json,
+    jobs_to_json,
+    words_of,
+)
+from pyramid_seed.batch.items import BatchItem
+from pyramid_seed.checkpoints.digests import weights_key
+from pyramid_seed.presets import Preset, load_preset
+
+GOLDEN = "1291f8a8c1af317b9f31fd31fcb999eef3c4f51a3753498202fdda1a9694d2fe"
+ITEM = BatchItem("a boat", 3, load_preset("tiny"))
+
+
+def key_of(item=ITEM, weights="w", **run):
+    return content_key(item, weights, **{"noise_device": "cpu", "determinism": "strict", **run})
+
+
+def test_the_key_is_a_fixed_function_of_the_content():
+    """Renaming clips would make everything again: a change of this digest must be meant."""
+    settings = Preset(
+        name="p",
+        model="m",
+        dtype="float32",
+        height=64,
+        width=128,
+        num_frames=17,
+        fps=8,
+        num_inference_steps=(1, 2, 3),
+        guidance_scale=7,
+        max_sequence_length=32,
+        negative_prompt="é",
+    )
+    assert content_key(BatchItem("a boat", 3, settings), "w", lossless=False) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(ITEM, prompt="a boat "),
+        replace(ITEM, seed=4),
+        replace(ITEM, image_digest="0" * 64),
+        *(
+            replace(ITEM, settings=replace(ITEM.settings, **{name: value}))
+            for name, value in {
+                "num_frames": 25,
+                "height": 128,
+                "fps": 9.0,
+                "scale": 1,
+                "dtype": "bfloat16",
+                "guidance_scale": 3.5,
+                "video_guidance_scale": 3.5,
+                "num_inference_steps": (8, 8, 9),
+                "video_num_inference_steps": (8, 8, 9),
+                "guidance_decay": 0.0,
+                "negative_prompt": "x",
+                "prompt_suffix": "x",
+                "max_sequence_length": 33,
+            }.items()
+        ),
+    ],
+)
+def test_other_content_has_another_key(other):
+    assert key_of(other) != key_of()
+
+
+def test_weights_and_run_are_content():
+    keys = {key_of(), key_of(weights="v"), key_of(determinism="relaxed"), key_of(noise_device="cuda")}
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"name": "mine", "description": "another", "model": "/somewhere/else", "variant": "384p"},
+        {"guidance_scale": 2, "fps": 8.0},
+        {"video_num_inference_steps": None},
+    ],
+)
+def test_names_and_ways_to_write_are_not_content(same):
+    assert key_of(replace(ITEM, settings=replace(ITEM.settings, **same))) == key_of()
+    assert key_of(replace(ITEM, image=Path("/elsewhere.png"))) == key_of()
+
+
+def test_guidance_of_all_units_is_the_same_content_said_once_or_twice():
+    once = replace(ITEM.settings, guidance_scale=3.0, video_guidance_scale=None)
+    twice = replace(once, video_guidance_scale=3.0)
+    assert key_of(replace(ITEM, settings=once)) == key_of(replace(ITEM, settings=twice)) != key_of()
+
+
+def test_weights_are_known_by_names_and_digests():
+    rows = [{"file": "a", "size": 1, "sha256": "x"}, {"file": "b", "size": 2, "sha256": "y"}]
+    assert weights_key(rows) == weights_key([{**row, "size": 9} for row in rows])
+    assert weights_key(rows) != weights_key([rows[0], {**rows[1], "sha256": "z"}])
+
+
+@given(st.text())
+def test_any_prompt_gives_a_safe_file_name(prompt):
+    name = Job(replace(ITEM, prompt=prompt), "f" * 64, (1,)).file
+    assert Path(name).name == name
+    assert name.isascii()
+    assert len(name) < 120
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
+    assert not name.startswith((".", "-", "_"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("../../etc/passwd", "etc-passwd"),
+        ("A  Boat!", "a-boat"),
+        ("日本", "clip"),
+        ("", "clip"),
+        ("x" * 99, "x" * 48),
+    ],
+)
+def test_words(prompt, words):
+    assert words_of(prompt) == words
+
+
+def test_names_carry_the_seed_and_the_key():
+    assert Job(ITEM, "0123456789abcdef" * 4, (1,)).file == "a-boat_seed3_0123456789abcdef.mp4"
+
+
+def test_jobs_survive_the_way_to_other_processes():
+    jobs = [
+        Job(ITEM, "a" * 64, (3, 2)),
+        Job(replace(ITEM, prompt="é\n\0", image=Path("/a b.png"), image_digest="x"), "b" * 64, (0, 2)),
+    ]
+    assert jobs_from_json(jobs_to_json(jobs)) == jobs
+
+
+def test_the_longest_come_first_model_by_model():
+    def job(key, steps, model="m", height=64):
+        settings = replace(ITEM.settings, model=model, height=height)
+        return Job(replace(ITEM, settings=settings), key, (steps,))
+
+    jobs = [job("a", 1), job("b", 3), job("c", 2, height=128), job("d", 5, "n"), job("e", 3)]
+    assert [each.key for each in in_order(jobs)] == ["c", "b", "e", "a", "d"]
+    assert in_order(jobs[::-1]) == in_order(jobs)

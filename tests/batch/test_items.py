@@ -1,0 +1,140 @@
+"""Rows become items: defaults, conversions, and the reason for each row that cannot be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pyramid_seed.batch.items import Defaults, items_from_rows, refuse_bad_rows
+from pyramid_seed.batch.rows import BatchInputError, Row
+from pyramid_seed.media.images import picture_digest
+from pyramid_seed.presets import load_preset
+
+DEFAULTS = Defaults()
+HERE = Path()
+
+
+def items_of(*rows, defaults=DEFAULTS, folder=HERE, check=lambda item: None):
+    numbered = [Row(line, values) for line, values in enumerate(rows, start=1)]
+    return items_from_rows(numbered, defaults, where="list", folder=folder, check=check)
+
+
+def reason_of(values, **options):
+    items, bad = items_of(values, **options)
+    assert items == []
+    assert bad[0].where == "list, line 1"
+    return bad[0].reason
+
+
+def test_a_rows_values_replace_settings_which_replace_the_presets():
+    defaults = Defaults("tiny", {"fps": 12, "guidance_scale": 5}, seeds=(1, 2))
+    (first, second, third), bad = items_of(
+        {"prompt": "a"}, {"prompt": "b", "fps": 6, "seed": 9}, defaults=defaults
+    )
+    assert bad == []
+    assert [item.seed for item in (first, second, third)] == [1, 2, 9]
+    assert (first.settings.fps, third.settings.fps) == (12, 6)
+    assert third.settings.guidance_scale == 5
+    assert third.settings.num_frames == load_preset("tiny").num_frames
+
+
+def test_a_row_may_name_a_preset():
+    (item,), _ = items_of({"prompt": "a", "preset": "miniflux-384p"})
+    assert item.settings == load_preset("miniflux-384p")
+
+
+def test_text_of_a_csv_means_what_numbers_mean():
+    as_text = {
+        "prompt": "a",
+        "seed": "1 18446744073709551615",
+        "num_frames": "9",
+        "guidance_scale": "4.5",
+        "num_inference_steps": "2 3 4",
+        "video_num_inference_steps": "2",
+        "negative_prompt": "12",
+    }
+    as_values = {
+        "prompt": "a",
+        "seed": [1, 2**64 - 1],
+        "num_frames": 9,
+        "guidance_scale": 4.5,
+        "num_inference_steps": [2, 3, 4],
+        "video_num_inference_steps": 2,
+        "negative_prompt": "12",
+    }
+    assert items_of(as_text) == items_of(as_values)
+    assert len(items_of(as_text)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "prompt must be text that is not empty, got None"),
+        ({"prompt": "  "}, "prompt must be text"),
+        ({"prompt": 3}, "got 3"),
+        ({"prompt": "a", "seed": -1}, "-1"),
+        ({"prompt": "a", "seed": 2**64}, str(2**64)),
+        ({"prompt": "a", "seed": "1.5"}, "whole number"),
+        ({"prompt": "a", "seed": True}, "whole number"),
+        ({"prompt": "a", "seed": []}, "at least one"),
+        ({"prompt": "a", "sed": 1}, "unknown 'sed'"),
+        ({"prompt": "a", "fps": "fast"}, "fps must be a number, got 'fast'"),
+        ({"prompt": "a", "height": "6.4"}, "height must be a whole number, got '6.4'"),
+        ({"prompt": "a", "height": -64}, "height must be a whole number of at least 1"),
+        ({"prompt": "a", "preset": "tinny"}, "did you mean 'tiny'"),
+        ({"prompt": "a", "preset": 7}, "preset must be text"),
+        ({"prompt": "a", "image": "nowhere.png"}, "nowhere.png"),
+        ({"prompt": "a", "image": ""}, "image must be text"),
+    ],
+)
+def test_bad_rows_say_why(values, message):
+    assert message in reason_of(values)
+
+
+def test_every_bad_row_is_reported_at_once():
+    items, bad = items_of({"prompt": "a"}, {"prompt": ""}, {"prompt": "b"}, {"prompt": "c", "seed": -1})
+    assert [row.where for row in bad] == ["list, line 2", "list, line 4"]
+    assert len(items) == 2
+    with pytest.raises(BatchInputError) as caught:
+        refuse_bad_rows(bad, len(items), "list")
+    assert len(caught.value.rows) == 2
+    with pytest.raises(ValueError, match="list holds no prompts"):
+        refuse_bad_rows([], 0, "list")
+
+
+def test_what_the_model_refuses_is_a_bad_row():
+    def check(item):
+        if item.settings.num_frames == 10:
+            raise ValueError("num_frames must be 8k + 1, got 10; use 9 or 17")
+
+    reason = reason_of({"prompt": "a", "num_frames": 10}, check=check)
+    assert reason == "num_frames must be 8k + 1, got 10; use 9 or 17"
+
+
+def test_an_image_gives_the_size_and_is_known_by_its_pixels(tmp_path):
+    image = Image.effect_noise((128, 64), 50).convert("RGB")
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "b.bmp")
+    (first, second), bad = items_of(
+        {"prompt": "a", "image": "a.png"}, {"prompt": "a", "image": "b.bmp"}, folder=tmp_path
+    )
+    assert bad == []
+    assert (first.settings.height, first.settings.width) == (64, 128)
+    assert first.image == (tmp_path / "a.png").resolve()
+    assert first.image_digest == second.image_digest == picture_digest(image)
+    reason = reason_of({"prompt": "a", "image": "a.png", "height": 64, "width": 64}, folder=tmp_path)
+    assert "64 x 64, got 64 x 128; resize it first" in reason
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"])
+def test_an_unreadable_image_is_a_bad_row(tmp_path, data):
+    (tmp_path / "a.png").write_bytes(data)
+    assert "cannot be read as a picture" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)
+
+
+def test_a_truncated_image_is_a_bad_row(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:600])
+    assert "cannot be read as a picture" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)

@@ -1,0 +1,143 @@
+"""Finding the other processes, and saying so when they are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from torch.distributed import TCPStore
+
+from pyramid_seed.batch import launch as launch_module
+from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
+from pyramid_seed.batch.progress import Counts, ProgressLine, describe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_plain_process_is_a_launch_of_one():
+    launch = join_launch(environment={})
+    assert (launch.rank, launch.local_rank, launch.world_size, launch.is_main) == (0, 0, 1, True)
+    launch.publish(json.dumps([1]))
+    assert json.loads(launch.plan(lambda: False)) == [1]
+    assert [launch.take() for _ in range(3)] == [0, 1, 2]
+    assert [launch.count("steps"), launch.count("steps", 4), launch.count("steps", 0)] == [1, 5, 5]
+    launch.count("left")
+    launch.wait_for_others(lambda: False, lambda: None)
+
+
+def test_waiting_for_a_plan_can_be_stopped():
+    assert join_launch(environment={}).plan(lambda: True) is None
+
+
+@pytest.mark.parametrize(
+    ("requested", "environment"),
+    [
+        (2, {}),
+        (2, {"WORLD_SIZE": "1"}),
+        # What `accelerate launch --cpu --num_processes 2` sets for the one process that it starts.
+        (None, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}),
+    ],
+)
+def test_another_number_of_processes_is_refused_with_commands_that_work(requested, environment):
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2") as caught:
+        join_launch(requested, environment)
+    assert "--multi_gpu" in str(caught.value)
+
+
+def test_one_process_of_accelerate_is_fine():
+    environment = {"ACCELERATE_USE_CPU": "True", "ACCELERATE_MIXED_PRECISION": "no"}
+    assert join_launch(1, environment).world_size == 1
+
+
+TWO_RUNS = """
+import json
+from pyramid_seed.batch.launch import join_launch
+
+never = lambda: False
+taken = []
+for jobs in (5, 4):
+    launch = join_launch(2)
+    if launch.is_main:
+        launch.publish(json.dumps(jobs))
+    number = json.loads(launch.plan(never))
+    taken.append([])
+    while (place := launch.take()) < number:
+        taken[-1].append(place)
+        launch.count("done")
+    launch.count("left")
+    if launch.is_main:
+        launch.wait_for_others(never, lambda: None)
+        assert launch.count("done", 0) == jobs, (launch.count("done", 0), jobs)
+print(json.dumps(taken))
+"""
+
+
+def test_a_second_run_of_a_launch_has_a_list_of_its_own():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_RUNS],
+            env=os.environ | launch | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(2)
+    ]
+    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    assert sorted(first[0] + second[0]) == list(range(5))
+    assert sorted(first[1] + second[1]) == list(range(4))
+
+
+def test_half_a_launch_is_refused():
+    with pytest.raises(ValueError, match="MASTER_PORT is not set"):
+        join_launch(environment={"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"})
+
+
+def test_a_process_whose_launch_has_ended_says_so():
+    meeting_place = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", meeting_place.port, is_master=False, timeout=timedelta(seconds=5))
+    follower = Launch(1, 1, 2, store)
+    assert follower.take() == 0
+    del meeting_place  # with it the server ends
+    for question in (follower.take, lambda: follower.plan(lambda: False)):
+        with pytest.raises(LaunchError, match="process 1 has lost the others: "):
+            question()
+
+
+def test_others_that_cannot_be_reached(monkeypatch):
+    monkeypatch.setattr(launch_module, "_CONNECT", timedelta(seconds=1))
+    with socket.socket() as nobody:  # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        here = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        for name, value in here.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(LaunchError, match="the other processes cannot be reached: "):
+            join_launch(environment=here)
+
+
+COUNTS = Counts(clips=10, clips_done=3, clips_failed=1, steps=200, steps_done=60, steps_known=20)
+
+
+def test_the_progress_line():
+    assert describe(COUNTS, 120.0) == "4/10 clips, 80/200 steps, 30.0 s a clip, 0:04:00 left, 1 failed"
+    nothing = Counts(clips=10, clips_done=0, clips_failed=0, steps=200, steps_done=0, steps_known=0)
+    assert describe(nothing, 1.0) == "0/10 clips, 0/200 steps"
+
+
+def test_not_a_terminal_gets_a_line_a_clip(capsys):
+    line = ProgressLine()
+    for done in (0, 0, 1, 1, 1, 2):
+        line.show(Counts(clips=2, clips_done=done, clips_failed=0, steps=4, steps_done=2, steps_known=0))
+    line.close()
+    assert [text[:3] for text in capsys.readouterr().err.splitlines()] == ["0/2", "1/2", "2/2"]

@@ -1,0 +1,340 @@
+"""`run_batch` with real models: the same clips as `generate`, however often it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pyramid_seed import generate, load_pipeline, run_batch
+from pyramid_seed.api import shared_pipeline
+from pyramid_seed.batch import worker as batch_of_runs
+from pyramid_seed.batch.launch import Launch, join_launch
+from pyramid_seed.batch.rows import BatchInputError
+from pyramid_seed.batch.run import _device_of
+from pyramid_seed.checkpoints.facts import model_geometry, model_weights_key
+from pyramid_seed.cli import main
+from pyramid_seed.media.images import open_picture
+from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.reproduce import verify
+from tests.conftest import REFERENCE
+
+PICTURE = REFERENCE / "i2v_input.png"
+
+
+@pytest.fixture
+def settings(quick):
+    left_out = ("progress", "height", "width", "num_frames")
+    return {name: value for name, value in quick.items() if name not in left_out}
+
+
+@pytest.fixture
+def run(tmp_path, settings):
+    """Runs a batch of rows into tmp_path/clips."""
+
+    def run_rows(*rows, **options):
+        source = tmp_path / "list.jsonl"
+        source.write_text("".join(json.dumps({"height": 64, "width": 64, **row}) + "\n" for row in rows))
+        options = {"progress": False, **settings, **options}
+        return run_batch(source, tmp_path / "clips", **options)
+
+    return run_rows
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Sends this process a SIGTERM when a unit has been saved."""
+
+    def arm(unit_to_stop_after):
+        def save_and_stop(folder, unit, *rest):
+            save_unit(folder, unit, *rest)
+            if unit == unit_to_stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        save_unit = batch_of_runs.save_unit
+        monkeypatch.setattr(batch_of_runs, "save_unit", save_and_stop)
+        return lambda: monkeypatch.setattr(batch_of_runs, "save_unit", save_unit)
+
+    return arm
+
+
+def told(manifest):
+    """What a manifest says of the clip, without the run."""
+    return {name: value for name, value in manifest.items() if name not in ("timings", "environment", "file")}
+
+
+def test_a_batch_makes_the_clips_of_generate(run, settings, tmp_path):
+    summary = run({"prompt": "a boat", "seed": [3, 4], "num_frames": 9})
+    assert summary.status == 0
+    clips = [generate("a boat", seed=s, height=64, width=64, num_frames=9, **settings) for s in (3, 4)]
+    assert sorted(summary.digests.values()) == sorted(clip.digest for clip in clips)
+    for clip in clips:
+        (file,) = [name for name, digest in summary.digests.items() if digest == clip.digest]
+        assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
+
+
+GUIDED_FIRST = {"guidance_scale": 3.0, "video_guidance_scale": 1.0, "negative_prompt": "fog"}
+
+
+@pytest.mark.parametrize("unit", [0, 1])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a boat", "num_frames": 17},
+        {"prompt": "a boat", "num_frames": 17, **GUIDED_FIRST},
+        {"prompt": "the sea", "num_frames": 17, "image": str(PICTURE), "height": 64, "width": 128},
+    ],
+    ids=["text", "guided at first", "picture"],
+)
+def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, row, unit):
+    disarm = stop_after(unit)
+    stopped = run({**row, "seed": 5})
+    assert (stopped.status, stopped.missing, stopped.digests) == (128 + signal.SIGTERM, 1, {})
+    disarm()
+    summary = run({**row, "seed": 5})
+    (file,) = summary.digests
+    (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
+    assert entry["resumed_units"] == unit + 1
+
+    image = open_picture(PICTURE) if "image" in row else None
+    given = {name: value for name, value in row.items() if name not in ("prompt", "image")}
+    clip = generate(row["prompt"], seed=5, image=image, **{"height": 64, "width": 64, **given}, **settings)
+    assert summary.digests[file] == clip.digest
+    assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
+
+
+def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after):
+    disarm = stop_after(0)
+    run({"prompt": "a boat", "num_frames": 17})
+    disarm()
+    (reference,) = run({"prompt": "a boat", "num_frames": 17}, attention="reference").digests
+    (prefix,) = run({"prompt": "a boat", "num_frames": 17}).digests
+    assert reference != prefix
+    entries = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
+    assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, prefix: 1}
+    for file, path in ((reference, "reference"), (prefix, "prefix")):
+        assert find_manifest(tmp_path / "clips" / file)["attention"] == path
+        assert (
+            verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny", progress=False).difference
+            is None
+        )
+
+
+def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):
+    (file,) = run({"prompt": "a boat", "num_frames": 9}).digests
+    assert verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny").difference is None
+
+
+def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
+    before = shared_pipeline.cache_info()
+    rows = (
+        {"prompt": "fine", "num_frames": 9},
+        {"prompt": "a", "num_frames": 10},
+        {"prompt": "b", "height": 100},
+        {"prompt": "c", "num_inference_steps": [1, 1]},
+        {"prompt": "d", "image": "nowhere.png"},
+        {"prompt": "e", "model": "/nowhere/at/all"},
+        {"prompt": "f", "variant": "768p"},
+        {"prompt": "g", "max_sequence_length": 513},
+        {"prompt": "h", "fps": 5000},
+        {"prompt": "i", "model": "embedded:tiny", "variant": "384p"},
+    )
+    with pytest.raises(BatchInputError) as caught:
+        run(*rows)
+    messages = [str(row) for row in caught.value.rows]
+    assert len(messages) == 9
+    for line, (message, words) in enumerate(
+        zip(
+            messages,
+            (
+                "use 9 or 17",
+                "use 64 or 128",
+                "3 stages",
+                "nowhere.png",
+                "/nowhere",
+                "'768p'",
+                "at most 512",
+                "fps must be between 0.1 and 1000 for .mp4, got 5000",
+                "leave variant out",
+            ),
+            strict=True,
+        ),
+        start=2,
+    ):
+        assert f"line {line}: " in message
+        assert words in message
+    assert shared_pipeline.cache_info() == before
+    summary = run(*rows, keep_going=True)
+    assert (summary.status, len(summary.failed), summary.made) == (1, 9, 1)
+    assert not list(tmp_path.glob("clips/.work/*/unit*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"determinism": "stirct"}, "determinism must be one of strict, relaxed, got 'stirct'; use strict"),
+        ({"attention": "prefixx"}, "attention must be one of prefix, reference, got 'prefixx'; use prefix"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"noise_device": "cuda:99"}, "noise_device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_a_way_to_run_that_there_is_not_is_refused_before_anything_starts(run, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run({"prompt": "a boat", "num_frames": 1}, **options)
+    assert not (tmp_path / "clips").exists()
+
+
+def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, monkeypatch):
+    picture = tmp_path / "a.png"
+    shutil.copy(PICTURE, picture)
+    publish = Launch.publish
+
+    def publish_and_change(launch, plan):
+        publish(launch, plan)
+        open_picture(PICTURE).transpose(0).save(picture)
+
+    monkeypatch.setattr(Launch, "publish", publish_and_change)
+    row = {"prompt": "a", "image": str(picture), "height": 64, "width": 128, "num_frames": 1}
+    summary = run(row, {"prompt": "b", "num_frames": 1})
+    assert "another picture than when the batch began" in next(iter(summary.failed.values()))
+    assert len(summary.digests) == 1
+
+
+def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(REFERENCE / "miniflux-tiny", model)
+    file = model / "causal_video_vae" / "config.json"
+    publish = Launch.publish
+
+    def publish_and_remove(launch, plan):
+        publish(launch, plan)
+        shared_pipeline(str(model), "384p", "float32", "cpu", False)
+        file.rename(model / "gone")
+
+    monkeypatch.setattr(Launch, "publish", publish_and_remove)
+    monkeypatch.setattr(
+        "pyramid_seed.checkpoints.source.weight_files_of", lambda *_: ("causal_video_vae/config.json",)
+    )
+    summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
+    (reason,) = summary.failed.values()
+    assert reason == f"FileNotFoundError: [Errno 2] No such file or directory: '{file}'"
+
+
+@pytest.mark.parametrize("family", ["miniflux-tiny", "sd3-tiny"])
+def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
+    pipeline = load_pipeline(REFERENCE / family, variant="384p")
+    assert model_geometry(str(REFERENCE / family), None) == pipeline.geometry
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert model_geometry(str(tmp_path / "saved"), None) == pipeline.geometry
+    with pytest.raises(ValueError, match="has one transformer; leave variant out"):
+        model_geometry(str(tmp_path / "saved"), "384p")
+    for part, name in (("scheduler/scheduler_config", "stages"), ("transformer/config", "patch_size")):
+        shutil.copytree(tmp_path / "saved", tmp_path / name)
+        path = tmp_path / name / f"{part}.json"
+        config = json.loads(path.read_text())
+        del config[name]
+        path.write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=rf"{part}\.json must have {name}$"):
+            model_geometry(str(tmp_path / name), None)
+
+
+def test_weights_are_known_by_content_not_by_folder(tmp_path):
+    here = REFERENCE / "miniflux-tiny"
+    moved = tmp_path / "moved"
+    shutil.copytree(here, moved)
+    assert model_weights_key(str(moved), "384p") == model_weights_key(str(here), None)
+    other = tmp_path / "other"
+    shutil.copytree(here, other)
+    path = other / "causal_video_vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert model_weights_key(str(other), None) != model_weights_key(str(here), None)
+
+
+def test_each_process_has_an_accelerator_of_its_own():
+    alone = join_launch(environment={})
+    second_of_two = Launch(1, 1, 2, alone.store)
+    assert _device_of("cpu", second_of_two) == "cpu"
+    if torch.accelerator.device_count() > 1:
+        assert _device_of("cuda:1", alone) == "cuda:1"
+    with pytest.raises(ValueError, match="cannot share cuda:1; use --device cuda"):
+        _device_of("cuda:1", second_of_two)
+    if torch.accelerator.device_count() < 2:
+        with pytest.raises(ValueError, match="no accelerator of its own"):
+            _device_of("cuda", second_of_two)
+
+
+def options_of(settings):
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_the_command(tmp_path, settings, capsys):
+    (tmp_path / "list.txt").write_text("a boat\na boat\na sea\n")
+    size = {"height": 64, "width": 64, "num_frames": 1}
+    command = ["batch", str(tmp_path / "list.txt"), "-o", str(tmp_path / "clips")]
+    command += [*options_of({**settings, **size}), "--seed", "1", "2"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "4 made, 2 listed twice" in captured.out
+    assert "4/4 clips, 12/12 steps" in captured.err
+    assert main([*command, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "4 there already" in captured.out
+    assert "clips" not in captured.err
+    assert main([*command, "--num-processes", "2"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+    assert main(["batch", str(tmp_path / "none.txt"), "-o", str(tmp_path / "clips")]) == 2
+    assert "none.txt" in capsys.readouterr().err
+
+
+def test_the_command_tells_what_failed_and_how_to_go_on(tmp_path, settings, capsys):
+    (tmp_path / "list.csv").write_text("prompt,guidance_scale,num_inference_steps\na,1e38,4\nb,,\n")
+    size = {"height": 64, "width": 64, "num_frames": 1}
+    command = ["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips")]
+    assert main([*command, *options_of({**settings, **size})]) == 1
+    captured = capsys.readouterr()
+    assert "FloatingPointError: latents are not finite after unit 0" in captured.err
+    assert "1 made, 1 failed" in captured.out
+    assert "run the same command again" in captured.out
+
+
+def retrain(model: Path) -> None:
+    file = model / "diffusion_transformer_384p" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
+
+
+def test_a_batch_after_more_training_makes_the_clips_of_the_new_weights(quick, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(quick["model"], model)
+    (tmp_path / "list.txt").write_text("a boat\n")
+    settings = quick | {"model": str(model)}
+    before = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1], **settings)
+    retrain(model)
+    after = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1], **settings)
+    assert (before.made, after.made, after.found) == (1, 1, 0)
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 2
+
+
+def test_a_model_that_changes_during_a_batch_makes_no_clip_under_the_old_names(quick, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(quick["model"], model)
+    (tmp_path / "list.txt").write_text("a boat\n")
+
+    def generate_then_retrain(*arguments, **options):
+        clip = generate(*arguments, **options)
+        retrain(model)
+        return clip
+
+    monkeypatch.setattr("pyramid_seed.batch.run.generate", generate_then_retrain)
+    settings = quick | {"model": str(model)}
+    summary = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
+    assert (summary.made, len(summary.failed)) == (1, 1)
+    (reason,) = summary.failed.values()
+    assert "are others here than where and when the batch began" in reason

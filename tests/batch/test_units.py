@@ -1,0 +1,74 @@
+"""Units of an unfinished clip."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyramid_seed.batch.units import load_units, save_unit
+
+STAGES = ((), ("a", "b", "c"), ("d", "e", "f"))
+ORIGIN = {"key": "k", "packages": {"torch": "2"}}
+
+
+@pytest.fixture
+def latents():
+    return torch.randn((1, 4, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(tmp_path, latents):
+    for unit in range(3):
+        save_unit(tmp_path, unit, latents[:, :, unit : unit + 1], STAGES[unit], ORIGIN)
+    return tmp_path
+
+
+def test_units_come_back_bit_for_bit(folder, latents):
+    found, refused = load_units(folder, 9, ORIGIN)
+    assert torch.equal(found.latents, latents)
+    assert found.stage_digests == STAGES
+    assert refused is None
+    shorter = load_units(folder, 2, ORIGIN)[0]
+    assert torch.equal(shorter.latents, latents[:, :, :2])
+    assert shorter.stage_digests == STAGES[:2]
+    assert load_units(folder, 0, ORIGIN) == (None, None)
+    assert load_units(folder / "nothing", 3, ORIGIN) == (None, None)
+
+
+def test_a_gap_ends_the_beginning(folder, latents):
+    (folder / "unit-0001.safetensors").unlink()
+    found, refused = load_units(folder, 3, ORIGIN)
+    assert torch.equal(found.latents, latents[:, :, :1])
+    assert refused is None
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+def test_half_a_file_is_refused(folder, latents, cut):
+    path = folder / "unit-0001.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    found, refused = load_units(folder, 3, ORIGIN)
+    assert torch.equal(found.latents, latents[:, :, :1])
+    assert "unit-0001" in refused
+    assert "damaged" in refused
+
+
+@pytest.mark.parametrize("find", [lambda data: len(data) - 3, lambda data: data.index(b'"a b c"') + 1])
+def test_one_wrong_bit_is_refused(folder, latents, find):
+    path = folder / "unit-0001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[find(data)] ^= 2
+    path.write_bytes(data)
+    found, refused = load_units(folder, 3, ORIGIN)
+    assert torch.equal(found.latents, latents[:, :, :1])
+    assert "not those that were written" in refused
+
+
+def test_another_units_file_is_refused(folder):
+    (folder / "unit-0001.safetensors").replace(folder / "unit-0000.safetensors")
+    assert load_units(folder, 3, ORIGIN)[0] is None
+
+
+def test_another_origin_is_refused(folder):
+    found, refused = load_units(folder, 3, {**ORIGIN, "packages": {"torch": "3"}})
+    assert found is None
+    assert "other versions" in refused

@@ -1,0 +1,595 @@
+"""Checkpoints in the original's layout: loaded as they are, refused with the reason where not whole.
+
+The hub does not exist here, so its two calls are replaced; everything else is real files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from safetensors.torch import load_file, save_file
+
+import pyramid_seed.models
+from pyramid_seed.checkpoints.load import default_dtype_kept, fetch_checkpoint, find_layout, load_components
+from pyramid_seed.dtypes import check_dtype
+from pyramid_seed.models import PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel
+from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+FAMILIES = ("miniflux", "sd3")
+TRANSFORMER = "diffusion_transformer_384p"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def loaded(request):
+    return load_components(REFERENCE / f"{request.param}-tiny")
+
+
+@pytest.fixture
+def miniflux(tmp_path):
+    return Path(shutil.copytree(REFERENCE / "miniflux-tiny", tmp_path / "miniflux"))
+
+
+@pytest.fixture
+def sd3(tmp_path):
+    return Path(shutil.copytree(REFERENCE / "sd3-tiny", tmp_path / "sd3"))
+
+
+def edit_config(path, **changes):
+    """Change keys of a config.json; None removes one."""
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def direct(family, part):
+    return load_file(REFERENCE / f"{family}-tiny" / part / WEIGHTS)
+
+
+def assert_same(state, expected):
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert state[name].dtype == tensor.dtype, name
+        assert torch.equal(state[name], tensor), name
+
+
+def files_of(folder):
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+# What is loaded
+
+
+def test_weights_are_those_of_the_files_bit_for_bit(loaded):
+    assert_same(loaded.transformer.state_dict(), direct(loaded.family, TRANSFORMER))
+    assert_same(loaded.vae.state_dict(), direct(loaded.family, "causal_video_vae"))
+    text = load_file(REFERENCE / f"{loaded.family}-tiny" / "text_encoder" / "model.safetensors")
+    # transformers dropped this prefix from the names of CLIPTextModel, not from the files.
+    mine = {name.removeprefix("text_model."): t for name, t in loaded.text_encoder.state_dict().items()}
+    assert_same(mine, {name.removeprefix("text_model."): tensor for name, tensor in text.items()})
+
+
+def test_components_of_each_family(loaded):
+    classes = {name: type(module).__name__ for name, module in loaded.modules().items()}
+    common = {
+        "scheduler": "PyramidFlowMatchEulerDiscreteScheduler",
+        "vae": "AutoencoderKLCausalVideo",
+        "tokenizer": "CLIPTokenizer",
+    }
+    assert (
+        classes
+        == {
+            "miniflux": {
+                **common,
+                "transformer": "PyramidFluxTransformer3DModel",
+                "text_encoder": "CLIPTextModel",
+                "text_encoder_2": "T5EncoderModel",
+                "tokenizer_2": "T5Tokenizer",
+                "text_encoder_3": "NoneType",
+                "tokenizer_3": "NoneType",
+            },
+            "sd3": {
+                **common,
+                "transformer": "PyramidSD3Transformer3DModel",
+                "text_encoder": "CLIPTextModelWithProjection",
+                "text_encoder_2": "CLIPTextModelWithProjection",
+                "tokenizer_2": "CLIPTokenizer",
+                "text_encoder_3": "T5EncoderModel",
+                "tokenizer_3": "T5Tokenizer",
+            },
+        }[loaded.family]
+    )
+    for module in loaded.modules().values():
+        if isinstance(module, torch.nn.Module):
+            assert not module.training
+            assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
+
+
+def test_the_rest_follows_the_original(loaded):
+    first = {"miniflux": (-0.04, 1 / 1.8726), "sd3": (0.1490, 1 / 1.8415)}[loaded.family]
+    vae = loaded.vae.config
+    assert (vae.shift_factor, vae.scaling_factor) == first
+    assert (vae.video_shift_factor, vae.video_scaling_factor) == (-0.2343, 1 / 3.0986)
+    assert loaded.transformer.config.patch_size == 2
+    assert loaded.transformer.config.in_channels == vae.latent_channels == 16
+    assert dict(loaded.scheduler.config) == dict(PyramidFlowMatchEulerDiscreteScheduler().config)
+    assert loaded.scheduler.config.shift == 1.0
+    assert loaded.variant == "384p"
+    assert all(word in loaded.found for word in (loaded.family, "384p", "original"))
+
+
+def test_what_was_found_is_logged(caplog):
+    logging.enable_propagation()
+    logging.set_verbosity_info()
+    try:
+        found = load_components(REFERENCE / "miniflux-tiny").found
+    finally:
+        logging.set_verbosity_warning()
+        logging.disable_propagation()
+    assert found in caplog.text
+
+
+def test_bfloat16_keeps_the_modules_that_need_float32(loaded):
+    half = load_components(REFERENCE / f"{loaded.family}-tiny", dtype=torch.bfloat16)
+    kept = set(half.transformer._keep_in_fp32_modules)
+    expected = {
+        name: tensor if kept.intersection(name.split(".")) else tensor.to(torch.bfloat16)
+        for name, tensor in direct(loaded.family, TRANSFORMER).items()
+    }
+    assert {tensor.dtype for tensor in expected.values()} == {torch.float32, torch.bfloat16}
+    assert_same(half.transformer.state_dict(), expected)
+    assert half.vae.dtype == half.text_encoder.dtype == half.text_encoder_2.dtype == torch.bfloat16
+
+
+def test_the_files_may_be_replaced_while_the_model_lives(miniflux):
+    transformer = load_components(miniflux).transformer
+    path = miniflux / TRANSFORMER / WEIGHTS
+    with path.open("r+b") as file:
+        file.write(b"\0" * path.stat().st_size)
+    assert_same(transformer.state_dict(), direct("miniflux", TRANSFORMER))
+
+
+def shard(folder):
+    state = load_file(folder / WEIGHTS)
+    names = sorted(state)
+    halves = {"00001": names[::2], "00002": names[1::2]}
+    weight_map = {}
+    for number, mine in halves.items():
+        file = f"diffusion_pytorch_model-{number}-of-00002.safetensors"
+        save_file({name: state[name] for name in mine}, folder / file)
+        weight_map |= dict.fromkeys(mine, file)
+    (folder / WEIGHTS).unlink()
+    index = folder / f"{WEIGHTS}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return index
+
+
+def test_sharded_weights(miniflux):
+    shard(miniflux / TRANSFORMER)
+    assert_same(load_components(miniflux).transformer.state_dict(), direct("miniflux", TRANSFORMER))
+
+
+def test_an_incomplete_set_of_shards(miniflux):
+    index = shard(miniflux / TRANSFORMER)
+    (miniflux / TRANSFORMER / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match=rf"{TRANSFORMER} lacks diffusion_pytorch_model-00002-of-00002"):
+        load_components(miniflux)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="must hold a weight_map"):
+        load_components(miniflux)
+
+
+# Variants
+
+
+def test_variants(miniflux):
+    shutil.copytree(miniflux / TRANSFORMER, miniflux / "diffusion_transformer_image")
+    with pytest.raises(ValueError, match="has the variants 384p, image; name one"):
+        load_components(miniflux)
+    assert load_components(miniflux, variant="image").variant == "image"
+    with pytest.raises(ValueError, match="has no variant '768p', it has 384p, image"):
+        load_components(miniflux, variant="768p")
+    with pytest.raises(ValueError, match="variant must be one of 384p, 768p, image, got '512p'"):
+        load_components(miniflux, variant="512p")
+
+
+# Dtypes
+
+
+def test_fp16_is_refused_before_any_work():
+    with pytest.raises(ValueError, match=r"fp16 overflows in this family's activations; use torch\.bfloat16"):
+        load_components("/nowhere", dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"got torch\.float64; use torch\.float32"):
+        check_dtype(torch.float64)
+    check_dtype(torch.float32)
+    check_dtype(torch.bfloat16)
+
+
+@pytest.mark.parametrize("part", [TRANSFORMER, "causal_video_vae", "text_encoder", "text_encoder_2"])
+def test_a_failed_load_leaves_the_default_dtype(miniflux, part):
+    for path in (miniflux / part).glob("*.safetensors"):
+        path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=re.escape(str(miniflux / part))):
+        load_components(miniflux, dtype=torch.bfloat16)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_default_dtype_kept():
+    with default_dtype_kept():
+        torch.set_default_dtype(torch.bfloat16)
+    assert torch.get_default_dtype() == torch.float32
+
+
+# Layouts and families
+
+
+def test_find_layout(miniflux, tmp_path):
+    assert find_layout(miniflux) == "original"
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "model_index.json").write_text("{}")
+    assert find_layout(tmp_path / "saved") == "diffusers"
+    with pytest.raises(ValueError, match=r"written by save_pretrained.*PyramidFlowPipeline\.from_pretrained"):
+        load_components(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("where", ["/no/such/folder", "./folder", "folder", Path("owner/name")])
+def test_a_path_that_is_not_there(where):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+        load_components(where)
+
+
+def test_find_layout_of_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        find_layout(tmp_path / "absent")
+
+
+def test_a_folder_of_neither(tmp_path):
+    with pytest.raises(ValueError, match="neither a folder that save_pretrained wrote") as error:
+        find_layout(tmp_path)
+    message = str(error.value)
+    for family, last in (("miniflux", "text_encoder_2"), ("sd3", "text_encoder_3")):
+        assert re.search(rf"For {family} it lacks {TRANSFORMER}\|768p\|image/.*{last}/, tokenizer/", message)
+        assert f"Expected layout of {family}" in message
+
+
+def test_a_folder_without_a_transformer(miniflux):
+    shutil.rmtree(miniflux / TRANSFORMER)
+    with pytest.raises(ValueError, match=r"has no transformer\. For miniflux it lacks diffusion_tra"):
+        load_components(miniflux)
+
+
+@pytest.mark.parametrize("part", ["tokenizer_2", "text_encoder", "causal_video_vae", "text_encoder_2"])
+def test_a_part_is_missing(miniflux, part):
+    shutil.rmtree(miniflux / part)
+    with pytest.raises(ValueError, match=f"a miniflux checkpoint but lacks {part}/. Expected layout of min"):
+        load_components(miniflux)
+
+
+def test_an_sd3_folder_without_its_third_text_encoder(sd3):
+    shutil.rmtree(sd3 / "text_encoder_3")
+    shutil.rmtree(sd3 / "tokenizer_3")
+    with pytest.raises(ValueError, match="is a sd3 checkpoint but lacks text_encoder_3/, tokenizer_3/"):
+        load_components(sd3)
+
+
+def test_parts_of_both_families(miniflux, sd3):
+    shutil.copytree(sd3 / "text_encoder_3", miniflux / "text_encoder_3")
+    with pytest.raises(ValueError, match="parts of both families") as error:
+        load_components(miniflux)
+    message = str(error.value)
+    assert f"{TRANSFORMER} is of miniflux, text_encoder_2 is of miniflux, text_encoder_3 is of sd3" in message
+    assert "For miniflux it lacks nothing" in message
+    assert "(PyramidDiffusionMMDiT), text_encoder_2/, tokenizer_3/. Expected" in message
+
+
+def test_a_transformer_of_another_kind(miniflux):
+    edit_config(miniflux / TRANSFORMER / "config.json", _class_name="FluxTransformer2DModel")
+    with pytest.raises(ValueError, match="or PyramidDiffusionMMDiT, got 'FluxTransformer2DModel'"):
+        load_components(miniflux)
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (f"{TRANSFORMER}/config.json", f"{TRANSFORMER}/config.json is missing"),
+        (f"{TRANSFORMER}/{WEIGHTS}", rf"{TRANSFORMER}/{WEIGHTS} is missing \(or "),
+        ("causal_video_vae/config.json", "causal_video_vae/config.json is missing"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors is missing"),
+        ("tokenizer/merges.txt", "tokenizer must hold vocab.json and merges.txt .* merges.txt is missing"),
+        ("tokenizer_2/spiece.model", "tokenizer_2 must hold spiece.model .*Expected layout of miniflux"),
+    ],
+)
+def test_a_file_is_missing(miniflux, file, message):
+    (miniflux / file).unlink()
+    with pytest.raises(ValueError, match=message):
+        load_components(miniflux)
+
+
+@pytest.mark.parametrize(
+    ("part", "pickle"),
+    [("causal_video_vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")],
+)
+def test_a_pickle_is_refused_and_the_command_it_names_converts_it(miniflux, part, pickle):
+    (weights,) = (miniflux / part).glob("*.safetensors")
+    before = load_file(weights)
+    torch.save(before, miniflux / part / pickle)
+    weights.unlink()
+    with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
+        load_components(miniflux)
+    program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
+    assert program == "python"
+    subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
+    assert_same(load_file(weights), before)
+    load_components(miniflux)
+
+
+def test_a_pickle_beside_safetensors_is_not_read(miniflux):
+    (miniflux / TRANSFORMER / "diffusion_pytorch_model.bin").write_bytes(b"never read")
+    load_components(miniflux)
+
+
+def test_a_pickle_in_a_saved_folder_is_refused(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(ValueError, match=r"vae/diffusion_pytorch_model\.bin is a pickle"):
+        fetch_checkpoint(tmp_path)
+
+
+# Configs
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("miniflux", {"num_layers": None}, "must have num_layers"),
+        ("miniflux", {"guidance_embeds": True}, "unknown key 'guidance_embeds'.*with value True"),
+        ("miniflux", {"patch_size": 2}, "patch_size must be 1 .* got 2"),
+        ("miniflux", {"in_channels": 66}, "in_channels must be a multiple of 4 .* got 66"),
+        ("miniflux", {"axes_dims_rope": [4, 6, 8]}, "axes_dims_rope must add up to attention_head_dim 16"),
+        ("sd3", {"pos_embed_type": "rope"}, "pos_embed_type must be 'sincos' .* got 'rope'"),
+        ("sd3", {"qk_norm": None}, "must have qk_norm"),
+        ("sd3", {"caption_projection_dim": 40}, "caption_projection_dim must be 48 .* got 40"),
+    ],
+)
+def test_a_config_that_our_transformers_do_not_implement(family, changes, message, request):
+    folder = request.getfixturevalue(family)
+    edit_config(folder / TRANSFORMER / "config.json", **changes)
+    path = re.escape(str(folder / TRANSFORMER / "config.json"))
+    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
+        load_components(folder)
+
+
+def test_what_the_originals_loader_overrides_is_not_asked_for(sd3):
+    overridden = ("use_t5_mask", "add_temp_pos_embed", "temp_pos_embed_type", "use_temporal_causal")
+    edit_config(sd3 / TRANSFORMER / "config.json", **dict.fromkeys(overridden))
+    edit_config(sd3 / "causal_video_vae" / "config.json", interpolate=True)
+    load_components(sd3)
+
+
+def test_a_vae_config_that_ours_does_not_implement(miniflux):
+    edit_config(miniflux / "causal_video_vae" / "config.json", encoder_act_fn="gelu")
+    with pytest.raises(ValueError, match=r"causal_video_vae/config\.json: encoder_act_fn must be 'silu'"):
+        load_components(miniflux)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object, got list")]
+)
+def test_a_config_that_is_no_config(miniflux, text, message):
+    path = miniflux / TRANSFORMER / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} {message}"):
+        load_components(miniflux)
+
+
+# Tensors
+
+
+def test_tensors_must_be_exactly_those_of_the_model(miniflux):
+    path = miniflux / TRANSFORMER / WEIGHTS
+    state = load_file(path)
+    del state["proj_out.bias"]
+    state["guidance.weight"] = torch.zeros(2)
+    state["x_embedder.bias"] = torch.zeros(3)
+    save_file(state, path)
+    with pytest.raises(ValueError, match=re.escape(f"{path} must hold exactly the 108 tensors")) as error:
+        load_components(miniflux)
+    assert str(error.value).endswith(
+        "PyramidFluxTransformer3DModel has with the config.json beside it; 1 missing: proj_out.bias; "
+        "1 unexpected: guidance.weight; 1 of another shape: x_embedder.bias (3,) instead of (48,)"
+    )
+
+
+def test_a_long_list_of_tensors_is_cut(miniflux):
+    save_file({"a": torch.zeros(1)}, miniflux / "causal_video_vae" / WEIGHTS)
+    with pytest.raises(ValueError, match=r"176 missing: (\S+, ){4}\S+ and 171 more; 1 unexpected: a"):
+        load_components(miniflux)
+
+
+def test_a_text_encoder_without_all_its_weights_is_not_filled_with_random_ones(miniflux):
+    path = miniflux / "text_encoder" / "model.safetensors"
+    state = load_file(path)
+    del state["final_layer_norm.weight"]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"must hold all weights of CLIPTextModel, missing: \S*final_layer"):
+        load_components(miniflux)
+
+
+def test_a_broken_tokenizer(miniflux):
+    (miniflux / "tokenizer" / "vocab.json").write_text("not json")
+    folder = re.escape(str(miniflux / "tokenizer"))
+    with pytest.raises(ValueError, match=f"{folder} cannot be loaded as CLIPTokenizer"):
+        load_components(miniflux)
+
+
+# The hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub of one repository: `files` is its listing, `folder` its snapshot, `calls` what was asked."""
+    hub = SimpleNamespace(files=[], folder=None, calls=[])
+
+    def list_repo_files(repository, **arguments):
+        hub.calls.append(("list", repository, arguments))
+        return hub.files
+
+    def snapshot_download(repository, **arguments):
+        hub.calls.append(("download", repository, arguments))
+        return str(hub.folder)
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return hub
+
+
+def test_only_the_files_of_the_variant_are_downloaded(hub, loaded):
+    hub.folder = REFERENCE / f"{loaded.family}-tiny"
+    present = sorted(files_of(hub.folder))
+    hub.files = [
+        *present,
+        "README.md",
+        "assets/teaser.mp4",
+        "diffusion_transformer_768p/config.json",
+        f"diffusion_transformer_768p/{WEIGHTS}",
+        "text_encoder/pytorch_model.bin",
+        "text_encoder/model.fp16.safetensors",
+        f"{TRANSFORMER}/diffusion_pytorch_model.bin",
+    ]
+    components = load_components(
+        "owner/name", variant="384p", revision="v1", cache_dir="cache", token="secret"
+    )
+    assert components.family == loaded.family
+    (_, listed, list_arguments), (_, downloaded, arguments) = hub.calls
+    assert listed == downloaded == "owner/name"
+    assert list_arguments == {"revision": "v1", "token": "secret"}
+    assert sorted(arguments.pop("allow_patterns")) == present
+    assert arguments == {"revision": "v1", "cache_dir": "cache", "token": "secret", "local_files_only": False}
+
+
+def test_shards_are_downloaded_with_their_index(hub):
+    hub.folder = REFERENCE / "miniflux-tiny"
+    shards = [
+        "text_encoder_2/model-00001-of-00002.safetensors",
+        "text_encoder_2/model-00002-of-00002.safetensors",
+        "text_encoder_2/model.safetensors.index.json",
+    ]
+    hub.files = [*files_of(hub.folder), *shards]
+    hub.files.remove("text_encoder_2/model.safetensors")
+    fetch_checkpoint("owner/name")
+    patterns = hub.calls[-1][2]["allow_patterns"]
+    assert [name for name in patterns if name.startswith("text_encoder_2/model")] == [shards[2], *shards[:2]]
+
+
+def test_a_repository_is_refused_before_its_weights_are_downloaded(hub):
+    hub.files = [
+        "causal_video_vae/diffusion_pytorch_model.bin" if name == f"causal_video_vae/{WEIGHTS}" else name
+        for name in files_of(REFERENCE / "miniflux-tiny")
+    ]
+    with pytest.raises(ValueError, match=r"owner/name/causal_video_vae/\S+\.bin is a pickle"):
+        load_components("owner/name")
+    with pytest.raises(ValueError, match="owner/name has no variant '768p', it has 384p"):
+        load_components("owner/name", variant="768p")
+    hub.files = ["README.md", "model.safetensors"]
+    with pytest.raises(ValueError, match="owner/name is neither"):
+        load_components("owner/name")
+    assert [call[0] for call in hub.calls] == ["list"] * 3
+
+
+def test_a_repository_that_save_pretrained_wrote(hub, tmp_path):
+    hub.folder = tmp_path
+    hub.files = ["model_index.json", "vae/config.json", f"vae/{WEIGHTS}"]
+    assert fetch_checkpoint("owner/name") == tmp_path
+    patterns = hub.calls[-1][2]["allow_patterns"]
+    assert "model_index.json" in patterns
+    assert not any(pattern.endswith(("*", ".bin", ".pt", ".py")) for pattern in patterns)
+
+
+def test_local_files_only_asks_the_hub_for_nothing(hub):
+    hub.folder = REFERENCE / "miniflux-tiny"
+    assert load_components("owner/name", local_files_only=True).family == "miniflux"
+    ((kind, _, arguments),) = hub.calls
+    assert kind == "download"
+    assert arguments["local_files_only"] is True
+
+
+def test_a_hub_that_does_not_answer(monkeypatch):
+    def unreachable(repository, **arguments):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
+    with pytest.raises(OSError, match=r"owner/name is not a folder here.*no route; HF_HUB_OFFLINE=1"):
+        load_components("owner/name")
+
+
+# The package, and model_index.json
+
+
+def test_the_package_imports_its_names_when_they_are_used():
+    for name in pyramid_seed.models.__all__:
+        assert getattr(pyramid_seed.models, name).__name__ == name
+    assert dir(pyramid_seed.models) == sorted(pyramid_seed.models.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        pyramid_seed.models.absent  # noqa: B018
+    command = "import pyramid_seed.models, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], cwd=Path(__file__).parents[2], check=True)
+
+
+class Parts(DiffusionPipeline):
+    """Nothing but components."""
+
+    def __init__(
+        self, transformer: torch.nn.Module, vae: AutoencoderKLCausalVideo, scheduler: torch.nn.Module
+    ) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
+
+
+def test_every_module_that_model_index_names_is_imported_with_the_loader():
+    # diffusers imports no module because a file names it: the caller must have done so.
+    modules = {
+        component.__module__
+        for component in (
+            PyramidFluxTransformer3DModel,
+            PyramidSD3Transformer3DModel,
+            AutoencoderKLCausalVideo,
+            PyramidFlowMatchEulerDiscreteScheduler,
+        )
+    }
+    command = f"import pyramid_seed.models.checkpoints, sys; sys.exit(not {modules!r} <= set(sys.modules))"
+    subprocess.run([sys.executable, "-c", command], cwd=Path(__file__).parents[2], check=True)
+
+
+def test_save_pretrained_and_from_pretrained_round_trip(loaded, tmp_path):
+    Parts(loaded.transformer, loaded.vae, loaded.scheduler).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    home = {"miniflux": "transformer_pyramid_flux", "sd3": "transformer_pyramid_sd3"}[loaded.family]
+    # These names are a file format: folders that were saved hold them.
+    assert index["transformer"] == [f"pyramid_seed.models.{home}", type(loaded.transformer).__name__]
+    assert index["vae"] == ["pyramid_seed.models.autoencoder_kl_causal_video", "AutoencoderKLCausalVideo"]
+    assert index["scheduler"] == [
+        "pyramid_seed.schedulers.scheduling_pyramid_flow_match",
+        "PyramidFlowMatchEulerDiscreteScheduler",
+    ]
+    again = Parts.from_pretrained(tmp_path)
+    assert isinstance(again.transformer, (PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel))
+    assert_same(again.transformer.state_dict(), loaded.transformer.state_dict())
+    assert_same(again.vae.state_dict(), loaded.vae.state_dict())
+    assert again.vae.config.shift_factor == loaded.vae.config.shift_factor

@@ -1,0 +1,167 @@
+"""Frames that are encoded as they come: the file is that of `write_video`, and nothing else is ever seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyramid_seed.media import frame_file
+from pyramid_seed.media.frame_facts import FrameCounter, FrameFacts
+from pyramid_seed.media.frame_file import FrameFile
+from pyramid_seed.media.video import frames_digest, read_comment, read_video, video_frames, write_video
+from pyramid_seed.provenance.manifest import chunk_digests
+
+
+def moving(num_frames=17, height=32, width=48) -> np.ndarray:
+    """A pattern that moves, with noise, so that the encoder has something to do."""
+    axes = (np.arange(num_frames), np.arange(height), np.arange(width), np.arange(3))
+    t, y, x, channel = np.meshgrid(*axes, indexing="ij")
+    clean = 127 + 90 * np.sin((x + 3 * t) / 7) * np.cos(y / (5 + channel))
+    return (clean + np.random.default_rng(0).normal(0, 6, clean.shape)).clip(0, 255).astype(np.uint8)
+
+
+def chunks(frames, factor=8):
+    return [frames[:1], *(frames[start : start + factor] for start in range(1, len(frames), factor))]
+
+
+def fill(file, frames, fps=8, scale=1):
+    file.start(fps, scale)
+    for chunk in chunks(frames):
+        file.write(chunk)
+
+
+@pytest.mark.parametrize("fps", [8, 24000 / 1001, 0.1])
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_bytes_are_those_of_all_frames_written_at_once(tmp_path, fps, scale, lossless):
+    frames, comment = moving(), "é" * 5000
+    write_video(tmp_path / "a.mp4", frames, fps, comment=comment, scale=scale, lossless=lossless)
+    with FrameFile(tmp_path / "b.mp4", lossless=lossless) as file:
+        fill(file, frames, fps, scale)
+        file.save(tmp_path / "b.mp4", comment=comment)
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    assert read_comment(tmp_path / "b.mp4") == comment
+
+
+def test_it_can_be_saved_more_than_once(tmp_path):
+    frames = moving()
+    with FrameFile(tmp_path / "a.mp4", lossless=True) as file:
+        fill(file, frames)
+        for name in ("a.mp4", "b.mp4"):
+            file.save(tmp_path / name, comment=name)
+        with pytest.raises(FileExistsError):
+            file.save(tmp_path / "a.mp4", comment=None)
+        file.save(tmp_path / "a.mp4", comment=None, overwrite=True)
+    assert read_comment(tmp_path / "a.mp4") is None
+    assert np.array_equal(np.stack(list(video_frames(tmp_path / "b.mp4"))), frames)
+
+
+def test_nothing_is_seen_until_it_is_saved(tmp_path):
+    def interrupted():
+        with FrameFile(tmp_path / "new" / "a.mp4") as file:
+            fill(file, moving())
+            assert list(tmp_path.iterdir()) == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_is_killed_leaves_nothing(tmp_path):
+    code = f"""
+import os, signal, numpy as np
+from pyramid_seed.media.frame_file import FrameFile
+with FrameFile({str(tmp_path / "a.mp4")!r}, lossless=True) as file:
+    file.start(8, 1)
+    file.write(np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_saving_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"before")
+    stored = frame_file.stored_packets
+
+    def full(*arguments):
+        packets = stored(*arguments)
+        yield next(packets)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with FrameFile(tmp_path / "a.mp4") as file:
+        fill(file, moving())
+        with monkeypatch.context() as patch:
+            patch.setattr(frame_file, "stored_packets", full)
+            with pytest.raises(OSError, match="No space left"):
+                file.save(tmp_path / "a.mp4", comment=None, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+        assert (tmp_path / "a.mp4").read_bytes() == b"before"
+        file.save(tmp_path / "a.mp4", comment=None, overwrite=True)
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 17
+
+
+def test_a_full_disk_is_told_by_write(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (99, 64, 64, 3), np.uint8)
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(frame_file.tempfile, "TemporaryFile", lambda dir: full.open("r+b", buffering=0))
+    with FrameFile(tmp_path / "a.mp4", lossless=True) as file:
+        file.start(8, 1)
+        with pytest.raises(OSError, match="No space left"):
+            file.write(frames)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"for \.mp4 only, got 'a.gif'"):
+        FrameFile(tmp_path / "a.gif")
+    file = FrameFile(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="save the clip inside `with FrameFile"):
+        file.start(8, 1)
+    with file:
+        with pytest.raises(ValueError, match="no frames have come"):
+            file.save(tmp_path / "a.mp4", comment=None)
+        with pytest.raises(ValueError, match="fps must be between"):
+            file.start(0, 1)
+        with pytest.raises(ValueError, match="scale must be a whole number"):
+            file.start(8, 0)
+        file.start(8, 2)
+        with pytest.raises(ValueError, match="has the frames of another clip"):
+            file.start(8, 1)
+        with pytest.raises(ValueError, match="must be a numpy array of uint8"):
+            file.write(moving().astype(float))
+        file.write(moving(1))
+        with pytest.raises(ValueError, match="NUL"):
+            file.save(tmp_path / "a.mp4", comment="a\0b")
+        for ending, scale, lossless in ((".gif", None, False), (".mp4", 3, False), (".mp4", None, True)):
+            with pytest.raises(ValueError, match=r"encoded already, as \.mp4 with scale=2, lossless=False"):
+                file.check(ending, scale, lossless)
+        file.check(".mp4", 2, False)
+    with pytest.raises(ValueError, match="save the clip inside"):
+        file.save(tmp_path / "a.mp4", comment=None)
+    with FrameFile(file.path) as odd:
+        odd.start(8, 1)
+        with pytest.raises(ValueError, match="must be even, got 31x32; use scale=2"):
+            odd.write(moving(1, 31, 32))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_frames", [1, 9, 25])
+def test_facts_are_those_of_all_frames(num_frames):
+    frames = moving(num_frames)
+    counter = FrameCounter()
+    for chunk in chunks(frames):
+        counter.add(np.asfortranarray(chunk))
+    expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, 8)))
+    assert counter.facts() == expected
+    assert expected.size == f"{num_frames} frames of 32x48"

@@ -1,0 +1,150 @@
+"""Tiles and chunks: where they lie, how they are blended, what is remembered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from pyramid_seed.models.chunked import PartRunner, TileGrid, Tiling, run_in_parts, stitch
+
+
+def spans(slices, total):
+    return [(each.start, min(each.stop, total)) for each in slices]
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (256, [(0, 256)]),
+        (384, [(0, 256), (192, 384)]),
+        (448, [(0, 256), (192, 448)]),
+        (456, [(0, 256), (192, 448), (384, 456)]),
+        # The tile from 576 on would lie wholly inside the one from 384 to 640.
+        (640, [(0, 256), (192, 448), (384, 640)]),
+        (8, [(0, 8)]),
+    ],
+)
+def test_no_tile_lies_inside_its_neighbour(total, expected):
+    rows = TileGrid((256, 256), (192, 192)).windows(8, total)
+    assert len(rows) == 1
+    assert spans((horizontal for _, horizontal in rows[0]), total) == expected
+
+
+def fade(before, after, extent, dim):
+    """`after`, its first entries faded in from the last ones of `before`: entry by entry."""
+    result = after.clone()
+    for index in range(min(before.shape[dim], after.shape[dim], extent)):
+        last = before.select(dim, before.shape[dim] - extent + index)
+        mixed = last * (1 - index / extent) + after.select(dim, index) * (index / extent)
+        result.select(dim, index).copy_(mixed)
+    return result
+
+
+def stitched_by_definition(rows, size, stride, height, width):
+    """Down, then to the right; of each tile its first `stride` entries stay, of the last ones all."""
+    overlap, blended = size - stride, []
+    for row, tiles in enumerate(rows):
+        blended.append([])
+        for column, tile in enumerate(tiles):
+            mixed = fade(blended[row - 1][column], tile, overlap, -2) if row else tile
+            mixed = fade(blended[row][column - 1], mixed, overlap, -1) if column else mixed
+            blended[row].append(mixed)
+    bands = []
+    for row, tiles in enumerate(blended):
+        down = slice(None, None if row == len(blended) - 1 else stride)
+        cut = [tile[..., down, :stride] for tile in tiles[:-1]]
+        bands.append(torch.cat([*cut, tiles[-1][..., down, :]], dim=-1))
+    picture = torch.cat(bands, dim=-2)
+    assert picture.shape[-2:] == (height, width)
+    return picture
+
+
+@pytest.mark.parametrize(("size", "stride"), [(8, 6), (8, 4), (8, 3), (8, 8)])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (13, 8), (17, 22), (20, 31)])
+def test_tiles_are_blended_as_defined(size, stride, height, width):
+    grid = TileGrid((size, size), (stride, stride))
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        [torch.randn(1, 2, 3, height, width, generator=generator)[..., down, right] for down, right in row]
+        for row in grid.windows(height, width)
+    ]
+    expected = stitched_by_definition(rows, size, stride, height, width)
+    found = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_equal_tiles_make_the_picture():
+    grid = TileGrid((8, 8), (6, 6))
+    picture = torch.randn(1, 1, 1, 20, 27)
+    rows = [[picture[..., down, right].clone() for down, right in row] for row in grid.windows(20, 27)]
+    torch.testing.assert_close(stitch(rows, grid, 20, 27), picture)
+
+
+def test_sizes_of_the_output():
+    assert Tiling(TileGrid((32, 32), (24, 24)), TileGrid((256, 256), (192, 192))).out_size(48, 80) == (
+        384,
+        640,
+    )
+    assert Tiling(TileGrid((256, 256), (192, 192)), TileGrid((32, 32), (24, 24))).out_size(384, 640) == (
+        48,
+        80,
+    )
+
+
+@pytest.fixture(scope="module")
+def small() -> AutoencoderKLCausalVideo:
+    torch.manual_seed(0)
+    widths = dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (8, 16))
+    layers = dict.fromkeys(("encoder_layers_per_block", "decoder_layers_per_block"), (1, 1))
+    flags = ("spatial_down_sample", "temporal_down_sample", "spatial_up_sample", "temporal_up_sample")
+    rates = dict.fromkeys(flags, (True, False))
+    return AutoencoderKLCausalVideo(latent_channels=4, norm_num_groups=4, **widths, **layers, **rates).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("slicing", [False, True])
+def test_a_decoder_that_is_given_chunks_gives_the_bits_of_decode_chunks(small, tiled, slicing):
+    z = torch.randn(2, 4, 4, 12, 20)
+    small.disable_tiling()
+    if tiled:
+        small.enable_tiling(16, 16, 12, 12)
+    small.use_slicing = slicing
+    expected = list(small.decode_chunks(z))
+    decode = small.chunk_decoder()
+    small.disable_tiling()
+    small.disable_slicing()
+    for index, chunk in enumerate(expected):
+        assert torch.equal(decode(z[:, :, index : index + 1], is_last=index == 3), chunk)
+
+
+@torch.no_grad()
+def test_nothing_is_kept_after_the_last_chunk(small):
+    decode = small.chunk_decoder()
+    for index in range(3):
+        decode(torch.randn(1, 4, 1, 4, 4), is_last=index == 2)
+        held = [cache._frames for cache in decode._caches.values()]
+        assert all(held) == (index < 2)
+
+
+def test_a_clip_of_one_chunk_needs_no_cache():
+    caches = []
+    list(
+        run_in_parts(
+            lambda x, cache: caches.append(cache) or x, torch.zeros(1, 1, 3, 2, 2), None, None, False
+        )
+    )
+    PartRunner(lambda x, cache: caches.append(cache) or x, None, False)(
+        torch.zeros(1, 1, 1, 2, 2), is_last=True
+    )
+    assert caches == [None, None]
+
+
+def test_gradients_pass_through_tiles(small):
+    z = torch.randn(1, 4, 2, 12, 12, requires_grad=True)
+    small.enable_tiling(16, 16, 12, 12)
+    small.decode(z).sample.square().sum().backward()
+    small.disable_tiling()
+    assert torch.isfinite(z.grad).all()
+    assert (z.grad != 0).all()

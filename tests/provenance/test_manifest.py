@@ -1,0 +1,275 @@
+"""The manifest: what it holds, that it survives in a file, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pyramid_seed import generate
+from pyramid_seed.checkpoints.digests import model_reference
+from pyramid_seed.media.video import read_comment, write_video
+from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
+from pyramid_seed.provenance.manifest import (
+    SCHEMA_VERSION,
+    build_manifest,
+    check_manifest,
+    chunk_digests,
+    chunk_frames,
+    find_manifest,
+    geometry_of,
+    manifest_json,
+    read_manifest,
+    recipe_of,
+    unit_digests,
+)
+from tests.conftest import REFERENCE
+
+
+def test_it_says_what_was_asked_for_and_what_came_out(made):
+    manifest = made.manifest
+    assert (manifest["schema"], manifest["schema_version"]) == ("pyramid-seed/manifest", 1)
+    assert manifest["noise_scheme"] == SCHEME
+    assert manifest["seed"] == "18446744073709551615"
+    assert manifest["settings"]["num_inference_steps"] == [1, 1, 1]
+    assert manifest["settings"]["negative_prompt"] == made.settings.negative_prompt
+    assert manifest["settings"]["model"] == "miniflux-tiny"
+    assert manifest["model"] == {"kind": "folder", "name": "miniflux-tiny", "revision": None}
+    assert NoiseLedger.from_list(manifest["ledger"]) == made.ledger
+    assert manifest["digests"]["frames"] == made.digest
+    assert manifest["digests"]["text"] == made.text_digests
+    assert manifest["environment"] == made.environment
+    assert manifest["geometry"] == {
+        "num_units": 2,
+        "latent_channels": 16,
+        "spatial_factor": 8,
+        "temporal_factor": 8,
+        "patch_size": 2,
+        "num_stages": 3,
+    }
+
+
+def test_no_absolute_path_is_told(made):
+    assert str(REFERENCE) not in manifest_json(made.manifest)
+
+
+def test_weights_are_the_files_of_the_variant(made):
+    rows = {row["file"]: row for row in made.manifest["weights"]}
+    names = {str(path.relative_to(REFERENCE / "miniflux-tiny")) for path in made.source_folder.rglob("*.*")}
+    assert set(rows) == names
+    file = made.source_folder / "tokenizer_2/spiece.model"
+    assert rows["tokenizer_2/spiece.model"] == {
+        "file": "tokenizer_2/spiece.model",
+        "size": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+
+
+def test_weights_of_a_saved_pipeline_are_its_files(quick, tmp_path):
+    from pyramid_seed.api import load_pipeline
+    from pyramid_seed.checkpoints.source import weight_files_of
+
+    load_pipeline(quick["model"], variant="384p", device="cpu").save_pretrained(tmp_path)
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "README.md").touch()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "prompts.txt").touch()
+    assert set(weight_files_of(tmp_path, None)) == names
+    clip = generate("a boat", seed=1, **quick | {"model": str(tmp_path), "variant": None})
+    assert {row["file"] for row in clip.manifest["weights"]} == names
+
+
+def test_a_pipeline_given_by_hand_is_not_taken_for_the_presets_model(quick):
+    from pyramid_seed.api import load_pipeline
+
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}
+    clip = generate("a boat", seed=1, pipeline=pipeline, **settings)
+    assert (clip.settings.model, clip.settings.variant) == (quick["model"], "384p")
+    pipeline.source_folder = None
+    unknown = generate("a boat", seed=1, pipeline=pipeline, **settings).manifest
+    assert (unknown["model"]["kind"], unknown["settings"]["model"], unknown["weights"]) == (
+        "unknown",
+        None,
+        None,
+    )
+    check_manifest(json.loads(manifest_json(unknown)), "here")
+
+
+def test_the_last_stage_is_the_unit(made):
+    digests = made.manifest["digests"]
+    assert [len(stages) for stages in digests["stages"]] == [3, 3]
+    assert [stages[-1] for stages in digests["stages"]] == digests["units"]
+
+
+def test_digests_of_units_and_chunks_can_be_recomputed_by_anybody(made):
+    for unit, digest in enumerate(unit_digests(made.latents)):
+        data = made.latents[:, :, unit : unit + 1].numpy().astype("<f4").tobytes()
+        assert digest == hashlib.sha256(data).hexdigest()
+    pieces = [made.frames[:1], made.frames[1:9]]
+    assert chunk_digests(made.frames, 8) == [hashlib.sha256(each.tobytes()).hexdigest() for each in pieces]
+    assert [chunk_frames(chunk, 8) for chunk in range(3)] == [(0, 0), (1, 8), (9, 16)]
+
+
+def test_one_frame_is_one_chunk():
+    assert len(chunk_digests(np.zeros((1, 2, 2, 3), np.uint8), 8)) == 1
+
+
+def test_the_recipe_comes_back(made):
+    recipe = recipe_of(json.loads(manifest_json(made.manifest)))
+    assert (recipe.prompt, recipe.seed, recipe.branches) == (made.prompt, made.seed, made.branches)
+    assert recipe.settings.num_inference_steps == made.settings.num_inference_steps
+    assert recipe.settings.guidance_scale == made.settings.guidance_scale
+    assert geometry_of(made.manifest) == made.geometry
+
+
+def test_manifests_from_before_the_choice_are_of_the_reference_path(made):
+    before = {name: value for name, value in made.manifest.items() if name not in ("attention", "compiled")}
+    check_manifest(before, "here")
+    recipe = recipe_of(before)
+    assert (recipe.attention, recipe.compiled) == ("reference", False)
+    for change in ({"attention": None}, {"compiled": "no"}):
+        with pytest.raises(ValueError, match=f"damaged manifest: {next(iter(change))} is"):
+            check_manifest(before | change, "here")
+
+
+NASTY = {
+    "quotes": "a \"red\" 'circle' \\ \\n",
+    "newlines": "one\ntwo\r\n\tthree\x00\x1b[31m",
+    "emoji": "🎈 👨‍👩‍👧 Ω ß 中文 \u202e",
+    "long": 'x🎈\n"' * 1000,
+    "lone surrogate": "a \udc80 b",
+    "like metadata": ";FFMETADATA1\n[CHAPTER]\ncomment=x\\=#",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("prompt", NASTY.values(), ids=NASTY.keys())
+def test_any_prompt_survives_in_an_mp4(made, tmp_path, prompt):
+    manifest = made.manifest | {"prompt": prompt}
+    path = tmp_path / "clip.mp4"
+    write_video(path, made.frames, 8, comment=manifest_json(manifest))
+    assert read_manifest(path) == manifest
+
+
+def test_a_long_prompt_is_generated_saved_and_read_back(quick, tmp_path):
+    prompt = NASTY["long"]
+    path = generate(prompt, seed=1, **quick).save(tmp_path / "clip.mp4")
+    assert read_manifest(path)["prompt"] == prompt
+    assert len(prompt) == 4000
+
+
+def test_json_is_canonical(made):
+    text = manifest_json(made.manifest)
+    assert text == manifest_json(dict(reversed(made.manifest.items())))
+    assert "\n" not in text
+    assert json.loads(text) == made.manifest
+    with pytest.raises(ValueError, match="JSON compliant"):
+        manifest_json({"value": float("nan")})
+
+
+def test_it_is_found_inside_or_beside(made, saved, tmp_path):
+    assert (
+        find_manifest(saved) == find_manifest(saved.with_suffix(".json")) == json.loads(read_comment(saved))
+    )
+    gif = made.save(tmp_path / "clip.gif", sidecar=True)
+    assert find_manifest(gif)["file"] == {"ending": ".gif", "scale": 6, "lossless": False}
+    pictures = made.save(tmp_path / "frames.png", sidecar=True)
+    assert pictures.is_dir()
+    assert find_manifest(pictures)["file"]["lossless"]
+    stripped = tmp_path / "stripped.mp4"
+    write_video(stripped, made.frames, 8)
+    with pytest.raises(ValueError, match=r"holds no manifest, and there is no stripped.json beside it"):
+        find_manifest(stripped)
+    stripped.with_suffix(".json").write_text(manifest_json(made.manifest), encoding="utf-8")
+    assert find_manifest(stripped) == made.manifest
+
+
+def test_what_is_not_ours_is_refused(made, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        find_manifest(path)
+    write_video(path, made.frames, 8, comment="my holiday")
+    with pytest.raises(ValueError, match=r"no manifest of pyramid-seed, but 'my holiday'"):
+        find_manifest(path)
+    write_video(path, made.frames, 8, comment='{"schema": "else"}', overwrite=True)
+    with pytest.raises(ValueError, match="holds no manifest of pyramid-seed"):
+        find_manifest(path)
+
+
+def test_a_newer_schema_is_refused_with_advice(made):
+    newer = made.manifest | {"schema_version": SCHEMA_VERSION + 1}
+    with pytest.raises(
+        ValueError, match=r"schema version 2, this pyramid-seed .* reads up to 1; install a newer"
+    ):
+        check_manifest(newer, "clip.mp4")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("schema_version",), "1", "schema_version must be a whole number"),
+        (("seed",), 5, "seed is 5"),
+        (("seed",), "-5", "a seed must be a whole number"),
+        (("seed",), str(2**64), "a seed must be a whole number"),
+        (("branches",), [{"from_unit": 1}], r"branches\[0\].seed is missing"),
+        (("weights",), ["x"], r"weights\[0\] is 'x'"),
+        (("digests", "units"), [], "num_frames makes 2 units"),
+        (("digests", "chunks"), None, "digests.chunks is None"),
+        (("digests", "stages"), [None], r"stages, units and chunks are \[2, 1, 2, 2\]"),
+        (("digests", "stages"), [None, []], r"digests.stages\[1\] must be 3 texts or null, got \[\]"),
+        (("digests", "stages"), [["x", "x", 5], None], r"digests.stages\[0\] must be 3 texts or null"),
+        (("digests", "stages"), ["xyz", None], r"digests.stages\[0\] must be 3 texts or null"),
+        (("geometry", "num_units"), True, "geometry.num_units is True"),
+        (("geometry", "temporal_factor"), 0, "temporal_factor must be at least 1"),
+        (("settings", "num_frames"), 17, "num_frames makes 3 units"),
+        (("settings", "guidance_scale"), "high", "guidance_scale must be a number"),
+        (("settings", "speed"), 3, "not those of this version"),
+        (("ledger",), [{"stream": "initial"}], "a ledger row must have the fields"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_and_the_field_named(made, path, value, message):
+    manifest = json.loads(manifest_json(made.manifest))
+    *parents, last = path
+    inner = manifest
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    with pytest.raises(ValueError, match=message):
+        check_manifest(manifest, "clip.mp4")
+
+
+@pytest.mark.parametrize("field", ["prompt", "settings", "ledger", "digests", "environment", "weights"])
+def test_a_missing_field_is_named(made, field):
+    manifest = {name: value for name, value in made.manifest.items() if name != field}
+    with pytest.raises(ValueError, match=f"{field} is missing"):
+        check_manifest(manifest, "clip.mp4")
+
+
+def test_it_is_a_plain_function_of_plain_values(made):
+    built = build_manifest(
+        made.recipe,
+        model=model_reference(made.settings.model, made.source_folder),
+        weights=None,
+        geometry=made.geometry,
+        ledger=NoiseLedger(),
+        text_digests={},
+        stage_digests=(("0" * 64,) * 3,),
+        latents=torch.zeros(1, 16, 1, 8, 8),
+        frames=made.frame_facts,
+        environment={},
+        load_seconds=0.12345,
+        seconds=1,
+    )
+    assert built["timings"] == {"load_seconds": 0.123, "seconds": 1}
+    assert built["digests"]["units"] == [hashlib.sha256(bytes(4 * 16 * 64)).hexdigest()]
+
+
+def test_seeds_keep_all_their_bits(quick):
+    branches = (Branch(1, 2**64 - 2),)
+    clip = generate("a boat", seed=2**63 + 1, branches=branches, **quick)
+    again = recipe_of(json.loads(manifest_json(clip.manifest)))
+    assert (again.seed, again.branches) == (2**63 + 1, branches)

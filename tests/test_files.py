@@ -1,0 +1,83 @@
+"""Files that appear whole or not at all: what cannot be written is left as it was, and said."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed.files import _swap_folder, check_reachable, replacing
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_comes_back_if_the_new_one_cannot_come(tmp_path):
+    old = tmp_path / "clips"
+    old.mkdir()
+    (old / "a.png").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        _swap_folder(tmp_path / "gone", old)
+    assert names(tmp_path) == ["clips"]
+    assert (old / "a.png").read_text() == "old"
+
+
+def test_a_folder_is_replaced_by_a_new_one(tmp_path):
+    old = tmp_path / "clips"
+    old.mkdir()
+    (old / "a.png").write_text("old")
+    with replacing(old, overwrite=True) as folder:
+        folder.mkdir()
+        (folder / "b.png").write_text("new")
+    assert names(tmp_path) == ["clips"]
+    assert names(old) == ["b.png"]
+
+
+def test_what_somebody_else_wrote_meanwhile_stays(tmp_path):
+    path = tmp_path / "a.mp4"
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("ours")
+            path.write_text("theirs")
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        write()
+    assert names(tmp_path) == ["a.mp4"]
+    assert path.read_text() == "theirs"
+
+
+@pytest.fixture
+def somebody():
+    """Root may write everywhere, so the test is somebody else; `os.access` asks for the real user."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(65534, -1, -1)
+    yield
+    os.setresuid(0, -1, -1)
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs users as Linux has them")
+def test_a_folder_without_permission_is_found_before_there_is_anything_to_write(somebody):
+    # Not in tmp_path, which is in a folder of the first user alone.
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "clips"
+        folder.mkdir()
+        folder.chmod(0o777)
+        check_reachable(folder / "new" / "a.mp4")
+        folder.chmod(0o555)
+        with pytest.raises(
+            PermissionError, match=r"a\.mp4 cannot be written: no permission to write into .*clips"
+        ):
+            check_reachable(folder / "new" / "a.mp4")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(NotADirectoryError, match=r"b\.mp4 cannot be written: .*a\.mp4 is not a folder"):
+        check_reachable(tmp_path / "a.mp4" / "b.mp4")

@@ -1,0 +1,219 @@
+"""Longer and branched clips: bit for bit those that are made in one go."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from pyramid_seed import Clip, generate
+from pyramid_seed.api import load_pipeline
+from pyramid_seed.cli import main
+from pyramid_seed.geometry import PyramidGeometry
+from pyramid_seed.noise import Branch
+from pyramid_seed.provenance.extension import plan_extension
+from pyramid_seed.provenance.latents import write_latents
+from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.reproduce import extend_file, regenerate, verify
+
+
+@pytest.fixture(scope="module")
+def clip(quick) -> Clip:
+    return generate("a boat", seed=5, **quick)
+
+
+@pytest.fixture(scope="module")
+def longer(quick) -> Clip:
+    return generate("a boat", seed=5, **quick | {"num_frames": 25})
+
+
+@pytest.fixture(scope="module")
+def branched(quick) -> Clip:
+    return generate("a boat", seed=5, branches=(Branch(2, 9),), **quick | {"num_frames": 25})
+
+
+def assert_same(a: Clip, b: Clip) -> None:
+    """Everything that a clip is, but for timings."""
+    assert np.array_equal(a.frames, b.frames)
+    assert torch.equal(a.latents, b.latents)
+    left, right = ({k: v for k, v in each.manifest.items() if k != "timings"} for each in (a, b))
+    assert left == right
+
+
+def counted(monkeypatch) -> list[int]:
+    """The units that are computed from now on."""
+    from pyramid_seed.pipelines import denoise
+
+    computed: list[int] = []
+    original = denoise.denoise_unit
+
+    def count(unit, *rest):
+        computed.append(unit)
+        return original(unit, *rest)
+
+    monkeypatch.setattr(denoise, "denoise_unit", count)
+    return computed
+
+
+def test_longer_is_as_in_one_go_and_only_new_units_are_computed(clip, longer, monkeypatch):
+    computed = counted(monkeypatch)
+    extended = clip.extend(25, progress=False)
+    assert computed == [2, 3]
+    assert_same(extended, longer)
+    assert np.array_equal(extended.frames[:9], clip.frames)
+    assert_same(clip.extend(17, progress=False).extend(25, progress=False), longer)
+
+
+def test_branches_at_the_end_and_inside(clip, longer, branched):
+    assert_same(clip.extend(25, branch_seed=9, progress=False), branched)
+    inside = longer.extend(25, branch_seed=9, from_frame=9, progress=False)
+    assert_same(inside, branched)
+    assert np.array_equal(inside.frames[:9], longer.frames[:9])
+    assert not np.array_equal(inside.frames[9:], longer.frames[9:])
+
+
+def test_branches_of_branches(quick, branched):
+    again = branched.extend(33, branch_seed=4, from_frame=25, progress=False)
+    one_go = generate("a boat", seed=5, branches=(Branch(2, 9), Branch(4, 4)), **quick | {"num_frames": 33})
+    assert_same(again, one_go)
+    replaced = branched.extend(25, branch_seed=4, from_frame=9, progress=False)
+    assert replaced.branches == (Branch(2, 4),)
+
+
+def test_a_clip_from_an_image_goes_on(quick):
+    picture = Image.effect_noise((64, 64), 80).convert("RGB")
+    short = generate("a boat", seed=5, image=picture, **quick)
+    one_go = generate("a boat", seed=5, image=picture, **quick | {"num_frames": 17})
+    assert_same(short.extend(17, progress=False), one_go)
+
+
+def test_a_picture_becomes_a_clip(quick, clip):
+    picture = generate("a boat", seed=5, **quick | {"num_frames": 1})
+    assert_same(picture.extend(9, progress=False), clip)
+
+
+def test_guidance_of_the_kept_units_is_still_told(quick):
+    settings = quick | {"guidance_scale": 7.0, "video_guidance_scale": 1.0}
+    one_go = generate("a boat", seed=5, **settings | {"num_frames": 17})
+    assert set(one_go.text_digests) == {"prompt", "negative_prompt"}
+    assert_same(generate("a boat", seed=5, **settings).extend(17, progress=False), one_go)
+
+
+def test_a_pipeline_of_ones_own_must_be_given(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    pipeline.source_folder = None
+    settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}
+    own = generate("a boat", seed=5, pipeline=pipeline, **settings)
+    with pytest.raises(ValueError, match="pass it as pipeline="):
+        own.extend(17)
+    assert own.extend(17, pipeline=pipeline, progress=False).frames.shape[0] == 17
+
+
+def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
+    """A clip made by two models would be no function of either."""
+    other = tmp_path / "miniflux-tiny"
+    shutil.copytree(quick["model"], other)
+    file = other / "diffusion_transformer_384p" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({name: value + 0.01 for name, value in weights.items()}, file)
+    retrained = load_pipeline(other, variant="384p", device="cpu")
+    with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
+        clip.extend(17, pipeline=retrained)
+
+    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
+    with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
+        extend_file(path, 17, model=other)
+
+    coarse = load_pipeline(quick["model"], variant="384p", device="cpu", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="was made in float32, this pipeline is in bfloat16"):
+        clip.extend(17, pipeline=coarse)
+    compiled = load_pipeline(quick["model"], variant="384p", device="cpu", compile=True)
+    with pytest.raises(ValueError, match="without compiling the transformer, this pipeline is with"):
+        clip.extend(17, pipeline=compiled)
+
+
+def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.provenance.manifest.SCHEME", "pyramid-seed/v2")
+    path = replace(clip).save(tmp_path / "clip.mp4", keep_latents=True)  # without the manifest it had built
+    later = find_manifest(path)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
+        extend_file(path, 17, model=clip.source_folder)
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
+        regenerate(later, model=clip.source_folder)
+
+
+GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "options", "message"),
+    [
+        (16, {}, "num_frames must be 8k \\+ 1, got 16; use 9 or 17"),
+        (9, {}, "num_frames must be above 9, the frames that stay, got 9; use 17"),
+        (17, {"from_frame": 9}, "from_frame needs a branch_seed"),
+        (17, {"from_frame": 5, "branch_seed": 1}, "from_frame must be 8k \\+ 1 .* got 5; use 1 or 9"),
+        (25, {"from_frame": 17, "branch_seed": 1}, "at most 9, where a unit ends, got 17; use 1 or 9"),
+        (9, {"from_frame": 9, "branch_seed": 1}, "num_frames must be above 9"),
+        (17, {"branch_seed": 2**64}, "seed must be in"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_advice(clip, num_frames, options, message):
+    with pytest.raises(ValueError, match=message):
+        clip.extend(num_frames, **options)
+
+
+def test_the_plan_is_told_without_running(clip):
+    recipe, kept = plan_extension(clip.recipe, GEOMETRY, 9, branch_seed=3, from_frame=1)
+    assert (recipe.branches, kept, recipe.settings.num_frames) == ((Branch(1, 3),), 1, 9)
+
+
+# ---- from a file
+
+
+def test_from_kept_latents_or_by_making_them_again(quick, clip, longer, tmp_path, monkeypatch):
+    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
+    computed = counted(monkeypatch)
+    assert_same(extend_file(path, 25, model=quick["model"], progress=False), longer)
+    assert computed == [2, 3]
+    (tmp_path / "clip.latents.safetensors").unlink()
+    assert_same(extend_file(path, 25, model=quick["model"], progress=False), longer)
+    assert computed == [2, 3, 0, 1, 2, 3]
+
+
+def test_latents_of_another_clip_are_refused(quick, clip, longer, tmp_path):
+    path = clip.save(tmp_path / "clip.mp4")
+    beside = tmp_path / "clip.latents.safetensors"
+    write_latents(beside, longer.latents[:, :, 2:])
+    with pytest.raises(ValueError, match=r"does not belong to the clip: unit 0 .* remove the file"):
+        extend_file(path, 25, model=quick["model"], progress=False)
+
+
+def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, tmp_path, monkeypatch):
+    manifest = clip.manifest
+    monkeypatch.setitem(manifest["digests"], "units", ["0" * 64, *manifest["digests"]["units"][1:]])
+    path = clip.save(tmp_path / "clip.mp4")
+    computed = counted(monkeypatch)
+    with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
+        extend_file(path, 25, model=quick["model"], progress=False)
+    assert computed == [0]
+
+
+def test_command_extend(quick, clip, branched, tmp_path, capsys):
+    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
+    arguments = ["--model", quick["model"], "--quiet"]
+    extend = ["extend", str(path), "--num-frames", "25", "--branch-seed", "9", *arguments]
+    assert main([*extend, "--keep-latents"]) == 0
+    made = tmp_path / "clip_25frames_seed9.mp4"
+    assert find_manifest(made)["digests"] == branched.manifest["digests"]
+    assert find_manifest(made)["branches"] == [{"from_unit": 2, "seed": "9"}]
+    assert verify(made, model=quick["model"], progress=False).difference is None
+    assert main(extend) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*extend, "--from-frame", "4", "-o", str(tmp_path / "x.mp4")]) == 2
+    assert "got 4; use 1 or 9" in capsys.readouterr().err
