@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .api import generate, load_pipeline
     from .batch.run import run_batch
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from .reproduce import regenerate, verify
     from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "AutoencoderKLCausalVideo": "models",

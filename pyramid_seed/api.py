@@ -21,8 +21,10 @@ from .checkpoints.load import (
     load_saved_text_encoders,
 )
 from .checkpoints.source import changed_files, stamps_of, weights_of
+from .checks import check_choice
+from .choices import AFTER_USE, ATTENTION_PATHS, DETERMINISM_LEVELS, AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
-from .determinism import DETERMINISM_LEVELS, DeterminismLevel, ask_for_cublas_workspace, attention_backend_at
+from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype
 from .environment import environment_fingerprint
@@ -30,7 +32,6 @@ from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
-from .models.attention import ATTENTION_PATHS, AttentionPath
 from .noise import (
     Branch,
     BranchedNoise,
@@ -44,11 +45,10 @@ from .noise import (
 )
 from .pipelines import PyramidFlowPipeline
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import check_choice, first_frames
+from .pipelines.inputs import first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .pipelines.text_encoders import AFTER_USE, AfterUse
 from .presets import Preset, Settings, load_preset, with_settings
 from .resources import resolve_model
 

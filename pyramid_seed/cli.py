@@ -9,8 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from . import __version__
 from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
+from .version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,15 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
-from .noise import check_root
-
-DeterminismLevel = Literal["strict", "relaxed"]
-DETERMINISM_LEVELS: tuple[DeterminismLevel, ...] = get_args(DeterminismLevel)
+from .choices import DETERMINISM_LEVELS, DeterminismLevel
+from .seeds import check_root
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_VALUES = (":4096:8", ":16:8")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .choices import DTYPES
+
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16")
-
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a name in `DTYPES`."""
+    """The dtype of a name in `choices.DTYPES`."""
     import torch
 
     return getattr(torch, name)
@@ -26,7 +26,7 @@ def check_dtype(dtype: torch.dtype) -> None:
     """Refuse a dtype that the models cannot run in.
 
     Raises:
-        ValueError: it is not one of `DTYPES`.
+        ValueError: it is not one of `choices.DTYPES`.
     """
     if dtype_name(dtype) == "float16":
         raise ValueError(

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from .determinism import STRICT_NUM_THREADS, DeterminismLevel, active_attention_backend
+from .choices import DeterminismLevel
+from .determinism import STRICT_NUM_THREADS, active_attention_backend
 
 PACKAGES = (
     "diffusers",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from .checks import check_int
+
 __all__ = ["HistoryClip", "PyramidGeometry", "history_plan"]
 
 
@@ -41,7 +43,7 @@ class PyramidGeometry:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check_int(field.name, getattr(self, field.name), minimum=1)
+            check_int(field.name, getattr(self, field.name), minimum=1)
 
     @property
     def size_multiple(self) -> int:
@@ -52,14 +54,14 @@ class PyramidGeometry:
         """Raise ValueError unless height and width (pixels) are positive multiples of `size_multiple`."""
         multiple = self.size_multiple
         for name, value in (("height", height), ("width", width)):
-            _check_int(name, value)
+            check_int(name, value)
             if value < multiple or value % multiple:
                 advice = _advice(value, max(value // multiple, 0) * multiple, multiple)
                 raise ValueError(f"{name} must be a multiple of {multiple}, {advice}")
 
     def check_num_frames(self, num_frames: int) -> None:
         """Raise ValueError unless `num_frames` (pixel time) is temporal_factor * k + 1 for a k >= 0."""
-        _check_int("num_frames", num_frames)
+        check_int("num_frames", num_frames)
         factor = self.temporal_factor
         if num_frames < 1 or (num_frames - 1) % factor:
             rule = f"{factor}k + 1" if factor > 1 else "at least 1"
@@ -73,7 +75,7 @@ class PyramidGeometry:
 
     def num_frames(self, num_latent_frames: int) -> int:
         """Pixel frames that `num_latent_frames` decode to."""
-        _check_int("num_latent_frames", num_latent_frames, minimum=1)
+        check_int("num_latent_frames", num_latent_frames, minimum=1)
         return (num_latent_frames - 1) * self.temporal_factor + 1
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
@@ -105,8 +107,8 @@ def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryC
     Raises:
         TypeError: if a value is not an int. ValueError: if it is out of range.
     """
-    _check_int("unit_index", unit_index, minimum=0)
-    _check_int("num_stages", num_stages, minimum=1)
+    check_int("unit_index", unit_index, minimum=0)
+    check_int("num_stages", num_stages, minimum=1)
     _check_stage(stage, num_stages)
     newest_first: list[HistoryClip] = []
     stop = unit_index
@@ -119,15 +121,8 @@ def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryC
     return tuple(reversed(newest_first))
 
 
-def _check_int(name: str, value: object, minimum: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
-
-
 def _check_stage(stage: int, num_stages: int) -> None:
-    _check_int("stage", stage)
+    check_int("stage", stage)
     if not 0 <= stage < num_stages:
         nearest = min(max(stage, 0), num_stages - 1)
         raise ValueError(f"stage must be in 0 .. {num_stages - 1}, got {stage}; use {nearest}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -11,6 +10,7 @@ from typing import Any, TypedDict
 
 import yaml
 
+from .checks import did_you_mean
 from .resources import configs_path, resolve_model
 
 
@@ -95,7 +95,7 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     """
     for key in settings:
         if key not in Settings.__annotations__:
-            raise TypeError(f"unknown setting {key!r}{_nearest(key, tuple(Settings.__annotations__))}")
+            raise TypeError(f"unknown setting {key!r}{did_you_mean(key, tuple(Settings.__annotations__))}")
     values: dict[str, Any] = dict(settings)
     for key in ("num_inference_steps", "video_num_inference_steps"):
         if isinstance(steps := values.get(key), int | tuple):
@@ -127,7 +127,7 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
         return _read(Path(name_or_path))
     name, known = os.fspath(name_or_path), list_presets()
     if name not in known:
-        raise ValueError(f"no preset named {name!r}{_nearest(name, known)} Known are {', '.join(known)}")
+        raise ValueError(f"no preset named {name!r}{did_you_mean(name, known)} Known are {', '.join(known)}")
     return _read(configs_path() / f"{name}.yaml")
 
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> Preset:
     known = {field.name: field for field in fields(Preset) if field.name != "name"}
     for key in settings:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}{_nearest(str(key), tuple(known))}")
+            raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(str(key), tuple(known))}")
     missing = [key for key, field in known.items() if field.default is MISSING and key not in settings]
     if missing:
         raise ValueError(f"{path}: missing {', '.join(missing)}")
@@ -162,11 +162,6 @@ def _checked(key: str, value: Any) -> Any:
     if not is_right(value):
         raise ValueError(f"{key} must be {rule}, got {value!r}")
     return tuple(value) if isinstance(value, list) else value
-
-
-def _nearest(word: str, known: tuple[str, ...]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def _is_text(value: Any) -> bool:

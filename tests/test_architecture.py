@@ -13,31 +13,34 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-ALLOWED = {
-    "geometry": set(),
-    "resources": set(),
-    "files": set(),
+LEAVES = {"checks", "choices", "files", "resources", "version"}
+ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "devices": set(),
-    "noise": {"geometry"},
-    "determinism": {"noise"},
-    "environment": {"determinism"},
-    "presets": {"resources"},
+    "seeds": {"checks"},
+    "dtypes": {"choices"},
+    "run_options": {"checks", "choices", "devices"},
+    "geometry": {"checks"},
+    "noise": {"checks", "geometry", "seeds"},
+    "determinism": {"choices", "seeds"},
+    "environment": {"choices", "determinism", "version"},
+    "presets": {"checks", "resources"},
     "schedulers": set(),
     "media": {"files"},
-    "models": {"schedulers"},
-    "checkpoints": {"files", "geometry", "models", "resources", "schedulers"},
-    "pipelines": {"checkpoints", "determinism", "geometry", "media", "models", "noise", "schedulers"},
-    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets"},
+    "models": {"choices", "schedulers"},
+    "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
+    "pipelines": {"checks", "choices", "determinism", "dtypes", "geometry", "media", "models", "noise"}
+    | {"schedulers"},
+    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets", "version"},
     "clip_files": {"files", "media", "provenance"},
     "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "pipelines", "presets"}
     | {"provenance", "reproduce"},
-    "api": {"checkpoints", "clip", "determinism", "devices", "environment", "geometry", "media", "models"}
-    | {"noise", "pipelines", "presets", "resources"},
+    "api": {"checkpoints", "checks", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
+    | {"geometry", "media", "noise", "pipelines", "presets", "resources"},
     "reproduce": {"api", "checkpoints", "clip", "geometry", "media", "models", "noise", "pipelines"}
     | {"provenance", "resources"},
-    "batch": {"api", "checkpoints", "clip", "determinism", "devices", "environment", "files", "media"}
-    | {"models", "noise", "pipelines", "presets"},
-    "explore": {"batch", "determinism", "files", "media", "presets", "provenance"},
+    "batch": {"api", "checkpoints", "checks", "choices", "clip", "determinism", "devices", "environment"}
+    | {"files", "media", "noise", "pipelines", "presets"},
+    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
     | {"presets", "provenance", "reproduce"},
 }

@@ -18,9 +18,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pyramid_seed.choices import DETERMINISM_LEVELS
 from pyramid_seed.determinism import (
     CUBLAS_VARIABLE,
-    DETERMINISM_LEVELS,
     SETTINGS,
     Setting,
     active_attention_backend,

@@ -15,22 +15,22 @@ from ..api import current_pipeline, default_device, generate, image_digest, whol
 from ..checkpoints.digests import weights_key
 from ..checkpoints.facts import model_geometry, model_weights_key
 from ..checkpoints.source import weights_of
+from ..checks import check_choice
+from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS, AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
-from ..determinism import DETERMINISM_LEVELS, DeterminismLevel, attention_backend_at
+from ..determinism import attention_backend_at
 from ..determinism import determinism as determinism_level
 from ..devices import parse_device, usable_device
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
 from ..media.images import open_picture, picture_digest
 from ..media.video import check_fps
-from ..models.attention import ATTENTION_PATHS, AttentionPath
 from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from ..pipelines import PyramidFlowPipeline
 from ..pipelines.decode import encode_image
 from ..pipelines.denoise import UnitSettings
-from ..pipelines.inputs import Request, check_call, check_choice, first_frames
+from ..pipelines.inputs import Request, check_call, first_frames
 from ..pipelines.text import text_digests
-from ..pipelines.text_encoders import AfterUse
 from ..presets import Preset, Settings
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Layout = Literal["original", "diffusers"]
+from ..choices import VARIANTS
 
-VARIANTS = ("384p", "768p", "image")
+Layout = Literal["original", "diffusers"]
 
 _VAE = "causal_video_vae"
 _TRANSFORMER = "diffusion_transformer_"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .. import __version__
 from ..files import replacing
 from ..media.video import read_video, write_image, write_video
+from ..version import __version__
 from .findings import Findings
 from .labelled_sheet import labelled_sheet
 from .measured import MeasuredClip, sample_times

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.worker import BatchSummary
-from ..determinism import DeterminismLevel
+from ..choices import DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings
 from ..provenance.manifest import find_manifest

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from ..version import __version__
 from .findings import Findings, PromptFindings
 from .measures import MEASURES, Values
 from .prompts import Prompt

@@ -11,17 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
-
-AttentionPath = Literal["prefix", "reference"]
-"""`prefix`: every time attends to what lies before its end, by calls without a mask; padded text is dropped,
-and what is constant in a stage is built once. `reference`: one call with a dense mask over the padded
-sequence, all tokens through the last block, everything built again at every step."""
-ATTENTION_PATHS: tuple[AttentionPath, ...] = ("prefix", "reference")
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """Cosines and sines of every token, float32 (S, D)."""

@@ -16,7 +16,8 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from .attention import ATTENTION_PATHS, AttentionPath, PrefixPlan, Rotary, prefix_plan
+from ..choices import ATTENTION_PATHS, AttentionPath
+from .attention import PrefixPlan, Rotary, prefix_plan
 from .lora import LoraMixin
 from .onednn_linear import fast_linears
 from .stage_context import PyramidTransformerOutput, StageContext

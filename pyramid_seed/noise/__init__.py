@@ -1,7 +1,8 @@
 """The noise of a clip: keyed draws from one root seed (scheme v1), block noise, the ledger of draws."""
 
+from ..seeds import check_root, root_from_entropy
 from .block import block_noise
-from .keys import SCHEME, NoiseKey, check_root, derive_seed
+from .keys import SCHEME, NoiseKey, derive_seed
 from .ledger import (
     LedgeredNoise,
     LedgerEntry,
@@ -17,7 +18,6 @@ from .streams import (
     NoiseSource,
     NoiseStreams,
     RecordedNoise,
-    root_from_entropy,
     root_from_generator,
 )
 

@@ -9,10 +9,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..checks import check_int
+from ..seeds import check_root
+
 SCHEME = "pyramid-seed/v1"
 """Name of the scheme, recorded with every clip."""
-
-ROOT_LIMIT = 2**64
 
 Stream = Literal["initial", "renoise", "posterior"]
 
@@ -54,14 +55,6 @@ class NoiseKey:
         return f"{self.stream}/{self.unit}/{self.stage}"
 
 
-def check_root(root: int) -> None:
-    """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
-    check_int("seed", root)
-    if not 0 <= root < ROOT_LIMIT:
-        nearest = min(max(root, 0), ROOT_LIMIT - 1)
-        raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {root}; use {nearest}")
-
-
 def derive_seed(root: int, key: NoiseKey) -> int:
     """Seed of one draw: a 64-bit hash of the clip's root seed and the draw's key.
 
@@ -75,9 +68,3 @@ def derive_seed(root: int, key: NoiseKey) -> int:
     check_root(root)
     digest = hashlib.blake2b(f"{SCHEME}/{root}/{key}".encode("ascii")).digest()
     return int.from_bytes(digest[:8], "little")
-
-
-def check_int(name: str, value: object) -> None:
-    """Refuse what is not an int with a TypeError; True and False are none."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +9,9 @@ from typing import Protocol
 
 import torch
 
-from .keys import ROOT_LIMIT, NoiseKey, check_int, check_root, derive_seed
+from ..checks import check_int
+from ..seeds import check_root
+from .keys import NoiseKey, derive_seed
 
 
 class NoiseSource(Protocol):
@@ -159,11 +160,6 @@ class RecordedNoise:
 def root_from_generator(generator: torch.Generator) -> int:
     """A root seed drawn from a generator, whose state moves on by one draw."""
     return int(torch.randint(0, 2**63 - 1, (), generator=generator, device=generator.device))
-
-
-def root_from_entropy() -> int:
-    """A root seed from the operating system's entropy; never twice the same, for all practical purposes."""
-    return secrets.randbelow(ROOT_LIMIT)
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

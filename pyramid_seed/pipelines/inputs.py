@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from PIL import Image
 
+from ..checks import check_choice as check_choice
 from ..geometry import PyramidGeometry
 from ..media.images import rgb_picture
 from ..noise import (
@@ -407,13 +407,6 @@ def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if not torch.isfinite(latents).all():
         raise ValueError("a callback must return finite latents")
     return latents
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """The value must be one of the choices; the error names the one spelled most like it."""
-    if value not in choices:
-        nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 
 
 def check_positive(name: str, value: int) -> None:

@@ -21,7 +21,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from ..determinism import DeterminismLevel
+from ..checks import check_choice
+from ..choices import AFTER_USE, AfterUse, DeterminismLevel
 from ..determinism import determinism as determinism_level
 from ..dtypes import check_dtype
 from ..geometry import PyramidGeometry
@@ -34,22 +35,14 @@ from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
 from .frame_collector import Film, OnFrames, UnitDecoder
 from .guided import GuidedTransformer
-from .inputs import (
-    OUTPUT_TYPES,
-    Request,
-    check_call,
-    check_choice,
-    check_draws,
-    check_replaced,
-    noise_sources,
-)
+from .inputs import OUTPUT_TYPES, Request, check_call, check_draws, check_replaced, noise_sources
 from .lora import LoraLoaderMixin
 from .memory import align_weights, own_memory
 from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder, known_stage_digests
 from .text import TextEmbeddings, text_digests
-from .text_encoders import AFTER_USE, AfterUse, TextEncodersMixin
+from .text_encoders import TextEncodersMixin
 
 
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:

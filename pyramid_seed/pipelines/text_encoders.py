@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import gc
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
+from ..choices import AfterUse
 from .text import Encoders, TextEmbeddings, encode_text
 from .text_memory import TextMemory
-
-AfterUse = Literal["keep", "offload", "free"]
-"""What becomes of the text encoders when all texts of a call are encoded: they stay where they are, move to
-the CPU until the next new text, or are given up for good."""
-AFTER_USE: tuple[AfterUse, ...] = get_args(AfterUse)
 
 
 class TextEncodersMixin:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.video import Frames, frames_digest, read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import Preset, Settings, with_settings
+from ..version import __version__
 
 SCHEMA = "pyramid-seed/manifest"
 SCHEMA_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pyramid_seed.determinism import DETERMINISM_LEVELS, DeterminismLevel
+from pyramid_seed.choices import DETERMINISM_LEVELS, DeterminismLevel
 
 from .measure import Bar, Result, Row, in_turn
 from .sizes import SIZES, call_settings, device_for, make_pipeline

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyramid_seed.choices import ATTENTION_PATHS
 from pyramid_seed.geometry import history_plan
-from pyramid_seed.models.attention import ATTENTION_PATHS
 from pyramid_seed.models.transformer_pyramid_base import PyramidTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pyramid_seed.models.attention import ATTENTION_PATHS
+from pyramid_seed.choices import ATTENTION_PATHS
 from pyramid_seed.noise import NoiseKey, RecordedNoise
 
 REFERENCE = Path(__file__).parents[1] / "reference"

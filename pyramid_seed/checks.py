@@ -1,0 +1,31 @@
+"""Checks that many modules share: each names the rule, the value given and the nearest good one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def check_int(name: str, value: object, minimum: int | None = None) -> None:
+    """Refuse what is not an int, or is below a minimum.
+
+    Raises:
+        TypeError: it is not an int; True and False are none. ValueError: it is below the minimum.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of the choices; the error names the one spelled most like it."""
+    if value not in choices:
+        nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown word: the known one spelled most like it."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

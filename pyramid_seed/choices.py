@@ -1,0 +1,26 @@
+"""Words that options can take, in one place that imports nothing: the command line names them all."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+DeterminismLevel = Literal["strict", "relaxed"]
+"""How far kernels are held to repeat themselves, see `determinism`."""
+DETERMINISM_LEVELS: tuple[DeterminismLevel, ...] = get_args(DeterminismLevel)
+
+AttentionPath = Literal["prefix", "reference"]
+"""`prefix`: every time attends to what lies before its end, by calls without a mask; padded text is dropped,
+and what is constant in a stage is built once. `reference`: one call with a dense mask over the padded
+sequence, all tokens through the last block, everything built again at every step."""
+ATTENTION_PATHS: tuple[AttentionPath, ...] = get_args(AttentionPath)
+
+AfterUse = Literal["keep", "offload", "free"]
+"""What becomes of the text encoders when all texts of a call are encoded: they stay where they are, move to
+the CPU until the next new text, or are given up for good."""
+AFTER_USE: tuple[AfterUse, ...] = get_args(AfterUse)
+
+DTYPES = ("float32", "bfloat16")
+"""What the models can run in."""
+
+VARIANTS = ("384p", "768p", "image")
+"""The transformers of a published checkpoint."""

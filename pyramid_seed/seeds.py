@@ -1,0 +1,37 @@
+"""Root seeds: whole numbers in 0 .. 2**64 - 1, and how people write them."""
+
+from __future__ import annotations
+
+import secrets
+
+from .checks import check_int
+
+ROOT_LIMIT = 2**64
+"""Root seeds are below this."""
+
+_RULE = "a whole number in 0 .. 2**64 - 1"
+
+
+def check_root(root: int) -> None:
+    """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
+    check_int("seed", root)
+    if not 0 <= root < ROOT_LIMIT:
+        nearest = min(max(root, 0), ROOT_LIMIT - 1)
+        raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {root}; use {nearest}")
+
+
+def parse_root(text: str) -> int:
+    """The root seed that a text of ASCII digits names, as on a command line, in a list or in a manifest.
+
+    Raises:
+        ValueError: it names none.
+    """
+    # Far longer numbers are refused by their length: reading one of a million digits takes minutes.
+    if not (text.isascii() and text.isdecimal()) or len(text) > 40 or int(text) >= ROOT_LIMIT:
+        raise ValueError(f"seed must be {_RULE}, got {text[:60]!r}")
+    return int(text)
+
+
+def root_from_entropy() -> int:
+    """A root seed from the operating system's entropy; never twice the same, for all practical purposes."""
+    return secrets.randbelow(ROOT_LIMIT)
