@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,7 @@ import torch
 
 from ..files import replacing
 from ..noise import noise_digest
-
-
-@dataclass(frozen=True)
-class KnownUnits:
-    """The first k units of a clip.
-
-    Attributes:
-        latents: (1, C, k, h, w) float32, normalised.
-        stage_digests: of each unit, see docs/manifest.md.
-    """
-
-    latents: torch.Tensor
-    stage_digests: tuple[tuple[str, ...], ...]
+from ..pipelines.beginning import Beginning
 
 
 def save_unit(
@@ -55,7 +42,7 @@ def save_unit(
         temporary.write_bytes(data)
 
 
-def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[KnownUnits | None, str | None]:
+def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[Beginning | None, str | None]:
     """The clip's first units, as many as can be gone on from.
 
     Args:
@@ -66,7 +53,7 @@ def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[Kno
     Returns:
         The units or None; and why a unit that is there was refused, if one was.
     """
-    units: list[KnownUnits] = []
+    units: list[Beginning] = []
     for unit in range(limit):
         path = _path(folder, unit)
         if not path.is_file():
@@ -78,7 +65,7 @@ def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[Kno
     return _joined(units), None
 
 
-def _read(path: Path, unit: int, origin: str) -> tuple[KnownUnits | None, str]:
+def _read(path: Path, unit: int, origin: str) -> tuple[Beginning | None, str]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents")
@@ -90,14 +77,14 @@ def _read(path: Path, unit: int, origin: str) -> tuple[KnownUnits | None, str]:
         return None, "its latents or digests are not those that were written"
     if metadata.get("origin") != origin:
         return None, "it was made on another machine, device or with other versions"
-    return KnownUnits(latents, (tuple(stages.split()),)), ""
+    return Beginning(latents, (tuple(stages.split()),)), ""
 
 
-def _joined(units: list[KnownUnits]) -> KnownUnits | None:
+def _joined(units: list[Beginning]) -> Beginning | None:
     if not units:
         return None
-    latents = torch.cat([each.latents for each in units], dim=2)
-    return KnownUnits(latents, tuple(digests for each in units for digests in each.stage_digests))
+    latents = torch.cat([unit.latents for unit in units], dim=2)
+    return Beginning(latents, tuple(digests for unit in units for digests in unit.stage_digests or ()))
 
 
 def _digest(latents: torch.Tensor, stages: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..checkpoints.source import ModelSource
 from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, DeterminismLevel
 from ..determinism import determinism as determinism_level
@@ -97,14 +97,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
     _optional_components = ["text_encoder_3", "tokenizer_3"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    source_folder: Path | None = None
-    """Where the weights were read from; set by `pyramid_seed.load_pipeline`."""
-    found: str | None = None
-    """What `load_pipeline` found there: family, variant, layout and folder."""
-    source_variant: str | None = None
-    """Which transformer of a published checkpoint; set by `pyramid_seed.load_pipeline`."""
-    source_stamps: dict[str, tuple[int, int]] | None = None
-    """Size and time of the last change of the files that were read; set by `pyramid_seed.load_pipeline`."""
+    source: ModelSource | None = None
+    """Which model it is; set by `pyramid_seed.load_pipeline`."""
     _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0
