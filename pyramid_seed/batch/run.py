@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -145,6 +144,11 @@ class _ClipMaker:
             **compiled,
         )
 
+    def image_digest(self, item: BatchItem) -> str | None:
+        """See `worker.Maker`."""
+        image = _image_of(item)
+        return None if image is None else frame_digest(first_frames(image, 1)[0])
+
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
         options = self.options
@@ -173,14 +177,11 @@ class _ClipMaker:
                 f"the files of {item.settings.model} are others here than where and when the batch began; "
                 "give all machines the same ones, and run the batch again"
             )
-        image = _image_of(item)
-        if known is not None and image is not None:
-            known = replace(known, image_digest=frame_digest(first_frames(image, 1)[0]))
         return generate(
             item.prompt,
             seed=item.seed,
             preset=item.settings,
-            image=image if known is None else None,
+            image=_image_of(item) if known is None else None,
             beginning=known,
             noise_device=options.noise_device,
             determinism=options.determinism,
@@ -216,7 +217,7 @@ def _request(item: BatchItem, source: ModelSource) -> Request:
         prompt=item.prompt,
         embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in _EMBEDDINGS},
         image=None,
-        beginnings=None,
+        beginning=None,
         num_videos_per_prompt=1,
         **arguments,
     )

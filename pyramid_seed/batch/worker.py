@@ -56,6 +56,10 @@ class MadeClip(Protocol):
 class Maker(Protocol):
     """Makes clips; the only part of a batch that knows models."""
 
+    def image_digest(self, item: BatchItem) -> str | None:
+        """Digest of an item's first frame, see `Beginning`; None without one."""
+        ...
+
     def origin(self, item: BatchItem) -> Mapping[str, Any]:
         """What the units of an item are made by here: machine, versions, settings of the process."""
         ...
@@ -294,7 +298,7 @@ class _Worker:
         units = self.journal.work_folder(job.id)
         origin = dict(self.maker.origin(job.item)) | {"key": job.key}
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
-        known, refused = load_units(units, len(job.steps) - 1, origin)
+        known, refused = load_units(units, len(job.steps) - 1, origin, self.maker.image_digest(job.item))
         if refused is not None:
             logger.warning("%s: not gone on from %s", job.file, refused)
         resumed = 0 if known is None else known.latents.shape[2]
