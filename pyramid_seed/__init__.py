@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         PyramidFluxTransformer3DModel,
         PyramidSD3Transformer3DModel,
     )
-    from .pipelines import PyramidFlowPipeline
+    from .pipelines import Beginning, PyramidFlowPipeline
     from .presets import Preset, list_presets, load_preset
     from .reproduce import regenerate, verify
     from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AutoencoderKLCausalVideo": "models",
+    "Beginning": "pipelines",
     "Clip": "clip",
     "Preset": "presets",
     "PyramidFlowMatchEulerDiscreteScheduler": "schedulers",
@@ -52,6 +53,7 @@ _HOMES = {
 
 __all__ = [
     "AutoencoderKLCausalVideo",
+    "Beginning",
     "Clip",
     "Preset",
     "PyramidFlowMatchEulerDiscreteScheduler",

@@ -28,22 +28,17 @@ from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype
 from .environment import environment_fingerprint
-from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
 from .noise import (
     Branch,
     BranchedNoise,
-    LedgeredNoise,
-    NoiseLedger,
-    NoiseSource,
     NoiseStreams,
-    draws_of_clip,
     noise_digest,
     root_from_entropy,
 )
-from .pipelines import PyramidFlowPipeline
+from .pipelines import Beginning, PyramidFlowPipeline
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import first_frames
 from .pipelines.memory import own_weights
@@ -158,8 +153,7 @@ def generate(
     branches: Sequence[Branch] = (),
     preset: str | Path | Preset = "tiny",
     image: PipelineImageInput | None = None,
-    prefix_latents: torch.Tensor | None = None,
-    prefix_stage_digests: Sequence[Sequence[str] | None] | None = None,
+    beginning: Beginning | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
@@ -182,10 +176,8 @@ def generate(
         branches: units from which on another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`.
         image: the first frame, in the clip's size; without `height` and `width` its size is the clip's.
-        prefix_latents: latents (1, C, k, H/s, W/s) of the clip's first k units, from an earlier run of the
-            same clip: they are not computed again, and the clip is the same.
-        prefix_stage_digests: their `Clip.stage_digests`, so that the manifest is the same too; without them
-            it has null for these units.
+        beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
+            and the clip is the same. Its manifest is too, but for what the beginning does not know.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
@@ -250,8 +242,7 @@ def generate(
             prompt,
             negative_prompt=chosen.negative_prompt,
             image=image,
-            prefix_latents=prefix_latents,
-            prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
+            beginning=beginning,
             height=chosen.height if sized else None,
             width=chosen.width if sized else None,
             num_frames=chosen.num_frames,
@@ -272,12 +263,6 @@ def generate(
             callback_on_chunk_end=on_frames,
         )
     facts = counter.facts()
-    ledger = output.ledgers[0]
-    if prefix_latents is not None:
-        ledger = whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
-    elif output.interrupted:
-        units = output.latents.shape[2]
-        ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
     done = replace(chosen, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
         frame_facts=facts,
@@ -289,8 +274,8 @@ def generate(
         determinism=determinism,
         attention=path,
         compiled=pipeline.transformer.is_compiled,
-        image_digest=None if image is None else image_digest(image),
-        ledger=ledger,
+        image_digest=_image_digest_of(image, beginning),
+        ledger=output.ledgers[0],
         latents=output.latents,
         text_digests=output.text_digests[0],
         stage_digests=tuple(output.stage_digests[0]),
@@ -318,17 +303,10 @@ def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | Non
     return None if loras is None else tuple(asdict(lora) for lora in loras)
 
 
-def whole_ledger(
-    noise: NoiseSource, geometry: PyramidGeometry, latents: torch.Tensor, *, with_image: bool
-) -> NoiseLedger:
-    """The ledger of a whole clip (1, C, t, h, w); draws behind given latents are made again for it."""
-    *front, num_units, height, width = latents.shape
-    ledger = NoiseLedger()
-    ledgered = LedgeredNoise(noise, ledger)
-    shape = (*front, 1, height, width)
-    for key, size in draws_of_clip(num_units, geometry.num_stages, shape, with_image=with_image):
-        ledgered.draw(key, size)
-    return ledger
+def _image_digest_of(image: PipelineImageInput | None, beginning: Beginning | None) -> str | None:
+    if beginning is not None:
+        return beginning.image_digest
+    return None if image is None else image_digest(image)
 
 
 def image_digest(image: PipelineImageInput) -> str:

@@ -16,7 +16,6 @@ from .api import (
     image_digest,
     load_pipeline,
     lora_rows,
-    whole_ledger,
 )
 from .checkpoints.digests import weight_digests
 from .checkpoints.load import fetch_checkpoint
@@ -25,8 +24,7 @@ from .clip import Clip
 from .geometry import PyramidGeometry
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
-from .noise import BranchedNoise
-from .pipelines import PyramidFlowPipeline
+from .pipelines import Beginning, PyramidFlowPipeline
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
 from .provenance.extension import plan_extension
@@ -163,21 +161,13 @@ def extend_clip(
         raise ValueError(
             f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
         )
-    clip = _generate(
-        longer,
-        pipeline,
-        prefix_latents=latents[:, :, :kept],
-        prefix_stage_digests=stage_digests[:kept],
-        progress=progress,
-        **callbacks,
+    beginning = Beginning(
+        latents[:, :, :kept],
+        tuple(None if digests is None else tuple(digests) for digests in stage_digests[:kept]),
+        text_digests,
+        recipe.image_digest,
     )
-    # A negative prompt that only guided what is kept was not encoded again.
-    clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
-    if recipe.image_digest is None:
-        return clip
-    noise = BranchedNoise(longer.seed, longer.branches, longer.noise_device)
-    ledger = whole_ledger(noise, geometry, clip.latents, with_image=True)
-    return replace(clip, image_digest=recipe.image_digest, ledger=ledger)
+    return _generate(longer, pipeline, beginning=beginning, progress=progress, **callbacks)
 
 
 def extend_file(

@@ -18,6 +18,7 @@ from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_pres
 from pyramid_seed.api import default_device, image_digest, shared_pipeline
 from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
+from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.presets import Preset
 from tests.conftest import REFERENCE
 
@@ -190,8 +191,7 @@ def test_given_latents_are_not_computed_again_and_change_nothing(quick):
     resumed = generate(
         "a boat",
         seed=3,
-        prefix_latents=start.latents,
-        prefix_stage_digests=start.stage_digests,
+        beginning=Beginning(start.latents, start.stage_digests, start.text_digests),
         on_step=lambda pipe, step, timestep, told: steps.append(told["unit"]),
         **longer,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from PIL.Image import Image
 
-from ..api import current_pipeline, default_device, generate, image_digest, whole_ledger
+from ..api import current_pipeline, default_device, generate, image_digest
 from ..checkpoints.digests import weights_key
 from ..checkpoints.facts import model_geometry, model_weights_key
 from ..checkpoints.source import weights_of
@@ -19,18 +18,15 @@ from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS, AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
-from ..determinism import determinism as determinism_level
 from ..devices import parse_device, usable_device
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
 from ..media.images import open_picture, picture_digest
 from ..media.video import check_fps
-from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams
-from ..pipelines import PyramidFlowPipeline
-from ..pipelines.decode import encode_image
+from ..noise import NoiseStreams
+from ..pipelines import Beginning
 from ..pipelines.denoise import UnitSettings
-from ..pipelines.inputs import Request, check_call, first_frames
-from ..pipelines.text import text_digests
+from ..pipelines.inputs import Request, check_call
 from ..presets import Preset, Settings
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
@@ -184,16 +180,16 @@ class _ClipMaker:
                 "give all machines the same ones, and run the batch again"
             )
         picture = self._picture(item)
-        # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
-        if picture is not None and known is None:
-            known = KnownUnits(self._first_unit(pipeline, picture, item.seed), ((),))
-            on_unit(0, known.latents, ())
-        clip = generate(
+        beginning = None
+        if known is not None:
+            digest = None if picture is None else image_digest(picture)
+            beginning = Beginning(known.latents, known.stage_digests, image_digest=digest)
+        return generate(
             item.prompt,
             seed=item.seed,
             preset=settings,
-            prefix_latents=None if known is None else known.latents,
-            prefix_stage_digests=None if known is None else known.stage_digests,
+            image=picture if beginning is None else None,
+            beginning=beginning,
             noise_device=self.noise_device,
             determinism=self.determinism,
             text_encoders=self.text_encoders,
@@ -204,14 +200,6 @@ class _ClipMaker:
             on_unit=lambda _, *unit: on_unit(*unit),
             sink=sink,
         )
-        if picture is not None:
-            noise = NoiseStreams(item.seed, self.noise_device)
-            ledger = whole_ledger(noise, clip.geometry, clip.latents, with_image=True)
-            clip = replace(clip, image_digest=image_digest(picture), ledger=ledger)
-        if _is_guided(item) and "negative_prompt" not in clip.text_digests:
-            # What is left of the clip was not guided, what was made earlier was.
-            clip = replace(clip, text_digests=clip.text_digests | self._negative_digest(pipeline, item))
-        return clip
 
     def _picture(self, item: BatchItem) -> Image | None:
         if item.image is None:
@@ -220,21 +208,6 @@ class _ClipMaker:
         if picture_digest(picture) != item.image_digest:
             raise ValueError(f"{item.image} is another picture than when the batch began")
         return picture
-
-    @torch.no_grad()
-    def _first_unit(self, pipeline: PyramidFlowPipeline, picture: Image, seed: int) -> torch.Tensor:
-        """Latents (1, C, 1, h, w) of the first frame, as `generate` makes them of an image."""
-        noise = LedgeredNoise(NoiseStreams(seed, self.noise_device), NoiseLedger())
-        with determinism_level(self.determinism):
-            return encode_image(pipeline.vae, first_frames(picture, 1)[0], noise)
-
-    @torch.no_grad()
-    def _negative_digest(self, pipeline: PyramidFlowPipeline, item: BatchItem) -> dict[str, str]:
-        with determinism_level(self.determinism):
-            negative = pipeline.remembered_text(
-                item.settings.negative_prompt, item.settings.max_sequence_length
-            )
-        return {"negative_prompt": text_digests(negative, None)["prompt"]}
 
 
 def _request(item: BatchItem) -> Request:
@@ -250,7 +223,7 @@ def _request(item: BatchItem) -> Request:
         negative_prompt=settings.negative_prompt,
         embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in _EMBEDDINGS},
         image=None,
-        prefix_latents=None,
+        beginning=None,
         height=settings.height,
         width=settings.width,
         num_frames=settings.num_frames,
@@ -277,10 +250,6 @@ def _generated_units(item: BatchItem) -> tuple[int, Sequence[UnitSettings]]:
 def _steps(item: BatchItem) -> tuple[int, ...]:
     known, units = _generated_units(item)
     return (0,) * known + tuple(sum(unit.num_inference_steps) for unit in units)
-
-
-def _is_guided(item: BatchItem) -> bool:
-    return any(unit.guidance_scale > 1 for unit in _generated_units(item)[1])
 
 
 def _device_of(device: str | None, launch: Launch) -> str:
