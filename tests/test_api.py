@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pyramid_seed.pipelines.beginning import Beginning
 from safetensors.torch import load_file, save_file
 
 import pyramid_seed
@@ -19,6 +18,7 @@ from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_pres
 from pyramid_seed.api import default_device, frame_digest, shared_pipeline
 from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
+from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.inputs import first_frames
 from pyramid_seed.presets import Preset
 from tests.conftest import REFERENCE
