@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,13 +15,14 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
-from .checkpoints.source import ModelSource, read_source
+from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
+from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
@@ -28,7 +30,7 @@ from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
+from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
@@ -67,9 +69,15 @@ def load_pipeline(
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
-    ask_for_cublas_workspace()
     target = default_device() if device is None else usable_device(device)
-    source = read_source(path_or_hub_id, variant=variant, **hub_options)
+    return _load(read_source(path_or_hub_id, variant=variant, **hub_options), dtype, target, compile)
+
+
+def _load(
+    source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
+) -> PyramidFlowPipeline:
+    """The pipeline of a model that was told; see `load_pipeline`."""
+    ask_for_cublas_workspace()
     if source.layout == "diffusers":
         pipeline = _load_saved(source, dtype)
     else:
@@ -103,22 +111,54 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-@lru_cache(maxsize=1)
-def shared_pipeline(
-    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
-) -> PyramidFlowPipeline:
-    """The pipeline of these settings, loaded once per process; asking for another lets the last one go."""
-    return load_pipeline(model, variant=variant, dtype=torch_dtype(dtype), device=device, compile=compile)
+class SharedPipeline:
+    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] | None = None
+        self._pipeline: PyramidFlowPipeline | None = None
+        self.num_loads = 0
+
+    def get(
+        self,
+        settings: Preset,
+        device: str | None = None,
+        compile: bool = False,
+        check: Callable[[PyramidGeometry], object] = lambda _: None,
+    ) -> PyramidFlowPipeline:
+        """The pipeline of these settings, loaded again if its files have changed.
+
+        Args:
+            settings: name the model, its variant and dtype.
+            device, compile: see `load_pipeline`.
+            check: called with the model's geometry before anything is downloaded or loaded, as far as it
+                is known by then; what it raises is passed on.
+        """
+        if settings.model in PUBLISHED_MODELS:
+            check(PUBLISHED_GEOMETRY)
+        key = (settings.model, settings.variant, settings.dtype, device, compile)
+        with self._lock:
+            if self._pipeline is not None and self._key == key:
+                source = self._pipeline.source
+                if source is None or not source.changed_files():
+                    return self._pipeline
+            self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
+            target = default_device() if device is None else usable_device(device)
+            source = read_source(settings.model, variant=settings.variant)
+            check(source.geometry)
+            self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
+            self._key = key
+            self.num_loads += 1
+            return self._pipeline
+
+    def clear(self) -> None:
+        """Let the pipeline go."""
+        with self._lock:
+            self._key = self._pipeline = None
 
 
-def current_pipeline(settings: Preset, device: str | None, compile: bool) -> PyramidFlowPipeline:
-    """The shared pipeline of these settings, loaded again if its files have changed."""
-    wanted = (settings.model, settings.variant, settings.dtype, device, compile)
-    pipeline = shared_pipeline(*wanted)
-    if pipeline.source is not None and pipeline.source.changed_files():
-        shared_pipeline.cache_clear()
-        pipeline = shared_pipeline(*wanted)
-    return pipeline
+shared_pipeline = SharedPipeline()
 
 
 def generate(
@@ -185,7 +225,10 @@ def generate(
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
-    pipeline = _loaded(wanted, options) if pipeline is None else _as_it_is(pipeline, compile)
+    if pipeline is None:
+        pipeline = _loaded(wanted, options, partial(check_request, prompt=prompt, settings=wanted))
+    else:
+        pipeline = _as_it_is(pipeline, compile)
     recipe = Recipe(
         prompt=prompt,
         seed=root,
@@ -295,6 +338,28 @@ def make_clip(
     )
 
 
+def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> Request:
+    """What is to be made of a prompt and settings by a model of this geometry.
+
+    Raises:
+        ValueError, TypeError: what the pipeline would refuse, before it is loaded.
+    """
+    arguments = pipeline_arguments(settings)
+    del arguments["prompt_suffix"]  # any text will do
+    embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+    return check_call(
+        geometry,
+        1,
+        (1, 1),
+        prompt=prompt,
+        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
+        image=None,
+        beginning=None,
+        num_videos_per_prompt=1,
+        **arguments,
+    )
+
+
 def check_prompt(prompt: object) -> None:
     """Refuse what is not one text."""
     if not isinstance(prompt, str):
@@ -321,11 +386,13 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
     return None if frame is None else noise_digest(frame)
 
 
-def _loaded(settings: Preset, options: RunOptions) -> PyramidFlowPipeline:
+def _loaded(
+    settings: Preset, options: RunOptions, check: Callable[[PyramidGeometry], object]
+) -> PyramidFlowPipeline:
     """The shared pipeline of these settings; nobody else gets one whose text encoders are to be freed."""
-    pipeline = current_pipeline(settings, options.device, options.compile)
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check)
     if options.text_encoders == "free":
-        shared_pipeline.cache_clear()
+        shared_pipeline.clear()
     return pipeline
 
 

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.source import read_source
+from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
 from ..geometry import PyramidGeometry
 from ..media.images import open_picture
 from ..presets import Preset
@@ -18,9 +18,6 @@ from .gallery import Entry, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
 from .work import continue_clip, make_clip, verify_clip
-
-PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""Of the published checkpoints: offers lengths for a model on the hub before it is downloaded."""
 
 GALLERY_SIZE = 24
 
@@ -81,7 +78,7 @@ class Studio:
 
     def lengths(self, preset: str) -> list[int]:
         """Lengths in frames that the preset's model can make and the limits allow."""
-        return lengths(self.geometry(preset) or PUBLISHED, self.limits)
+        return lengths(self.geometry(preset) or PUBLISHED_GEOMETRY, self.limits)
 
     def geometry(self, preset: str) -> PyramidGeometry | None:
         """What the preset's model allows; None while that would need a download."""

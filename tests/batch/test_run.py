@@ -20,6 +20,7 @@ from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
 from pyramid_seed.cli import main
 from pyramid_seed.media.images import open_picture
+from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import verify
 from tests.conftest import REFERENCE
@@ -131,7 +132,7 @@ def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):
 
 
 def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
-    before = shared_pipeline.cache_info()
+    before = shared_pipeline.num_loads
     rows = (
         {"prompt": "fine", "num_frames": 9},
         {"prompt": "a", "num_frames": 10},
@@ -168,7 +169,7 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
     ):
         assert f"line {line}: " in message
         assert words in message
-    assert shared_pipeline.cache_info() == before
+    assert shared_pipeline.num_loads == before
     summary = run(*rows, keep_going=True)
     assert (summary.status, len(summary.failed), summary.made) == (1, 9, 1)
     assert not list(tmp_path.glob("clips/.work/*/unit*"))
@@ -212,7 +213,9 @@ def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypat
 
     def publish_and_remove(launch, plan):
         publish(launch, plan)
-        shared_pipeline(str(model), "384p", "float32", "cpu", False)
+        shared_pipeline.get(
+            with_settings(load_preset("tiny"), Settings(model=str(model), variant="384p")), "cpu"
+        )
         shutil.rmtree(model)
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)
