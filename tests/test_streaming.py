@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pyramid_seed import Clip, generate
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.video import frames_digest, read_video
@@ -128,9 +129,7 @@ def test_an_error_in_the_middle_leaves_nothing(quick, tmp_path):
 
 
 def test_a_rate_that_no_file_can_have_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "pyramid_seed.api.shared_pipeline.get", lambda *_: pytest.fail("the model was loaded")
-    )
+    monkeypatch.setattr(shared_pipeline, "get", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match="fps must be between"), FrameFile(tmp_path / "clip.mp4") as file:
         generate("a boat", seed=5, sink=file, **quick | {"fps": 5000.0})
 

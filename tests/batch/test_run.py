@@ -213,9 +213,8 @@ def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypat
 
     def publish_and_remove(launch, plan):
         publish(launch, plan)
-        shared_pipeline.get(
-            with_settings(load_preset("tiny"), Settings(model=str(model), variant="384p")), "cpu"
-        )
+        tiny = with_settings(load_preset("tiny"), Settings(model=str(model), variant="384p"))
+        shared_pipeline.get(tiny, "cpu")
         shutil.rmtree(model)
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)

@@ -9,6 +9,7 @@ import torch
 
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, run_batch
 from pyramid_seed.api import shared_pipeline
+from pyramid_seed.presets import Settings, load_preset, with_settings
 
 GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
 
