@@ -140,7 +140,7 @@ def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lor
     assert longer.manifest["loras"] == clip.manifest["loras"]
     again = extend(saved, 17, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
-    with pytest.raises(ValueError, match=r"made with style\.safetensors .* this pipeline has no LoRA"):
+    with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
         extend(clip, 17, progress=False)
 
 

@@ -17,7 +17,7 @@ from ..noise import (
     draws_of_clip,
 )
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
-from .manifest import geometry_of, recipe_of
+from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 
 
@@ -83,6 +83,15 @@ def verify_clip(
     if path is not None and path.suffix.lower() != ".json":
         steps.append(compare_file(path, manifest, again.frames, made["environment"]))
     return Verification(tuple(steps), environment)
+
+
+def verify_noise_of_file(path: Path) -> Verification:
+    """`verify_noise` of a saved clip, or of a manifest in a file.
+
+    Raises:
+        ValueError: there is no manifest, or one of an unknown noise scheme; or as `verify_noise`.
+    """
+    return verify_noise(read_verifiable(path), path)
 
 
 def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification:

@@ -50,6 +50,9 @@ class NoiseMaker:
     machine: str = "here"
     made: list = field(default_factory=list)
 
+    def image_digest(self, item):
+        return None
+
     def origin(self, item):
         return {"machine": self.machine}
 
