@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
+from .models.lora import check_lora
 from .noise import (
     Branch,
     BranchedNoise,
@@ -49,7 +50,7 @@ from .pipelines.inputs import first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .presets import Preset, Settings, load_preset, with_settings
+from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .resources import resolve_model
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -151,6 +152,7 @@ def current_pipeline(
     return pipeline
 
 
+@settings_listed
 def generate(
     prompt: str,
     *,
@@ -166,6 +168,7 @@ def generate(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath | None = None,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -194,6 +197,8 @@ def generate(
         attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
+            anew for them. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error.
         on_step: `callback_on_step_end` of the pipeline.
@@ -201,7 +206,7 @@ def generate(
         on_chunk: `callback_on_chunk_end` of the pipeline.
         sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
             `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
-        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
+        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0, see below.
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -219,11 +224,17 @@ def generate(
     if sink is not None:
         sink.start(chosen.fps, chosen.scale)
     started = time.perf_counter()
-    if pipeline is None:
+    if pipeline is None and loras:
+        pipeline = _pipeline_with_loras(chosen, loras, device, compile)
+    elif pipeline is None:
         pipeline = current_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
         if text_encoders == "free":
             shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
     else:
+        if loras:
+            raise ValueError(
+                "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+            )
         if compile:
             raise ValueError(
                 "compile is for a pipeline that generate loads; call "
@@ -231,7 +242,7 @@ def generate(
             )
         chosen = _with_model_of(pipeline, chosen)
     weights = weights_of(pipeline)
-    loras = lora_rows(pipeline)
+    acting_loras = lora_rows(pipeline)
     loaded = time.perf_counter()
     pipeline.set_progress_bar_config(disable=not progress)
     sized = image is None or "height" in settings or "width" in settings
@@ -248,21 +259,10 @@ def generate(
         path = pipeline.transformer.attention_path
         output = pipeline(
             prompt,
-            negative_prompt=chosen.negative_prompt,
             image=image,
             prefix_latents=prefix_latents,
             prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
-            height=chosen.height if sized else None,
-            width=chosen.width if sized else None,
-            num_frames=chosen.num_frames,
-            num_inference_steps=list(chosen.num_inference_steps),
-            video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
-            guidance_scale=chosen.guidance_scale,
-            video_guidance_scale=chosen.video_guidance_scale,
-            guidance_decay=chosen.guidance_decay,
-            min_guidance_scale=chosen.min_guidance_scale,
-            prompt_suffix=chosen.prompt_suffix,
-            max_sequence_length=chosen.max_sequence_length,
+            **pipeline_arguments(chosen) | ({} if sized else {"height": None, "width": None}),
             text_encoders=text_encoders,
             noise=noise,
             output_type="uint8" if sink is None else "latent",
@@ -305,7 +305,7 @@ def generate(
         ),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
-        loras=loras,
+        loras=acting_loras,
         found=pipeline.found,
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
@@ -336,6 +336,22 @@ def image_digest(image: PipelineImageInput) -> str:
     return noise_digest(first_frames(image, 1)[0])
 
 
+def _pipeline_with_loras(
+    settings: Preset, loras: Mapping[str | Path, float], device: str | None, compile: bool
+) -> PyramidFlowPipeline:
+    """The pipeline of these settings, nobody else's, with LoRAs; files that are none are refused first."""
+    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    pipeline = load_pipeline(
+        settings.model, variant=settings.variant, dtype=_DTYPES[settings.dtype], device=device
+    )
+    for adapter, file in files.items():
+        pipeline.load_lora_weights(file, adapter_name=adapter)
+    pipeline.set_adapters(list(files), list(loras.values()))
+    if compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
+
+
 def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
     """The settings with what the given pipeline really is, in place of the preset's model."""
     settings = replace(settings, dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
@@ -344,7 +360,3 @@ def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
         return settings
     model = settings.model if is_folder_of(settings.model, folder) else str(folder)
     return replace(settings, model=model, variant=pipeline.source_variant)
-
-
-def _as_list(steps: tuple[int, ...] | None) -> list[int] | None:
-    return None if steps is None else list(steps)

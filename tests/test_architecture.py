@@ -13,33 +13,35 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = {"checks", "choices", "files", "resources", "version"}
+LEAVES = {"checks", "choices", "files", "resources", "unique_keys", "version"}
 ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "devices": set(),
     "seeds": {"checks"},
     "dtypes": {"choices"},
-    "run_options": {"checks", "choices", "devices"},
+    "fields": {"checks"},
+    "run_options": {"checks", "choices", "devices", "fields"},
     "geometry": {"checks"},
     "noise": {"checks", "geometry", "seeds"},
     "determinism": {"choices", "seeds"},
     "environment": {"choices", "determinism", "version"},
-    "presets": {"checks", "resources"},
+    "presets": {"checks", "choices", "fields", "resources", "unique_keys"},
     "schedulers": set(),
     "media": {"files"},
     "models": {"choices", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
     "pipelines": {"checks", "choices", "determinism", "dtypes", "geometry", "media", "models", "noise"}
     | {"schedulers"},
-    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets", "version"},
+    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets", "seeds"}
+    | {"version"},
     "clip_files": {"files", "media", "provenance"},
     "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "pipelines", "presets"}
     | {"provenance", "reproduce"},
     "api": {"checkpoints", "checks", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
-    | {"geometry", "media", "noise", "pipelines", "presets", "resources"},
+    | {"geometry", "media", "models", "noise", "pipelines", "presets", "resources"},
     "reproduce": {"api", "checkpoints", "clip", "geometry", "media", "models", "noise", "pipelines"}
     | {"provenance", "resources"},
     "batch": {"api", "checkpoints", "checks", "choices", "clip", "determinism", "devices", "environment"}
-    | {"files", "media", "noise", "pipelines", "presets"},
+    | {"files", "media", "noise", "pipelines", "presets", "seeds", "unique_keys"},
     "explore": {"batch", "choices", "files", "media", "presets", "provenance", "version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
     | {"presets", "provenance", "reproduce"},

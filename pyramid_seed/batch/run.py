@@ -31,7 +31,7 @@ from ..pipelines.decode import encode_image
 from ..pipelines.denoise import UnitSettings
 from ..pipelines.inputs import Request, check_call, first_frames
 from ..pipelines.text import text_digests
-from ..presets import Preset, Settings
+from ..presets import Preset, Settings, pipeline_arguments, settings_listed
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .launch import Launch, join_launch
@@ -43,6 +43,7 @@ from .worker import BatchSummary, Plan, run_jobs
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
 
 
+@settings_listed
 def run_batch(
     prompts: str | Path,
     output: str | Path,
@@ -78,12 +79,12 @@ def run_batch(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
-        attention, compile: see `generate`; with other ones a clip is another clip.
+        attention, compile: see `generate`; they are part of a clip's identity.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
         progress: show a line on standard error.
-        settings: values that replace the presets'; a row's own come first.
+        settings: values that replace the presets', see below; a row's own come first.
 
     Returns:
         What came of it; whole only on the main process.
@@ -241,27 +242,18 @@ def _request(item: BatchItem) -> Request:
     """The checked call of an item; raises what pipeline and file would raise, before anything is loaded."""
     settings = item.settings
     check_fps(settings.fps, ".mp4")
-    later = settings.video_num_inference_steps
+    arguments = pipeline_arguments(settings)
+    del arguments["prompt_suffix"]
     return check_call(
         model_geometry(settings.model, settings.variant),
         1,
         (1, 1),
         prompt=item.prompt,
-        negative_prompt=settings.negative_prompt,
         embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in _EMBEDDINGS},
         image=None,
         prefix_latents=None,
-        height=settings.height,
-        width=settings.width,
-        num_frames=settings.num_frames,
-        num_inference_steps=list(settings.num_inference_steps),
-        video_num_inference_steps=None if later is None else list(later),
-        guidance_scale=settings.guidance_scale,
-        video_guidance_scale=settings.video_guidance_scale,
-        guidance_decay=settings.guidance_decay,
-        min_guidance_scale=settings.min_guidance_scale,
         num_videos_per_prompt=1,
-        max_sequence_length=settings.max_sequence_length,
+        **arguments,
     )
 
 
