@@ -59,7 +59,7 @@ class Field:
         try:
             return msgspec.convert([value] if is_one_of_several else value, self.type)
         except msgspec.ValidationError:
-            rule = next(limit.title for limit in _limits(self.type) if limit.title)
+            rule = [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
             raise ValueError(f"{self.name} must be {rule}, got {value!r}{self._advice(value)}") from None
 
     def parse(self, text: str) -> Any:
