@@ -26,6 +26,7 @@ from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
+from .models.lora import check_lora
 from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
@@ -34,7 +35,7 @@ from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .presets import Preset, Settings, load_preset, pipeline_arguments, with_settings
+from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
 
@@ -161,6 +162,7 @@ class SharedPipeline:
 shared_pipeline = SharedPipeline()
 
 
+@settings_listed
 def generate(
     prompt: str,
     *,
@@ -175,6 +177,7 @@ def generate(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath | None = None,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -201,6 +204,8 @@ def generate(
         attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
+            anew for them. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
@@ -208,7 +213,7 @@ def generate(
         on_chunk: `callback_on_chunk_end` of the pipeline.
         sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
             `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
-        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
+        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0, see below.
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -225,11 +230,13 @@ def generate(
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
-    if pipeline is None:
-        check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-        pipeline = _loaded(wanted, options, check)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
+    if pipeline is not None:
+        pipeline = _as_it_is(pipeline, compile, loras)
+    elif loras:
+        pipeline = _loaded_with(loras, wanted, options, check)
     else:
-        pipeline = _as_it_is(pipeline, compile)
+        pipeline = _loaded(wanted, options, check)
     recipe = Recipe(
         prompt=prompt,
         seed=root,
@@ -399,8 +406,34 @@ def _loaded(
     return pipeline
 
 
-def _as_it_is(pipeline: PyramidFlowPipeline, compile: bool) -> PyramidFlowPipeline:
+def _loaded_with(
+    loras: Mapping[str | Path, float],
+    settings: Preset,
+    options: RunOptions,
+    check: Callable[[PyramidGeometry], object],
+) -> PyramidFlowPipeline:
+    """A pipeline of these settings that nobody shares, with LoRAs; what is none is refused before."""
+    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    source = read_source(settings.model, variant=settings.variant)
+    check(source.geometry)
+    target = default_device() if options.device is None else usable_device(options.device)
+    pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
+    for adapter, file in files.items():
+        pipeline.load_lora_weights(file, adapter_name=adapter)
+    pipeline.set_adapters(list(files), list(loras.values()))
+    if options.compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
+
+
+def _as_it_is(
+    pipeline: PyramidFlowPipeline, compile: bool, loras: Mapping[str | Path, float] | None
+) -> PyramidFlowPipeline:
     """A pipeline that the caller gave, whose files are still those that were loaded."""
+    if loras:
+        raise ValueError(
+            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+        )
     if compile:
         raise ValueError(
             "compile is for a pipeline that generate loads; call "

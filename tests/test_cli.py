@@ -55,7 +55,7 @@ def test_nothing_is_overwritten_silently(tmp_path, capsys):
     [
         (["--num-frames", "18"], "num_frames must be 4k + 1, got 18; use 17 or 21"),
         (["--height", "70"], "height must be a multiple of 32, got 70; use 64 or 96"),
-        (["--num-frames", "0"], "generate: num_frames must be a whole number of at least 1, got 0"),
+        (["--num-frames", "0"], "generate: num_frames must be a whole number of at least 1, got 0; use 1"),
         (["--preset", "tinny"], "did you mean 'tiny'?"),
         (["--preset", "no.yaml"], "the preset no.yaml does not exist"),
         (["--image", "no.png"], "the picture no.png does not exist"),

@@ -32,7 +32,7 @@ from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
 from ..pipelines.inputs import Request, first_frames
-from ..presets import Preset, Settings
+from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
@@ -44,6 +44,7 @@ from .worker import BatchSummary, Plan, run_jobs
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
 
 
+@settings_listed
 def run_batch(
     prompts: str | Path,
     output: str | Path,
@@ -84,7 +85,7 @@ def run_batch(
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
         progress: show a line on standard error.
-        settings: values that replace the presets'; a row's own come first.
+        settings: values that replace the presets', see below; a row's own come first.
 
     Returns:
         What came of it; whole only on the main process.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..environment import Difference, fingerprint_differences
-from .manifest import BEFORE_PATHS, chunk_frames
+from .manifest import chunk_frames
+from .schema import BEFORE_PATHS
 
 Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
 Status = Literal["equal", "differs", "not compared"]
