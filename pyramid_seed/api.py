@@ -31,7 +31,7 @@ from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
-from .media.video import Frames
+from .media.frames import Frames
 from .noise import (
     Branch,
     BranchedNoise,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..media.images import open_picture, picture_digest
+from ..media.images import open_image, pixels_digest
 from ..noise import check_root
 from ..presets import Preset, Settings, load_preset, with_settings
 from .rows import KNOWN_NAMES, OWN_NAMES, BadRow, BatchInputError, Row
@@ -26,7 +26,7 @@ class BatchItem:
         seed: root seed.
         settings: all settings after defaults.
         image: the first frame's file, None without one.
-        image_digest: its `pictures.picture_digest`.
+        image_digest: its `pictures.pixels_digest`.
     """
 
     prompt: str
@@ -108,8 +108,8 @@ def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[
     image, digest = None, None
     if own.get("image") is not None:
         image = (folder / _text("image", own["image"])).resolve()
-        picture = open_picture(image)
-        digest = picture_digest(picture)
+        picture = open_image(image)
+        digest = pixels_digest(picture)
         if not merged.keys() & {"height", "width"}:
             settings = replace(settings, height=picture.height, width=picture.width)
         if (picture.height, picture.width) != (settings.height, settings.width):

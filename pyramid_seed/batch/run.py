@@ -23,7 +23,7 @@ from ..determinism import determinism as determinism_level
 from ..devices import parse_device, usable_device
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
-from ..media.images import open_picture, picture_digest
+from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams
 from ..pipelines import PyramidFlowPipeline
@@ -216,8 +216,8 @@ class _ClipMaker:
     def _picture(self, item: BatchItem) -> Image | None:
         if item.image is None:
             return None
-        picture = open_picture(item.image)
-        if picture_digest(picture) != item.image_digest:
+        picture = open_image(item.image)
+        if pixels_digest(picture) != item.image_digest:
             raise ValueError(f"{item.image} is another picture than when the batch began")
         return picture
 

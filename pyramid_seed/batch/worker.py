@@ -23,7 +23,8 @@ import torch
 
 from ..media.contact_sheet import Strip, write_sheet
 from ..media.frame_file import FrameFile
-from ..media.video import Frames, video_frames
+from ..media.frames import Frames
+from ..media.video import video_frames
 from .identity import Job, in_order, jobs_from_json, jobs_to_json
 from .items import BatchItem
 from .journal import Entry, Journal, file_digest

@@ -192,9 +192,9 @@ def root_seed(text: str) -> int:
 
 def open_image(path: Path | None) -> Image | None:
     """The picture in a file, if one was given."""
-    from ..media.images import open_picture
+    from ..media.images import open_image
 
-    return None if path is None else open_picture(path)
+    return None if path is None else open_image(path)
 
 
 def quiet_loading() -> None:

@@ -14,7 +14,8 @@ import torch
 
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
-from ..media.video import Frames, frames_digest, read_comment
+from ..media.frames import Frames, frames_digest
+from ..media.video import read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import Preset, Settings, with_settings
 from ..version import __version__
@@ -213,7 +214,7 @@ def chunk_frames(chunk: int, temporal_factor: int) -> tuple[int, int]:
 
 
 def chunk_digests(frames: Frames, temporal_factor: int) -> list[str]:
-    """SHA-256 of the frames of each decoded chunk, see `video.frames_digest`."""
+    """SHA-256 of the frames of each decoded chunk, see `frames.frames_digest`."""
     starts = [0, *range(1, len(frames), temporal_factor), len(frames)]
     return [frames_digest(frames[start:stop]) for start, stop in pairwise(starts)]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pyramid_seed.batch.items import Defaults, items_from_rows, refuse_bad_rows
 from pyramid_seed.batch.rows import BatchInputError, Row
-from pyramid_seed.media.images import picture_digest
+from pyramid_seed.media.images import pixels_digest
 from pyramid_seed.presets import load_preset
 
 DEFAULTS = Defaults()
@@ -123,7 +123,7 @@ def test_an_image_gives_the_size_and_is_known_by_its_pixels(tmp_path):
     assert bad == []
     assert (first.settings.height, first.settings.width) == (64, 128)
     assert first.image == (tmp_path / "a.png").resolve()
-    assert first.image_digest == second.image_digest == picture_digest(image)
+    assert first.image_digest == second.image_digest == pixels_digest(image)
     reason = reason_of({"prompt": "a", "image": "a.png", "height": 64, "width": 64}, folder=tmp_path)
     assert "64 x 64, got 64 x 128; resize it first" in reason
 

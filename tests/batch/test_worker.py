@@ -20,7 +20,8 @@ from pyramid_seed.batch.rows import BadRow
 from pyramid_seed.batch.units import save_unit
 from pyramid_seed.batch.worker import OutputError, Plan, run_jobs
 from pyramid_seed.media.frame_file import FrameFile
-from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 from pyramid_seed.presets import load_preset
 
