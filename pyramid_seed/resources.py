@@ -19,6 +19,16 @@ def embedded_model_path(name: str = "tiny") -> Path:
     return _find(f"assets/{name}")
 
 
+def embedded_name(folder: Path) -> str | None:
+    """The name of the embedded model that a folder is; None if it is none."""
+    folder = folder.resolve()
+    try:
+        is_ours = embedded_model_path(folder.name).resolve() == folder
+    except FileNotFoundError:
+        return None
+    return folder.name if is_ours else None
+
+
 def resolve_model(model: str) -> str:
     """`embedded:NAME` becomes the folder of that model; a folder or a hub id stays what it is."""
     name = model.removeprefix("embedded:")

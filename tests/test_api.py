@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
-from pyramid_seed.api import default_device, image_digest, shared_pipeline
+from pyramid_seed.api import default_device, frame_digest, shared_pipeline
 from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
+from pyramid_seed.pipelines.beginning import Beginning
+from pyramid_seed.pipelines.inputs import first_frames
 from pyramid_seed.presets import Preset
 from tests.conftest import REFERENCE
 
@@ -190,8 +192,7 @@ def test_given_latents_are_not_computed_again_and_change_nothing(quick):
     resumed = generate(
         "a boat",
         seed=3,
-        prefix_latents=start.latents,
-        prefix_stage_digests=start.stage_digests,
+        beginning=Beginning(start.latents, start.stage_digests),
         on_step=lambda pipe, step, timestep, told: steps.append(told["unit"]),
         **longer,
     )
@@ -215,7 +216,9 @@ def test_an_image_gives_the_size_and_is_recorded(quick):
     sized = {name: value for name, value in quick.items() if name not in ("height", "width")}
     clip = generate("the sea", seed=1, image=image, **sized)
     assert clip.frames.shape[1:3] == (image.height, image.width) == (64, 128)
-    assert clip.image_digest == image_digest(np.asarray(image.convert("RGB"), np.float32)[None] / 255)
+    assert clip.recipe.image_digest == frame_digest(
+        first_frames(np.asarray(image.convert("RGB"), np.float32)[None] / 255, 1)[0]
+    )
     assert next(iter(clip.ledger)).key == NoiseKey("posterior", 0, 0)
     with pytest.raises(ValueError, match=r"64 x 64, got 64 x 128; resize it first"):
         generate("the sea", seed=1, image=image, **quick)
@@ -286,7 +289,7 @@ def test_load_pipeline_reads_what_save_pretrained_wrote(quick, tmp_path):
     original.save_pretrained(tmp_path / "saved")
     loaded = load_pipeline(tmp_path / "saved")
     assert isinstance(loaded, PyramidFlowPipeline)
-    assert loaded.source_folder == tmp_path / "saved"
+    assert loaded.source.folder == tmp_path / "saved"
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
         ours, theirs = getattr(loaded, name).state_dict(), getattr(original, name).state_dict()
         assert ours.keys() == theirs.keys()

@@ -18,7 +18,7 @@ from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.provenance.manifest import find_manifest
-from pyramid_seed.reproduce import extend_file, regenerate
+from pyramid_seed.reproduce import extend, regenerate
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_a_longer_clip_streams_from_its_first_frame(quick, tmp_path):
     generate("a boat", seed=5, **quick).save(first, keep_latents=True)
     whole = generate("a boat", seed=5, **quick | {"num_frames": 17})
     with FrameFile(tmp_path / "longer.mp4") as file:
-        longer = extend_file(first, 17, model=quick["model"], progress=False, sink=file)
+        longer = extend(first, 17, model=quick["model"], progress=False, sink=file)
         longer.save(file.path)
     assert longer.frame_facts == whole.frame_facts
     assert find_manifest(file.path)["digests"] == whole.manifest["digests"]

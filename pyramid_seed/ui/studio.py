@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.facts import model_geometry
+from ..checkpoints.source import read_source
 from ..geometry import PyramidGeometry
 from ..media.images import open_image
 from ..presets import Preset
-from ..provenance.extension import plan_extension
 from ..provenance.manifest import find_manifest, geometry_of, recipe_of
+from ..recipe import plan_extension
 from .gallery import Entry, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
@@ -87,7 +87,7 @@ class Studio:
         """What the preset's model allows; None while that would need a download."""
         chosen = self.preset(preset)
         if chosen.model.startswith("embedded:") or Path(chosen.model).is_dir():
-            return model_geometry(chosen.model, chosen.variant)
+            return _geometry_of(chosen.model, chosen.variant)
         return None
 
     def make(self, wish: Wish) -> Job:
@@ -173,3 +173,8 @@ class Studio:
             return None
         folders = [preset.model for preset in self.presets.values() if Path(preset.model).is_dir()]
         return next((model for model in folders if Path(model).name == manifest["model"]["name"]), None)
+
+
+@cache
+def _geometry_of(model: str, variant: str | None) -> PyramidGeometry:
+    return read_source(model, variant=variant).geometry
