@@ -26,7 +26,7 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "presets": {"checks", "resources"},
     "schedulers": set(),
     "media": {"files"},
-    "models": {"choices", "schedulers"},
+    "models": {"choices", "files", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
     "pipelines": {
         "checkpoints",

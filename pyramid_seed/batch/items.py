@@ -26,7 +26,7 @@ class BatchItem:
         seed: root seed.
         settings: all settings after defaults.
         image: the first frame's file, None without one.
-        image_digest: its `pictures.pixels_digest`.
+        image_digest: its `images.pixels_digest`.
     """
 
     prompt: str

@@ -104,7 +104,7 @@ _Found = Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def _read_txt(text: str, where: str) -> _Found:  # noqa: ARG001 - every reader takes the same
-    """A prompt a line; empty lines and those that begin with # say nothing."""
+    """One prompt per line; empty lines and lines that begin with # are ignored."""
     for line, prompt in enumerate(text.split("\n"), start=1):
         if (prompt := prompt.strip()) and not prompt.startswith("#"):
             yield line, {"prompt": prompt}
@@ -136,7 +136,7 @@ def _no_constant(name: str) -> float:
 
 
 def _read_csv(text: str, where: str) -> _Found:
-    """The first line names the columns; an empty cell says nothing."""
+    """The first line names the columns; empty cells are ignored."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]

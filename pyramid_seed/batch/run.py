@@ -29,9 +29,10 @@ from ..presets import Preset, Settings, pipeline_arguments
 from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .jobs import run_jobs
 from .launch import Launch, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
-from .worker import BatchSummary, Plan, run_jobs
+from .summary import BatchSummary, Plan
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
@@ -168,7 +169,7 @@ class _ClipMaker:
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
-        """The clip of a job, see `worker.Maker`."""
+        """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
         pipeline = current_pipeline(item.settings, self.device, options.compile)
         weights = weights_of(pipeline) or ()
@@ -200,7 +201,7 @@ def _image_of(item: BatchItem) -> Image | None:
         return None
     image = open_image(item.image)
     if pixels_digest(image) != item.image_digest:
-        raise ValueError(f"{item.image} is another picture than when the batch began")
+        raise ValueError(f"{item.image} is another image than when the batch began")
     return image
 
 

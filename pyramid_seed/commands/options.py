@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..batch.worker import BatchSummary
+    from ..batch.summary import BatchSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
     from ..presets import Settings

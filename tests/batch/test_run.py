@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pyramid_seed import generate, run_batch
 from pyramid_seed.api import shared_pipeline
-from pyramid_seed.batch import worker as batch_of_runs
+from pyramid_seed.batch import worker
 from pyramid_seed.batch.launch import Launch, join_launch
 from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
@@ -56,9 +56,9 @@ def stop_after(monkeypatch):
             if unit == unit_to_stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        save_unit = batch_of_runs.save_unit
-        monkeypatch.setattr(batch_of_runs, "save_unit", save_and_stop)
-        return lambda: monkeypatch.setattr(batch_of_runs, "save_unit", save_unit)
+        save_unit = worker.save_unit
+        monkeypatch.setattr(worker, "save_unit", save_and_stop)
+        return lambda: monkeypatch.setattr(worker, "save_unit", save_unit)
 
     return arm
 
@@ -201,7 +201,7 @@ def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, mon
     monkeypatch.setattr(Launch, "publish", publish_and_change)
     row = {"prompt": "a", "image": str(picture), "height": 64, "width": 128, "num_frames": 1}
     summary = run(row, {"prompt": "b", "num_frames": 1})
-    assert "another picture than when the batch began" in next(iter(summary.failed.values()))
+    assert "another image than when the batch began" in next(iter(summary.failed.values()))
     assert len(summary.digests) == 1
 
 
