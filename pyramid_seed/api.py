@@ -25,7 +25,7 @@ from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
-from .media.video import Frames
+from .media.frames import Frames
 from .models.lora import check_lora
 from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline

@@ -27,7 +27,7 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "presets": {"checks", "choices", "fields", "resources", "unique_keys"},
     "schedulers": set(),
     "media": {"files"},
-    "models": {"choices", "schedulers"},
+    "models": {"choices", "files", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
     "pipelines": {
         "checkpoints",

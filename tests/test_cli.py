@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.cli import main
-from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]

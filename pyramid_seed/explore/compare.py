@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..media.video import Frames
+from ..media.frames import Frames
 from ..provenance.pixels import psnr
 from .similarity import ssim
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
-from ..media.video import Frames
+from ..media.frames import Frames
 from .compare import PixelComparison, absolute_difference
 from .extras import check_extra
 from .stored import StoredClip, first_unit_made_otherwise, unit_of

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..files import check_free, replacing
-from ..media.video import Frames, write_video
+from ..media.frames import Frames
+from ..media.video import write_video
 from ..provenance.diff import Comparison
 from .compare import FrameDifference, PixelComparison
 from .compare_images import difference, side_by_side, write_curve

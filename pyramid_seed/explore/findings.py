@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..media.video import Frames
+from ..media.frames import Frames
 from .measured import MeasuredClip
 from .measures import MEASURES, Values
 from .outliers import outlier_reasons

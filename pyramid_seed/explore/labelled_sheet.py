@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..media.video import Frames
+from ..media.frames import Frames
 
 _CELL, _GAP, _MARGIN = 96, 2, 16
 _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..media.video import Frames, read_video
+from ..media.frames import Frames
+from ..media.video import read_video
 from .measures import Values, measure_clip
 from .prompts import Prompt
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..media.video import Frames
+from ..media.frames import Frames
 from .extras import check_extra
 
 Luma = NDArray[np.float32]

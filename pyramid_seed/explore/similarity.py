@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..media.video import Frames
+from ..media.frames import Frames
 from .extras import check_extra
 
 MIN_SIDE = 11

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageSequence
-
-from ..media.video import Frames, frames_digest, read_video
+from ..media.frames import Frames, frames_digest
+from ..media.images import read_animation, read_image, read_image_folder
+from ..media.video import read_video
 from ..provenance.manifest import find_manifest
 
 
@@ -76,7 +75,7 @@ def read_clip(path: str | Path) -> StoredClip:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no pictures, or pictures of several sizes.
+        ValueError: it holds no images, images of several sizes, or images that RGB does not show as they are.
     """
     path = Path(path)
     if not path.exists():
@@ -91,43 +90,11 @@ def read_clip(path: str | Path) -> StoredClip:
     settings = {} if manifest is None else manifest["settings"]
     fps = settings.get("fps")
     if path.is_dir():
-        frames = _read_folder(path)
+        frames = read_image_folder(path)
     elif ending in (".gif", ".webp"):
-        frames = _read_animation(path, fps)
+        frames = read_animation(path, fps)
     elif ending in (".png", ".jpg", ".jpeg"):
-        frames = _read_picture(path)[None]
+        frames = read_image(path)[None]
     else:
         frames, fps = read_video(path)
     return StoredClip(path, frames, fps, manifest, no_manifest)
-
-
-def _read_picture(path: Path) -> Frames:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _read_folder(folder: Path) -> Frames:
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise ValueError(f"{folder} holds no .png pictures")
-    pictures = [_read_picture(file) for file in files]
-    for file, picture in zip(files, pictures, strict=True):
-        if picture.shape != pictures[0].shape:
-            sizes = [f"{each.shape[0]}x{each.shape[1]}" for each in (pictures[0], picture)]
-            raise ValueError(f"{folder}: {files[0].name} is {sizes[0]}, {file.name} is {sizes[1]}")
-    return np.stack(pictures)
-
-
-def _read_animation(path: Path, fps: float | None) -> Frames:
-    """Pictures, each as often as frames fit into the time it is shown; each once if `fps` is None."""
-    with Image.open(path) as image:
-        shown = [
-            (np.asarray(picture.convert("RGB")), picture.info.get("duration") or 0)  # converted, then known
-            for picture in ImageSequence.Iterator(image)
-        ]
-    pictures, durations = np.stack([picture for picture, _ in shown]), [each for _, each in shown]
-    if fps is None or len(pictures) == 1:
-        return pictures
-    ends = np.cumsum(durations)
-    middles = (np.arange(round(ends[-1] * fps / 1000)) + 0.5) * 1000 / fps
-    return pictures[np.searchsorted(ends, middles).clip(max=len(pictures) - 1)]

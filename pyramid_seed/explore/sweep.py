@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..batch.journal import Journal
 from ..batch.run import run_batch
-from ..batch.worker import BatchSummary
+from ..batch.summary import BatchSummary
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..checks import check_choice as check_choice
 from ..geometry import PyramidGeometry
-from ..media.images import rgb_picture
+from ..media.images import to_rgb8
 from ..noise import (
     NoiseSource,
     NoiseStreams,
@@ -330,13 +330,13 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     """Pictures (1, 3, H, W) in [-1, 1], one a prompt, in the size in which they were given.
 
     Takes what diffusers takes: PIL pictures, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
-    [0, 1]; one picture serves all prompts. PIL pictures as `rgb.rgb_picture` shows them.
+    [0, 1]; one picture serves all prompts. PIL pictures as `images.to_rgb8` shows them.
     """
     given = image if isinstance(image, list) else [image]
     for each in given:
         if isinstance(each, ARRAYS):
             _check_values(torch.as_tensor(each))
-    shown = [rgb_picture(each) if isinstance(each, Image.Image) else each for each in given]
+    shown = [to_rgb8(each) if isinstance(each, Image.Image) else each for each in given]
     processor = VaeImageProcessor(do_resize=False)
     batch = processor.preprocess(shown if isinstance(image, list) else shown[0])
     pictures = tuple(own_memory(picture) for picture in batch.split(1))

@@ -16,7 +16,8 @@ from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
-from ..media.video import Frames, frames_digest, read_comment
+from ..media.frames import Frames, frames_digest
+from ..media.video import read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import preset_of
 from ..recipe import Recipe
@@ -149,7 +150,7 @@ def chunk_frames(chunk: int, temporal_factor: int) -> tuple[int, int]:
 
 
 def chunk_digests(frames: Frames, temporal_factor: int) -> list[str]:
-    """SHA-256 of the frames of each decoded chunk, see `video.frames_digest`."""
+    """SHA-256 of the frames of each decoded chunk, see `frames.frames_digest`."""
     starts = [0, *range(1, len(frames), temporal_factor), len(frames)]
     return [frames_digest(frames[start:stop]) for start, stop in pairwise(starts)]
 

@@ -10,7 +10,8 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
-from ..media.video import Frames, frames_digest, read_video, write_video
+from ..media.frames import Frames, frames_digest
+from ..media.video import read_video, write_video
 from .diff import Step
 from .manifest import chunk_digests, chunk_frames
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
-from ..media.video import Frames
+from ..media.frames import Frames
 from ..noise import (
     BranchedNoise,
     LedgeredNoise,

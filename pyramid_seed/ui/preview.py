@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from ..media.video import Frames
+from ..media.frames import Frames
 
 MAX_SIDE = 256
 

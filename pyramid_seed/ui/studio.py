@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
 from ..geometry import PyramidGeometry
-from ..media.images import open_picture
+from ..media.images import open_image
 from ..presets import Preset
 from ..provenance.manifest import find_manifest, geometry_of, recipe_of
 from ..recipe import plan_extension
@@ -94,7 +94,7 @@ class Studio:
             ValueError: it cannot be made, or is too large for this server; or the queue is full.
         """
         preset = self.preset(wish.preset)
-        picture = None if wish.image is None else open_picture(wish.image)
+        picture = None if wish.image is None else open_image(wish.image)
         height, width = (picture.height, picture.width) if picture is not None else (wish.height, wish.width)
         self.limits.check(wish.num_frames, height, width)
         geometry = self.geometry(wish.preset)

@@ -14,8 +14,9 @@ from ..api import generate
 from ..clip import Clip
 from ..clip_files import clip_stem, continued_stem
 from ..files import replacing
-from ..media.images import open_picture
-from ..media.video import Frames, write_image
+from ..media.frames import Frames
+from ..media.images import open_image
+from ..media.video import write_image
 from ..pipelines import PyramidFlowPipeline
 from ..presets import Preset
 from ..reproduce import extend, verify
@@ -147,7 +148,7 @@ def chunk_reporter(job: Job) -> Callable[[int, int, Frames], None]:
 def picture_beside(clip: Path) -> Image | None:
     """The first frame that was given for a clip of this page."""
     path = picture_path(clip)
-    return open_picture(path) if path.is_file() else None
+    return open_image(path) if path.is_file() else None
 
 
 def _made(path: Path, clip: Clip, num_frames: int) -> Outcome:

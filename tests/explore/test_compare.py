@@ -253,7 +253,7 @@ def test_command_compare_refuses_and_leaves_nothing(frames, tmp_path, capsys, mo
     (tmp_path / "text.mp4").write_text("no film")
     assert "text.mp4 is not a video, or a damaged one" in refused(a, tmp_path / "text.mp4", "-o", report)
     (tmp_path / "empty").mkdir()
-    assert "empty holds no .png pictures" in refused(a, tmp_path / "empty", "-o", report)
+    assert "empty holds no .png images" in refused(a, tmp_path / "empty", "-o", report)
     for name, side in (("0000.png", 32), ("0001.png", 16)):
         write_image(tmp_path / "two sizes" / name, frames[0, :side, :side])
     assert "two sizes: 0000.png is 32x32, 0001.png is 16x16" in refused(
