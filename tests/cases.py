@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 
 
-def check_cases(
-    cases: Mapping[str, tuple[Any, ...]] | Iterable[tuple[Any, ...]], rule: Callable[..., object]
-) -> None:
-    """Call `rule(*case)` for every case; those in which it fails are named in one AssertionError.
+def check_cases(cases: Mapping[str, Any] | Iterable[Any], rule: Callable[..., object]) -> None:
+    """Call `rule` for every case; those in which it fails are named in one AssertionError.
 
-    Cases of a mapping go by their keys, others by their values. The first failure is the error's cause, so
-    that its traceback is shown.
+    A tuple is the rule's arguments, anything else its only one. Cases of a mapping go by their keys, others
+    by their values. The first failure is the error's cause, so that its traceback is shown.
     """
     __tracebackhide__ = True
     named = cases.items() if isinstance(cases, Mapping) else [(repr(case), case) for case in cases]
@@ -22,14 +20,15 @@ def check_cases(
     failures: dict[str, BaseException] = {}
     for name, case in named:
         try:
-            rule(*case)
+            rule(*(case if isinstance(case, tuple) else (case,)))
         except (Exception, pytest.fail.Exception) as error:
             failures[name] = error
     if failures:
-        lines = [f"{name}: {_first_line(error)}" for name, error in failures.items()]
+        lines = [f"{name}: {_in_one_line(error)}" for name, error in failures.items()]
         summary = f"{len(failures)} of {len(named)} cases break the rule:"
         raise AssertionError("\n  ".join([summary, *lines])) from next(iter(failures.values()))
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(f"{type(error).__name__} {error}".split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
