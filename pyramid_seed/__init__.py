@@ -13,35 +13,55 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import generate, load_pipeline
+    from .batch.rows import BatchInputError
     from .batch.run import run_batch
+    from .batch.worker import BatchSummary
+    from .checkpoints.source import ModelSource
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
     from .environment import environment_fingerprint
-    from .explore.sweep import run_sweep
+    from .explore.sweep import SweepSummary, run_sweep
+    from .media.frame_file import FrameFile
     from .models import (
         AutoencoderKLCausalVideo,
         PyramidFluxTransformer3DModel,
         PyramidSD3Transformer3DModel,
     )
+    from .noise import Branch
     from .pipelines import PyramidFlowPipeline
+    from .pipelines.beginning import Beginning
     from .presets import Preset, list_presets, load_preset
-    from .reproduce import regenerate, verify
+    from .provenance.manifest import read_manifest
+    from .provenance.verify import Verification
+    from .recipe import Recipe
+    from .reproduce import extend, regenerate, verify
     from .schedulers import PyramidFlowMatchEulerDiscreteScheduler
 
 
 _HOMES = {
     "AutoencoderKLCausalVideo": "models",
+    "BatchInputError": "batch.rows",
+    "BatchSummary": "batch.worker",
+    "Beginning": "pipelines.beginning",
+    "Branch": "noise",
     "Clip": "clip",
+    "FrameFile": "media.frame_file",
+    "ModelSource": "checkpoints.source",
     "Preset": "presets",
     "PyramidFlowMatchEulerDiscreteScheduler": "schedulers",
     "PyramidFlowPipeline": "pipelines",
     "PyramidFluxTransformer3DModel": "models",
     "PyramidSD3Transformer3DModel": "models",
+    "Recipe": "recipe",
+    "SweepSummary": "explore.sweep",
+    "Verification": "provenance.verify",
     "environment_fingerprint": "environment",
+    "extend": "reproduce",
     "generate": "api",
     "list_presets": "presets",
     "load_pipeline": "api",
     "load_preset": "presets",
+    "read_manifest": "provenance.manifest",
     "regenerate": "reproduce",
     "run_batch": "batch.run",
     "run_sweep": "explore.sweep",
@@ -52,18 +72,29 @@ _HOMES = {
 
 __all__ = [
     "AutoencoderKLCausalVideo",
+    "BatchInputError",
+    "BatchSummary",
+    "Beginning",
+    "Branch",
     "Clip",
+    "FrameFile",
+    "ModelSource",
     "Preset",
     "PyramidFlowMatchEulerDiscreteScheduler",
     "PyramidFlowPipeline",
     "PyramidFluxTransformer3DModel",
     "PyramidSD3Transformer3DModel",
+    "Recipe",
+    "SweepSummary",
+    "Verification",
     "__version__",
     "environment_fingerprint",
+    "extend",
     "generate",
     "list_presets",
     "load_pipeline",
     "load_preset",
+    "read_manifest",
     "regenerate",
     "run_batch",
     "run_sweep",

@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from .checkpoints.digests import is_folder_of
-from .checkpoints.load import (
-    default_dtype_kept,
-    fetch_checkpoint,
-    find_layout,
-    load_components,
-    load_saved_text_encoders,
-)
-from .checkpoints.source import changed_files, stamps_of, weights_of
-from .checks import check_choice
-from .choices import AFTER_USE, ATTENTION_PATHS, DETERMINISM_LEVELS, AfterUse, AttentionPath, DeterminismLevel
+from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
+from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
+from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
-from .dtypes import check_dtype
+from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.video import Frames
-from .noise import (
-    Branch,
-    BranchedNoise,
-    LedgeredNoise,
-    NoiseLedger,
-    NoiseSource,
-    NoiseStreams,
-    draws_of_clip,
-    noise_digest,
-    root_from_entropy,
-)
+from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
+from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
+from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .presets import Preset, Settings, load_preset, with_settings
-from .resources import resolve_model
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from .presets import Preset, Settings, load_preset, pipeline_arguments, with_settings
+from .recipe import Recipe
+from .run_options import RunOptions
 
 
 def load_pipeline(
@@ -64,7 +48,7 @@ def load_pipeline(
     compile: bool = False,
     **hub_options: Any,
 ) -> PyramidFlowPipeline:
-    """Load a model, ready to be called. Its family is recognised; `pipeline.found` says what was found.
+    """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
 
     Args:
         path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
@@ -72,8 +56,9 @@ def load_pipeline(
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
-        compile: run the transformer's blocks through `torch.compile`: faster after a first call that takes
-            minutes, with other last bits. `pipeline.transformer.compile_repeated_blocks` has more options.
+        compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
+            ones are faster, and results differ in the last bits.
+            `pipeline.transformer.compile_repeated_blocks` has more options.
         hub_options: revision, cache_dir, token, local_files_only.
 
     Raises:
@@ -84,28 +69,22 @@ def load_pipeline(
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    target = default_device() if device is None else usable_device(device)
+    return _load(read_source(path_or_hub_id, variant=variant, **hub_options), dtype, target, compile)
+
+
+def _load(
+    source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
+) -> PyramidFlowPipeline:
+    """The pipeline of a model that was told; see `load_pipeline`."""
     ask_for_cublas_workspace()
-    chosen_device = default_device() if device is None else usable_device(device)
-    source = resolve_model(str(path_or_hub_id))
-    folder = fetch_checkpoint(source, variant=variant, **hub_options)
-    if find_layout(folder) == "diffusers":
-        if variant is not None:
-            raise ValueError(
-                f"{folder} was written by save_pretrained and has one transformer; leave variant out"
-            )
-        stamps = stamps_of(folder, None)
-        pipeline = _load_saved(folder, dtype)
-        pipeline.found = f"{pipeline.transformer.family}, in the layout of diffusers at {folder}"
+    if source.layout == "diffusers":
+        pipeline = _load_saved(source, dtype)
     else:
-        stamps = stamps_of(folder, variant)
-        components = load_components(folder, variant=variant, dtype=dtype)
-        pipeline = PyramidFlowPipeline(**components.modules())
-        pipeline.found = components.found
-    pipeline.source_folder = folder
-    pipeline.source_variant = variant
-    pipeline.source_stamps = stamps
+        pipeline = PyramidFlowPipeline(**load_components(source, dtype))
+    pipeline.source = source
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
-        pipeline.to(chosen_device)
+        pipeline.to(target)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             own_weights(part)
@@ -114,9 +93,9 @@ def load_pipeline(
     return pipeline
 
 
-def _load_saved(folder: Path, dtype: torch.dtype) -> PyramidFlowPipeline:
+def _load_saved(source: ModelSource, dtype: torch.dtype) -> PyramidFlowPipeline:
     """What `save_pretrained` wrote, all weights of which must be there."""
-    encoders = load_saved_text_encoders(folder, dtype)
+    folder, encoders = source.folder, load_saved_text_encoders(source, dtype)
     with default_dtype_kept():
         pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **encoders)
     for part in ("transformer", "vae"):
@@ -132,23 +111,54 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-@lru_cache(maxsize=1)
-def shared_pipeline(
-    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
-) -> PyramidFlowPipeline:
-    """The pipeline of these settings, loaded once a process; asking for another one lets the last one go."""
-    return load_pipeline(model, variant=variant, dtype=_DTYPES[dtype], device=device, compile=compile)
+class SharedPipeline:
+    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] | None = None
+        self._pipeline: PyramidFlowPipeline | None = None
+        self.num_loads = 0
+
+    def get(
+        self,
+        settings: Preset,
+        device: str | None = None,
+        compile: bool = False,
+        check: Callable[[PyramidGeometry], object] = lambda _: None,
+    ) -> PyramidFlowPipeline:
+        """The pipeline of these settings, loaded again if its files have changed.
+
+        Args:
+            settings: name the model, its variant and dtype.
+            device, compile: see `load_pipeline`.
+            check: called with the model's geometry before anything is downloaded or loaded, as far as it
+                is known by then; what it raises is passed on.
+        """
+        if settings.model in PUBLISHED_MODELS:
+            check(PUBLISHED_GEOMETRY)
+        key = (settings.model, settings.variant, settings.dtype, device, compile)
+        with self._lock:
+            if self._pipeline is not None and self._key == key:
+                source = self._pipeline.source
+                if source is None or not source.changed_files():
+                    return self._pipeline
+            self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
+            target = default_device() if device is None else usable_device(device)
+            source = read_source(settings.model, variant=settings.variant)
+            check(source.geometry)
+            self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
+            self._key = key
+            self.num_loads += 1
+            return self._pipeline
+
+    def clear(self) -> None:
+        """Let the pipeline go."""
+        with self._lock:
+            self._key = self._pipeline = None
 
 
-def current_pipeline(
-    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
-) -> PyramidFlowPipeline:
-    """The same, loaded again if its files have changed."""
-    pipeline = shared_pipeline(model, variant, dtype, device, compile)
-    if changed_files(pipeline):
-        shared_pipeline.cache_clear()
-        pipeline = shared_pipeline(model, variant, dtype, device, compile)
-    return pipeline
+shared_pipeline = SharedPipeline()
 
 
 def generate(
@@ -158,8 +168,7 @@ def generate(
     branches: Sequence[Branch] = (),
     preset: str | Path | Preset = "tiny",
     image: PipelineImageInput | None = None,
-    prefix_latents: torch.Tensor | None = None,
-    prefix_stage_digests: Sequence[Sequence[str] | None] | None = None,
+    beginning: Beginning | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
@@ -182,10 +191,8 @@ def generate(
         branches: units from which on another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`.
         image: the first frame, in the clip's size; without `height` and `width` its size is the clip's.
-        prefix_latents: latents (1, C, k, H/s, W/s) of the clip's first k units, from an earlier run of the
-            same clip: they are not computed again, and the clip is the same.
-        prefix_stage_digests: their `Clip.stage_digests`, so that the manifest is the same too; without them
-            it has null for these units.
+        beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
+            and the clip is the same. Not together with an image.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
@@ -195,7 +202,7 @@ def generate(
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
         on_unit: `callback_on_unit_end` of the pipeline.
         on_chunk: `callback_on_chunk_end` of the pipeline.
@@ -206,35 +213,79 @@ def generate(
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
     """
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
-    chosen = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
-    usable_device(noise_device, "noise_device")
-    check_choice("determinism", determinism, DETERMINISM_LEVELS)
-    if attention is not None:
-        check_choice("attention", attention, ATTENTION_PATHS)
-    check_choice("text_encoders", text_encoders, AFTER_USE)
+    check_prompt(prompt)
+    wanted = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
+    options.check()
     root = root_from_entropy() if seed is None else seed
-    noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
+    BranchedNoise(root, branches, noise_device)  # refuses what is no seed, and branches that do not rise
+    frame = None if image is None else first_frames(image, 1)[0]
+    if frame is not None and not settings.keys() & {"height", "width"}:
+        wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
     if sink is not None:
-        sink.start(chosen.fps, chosen.scale)
+        sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     if pipeline is None:
-        pipeline = current_pipeline(chosen.model, chosen.variant, chosen.dtype, device, compile)
-        if text_encoders == "free":
-            shared_pipeline.cache_clear()  # nobody else is to be given what is left of it
+        pipeline = _loaded(wanted, options, partial(check_request, prompt=prompt, settings=wanted))
     else:
-        if compile:
-            raise ValueError(
-                "compile is for a pipeline that generate loads; call "
-                "pipeline.transformer.compile_repeated_blocks() on your own"
-            )
-        chosen = _with_model_of(pipeline, chosen)
-    weights = weights_of(pipeline)
-    loras = lora_rows(pipeline)
+        pipeline = _as_it_is(pipeline, compile)
+    recipe = Recipe(
+        prompt=prompt,
+        seed=root,
+        branches=tuple(branches),
+        settings=_with_model_of(pipeline, wanted),
+        noise_device=noise_device,
+        determinism=determinism,
+        attention=attention or pipeline.transformer.attention_path,
+        compiled=pipeline.transformer.is_compiled,
+        image_digest=frame_digest(frame) if beginning is None else beginning.image_digest,
+    )
+    return make_clip(
+        recipe,
+        pipeline,
+        image=image,
+        beginning=beginning,
+        text_encoders=text_encoders,
+        started=started,
+        progress=progress,
+        on_step=on_step,
+        on_unit=on_unit,
+        on_chunk=on_chunk,
+        sink=sink,
+    )
+
+
+def make_clip(
+    recipe: Recipe,
+    pipeline: PyramidFlowPipeline,
+    *,
+    image: PipelineImageInput | None = None,
+    beginning: Beginning | None = None,
+    text_encoders: AfterUse = "keep",
+    started: float | None = None,
+    progress: bool = True,
+    on_step: Callable[..., dict[str, Any] | None] | None = None,
+    on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
+    on_chunk: OnFrames | None = None,
+    sink: FrameFile | None = None,
+) -> Clip:
+    """Make the clip of a recipe with the model that it names, see `generate`.
+
+    Args:
+        recipe: how it is to be made; a size that it shares with the image is the image's.
+        pipeline: the model.
+        started: when loading it began, in seconds of `time.perf_counter`; None if it was there already.
+        image, beginning, text_encoders, progress, on_step, on_unit, on_chunk, sink: see `generate`.
+    """
+    started = time.perf_counter() if started is None else started
+    weights, loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
-    pipeline.set_progress_bar_config(disable=not progress)
-    sized = image is None or "height" in settings or "width" in settings
+    arguments = pipeline_arguments(recipe.settings)
+    if image is not None and tuple(first_frames(image, 1)[0].shape[2:]) == (
+        arguments["height"],
+        arguments["width"],
+    ):
+        arguments |= {"height": None, "width": None}  # so that a wrong size is told as the image's
     counter = FrameCounter()
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
@@ -244,107 +295,138 @@ def generate(
         if on_chunk is not None:
             on_chunk(clip, chunk, frames)
 
-    with pipeline.transformer.attention_path_set(attention):
-        path = pipeline.transformer.attention_path
+    with (
+        _progress_bar(pipeline, progress),
+        pipeline.transformer.attention_path_set(recipe.attention),
+    ):
         output = pipeline(
-            prompt,
-            negative_prompt=chosen.negative_prompt,
+            recipe.prompt,
             image=image,
-            prefix_latents=prefix_latents,
-            prefix_stage_digests=None if prefix_stage_digests is None else [prefix_stage_digests],
-            height=chosen.height if sized else None,
-            width=chosen.width if sized else None,
-            num_frames=chosen.num_frames,
-            num_inference_steps=list(chosen.num_inference_steps),
-            video_num_inference_steps=_as_list(chosen.video_num_inference_steps),
-            guidance_scale=chosen.guidance_scale,
-            video_guidance_scale=chosen.video_guidance_scale,
-            guidance_decay=chosen.guidance_decay,
-            min_guidance_scale=chosen.min_guidance_scale,
-            prompt_suffix=chosen.prompt_suffix,
-            max_sequence_length=chosen.max_sequence_length,
+            beginning=beginning,
+            noise=BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device),
             text_encoders=text_encoders,
-            noise=noise,
             output_type="uint8" if sink is None else "latent",
-            determinism=determinism,
+            determinism=recipe.determinism,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
+            **arguments,
         )
     facts = counter.facts()
-    ledger = output.ledgers[0]
-    if prefix_latents is not None:
-        ledger = whole_ledger(noise, pipeline.geometry, output.latents, with_image=image is not None)
-    elif output.interrupted:
-        units = output.latents.shape[2]
-        ledger = NoiseLedger(entry for entry in ledger if entry.key.unit < units)
-    done = replace(chosen, height=facts.height, width=facts.width, num_frames=facts.num_frames)
+    settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
+        recipe=replace(recipe, settings=settings),
+        source=pipeline.source,
+        weights=weights,
+        loras=loras,
+        geometry=pipeline.geometry,
         frame_facts=facts,
-        prompt=prompt,
-        seed=root,
-        branches=tuple(branches),
-        settings=done,
-        noise_device=str(noise_device),
-        determinism=determinism,
-        attention=path,
-        compiled=pipeline.transformer.is_compiled,
-        image_digest=None if image is None else image_digest(image),
-        ledger=ledger,
         latents=output.latents,
+        ledger=output.ledgers[0],
         text_digests=output.text_digests[0],
         stage_digests=tuple(output.stage_digests[0]),
-        geometry=pipeline.geometry,
-        source_folder=pipeline.source_folder,
-        weights=weights,
         environment=environment_fingerprint(
             pipeline._execution_device,
             pipeline.transformer.dtype,
-            attention_backend_at(determinism),
-            determinism,
+            attention_backend_at(recipe.determinism),
+            recipe.determinism,
         ),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
-        loras=loras,
-        found=pipeline.found,
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
     )
 
 
+def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> Request:
+    """What is to be made of a prompt and settings by a model of this geometry.
+
+    Raises:
+        ValueError, TypeError: what the pipeline would refuse, before it is loaded.
+    """
+    arguments = pipeline_arguments(settings)
+    del arguments["prompt_suffix"]  # any text will do
+    embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+    return check_call(
+        geometry,
+        1,
+        (1, 1),
+        prompt=prompt,
+        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
+        image=None,
+        beginning=None,
+        num_videos_per_prompt=1,
+        **arguments,
+    )
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what is not one text."""
+    if not isinstance(prompt, str):
+        raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
+
+
+def weights_of(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
+    """Name, size and SHA-256 of the files that a pipeline was loaded from; None if they are not known.
+
+    Raises:
+        ValueError, OSError: see `ModelSource.weights`.
+    """
+    return None if pipeline.source is None else pipeline.source.weights
+
+
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
-    """The LoRAs that act in a pipeline, as a manifest tells them; None if that cannot be told."""
+    """The LoRAs that act in a pipeline, as a manifest names them; None if that cannot be told."""
     loras = pipeline.loras_in_use()
     return None if loras is None else tuple(asdict(lora) for lora in loras)
 
 
-def whole_ledger(
-    noise: NoiseSource, geometry: PyramidGeometry, latents: torch.Tensor, *, with_image: bool
-) -> NoiseLedger:
-    """The ledger of a whole clip (1, C, t, h, w); draws behind given latents are made again for it."""
-    *front, num_units, height, width = latents.shape
-    ledger = NoiseLedger()
-    ledgered = LedgeredNoise(noise, ledger)
-    shape = (*front, 1, height, width)
-    for key, size in draws_of_clip(num_units, geometry.num_stages, shape, with_image=with_image):
-        ledgered.draw(key, size)
-    return ledger
+def frame_digest(frame: torch.Tensor | None) -> str | None:
+    """SHA-256 of a first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None of none."""
+    return None if frame is None else noise_digest(frame)
 
 
-def image_digest(image: PipelineImageInput) -> str:
-    """SHA-256 of the first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian."""
-    return noise_digest(first_frames(image, 1)[0])
+def _loaded(
+    settings: Preset, options: RunOptions, check: Callable[[PyramidGeometry], object]
+) -> PyramidFlowPipeline:
+    """The shared pipeline of these settings; nobody else gets one whose text encoders are to be freed."""
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check)
+    if options.text_encoders == "free":
+        shared_pipeline.clear()
+    return pipeline
+
+
+def _as_it_is(pipeline: PyramidFlowPipeline, compile: bool) -> PyramidFlowPipeline:
+    """A pipeline that the caller gave, whose files are still those that were loaded."""
+    if compile:
+        raise ValueError(
+            "compile is for a pipeline that generate loads; call "
+            "pipeline.transformer.compile_repeated_blocks() on your own"
+        )
+    return checked_pipeline(pipeline)
+
+
+def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
+    """The pipeline, if its files are still those that were loaded; else ValueError, see `ModelSource`."""
+    if pipeline.source is not None:
+        pipeline.source.check_unchanged()
+    return pipeline
 
 
 def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
-    """The settings with what the given pipeline really is, in place of the preset's model."""
-    settings = replace(settings, dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
-    folder = pipeline.source_folder
-    if folder is None:
-        return settings
-    model = settings.model if is_folder_of(settings.model, folder) else str(folder)
-    return replace(settings, model=model, variant=pipeline.source_variant)
+    """The settings with what the pipeline really is, in place of the preset's model."""
+    settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
+    source = pipeline.source
+    return settings if source is None else replace(settings, model=source.name, variant=source.variant)
 
 
-def _as_list(steps: tuple[int, ...] | None) -> list[int] | None:
-    return None if steps is None else list(steps)
+@contextmanager
+def _progress_bar(pipeline: PyramidFlowPipeline, shown: bool) -> Iterator[None]:
+    """Hide the bar of a pipeline if it is not to be shown; whatever else was configured stays and returns."""
+    before: Mapping[str, Any] = dict(getattr(pipeline, "_progress_bar_config", {}))
+    if not shown:
+        pipeline.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipeline.set_progress_bar_config(**before)

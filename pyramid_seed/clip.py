@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from .checkpoints.digests import model_reference
+from .checkpoints.source import ModelSource
 from .clip_files import check_outputs
 from .files import replacing
 from .geometry import PyramidGeometry
@@ -23,10 +24,8 @@ from .media.video import Frames, write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .provenance.latents import latents_path, write_latents
-from .provenance.manifest import Recipe, build_manifest, manifest_json, sidecar_path
-
-if TYPE_CHECKING:
-    from .pipelines import PyramidFlowPipeline
+from .provenance.manifest import UNKNOWN_MODEL, build_manifest, manifest_json, sidecar_path
+from .recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,55 +33,59 @@ class Clip:
     """What `generate` returns.
 
     Attributes:
+        recipe: what the clip is a function of, besides the weights; its settings are those after defaults,
+            with the size of the frames.
+        source: which model it was; None if the pipeline was not loaded by `load_pipeline`.
+        weights: name, size and SHA-256 of the files that were loaded; None if they are not known.
+        loras: the LoRAs that acted, as a manifest names them; None if that could not be told.
+        geometry: how the model divides space and time.
         frame_facts: size and digests of the frames.
-        prompt: as given.
-        seed: the root seed used, also when none was given.
-        branches: units from which on another root seed was used.
-        settings: all settings after defaults; sizes are those of the frames.
-        noise_device, determinism: as given.
-        attention: the path of attention, "prefix" or "reference", see `models.attention.AttentionPath`.
-        compiled: whether the transformer ran through `torch.compile`.
-        image_digest: SHA-256 of the first frame that was given, see `api.image_digest`; None without one.
-        ledger: every draw of noise.
         latents: (1, C, t, H/s, W/s) float32, normalised.
+        ledger: every draw of noise.
         text_digests: SHA-256 of the text embeddings.
         stage_digests: of each unit the SHA-256 of its latents after each stage, coarsest first, the last
-            being that of the unit; () for an encoded picture, None where they are not known.
-        geometry: how the model divides space and time.
-        source_folder: where the weights came from; None if the pipeline was not loaded by `load_pipeline`.
-        weights: name, size and SHA-256 of the files in it that were loaded; None if they are not known.
+            being that of the unit; () for an encoded image, None where they are not known.
         environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
-        loras: the LoRAs that acted, as a manifest tells them; None if that could not be told.
-        found: what `load_pipeline` found; None if the pipeline was not loaded by it.
         held_frames: the frames; None if they went straight into `frame_file`, see `generate`.
         frame_file: where they went.
     """
 
-    frame_facts: FrameFacts
-    prompt: str
-    seed: int
-    branches: tuple[Branch, ...]
-    settings: Preset
-    noise_device: str
-    determinism: str
-    attention: str
-    compiled: bool
-    image_digest: str | None
-    ledger: NoiseLedger
-    latents: torch.Tensor
-    text_digests: dict[str, str]
-    stage_digests: tuple[tuple[str, ...] | None, ...]
+    recipe: Recipe
+    source: ModelSource | None
+    weights: Sequence[Mapping[str, Any]] | None
+    loras: Sequence[Mapping[str, Any]] | None
     geometry: PyramidGeometry
-    source_folder: Path | None
-    weights: tuple[dict[str, Any], ...] | None
-    environment: dict[str, Any]
+    frame_facts: FrameFacts
+    latents: torch.Tensor
+    ledger: NoiseLedger
+    text_digests: Mapping[str, str]
+    stage_digests: tuple[tuple[str, ...] | None, ...]
+    environment: Mapping[str, Any]
     load_seconds: float
     seconds: float
-    loras: tuple[dict[str, Any], ...] | None = ()
-    found: str | None = None
     held_frames: Frames | None = None
     frame_file: FrameFile | None = None
+
+    @property
+    def prompt(self) -> str:
+        """As given."""
+        return self.recipe.prompt
+
+    @property
+    def seed(self) -> int:
+        """The root seed used, also when none was given."""
+        return self.recipe.seed
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """Units from which on another root seed was used."""
+        return self.recipe.branches
+
+    @property
+    def settings(self) -> Preset:
+        """All settings after defaults; sizes are those of the frames."""
+        return self.recipe.settings
 
     @property
     def frames(self) -> Frames:
@@ -100,7 +103,7 @@ class Clip:
 
     @property
     def fps(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.settings.fps
 
     @property
@@ -108,28 +111,13 @@ class Clip:
         """SHA-256 of the frames, hexadecimal: equal digests, equal clips."""
         return self.frame_facts.digest
 
-    @property
-    def recipe(self) -> Recipe:
-        """What the clip is a function of, besides the weights."""
-        return Recipe(
-            prompt=self.prompt,
-            seed=self.seed,
-            branches=self.branches,
-            settings=self.settings,
-            noise_device=self.noise_device,
-            determinism=self.determinism,
-            attention=self.attention,
-            compiled=self.compiled,
-            image_digest=self.image_digest,
-        )
-
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """How the clip was made and what came out, see docs/manifest.md."""
         return build_manifest(
             self.recipe,
-            model=model_reference(self.settings.model, self.source_folder),
-            weights=None if self.weights is None else list(self.weights),
+            model=UNKNOWN_MODEL if self.source is None else self.source.reference,
+            weights=self.weights,
             loras=self.loras,
             geometry=self.geometry,
             ledger=self.ledger,
@@ -216,51 +204,6 @@ class Clip:
                 overwrite=overwrite,
             )
         return path
-
-    def extend(
-        self,
-        num_frames: int,
-        *,
-        branch_seed: int | None = None,
-        from_frame: int | None = None,
-        device: str | None = None,
-        pipeline: PyramidFlowPipeline | None = None,
-        progress: bool = True,
-    ) -> Clip:
-        """The clip with `num_frames` frames, bit for bit as if made in one go; only new units are computed.
-
-        Args:
-            num_frames: frames of the new clip, r k + 1.
-            branch_seed: what follows the beginning takes this root seed.
-            from_frame: frames that stay, r k + 1 with r the VAE's temporal factor; default: all. Only with a
-                branch_seed.
-            device: where the model runs.
-            pipeline: use this one instead of loading the settings' model; needed if the clip was made by a
-                pipeline that `load_pipeline` did not load, or with a LoRA.
-            progress: show a progress bar on standard error.
-
-        Raises:
-            ValueError: a number does not fit; good ones are named.
-        """
-        from .reproduce import extend_clip
-
-        if pipeline is None and self.source_folder is None:
-            raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")
-        return extend_clip(
-            self.recipe,
-            num_frames,
-            geometry=self.geometry,
-            text_digests=self.text_digests,
-            stage_digests=self.stage_digests,
-            latents=self.latents,
-            weights=self.weights,
-            loras=self.loras,
-            branch_seed=branch_seed,
-            from_frame=from_frame,
-            device=device,
-            pipeline=pipeline,
-            progress=progress,
-        )
 
     def __repr__(self) -> str:
         return (

@@ -106,6 +106,25 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     return replace(preset, **checked)
 
 
+def pipeline_arguments(preset: Preset) -> dict[str, Any]:
+    """What a call of the pipeline takes of a preset: all but the model, and how the clip is saved."""
+    later = preset.video_num_inference_steps
+    return {
+        "height": preset.height,
+        "width": preset.width,
+        "num_frames": preset.num_frames,
+        "num_inference_steps": list(preset.num_inference_steps),
+        "video_num_inference_steps": None if later is None else list(later),
+        "guidance_scale": preset.guidance_scale,
+        "video_guidance_scale": preset.video_guidance_scale,
+        "guidance_decay": preset.guidance_decay,
+        "min_guidance_scale": preset.min_guidance_scale,
+        "negative_prompt": preset.negative_prompt,
+        "prompt_suffix": preset.prompt_suffix,
+        "max_sequence_length": preset.max_sequence_length,
+    }
+
+
 def _was_saved_by_diffusers(model: str) -> bool:
     return (Path(resolve_model(model)).expanduser() / "model_index.json").is_file()
 

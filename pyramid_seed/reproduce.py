@@ -1,46 +1,49 @@
-"""Clips made again, verified, continued."""
+"""Clips made again, verified, continued: each takes a `Clip`, a saved clip or a manifest."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
-    current_pipeline,
-    generate,
-    image_digest,
+    checked_pipeline,
+    frame_digest,
     load_pipeline,
     lora_rows,
-    whole_ledger,
+    make_clip,
+    shared_pipeline,
+    weights_of,
 )
-from .checkpoints.digests import weight_digests
-from .checkpoints.load import fetch_checkpoint
-from .checkpoints.source import weight_files_of, weights_of
+from .checkpoints.source import is_hub_id, read_source
 from .clip import Clip
-from .geometry import PyramidGeometry
+from .dtypes import dtype_name, torch_dtype
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
-from .noise import BranchedNoise
 from .pipelines import PyramidFlowPipeline
+from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
+from .pipelines.inputs import first_frames
 from .pipelines.stages import StageDigests
-from .provenance.extension import plan_extension
 from .provenance.latents import latents_path, read_latents
 from .provenance.manifest import (
-    Recipe,
+    check_manifest,
     check_noise_scheme,
-    find_manifest,
     geometry_of,
+    read_verifiable,
     recipe_of,
     unit_digests,
 )
 from .provenance.verify import Verification, verify_clip, verify_noise
-from .resources import resolve_model
+from .recipe import Recipe, plan_extension
+
+AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
+"""A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
 
 
 class Callbacks(TypedDict, total=False):
@@ -53,55 +56,59 @@ class Callbacks(TypedDict, total=False):
 
 
 def regenerate(
-    manifest: Mapping[str, Any],
+    clip: AnyClip,
     *,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
+    pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     **callbacks: Unpack[Callbacks],
 ) -> Clip:
-    """Make the clip of a manifest again.
+    """Make a clip again.
 
     Args:
-        manifest: see `provenance.manifest.find_manifest`.
-        model: the folder of the weights; needed unless they are embedded or on the hub.
+        clip: a `Clip`, the path of a saved one, or a manifest.
+        model: the folder of the weights; needed for a saved clip unless they are embedded or on the hub.
         image: the first frame, if the clip was made from one.
         loras: the files of the LoRAs that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
+        pipeline: use this one instead of loading the clip's model.
         progress: show a progress bar on standard error.
         callbacks: on_step, on_unit, on_chunk and sink of `generate`.
 
     Raises:
-        ValueError: the model's folder, the image or a LoRA is needed and was not given, or it is another one;
-            or the weights are such as no file holds.
+        ValueError: the model's folder, the image or a LoRA is needed and was not given, or is another one; or
+            the weights are such as no file holds.
         OSError: the weights cannot be read.
     """
-    check_noise_scheme(manifest, "the clip")
-    recipe = recipe_of(manifest)
-    _check_image(recipe, image)
-    pipeline = _loaded(manifest, model, device, loras)
-    return _generate(recipe, pipeline, image=image, progress=progress, **callbacks)
+    original = _original(clip)
+    _check_image(original.recipe, image)
+    _start(callbacks, original.recipe)
+    started = time.perf_counter()
+    loaded = _model_of(original, model, loras, device, pipeline)
+    return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **callbacks)
 
 
 def verify(
-    path: str | Path,
+    clip: AnyClip,
     *,
     noise_only: bool = False,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
+    pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     **callbacks: Unpack[Callbacks],
 ) -> Verification:
-    """Make a saved clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
+    """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
-        path: an .mp4, another clip with its manifest beside it, or a manifest.
+        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file.
         noise_only: only draw the noise again, which needs no model.
-        model, image, loras, device, progress, callbacks: see `regenerate`; there is no sink.
+        model, image, loras, device, pipeline, progress, callbacks: see `regenerate`; there is no sink.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`.
@@ -109,79 +116,37 @@ def verify(
     """
     if "sink" in callbacks:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
+    original = _original(clip)
     if noise_only:
-        return verify_noise(path)
-    wanted = find_manifest(path)
-    recipe = recipe_of(wanted)
-    _check_image(recipe, image)
-    _lora_files(wanted, loras)
+        return verify_noise(original.manifest, original.path)
+    _check_image(original.recipe, image)
+    if pipeline is None:
+        _lora_files(original.manifest, loras)
 
-    def weigh(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-        folder = _folder_of(manifest, model)
-        return weight_digests(folder, weight_files_of(folder, recipe.settings.variant), fresh=True)
+    def weights_here() -> Sequence[Mapping[str, Any]] | None:
+        if pipeline is not None:
+            return weights_of(checked_pipeline(pipeline))
+        return read_source(original.folder(model), variant=original.recipe.settings.variant).weights_now()
 
     return verify_clip(
-        path,
-        weigh=weigh,
-        regenerate=lambda manifest: regenerate(
-            manifest, model=model, image=image, loras=loras, device=device, progress=progress, **callbacks
+        original.manifest,
+        original.path,
+        weights_here=weights_here,
+        regenerate=lambda: regenerate(
+            clip,
+            model=model,
+            image=image,
+            loras=loras,
+            device=device,
+            pipeline=pipeline,
+            progress=progress,
+            **callbacks,
         ),
     )
 
 
-def extend_clip(
-    recipe: Recipe,
-    num_frames: int,
-    *,
-    geometry: PyramidGeometry,
-    text_digests: Mapping[str, str],
-    stage_digests: Sequence[Sequence[str] | None],
-    latents: torch.Tensor,
-    weights: Sequence[Mapping[str, Any]] | None,
-    branch_seed: int | None = None,
-    from_frame: int | None = None,
-    loras: Sequence[Mapping[str, Any]] | None = (),
-    device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
-    progress: bool = True,
-    **callbacks: Unpack[Callbacks],
-) -> Clip:
-    """Go on from a clip's latents, see `Clip.extend`.
-
-    Args:
-        recipe, geometry, text_digests, stage_digests, latents, weights, loras: of the clip.
-        num_frames, branch_seed, from_frame, device, pipeline, progress: see `Clip.extend`.
-        callbacks: see `regenerate`.
-    """
-    longer, kept = plan_extension(
-        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
-    )
-    if pipeline is None:
-        pipeline = _shared(recipe, device)
-    _check_same_model(recipe, weights, pipeline)
-    if (has := _acting(lora_rows(pipeline))) != (had := _acting(loras)):
-        raise ValueError(
-            f"the clip was made with {had}, this pipeline has {has}; pass pipeline= with the clip's LoRAs"
-        )
-    clip = _generate(
-        longer,
-        pipeline,
-        prefix_latents=latents[:, :, :kept],
-        prefix_stage_digests=stage_digests[:kept],
-        progress=progress,
-        **callbacks,
-    )
-    # A negative prompt that only guided what is kept was not encoded again.
-    clip = replace(clip, text_digests={**text_digests, **clip.text_digests})
-    if recipe.image_digest is None:
-        return clip
-    noise = BranchedNoise(longer.seed, longer.branches, longer.noise_device)
-    ledger = whole_ledger(noise, geometry, clip.latents, with_image=True)
-    return replace(clip, image_digest=recipe.image_digest, ledger=ledger)
-
-
-def extend_file(
-    path: str | Path,
+def extend(
+    clip: AnyClip,
     num_frames: int,
     *,
     branch_seed: int | None = None,
@@ -190,125 +155,196 @@ def extend_file(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
+    pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     **callbacks: Unpack[Callbacks],
 ) -> Clip:
-    """Go on from a saved clip: from the latents kept beside it, or else by making its beginning again.
+    """A longer clip, bit for bit as if made in one go; or one that goes on in another way.
+
+    Goes on from the clip's latents: those of a `Clip`, or those kept beside a saved one, and only new units
+    are computed. Without them, the beginning is made again.
 
     Args:
-        path: an .mp4, or another clip with its manifest beside it.
-        num_frames, branch_seed, from_frame: see `Clip.extend`.
-        model, image, loras, device, progress, callbacks: see `regenerate`; the image is not needed where
-            latents were kept.
+        clip: a `Clip`, the path of a saved one, or a manifest.
+        num_frames: frames of the new clip, r k + 1 with r the VAE's temporal factor.
+        branch_seed: what follows the beginning takes this root seed.
+        from_frame: frames that stay, r k + 1; default: all. Only with a branch_seed.
+        model, image, loras, device, pipeline, progress, callbacks: see `regenerate`; the image is not needed
+            where there are latents.
 
     Raises:
-        ValueError: as in `Clip.extend` and `regenerate`; or latents, kept or made again, that are not those
-            of the clip.
+        ValueError: a number does not fit, and good ones are named; as in `regenerate`; the model is not the
+            one of the latents; or latents, kept or made again, are not those of the clip.
     """
-    manifest = find_manifest(path)
-    check_noise_scheme(manifest, path)
-    recipe, geometry, digests = recipe_of(manifest), geometry_of(manifest), manifest["digests"]
+    original = _original(clip)
+    recipe, digests = original.recipe, original.manifest["digests"]
     longer, kept = plan_extension(
-        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
+        recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
-    beside = latents_path(Path(path))
-    if beside.is_file():
-        latents = read_latents(beside, digests["units"])
-        return extend_clip(
-            recipe,
-            num_frames,
-            geometry=geometry,
-            text_digests=digests["text"],
-            stage_digests=digests["stages"],
-            latents=latents,
-            weights=manifest["weights"],
-            branch_seed=branch_seed,
-            from_frame=from_frame,
-            loras=manifest["loras"],
-            pipeline=_loaded(manifest, model, device, loras),
-            progress=progress,
-            **callbacks,
+    latents = original.latents()
+    if latents is None:
+        _check_image(recipe, image)
+    _start(callbacks, longer)
+    started = time.perf_counter()
+    loaded = _model_of(original, model, loras, device, pipeline)
+    _check_same_model(original, loaded)
+    if latents is None:
+        callbacks["on_unit"] = _unit_check(digests["units"][:kept], original, callbacks.get("on_unit"))
+        return make_clip(longer, loaded, image=image, started=started, progress=progress, **callbacks)
+    beginning = Beginning(
+        latents=latents[:, :, :kept],
+        stage_digests=tuple(None if stages is None else tuple(stages) for stages in digests["stages"][:kept]),
+        text_digests=digests["text"],
+        image_digest=recipe.image_digest,
+    )
+    return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **callbacks)
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The clip that is to be made again.
+
+    Attributes:
+        manifest: how it was made.
+        recipe: the same, as far as it can be asked for again.
+        path: its file, or None.
+        clip: itself, or None.
+    """
+
+    manifest: Mapping[str, Any]
+    recipe: Recipe
+    path: Path | None = None
+    clip: Clip | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return "the clip" if self.path is None else str(self.path)
+
+    def latents(self) -> torch.Tensor | None:
+        """(1, C, t, h, w) float32; None if they were not kept."""
+        if self.clip is not None:
+            return self.clip.latents
+        beside = None if self.path is None else latents_path(self.path)
+        if beside is None or not beside.is_file():
+            return None
+        return read_latents(beside, self.manifest["digests"]["units"])
+
+    def folder(self, model: str | Path | None) -> str:
+        """Where the weights are on this machine, as `load_pipeline` takes it."""
+        reference = self.manifest["model"]
+        if model is not None:
+            return str(model)
+        if self.clip is not None and self.clip.source is not None:
+            return str(self.clip.source.folder)
+        if reference["kind"] == "embedded":
+            return str(reference["name"])
+        if reference["kind"] == "hub":
+            name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant
+            if not is_hub_id(str(name)):  # a manifest may be anybody's, and name a folder here
+                raise ValueError(f"the manifest must name a model on the hub as owner/name, got {name!r:.80}")
+            return str(read_source(str(name), variant=variant, revision=revision).folder)
+        if self.clip is not None:
+            raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")
+        which = (
+            f"from a folder named {reference['name']!r}"
+            if reference["kind"] == "folder"
+            else "with a pipeline of somebody's own"
         )
-    _check_image(recipe, image)
-    wanted = digests["units"][:kept]
-    told = callbacks.pop("on_unit", None)
+        raise ValueError(f"the clip was made {which}; say where its weights are here: --model FOLDER")
+
+
+def _original(clip: AnyClip) -> _Original:
+    if isinstance(clip, Clip):
+        return _Original(clip.manifest, clip.recipe, clip=clip)
+    path = None if isinstance(clip, Mapping) else Path(clip)
+    if isinstance(clip, Mapping):
+        check_manifest(dict(clip), "the manifest")
+        check_noise_scheme(clip, "the clip")
+        manifest: Mapping[str, Any] = clip
+    else:
+        manifest = read_verifiable(clip)
+    return _Original(manifest, recipe_of(manifest), path)
+
+
+def _start(callbacks: Callbacks, recipe: Recipe) -> None:
+    sink = callbacks.get("sink")
+    if sink is not None:
+        sink.start(recipe.settings.fps, recipe.settings.scale)
+
+
+def _unit_check(
+    digests: Sequence[str],
+    original: _Original,
+    on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
+) -> Callable[[int, int, torch.Tensor, StageDigests], None]:
+    """Refuse to go on from units that are made again and come out as others."""
 
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
-        if unit < kept and unit_digests(latents) != [wanted[unit]]:
+        if unit < len(digests) and unit_digests(latents) != [digests[unit]]:
             raise ValueError(
-                f"making {path} again gives another unit {unit} here, so it cannot go on from it; "
+                f"making {original.name} again gives another unit {unit} here, so it cannot go on from it; "
                 "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
             )
-        if told is not None:
-            told(clip, unit, latents, stage_digests)
+        if on_unit is not None:
+            on_unit(clip, unit, latents, stage_digests)
 
-    pipeline = _loaded(manifest, model, device, loras)
-    return _generate(longer, pipeline, image=image, progress=progress, on_unit=check_unit, **callbacks)
-
-
-def _generate(recipe: Recipe, pipeline: PyramidFlowPipeline, **options: Any) -> Clip:
-    return generate(
-        recipe.prompt,
-        seed=recipe.seed,
-        branches=recipe.branches,
-        preset=recipe.settings,
-        noise_device=recipe.noise_device,
-        determinism=recipe.determinism,  # type: ignore[arg-type]  # the pipeline refuses other words
-        attention=recipe.attention,  # type: ignore[arg-type]  # so does the transformer
-        pipeline=pipeline,
-        **options,
-    )
+    return check_unit
 
 
-def _loaded(
-    manifest: Mapping[str, Any],
+def _model_of(
+    original: _Original,
     model: str | Path | None,
-    device: str | None,
     loras: Sequence[str | Path],
+    device: str | None,
+    pipeline: PyramidFlowPipeline | None,
 ) -> PyramidFlowPipeline:
-    """The model of a manifest, at its very revision where it is on the hub, with its LoRAs."""
-    files = _lora_files(manifest, loras)
-    folder = _folder_of(manifest, model)
-    name = manifest["model"]["name"] if model is None and manifest["model"]["kind"] == "embedded" else folder
-    recipe = recipe_of(manifest)
-    settings = replace(recipe.settings, model=str(name))
+    """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs."""
+    if pipeline is not None:
+        return checked_pipeline(pipeline)
+    files = _lora_files(original.manifest, loras)
+    settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
-        return _shared(replace(recipe, settings=settings), device)
+        return shared_pipeline.get(settings, device, original.recipe.compiled)
     pipeline = load_pipeline(
-        settings.model, variant=settings.variant, dtype=getattr(torch, settings.dtype), device=device
+        settings.model, variant=settings.variant, dtype=torch_dtype(settings.dtype), device=device
     )
-    rows = manifest["loras"]
+    rows = original.manifest["loras"]
     names = [row["adapter"] for row in rows]
     for name, file in zip(names, files, strict=True):
         pipeline.load_lora_weights(file, adapter_name=name)
     pipeline.set_adapters(names, [row["scale"] for row in rows])
     if rows[0]["fused"]:
         pipeline.fuse_lora(adapter_names=names)
-    if recipe.compiled:
+    if original.recipe.compiled:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 
-def _check_same_model(
-    recipe: Recipe, had: Sequence[Mapping[str, Any]] | None, pipeline: PyramidFlowPipeline
-) -> None:
-    """Refuse to go on from latents with another model than theirs: the clip would be made by two."""
-    dtype = str(pipeline.transformer.dtype).removeprefix("torch.")
-    if dtype != recipe.settings.dtype:
+def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
+    """Refuse to go on with another model than the clip's: it would be made by two."""
+    recipe, weights = original.recipe, original.manifest["weights"]
+    if (dtype := dtype_name(pipeline.transformer.dtype)) != recipe.settings.dtype:
         raise ValueError(f"the clip was made in {recipe.settings.dtype}, this pipeline is in {dtype}")
     if pipeline.transformer.is_compiled != recipe.compiled:
-        told = {True: "with a compiled transformer", False: "without compiling the transformer"}
+        how = {True: "with a compiled transformer", False: "without compiling the transformer"}
         raise ValueError(
-            f"the clip was made {told[recipe.compiled]}, this pipeline is {told[not recipe.compiled]}"
+            f"the clip was made {how[recipe.compiled]}, this pipeline is {how[not recipe.compiled]}"
         )
-    has = weights_of(pipeline)
-    if had is None or has is None:
-        return
-    files_had, files_has = ({row["file"]: row["sha256"] for row in rows} for rows in (had, has))
-    if other := sorted(dict(files_had.items() ^ files_has.items())):
+    if (acting := _acting(lora_rows(pipeline))) != (acted := _acting(original.manifest["loras"])):
         raise ValueError(
-            f"the clip was made with other weights than those in {pipeline.source_folder}, they differ in "
-            f"{', '.join(other)}; go on with its own model, or make the clip anew"
+            f"the clip was made with {acted}, this pipeline has {acting}; "
+            "pass pipeline= with the clip's LoRAs"
+        )
+    weights_here = weights_of(pipeline)
+    if weights is None or weights_here is None:
+        return
+    digests, digests_here = ({row["file"]: row["sha256"] for row in rows} for rows in (weights, weights_here))
+    if differing := sorted(dict(digests.items() ^ digests_here.items())):
+        folder = "" if pipeline.source is None else f" in {pipeline.source.folder}"
+        raise ValueError(
+            f"the clip was made with other weights than those{folder}, they differ in "
+            f"{', '.join(differing)}; go on with its own model, or make the clip anew"
         )
 
 
@@ -337,28 +373,10 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
     """What LoRAs do to the weights, for a comparison and for people."""
     if rows is None:
         return "adapters that are not known"
-    told = (
+    descriptions = (
         f"{row['file']} ({row['sha256'][:16]}, scale {row['scale']}, fused {row['fused']})" for row in rows
     )
-    return ", ".join(told) or "no LoRA"
-
-
-def _shared(recipe: Recipe, device: str | None) -> PyramidFlowPipeline:
-    settings = recipe.settings
-    return current_pipeline(settings.model, settings.variant, settings.dtype, device, recipe.compiled)
-
-
-def _folder_of(manifest: Mapping[str, Any], model: str | Path | None) -> Path:
-    """Where the weights of a manifest are on this machine; those on the hub are downloaded."""
-    kind, name, revision = (manifest["model"][field] for field in ("kind", "name", "revision"))
-    if model is not None:
-        return fetch_checkpoint(resolve_model(str(model)), variant=manifest["settings"]["variant"])
-    if kind == "embedded":
-        return Path(resolve_model(name))
-    if kind == "hub":
-        return fetch_checkpoint(name, variant=manifest["settings"]["variant"], revision=revision)
-    which = f"from a folder named {name!r}" if kind == "folder" else "with a pipeline of somebody's own"
-    raise ValueError(f"the clip was made {which}; say where its weights are here: --model FOLDER")
+    return ", ".join(descriptions) or "no LoRA"
 
 
 def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
@@ -369,8 +387,8 @@ def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
             f"the clip was made from an image (SHA-256 of its pixels {recipe.image_digest[:16]}...); "
             "give it: --image FILE"
         )
-    if image is not None and image_digest(image) != recipe.image_digest:
+    if image is not None and (digest := frame_digest(first_frames(image, 1)[0])) != recipe.image_digest:
         raise ValueError(
             f"this is not the image that the clip was made from: SHA-256 of its pixels is "
-            f"{image_digest(image)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
+            f"{str(digest)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
         )

@@ -16,7 +16,20 @@ def embedded_model_path(name: str = "tiny") -> Path:
     Raises:
         FileNotFoundError: there is none of that name.
     """
+    names = sorted(path.name for path in _find("assets").iterdir() if path.is_dir())
+    if name not in names:  # nor is "../elsewhere" one
+        raise FileNotFoundError(f"no model named {name!r} comes with the package, only {', '.join(names)}")
     return _find(f"assets/{name}")
+
+
+def embedded_name(folder: Path) -> str | None:
+    """The name of the embedded model that a folder is; None if it is none."""
+    folder = folder.resolve()
+    try:
+        is_ours = embedded_model_path(folder.name).resolve() == folder
+    except FileNotFoundError:
+        return None
+    return folder.name if is_ours else None
 
 
 def resolve_model(model: str) -> str:

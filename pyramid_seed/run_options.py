@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .checks import check_choice
@@ -37,11 +36,8 @@ class RunOptions:
     compile: bool = False
     text_encoders: AfterUse = "keep"
 
-    def check(self, after_use: Sequence[str] = AFTER_USE) -> None:
+    def check(self) -> None:
         """Refuse what cannot be run here, before anything is loaded.
-
-        Args:
-            after_use: what `text_encoders` may be.
 
         Raises:
             ValueError: an unknown word, or a noise device that this machine does not have.
@@ -49,7 +45,7 @@ class RunOptions:
         check_choice("determinism", self.determinism, DETERMINISM_LEVELS)
         if self.attention is not None:
             check_choice("attention", self.attention, ATTENTION_PATHS)
-        check_choice("text_encoders", self.text_encoders, after_use)
+        check_choice("text_encoders", self.text_encoders, AFTER_USE)
         from .devices import usable_device
 
         usable_device(self.noise_device, "noise_device")

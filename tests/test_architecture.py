@@ -1,14 +1,12 @@
-"""The packages import in one direction, but for one call of Clip, and importing the package is cheap."""
+"""The packages import in one direction, without an exception, and importing the package is cheap."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
@@ -28,25 +26,35 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "media": {"files"},
     "models": {"choices", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
-    "pipelines": {"checks", "choices", "determinism", "dtypes", "geometry", "media", "models", "noise"}
+    "pipelines": {
+        "checkpoints",
+        "checks",
+        "choices",
+        "determinism",
+        "dtypes",
+        "geometry",
+        "media",
+        "models",
+        "noise",
+    }
     | {"schedulers"},
-    "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets", "version"},
+    "provenance": {"checks", "choices", "devices", "environment", "files", "geometry", "media", "noise"}
+    | {"presets", "recipe", "version"},
     "clip_files": {"files", "media", "provenance"},
-    "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "pipelines", "presets"}
-    | {"provenance", "reproduce"},
-    "api": {"checkpoints", "checks", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
-    | {"geometry", "media", "noise", "pipelines", "presets", "resources"},
-    "reproduce": {"api", "checkpoints", "clip", "geometry", "media", "models", "noise", "pipelines"}
-    | {"provenance", "resources"},
-    "batch": {"api", "checkpoints", "checks", "choices", "clip", "determinism", "devices", "environment"}
-    | {"files", "media", "noise", "pipelines", "presets"},
-    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "version"},
+    "recipe": {"choices", "geometry", "noise", "presets"},
+    "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "presets", "provenance"}
+    | {"recipe"},
+    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment", "media"}
+    | {"noise", "pipelines", "presets", "recipe", "run_options"},
+    "reproduce": {"api", "checkpoints", "clip", "dtypes", "media", "models", "pipelines", "provenance"}
+    | {"recipe"},
+    "batch": {"api", "checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
+    | {"files", "media", "noise", "pipelines", "presets", "run_options", "seeds"},
+    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "run_options", "seeds"}
+    | {"version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
-    | {"presets", "provenance", "reproduce"},
+    | {"presets", "provenance", "recipe", "reproduce", "run_options", "seeds"},
 }
-# The one import against the direction: `Clip.extend` makes a clip, with what is built on `Clip`. Inside the
-# function only, so that the modules can be loaded.
-AGAINST = ("clip", "reproduce")
 FREE = {"__init__", "__main__", "cli", "commands"}
 
 
@@ -54,22 +62,36 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_parts(path: Path, *, at_top: bool = False) -> set[str]:
-    """Parts of the package that a module imports, other than its own; at any depth, or only at the top."""
+def imported_names(path: Path) -> set[str]:
+    """Dotted names that a module imports of the package, at any depth."""
     package = ["pyramid_seed", *path.relative_to(PACKAGE).parts[:-1]]
-    found: set[str] = set()
-    tree = ast.parse(path.read_text())
-    for node in tree.body if at_top else ast.walk(tree):
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {name.split(".")[1] for name in names if name.startswith("pyramid_seed.")}
-    return found - {part_of(path), "__version__"}
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.startswith("pyramid_seed")}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that a module imports, dotted, without "pyramid_seed."."""
+    names = {name.removeprefix("pyramid_seed.") for name in imported_names(path)}
+    return names | {name.rpartition(".")[0] for name in names}
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Parts of the package that a module imports, other than its own."""
+    parts = {name.split(".")[1] for name in imported_names(path) if "." in name}
+    return parts - {part_of(path)}
+
+
+def imports_the_face(path: Path) -> bool:
+    """Whether a module imports what `pyramid_seed/__init__.py` offers, in place of its home."""
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    return bool(imported_parts(path) - modules)
 
 
 def test_parts_import_what_they_may():
@@ -85,15 +107,19 @@ def test_parts_import_what_they_may():
 
 
 def test_what_parts_may_import_goes_one_way():
-    """No part can come to need itself, but for AGAINST, which is needed to be an exception."""
-    importer, imported = AGAINST
-    TopologicalSorter(ALLOWED | {importer: ALLOWED[importer] - {imported}}).prepare()  # raises at a cycle
-    with pytest.raises(CycleError):
-        TopologicalSorter(ALLOWED).prepare()
+    TopologicalSorter(ALLOWED).prepare()  # raises at a cycle
     assert not set().union(*ALLOWED.values()) - set(ALLOWED)
-    module = PACKAGE / f"{importer}.py"
-    assert imported in imported_parts(module)
-    assert imported not in imported_parts(module, at_top=True)
+
+
+def test_no_module_imports_in_a_circle_or_the_packages_own_face():
+    """Modules, not only parts: none of ours can come to need itself, at any depth of its functions."""
+    names = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")
+    }
+    needs = {name: imported_modules(path) & names.keys() for name, path in names.items()}
+    TopologicalSorter({name: needed - {name} for name, needed in needs.items()}).prepare()
+    faces = {name: path for name, path in names.items() if name not in ("__main__", "cli")}
+    assert [name for name, path in faces.items() if imports_the_face(path)] == []
 
 
 def test_every_module_has_a_docstring():

@@ -101,7 +101,7 @@ def fails_in_the_end(*arguments):
 def test_a_full_disk_leaves_the_old_clip_with_what_belongs_to_it(quick, clip, tmp_path, monkeypatch, ending):
     path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    other = replace(clip, latents=clip.latents + 1, prompt="another")
+    other = replace(clip, latents=clip.latents + 1, recipe=replace(clip.recipe, prompt="another"))
     for writer in ("mux_mp4", "_write_animation", "_write_png_folder"):
         monkeypatch.setattr(video, writer, fails_in_the_end)
     with pytest.raises(OSError, match="No space left"):
@@ -206,10 +206,9 @@ def test_what_could_not_be_saved_is_refused_before_the_model_runs(
         assert command(quick, *more, *options) == 2
     else:
         fps = float(options[-1]) if options else 8.0
-        replace(clip, settings=replace(clip.settings, fps=fps)).save(tmp_path / "shorter.mp4")
-        monkeypatch.setattr(
-            "pyramid_seed.reproduce.extend_file", lambda *_, **__: pytest.fail("the model ran")
-        )
+        recipe = replace(clip.recipe, settings=replace(clip.settings, fps=fps))
+        replace(clip, recipe=recipe).save(tmp_path / "shorter.mp4")
+        monkeypatch.setattr("pyramid_seed.reproduce.extend", lambda *_, **__: pytest.fail("the model ran"))
         extend = ["extend", str(tmp_path / "shorter.mp4"), "--num-frames", "17", "--quiet", *more]
         assert main(extend) == 2
     assert message in capsys.readouterr().err

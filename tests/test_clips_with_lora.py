@@ -14,7 +14,7 @@ from pyramid_seed.cli import main
 from pyramid_seed.provenance.diff import compare_manifests
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.provenance.show import describe
-from pyramid_seed.reproduce import extend_file, regenerate, verify
+from pyramid_seed.reproduce import extend, regenerate, verify
 from tests.conftest import REFERENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
@@ -135,13 +135,13 @@ def test_show_and_diff(clip, plain):
 
 def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lora):
     whole = made_by(adapted, settings, num_frames=17)
-    longer = clip.extend(17, pipeline=adapted, progress=False)
+    longer = extend(clip, 17, pipeline=adapted, progress=False)
     assert longer.digest == whole.digest
     assert longer.manifest["loras"] == clip.manifest["loras"]
-    again = extend_file(saved, 17, model=settings["model"], loras=[lora], progress=False)
+    again = extend(saved, 17, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
     with pytest.raises(ValueError, match=r"made with style\.safetensors .* this pipeline has no LoRA"):
-        clip.extend(17, progress=False)
+        extend(clip, 17, progress=False)
 
 
 def test_generate_says_what_it_loaded(settings, tmp_path, capsys):
@@ -153,4 +153,7 @@ def test_generate_says_what_it_loaded(settings, tmp_path, capsys):
     saved = tmp_path / "saved"
     pipeline = pipeline_of(settings)
     pipeline.save_pretrained(saved)
-    assert load_pipeline(saved, device="cpu").found == f"{family}, in the layout of diffusers at {saved}"
+    assert (
+        load_pipeline(saved, device="cpu").source.description
+        == f"{family}, in the layout of diffusers at {saved}"
+    )

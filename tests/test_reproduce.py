@@ -16,10 +16,10 @@ from pyramid_seed.api import load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.noise import Branch
-from pyramid_seed.provenance.extension import plan_extension
 from pyramid_seed.provenance.latents import write_latents
 from pyramid_seed.provenance.manifest import find_manifest
-from pyramid_seed.reproduce import extend_file, regenerate, verify
+from pyramid_seed.recipe import plan_extension
+from pyramid_seed.reproduce import extend, regenerate, verify
 
 
 @pytest.fixture(scope="module")
@@ -62,26 +62,26 @@ def counted(monkeypatch) -> list[int]:
 
 def test_longer_is_as_in_one_go_and_only_new_units_are_computed(clip, longer, monkeypatch):
     computed = counted(monkeypatch)
-    extended = clip.extend(25, progress=False)
+    extended = extend(clip, 25, progress=False)
     assert computed == [2, 3]
     assert_same(extended, longer)
     assert np.array_equal(extended.frames[:9], clip.frames)
-    assert_same(clip.extend(17, progress=False).extend(25, progress=False), longer)
+    assert_same(extend(extend(clip, 17, progress=False), 25, progress=False), longer)
 
 
 def test_branches_at_the_end_and_inside(clip, longer, branched):
-    assert_same(clip.extend(25, branch_seed=9, progress=False), branched)
-    inside = longer.extend(25, branch_seed=9, from_frame=9, progress=False)
+    assert_same(extend(clip, 25, branch_seed=9, progress=False), branched)
+    inside = extend(longer, 25, branch_seed=9, from_frame=9, progress=False)
     assert_same(inside, branched)
     assert np.array_equal(inside.frames[:9], longer.frames[:9])
     assert not np.array_equal(inside.frames[9:], longer.frames[9:])
 
 
 def test_branches_of_branches(quick, branched):
-    again = branched.extend(33, branch_seed=4, from_frame=25, progress=False)
+    again = extend(branched, 33, branch_seed=4, from_frame=25, progress=False)
     one_go = generate("a boat", seed=5, branches=(Branch(2, 9), Branch(4, 4)), **quick | {"num_frames": 33})
     assert_same(again, one_go)
-    replaced = branched.extend(25, branch_seed=4, from_frame=9, progress=False)
+    replaced = extend(branched, 25, branch_seed=4, from_frame=9, progress=False)
     assert replaced.branches == (Branch(2, 4),)
 
 
@@ -89,29 +89,29 @@ def test_a_clip_from_an_image_goes_on(quick):
     picture = Image.effect_noise((64, 64), 80).convert("RGB")
     short = generate("a boat", seed=5, image=picture, **quick)
     one_go = generate("a boat", seed=5, image=picture, **quick | {"num_frames": 17})
-    assert_same(short.extend(17, progress=False), one_go)
+    assert_same(extend(short, 17, progress=False), one_go)
 
 
 def test_a_picture_becomes_a_clip(quick, clip):
     picture = generate("a boat", seed=5, **quick | {"num_frames": 1})
-    assert_same(picture.extend(9, progress=False), clip)
+    assert_same(extend(picture, 9, progress=False), clip)
 
 
 def test_guidance_of_the_kept_units_is_still_told(quick):
     settings = quick | {"guidance_scale": 7.0, "video_guidance_scale": 1.0}
     one_go = generate("a boat", seed=5, **settings | {"num_frames": 17})
     assert set(one_go.text_digests) == {"prompt", "negative_prompt"}
-    assert_same(generate("a boat", seed=5, **settings).extend(17, progress=False), one_go)
+    assert_same(extend(generate("a boat", seed=5, **settings), 17, progress=False), one_go)
 
 
 def test_a_pipeline_of_ones_own_must_be_given(quick):
     pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
-    pipeline.source_folder = None
+    pipeline.source = None
     settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}
     own = generate("a boat", seed=5, pipeline=pipeline, **settings)
     with pytest.raises(ValueError, match="pass it as pipeline="):
-        own.extend(17)
-    assert own.extend(17, pipeline=pipeline, progress=False).frames.shape[0] == 17
+        extend(own, 17)
+    assert extend(own, 17, pipeline=pipeline, progress=False).frames.shape[0] == 17
 
 
 def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
@@ -123,18 +123,18 @@ def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
     save_file({name: value + 0.01 for name, value in weights.items()}, file)
     retrained = load_pipeline(other, variant="384p", device="cpu")
     with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
-        clip.extend(17, pipeline=retrained)
+        extend(clip, 17, pipeline=retrained)
 
     path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
     with pytest.raises(ValueError, match=r"other weights .* differ in diffusion_transformer_384p/"):
-        extend_file(path, 17, model=other)
+        extend(path, 17, model=other)
 
     coarse = load_pipeline(quick["model"], variant="384p", device="cpu", dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="was made in float32, this pipeline is in bfloat16"):
-        clip.extend(17, pipeline=coarse)
+        extend(clip, 17, pipeline=coarse)
     compiled = load_pipeline(quick["model"], variant="384p", device="cpu", compile=True)
     with pytest.raises(ValueError, match="without compiling the transformer, this pipeline is with"):
-        clip.extend(17, pipeline=compiled)
+        extend(clip, 17, pipeline=compiled)
 
 
 def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeypatch):
@@ -143,9 +143,9 @@ def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeyp
     later = find_manifest(path)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
-        extend_file(path, 17, model=clip.source_folder)
+        extend(path, 17, model=clip.source.folder)
     with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
-        regenerate(later, model=clip.source_folder)
+        regenerate(later, model=clip.source.folder)
 
 
 GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
@@ -165,7 +165,7 @@ GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, nu
 )
 def test_what_does_not_fit_is_refused_with_advice(clip, num_frames, options, message):
     with pytest.raises(ValueError, match=message):
-        clip.extend(num_frames, **options)
+        extend(clip, num_frames, **options)
 
 
 def test_the_plan_is_told_without_running(clip):
@@ -179,10 +179,10 @@ def test_the_plan_is_told_without_running(clip):
 def test_from_kept_latents_or_by_making_them_again(quick, clip, longer, tmp_path, monkeypatch):
     path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
     computed = counted(monkeypatch)
-    assert_same(extend_file(path, 25, model=quick["model"], progress=False), longer)
+    assert_same(extend(path, 25, model=quick["model"], progress=False), longer)
     assert computed == [2, 3]
     (tmp_path / "clip.latents.safetensors").unlink()
-    assert_same(extend_file(path, 25, model=quick["model"], progress=False), longer)
+    assert_same(extend(path, 25, model=quick["model"], progress=False), longer)
     assert computed == [2, 3, 0, 1, 2, 3]
 
 
@@ -191,7 +191,7 @@ def test_latents_of_another_clip_are_refused(quick, clip, longer, tmp_path):
     beside = tmp_path / "clip.latents.safetensors"
     write_latents(beside, longer.latents[:, :, 2:])
     with pytest.raises(ValueError, match=r"does not belong to the clip: unit 0 .* remove the file"):
-        extend_file(path, 25, model=quick["model"], progress=False)
+        extend(path, 25, model=quick["model"], progress=False)
 
 
 def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, 
     path = clip.save(tmp_path / "clip.mp4")
     computed = counted(monkeypatch)
     with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
-        extend_file(path, 25, model=quick["model"], progress=False)
+        extend(path, 25, model=quick["model"], progress=False)
     assert computed == [0]
 
 

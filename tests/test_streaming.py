@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from pyramid_seed import Clip, generate
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.video import frames_digest, read_video
 from pyramid_seed.provenance.manifest import find_manifest
-from pyramid_seed.reproduce import extend_file, regenerate
+from pyramid_seed.reproduce import extend, regenerate
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_longer_clip_streams_from_its_first_frame(quick, tmp_path):
     generate("a boat", seed=5, **quick).save(first, keep_latents=True)
     whole = generate("a boat", seed=5, **quick | {"num_frames": 17})
     with FrameFile(tmp_path / "longer.mp4") as file:
-        longer = extend_file(first, 17, model=quick["model"], progress=False, sink=file)
+        longer = extend(first, 17, model=quick["model"], progress=False, sink=file)
         longer.save(file.path)
     assert longer.frame_facts == whole.frame_facts
     assert find_manifest(file.path)["digests"] == whole.manifest["digests"]
@@ -128,7 +129,7 @@ def test_an_error_in_the_middle_leaves_nothing(quick, tmp_path):
 
 
 def test_a_rate_that_no_file_can_have_is_refused_before_the_model_runs(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.api.shared_pipeline", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(shared_pipeline, "get", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match="fps must be between"), FrameFile(tmp_path / "clip.mp4") as file:
         generate("a boat", seed=5, sink=file, **quick | {"fps": 5000.0})
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,32 +10,34 @@ from typing import Any, Unpack
 import torch
 from PIL.Image import Image
 
-from ..api import current_pipeline, default_device, generate, image_digest, whole_ledger
+from ..api import (
+    check_request,
+    default_device,
+    frame_digest,
+    generate,
+    shared_pipeline,
+    weights_of,
+)
 from ..checkpoints.digests import weights_key
-from ..checkpoints.facts import model_geometry, model_weights_key
-from ..checkpoints.source import weights_of
-from ..checks import check_choice
-from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS, AfterUse, AttentionPath, DeterminismLevel
+from ..checkpoints.source import ModelSource, read_source
+from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
-from ..determinism import determinism as determinism_level
 from ..devices import parse_device, usable_device
+from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
 from ..media.images import open_picture, picture_digest
 from ..media.video import check_fps
-from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams
-from ..pipelines import PyramidFlowPipeline
-from ..pipelines.decode import encode_image
-from ..pipelines.denoise import UnitSettings
-from ..pipelines.inputs import Request, check_call, first_frames
-from ..pipelines.text import text_digests
+from ..noise import NoiseStreams
+from ..pipelines.beginning import Beginning
+from ..pipelines.inputs import Request, first_frames
 from ..presets import Preset, Settings
+from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .launch import Launch, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
-from .units import KnownUnits
 from .worker import BatchSummary, Plan, run_jobs
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
@@ -78,7 +79,7 @@ def run_batch(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
-        attention, compile: see `generate`; with other ones a clip is another clip.
+        attention, compile: see `generate`; they are part of a clip's identity.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -95,41 +96,37 @@ def run_batch(
         OSError: the list cannot be read, or the folder cannot be written to.
         LaunchError: the processes have lost each other.
     """
-    if text_encoders not in ("keep", "offload"):
+    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
+    if text_encoders == "free":
         raise ValueError(
-            f"text_encoders must be keep or offload, got {text_encoders!r}; a batch has other texts to "
-            "encode: use offload"
+            "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: "
+            "use offload"
         )
-    check_choice("determinism", determinism, DETERMINISM_LEVELS)
-    check_choice("attention", attention, ATTENTION_PATHS)
+    options.check()
     launch = join_launch(num_processes)
-    chosen = _device_of(device, launch)
-    NoiseStreams(0, usable_device(noise_device, "noise_device"))  # refuses a device without float64 too
-    run: dict[str, str | bool] = {
-        "noise_device": noise_device,
-        "determinism": determinism,
-        "lossless": lossless,
-    }
-    # Only what is not the default, so that folders of earlier versions go on.
-    run |= {"attention": attention} if attention != "prefix" else {}
-    run |= {"compiled": True} if compile else {}
-    maker = _ClipMaker(chosen, noise_device, determinism, text_encoders, attention, compile, run)
+    own_device = _device_of(device, launch)
+    NoiseStreams(0, noise_device)  # refuses a device without float64 too
+    maker = _ClipMaker(own_device, options, lossless)
 
     def make_plan() -> Plan:
         where = name_of(prompts)
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         rows, unread = read_rows(prompts, file_format)
+        source_of = cache(lambda model, variant: read_source(model, variant=variant))
+
+        def check(item: BatchItem) -> None:
+            _request(item, source_of(item.settings.model, item.settings.variant))
+
         items, bad = items_from_rows(
-            rows, Defaults(preset, settings, seeds), where=where, folder=folder, check=_request
+            rows, Defaults(preset, settings, seeds), where=where, folder=folder, check=check
         )
         if not keep_going or not items:
             refuse_bad_rows([*unread, *bad], len(items), where)
         jobs: dict[str, Job] = {}
-        weights_of_model = cache(model_weights_key)
         for item in items:
-            weights = weights_of_model(item.settings.model, item.settings.variant)
-            key = content_key(item, weights, **run)
-            jobs.setdefault(key, Job(item, key, _steps(item)))
+            source = source_of(item.settings.model, item.settings.variant)
+            key = maker.content_key(item, source.weights_key)
+            jobs.setdefault(key, Job(item, key, _steps(item, _request(item, source))))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
     return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)
@@ -138,149 +135,97 @@ def run_batch(
 class _ClipMaker:
     """Makes the clips of a batch with the shared pipeline of this process."""
 
-    def __init__(
-        self,
-        device: str,
-        noise_device: str,
-        determinism: DeterminismLevel,
-        text_encoders: AfterUse,
-        attention: AttentionPath,
-        compile: bool,
-        run: Mapping[str, str | bool],
-    ) -> None:
-        self.run = run
+    def __init__(self, device: str, options: RunOptions, lossless: bool) -> None:
         self.device = device
-        self.noise_device = noise_device
-        self.determinism: DeterminismLevel = determinism
-        self.text_encoders: AfterUse = text_encoders
-        self.attention: AttentionPath = attention
-        self.compile = compile
+        self.options = options
+        self.lossless = lossless
+
+    def content_key(self, item: BatchItem, weights: str) -> str:
+        """The identity of an item that is made of these weights, see `identity.content_key`."""
+        options = self.options
+        # Only what is not the default, so that folders of earlier versions go on.
+        path = {"attention": options.attention} if options.attention not in (None, "prefix") else {}
+        compiled = {"compiled": True} if options.compile else {}
+        return content_key(
+            item,
+            weights,
+            noise_device=options.noise_device,
+            determinism=options.determinism,
+            lossless=self.lossless,
+            **path,
+            **compiled,
+        )
+
+    def image_digest(self, item: BatchItem) -> str | None:
+        """See `worker.Maker`."""
+        image = _image_of(item)
+        return None if image is None else frame_digest(first_frames(image, 1)[0])
 
     def origin(self, item: BatchItem) -> dict[str, Any]:
         """What can change the bits of a unit besides its content."""
-        dtype = getattr(torch, item.settings.dtype)
-        backend = attention_backend_at(self.determinism)
-        fingerprint = environment_fingerprint(self.device, dtype, backend, self.determinism)
-        variables = fingerprint["variables"].items()
-        kept = {name: value for name, value in variables if name not in _LAUNCHER_VARIABLES}
-        return fingerprint | {"variables": kept, "attention": self.attention, "compiled": self.compile}
+        options = self.options
+        dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
+        fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
+        variables = {
+            name: value for name, value in fingerprint["variables"].items() if name not in _LAUNCHER_VARIABLES
+        }
+        paths = {"attention": options.attention or "prefix", "compiled": options.compile}
+        return fingerprint | {"variables": variables} | paths
 
     def make(
         self,
         job: Job,
-        known: KnownUnits | None,
+        known: Beginning | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
-        """The clip of a job, see `batch.worker.Maker`."""
-        item, settings = job.item, job.item.settings
-        pipeline = current_pipeline(
-            settings.model, settings.variant, settings.dtype, self.device, self.compile
-        )
-        if content_key(item, weights_key(weights_of(pipeline) or ()), **self.run) != job.key:
+        """The clip of a job, see `worker.Maker`."""
+        item, options = job.item, self.options
+        pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
+        weights = weights_of(pipeline) or ()
+        if self.content_key(item, weights_key(weights)) != job.key:
             raise ValueError(
-                f"the files of {settings.model} are others here than where and when the batch began; "
+                f"the files of {item.settings.model} are others here than where and when the batch began; "
                 "give all machines the same ones, and run the batch again"
             )
-        picture = self._picture(item)
-        # The picture's unit is kept like any other, so that an interrupted clip can go on from it.
-        if picture is not None and known is None:
-            known = KnownUnits(self._first_unit(pipeline, picture, item.seed), ((),))
-            on_unit(0, known.latents, ())
-        clip = generate(
+        return generate(
             item.prompt,
             seed=item.seed,
-            preset=settings,
-            prefix_latents=None if known is None else known.latents,
-            prefix_stage_digests=None if known is None else known.stage_digests,
-            noise_device=self.noise_device,
-            determinism=self.determinism,
-            text_encoders=self.text_encoders,
-            attention=self.attention,
+            preset=item.settings,
+            image=_image_of(item) if known is None else None,
+            beginning=known,
+            noise_device=options.noise_device,
+            determinism=options.determinism,
+            text_encoders=options.text_encoders,
+            attention=options.attention,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),
             on_unit=lambda _, *unit: on_unit(*unit),
             sink=sink,
         )
-        if picture is not None:
-            noise = NoiseStreams(item.seed, self.noise_device)
-            ledger = whole_ledger(noise, clip.geometry, clip.latents, with_image=True)
-            clip = replace(clip, image_digest=image_digest(picture), ledger=ledger)
-        if _is_guided(item) and "negative_prompt" not in clip.text_digests:
-            # What is left of the clip was not guided, what was made earlier was.
-            clip = replace(clip, text_digests=clip.text_digests | self._negative_digest(pipeline, item))
-        return clip
-
-    def _picture(self, item: BatchItem) -> Image | None:
-        if item.image is None:
-            return None
-        picture = open_picture(item.image)
-        if picture_digest(picture) != item.image_digest:
-            raise ValueError(f"{item.image} is another picture than when the batch began")
-        return picture
-
-    @torch.no_grad()
-    def _first_unit(self, pipeline: PyramidFlowPipeline, picture: Image, seed: int) -> torch.Tensor:
-        """Latents (1, C, 1, h, w) of the first frame, as `generate` makes them of an image."""
-        noise = LedgeredNoise(NoiseStreams(seed, self.noise_device), NoiseLedger())
-        with determinism_level(self.determinism):
-            return encode_image(pipeline.vae, first_frames(picture, 1)[0], noise)
-
-    @torch.no_grad()
-    def _negative_digest(self, pipeline: PyramidFlowPipeline, item: BatchItem) -> dict[str, str]:
-        with determinism_level(self.determinism):
-            negative = pipeline.remembered_text(
-                item.settings.negative_prompt, item.settings.max_sequence_length
-            )
-        return {"negative_prompt": text_digests(negative, None)["prompt"]}
 
 
-def _request(item: BatchItem) -> Request:
+def _image_of(item: BatchItem) -> Image | None:
+    if item.image is None:
+        return None
+    image = open_picture(item.image)
+    if picture_digest(image) != item.image_digest:
+        raise ValueError(f"{item.image} is another picture than when the batch began")
+    return image
+
+
+def _request(item: BatchItem, source: ModelSource) -> Request:
     """The checked call of an item; raises what pipeline and file would raise, before anything is loaded."""
-    settings = item.settings
-    check_fps(settings.fps, ".mp4")
-    later = settings.video_num_inference_steps
-    return check_call(
-        model_geometry(settings.model, settings.variant),
-        1,
-        (1, 1),
-        prompt=item.prompt,
-        negative_prompt=settings.negative_prompt,
-        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in _EMBEDDINGS},
-        image=None,
-        prefix_latents=None,
-        height=settings.height,
-        width=settings.width,
-        num_frames=settings.num_frames,
-        num_inference_steps=list(settings.num_inference_steps),
-        video_num_inference_steps=None if later is None else list(later),
-        guidance_scale=settings.guidance_scale,
-        video_guidance_scale=settings.video_guidance_scale,
-        guidance_decay=settings.guidance_decay,
-        min_guidance_scale=settings.min_guidance_scale,
-        num_videos_per_prompt=1,
-        max_sequence_length=settings.max_sequence_length,
-    )
+    check_fps(item.settings.fps, ".mp4")
+    return check_request(source.geometry, item.prompt, item.settings)
 
 
-_EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
-
-
-def _generated_units(item: BatchItem) -> tuple[int, Sequence[UnitSettings]]:
-    """How many units an item is given, and the settings of the others."""
-    known = 0 if item.image is None else 1
-    return known, _request(item).units[known:]
-
-
-def _steps(item: BatchItem) -> tuple[int, ...]:
-    known, units = _generated_units(item)
-    return (0,) * known + tuple(sum(unit.num_inference_steps) for unit in units)
-
-
-def _is_guided(item: BatchItem) -> bool:
-    return any(unit.guidance_scale > 1 for unit in _generated_units(item)[1])
+def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
+    """Transformer steps of each unit; an image is the first one, and takes none."""
+    steps = [sum(unit.num_inference_steps) for unit in request.units]
+    return tuple(steps if item.image is None else [0, *steps[1:]])
 
 
 def _device_of(device: str | None, launch: Launch) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,7 @@ import torch
 
 from ..files import replacing
 from ..noise import noise_digest
-
-
-@dataclass(frozen=True)
-class KnownUnits:
-    """The first k units of a clip.
-
-    Attributes:
-        latents: (1, C, k, h, w) float32, normalised.
-        stage_digests: of each unit, see docs/manifest.md.
-    """
-
-    latents: torch.Tensor
-    stage_digests: tuple[tuple[str, ...], ...]
+from ..pipelines.beginning import Beginning
 
 
 def save_unit(
@@ -55,49 +42,56 @@ def save_unit(
         temporary.write_bytes(data)
 
 
-def load_units(folder: Path, limit: int, origin: Mapping[str, Any]) -> tuple[KnownUnits | None, str | None]:
+def load_units(
+    folder: Path, limit: int, origin: Mapping[str, Any], image_digest: str | None = None
+) -> tuple[Beginning | None, str | None]:
     """The clip's first units, as many as can be gone on from.
 
     Args:
         folder: of the clip.
         limit: read no more than these.
         origin: what they must have been made by.
+        image_digest: of the clip's first frame, see `Beginning`; None if it does not begin with an image.
 
     Returns:
         The units or None; and why a unit that is there was refused, if one was.
     """
-    units: list[KnownUnits] = []
+    latents: list[torch.Tensor] = []
+    stage_digests: list[tuple[str, ...]] = []
+    refusal = None
     for unit in range(limit):
         path = _path(folder, unit)
         if not path.is_file():
             break
-        known, reason = _read(path, unit, _text(origin))
-        if known is None:
-            return _joined(units), f"{path}: {reason}"
-        units.append(known)
-    return _joined(units), None
+        try:
+            values, stages = _read(path, unit, _text(origin), image_digest is not None)
+        except ValueError as error:
+            refusal = f"{path}: {error}"
+            break
+        latents.append(values)
+        stage_digests.append(stages)
+    if not latents:
+        return None, refusal
+    beginning = Beginning(torch.cat(latents, dim=2), tuple(stage_digests), image_digest=image_digest)
+    return beginning, refusal
 
 
-def _read(path: Path, unit: int, origin: str) -> tuple[KnownUnits | None, str]:
+def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Latents (1, C, 1, h, w) and stage digests of a unit; ValueError says why it cannot be gone on from."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents")
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
-        return None, f"it is damaged ({error})"
+        raise ValueError(f"it is damaged ({error})") from error
     stages = metadata.get("stages", "")
     if metadata.get("sha256") != _digest(latents, stages) or metadata.get("unit") != str(unit):
-        return None, "its latents or digests are not those that were written"
+        raise ValueError("its latents or digests are not those that were written")
     if metadata.get("origin") != origin:
-        return None, "it was made on another machine, device or with other versions"
-    return KnownUnits(latents, (tuple(stages.split()),)), ""
-
-
-def _joined(units: list[KnownUnits]) -> KnownUnits | None:
-    if not units:
-        return None
-    latents = torch.cat([each.latents for each in units], dim=2)
-    return KnownUnits(latents, tuple(digests for each in units for digests in each.stage_digests))
+        raise ValueError("it was made on another machine, device or with other versions")
+    if (stages == "") != (has_image and unit == 0):
+        raise ValueError("it is not of this clip: only unit 0 of a clip with an image has no stages")
+    return latents, tuple(stages.split())
 
 
 def _digest(latents: torch.Tensor, stages: str) -> str:

@@ -24,6 +24,7 @@ import torch
 from ..media.contact_sheet import Strip, write_sheet
 from ..media.frame_file import FrameFile
 from ..media.video import Frames, video_frames
+from ..pipelines.beginning import Beginning
 from .identity import Job, in_order, jobs_from_json, jobs_to_json
 from .items import BatchItem
 from .journal import Entry, Journal, file_digest
@@ -31,7 +32,7 @@ from .launch import Launch, LaunchError
 from .progress import Counts, ProgressLine
 from .rows import BadRow
 from .signals import StopSignals
-from .units import KnownUnits, load_units, save_unit
+from .units import load_units, save_unit
 
 logger = logging.getLogger("pyramid_seed.batch.run.run")
 
@@ -55,6 +56,10 @@ class MadeClip(Protocol):
 class Maker(Protocol):
     """Makes clips; the only part of a batch that knows models."""
 
+    def image_digest(self, item: BatchItem) -> str | None:
+        """Digest of an item's first frame, see `Beginning`; None without one."""
+        ...
+
     def origin(self, item: BatchItem) -> Mapping[str, Any]:
         """What the units of an item are made by here: machine, versions, settings of the process."""
         ...
@@ -62,7 +67,7 @@ class Maker(Protocol):
     def make(
         self,
         job: Job,
-        known: KnownUnits | None,
+        known: Beginning | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
@@ -293,10 +298,10 @@ class _Worker:
         units = self.journal.work_folder(job.id)
         origin = dict(self.maker.origin(job.item)) | {"key": job.key}
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
-        known, refused = load_units(units, len(job.steps) - 1, origin)
+        known, refused = load_units(units, len(job.steps) - 1, origin, self.maker.image_digest(job.item))
         if refused is not None:
             logger.warning("%s: not gone on from %s", job.file, refused)
-        resumed = 0 if known is None else len(known.stage_digests)
+        resumed = 0 if known is None else known.latents.shape[2]
         if resumed:
             logger.info("%s: goes on after unit %d", job.file, resumed - 1)
             self.launch.count("known", sum(job.steps[:resumed]))

@@ -1,4 +1,4 @@
-"""Which weights a clip was made from: the model's name without private paths, and a SHA-256 of every file."""
+"""Which weights a clip was made from: a SHA-256 of every file of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from ..resources import embedded_model_path
 
 # A file can change twice within one tick of its clock: digests of files this young are not kept.
 _SETTLED_NS = 2_000_000_000
@@ -56,37 +55,6 @@ def weights_key(files: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def model_reference(model: str, folder: Path | None) -> dict[str, str | None]:
-    """How a manifest names a model: kind, name and revision. Of a folder, only its last name is told.
-
-    Args:
-        model: as in the settings.
-        folder: where the weights were read; None if that is not known.
-
-    Returns:
-        kind "embedded" (`embedded:NAME`), "hub" (owner/name, with the commit as revision), "folder" (whoever
-        runs it again must say where it is) or "unknown" (a pipeline that `load_pipeline` did not load).
-    """
-    if folder is None:
-        return {"kind": "unknown", "name": None, "revision": None}
-    if model.startswith("embedded:") and is_folder_of(model, folder):
-        return {"kind": "embedded", "name": model, "revision": None}
-    if (hub_id := _hub_id(folder)) is not None:
-        return {"kind": "hub", "name": hub_id, "revision": folder.name}
-    return {"kind": "folder", "name": folder.resolve().name, "revision": None}
-
-
-def is_folder_of(model: str, folder: Path) -> bool:
-    """Whether weights in `folder` are those that the setting `model` asks for."""
-    embedded = model.removeprefix("embedded:")
-    if embedded != model:
-        try:
-            return embedded_model_path(embedded).resolve() == folder.resolve()
-        except FileNotFoundError:
-            return False
-    return _hub_id(folder) == model or Path(model).expanduser().resolve() == folder.resolve()
-
-
 def cache_path() -> Path:
     """Where digests are kept: `pyramid_seed/weights.json` in $XDG_CACHE_HOME, or else in ~/.cache.
 
@@ -99,13 +67,6 @@ def cache_path() -> Path:
     except RuntimeError as error:
         raise OSError(f"this user has no home folder ({error}); set XDG_CACHE_HOME") from error
     return cache / "pyramid_seed" / "weights.json"
-
-
-def _hub_id(folder: Path) -> str | None:
-    """owner/name of a snapshot in the hub's cache: .../models--owner--name/snapshots/<commit>."""
-    parts = folder.parent.parent.name.split("--")
-    is_snapshot = folder.parent.name == "snapshots" and len(parts) == 3 and parts[0] == "models"
-    return f"{parts[1]}/{parts[2]}" if is_snapshot else None
 
 
 def _sha256(path: Path) -> str:

@@ -16,10 +16,12 @@ from ..choices import VARIANTS
 
 Layout = Literal["original", "diffusers"]
 
-_VAE = "causal_video_vae"
+VAE_PART = "causal_video_vae"
 _TRANSFORMER = "diffusion_transformer_"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZER_FILES = (".json", ".txt", ".model")
+_SAVED_ENDINGS = (".safetensors", *_TOKENIZER_FILES)
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Family:
     Attributes:
         name: as `load_components` reports it.
         original_transformer: `_class_name` in the original's transformer config.
+        saved_transformer: our class, as model_index.json names it.
         text_encoders, tokenizers: folder -> class of transformers.
         shift_factor, scaling_factor: latent statistics of the first frame, (latent - shift) * scaling; those
             of later frames are the same in both families.
@@ -36,6 +39,7 @@ class Family:
 
     name: str
     original_transformer: str
+    saved_transformer: str
     text_encoders: Mapping[str, str]
     tokenizers: Mapping[str, str]
     shift_factor: float
@@ -44,13 +48,14 @@ class Family:
     @property
     def parts(self) -> tuple[str, ...]:
         """The folders that a checkpoint has whatever its variant."""
-        return (_VAE, *self.text_encoders, *self.tokenizers)
+        return (VAE_PART, *self.text_encoders, *self.tokenizers)
 
 
 # Statistics: the constants of the original's pipeline.
 MINIFLUX = Family(
     name="miniflux",
     original_transformer="PyramidFluxTransformer",
+    saved_transformer="PyramidFluxTransformer3DModel",
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
     shift_factor=-0.04,
@@ -59,6 +64,7 @@ MINIFLUX = Family(
 SD3 = Family(
     name="sd3",
     original_transformer="PyramidDiffusionMMDiT",
+    saved_transformer="PyramidSD3Transformer3DModel",
     text_encoders={
         "text_encoder": "CLIPTextModelWithProjection",
         "text_encoder_2": "CLIPTextModelWithProjection",
@@ -82,21 +88,12 @@ def list_files(folder: Path) -> frozenset[str]:
     return frozenset(path.relative_to(folder).as_posix() for path in paths if path.is_file())
 
 
-def find_layout(folder: str | Path) -> Layout:
-    """How a checkpoint folder is laid out: as the original publishes it, or as `save_pretrained` writes it.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is neither; the message lists what is missing.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder")
-    return layout_of(list_files(folder), str(folder))
-
-
 def layout_of(files: Collection[str], where: str) -> Layout:
-    """`find_layout` for the file names of a folder or a repository, called `where` in messages.
+    """How a checkpoint is laid out: as the original publishes it, or as `save_pretrained` writes it.
+
+    Args:
+        files: the file names of a folder or a repository.
+        where: what to call it in messages.
 
     Raises:
         ValueError: it is neither; the message lists what is missing.
@@ -104,7 +101,7 @@ def layout_of(files: Collection[str], where: str) -> Layout:
     if "model_index.json" in files:
         return "diffusers"
     parts = _parts(files)
-    if _VAE in parts or any(part.startswith(_TRANSFORMER) for part in parts):
+    if VAE_PART in parts or any(part.startswith(_TRANSFORMER) for part in parts):
         return "original"
     raise ValueError(
         f"{where} is neither a folder that save_pretrained wrote (it has no model_index.json) nor an "
@@ -175,7 +172,7 @@ def original_files(files: Collection[str], where: str, family: Family, variant: 
     """
     transformer = transformer_part(variant)
     needed = []
-    for part in (transformer, _VAE, *family.text_encoders):
+    for part in (transformer, VAE_PART, *family.text_encoders):
         needed += _model_files(files, where, part)
     for part, tokenizer in family.tokenizers.items():
         mine = [name for name in _files_of(part, files) if name.endswith(_TOKENIZER_FILES)]
@@ -188,6 +185,54 @@ def original_files(files: Collection[str], where: str, family: Family, variant: 
             )
         needed += mine
     return needed
+
+
+def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
+    """The family of a checkpoint that `save_pretrained` wrote, from its model_index.json.
+
+    Raises:
+        ValueError: its transformer is none of ours.
+    """
+    entry = index.get("transformer")
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
+    for family in FAMILIES:
+        if name == family.saved_transformer:
+            return family
+    classes = " or ".join(family.saved_transformer for family in FAMILIES)
+    raise ValueError(f"{where}/model_index.json must name a transformer {classes}, got {name!r}")
+
+
+def saved_files(files: Collection[str], index: Mapping[str, Any]) -> list[str]:
+    """The files that loading what `save_pretrained` wrote reads: weights, configs, tokenizers."""
+    parts = (name for name in files if name.partition("/")[0] in index and name.endswith(_SAVED_ENDINGS))
+    return ["model_index.json", *(name for name in parts if "/" in name)]
+
+
+def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name: str) -> list[str]:
+    """The files that an index of shards names, as `part/name`.
+
+    Args:
+        index: its content.
+        files: the file names of the checkpoint.
+        where: what to call the checkpoint in messages.
+        name: of the index, as `part/model.safetensors.index.json`.
+
+    Raises:
+        ValueError: it names anything but safetensors files beside it, or one that is missing.
+    """
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{where}/{name} must hold a weight_map, the file of each tensor")
+    part = name.rpartition("/")[0]
+    shards = list(dict.fromkeys(map(str, weight_map.values())))
+    for shard in shards:
+        if not _SHARD.fullmatch(shard):
+            raise ValueError(
+                f"{where}/{name} must name .safetensors files beside it, without folders, got {shard!r:.80}"
+            )
+        if f"{part}/{shard}" not in files:
+            raise ValueError(f"{where}/{part} lacks {shard}, which {name.rpartition('/')[2]} names")
+    return [f"{part}/{shard}" for shard in shards]
 
 
 def refuse_pickles(files: Collection[str], where: str) -> None:

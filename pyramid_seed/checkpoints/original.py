@@ -1,9 +1,8 @@
-"""The original's transformer and autoencoder folders as our models: configs mapped, weights strict."""
+"""The original's configs and weights as our models: configs mapped, weights strict."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +11,7 @@ from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo, vae_config_from_original
-from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
-from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
-from .layout import MINIFLUX, Family, list_files, weight_files
+from .layout import MINIFLUX, Family
 
 Model = TypeVar("Model", bound=ModelMixin)
 
@@ -85,33 +81,14 @@ def transformer_config_from_original(family: Family, config: Mapping[str, Any]) 
     return ours
 
 
-def load_transformer(folder: Path, family: Family, dtype: torch.dtype) -> ModelMixin:
-    """The transformer of an original diffusion_transformer folder.
-
-    Raises:
-        ValueError: the config or the weights do not fit; the message names the file.
-    """
-    config = _mapped(folder, lambda original: transformer_config_from_original(family, original))
-    model_class = PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
-    return load_model(model_class, config, folder, dtype)
-
-
-def load_vae(folder: Path, family: Family, dtype: torch.dtype) -> AutoencoderKLCausalVideo:
-    """The autoencoder of an original causal_video_vae folder, with the family's latent statistics.
-
-    Raises:
-        ValueError: the config or the weights do not fit; the message names the file.
-    """
-    # The original's loader sets interpolate to False, whatever the file says.
-    config = _mapped(folder, lambda original: vae_config_from_original({**original, "interpolate": False}))
-    config |= {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
-    return load_model(AutoencoderKLCausalVideo, config, folder, dtype)
-
-
 def load_model(
-    model_class: type[Model], config: Mapping[str, Any], folder: Path, dtype: torch.dtype
+    model_class: type[Model],
+    config: Mapping[str, Any],
+    folder: Path,
+    paths: Sequence[Path],
+    dtype: torch.dtype,
 ) -> Model:
-    """A model of `config` with the safetensors of `folder`, on the CPU, in evaluation mode.
+    """A model of `config` with the safetensors `paths` of `folder`, on the CPU, in evaluation mode.
 
     Memory is taken once: the model is built without weights and takes the tensors that were read.
     Floating-point tensors become `dtype`, those of `_keep_in_fp32_modules` float32.
@@ -124,7 +101,6 @@ def load_model(
             model = model_class(**config)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    paths = _weight_paths(folder)
     _check_tensors(model, paths)
 
     keep_in_fp32 = set(model._keep_in_fp32_modules or ())
@@ -141,52 +117,10 @@ def load_model(
     return model.eval()
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A config.json.
-
-    Raises:
-        ValueError: it cannot be read as a JSON object; the message names the file.
-    """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
-
-
-def _mapped(folder: Path, convert: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """The config of `folder`, converted; errors name the file."""
-    path = folder / "config.json"
-    original = read_config(path)
-    try:
-        return convert(original)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
 def _width(config: Mapping[str, Any]) -> Any:
     """Width of the transformer, None where the config lacks what says it."""
     heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
     return heads * head_dim if heads and head_dim else None
-
-
-def _weight_paths(folder: Path) -> list[Path]:
-    """The safetensors of a folder: one file, or the shards that its index names."""
-    files = frozenset(f"{folder.name}/{name}" for name in list_files(folder))
-    paths = [folder.parent / name for name in weight_files(files, folder.name)]
-    if not paths:
-        raise ValueError(f"{folder} has no safetensors weights")
-    if len(paths) == 1 and paths[0].suffix == ".safetensors":
-        return paths
-    index, *shards = paths
-    weight_map = read_config(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{index} must hold a weight_map, the file of each tensor")
-    if missing := sorted(set(weight_map.values()) - {shard.name for shard in shards}):
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {index.name} names")
-    return shards
 
 
 def _check_tensors(model: ModelMixin, paths: Sequence[Path]) -> None:

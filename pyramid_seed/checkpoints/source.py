@@ -1,64 +1,349 @@
-"""The files that a model is read from, and whether they are still the ones that were loaded."""
+"""Which model it is: the one answer that is read once and handed on."""
 
 from __future__ import annotations
 
+import re
+import stat
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..pipelines import PyramidFlowPipeline
-from .digests import weight_digests
-from .layout import layout_of, list_files
-from .load import read_original
-from .original import read_config
+import huggingface_hub
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-_ENDINGS = (".safetensors", ".json", ".txt", ".model")
+from ..geometry import PyramidGeometry
+from ..models.autoencoder_kl_causal_video import vae_config_from_original
+from ..resources import embedded_name, resolve_model
+from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from .configs import naming, read_config
+from .digests import weight_digests, weights_key
+from .layout import (
+    VAE_PART,
+    Family,
+    Layout,
+    choose_variant,
+    family_of_saved,
+    find_family,
+    layout_of,
+    list_files,
+    original_files,
+    refuse_pickles,
+    saved_files,
+    shards_of,
+    transformer_part,
+)
+from .original import transformer_config_from_original
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# What a folder written by save_pretrained consists of; never a pickle.
+_SAVED_PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
 
 
-def weight_files_of(folder: Path, variant: str | None) -> tuple[str, ...]:
-    """The files in a model's folder that loading it reads: weights, configs, tokenizers.
+PUBLISHED_MODELS = frozenset({"rain1011/pyramid-flow-miniflux", "rain1011/pyramid-flow-sd3"})
+PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
+"""Of the published checkpoints: tells what fits before the hub is asked."""
 
-    Raises:
-        ValueError: see `load_pipeline`.
+
+class FileState(NamedTuple):
+    """What tells that a file was written since: its size in bytes, the time of its last change."""
+
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource:
+    """A model's files, as they were when `read_source` read them.
+
+    Attributes:
+        folder: where they are.
+        variant: as asked for: "384p", "768p", "image", or None for the only one.
+        layout: "original", as published, or "diffusers", as `save_pretrained` writes it.
+        family: miniFLUX or SD3.
+        transformer: the part, a folder in `folder`, that holds the transformer.
+        files: names of what loading reads, relative to `folder`, sorted.
+        states: of these files, and of the folders that they lie in (names ending in "/").
+        configs: the JSON files that were read to tell all this, by name.
     """
-    files = list_files(folder)
-    if layout_of(files, str(folder)) != "diffusers":
-        return read_original(folder, variant).files
-    parts = read_config(folder / "model_index.json")
-    mine = (name for name in files if name.partition("/")[0] in parts and name.endswith(_ENDINGS))
-    return ("model_index.json", *sorted(name for name in mine if "/" in name))
 
+    folder: Path
+    variant: str | None
+    layout: Layout
+    family: Family
+    transformer: str
+    files: tuple[str, ...]
+    states: Mapping[str, FileState]
+    configs: Mapping[str, Mapping[str, Any]]
 
-def stamps_of(folder: Path, variant: str | None) -> dict[str, tuple[int, int]]:
-    """Size in bytes and time of the last change in nanoseconds of each of these files; raises as above."""
-    status = {name: (folder / name).stat() for name in weight_files_of(folder, variant)}
-    return {name: (each.st_size, each.st_mtime_ns) for name, each in status.items()}
+    @property
+    def description(self) -> str:
+        """What it is, for people."""
+        if self.layout == "diffusers":
+            return f"{self.family.name}, in the layout of diffusers at {self.folder}"
+        variant = self.transformer.removeprefix(transformer_part(""))
+        return f"{self.family.name}, variant {variant}, in the original's layout at {self.folder}"
 
+    @property
+    def name(self) -> str:
+        """As settings name it: `embedded:NAME`, a hub id, or the folder."""
+        reference = self.reference
+        return str(self.folder) if reference["kind"] == "folder" else str(reference["name"])
 
-def changed_files(pipeline: PyramidFlowPipeline) -> list[str]:
-    """The files that were written, removed or added since `load_pipeline` read them; none if it did not."""
-    folder, loaded = pipeline.source_folder, pipeline.source_stamps
-    if folder is None or loaded is None:
-        return []
-    try:
-        now = stamps_of(folder, pipeline.source_variant)
-    except (ValueError, OSError):  # not even a model any more
-        return sorted(loaded)
-    return sorted(name for name in loaded.keys() | now.keys() if loaded.get(name) != now.get(name))
+    @property
+    def reference(self) -> dict[str, str | None]:
+        """As a manifest names it: kind, name and revision.
 
+        The kind is "embedded" (`embedded:NAME`), "hub" (owner/name, with the commit as revision) or "folder":
+        of one, only its last name is told, and whoever makes the clip again must say where it is.
+        """
+        if (name := embedded_name(self.folder)) is not None:
+            return {"kind": "embedded", "name": f"embedded:{name}", "revision": None}
+        if (hub_id := _hub_id(self.folder)) is not None:
+            return {"kind": "hub", "name": hub_id, "revision": self.folder.name}
+        return {"kind": "folder", "name": self.folder.resolve().name, "revision": None}
 
-def weights_of(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
-    """Name, size and SHA-256 of the files that the pipeline was loaded from; None if they are not known.
+    @cached_property
+    def geometry(self) -> PyramidGeometry:
+        """Sizes and counts that the model allows; no weights are read.
 
-    Raises:
-        ValueError: they are others now, so that nobody can say any more what was loaded.
-        OSError: a file cannot be read.
-    """
-    folder = pipeline.source_folder
-    if folder is None:
-        return None
-    rows = weight_digests(folder, weight_files_of(folder, pipeline.source_variant))
-    if changed := changed_files(pipeline):
-        raise ValueError(
-            f"{folder} has changed since the model was loaded ({', '.join(changed)}); load it again"
+        Raises:
+            ValueError: a config lacks what says it, or is of a model that ours is not.
+        """
+        if self.layout == "diffusers":
+            vae = self._config("vae/config.json", "spatial_down_sample", "temporal_down_sample")
+            patch_size = self._config("transformer/config.json", "patch_size")["patch_size"]
+            stages = self._config("scheduler/scheduler_config.json", "stages")["stages"]
+        else:
+            vae, patch_size = self.vae_config(), self.transformer_config()["patch_size"]
+            stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
+        return PyramidGeometry(
+            spatial_factor=2 ** sum(vae["spatial_down_sample"]),
+            temporal_factor=2 ** sum(vae["temporal_down_sample"]),
+            patch_size=patch_size,
+            num_stages=stages,
         )
-    return tuple(rows)
+
+    @cached_property
+    def weights(self) -> tuple[dict[str, Any], ...]:
+        """Name, size and SHA-256 of every file; read the first time, see `digests.weight_digests`.
+
+        Raises:
+            ValueError: a file has changed since, so that nobody can say any more what it was.
+            OSError: a file cannot be read.
+        """
+        rows = weight_digests(self.folder, self.files)
+        self.check_unchanged()
+        return tuple(rows)
+
+    @property
+    def weights_key(self) -> str:
+        """SHA-256 (hex) that names the files by their content; raises as `weights`."""
+        return weights_key(self.weights)
+
+    def weights_now(self) -> list[dict[str, Any]]:
+        """The same rows as `weights`, with every file read now, whatever is known about it."""
+        return weight_digests(self.folder, self.files, fresh=True)
+
+    def changed_files(self) -> list[str]:
+        """Names of files that were written, removed or added since; one pass of stats if there are none."""
+        changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]
+        if not any(name.endswith("/") for name in changed):
+            return changed
+        # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
+        try:
+            files = _judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
+        except ValueError:  # not even a model any more
+            return list(self.files)
+        names = {name for name in changed if not name.endswith("/")}
+        return sorted(names | set(self.files).symmetric_difference(files))
+
+    def check_unchanged(self) -> None:
+        """Raise ValueError if a file is another one now; they are named."""
+        if changed := self.changed_files():
+            raise ValueError(
+                f"{self.folder} has changed since the model was loaded ({', '.join(changed)}); load it again"
+            )
+
+    def weight_paths(self, part: str) -> list[Path]:
+        """The safetensors files of a part."""
+        names = (name for name in self.files if name.startswith(f"{part}/"))
+        return [self.folder / name for name in names if name.endswith(".safetensors")]
+
+    def vae_config(self) -> dict[str, Any]:
+        """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
+        # The original's loader sets interpolate to False, whatever the file says.
+        name = f"{VAE_PART}/config.json"
+        with naming(self.folder / name):
+            config = vae_config_from_original({**self.configs[name], "interpolate": False})
+        family = self.family
+        return config | {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Arguments of our transformer, from the original's config; raises as `vae_config`."""
+        name = f"{self.transformer}/config.json"
+        with naming(self.folder / name):
+            return transformer_config_from_original(self.family, self.configs[name])
+
+    def _config(self, file: str, *names: str) -> Mapping[str, Any]:
+        """A config that was read; ValueError if it lacks one of the names."""
+        config = self.configs.get(file, {})
+        if missing := [name for name in names if name not in config]:
+            raise ValueError(f"{self.folder / file} must have {', '.join(missing)}")
+        return config
+
+
+def read_source(
+    path_or_hub_id: str | Path,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> ModelSource:
+    """Tell which model it is, from the names of its files and a few configs; no weights are read.
+
+    Of a hub id, what loading needs is downloaded.
+
+    Args:
+        path_or_hub_id: a folder here, `owner/name` on the hub, both in either layout, or `embedded:NAME`.
+        variant: "384p", "768p" or "image": which transformer of a published checkpoint; None takes the only
+            one there.
+        revision, cache_dir, token, local_files_only: as in huggingface_hub; `local_files_only` uses what was
+            downloaded before.
+
+    Raises:
+        FileNotFoundError: a path that is not there.
+        OSError: the hub cannot be asked, or has no such repository.
+        ValueError: neither layout; a variant that is not there, or not named among several; parts of both
+            families or of none; a missing file, or weights that are a pickle or lie elsewhere.
+    """
+    model = resolve_model(str(path_or_hub_id))
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
+            raise FileNotFoundError(f"{model} is neither a folder nor a hub id such as owner/name")
+        folder = _download(model, variant, revision, cache_dir, token, local_files_only)
+    configs: dict[str, Mapping[str, Any]] = {}
+
+    def config(name: str) -> Mapping[str, Any]:
+        if name not in configs:
+            configs[name] = read_config(folder / name)
+        return configs[name]
+
+    judged = _judge(list_files(folder), str(folder), variant, config)
+    folders = {name.rpartition("/")[0] + "/" for name in judged.files}
+    states = {name: _state(folder / name) for name in (*judged.files, *sorted(folders))}
+    return ModelSource(
+        folder=folder,
+        variant=variant,
+        layout=judged.layout,
+        family=judged.family,
+        transformer=judged.transformer,
+        files=judged.files,
+        states={name: state for name, state in states.items() if state is not None},
+        configs=configs,
+    )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is one that a repository on the hub can have: `owner/name`."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+class _Judged(NamedTuple):
+    layout: Layout
+    family: Family
+    transformer: str
+    files: tuple[str, ...]
+
+
+def _judge(
+    files: Collection[str], where: str, variant: str | None, config: Callable[[str], Mapping[str, Any]]
+) -> _Judged:
+    """What a folder called `where` holds, from its file names and its configs by name."""
+    layout = layout_of(files, where)
+    if layout == "diffusers":
+        if variant is not None:
+            raise ValueError(
+                f"{where} was written by save_pretrained and has one transformer; leave variant out"
+            )
+        refuse_pickles(files, where)
+        index = config("model_index.json")
+        family, transformer = family_of_saved(index, where), "transformer"
+        needed = saved_files(files, index)
+        names = ["vae/config.json", "transformer/config.json", "scheduler/scheduler_config.json"]
+    else:
+        chosen = choose_variant(files, where, variant)
+        transformer = transformer_part(chosen)
+        parts = (transformer, "text_encoder_2")
+        configs = {part: config(f"{part}/config.json") for part in parts if f"{part}/config.json" in files}
+        family = find_family(files, where, chosen, configs)
+        needed = original_files(files, where, family, chosen)
+        names = [f"{VAE_PART}/config.json"]
+    for name in names:
+        if name in files:
+            config(name)
+    shards = [
+        shard
+        for name in needed
+        if name.endswith(".safetensors.index.json")
+        for shard in shards_of(config(name), files, where, name)
+    ]
+    return _Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))
+
+
+def _download(
+    repository: str,
+    variant: str | None,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    token: str | bool | None,
+    local_files_only: bool,
+) -> Path:
+    """The folder of a repository's snapshot, with what loading the variant needs."""
+    patterns = None
+    local_files_only = local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE
+    if not local_files_only:
+        try:
+            files = frozenset(huggingface_hub.list_repo_files(repository, revision=revision, token=token))
+        except (OSError, HTTPError) as error:
+            raise OSError(
+                f"{repository} is not a folder here, and the hub did not list its files: {error}; "
+                "HF_HUB_OFFLINE=1 in the environment (local_files_only=True) uses what was downloaded"
+            ) from error
+        if layout_of(files, repository) == "diffusers":
+            refuse_pickles(files, repository)
+            patterns = list(_SAVED_PATTERNS)
+        else:
+            chosen = choose_variant(files, repository, variant)
+            family = find_family(files, repository, chosen, configs={})
+            patterns = original_files(files, repository, family, chosen)
+    return Path(
+        huggingface_hub.snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            allow_patterns=patterns,
+        )
+    )
+
+
+def _state(path: Path) -> FileState | None:
+    """The state of a file, or of a folder, of which the size says nothing; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return FileState(0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns)
+
+
+def _hub_id(folder: Path) -> str | None:
+    """owner/name of a snapshot in the hub's cache: .../models--owner--name/snapshots/<commit>."""
+    parts = folder.parent.parent.name.split("--")
+    is_snapshot = folder.parent.name == "snapshots" and len(parts) == 3 and parts[0] == "models"
+    return f"{parts[1]}/{parts[2]}" if is_snapshot else None

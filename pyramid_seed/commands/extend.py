@@ -59,12 +59,12 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(path, **output_options(options), fps=fps, num_frames=options.num_frames)
     image = open_image(options.image)
 
-    from ..reproduce import extend_file
+    from ..reproduce import extend
 
     quiet_loading()
 
     with frame_file(path, options) as sink:
-        longer = extend_file(
+        longer = extend(
             clip,
             options.num_frames,
             branch_seed=branch,

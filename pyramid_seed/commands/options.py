@@ -220,7 +220,7 @@ def say_step(step: Step) -> None:
 
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
-    say("model", clip.found)
+    say("model", clip.source and clip.source.description)
     say("seed", clip.seed)
     say("digest", clip.digest)
     say("frames", clip.frame_facts.size.replace(" frames", "", 1))

@@ -27,9 +27,10 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed verify`."""
     if options.noise_only:
+        from ..provenance.manifest import read_verifiable
         from ..provenance.verify import verify_noise
 
-        found = verify_noise(options.clip)
+        found = verify_noise(read_verifiable(options.clip), options.clip)
     else:
         image = open_image(options.image)
 

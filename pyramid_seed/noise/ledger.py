@@ -62,6 +62,10 @@ class NoiseLedger:
     def __repr__(self) -> str:
         return f"NoiseLedger({list(self)!r})"
 
+    def first_units(self, num_units: int) -> NoiseLedger:
+        """The draws of a clip's first units only."""
+        return NoiseLedger(entry for entry in self if entry.key.unit < num_units)
+
     def to_list(self) -> list[dict[str, Any]]:
         """The draws as plain values for JSON: stream, unit, stage, shape, sha256 of each."""
         return [{**asdict(entry.key), "shape": list(entry.shape), "sha256": entry.sha256} for entry in self]

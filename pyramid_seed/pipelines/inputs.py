@@ -24,6 +24,7 @@ from ..noise import (
     root_from_entropy,
     root_from_generator,
 )
+from .beginning import Beginning
 from .denoise import Place, UnitSettings, guidance_schedule
 from .memory import own_memory
 
@@ -42,7 +43,7 @@ class Request:
         unit_shape: (1, C, 1, H/s, W/s) of one unit's latents.
         units: settings of each unit.
         pictures: first frames (1, 3, H, W) in [-1, 1], one a prompt, or none.
-        prefix_latents: (clips, C, k, H/s, W/s), or None.
+        beginnings: of each clip, all with equally many units; or none.
         text_length: L, tokens of the T5 embeddings of prompts and negative prompts.
     """
 
@@ -51,7 +52,7 @@ class Request:
     unit_shape: tuple[int, ...]
     units: tuple[UnitSettings, ...]
     pictures: tuple[torch.Tensor, ...]
-    prefix_latents: torch.Tensor | None
+    beginnings: tuple[Beginning, ...]
     text_length: int
 
     @property
@@ -62,8 +63,8 @@ class Request:
     @property
     def num_known_units(self) -> int:
         """Units at the beginning of each clip that are given, not generated."""
-        if self.prefix_latents is not None:
-            return self.prefix_latents.shape[2]
+        if self.beginnings:
+            return self.beginnings[0].num_units
         return 1 if self.pictures else 0
 
     @property
@@ -93,6 +94,23 @@ class Request:
         """Whether any unit that is generated needs the negative prompt."""
         return any(unit.guidance_scale > 1 for unit in self.units[self.num_known_units :])
 
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the negative prompt is needed: for a unit, or for the digest of what guided a known one."""
+        return self.is_guided or any(
+            self.guides(clip, beginning.num_units) and "negative_prompt" not in beginning.text_digests
+            for clip, beginning in enumerate(self.beginnings)
+        )
+
+    def guides(self, clip: int, num_units: int) -> bool:
+        """Whether a clip of `num_units` units, made in one go, needs the negative prompt."""
+        first = 1 if self.begins_with_image(clip) else 0
+        return any(unit.guidance_scale > 1 for unit in self.units[first:num_units])
+
+    def begins_with_image(self, clip: int) -> bool:
+        """Whether unit 0 of a clip is an encoded image, given or known."""
+        return bool(self.pictures or (self.beginnings and self.beginnings[clip].image_digest is not None))
+
 
 def check_call(
     geometry: PyramidGeometry,
@@ -103,7 +121,7 @@ def check_call(
     negative_prompt: str | list[str] | None,
     embeddings: Mapping[str, torch.Tensor | None],
     image: PipelineImageInput | None,
-    prefix_latents: torch.Tensor | None,
+    beginning: Beginning | list[Beginning | None] | None,
     height: int | None,
     width: int | None,
     num_frames: int,
@@ -135,12 +153,12 @@ def check_call(
         )
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
     check_positive("num_videos_per_prompt", num_videos_per_prompt)
-    if image is not None and prefix_latents is not None:
-        raise ValueError("give either image or prefix_latents, not both")
     pictures = () if image is None else first_frames(image, num_prompts)
     shape = (1, channels, 1, *latent_size(geometry, height, width, pictures))
     num_units = geometry.num_latent_frames(num_frames)
-    check_prefix(prefix_latents, num_prompts * num_videos_per_prompt, shape, num_units)
+    beginnings = check_beginnings(beginning, num_prompts * num_videos_per_prompt, shape, num_units)
+    if pictures and beginnings:
+        raise ValueError("give either image or beginning, not both")
 
     first_steps = steps_per_stage("num_inference_steps", num_inference_steps, geometry.num_stages)
     later_steps = first_steps
@@ -159,7 +177,7 @@ def check_call(
     units = tuple(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
-    return Request(num_prompts, num_videos_per_prompt, shape, units, pictures, prefix_latents, text_length)
+    return Request(num_prompts, num_videos_per_prompt, shape, units, pictures, beginnings, text_length)
 
 
 def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
@@ -301,12 +319,11 @@ def noise_sources(
 
 def check_draws(sources: Sequence[NoiseSource], request: Request, num_stages: int) -> None:
     """Refuse seeds under which a clip would draw the same noise twice; all its draws are known beforehand."""
-    draws = draws_of_clip(
-        len(request.units), num_stages, request.unit_shape, with_image=bool(request.pictures)
-    )
-    keys = [key for key, _ in draws if request.prefix_latents is None or key.unit >= request.num_known_units]
-    for source in sources:
-        check_distinct(source, keys)
+    for clip, source in enumerate(sources):
+        draws = draws_of_clip(
+            len(request.units), num_stages, request.unit_shape, with_image=request.begins_with_image(clip)
+        )
+        check_distinct(source, [key for key, _ in draws])
 
 
 def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Tensor, ...]:
@@ -378,18 +395,38 @@ def latent_size(
         raise
 
 
-def check_prefix(prefix: torch.Tensor | None, num_clips: int, shape: tuple[int, ...], limit: int) -> None:
-    """Latents of a clip's beginning must be (num_clips, C, k, H, W), finite, k at most the clip's length."""
-    if prefix is None:
-        return
-    fits = prefix.ndim == 5 and (*prefix.shape[:2], *prefix.shape[3:]) == (num_clips, shape[1], *shape[3:])
-    if not fits or not 1 <= prefix.shape[2] <= limit:
+def check_beginnings(
+    beginning: Beginning | list[Beginning | None] | None,
+    num_clips: int,
+    shape: tuple[int, ...],
+    limit: int,
+) -> tuple[Beginning, ...]:
+    """The beginning of each clip, or none: of the clip's size, equally long, and at most `limit` units."""
+    if beginning is None:
+        return ()
+    listed = beginning if isinstance(beginning, list) else [beginning]
+    if len(listed) != num_clips:
         raise ValueError(
-            f"prefix_latents must have shape ({num_clips}, {shape[1]}, 1 .. {limit}, {shape[3]}, "
-            f"{shape[4]}), got {tuple(prefix.shape)}"
+            f"beginning must be a list with one entry for each of the {num_clips} clips, got {len(listed)}"
         )
-    if not prefix.is_floating_point() or not torch.isfinite(prefix).all():
-        raise ValueError("prefix_latents must be floating point and finite")
+    for value in listed:
+        if not isinstance(value, Beginning | None):
+            raise TypeError(f"beginning must be a Beginning, a list of them, or None, got {value!r}")
+    beginnings = tuple(value for value in listed if value is not None)
+    if len({value.num_units for value in beginnings}) > 1 or len(beginnings) not in (0, num_clips):
+        counts = [0 if value is None else value.num_units for value in listed]
+        raise ValueError(
+            f"the beginnings of the clips of one call must have equally many units, got {counts}; "
+            "use a call for each number"
+        )
+    for value in beginnings:
+        _, channels, num_units, *size = value.latents.shape
+        if (channels, *size) != (shape[1], *shape[3:]) or num_units > limit:
+            raise ValueError(
+                f"latents of a beginning must have shape (1, {shape[1]}, 1 .. {limit}, {shape[3]}, "
+                f"{shape[4]}), got {tuple(value.latents.shape)}"
+            )
+    return beginnings
 
 
 def check_finite(name: str, value: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..checkpoints.source import ModelSource
 from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, DeterminismLevel
 from ..determinism import determinism as determinism_level
@@ -29,8 +29,9 @@ from ..geometry import PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
-from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams
+from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from .beginning import Beginning
 from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
 from .frame_collector import Film, OnFrames, UnitDecoder
@@ -97,14 +98,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
     _optional_components = ["text_encoder_3", "tokenizer_3"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    source_folder: Path | None = None
-    """Where the weights were read from; set by `pyramid_seed.load_pipeline`."""
-    found: str | None = None
-    """What `load_pipeline` found there: family, variant, layout and folder."""
-    source_variant: str | None = None
-    """Which transformer of a published checkpoint; set by `pyramid_seed.load_pipeline`."""
-    source_stamps: dict[str, tuple[int, int]] | None = None
-    """Size and time of the last change of the files that were read; set by `pyramid_seed.load_pipeline`."""
+    source: ModelSource | None = None
+    """Which model it is; set by `pyramid_seed.load_pipeline`."""
     _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0
@@ -198,8 +193,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         negative_pooled_prompt_embeds: torch.Tensor | None = None,
-        prefix_latents: torch.Tensor | None = None,
-        prefix_stage_digests: Sequence[Sequence[Sequence[str] | None]] | None = None,
+        beginning: Beginning | list[Beginning | None] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
         text_encoders: AfterUse = "keep",
@@ -240,10 +234,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
-            prefix_latents: latents (clips, C, k, H/s, W/s) of the first k units, which are then not
-                generated: the clip goes on from them. Not together with `image`.
-            prefix_stage_digests: their `PyramidFlowPipelineOutput.stage_digests`, to be carried to the output
-                of this call; a unit's may be None.
+            beginning: the first units of a clip, which are then not generated: the clip goes on from them,
+                and the output is that of the whole clip. Of several clips a list, with one entry per clip
+                and equally many units in each. Not together with `image`.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
@@ -259,7 +252,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 is returned.
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
-                (1, C, 1, h, w) and their SHA-256 after each stage. It may stop the run in the same way.
+                (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
+                run in the same way.
             callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
                 frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
                 then r frames a chunk. With model or sequential offload that is after the last unit of the
@@ -296,7 +290,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             negative_prompt=negative_prompt,
             embeddings=embeddings,
             image=image,
-            prefix_latents=prefix_latents,
+            beginning=beginning,
             height=height,
             width=width,
             num_frames=num_frames,
@@ -309,7 +303,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             num_videos_per_prompt=num_videos_per_prompt,
             max_sequence_length=max_sequence_length,
         )
-        stage_digests = known_stage_digests(request, prefix_stage_digests, self.geometry.num_stages)
+        stage_digests = known_stage_digests(request, self.geometry.num_stages)
 
         # 2. Noise: a source and a ledger for each clip.
         sources = noise_sources(
@@ -323,12 +317,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         given = [embeddings[name] for name in TextEmbeddings._fields]
         texts = self._texts(prompt, prompt_suffix, given, request.num_prompts, request.text_length)
         negatives: Sequence[TextEmbeddings | None] = [None] * request.num_prompts
-        if request.is_guided:
+        if request.needs_negative:
             given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
             negatives = self._texts(negative_prompt, "", given, request.num_prompts, request.text_length)
         self.after_text(text_encoders)
 
-        # 4. Known beginnings: a picture, or given latents.
+        # 4. Known units: an encoded image, or the beginnings. Their draws are those of the whole clip.
         known = self._known_latents(request, ledgered)
 
         # 5. Units, stages, steps: one clip after the other.
@@ -337,12 +331,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         clips: list[torch.Tensor] = []
         film = Film(self.vae, output_type, request.num_clips, callback_on_chunk_end)
         with self.progress_bar(total=request.num_steps) as progress_bar:
-            for index, (source, beginning) in enumerate(zip(ledgered, known, strict=True)):
+            for index, (source, known_units) in enumerate(zip(ledgered, known, strict=True)):
                 text = index // num_videos_per_prompt
                 model = GuidedTransformer(
                     self.transformer,
                     texts[text],
-                    negatives[text],
+                    negatives[text] if request.is_guided else None,
                     attention_kwargs,
                     self._execution_device,
                 )
@@ -358,7 +352,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 )
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
                 clip = self._denoise_clip(
-                    request, beginning, model, source, decoder, on_step, on_unit, stage_digests[index]
+                    request, known_units, model, source, decoder, on_step, on_unit, stage_digests[index]
                 )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
@@ -381,10 +375,16 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             seeds=[
                 source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
             ],
-            ledgers=ledgers[: len(clips)],
+            ledgers=[ledger.first_units(clip.shape[2]) for ledger, clip in zip(ledgers, clips, strict=False)],
             text_digests=[
-                text_digests(texts[index // num_videos_per_prompt], negatives[index // num_videos_per_prompt])
-                for index in range(len(clips))
+                _text_digests(
+                    request,
+                    index,
+                    clip.shape[2],
+                    texts[index // num_videos_per_prompt],
+                    negatives[index // num_videos_per_prompt],
+                )
+                for index, clip in enumerate(clips)
             ],
             stage_digests=stage_digests[: len(clips)],
             interrupted=self.interrupt,
@@ -413,8 +413,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def _known_latents(self, request: Request, noise: list[LedgeredNoise]) -> list[torch.Tensor | None]:
         """Latents (1, C, k, h, w) with which each clip begins, float32, or None."""
         device = self._execution_device
-        if request.prefix_latents is not None:
-            return [own_memory(part.to(device, torch.float32)) for part in request.prefix_latents.split(1)]
+        if request.beginnings:
+            for clip, (beginning, source) in enumerate(zip(request.beginnings, noise, strict=True)):
+                draws = draws_of_clip(
+                    beginning.num_units,
+                    self.geometry.num_stages,
+                    request.unit_shape,
+                    with_image=request.begins_with_image(clip),
+                )
+                for key, shape in draws:
+                    source.draw(key, shape)
+            return [
+                own_memory(beginning.latents.to(device, torch.float32)) for beginning in request.beginnings
+            ]
         if not request.pictures:
             return [None] * request.num_clips
         return [
@@ -441,11 +452,14 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         """
         device = self._execution_device
         units = [] if known is None else [known]
-        for unit, latents in enumerate(() if known is None else known.split(1, dim=2), start=1):
-            decoder.put(latents, is_last=unit == len(request.units))
+        for unit, latents in enumerate(() if known is None else known.split(1, dim=2)):
+            if request.pictures and on_unit is not None:
+                on_unit(unit, latents, ())
+            decoder.put(latents, is_last=unit + 1 == len(request.units))
         recorder = StageRecorder(request, on_step)
+        settings = request.units[: request.num_known_units] if self.interrupt else request.units
         new_units = denoise_clip(
-            known, model, self.scheduler, noise, request.unit_shape, device, request.units, recorder
+            known, model, self.scheduler, noise, request.unit_shape, device, settings, recorder
         )
         for unit, latents in enumerate(new_units, start=request.num_known_units):
             units.append(latents)
@@ -486,3 +500,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             return None if self.interrupt and not request.ends_unit(place) else latents
 
         return on_step
+
+
+def _text_digests(
+    request: Request, clip: int, num_units: int, positive: TextEmbeddings, negative: TextEmbeddings | None
+) -> dict[str, str]:
+    """Digests of the texts of a clip of `num_units` units as if it had been made in one go."""
+    if not request.guides(clip, num_units):
+        return text_digests(positive, None)
+    digests = text_digests(positive, negative)
+    if not request.is_guided:
+        digests |= {
+            name: digest
+            for name, digest in request.beginnings[clip].text_digests.items()
+            if name == "negative_prompt"
+        }
+    return digests

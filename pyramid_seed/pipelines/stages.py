@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from ..noise import noise_digest
+from .beginning import Beginning
 from .denoise import OnStep, Place
 from .inputs import Request
 
@@ -41,45 +40,32 @@ class StageRecorder:
         return taken
 
 
-def known_stage_digests(
-    request: Request, given: Sequence[Sequence[Sequence[str] | None]] | None, num_stages: int
-) -> list[list[StageDigests | None]]:
+def known_stage_digests(request: Request, num_stages: int) -> list[list[StageDigests | None]]:
     """Stage digests of the units with which each clip begins; None for those of which they are not known.
 
     Args:
         request: the checked call.
-        given: of each unit of `prefix_latents` of each clip, or None.
         num_stages: of the model.
 
     Raises:
-        ValueError: given without `prefix_latents`, or not those of its units.
+        ValueError: a beginning has such as are not those of its latents.
     """
-    prefix = request.prefix_latents
-    if prefix is None:
-        if given is not None:
-            raise ValueError("prefix_stage_digests are those of prefix_latents; give both or neither")
+    if not request.beginnings:
         return [[()] * request.num_known_units for _ in range(request.num_clips)]
-    if given is None:
-        return [[None] * request.num_known_units for _ in range(request.num_clips)]
-    counts = [len(units) for units in given]
-    if counts != [request.num_known_units] * request.num_clips:
-        raise ValueError(
-            f"prefix_stage_digests must hold {request.num_known_units} units of each of {request.num_clips} "
-            f"clips, as prefix_latents does, got {counts}"
-        )
-    known = [[None if each is None else tuple(each) for each in units] for units in given]
-    for latents, units in zip(prefix.split(1), known, strict=True):
-        for unit, digests in enumerate(units):
-            _check_unit(unit, latents[:, :, unit : unit + 1], digests, num_stages)
-    return known
+    return [_stage_digests_of(beginning, num_stages) for beginning in request.beginnings]
 
 
-def _check_unit(unit: int, latents: torch.Tensor, digests: StageDigests | None, num_stages: int) -> None:
-    # Only a first unit may be an encoded picture.
-    if digests is None or (digests == () and unit == 0):
-        return
-    if len(digests) != num_stages or digests[-1] != noise_digest(latents):
-        raise ValueError(
-            f"prefix_stage_digests of unit {unit} must be {num_stages}, the last one that of its "
-            f"prefix_latents, got {len(digests)} that do not fit; use None where they are not known"
-        )
+def _stage_digests_of(beginning: Beginning, num_stages: int) -> list[StageDigests | None]:
+    if beginning.stage_digests is None:
+        return [None] * beginning.num_units
+    units = beginning.latents.split(1, dim=2)
+    for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests, strict=True)):
+        # Only a first unit may be an encoded image.
+        if digests is None or (not digests and unit == 0):
+            continue
+        if len(digests) != num_stages or digests[-1] != noise_digest(latents):
+            raise ValueError(
+                f"stage_digests of unit {unit} of a beginning must be {num_stages}, the last one that of its "
+                f"latents, got {len(digests)} that do not fit; use None where they are not known"
+            )
+    return [None if digests is None else tuple(digests) for digests in beginning.stage_digests]

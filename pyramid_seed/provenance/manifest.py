@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checks import check_choice
+from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.video import Frames, frames_digest, read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import Preset, Settings, with_settings
+from ..recipe import Recipe
 from ..version import __version__
 
 SCHEMA = "pyramid-seed/manifest"
@@ -54,6 +57,8 @@ _DIGESTS: dict[str, tuple[type, ...]] = {
 }
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
 """Fields that the first manifests of this schema lack, with what was so in their time."""
+UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revision": None}
+"""The model of a pipeline that `load_pipeline` did not load."""
 _MODEL = {"kind": (str,), "name": _TEXT_OR_NONE, "revision": _TEXT_OR_NONE}
 _PYRAMID = ("spatial_factor", "temporal_factor", "patch_size", "num_stages")
 _GEOMETRY = dict.fromkeys(("num_units", "latent_channels", *_PYRAMID), (int,))
@@ -71,38 +76,11 @@ _ROWS: dict[str, dict[str, tuple[type, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a clip is a function of, besides the weights.
-
-    Attributes:
-        prompt: as given.
-        seed: the root seed.
-        branches: units from which on another root seed is used.
-        settings: all settings after defaults.
-        noise_device: where noise is drawn.
-        determinism: "strict" or "relaxed".
-        attention: how attention was computed, "prefix" or "reference".
-        compiled: whether the transformer was compiled.
-        image_digest: SHA-256 of the first frame given, None without one.
-    """
-
-    prompt: str
-    seed: int
-    branches: tuple[Branch, ...]
-    settings: Preset
-    noise_device: str
-    determinism: str
-    attention: str
-    compiled: bool
-    image_digest: str | None
-
-
 def build_manifest(
     recipe: Recipe,
     *,
     model: Mapping[str, str | None],
-    weights: list[dict[str, Any]] | None,
+    weights: Sequence[Mapping[str, Any]] | None,
     loras: Sequence[Mapping[str, Any]] | None = (),
     geometry: PyramidGeometry,
     ledger: NoiseLedger,
@@ -118,8 +96,8 @@ def build_manifest(
 
     Args:
         recipe: what was asked for.
-        model: see `weights.model_reference`.
-        weights: see `weights.weight_digests`; None if the files are not known.
+        model: kind, name and revision, see `checkpoints.source.ModelSource.reference`, or `UNKNOWN_MODEL`.
+        weights: name, size and SHA-256 of the model's files; None if they are not known.
         loras: adapter, file, size, sha256, scale and fused of each; None if they are not known.
         geometry: of the model.
         ledger: every draw.
@@ -149,7 +127,7 @@ def build_manifest(
         "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
         "model": dict(model),
-        "weights": weights,
+        "weights": None if weights is None else [dict(row) for row in weights],
         "loras": None if loras is None else [dict(lora) for lora in loras],
         "geometry": {"num_units": latents.shape[2], "latent_channels": latents.shape[1], **asdict(geometry)},
         "ledger": ledger.to_list(),
@@ -177,6 +155,9 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         preset = with_settings(Preset(name=manifest["preset"], **given), given)  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(f"the manifest's settings are not those of this version: {error}") from error
+    paths = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
+    check_choice("determinism", manifest["determinism"], DETERMINISM_LEVELS)
+    check_choice("attention", paths["attention"], ATTENTION_PATHS)
     return Recipe(
         prompt=manifest["prompt"],
         seed=_seed(manifest["seed"]),
@@ -184,7 +165,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         settings=preset,
         noise_device=manifest["noise_device"],
         determinism=manifest["determinism"],
-        **{name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()},
+        **paths,
         image_digest=manifest["image_sha256"],
     )
 
@@ -244,6 +225,13 @@ def find_manifest(clip: str | Path) -> dict[str, Any]:
     if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
         return read_manifest(clip)
     return read_manifest(sidecar)
+
+
+def read_verifiable(clip: str | Path) -> dict[str, Any]:
+    """`find_manifest`, of a clip whose noise this version can draw again; raises as it, or ValueError."""
+    manifest = find_manifest(clip)
+    check_noise_scheme(manifest, clip)
+    return manifest
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +17,12 @@ from ..noise import (
     draws_of_clip,
 )
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
-from .manifest import check_noise_scheme, find_manifest, geometry_of, recipe_of
+from .manifest import geometry_of, recipe_of
 from .pixels import compare_file
 
 
 class MadeAgain(Protocol):
-    """A clip as `api.regenerate` returns it."""
+    """A clip as `reproduce.regenerate` returns it."""
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -54,52 +54,48 @@ class Verification:
 
 
 def verify_clip(
-    path: str | Path,
+    manifest: Mapping[str, Any],
+    path: Path | None,
     *,
-    weigh: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None],
-    regenerate: Callable[[Mapping[str, Any]], MadeAgain],
+    weights_here: Callable[[], Sequence[Mapping[str, Any]] | None],
+    regenerate: Callable[[], MadeAgain],
 ) -> Verification:
     """Run a clip again and compare, first the weights, then everything that came out.
 
     Weights are compared before anything runs; where they differ, nothing does.
 
     Args:
-        path: an .mp4, another clip with its manifest beside it, or a manifest.
-        weigh: the digests of the weights that would be used for a manifest.
-        regenerate: makes the clip of a manifest.
-
-    Raises:
-        ValueError: there is no manifest, or one that cannot be run.
+        manifest: how the clip was made.
+        path: its file, whose pixels are compared as well; None without one.
+        weights_here: the digests of the weights that would be used here.
+        regenerate: makes the clip again.
     """
-    path = Path(path)
-    manifest = _known(path)
-    steps = [compare_weights(manifest["weights"], weigh(manifest))]
+    steps = [compare_weights(manifest["weights"], weights_here())]
     if first_difference(steps):
         return Verification(tuple(steps), _here(manifest))
-    again = regenerate(manifest)
+    again = regenerate()
     made = again.manifest
     environment = tuple(fingerprint_differences(manifest["environment"], made["environment"]))
     steps += compare_results(manifest, made)
     difference = first_difference(steps)
     if difference is not None:
         return Verification(tuple(steps[: steps.index(difference) + 1]), environment)
-    if path.suffix.lower() != ".json":
+    if path is not None and path.suffix.lower() != ".json":
         steps.append(compare_file(path, manifest, again.frames, made["environment"]))
     return Verification(tuple(steps), environment)
 
 
-def verify_noise(path: str | Path) -> Verification:
+def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification:
     """Draw all noise of a clip again, without its model; a lossless file's pixels are compared as well.
 
+    Args:
+        manifest, path: see `verify_clip`.
+
     Raises:
-        ValueError: there is no manifest, or one of an unknown noise scheme; or this machine has no device
-            such as the one where the noise was drawn.
+        ValueError: this machine has no device such as the one where the noise was drawn.
     """
-    path = Path(path)
-    manifest = _known(path)
-    redrawn = {"ledger": redraw(manifest).to_list()}
-    steps = [compare_noise(manifest, redrawn)]
-    if path.suffix.lower() != ".json":
+    steps = [compare_noise(manifest, {"ledger": redraw(manifest).to_list()})]
+    if path is not None and path.suffix.lower() != ".json":
         steps.append(compare_file(path, manifest, None, {}))
     return Verification(tuple(steps), _here(manifest))
 
@@ -121,12 +117,6 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     for key, shape in draws:
         noise.draw(key, shape)
     return ledger
-
-
-def _known(path: Path) -> dict[str, Any]:
-    manifest = find_manifest(path)
-    check_noise_scheme(manifest, path)
-    return manifest
 
 
 def _here(manifest: Mapping[str, Any]) -> tuple[Difference, ...]:

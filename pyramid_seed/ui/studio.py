@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.facts import model_geometry
+from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
 from ..geometry import PyramidGeometry
 from ..media.images import open_picture
 from ..presets import Preset
-from ..provenance.extension import plan_extension
 from ..provenance.manifest import find_manifest, geometry_of, recipe_of
+from ..recipe import plan_extension
 from .gallery import Entry, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
 from .work import continue_clip, make_clip, verify_clip
-
-PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""Of the published checkpoints: offers lengths for a model on the hub before it is downloaded."""
 
 GALLERY_SIZE = 24
 
@@ -81,13 +78,13 @@ class Studio:
 
     def lengths(self, preset: str) -> list[int]:
         """Lengths in frames that the preset's model can make and the limits allow."""
-        return lengths(self.geometry(preset) or PUBLISHED, self.limits)
+        return lengths(self.geometry(preset) or PUBLISHED_GEOMETRY, self.limits)
 
     def geometry(self, preset: str) -> PyramidGeometry | None:
         """What the preset's model allows; None while that would need a download."""
         chosen = self.preset(preset)
         if chosen.model.startswith("embedded:") or Path(chosen.model).is_dir():
-            return model_geometry(chosen.model, chosen.variant)
+            return _geometry_of(chosen.model, chosen.variant)
         return None
 
     def make(self, wish: Wish) -> Job:
@@ -173,3 +170,8 @@ class Studio:
             return None
         folders = [preset.model for preset in self.presets.values() if Path(preset.model).is_dir()]
         return next((model for model in folders if Path(model).name == manifest["model"]["name"]), None)
+
+
+@cache
+def _geometry_of(model: str, variant: str | None) -> PyramidGeometry:
+    return read_source(model, variant=variant).geometry

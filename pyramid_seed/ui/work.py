@@ -18,7 +18,7 @@ from ..media.images import open_picture
 from ..media.video import Frames, write_image
 from ..pipelines import PyramidFlowPipeline
 from ..presets import Preset
-from ..reproduce import extend_file, verify
+from ..reproduce import extend, verify
 from .gallery import free_path, picture_path
 from .jobs import Job, Outcome, Stopped
 from .preview import picture_url
@@ -67,10 +67,10 @@ def continue_clip(
     model: str | None,
     device: str | None,
 ) -> Outcome:
-    """`extend_file`, and the new clip beside the old one; `had` is how many frames that one has."""
+    """`extend`, and the new clip beside the old one; `had` is how many frames that one has."""
     beside = picture_path(clip_path)
     try:
-        clip = extend_file(
+        clip = extend(
             clip_path,
             num_frames,
             branch_seed=branch_seed,

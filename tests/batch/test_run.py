@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyramid_seed import generate, load_pipeline, run_batch
+from pyramid_seed import generate, run_batch
 from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch import worker as batch_of_runs
 from pyramid_seed.batch.launch import Launch, join_launch
 from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
-from pyramid_seed.checkpoints.facts import model_geometry, model_weights_key
 from pyramid_seed.cli import main
 from pyramid_seed.media.images import open_picture
+from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import verify
 from tests.conftest import REFERENCE
@@ -132,7 +132,7 @@ def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):
 
 
 def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
-    before = shared_pipeline.cache_info()
+    before = shared_pipeline.num_loads
     rows = (
         {"prompt": "fine", "num_frames": 9},
         {"prompt": "a", "num_frames": 10},
@@ -169,7 +169,7 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
     ):
         assert f"line {line}: " in message
         assert words in message
-    assert shared_pipeline.cache_info() == before
+    assert shared_pipeline.num_loads == before
     summary = run(*rows, keep_going=True)
     assert (summary.status, len(summary.failed), summary.made) == (1, 9, 1)
     assert not list(tmp_path.glob("clips/.work/*/unit*"))
@@ -209,53 +209,18 @@ def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, mon
 def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypatch):
     model = tmp_path / "model"
     shutil.copytree(REFERENCE / "miniflux-tiny", model)
-    file = model / "causal_video_vae" / "config.json"
     publish = Launch.publish
 
     def publish_and_remove(launch, plan):
         publish(launch, plan)
-        shared_pipeline(str(model), "384p", "float32", "cpu", False)
-        file.rename(model / "gone")
+        tiny = with_settings(load_preset("tiny"), Settings(model=str(model), variant="384p"))
+        shared_pipeline.get(tiny, "cpu")
+        shutil.rmtree(model)
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)
-    monkeypatch.setattr(
-        "pyramid_seed.checkpoints.source.weight_files_of", lambda *_: ("causal_video_vae/config.json",)
-    )
     summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
     (reason,) = summary.failed.values()
-    assert reason == f"FileNotFoundError: [Errno 2] No such file or directory: '{file}'"
-
-
-@pytest.mark.parametrize("family", ["miniflux-tiny", "sd3-tiny"])
-def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
-    pipeline = load_pipeline(REFERENCE / family, variant="384p")
-    assert model_geometry(str(REFERENCE / family), None) == pipeline.geometry
-    pipeline.save_pretrained(tmp_path / "saved")
-    assert model_geometry(str(tmp_path / "saved"), None) == pipeline.geometry
-    with pytest.raises(ValueError, match="has one transformer; leave variant out"):
-        model_geometry(str(tmp_path / "saved"), "384p")
-    for part, name in (("scheduler/scheduler_config", "stages"), ("transformer/config", "patch_size")):
-        shutil.copytree(tmp_path / "saved", tmp_path / name)
-        path = tmp_path / name / f"{part}.json"
-        config = json.loads(path.read_text())
-        del config[name]
-        path.write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=rf"{part}\.json must have {name}$"):
-            model_geometry(str(tmp_path / name), None)
-
-
-def test_weights_are_known_by_content_not_by_folder(tmp_path):
-    here = REFERENCE / "miniflux-tiny"
-    moved = tmp_path / "moved"
-    shutil.copytree(here, moved)
-    assert model_weights_key(str(moved), "384p") == model_weights_key(str(here), None)
-    other = tmp_path / "other"
-    shutil.copytree(here, other)
-    path = other / "causal_video_vae" / "diffusion_pytorch_model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    assert model_weights_key(str(other), None) != model_weights_key(str(here), None)
+    assert reason == f"FileNotFoundError: {model} is neither a folder nor a hub id such as owner/name"
 
 
 def test_each_process_has_an_accelerator_of_its_own():

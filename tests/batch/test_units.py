@@ -9,6 +9,8 @@ from pyramid_seed.batch.units import load_units, save_unit
 
 STAGES = ((), ("a", "b", "c"), ("d", "e", "f"))
 ORIGIN = {"key": "k", "packages": {"torch": "2"}}
+IMAGE = "f" * 64
+"""Digest of the image that unit 0 was encoded from."""
 
 
 @pytest.fixture
@@ -24,20 +26,20 @@ def folder(tmp_path, latents):
 
 
 def test_units_come_back_bit_for_bit(folder, latents):
-    found, refused = load_units(folder, 9, ORIGIN)
+    found, refused = load_units(folder, 9, ORIGIN, IMAGE)
     assert torch.equal(found.latents, latents)
     assert found.stage_digests == STAGES
     assert refused is None
-    shorter = load_units(folder, 2, ORIGIN)[0]
+    shorter = load_units(folder, 2, ORIGIN, IMAGE)[0]
     assert torch.equal(shorter.latents, latents[:, :, :2])
     assert shorter.stage_digests == STAGES[:2]
-    assert load_units(folder, 0, ORIGIN) == (None, None)
-    assert load_units(folder / "nothing", 3, ORIGIN) == (None, None)
+    assert load_units(folder, 0, ORIGIN, IMAGE) == (None, None)
+    assert load_units(folder / "nothing", 3, ORIGIN, IMAGE) == (None, None)
 
 
 def test_a_gap_ends_the_beginning(folder, latents):
     (folder / "unit-0001.safetensors").unlink()
-    found, refused = load_units(folder, 3, ORIGIN)
+    found, refused = load_units(folder, 3, ORIGIN, IMAGE)
     assert torch.equal(found.latents, latents[:, :, :1])
     assert refused is None
 
@@ -46,7 +48,7 @@ def test_a_gap_ends_the_beginning(folder, latents):
 def test_half_a_file_is_refused(folder, latents, cut):
     path = folder / "unit-0001.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
-    found, refused = load_units(folder, 3, ORIGIN)
+    found, refused = load_units(folder, 3, ORIGIN, IMAGE)
     assert torch.equal(found.latents, latents[:, :, :1])
     assert "unit-0001" in refused
     assert "damaged" in refused
@@ -58,17 +60,27 @@ def test_one_wrong_bit_is_refused(folder, latents, find):
     data = bytearray(path.read_bytes())
     data[find(data)] ^= 2
     path.write_bytes(data)
-    found, refused = load_units(folder, 3, ORIGIN)
+    found, refused = load_units(folder, 3, ORIGIN, IMAGE)
     assert torch.equal(found.latents, latents[:, :, :1])
     assert "not those that were written" in refused
 
 
 def test_another_units_file_is_refused(folder):
     (folder / "unit-0001.safetensors").replace(folder / "unit-0000.safetensors")
-    assert load_units(folder, 3, ORIGIN)[0] is None
+    assert load_units(folder, 3, ORIGIN, IMAGE)[0] is None
 
 
 def test_another_origin_is_refused(folder):
-    found, refused = load_units(folder, 3, {**ORIGIN, "packages": {"torch": "3"}})
+    found, refused = load_units(folder, 3, {**ORIGIN, "packages": {"torch": "3"}}, IMAGE)
     assert found is None
     assert "other versions" in refused
+
+
+def test_units_without_the_clips_image_are_refused(folder):
+    """Unit 0 of a clip with an image is encoded, that of others made in stages: nothing can be both."""
+    beginning, refusal = load_units(folder, 3, ORIGIN, None)
+    assert beginning is None
+    assert "only unit 0 of a clip with an image has no stages" in refusal
+    save_unit(folder, 0, torch.zeros(1, 4, 1, 8, 8), ("a", "b", "c"), ORIGIN)
+    assert load_units(folder, 3, ORIGIN, None)[0].image_digest is None
+    assert load_units(folder, 3, ORIGIN, IMAGE)[0] is None

@@ -9,8 +9,7 @@ import os
 import pytest
 
 from pyramid_seed.checkpoints import digests as weights
-from pyramid_seed.checkpoints.digests import cache_path, is_folder_of, model_reference, weight_digests
-from pyramid_seed.resources import embedded_model_path
+from pyramid_seed.checkpoints.digests import cache_path, weight_digests
 
 
 @pytest.fixture
@@ -108,26 +107,6 @@ def test_without_a_home_there_is_a_warning(folder, monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", nobody)
     with pytest.warns(UserWarning, match="this user has no home folder .*; set XDG_CACHE_HOME"):
         assert len(weight_digests(folder, NAMES)) == 2
-
-
-def test_models_are_named_without_private_paths(tmp_path):
-    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123abcd"
-    embedded = embedded_model_path("tiny")
-    elsewhere = tmp_path / "assets" / "tiny"
-    cases = {
-        ("embedded:tiny", embedded): ("embedded", "embedded:tiny", None),
-        ("owner/name", snapshot): ("hub", "owner/name", "0123abcd"),
-        ("embedded:tiny", elsewhere): ("folder", "tiny", None),
-        ("embedded:tiny", snapshot): ("hub", "owner/name", "0123abcd"),
-        (str(tmp_path / "secret" / "mine"), tmp_path / "secret" / "mine"): ("folder", "mine", None),
-        ("embedded:tiny", None): ("unknown", None, None),
-    }
-    for (model, folder), (kind, name, revision) in cases.items():
-        reference = model_reference(model, folder)
-        assert reference == {"kind": kind, "name": name, "revision": revision}
-    assert is_folder_of("owner/name", snapshot)
-    assert not is_folder_of("embedded:other", embedded)
-    assert not is_folder_of("embedded:tiny", elsewhere)
 
 
 def test_a_missing_file_is_an_error(folder):

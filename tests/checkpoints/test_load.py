@@ -22,7 +22,10 @@ from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 
 import pyramid_seed.models
-from pyramid_seed.checkpoints.load import default_dtype_kept, fetch_checkpoint, find_layout, load_components
+from pyramid_seed.api import load_pipeline
+from pyramid_seed.checkpoints.layout import MINIFLUX
+from pyramid_seed.checkpoints.load import default_dtype_kept, load_components
+from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.dtypes import check_dtype
 from pyramid_seed.models import PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
@@ -34,9 +37,16 @@ TRANSFORMER = "diffusion_transformer_384p"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
+def load(path, *, dtype=torch.float32, **options):
+    """The components of a checkpoint, by name."""
+    return load_components(read_source(path, **options), dtype)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def loaded(request):
-    return load_components(REFERENCE / f"{request.param}-tiny")
+    source = read_source(REFERENCE / f"{request.param}-tiny")
+    components = load_components(source)
+    return SimpleNamespace(source=source, family=source.family.name, components=components, **components)
 
 
 @pytest.fixture
@@ -83,7 +93,7 @@ def test_weights_are_those_of_the_files_bit_for_bit(loaded):
 
 
 def test_components_of_each_family(loaded):
-    classes = {name: type(module).__name__ for name, module in loaded.modules().items()}
+    classes = {name: type(module).__name__ for name, module in loaded.components.items()}
     common = {
         "scheduler": "PyramidFlowMatchEulerDiscreteScheduler",
         "vae": "AutoencoderKLCausalVideo",
@@ -98,8 +108,6 @@ def test_components_of_each_family(loaded):
                 "text_encoder": "CLIPTextModel",
                 "text_encoder_2": "T5EncoderModel",
                 "tokenizer_2": "T5Tokenizer",
-                "text_encoder_3": "NoneType",
-                "tokenizer_3": "NoneType",
             },
             "sd3": {
                 **common,
@@ -112,7 +120,7 @@ def test_components_of_each_family(loaded):
             },
         }[loaded.family]
     )
-    for module in loaded.modules().values():
+    for module in loaded.components.values():
         if isinstance(module, torch.nn.Module):
             assert not module.training
             assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
@@ -127,23 +135,24 @@ def test_the_rest_follows_the_original(loaded):
     assert loaded.transformer.config.in_channels == vae.latent_channels == 16
     assert dict(loaded.scheduler.config) == dict(PyramidFlowMatchEulerDiscreteScheduler().config)
     assert loaded.scheduler.config.shift == 1.0
-    assert loaded.variant == "384p"
-    assert all(word in loaded.found for word in (loaded.family, "384p", "original"))
+    assert loaded.source.transformer == TRANSFORMER
+    assert all(word in loaded.source.description for word in (loaded.family, "384p", "original"))
 
 
 def test_what_was_found_is_logged(caplog):
     logging.enable_propagation()
     logging.set_verbosity_info()
     try:
-        found = load_components(REFERENCE / "miniflux-tiny").found
+        source = read_source(REFERENCE / "miniflux-tiny")
+        load_components(source)
     finally:
         logging.set_verbosity_warning()
         logging.disable_propagation()
-    assert found in caplog.text
+    assert source.description in caplog.text
 
 
 def test_bfloat16_keeps_the_modules_that_need_float32(loaded):
-    half = load_components(REFERENCE / f"{loaded.family}-tiny", dtype=torch.bfloat16)
+    half = SimpleNamespace(**load(REFERENCE / f"{loaded.family}-tiny", dtype=torch.bfloat16))
     kept = set(half.transformer._keep_in_fp32_modules)
     expected = {
         name: tensor if kept.intersection(name.split(".")) else tensor.to(torch.bfloat16)
@@ -155,7 +164,7 @@ def test_bfloat16_keeps_the_modules_that_need_float32(loaded):
 
 
 def test_the_files_may_be_replaced_while_the_model_lives(miniflux):
-    transformer = load_components(miniflux).transformer
+    transformer = load(miniflux)["transformer"]
     path = miniflux / TRANSFORMER / WEIGHTS
     with path.open("r+b") as file:
         file.write(b"\0" * path.stat().st_size)
@@ -179,17 +188,17 @@ def shard(folder):
 
 def test_sharded_weights(miniflux):
     shard(miniflux / TRANSFORMER)
-    assert_same(load_components(miniflux).transformer.state_dict(), direct("miniflux", TRANSFORMER))
+    assert_same(load(miniflux)["transformer"].state_dict(), direct("miniflux", TRANSFORMER))
 
 
 def test_an_incomplete_set_of_shards(miniflux):
     index = shard(miniflux / TRANSFORMER)
     (miniflux / TRANSFORMER / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ValueError, match=rf"{TRANSFORMER} lacks diffusion_pytorch_model-00002-of-00002"):
-        load_components(miniflux)
+        load(miniflux)
     index.write_text("{}")
     with pytest.raises(ValueError, match="must hold a weight_map"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 # Variants
@@ -198,12 +207,12 @@ def test_an_incomplete_set_of_shards(miniflux):
 def test_variants(miniflux):
     shutil.copytree(miniflux / TRANSFORMER, miniflux / "diffusion_transformer_image")
     with pytest.raises(ValueError, match="has the variants 384p, image; name one"):
-        load_components(miniflux)
-    assert load_components(miniflux, variant="image").variant == "image"
+        load(miniflux)
+    assert read_source(miniflux, variant="image").transformer == "diffusion_transformer_image"
     with pytest.raises(ValueError, match="has no variant '768p', it has 384p, image"):
-        load_components(miniflux, variant="768p")
+        load(miniflux, variant="768p")
     with pytest.raises(ValueError, match="variant must be one of 384p, 768p, image, got '512p'"):
-        load_components(miniflux, variant="512p")
+        load(miniflux, variant="512p")
 
 
 # Dtypes
@@ -211,7 +220,7 @@ def test_variants(miniflux):
 
 def test_fp16_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"fp16 overflows in this family's activations; use torch\.bfloat16"):
-        load_components("/nowhere", dtype=torch.float16)
+        load_pipeline("/nowhere", dtype=torch.float16)
     with pytest.raises(ValueError, match=r"got torch\.float64; use torch\.float32"):
         check_dtype(torch.float64)
     check_dtype(torch.float32)
@@ -223,7 +232,7 @@ def test_a_failed_load_leaves_the_default_dtype(miniflux, part):
     for path in (miniflux / part).glob("*.safetensors"):
         path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match=re.escape(str(miniflux / part))):
-        load_components(miniflux, dtype=torch.bfloat16)
+        load(miniflux, dtype=torch.bfloat16)
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -236,29 +245,30 @@ def test_default_dtype_kept():
 # Layouts and families
 
 
-def test_find_layout(miniflux, tmp_path):
-    assert find_layout(miniflux) == "original"
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "model_index.json").write_text("{}")
-    assert find_layout(tmp_path / "saved") == "diffusers"
+def test_layouts(miniflux, tmp_path):
+    assert read_source(miniflux).layout == "original"
+    load_pipeline(miniflux, device="cpu").save_pretrained(tmp_path / "saved")
+    saved = read_source(tmp_path / "saved")
+    assert (saved.layout, saved.family, saved.transformer) == ("diffusers", MINIFLUX, "transformer")
     with pytest.raises(ValueError, match=r"written by save_pretrained.*PyramidFlowPipeline\.from_pretrained"):
-        load_components(tmp_path / "saved")
+        load(tmp_path / "saved")
+
+
+def test_a_saved_pipeline_of_another_model_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "WanTransformer3DModel"]}')
+    with pytest.raises(ValueError, match="PyramidSD3Transformer3DModel, got 'WanTransformer3DModel'"):
+        read_source(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["/no/such/folder", "./folder", "folder", Path("owner/name")])
 def test_a_path_that_is_not_there(where):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        load_components(where)
-
-
-def test_find_layout_of_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder"):
-        find_layout(tmp_path / "absent")
+        load(where)
 
 
 def test_a_folder_of_neither(tmp_path):
     with pytest.raises(ValueError, match="neither a folder that save_pretrained wrote") as error:
-        find_layout(tmp_path)
+        read_source(tmp_path)
     message = str(error.value)
     for family, last in (("miniflux", "text_encoder_2"), ("sd3", "text_encoder_3")):
         assert re.search(rf"For {family} it lacks {TRANSFORMER}\|768p\|image/.*{last}/, tokenizer/", message)
@@ -268,27 +278,27 @@ def test_a_folder_of_neither(tmp_path):
 def test_a_folder_without_a_transformer(miniflux):
     shutil.rmtree(miniflux / TRANSFORMER)
     with pytest.raises(ValueError, match=r"has no transformer\. For miniflux it lacks diffusion_tra"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 @pytest.mark.parametrize("part", ["tokenizer_2", "text_encoder", "causal_video_vae", "text_encoder_2"])
 def test_a_part_is_missing(miniflux, part):
     shutil.rmtree(miniflux / part)
     with pytest.raises(ValueError, match=f"a miniflux checkpoint but lacks {part}/. Expected layout of min"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 def test_an_sd3_folder_without_its_third_text_encoder(sd3):
     shutil.rmtree(sd3 / "text_encoder_3")
     shutil.rmtree(sd3 / "tokenizer_3")
     with pytest.raises(ValueError, match="is a sd3 checkpoint but lacks text_encoder_3/, tokenizer_3/"):
-        load_components(sd3)
+        load(sd3)
 
 
 def test_parts_of_both_families(miniflux, sd3):
     shutil.copytree(sd3 / "text_encoder_3", miniflux / "text_encoder_3")
     with pytest.raises(ValueError, match="parts of both families") as error:
-        load_components(miniflux)
+        load(miniflux)
     message = str(error.value)
     assert f"{TRANSFORMER} is of miniflux, text_encoder_2 is of miniflux, text_encoder_3 is of sd3" in message
     assert "For miniflux it lacks nothing" in message
@@ -298,7 +308,7 @@ def test_parts_of_both_families(miniflux, sd3):
 def test_a_transformer_of_another_kind(miniflux):
     edit_config(miniflux / TRANSFORMER / "config.json", _class_name="FluxTransformer2DModel")
     with pytest.raises(ValueError, match="or PyramidDiffusionMMDiT, got 'FluxTransformer2DModel'"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 # Files
@@ -318,7 +328,7 @@ def test_a_transformer_of_another_kind(miniflux):
 def test_a_file_is_missing(miniflux, file, message):
     (miniflux / file).unlink()
     with pytest.raises(ValueError, match=message):
-        load_components(miniflux)
+        load(miniflux)
 
 
 @pytest.mark.parametrize(
@@ -331,17 +341,17 @@ def test_a_pickle_is_refused_and_the_command_it_names_converts_it(miniflux, part
     torch.save(before, miniflux / part / pickle)
     weights.unlink()
     with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
-        load_components(miniflux)
+        load(miniflux)
     program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
     assert program == "python"
     subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
     assert_same(load_file(weights), before)
-    load_components(miniflux)
+    load(miniflux)
 
 
 def test_a_pickle_beside_safetensors_is_not_read(miniflux):
     (miniflux / TRANSFORMER / "diffusion_pytorch_model.bin").write_bytes(b"never read")
-    load_components(miniflux)
+    load(miniflux)
 
 
 def test_a_pickle_in_a_saved_folder_is_refused(tmp_path):
@@ -349,7 +359,7 @@ def test_a_pickle_in_a_saved_folder_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"never read")
     with pytest.raises(ValueError, match=r"vae/diffusion_pytorch_model\.bin is a pickle"):
-        fetch_checkpoint(tmp_path)
+        read_source(tmp_path)
 
 
 # Configs
@@ -373,20 +383,20 @@ def test_a_config_that_our_transformers_do_not_implement(family, changes, messag
     edit_config(folder / TRANSFORMER / "config.json", **changes)
     path = re.escape(str(folder / TRANSFORMER / "config.json"))
     with pytest.raises(ValueError, match=f"{path}: .*{message}"):
-        load_components(folder)
+        load(folder)
 
 
 def test_what_the_originals_loader_overrides_is_not_asked_for(sd3):
     overridden = ("use_t5_mask", "add_temp_pos_embed", "temp_pos_embed_type", "use_temporal_causal")
     edit_config(sd3 / TRANSFORMER / "config.json", **dict.fromkeys(overridden))
     edit_config(sd3 / "causal_video_vae" / "config.json", interpolate=True)
-    load_components(sd3)
+    load(sd3)
 
 
 def test_a_vae_config_that_ours_does_not_implement(miniflux):
     edit_config(miniflux / "causal_video_vae" / "config.json", encoder_act_fn="gelu")
     with pytest.raises(ValueError, match=r"causal_video_vae/config\.json: encoder_act_fn must be 'silu'"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +406,7 @@ def test_a_config_that_is_no_config(miniflux, text, message):
     path = miniflux / TRANSFORMER / "config.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))} {message}"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 # Tensors
@@ -410,7 +420,7 @@ def test_tensors_must_be_exactly_those_of_the_model(miniflux):
     state["x_embedder.bias"] = torch.zeros(3)
     save_file(state, path)
     with pytest.raises(ValueError, match=re.escape(f"{path} must hold exactly the 108 tensors")) as error:
-        load_components(miniflux)
+        load(miniflux)
     assert str(error.value).endswith(
         "PyramidFluxTransformer3DModel has with the config.json beside it; 1 missing: proj_out.bias; "
         "1 unexpected: guidance.weight; 1 of another shape: x_embedder.bias (3,) instead of (48,)"
@@ -420,7 +430,7 @@ def test_tensors_must_be_exactly_those_of_the_model(miniflux):
 def test_a_long_list_of_tensors_is_cut(miniflux):
     save_file({"a": torch.zeros(1)}, miniflux / "causal_video_vae" / WEIGHTS)
     with pytest.raises(ValueError, match=r"176 missing: (\S+, ){4}\S+ and 171 more; 1 unexpected: a"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 def test_a_text_encoder_without_all_its_weights_is_not_filled_with_random_ones(miniflux):
@@ -429,14 +439,14 @@ def test_a_text_encoder_without_all_its_weights_is_not_filled_with_random_ones(m
     del state["final_layer_norm.weight"]
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"must hold all weights of CLIPTextModel, missing: \S*final_layer"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 def test_a_broken_tokenizer(miniflux):
     (miniflux / "tokenizer" / "vocab.json").write_text("not json")
     folder = re.escape(str(miniflux / "tokenizer"))
     with pytest.raises(ValueError, match=f"{folder} cannot be loaded as CLIPTokenizer"):
-        load_components(miniflux)
+        load(miniflux)
 
 
 # The hub
@@ -473,10 +483,8 @@ def test_only_the_files_of_the_variant_are_downloaded(hub, loaded):
         "text_encoder/model.fp16.safetensors",
         f"{TRANSFORMER}/diffusion_pytorch_model.bin",
     ]
-    components = load_components(
-        "owner/name", variant="384p", revision="v1", cache_dir="cache", token="secret"
-    )
-    assert components.family == loaded.family
+    source = read_source("owner/name", variant="384p", revision="v1", cache_dir="cache", token="secret")
+    assert source.family.name == loaded.family
     (_, listed, list_arguments), (_, downloaded, arguments) = hub.calls
     assert listed == downloaded == "owner/name"
     assert list_arguments == {"revision": "v1", "token": "secret"}
@@ -493,7 +501,7 @@ def test_shards_are_downloaded_with_their_index(hub):
     ]
     hub.files = [*files_of(hub.folder), *shards]
     hub.files.remove("text_encoder_2/model.safetensors")
-    fetch_checkpoint("owner/name")
+    read_source("owner/name")
     patterns = hub.calls[-1][2]["allow_patterns"]
     assert [name for name in patterns if name.startswith("text_encoder_2/model")] == [shards[2], *shards[:2]]
 
@@ -504,19 +512,20 @@ def test_a_repository_is_refused_before_its_weights_are_downloaded(hub):
         for name in files_of(REFERENCE / "miniflux-tiny")
     ]
     with pytest.raises(ValueError, match=r"owner/name/causal_video_vae/\S+\.bin is a pickle"):
-        load_components("owner/name")
+        load("owner/name")
     with pytest.raises(ValueError, match="owner/name has no variant '768p', it has 384p"):
-        load_components("owner/name", variant="768p")
+        load("owner/name", variant="768p")
     hub.files = ["README.md", "model.safetensors"]
     with pytest.raises(ValueError, match="owner/name is neither"):
-        load_components("owner/name")
+        load("owner/name")
     assert [call[0] for call in hub.calls] == ["list"] * 3
 
 
 def test_a_repository_that_save_pretrained_wrote(hub, tmp_path):
     hub.folder = tmp_path
-    hub.files = ["model_index.json", "vae/config.json", f"vae/{WEIGHTS}"]
-    assert fetch_checkpoint("owner/name") == tmp_path
+    load_pipeline(REFERENCE / "miniflux-tiny", device="cpu").save_pretrained(tmp_path)
+    hub.files = files_of(tmp_path)
+    assert read_source("owner/name").folder == tmp_path
     patterns = hub.calls[-1][2]["allow_patterns"]
     assert "model_index.json" in patterns
     assert not any(pattern.endswith(("*", ".bin", ".pt", ".py")) for pattern in patterns)
@@ -524,7 +533,7 @@ def test_a_repository_that_save_pretrained_wrote(hub, tmp_path):
 
 def test_local_files_only_asks_the_hub_for_nothing(hub):
     hub.folder = REFERENCE / "miniflux-tiny"
-    assert load_components("owner/name", local_files_only=True).family == "miniflux"
+    assert read_source("owner/name", local_files_only=True).family == MINIFLUX
     ((kind, _, arguments),) = hub.calls
     assert kind == "download"
     assert arguments["local_files_only"] is True
@@ -536,7 +545,7 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
     with pytest.raises(OSError, match=r"owner/name is not a folder here.*no route; HF_HUB_OFFLINE=1"):
-        load_components("owner/name")
+        load("owner/name")
 
 
 # The package, and model_index.json
@@ -573,7 +582,7 @@ def test_every_module_that_model_index_names_is_imported_with_the_loader():
             PyramidFlowMatchEulerDiscreteScheduler,
         )
     }
-    command = f"import pyramid_seed.models.checkpoints, sys; sys.exit(not {modules!r} <= set(sys.modules))"
+    command = f"import pyramid_seed.checkpoints.load, sys; sys.exit(not {modules!r} <= set(sys.modules))"
     subprocess.run([sys.executable, "-c", command], cwd=Path(__file__).parents[2], check=True)
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from pyramid_seed.pipelines.beginning import Beginning
+
 from . import clips
 from .clips import PROMPTS, SEEDS, assert_same, clip_of
 from .global_draws import global_draws_raise
@@ -70,7 +72,7 @@ def test_prefixes(pipe, make):
         shorter = make(units=units)
         assert torch.equal(shorter.latents, whole.latents[:, :, :units])
         assert np.array_equal(shorter.frames, whole.frames[:, : pipe.geometry.num_frames(units)])
-        longer = make(units=5, prefix_latents=shorter.latents)
+        longer = make(units=5, beginning=Beginning(shorter.latents))
         assert torch.equal(longer.latents, whole.latents)
         assert np.array_equal(longer.frames, whole.frames)
 

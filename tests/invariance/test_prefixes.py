@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pyramid_seed.pipelines.beginning import Beginning
+
 from .clips import assert_same
 
 UNITS = 5
@@ -26,22 +28,22 @@ def test_every_shorter_clip_is_the_beginning(pipe, make, whole):
 
 def test_a_clip_goes_on_from_every_beginning(make, whole):
     for known in range(1, UNITS):
-        longer = make(units=UNITS, num_inference_steps=1, prefix_latents=whole.latents[:, :, :known])
+        longer = make(units=UNITS, num_inference_steps=1, beginning=Beginning(whole.latents[:, :, :known]))
         assert torch.equal(longer.latents, whole.latents)
         assert (longer.frames == whole.frames).all()
-        assert list(longer.ledgers[0]) == [entry for entry in whole.ledgers[0] if entry.key.unit >= known]
+        assert longer.ledgers == whole.ledgers
 
 
 def test_a_known_clip_is_only_decoded(make, whole):
-    again = make(units=UNITS, num_inference_steps=1, prefix_latents=whole.latents)
+    again = make(units=UNITS, num_inference_steps=1, beginning=Beginning(whole.latents))
     assert torch.equal(again.latents, whole.latents)
     assert (again.frames == whole.frames).all()
-    assert len(again.ledgers[0]) == 0
+    assert again.ledgers == whole.ledgers
 
 
 def test_the_beginning_of_a_batch(make):
     prompts = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}
     whole = make(units=3, **prompts)
-    longer = make(units=3, **prompts, prefix_latents=whole.latents[:, :, :1])
-    assert torch.equal(longer.latents, whole.latents)
+    known = [Beginning(latents) for latents in whole.latents[:, :, :1].split(1)]
+    assert_same(make(units=3, **prompts, beginning=known), whole)
     assert_same(make(units=3, **prompts), whole)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.checkpoints.load import load_components
+from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -36,7 +37,7 @@ def load() -> Callable[[str], PyramidFlowPipeline]:
     """The pipeline of a family; shared, so not to be changed."""
     return cache(
         lambda family: quiet(
-            PyramidFlowPipeline(**load_components(REFERENCE / FAMILIES[family], variant="384p").modules())
+            PyramidFlowPipeline(**load_components(read_source(REFERENCE / FAMILIES[family], variant="384p")))
         )
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import ClipDecoder, decode_chunks, to_uint8
 
 SHAPES = [(1, 64, 64, 3), (8, 64, 64, 3)]
@@ -73,7 +74,7 @@ def test_known_units_are_told_first(make, told, tell):
     steps = []
     make(
         num_frames=25,
-        prefix_latents=whole.latents[:, :, :2],
+        beginning=Beginning(whole.latents[:, :, :2]),
         callback_on_step_end=lambda *_: steps.append(len(told)) or {},
         callback_on_chunk_end=tell,
     )

@@ -8,11 +8,10 @@ import torch
 from PIL import ExifTags, Image
 
 from pyramid_seed.noise import NoiseStreams, ledger
+from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
 from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
 from tests.cases import check_cases
-
-PREFIX = torch.zeros(1, 16, 1, 8, 8)
 
 
 def picture(width=64, height=64):
@@ -81,10 +80,6 @@ CALLS = {
     ),
     "guidance decay": ({"guidance_decay": float("nan")}, "guidance_decay must be finite, got nan"),
     "least guidance": ({"min_guidance_scale": float("nan")}, "min_guidance_scale must be finite, got nan"),
-    "image and prefix": (
-        {"image": picture(), "prefix_latents": PREFIX},
-        "either image or prefix_latents, not both",
-    ),
     "image of another size": (
         {"image": picture(64, 128)},
         "image must have the clip's height and width 64 x 64, got 128 x 64; resize it first, e.g. "
@@ -125,21 +120,6 @@ CALLS = {
     ),
     "image not finite": ({"image": torch.full((3, 64, 64), torch.nan)}, "image must be in \\[0, 1\\], got"),
     "image with alpha": ({"image": torch.zeros(4, 64, 64)}, "image must have 3 channels, got 4"),
-    "prefix, too long": (
-        {"prefix_latents": torch.zeros(1, 16, 3, 8, 8)},
-        "prefix_latents must have shape \\(1, 16, 1 .. 2, 8, 8\\), got \\(1, 16, 3, 8, 8\\)",
-    ),
-    "prefix, none": ({"prefix_latents": torch.zeros(1, 16, 0, 8, 8)}, "prefix_latents must have shape"),
-    "prefix, one for two clips": (
-        {"prefix_latents": PREFIX, "num_videos_per_prompt": 2},
-        "prefix_latents must have shape \\(2, 16, 1 .. 2, 8, 8\\)",
-    ),
-    "prefix, dimensions": ({"prefix_latents": PREFIX[0]}, "prefix_latents must have shape"),
-    "prefix, ints": ({"prefix_latents": PREFIX.int()}, "prefix_latents must be floating point and finite"),
-    "prefix, not finite": (
-        {"prefix_latents": PREFIX * torch.nan},
-        "prefix_latents must be floating point and finite",
-    ),
     "output type": (
         {"output_type": "gif"},
         "output_type must be one of np, pt, pil, uint8, latent, got 'gif'",
@@ -285,7 +265,7 @@ def request(**changes):
         "unit_shape": (1, 16, 1, 8, 8),
         "units": units,
         "pictures": (),
-        "prefix_latents": None,
+        "beginnings": (),
         "text_length": 8,
     }
     return Request(**{**values, **changes})
@@ -293,7 +273,8 @@ def request(**changes):
 
 def test_steps_are_counted_through_the_whole_call():
     def rule(known):
-        asked = request(prefix_latents=torch.zeros(6, 16, known, 8, 8) if known else None)
+        beginnings = (Beginning(torch.zeros(1, 16, known, 8, 8)),) * 6 if known else ()
+        asked = request(beginnings=beginnings)
         assert asked.num_clips == 6
         assert asked.num_known_units == known
         places = [

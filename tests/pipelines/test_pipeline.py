@@ -406,6 +406,7 @@ class TestInterrupt:
             assert stopped.frames.shape[1] == 8 * (num_units - 1) + 1
             assert same(stopped.latents, whole.latents[:, :, :num_units])
             assert stopped.stage_digests == [whole.stage_digests[0][:num_units]]
+            assert stopped.ledgers == [whole.ledgers[0].first_units(num_units)]
             assert len(forwards) == 3 + stage + 1
             forwards.clear()
 
@@ -487,50 +488,6 @@ class TestPrefixes:
             shorter = make(num_frames=num_frames, **settings)
             assert same(shorter.latents, whole.latents[:, :, :num_units])
             assert same(shorter.frames, whole.frames[:, :num_frames])
-
-    @pytest.mark.parametrize("known", [1, 2, 3])
-    def test_a_clip_goes_on_from_its_beginning(self, make, forwards, known):
-        prompts = ["a", "b"]
-        whole = make(prompts, num_frames=17, output_type="uint8")
-        forwards.clear()
-        units = []
-        continued = make(
-            prompts,
-            num_frames=17,
-            output_type="uint8",
-            prefix_latents=whole.latents[:, :, :known],
-            prefix_stage_digests=[digests[:known] for digests in whole.stage_digests],
-            callback_on_unit_end=lambda clip, unit, latents, stages: units.append((clip, unit)),
-        )
-        assert continued.stage_digests == whole.stage_digests
-        assert same(continued.latents, whole.latents)
-        assert same(continued.frames, whole.frames)
-        assert units == [(clip, unit) for clip in range(2) for unit in range(known, 3)]
-        assert len(forwards) == 2 * 3 * (3 - known)
-        for ledger, full in zip(continued.ledgers, whole.ledgers, strict=True):
-            assert list(ledger) == [entry for entry in full if entry.key.unit >= known]
-
-    def test_a_clip_goes_on_from_a_picture(self, make):
-        whole = make(image=picture(), num_frames=17)
-        assert [len(digests) for digests in whole.stage_digests[0]] == [0, 3, 3]
-        continued = make(num_frames=17, prefix_latents=whole.latents[:, :, :2])
-        assert same(continued.latents, whole.latents)
-        assert continued.stage_digests == [[None, None, whole.stage_digests[0][2]]]
-
-    @pytest.mark.parametrize(
-        ("digests", "message"),
-        [
-            ([], "must hold 1 units of each of 1 clips, as prefix_latents does, got \\[\\]"),
-            ([[None, None]], "must hold 1 units of each of 1 clips, as prefix_latents does, got \\[2\\]"),
-            ([[("0" * 64,) * 3]], "of unit 0 must be 3, the last one that of its prefix_latents, got 3"),
-            ([[("0" * 64,)]], "of unit 0 must be 3, .* got 1"),
-        ],
-    )
-    def test_stage_digests_of_other_latents_are_refused(self, make, digests, message):
-        with pytest.raises(ValueError, match=message):
-            make(prefix_latents=torch.zeros(1, 16, 1, 8, 8), prefix_stage_digests=digests)
-        with pytest.raises(ValueError, match="give both or neither"):
-            make(prefix_stage_digests=digests)
 
 
 class TestNotFinite:

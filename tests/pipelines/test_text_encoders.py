@@ -9,6 +9,7 @@ import torch
 
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, run_batch
 from pyramid_seed.api import shared_pipeline
+from pyramid_seed.presets import Settings, load_preset, with_settings
 
 GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
 
@@ -81,7 +82,8 @@ def test_generate_frees_and_loads_again(quick):
     one, other = (generate("a", seed=1, text_encoders=then, **quick) for then in ("free", "keep"))
     assert one.digest == other.digest
     assert one.manifest["digests"] == other.manifest["digests"]
-    assert shared_pipeline(quick["model"], "384p", "float32", None, False).text_encoder is not None
+    tiny = with_settings(load_preset("tiny"), Settings(model=quick["model"], variant="384p"))
+    assert shared_pipeline.get(tiny).text_encoder is not None
 
 
 def test_generate_with_a_pipeline_that_is_freed(quick):
@@ -101,7 +103,7 @@ def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, qu
     )
     (prompts := tmp_path / "list.txt").write_text("a\nb\nc\n")
     settings = {**quick, "negative_prompt": "fog", "guidance_scale": 3.0}
-    shared_pipeline.cache_clear()
+    shared_pipeline.clear()
     assert run_batch(prompts, tmp_path / "clips", text_encoders="offload", **settings).made == 3
     assert sorted(texts) == ["a", "b", "c", "fog"]
     with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has other texts"):

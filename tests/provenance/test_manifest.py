@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from pyramid_seed import generate
-from pyramid_seed.checkpoints.digests import model_reference
 from pyramid_seed.media.video import read_comment, write_video
 from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
 from pyramid_seed.provenance.manifest import (
@@ -58,9 +57,9 @@ def test_no_absolute_path_is_told(made):
 
 def test_weights_are_the_files_of_the_variant(made):
     rows = {row["file"]: row for row in made.manifest["weights"]}
-    names = {str(path.relative_to(REFERENCE / "miniflux-tiny")) for path in made.source_folder.rglob("*.*")}
+    names = {str(path.relative_to(REFERENCE / "miniflux-tiny")) for path in made.source.folder.rglob("*.*")}
     assert set(rows) == names
-    file = made.source_folder / "tokenizer_2/spiece.model"
+    file = made.source.folder / "tokenizer_2/spiece.model"
     assert rows["tokenizer_2/spiece.model"] == {
         "file": "tokenizer_2/spiece.model",
         "size": file.stat().st_size,
@@ -70,14 +69,14 @@ def test_weights_are_the_files_of_the_variant(made):
 
 def test_weights_of_a_saved_pipeline_are_its_files(quick, tmp_path):
     from pyramid_seed.api import load_pipeline
-    from pyramid_seed.checkpoints.source import weight_files_of
+    from pyramid_seed.checkpoints.source import read_source
 
     load_pipeline(quick["model"], variant="384p", device="cpu").save_pretrained(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     (tmp_path / "README.md").touch()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "prompts.txt").touch()
-    assert set(weight_files_of(tmp_path, None)) == names
+    assert set(read_source(tmp_path).files) == names
     clip = generate("a boat", seed=1, **quick | {"model": str(tmp_path), "variant": None})
     assert {row["file"] for row in clip.manifest["weights"]} == names
 
@@ -89,7 +88,7 @@ def test_a_pipeline_given_by_hand_is_not_taken_for_the_presets_model(quick):
     settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}
     clip = generate("a boat", seed=1, pipeline=pipeline, **settings)
     assert (clip.settings.model, clip.settings.variant) == (quick["model"], "384p")
-    pipeline.source_folder = None
+    pipeline.source = None
     unknown = generate("a boat", seed=1, pipeline=pipeline, **settings).manifest
     assert (unknown["model"]["kind"], unknown["settings"]["model"], unknown["weights"]) == (
         "unknown",
@@ -252,7 +251,7 @@ def test_a_missing_field_is_named(made, field):
 def test_it_is_a_plain_function_of_plain_values(made):
     built = build_manifest(
         made.recipe,
-        model=model_reference(made.settings.model, made.source_folder),
+        model=made.source.reference,
         weights=None,
         geometry=made.geometry,
         ledger=NoiseLedger(),

@@ -1,12 +1,40 @@
-"""How a clip goes on: which units are kept, and which seed the others take."""
+"""How a clip is to be made: everything it is a function of, besides the weights."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..geometry import PyramidGeometry
-from ..noise import Branch, check_root
-from .manifest import Recipe
+from .choices import AttentionPath, DeterminismLevel
+from .geometry import PyramidGeometry
+from .noise import Branch, check_root
+from .presets import Preset
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a clip is a function of, besides the weights.
+
+    Attributes:
+        prompt: as given.
+        seed: the root seed.
+        branches: units from which on another root seed is used.
+        settings: all settings after defaults.
+        noise_device: where noise is drawn.
+        determinism: "strict" or "relaxed".
+        attention: how attention was computed, "prefix" or "reference".
+        compiled: whether the transformer was compiled.
+        image_digest: SHA-256 of the first frame given, None without one.
+    """
+
+    prompt: str
+    seed: int
+    branches: tuple[Branch, ...]
+    settings: Preset
+    noise_device: str
+    determinism: DeterminismLevel
+    attention: AttentionPath
+    compiled: bool
+    image_digest: str | None
 
 
 def plan_extension(
