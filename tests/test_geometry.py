@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_seed.geometry import HistoryClip, PyramidGeometry, history_plan
+from tests.cases import check_cases
 
 PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
 GEOMETRIES = st.builds(
@@ -82,9 +83,8 @@ def test_every_stage_halves_the_next_and_holds_whole_patches(geometry, rows, col
         assert geometry.stage_size(height, width, stage + 1) == (2 * coarse[0], 2 * coarse[1])
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_messages():
+    cases = [
         (lambda: PUBLISHED.check_num_frames(30), "num_frames must be 8k + 1, got 30; use 25 or 33"),
         (lambda: PUBLISHED.check_num_frames(0), "num_frames must be 8k + 1, got 0; use 1"),
         (
@@ -98,25 +98,29 @@ def test_every_stage_halves_the_next_and_holds_whole_patches(geometry, rows, col
         (lambda: PyramidGeometry(8, 8, 0, 3), "patch_size must be at least 1, got 0; use 1"),
         (lambda: history_plan(-1, 3, 0), "unit_index must be at least 0, got -1; use 0"),
         (lambda: history_plan(1, 3, -1), "stage must be in 0 .. 2, got -1; use 0"),
-    ],
-)
-def test_messages(call, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        call()
+    ]
 
-
-@pytest.mark.parametrize("value", [True, 64.0, "64", None])
-def test_only_whole_numbers(value):
-    for call in (
-        lambda: PUBLISHED.check_size(value, 64),
-        lambda: PUBLISHED.check_num_frames(value),
-        lambda: PUBLISHED.num_frames(value),
-        lambda: PUBLISHED.stage_size(64, 64, value),
-        lambda: PyramidGeometry(8, 8, 2, value),
-        lambda: history_plan(value, 3, 0),
-    ):
-        with pytest.raises(TypeError, match=r"must be an int, got"):
+    def rule(call, message):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call()
+
+    check_cases(cases, rule)
+
+
+def test_only_whole_numbers():
+    def rule(value):
+        for call in (
+            lambda: PUBLISHED.check_size(value, 64),
+            lambda: PUBLISHED.check_num_frames(value),
+            lambda: PUBLISHED.num_frames(value),
+            lambda: PUBLISHED.stage_size(64, 64, value),
+            lambda: PyramidGeometry(8, 8, 2, value),
+            lambda: history_plan(value, 3, 0),
+        ):
+            with pytest.raises(TypeError, match=r"must be an int, got"):
+                call()
+
+    check_cases([True, 64.0, "64", None], rule)
 
 
 def test_history_of_the_published_checkpoints():
