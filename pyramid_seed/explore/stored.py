@@ -69,21 +69,21 @@ def unit_of_frame(frame: int, temporal_factor: int) -> int:
 
 
 def read_clip(path: str | Path) -> StoredClip:
-    """Read an .mp4 or another video file, a .gif or .webp, a picture, or a folder of .png pictures.
+    """Read an .mp4 or another video file, a .gif or .webp, an image, or a folder of .png images.
 
-    Equal frames in a row are one longer picture in .gif and .webp. With a manifest they are told apart by
-    the time they are shown; without one, every picture counts as one frame.
+    Equal frames in a row are one longer image in .gif and .webp. With a manifest they are told apart by
+    the time they are shown; without one, every image counts as one frame.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no pictures, or pictures of several sizes.
+        ValueError: it holds no images, or images of several sizes.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     ending = path.suffix.lower()
     if ending == ".json":
-        raise ValueError(f"{path} holds no pictures; to compare manifests alone use `pyramid-seed diff`")
+        raise ValueError(f"{path} holds no images; to compare manifests alone use `pyramid-seed diff`")
     try:
         manifest, no_manifest = find_manifest(path), ""
     except ValueError as error:
@@ -95,13 +95,13 @@ def read_clip(path: str | Path) -> StoredClip:
     elif ending in (".gif", ".webp"):
         frames = _read_animation(path, fps)
     elif ending in (".png", ".jpg", ".jpeg"):
-        frames = _read_picture(path)[None]
+        frames = _read_image(path)[None]
     else:
         frames, fps = read_video(path)
     return StoredClip(path, frames, fps, manifest, no_manifest)
 
 
-def _read_picture(path: Path) -> Frames:
+def _read_image(path: Path) -> Frames:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -109,25 +109,25 @@ def _read_picture(path: Path) -> Frames:
 def _read_folder(folder: Path) -> Frames:
     files = sorted(folder.glob("*.png"))
     if not files:
-        raise ValueError(f"{folder} holds no .png pictures")
-    pictures = [_read_picture(file) for file in files]
-    for file, picture in zip(files, pictures, strict=True):
-        if picture.shape != pictures[0].shape:
-            sizes = [f"{each.shape[0]}x{each.shape[1]}" for each in (pictures[0], picture)]
+        raise ValueError(f"{folder} holds no .png images")
+    images = [_read_image(file) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            sizes = [f"{shape[0]}x{shape[1]}" for shape in (images[0].shape, image.shape)]
             raise ValueError(f"{folder}: {files[0].name} is {sizes[0]}, {file.name} is {sizes[1]}")
-    return np.stack(pictures)
+    return np.stack(images)
 
 
 def _read_animation(path: Path, fps: float | None) -> Frames:
-    """Pictures, each as often as frames fit into the time it is shown; each once if `fps` is None."""
-    with Image.open(path) as image:
-        shown = [
-            (np.asarray(picture.convert("RGB")), picture.info.get("duration") or 0)  # converted, then known
-            for picture in ImageSequence.Iterator(image)
-        ]
-    pictures, durations = np.stack([picture for picture, _ in shown]), [each for _, each in shown]
-    if fps is None or len(pictures) == 1:
-        return pictures
-    ends = np.cumsum(durations)
+    """Images, each as often as frames fit into the time it is shown; each once if `fps` is None."""
+    images, milliseconds = [], []
+    with Image.open(path) as animation:
+        for image in ImageSequence.Iterator(animation):
+            images.append(np.asarray(image.convert("RGB")))
+            milliseconds.append(image.info.get("duration") or 0)  # of a .webp only there once converted
+    frames = np.stack(images)
+    if fps is None or len(frames) == 1:
+        return frames
+    ends = np.cumsum(milliseconds)
     middles = (np.arange(round(ends[-1] * fps / 1000)) + 0.5) * 1000 / fps
-    return pictures[np.searchsorted(ends, middles).clip(max=len(pictures) - 1)]
+    return frames[np.searchsorted(ends, middles).clip(max=len(frames) - 1)]

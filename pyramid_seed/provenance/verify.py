@@ -21,7 +21,7 @@ from .manifest import check_noise_scheme, find_manifest, geometry_of, recipe_of
 from .pixels import compare_file
 
 
-class MadeAgain(Protocol):
+class RegeneratedClip(Protocol):
     """A clip as `api.regenerate` returns it."""
 
     @property
@@ -37,7 +37,7 @@ class MadeAgain(Protocol):
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification found.
+    """The outcome of a verification.
 
     Attributes:
         steps: what was compared, in causal order, up to the first difference.
@@ -57,7 +57,7 @@ def verify_clip(
     path: str | Path,
     *,
     weigh: Callable[[Mapping[str, Any]], list[dict[str, Any]] | None],
-    regenerate: Callable[[Mapping[str, Any]], MadeAgain],
+    regenerate: Callable[[Mapping[str, Any]], RegeneratedClip],
 ) -> Verification:
     """Run a clip again and compare, first the weights, then everything that came out.
 
@@ -72,19 +72,19 @@ def verify_clip(
         ValueError: there is no manifest, or one that cannot be run.
     """
     path = Path(path)
-    manifest = _known(path)
+    manifest = _runnable_manifest(path)
     steps = [compare_weights(manifest["weights"], weigh(manifest))]
     if first_difference(steps):
         return Verification(tuple(steps), _here(manifest))
-    again = regenerate(manifest)
-    made = again.manifest
+    clip = regenerate(manifest)
+    made = clip.manifest
     environment = tuple(fingerprint_differences(manifest["environment"], made["environment"]))
     steps += compare_results(manifest, made)
     difference = first_difference(steps)
     if difference is not None:
         return Verification(tuple(steps[: steps.index(difference) + 1]), environment)
     if path.suffix.lower() != ".json":
-        steps.append(compare_file(path, manifest, again.frames, made["environment"]))
+        steps.append(compare_file(path, manifest, clip.frames, made["environment"]))
     return Verification(tuple(steps), environment)
 
 
@@ -96,7 +96,7 @@ def verify_noise(path: str | Path) -> Verification:
             such as the one where the noise was drawn.
     """
     path = Path(path)
-    manifest = _known(path)
+    manifest = _runnable_manifest(path)
     redrawn = {"ledger": redraw(manifest).to_list()}
     steps = [compare_noise(manifest, redrawn)]
     if path.suffix.lower() != ".json":
@@ -123,7 +123,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     return ledger
 
 
-def _known(path: Path) -> dict[str, Any]:
+def _runnable_manifest(path: Path) -> dict[str, Any]:
     manifest = find_manifest(path)
     check_noise_scheme(manifest, path)
     return manifest
