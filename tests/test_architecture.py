@@ -42,7 +42,7 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     | {"files", "media", "noise", "pipelines", "presets"},
     "explore": {"batch", "choices", "files", "media", "presets", "provenance", "seeds", "version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
-    | {"presets", "provenance", "reproduce"},
+    | {"presets", "provenance", "reproduce", "run_options", "seeds"},
 }
 # The one import against the direction: `Clip.extend` makes a clip, with what is built on `Clip`. Inside the
 # function only, so that the modules can be loaded.
