@@ -68,10 +68,10 @@ def unit_of_frame(frame: int, temporal_factor: int) -> int:
 
 
 def read_clip(path: str | Path) -> StoredClip:
-    """Read an .mp4 or another video file, a .gif or .webp, a picture, or a folder of .png pictures.
+    """Read an .mp4 or another video file, a .gif or .webp, an image, or a folder of .png images.
 
-    Equal frames in a row are one longer picture in .gif and .webp. With a manifest they are told apart by
-    the time they are shown; without one, every picture counts as one frame.
+    Equal frames in a row are one longer image in .gif and .webp. With a manifest they are told apart by
+    the time they are shown; without one, every image counts as one frame.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,7 +82,7 @@ def read_clip(path: str | Path) -> StoredClip:
         raise FileNotFoundError(f"{path} does not exist")
     ending = path.suffix.lower()
     if ending == ".json":
-        raise ValueError(f"{path} holds no pictures; to compare manifests alone use `pyramid-seed diff`")
+        raise ValueError(f"{path} holds no images; to compare manifests alone use `pyramid-seed diff`")
     try:
         manifest, no_manifest = find_manifest(path), ""
     except ValueError as error:

@@ -10,7 +10,7 @@ from .manifest import chunk_frames
 
 
 def describe(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lines of (name, text) that say how a clip was made. Control characters are shown, never obeyed."""
+    """Lines of (name, text) that say how a clip was made. Control characters are written as escapes."""
     lines = [(name, str(value)) for name, value in _lines(manifest) if value is not None]
     return [(name, printable(text)) for name, text in lines]
 

@@ -21,7 +21,7 @@ from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 
 
-class MadeAgain(Protocol):
+class RegeneratedClip(Protocol):
     """A clip as `reproduce.regenerate` returns it."""
 
     @property
@@ -37,7 +37,7 @@ class MadeAgain(Protocol):
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification found.
+    """The outcome of a verification.
 
     Attributes:
         steps: what was compared, in causal order, up to the first difference.
@@ -58,7 +58,7 @@ def verify_clip(
     path: Path | None,
     *,
     weights_here: Callable[[], Sequence[Mapping[str, Any]] | None],
-    regenerate: Callable[[], MadeAgain],
+    regenerate: Callable[[], RegeneratedClip],
 ) -> Verification:
     """Run a clip again and compare, first the weights, then everything that came out.
 

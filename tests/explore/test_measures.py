@@ -146,7 +146,7 @@ def test_a_growing_bar_is_no_flicker():
     assert flicker(luma(clip)) == 0
 
 
-def test_flicker_is_the_change_of_the_whole_picture():
+def test_flicker_is_the_change_of_the_whole_image():
     y = luma(grey(100, 120, 100, 120, 100))
     assert flicker(y) == pytest.approx(20)
     assert temporal_information(y) == pytest.approx(0, abs=1e-4)
