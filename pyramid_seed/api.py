@@ -33,7 +33,6 @@ from .media.frame_file import FrameFile
 from .media.video import Frames
 from .noise import (
     Branch,
-    BranchedNoise,
     NoiseStreams,
     noise_digest,
     root_from_entropy,
@@ -207,7 +206,7 @@ def generate(
         check_choice("attention", attention, ATTENTION_PATHS)
     check_choice("text_encoders", text_encoders, AFTER_USE)
     root = root_from_entropy() if seed is None else seed
-    noise = BranchedNoise(root, branches, noise_device) if branches else NoiseStreams(root, noise_device)
+    noise = NoiseStreams(root, noise_device, branches)
     if sink is not None:
         sink.start(chosen.fps, chosen.scale)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .keys import NoiseKey, derive_seed
-from .streams import BranchedNoise, NoiseSource, NoiseStreams
+from .streams import NoiseSource, NoiseStreams
 
 # torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed that is refused
 # on one is refused on all.
@@ -123,7 +123,7 @@ class LedgeredNoise:
             ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
-        if isinstance(self.source, NoiseStreams | BranchedNoise):
+        if isinstance(self.source, NoiseStreams):
             _check_new(self.source, key, self.ledger)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
@@ -149,7 +149,7 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
     Raises:
         ValueError: see above. Only sources that derive their seeds are asked.
     """
-    if not isinstance(source, NoiseStreams | BranchedNoise):
+    if not isinstance(source, NoiseStreams):
         return
     found: dict[int, NoiseKey] = {}
     for key in keys:
@@ -157,20 +157,20 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
             raise _equal_draws(source, first, key)
 
 
-def _check_new(source: NoiseStreams | BranchedNoise, key: NoiseKey, ledger: NoiseLedger) -> None:
+def _check_new(source: NoiseStreams, key: NoiseKey, ledger: NoiseLedger) -> None:
     seed = _effective_seed(source, key)
     for entry in ledger:
         if entry.key != key and _effective_seed(source, entry.key) == seed:
             raise _equal_draws(source, entry.key, key)
 
 
-def _equal_draws(source: NoiseStreams | BranchedNoise, first: NoiseKey, second: NoiseKey) -> ValueError:
+def _equal_draws(source: NoiseStreams, first: NoiseKey, second: NoiseKey) -> ValueError:
     return ValueError(
         f"seed {source.root_of(second)} gives the draws {first} and {second} the same noise; use another seed"
     )
 
 
-def _effective_seed(source: NoiseStreams | BranchedNoise, key: NoiseKey) -> int:
+def _effective_seed(source: NoiseStreams, key: NoiseKey) -> int:
     return derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
 
 

@@ -10,12 +10,7 @@ from typing import Any, Protocol
 from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..media.video import Frames
-from ..noise import (
-    BranchedNoise,
-    LedgeredNoise,
-    NoiseLedger,
-    draws_of_clip,
-)
+from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams, draws_of_clip
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
 from .manifest import check_noise_scheme, find_manifest, geometry_of, recipe_of
 from .pixels import compare_file
@@ -111,7 +106,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     height, width = geometry.latent_size(settings.height, settings.width)
     ledger = NoiseLedger()
     device = usable_device(recipe.noise_device, "noise_device")
-    noise = LedgeredNoise(BranchedNoise(recipe.seed, recipe.branches, device), ledger)
+    noise = LedgeredNoise(NoiseStreams(recipe.seed, device, recipe.branches), ledger)
     draws = draws_of_clip(
         geometry.num_latent_frames(settings.num_frames),
         geometry.num_stages,
