@@ -40,7 +40,7 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     | {"provenance", "resources"},
     "batch": {"api", "checkpoints", "checks", "choices", "clip", "determinism", "devices", "environment"}
     | {"files", "media", "noise", "pipelines", "presets"},
-    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "version"},
+    "explore": {"batch", "choices", "files", "geometry", "media", "presets", "provenance", "version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
     | {"presets", "provenance", "reproduce"},
 }

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..geometry import LatentShape
 from .keys import NoiseKey, derive_seed
 from .streams import NoiseSource, NoiseStreams
 
@@ -77,30 +78,24 @@ class NoiseLedger:
 
 
 def draws_of_clip(
-    num_units: int,
-    num_stages: int,
-    unit_shape: tuple[int, ...],
-    *,
-    with_image: bool = False,
-) -> list[tuple[NoiseKey, tuple[int, ...]]]:
+    num_units: int, shape: LatentShape, *, with_image: bool = False
+) -> list[tuple[NoiseKey, LatentShape]]:
     """Every draw that a clip makes, with its shape, in order: the noise is known before anything runs.
 
     Args:
         num_units: units of the clip.
-        num_stages: levels of the pyramid.
-        unit_shape: (1, C, 1, H, W) of one unit's latents.
-        with_image: the first unit is an encoded picture, drawn from its posterior.
+        shape: of one unit's latents.
+        with_image: the first unit is an encoded image, drawn from its posterior.
     """
-    *front, height, width = unit_shape
-    draws: list[tuple[NoiseKey, tuple[int, ...]]] = []
+    draws: list[tuple[NoiseKey, LatentShape]] = []
     for unit in range(num_units):
         if with_image and unit == 0:
-            draws.append((NoiseKey("posterior", 0, 0), unit_shape))
+            draws.append((NoiseKey("posterior", 0, 0), shape))
             continue
-        draws.append((NoiseKey("initial", unit, 0), unit_shape))
-        for stage in range(1, num_stages):
-            divisor = 2 ** (num_stages - 1 - stage)
-            draws.append((NoiseKey("renoise", unit, stage), (*front, height // divisor, width // divisor)))
+        draws.append((NoiseKey("initial", unit, 0), shape))
+        draws += [
+            (NoiseKey("renoise", unit, stage), shape.stage(stage)) for stage in range(1, shape.num_stages)
+        ]
     return draws
 
 

@@ -13,9 +13,9 @@ from pyramid_seed.cli import main
 from pyramid_seed.explore import compare_report as comparison_report
 from pyramid_seed.explore.compare import compare_frames
 from pyramid_seed.explore.compare_images import amplified, gain_for, panel_scale
-from pyramid_seed.explore.stored import read_clip, shows_its_frames, unit_of_frame
+from pyramid_seed.explore.stored import read_clip, shows_its_frames
 from pyramid_seed.media.video import read_video, write_image, write_video
-from pyramid_seed.provenance.manifest import chunk_frames, manifest_json
+from pyramid_seed.provenance.manifest import manifest_json
 from scripts.renew_golden import read_frames, read_manifests
 
 GOLDEN = {
@@ -100,12 +100,6 @@ def test_sizes_that_do_not_fit_are_named(frames, other, message):
     a, b = (frames, other) if other is not None else (frames[:, :8], frames[:, :8])
     with pytest.raises(ValueError, match=message):
         compare_frames(a, b)
-
-
-def test_a_frame_belongs_to_the_unit_whose_chunk_it_is_in():
-    for unit in range(5):
-        first, last = chunk_frames(unit, 8)
-        assert {unit_of_frame(frame, 8) for frame in range(first, last + 1)} == {unit}
 
 
 def test_the_difference_is_amplified_without_clipping_by_default():

@@ -85,7 +85,7 @@ def test_the_clips_are_those_of_generate(swept):
     (row,) = [row for row in rows if (row["prompt"], row["seed"]) == (PROMPTS[0], "7")]
     assert row["digest"] == clip.digest
     # The file is lossy; the mean of 6 x 6 pixels comes close.
-    exact = measure_clip(clip.frames, clip.geometry.temporal_factor)
+    exact = measure_clip(clip.frames, clip.geometry)
     for name in ("si", "ti", "motion"):
         assert row["measures"][name] == pytest.approx(exact[name], rel=0.02)
 
@@ -210,7 +210,7 @@ def test_lossless_files_have_exact_measures_and_copies_that_play(swept, tmp_path
     summary = run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), lossless=True, device="cpu", progress=False, **FEW)
     clip = generate(PROMPTS[0], seed=7, device="cpu", progress=False, **FEW)
     (row,) = tree_of(tmp_path)["clips"]
-    assert row["measures"] == measure_clip(clip.frames, clip.geometry.temporal_factor)
+    assert row["measures"] == measure_clip(clip.frames, clip.geometry)
 
     told = {"settings": tree_of(tmp_path)["settings"], "against": None, "failed": {}}
     path = write_report(tmp_path / "report", summary.findings, embedded_bytes=embedded_bytes, **told)

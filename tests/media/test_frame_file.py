@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.media import frame_file
 from pyramid_seed.media.frame_facts import FrameCounter, FrameFacts
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.video import frames_digest, read_comment, read_video, video_frames, write_video
 from pyramid_seed.provenance.manifest import chunk_digests
+
+GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
 
 
 def moving(num_frames=17, height=32, width=48) -> np.ndarray:
@@ -162,6 +165,6 @@ def test_facts_are_those_of_all_frames(num_frames):
     counter = FrameCounter()
     for chunk in chunks(frames):
         counter.add(np.asfortranarray(chunk))
-    expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, 8)))
+    expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, GEOMETRY)))
     assert counter.facts() == expected
     assert expected.size == f"{num_frames} frames of 32x48"
