@@ -27,7 +27,7 @@ from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .models.lora import check_lora
-from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
+from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
@@ -223,7 +223,7 @@ def generate(
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     root = root_from_entropy() if seed is None else seed
-    BranchedNoise(root, branches, noise_device)  # refuses what is no seed, and branches that do not rise
+    NoiseStreams(root, noise_device, branches)  # refuses what is no seed, and branches that do not rise
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
@@ -304,7 +304,7 @@ def make_clip(
         output = pipeline(
             recipe.prompt,
             beginning=beginning,
-            noise=BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device),
+            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
             output_type="uint8" if sink is None else "latent",
             determinism=recipe.determinism,

@@ -51,7 +51,17 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     | {"recipe"},
     "batch": {"api", "checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
     | {"checks", "files", "media", "noise", "pipelines", "presets", "run_options", "seeds", "unique_keys"},
-    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "run_options", "seeds"}
+    "explore": {
+        "batch",
+        "choices",
+        "files",
+        "geometry",
+        "media",
+        "presets",
+        "provenance",
+        "run_options",
+        "seeds",
+    }
     | {"version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
     | {"presets", "provenance", "recipe", "reproduce", "run_options", "seeds"},

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..geometry import PyramidGeometry
 from ..media.frames import Frames
 from .extras import check_extra
 
@@ -62,12 +63,12 @@ MEASURES = (
 )
 
 
-def measure_clip(frames: Frames, temporal_factor: int) -> Values:
+def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
     """All `MEASURES` of a clip, by name.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least 16x16.
-        temporal_factor: frames of a unit after the first one, which has a single frame.
+        geometry: of the model that made it, says which frames are a unit.
 
     Raises:
         ValueError: no such frames, or the extra `report` is not installed.
@@ -75,7 +76,7 @@ def measure_clip(frames: Frames, temporal_factor: int) -> Values:
     check_extra("report", "skimage", "cv2")
     check_frames(frames)
     y = luma(frames)
-    units = frames_of_units(len(frames), temporal_factor)
+    units = [slice(unit.start, unit.stop) for unit in geometry.frames_of_units(len(frames))]
     return {
         "sharpness": sharpness(y),
         "si": spatial_information(y),
@@ -106,12 +107,6 @@ def luma(frames: Frames) -> Luma:
 def differences(y: Luma) -> Iterator[NDArray[np.float64]]:
     """Each frame's luma minus that of the frame before: T - 1 times (H, W)."""
     return (b.astype(np.float64) - a for a, b in pairwise(y))
-
-
-def frames_of_units(num_frames: int, temporal_factor: int) -> list[slice]:
-    """The frames of each unit: frame 0 alone, then `temporal_factor` frames each."""
-    starts = [0, *range(1, num_frames, temporal_factor), num_frames]
-    return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 def sharpness(y: Luma) -> float:

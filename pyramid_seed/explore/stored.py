@@ -10,7 +10,7 @@ from typing import Any
 from ..media.frames import Frames, frames_digest
 from ..media.images import read_animation, read_image, read_image_folder
 from ..media.video import read_video
-from ..provenance.manifest import find_manifest
+from ..provenance.manifest import find_manifest, geometry_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def unit_of(frame: int, *clips: StoredClip) -> int | None:
     """The unit that made a frame, by the first manifest there is; None without any."""
     for clip in clips:
         if clip.manifest is not None:
-            return unit_of_frame(frame, clip.manifest["geometry"]["temporal_factor"])
+            return geometry_of(clip.manifest).unit_of_frame(frame)
     return None
 
 
@@ -60,11 +60,6 @@ def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
         return None
     chunks = zip(a.manifest["digests"]["chunks"], b.manifest["digests"]["chunks"], strict=False)
     return next((unit for unit, (left, right) in enumerate(chunks) if left != right), None)
-
-
-def unit_of_frame(frame: int, temporal_factor: int) -> int:
-    """Unit 0 makes frame 0 alone, each later unit `temporal_factor` frames."""
-    return -(-frame // temporal_factor)
 
 
 def read_clip(path: str | Path) -> StoredClip:

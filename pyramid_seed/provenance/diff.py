@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..environment import Difference, fingerprint_differences
-from .manifest import chunk_frames
+from ..geometry import PyramidGeometry
+from .manifest import geometry_of
 from .schema import BEFORE_PATHS
 
 Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
@@ -68,13 +69,13 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
     """
     left, right = a["digests"], b["digests"]
     common = min(len(left["units"]), len(right["units"]))
-    factor = a["geometry"]["temporal_factor"]
+    geometry = geometry_of(a)
     steps = [
         _compare_named("text", left["text"], right["text"], "embeddings of {}", "{} texts"),
         _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "{} draws"),
         _compare_units(left, right, common),
         _compare_named(
-            "decode", _chunks(left["chunks"][:common], factor), _chunks(right["chunks"][:common], factor),
+            "decode", _chunks(left["chunks"][:common], geometry), _chunks(right["chunks"][:common], geometry),
             "chunk {}", "{} chunks",
         ),
     ]  # fmt: skip
@@ -143,11 +144,11 @@ def _latents(digests: Mapping[str, Any], has_stages: Iterable[bool]) -> dict[str
     return named
 
 
-def _chunks(digests: Iterable[str], factor: int) -> dict[str, str]:
+def _chunks(digests: Iterable[str], geometry: PyramidGeometry) -> dict[str, str]:
     return {
-        f"{index} (frames {first} to {last})": digest
-        for index, digest in enumerate(digests)
-        for first, last in [chunk_frames(index, factor)]
+        f"{unit} (frames {frames[0]} to {frames[-1]})": digest
+        for unit, digest in enumerate(digests)
+        for frames in [geometry.frames_of_unit(unit)]
     }
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
+from ..geometry import PyramidGeometry
 from ..media.frames import Frames, frames_digest
 from ..media.video import read_video, write_video
 from .diff import Step
-from .manifest import chunk_digests, chunk_frames
+from .manifest import chunk_digests, geometry_of
 
 MIN_PSNR = 30.0
 """dB, of the worst frame: what another version of the encoder may differ by."""
@@ -39,7 +40,7 @@ def compare_file(
     if pixels is None:
         return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
     scale, lossless = recorded.get("scale", 1), recorded.get("lossless", False)
-    settings, factor = manifest["settings"], manifest["geometry"]["temporal_factor"]
+    settings = manifest["settings"]
     size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)
     if pixels.shape[:3] != size:
         return Step("file", "differs", f"it holds {_size(pixels.shape)}, the manifest promises {_size(size)}")
@@ -48,7 +49,7 @@ def compare_file(
     if is_enlarged and frames_digest(small) == manifest["digests"]["frames"]:
         return Step("file", "equal", "the pixels in the file, bit for bit")
     if path.suffix.lower() != ".mp4" or lossless:
-        where = _first_chunk(small, manifest["digests"]["chunks"], factor)
+        where = _first_chunk(small, manifest["digests"]["chunks"], geometry_of(manifest))
         return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
     if frames is None:
         return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
@@ -92,11 +93,11 @@ def _encoder(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     return packages.get("pyramid-seed"), packages.get("av"), codec, machine
 
 
-def _first_chunk(frames: Frames, digests: list[str], factor: int) -> str:
-    for chunk, (digest, wanted) in enumerate(zip(chunk_digests(frames, factor), digests, strict=False)):
-        if digest != wanted:
-            first, last = chunk_frames(chunk, factor)
-            return f", from chunk {chunk} (frames {first} to {last}) on"
+def _first_chunk(frames: Frames, digests: list[str], geometry: PyramidGeometry) -> str:
+    for chunk, (found, wanted) in enumerate(zip(chunk_digests(frames, geometry), digests, strict=False)):
+        if found != wanted:
+            shown = geometry.frames_of_unit(chunk)
+            return f", from chunk {chunk} (frames {shown[0]} to {shown[-1]}) on"
     return ""
 
 

@@ -10,12 +10,7 @@ from typing import Any, Protocol
 from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..media.frames import Frames
-from ..noise import (
-    BranchedNoise,
-    LedgeredNoise,
-    NoiseLedger,
-    draws_of_clip,
-)
+from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams, draws_of_clip
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
 from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
@@ -113,18 +108,17 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     """The ledger of a clip, from its seed, branches and sizes alone."""
     recipe, geometry = recipe_of(manifest), geometry_of(manifest)
     settings = recipe.settings
-    height, width = geometry.latent_size(settings.height, settings.width)
+    channels = manifest["geometry"]["latent_channels"]
     ledger = NoiseLedger()
     device = usable_device(recipe.noise_device, "noise_device")
-    noise = LedgeredNoise(BranchedNoise(recipe.seed, recipe.branches, device), ledger)
+    noise = LedgeredNoise(NoiseStreams(recipe.seed, device, recipe.branches), ledger)
     draws = draws_of_clip(
         geometry.num_latent_frames(settings.num_frames),
-        geometry.num_stages,
-        (1, manifest["geometry"]["latent_channels"], 1, height, width),
+        geometry.latent_shape(channels, settings.height, settings.width),
         with_image=recipe.image_digest is not None,
     )
     for key, shape in draws:
-        noise.draw(key, shape)
+        noise.draw(key, shape.as_tuple())
     return ledger
 
 

@@ -69,7 +69,7 @@ def test_lossless_files_have_exact_measures_and_copies_that_play(swept, tmp_path
     summary = run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), lossless=True, device="cpu", progress=False, **FEW)
     clip = generate(PROMPTS[0], seed=7, device="cpu", progress=False, **FEW)
     (row,) = tree_of(tmp_path)["clips"]
-    assert row["measures"] == measure_clip(clip.frames, clip.geometry.temporal_factor)
+    assert row["measures"] == measure_clip(clip.frames, clip.geometry)
 
     about = {"settings": tree_of(tmp_path)["settings"], "against": None, "failed": {}}
     path = write_report(tmp_path / "report", summary.findings, embedded_bytes=embedded_bytes, **about)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 MANIFEST = {
     "file": {"scale": 2, "lossless": False},
     "digests": {"frames": "0" * 64},
-    "geometry": {"temporal_factor": 8},
+    "geometry": {"spatial_factor": 8, "temporal_factor": 8, "patch_size": 2, "num_stages": 3},
 }
 SETTINGS = {"width": 64, "height": 64, "num_frames": 9, "model": "none"}
 SEEDS = (10, 2, 2**63, 1, 5, 6, 7, 8)

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyramid_seed.explore.stored import read_clip, shows_its_frames, unit_of_frame
+from pyramid_seed.explore.stored import read_clip, shows_its_frames
 from pyramid_seed.media.video import write_video
-from pyramid_seed.provenance.manifest import chunk_frames, manifest_json
+from pyramid_seed.provenance.manifest import manifest_json
 
 from .clips import GOLDEN, write_golden
-
-
-def test_a_frame_belongs_to_the_unit_whose_chunk_it_is_in():
-    for unit in range(5):
-        first, last = chunk_frames(unit, 8)
-        assert {unit_of_frame(frame, 8) for frame in range(first, last + 1)} == {unit}
 
 
 def test_what_other_formats_show(tmp_path):
