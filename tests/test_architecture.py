@@ -45,7 +45,8 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "recipe": {"choices", "geometry", "noise", "presets"},
     "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "presets", "provenance"}
     | {"recipe"},
-    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment", "media"}
+    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
+    | {"geometry", "media"}
     | {"models", "noise", "pipelines", "presets", "recipe", "run_options"},
     "reproduce": {"api", "checkpoints", "clip", "dtypes", "media", "models", "pipelines", "provenance"}
     | {"recipe"},
