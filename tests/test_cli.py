@@ -14,7 +14,6 @@ import pytest
 from pyramid_seed.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -146,7 +146,7 @@ def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lor
 
 
 def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, tmp_path, capsys):
-    """The clip of `generate --lora` is that of a pipeline with the LoRA, in Python and for `verify --lora`."""
+    """The clip of `generate --lora` is that of a pipeline with the LoRA in Python."""
     path, other = tmp_path / "boat.mp4", tmp_path / "other.safetensors"
     other.write_bytes(lora.read_bytes())
     options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
@@ -155,9 +155,8 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
     manifest = find_manifest(path)
     assert manifest["digests"] == made_by(adapted, settings).manifest["digests"]
-    assert [(row["file"], row["scale"], row["fused"]) for row in manifest["loras"]] == [
-        (lora.name, 0.7, False)
-    ]
+    (row,) = manifest["loras"]
+    assert (row["file"], row["scale"], row["fused"]) == (lora.name, 0.7, False)
     again = ["verify", str(path), "--model", settings["model"], "--quiet", "--lora"]
     assert main([*again, str(lora)]) == 0
     assert capsys.readouterr().out.endswith("MATCH\n")
@@ -171,9 +170,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     assert generate("a boat", seed=3, **settings).manifest["loras"] == []
 
 
-def test_what_is_no_lora_is_refused_before_the_model_is_loaded(
-    lora, settings, adapted, tmp_path, monkeypatch
-):
+def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_path, monkeypatch):
     monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
     weights = next(Path(settings["model"]).glob("diffusion_transformer_384p/*.safetensors"))
     (tmp_path / "text.safetensors").write_text("not tensors")

@@ -61,7 +61,7 @@ MISTAKES = {
     "--lora no.safetensors:0.5": "no.safetensors:0.5 does not exist",
     "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",
     "--num-inference-steps 2 2": "one entry for each of the 3 stages",
-    "--num-inference-steps 2 0 2": "num_inference_steps must be a whole number of at least 1, or several, one",
+    "--num-inference-steps 2 0 2": "num_inference_steps must be a whole number of at least 1, or several",
     "--model /no/such/folder": "/no/such/folder",
     "--device gpu": "device must be one that torch knows, such as cpu, cuda or mps, got 'gpu'",
     "--noise-device gpu": "noise_device must be one that torch knows",

@@ -65,10 +65,9 @@ def test_every_setting_has_its_option_and_means_what_a_value_means():
         "scale": 2,
     }
     assert values.keys() == SETTINGS.keys()
-    words = {
-        name: list(map(str, value if isinstance(value, tuple) else [value])) for name, value in values.items()
-    }
-    given = [word for name, value in words.items() for word in (SETTINGS[name].option, *value)]
+    given = []
+    for name, value in values.items():
+        given += [SETTINGS[name].option, *map(str, value if isinstance(value, tuple) else [value])]
     for command in MAKING:
         assert settings_from(parsed(*command)) == {}
         settings = settings_from(parsed(*command, *given))
