@@ -25,9 +25,9 @@ from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
-from .media.video import Frames
+from .media.frames import Frames
 from .models.lora import check_lora
-from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
+from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
@@ -223,14 +223,14 @@ def generate(
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     root = root_from_entropy() if seed is None else seed
-    BranchedNoise(root, branches, noise_device)  # refuses what is no seed, and branches that do not rise
+    NoiseStreams(root, noise_device, branches)  # refuses what is no seed, and branches that do not rise
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
-    check = partial(check_request, prompt=prompt, settings=wanted)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
     if pipeline is not None:
         pipeline = _as_it_is(pipeline, compile, loras)
     elif loras:
@@ -288,12 +288,6 @@ def make_clip(
     started = time.perf_counter() if started is None else started
     weights, loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
-    arguments = pipeline_arguments(recipe.settings)
-    if image is not None and tuple(first_frames(image, 1)[0].shape[2:]) == (
-        arguments["height"],
-        arguments["width"],
-    ):
-        arguments |= {"height": None, "width": None}  # so that a wrong size is told as the image's
     counter = FrameCounter()
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
@@ -309,16 +303,15 @@ def make_clip(
     ):
         output = pipeline(
             recipe.prompt,
-            image=image,
             beginning=beginning,
-            noise=BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device),
+            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
             output_type="uint8" if sink is None else "latent",
             determinism=recipe.determinism,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
-            **arguments,
+            **_arguments(recipe.settings, image),
         )
     facts = counter.facts()
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
@@ -346,13 +339,23 @@ def make_clip(
     )
 
 
-def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> Request:
-    """What is to be made of a prompt and settings by a model of this geometry.
+def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:
+    """What the pipeline takes of settings and image; a size that is the image's is not asked for as well."""
+    arguments = pipeline_arguments(settings) | {"image": image}
+    if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[2:]:
+        arguments |= {"height": None, "width": None}
+    return arguments
+
+
+def check_request(
+    geometry: PyramidGeometry, prompt: str, settings: Preset, image: PipelineImageInput | None = None
+) -> Request:
+    """What is to be made of a prompt, settings and first frame by a model of this geometry.
 
     Raises:
         ValueError, TypeError: what the pipeline would refuse, before it is loaded.
     """
-    arguments = pipeline_arguments(settings)
+    arguments = _arguments(settings, image)
     del arguments["prompt_suffix"]  # any text will do
     embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
     return check_call(
@@ -361,7 +364,6 @@ def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> R
         (1, 1),
         prompt=prompt,
         embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
-        image=None,
         beginning=None,
         num_videos_per_prompt=1,
         **arguments,

@@ -55,6 +55,6 @@ def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):
     def crash(*_):
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise", crash)
+    monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise_of_file", crash)
     assert main(["verify", str(saved), "--noise-only"]) == 2
     assert "not foreseen" in capsys.readouterr().err

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
 
+from ..files import slug
 from ..noise import SCHEME
 from ..presets import Preset
 from .items import BatchItem
@@ -18,6 +18,7 @@ from .items import BatchItem
 KEY_LENGTH = 16
 """Hexadecimal digits of a key in names of files: 64 bits."""
 
+_WORDS_LENGTH = 48
 _NOT_CONTENT = ("name", "description", "model", "variant")
 
 
@@ -28,7 +29,7 @@ class Job:
     Attributes:
         item: what to make.
         key: SHA-256 (hex) of its content.
-        steps: transformer steps of each unit, 0 for one that is given.
+        steps: transformer steps of each unit, 0 for an encoded image.
     """
 
     item: BatchItem
@@ -43,7 +44,7 @@ class Job:
     @property
     def file(self) -> str:
         """The clip's file name."""
-        return f"{words_of(self.item.prompt)}_seed{self.item.seed}_{self.id}.mp4"
+        return f"{slug(self.item.prompt, _WORDS_LENGTH)}_seed{self.item.seed}_{self.id}.mp4"
 
     @property
     def cost(self) -> int:
@@ -73,11 +74,6 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         "run": run,
     }
     return hashlib.sha256(_canonical(content)).hexdigest()
-
-
-def words_of(prompt: str) -> str:
-    """The prompt's letters and digits as part of a file name, safe on every system."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-") or "clip"
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:

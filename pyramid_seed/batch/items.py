@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..media.images import open_picture, picture_digest
+from ..media.images import open_image, pixels_digest
 from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
 from ..seeds import check_root, parse_root
 from .rows import BadRow, BatchInputError, Row, check_names
@@ -22,7 +22,7 @@ class BatchItem:
         seed: root seed.
         settings: all settings after defaults.
         image: the first frame's file, None without one.
-        image_digest: its `pictures.picture_digest`.
+        image_digest: its `images.pixels_digest`.
     """
 
     prompt: str
@@ -111,7 +111,7 @@ def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[
 
 def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:
     """The digest of a first frame, and the settings with its size, which must be theirs if one was given."""
-    picture = open_picture(image)
+    picture = open_image(image)
     if not is_sized:
         settings = replace(settings, height=picture.height, width=picture.width)
     if (picture.height, picture.width) != (settings.height, settings.width):
@@ -119,7 +119,7 @@ def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str
             f"{image} must have the clip's height and width {settings.height} x {settings.width}, got "
             f"{picture.height} x {picture.width}; resize it first"
         )
-    return picture_digest(picture), settings
+    return pixels_digest(picture), settings
 
 
 def _seeds(value: Any) -> list[int]:

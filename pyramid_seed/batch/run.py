@@ -27,7 +27,7 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
-from ..media.images import open_picture, picture_digest
+from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
@@ -36,9 +36,10 @@ from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .jobs import run_jobs
 from .launch import Launch, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
-from .worker import BatchSummary, Plan, run_jobs
+from .summary import BatchSummary, Plan
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
@@ -181,7 +182,7 @@ class _ClipMaker:
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
-        """The clip of a job, see `worker.Maker`."""
+        """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
         pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
         weights = weights_of(pipeline) or ()
@@ -211,9 +212,9 @@ class _ClipMaker:
 def _image_of(item: BatchItem) -> Image | None:
     if item.image is None:
         return None
-    image = open_picture(item.image)
-    if picture_digest(image) != item.image_digest:
-        raise ValueError(f"{item.image} is another picture than when the batch began")
+    image = open_image(item.image)
+    if pixels_digest(image) != item.image_digest:
+        raise ValueError(f"{item.image} is another image than when the batch began")
     return image
 
 

@@ -18,7 +18,7 @@ from ..seeds import parse_root
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..batch.worker import BatchSummary
+    from ..batch.summary import BatchSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
     from ..provenance.diff import Step
@@ -164,9 +164,9 @@ def root_seed(text: str) -> int:
 
 def open_image(path: Path | None) -> Image | None:
     """The picture in a file, if one was given."""
-    from ..media.images import open_picture
+    from ..media.images import open_image
 
-    return None if path is None else open_picture(path)
+    return None if path is None else open_image(path)
 
 
 def quiet_loading() -> None:

@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from ..batch.journal import Journal
 from ..batch.run import run_batch
-from ..batch.worker import BatchSummary
+from ..batch.summary import BatchSummary
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import find_manifest
 from .extras import check_extra
-from .findings import Findings, compare, find
+from .findings import Findings, findings_of, paired_differences
 from .measured import MeasuredClip, measured_clip
 from .measures import Values
 from .prompts import Prompt, read_prompts
@@ -117,9 +117,9 @@ def run_sweep(
         return SweepSummary(summary)
 
     clips, made_with = _measured(output / CLIPS, summary, chosen, seeds, progress)
-    findings = find(clips)
+    findings = findings_of(clips)
     if others is not None:
-        findings = replace(findings, paired=compare(clips, others))
+        findings = replace(findings, paired=paired_differences(clips, others))
     page = write_report(
         output / REPORT,
         findings,
@@ -154,12 +154,12 @@ def _measured(
         for entry in Journal(folder).entries().values()
         if entry["file"] in summary.digests
     }
-    found = []
+    clips = []
     made_with: Mapping[str, Any] = {}
     made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
     for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
         manifest = find_manifest(path)
         made_with = made_with or manifest["settings"]
-        found.append(measured_clip(*key, path=path, manifest=manifest))
-    return found, made_with
+        clips.append(measured_clip(*key, path=path, manifest=manifest))
+    return clips, made_with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ import huggingface_hub
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
+
+from ..files import file_digest
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of a LoRA."""
@@ -221,9 +222,7 @@ def _check_names(names: Collection[str], prefix: str | None, modules: Collection
 
 def lora_of_file(adapter: str, file: Path) -> LoraInUse:
     """A LoRA as it is read from a file, at scale 1."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return LoraInUse(adapter, file.name, file.stat().st_size, digest)
+    return LoraInUse(adapter, file.name, file.stat().st_size, file_digest(file))
 
 
 def _scale_of(layer: Any, adapter: str) -> float | None:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
-from ..media.video import Frames, frames_digest, read_comment
+from ..media.frames import Frames, frames_digest
+from ..media.video import read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import preset_of
 from ..recipe import Recipe
@@ -143,15 +143,10 @@ def unit_digests(latents: torch.Tensor) -> list[str]:
     return [noise_digest(unit) for unit in latents.split(1, dim=2)]
 
 
-def chunk_frames(chunk: int, temporal_factor: int) -> tuple[int, int]:
-    """First and last frame of a decoded chunk: frame 0 alone, then `temporal_factor` frames each."""
-    return (0, 0) if chunk == 0 else (1 + (chunk - 1) * temporal_factor, chunk * temporal_factor)
-
-
-def chunk_digests(frames: Frames, temporal_factor: int) -> list[str]:
-    """SHA-256 of the frames of each decoded chunk, see `video.frames_digest`."""
-    starts = [0, *range(1, len(frames), temporal_factor), len(frames)]
-    return [frames_digest(frames[start:stop]) for start, stop in pairwise(starts)]
+def chunk_digests(frames: Frames, geometry: PyramidGeometry) -> list[str]:
+    """SHA-256 of the frames of each unit, which are decoded as one chunk, see `video.frames_digest`."""
+    chunks = geometry.frames_of_units(len(frames))
+    return [frames_digest(frames[chunk.start : chunk.stop]) for chunk in chunks]
 
 
 def manifest_json(manifest: Mapping[str, Any]) -> str:

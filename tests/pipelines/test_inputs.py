@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseStreams, ledger
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
 from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
+from tests.cases import check_cases
 
 
 def picture(width=64, height=64):
@@ -167,20 +169,22 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_value_errors(make, forwards, call):
-    changes, message = CALLS[call]
-    with pytest.raises(ValueError, match=message):
-        make(**changes)
-    assert forwards == []
+def test_value_errors(make, forwards):
+    def rule(changes, message):
+        with pytest.raises(ValueError, match=message):
+            make(**changes)
+        assert forwards == []
+
+    check_cases(CALLS, rule)
 
 
-@pytest.mark.parametrize("call", TYPES)
-def test_type_errors(make, forwards, call):
-    changes, message = TYPES[call]
-    with pytest.raises(TypeError, match=message):
-        make(**changes)
-    assert forwards == []
+def test_type_errors(make, forwards):
+    def rule(changes, message):
+        with pytest.raises(TypeError, match=message):
+            make(**changes)
+        assert forwards == []
+
+    check_cases(TYPES, rule)
 
 
 class TestEmbeddings:
@@ -259,7 +263,7 @@ def request(**changes):
     values = {
         "num_prompts": 2,
         "num_videos_per_prompt": 3,
-        "unit_shape": (1, 16, 1, 8, 8),
+        "shape": LatentShape(16, 8, 8, num_stages=3),
         "units": units,
         "pictures": (),
         "beginnings": (),
@@ -268,22 +272,24 @@ def request(**changes):
     return Request(**{**values, **changes})
 
 
-@pytest.mark.parametrize("known", [0, 1, 2])
-def test_steps_are_counted_through_the_whole_call(known):
-    beginnings = (Beginning(torch.zeros(1, 16, known, 8, 8)),) * 6 if known else ()
-    asked = request(beginnings=beginnings)
-    assert asked.num_clips == 6
-    assert asked.num_known_units == known
-    places = [
-        (clip, Place(unit, stage, step))
-        for clip in range(6)
-        for unit in range(known, 3)
-        for stage, steps in enumerate(asked.units[unit].num_inference_steps)
-        for step in range(steps)
-    ]
-    assert [asked.steps_before(clip, place) for clip, place in places] == list(range(asked.num_steps))
-    last_of_each = [place for clip, place in places if clip == 0 and asked.ends_unit(place)]
-    assert last_of_each == [Place(0, 2, 2), Place(1, 2, 0), Place(2, 2, 1)][known:]
+def test_steps_are_counted_through_the_whole_call():
+    def rule(known):
+        beginnings = (Beginning(torch.zeros(1, 16, known, 8, 8)),) * 6 if known else ()
+        asked = request(beginnings=beginnings)
+        assert asked.num_clips == 6
+        assert asked.num_known_units == known
+        places = [
+            (clip, Place(unit, stage, step))
+            for clip in range(6)
+            for unit in range(known, 3)
+            for stage, steps in enumerate(asked.units[unit].num_inference_steps)
+            for step in range(steps)
+        ]
+        assert [asked.steps_before(clip, place) for clip, place in places] == list(range(asked.num_steps))
+        last_of_each = [place for clip, place in places if clip == 0 and asked.ends_unit(place)]
+        assert last_of_each == [Place(0, 2, 2), Place(1, 2, 0), Place(2, 2, 1)][known:]
+
+    check_cases([0, 1, 2], rule)
 
 
 def test_the_negative_prompt_is_needed_where_a_generated_unit_is_guided():
