@@ -14,7 +14,6 @@ import pytest
 
 from pyramid_seed import Clip, generate
 from pyramid_seed.api import shared_pipeline
-from pyramid_seed.cli import main
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
@@ -133,22 +132,6 @@ def test_a_rate_that_no_file_can_have_is_refused_before_the_model_runs(quick, tm
     monkeypatch.setattr(shared_pipeline, "get", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match="fps must be between"), FrameFile(tmp_path / "clip.mp4") as file:
         generate("a boat", seed=5, sink=file, **quick | {"fps": 5000.0})
-
-
-@pytest.mark.parametrize("ending", [".mp4", ".png"])
-def test_the_command_writes_the_file_of_clip_save(quick, held, tmp_path, ending):
-    path = tmp_path / f"clip{ending}"
-    options = ["--model", quick["model"], "--variant", "384p", "--height", "64", "--width", "64"]
-    options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-    more = ["-o", str(path), "--no-metadata", "--quiet"]
-    assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
-    expected = held.save(tmp_path / f"expected{ending}", metadata=False)
-    if ending == ".mp4":
-        assert path.read_bytes() == expected.read_bytes()
-    else:
-        assert [file.read_bytes() for file in sorted(path.iterdir())] == [
-            file.read_bytes() for file in sorted(expected.iterdir())
-        ]
 
 
 PEAK = """

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from pyramid_seed import generate
-from pyramid_seed.cli import main
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.diff import diff_manifests
 
@@ -74,26 +73,3 @@ def test_every_side_of_a_difference_is_told(made):
     assert [each.field for each in found.settings] == ["fps"]
     assert found.steps[0].status == "differs"
     assert found.is_same_clip  # what came out is the same
-
-
-def test_command_diff(saved, longer, tmp_path, capsys):
-    assert main(["diff", str(saved), str(saved)]) == 0
-    assert capsys.readouterr().out.endswith("SAME CLIP\n")
-    other = longer.save(tmp_path / "longer.mp4")
-    assert main(["diff", str(other), str(saved)]) == 1
-    shown = capsys.readouterr().out
-    assert "num_frames: 17 | 9" in shown
-    assert shown.endswith("DIFFERENT: B is the beginning of A (2 of 3 units)\n")
-    assert main(["diff", str(saved), str(tmp_path / "gone.mp4")]) == 2
-    assert "gone.mp4 does not exist" in capsys.readouterr().err
-
-
-def test_control_characters_of_a_foreign_manifest_are_not_printed(saved, tampered, capsys):
-    def change(manifest):
-        manifest["prompt"] = "\x1b[2J"
-        manifest["weights"][0]["file"] = "\x1b[31m"
-        manifest["digests"]["text"]["prompt"] = "\x07"
-
-    assert main(["diff", str(saved), str(tampered(change))]) == 1
-    assert "\x1b" not in (shown := capsys.readouterr().out)
-    assert "\x07" not in shown

@@ -295,27 +295,3 @@ def test_the_file_is_read_as_it_was_written(saved, made):
     assert shown.shape == (9, 128, 128, 3)
     assert rate == made.fps
     assert json.loads(read_comment(saved))["file"] == {"ending": ".mp4", "scale": 2, "lossless": False}
-
-
-# ---- command
-
-
-def test_command_verify(saved, tampered, capsys):
-    assert main(["verify", str(saved), "--model", MODEL, "--quiet"]) == 0
-    assert capsys.readouterr().out.endswith("MATCH\n")
-    other = tampered(lambda m: (m.update(seed="3"), m["environment"].update(python="2.7")))
-    assert main(["verify", str(other), "--model", MODEL, "--quiet"]) == 1
-    shown = capsys.readouterr().out
-    assert "DIFFERS first in noise: draw initial/0/0" in shown
-    assert "environment python: '2.7' then, " in shown
-    assert main(["verify", str(saved), "--quiet"]) == 2
-    assert "--model FOLDER" in capsys.readouterr().err
-
-
-def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):
-    def crash(path):
-        raise RuntimeError("not foreseen")
-
-    monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise_of_file", crash)
-    assert main(["verify", str(saved), "--noise-only"]) == 2
-    assert "not foreseen" in capsys.readouterr().err
