@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyramid_seed.media.frame_facts import FrameCounter, FrameFacts
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.video import frames_digest, read_comment, read_video, video_frames, write_video
 from pyramid_seed.provenance.manifest import chunk_digests
+from tests.cases import check_cases
 
 
 def moving(num_frames=17, height=32, width=48) -> np.ndarray:
@@ -36,17 +38,19 @@ def fill(file, frames, fps=8, scale=1):
         file.write(chunk)
 
 
-@pytest.mark.parametrize("fps", [8, 24000 / 1001, 0.1])
-@pytest.mark.parametrize("scale", [1, 2])
-@pytest.mark.parametrize("lossless", [False, True])
-def test_the_bytes_are_those_of_all_frames_written_at_once(tmp_path, fps, scale, lossless):
+def test_the_bytes_are_those_of_all_frames_written_at_once(tmp_path):
     frames, comment = moving(), "é" * 5000
-    write_video(tmp_path / "a.mp4", frames, fps, comment=comment, scale=scale, lossless=lossless)
-    with FrameFile(tmp_path / "b.mp4", lossless=lossless) as file:
-        fill(file, frames, fps, scale)
-        file.save(tmp_path / "b.mp4", comment=comment)
-    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
-    assert read_comment(tmp_path / "b.mp4") == comment
+
+    def rule(fps, scale, lossless):
+        options = {"comment": comment, "overwrite": True}
+        write_video(tmp_path / "a.mp4", frames, fps, scale=scale, lossless=lossless, **options)
+        with FrameFile(tmp_path / "b.mp4", lossless=lossless) as file:
+            fill(file, frames, fps, scale)
+            file.save(tmp_path / "b.mp4", **options)
+        assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+        assert read_comment(tmp_path / "b.mp4") == comment
+
+    check_cases(product([8, 24000 / 1001, 0.1], [1, 2], [False, True]), rule)
 
 
 def test_it_can_be_saved_more_than_once(tmp_path):
@@ -156,12 +160,14 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("num_frames", [1, 9, 25])
-def test_facts_are_those_of_all_frames(num_frames):
-    frames = moving(num_frames)
-    counter = FrameCounter()
-    for chunk in chunks(frames):
-        counter.add(np.asfortranarray(chunk))
-    expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, 8)))
-    assert counter.facts() == expected
-    assert expected.size == f"{num_frames} frames of 32x48"
+def test_facts_are_those_of_all_frames():
+    def rule(num_frames):
+        frames = moving(num_frames)
+        counter = FrameCounter()
+        for chunk in chunks(frames):
+            counter.add(np.asfortranarray(chunk))
+        expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, 8)))
+        assert counter.facts() == expected
+        assert expected.size == f"{num_frames} frames of 32x48"
+
+    check_cases([1, 9, 25], rule)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
 from pyramid_seed.media.images import open_picture, picture_digest
+from tests.cases import check_cases
 
 UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
 
@@ -24,21 +27,24 @@ def test_ordinary_pictures_have_the_digests_they_always_had(tmp_path):
         assert picture_digest(open_picture(tmp_path / "d.tiff")) == picture_digest(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("ending", ["png", "webp", "tiff"])
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [(2, Image.Transpose.FLIP_LEFT_RIGHT), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270)],
-)
-def test_a_picture_is_turned_as_its_exif_says(tmp_path, ending, orientation, turn):
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+"""What undoes the EXIF orientation."""
+
+
+def test_a_picture_is_turned_as_its_exif_says(tmp_path):
     """Most cameras store a portrait lying."""
-    lying = UPRIGHT.transpose(turn)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    options = {"lossless": True} if ending == "webp" else {}
-    lying.save(tmp_path / f"a.{ending}", exif=exif, **options)
-    found = open_picture(tmp_path / f"a.{ending}")
-    assert found.size == UPRIGHT.size
-    assert picture_digest(found) == picture_digest(UPRIGHT)
+
+    def rule(ending, orientation):
+        lying = UPRIGHT.transpose(TURNS[orientation])
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        options = {"lossless": True} if ending == "webp" else {}
+        lying.save(tmp_path / f"a.{ending}", exif=exif, **options)
+        found = open_picture(tmp_path / f"a.{ending}")
+        assert found.size == UPRIGHT.size
+        assert picture_digest(found) == picture_digest(UPRIGHT)
+
+    check_cases(product(["png", "webp", "tiff"], TURNS), rule)
 
 
 def grey16():
@@ -57,9 +63,8 @@ def palette():
     return image
 
 
-@pytest.mark.parametrize(
-    ("image", "ending", "message"),
-    [
+def test_what_rgb_would_show_in_another_way_is_refused(tmp_path):
+    cases = [
         (grey16, "png", "a.png has pixels of more than 8 bits .*; save it as 8-bit RGB first"),
         (lambda: grey16().convert("F"), "tiff", "a.tiff has pixels of more than 8 bits .*mode F"),
         (
@@ -69,23 +74,25 @@ def palette():
         ),
         (see_through, "webp", "a.webp has transparent pixels"),
         (palette, "png", "a.png has transparent pixels"),
-    ],
-)
-def test_what_rgb_would_show_in_another_way_is_refused(tmp_path, image, ending, message):
-    options = {"lossless": True} if ending == "webp" else {}
-    image().save(tmp_path / f"a.{ending}", **options)
-    with pytest.raises(ValueError, match=message):
-        open_picture(tmp_path / f"a.{ending}")
+    ]
+
+    def rule(image, ending, message):
+        options = {"lossless": True} if ending == "webp" else {}
+        image().save(tmp_path / f"a.{ending}", **options)
+        with pytest.raises(ValueError, match=message):
+            open_picture(tmp_path / f"a.{ending}")
+
+    check_cases(cases, rule)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"x", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x05", b"Exif\0\0" + b"\xff" * 40]
-)
-def test_a_damaged_exif_is_no_traceback(tmp_path, exif):
-    UPRIGHT.save(tmp_path / "a.webp", lossless=True, exif=exif)
-    try:
-        found = open_picture(tmp_path / "a.webp")
-    except ValueError as error:
-        assert "cannot be read as a picture" in str(error)  # noqa: PT017 - either will do
-    else:
-        assert picture_digest(found) == picture_digest(UPRIGHT)
+def test_a_damaged_exif_is_no_traceback(tmp_path):
+    def rule(exif):
+        UPRIGHT.save(tmp_path / "a.webp", lossless=True, exif=exif)
+        try:
+            found = open_picture(tmp_path / "a.webp")
+        except ValueError as error:
+            assert "cannot be read as a picture" in str(error)  # noqa: PT017 - either will do
+        else:
+            assert picture_digest(found) == picture_digest(UPRIGHT)
+
+    check_cases([b"x", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x05", b"Exif\0\0" + b"\xff" * 40], rule)
