@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .api import generate, load_pipeline
     from .batch.rows import BatchInputError
     from .batch.run import run_batch
-    from .batch.worker import BatchSummary
+    from .batch.summary import BatchSummary
     from .checkpoints.source import ModelSource
     from .clip import Clip
     from .determinism import seed_everything, seed_worker
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoencoderKLCausalVideo": "models",
     "BatchInputError": "batch.rows",
-    "BatchSummary": "batch.worker",
+    "BatchSummary": "batch.summary",
     "Beginning": "pipelines.beginning",
     "Branch": "noise",
     "Clip": "clip",

@@ -25,8 +25,9 @@ from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
-from .media.video import Frames
-from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
+from .media.frames import Frames
+from .models.lora import check_lora
+from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.frame_collector import OnFrames
@@ -34,7 +35,7 @@ from .pipelines.inputs import Request, check_call, first_frames
 from .pipelines.memory import own_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .presets import Preset, Settings, load_preset, pipeline_arguments, with_settings
+from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
 
@@ -161,6 +162,7 @@ class SharedPipeline:
 shared_pipeline = SharedPipeline()
 
 
+@settings_listed
 def generate(
     prompt: str,
     *,
@@ -175,6 +177,7 @@ def generate(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath | None = None,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -201,6 +204,8 @@ def generate(
         attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
+            anew for them. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
@@ -208,7 +213,7 @@ def generate(
         on_chunk: `callback_on_chunk_end` of the pipeline.
         sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
             `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
-        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
+        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0, see below.
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -218,17 +223,20 @@ def generate(
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     root = root_from_entropy() if seed is None else seed
-    BranchedNoise(root, branches, noise_device)  # refuses what is no seed, and branches that do not rise
+    NoiseStreams(root, noise_device, branches)  # refuses what is no seed, and branches that do not rise
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
-    if pipeline is None:
-        pipeline = _loaded(wanted, options, partial(check_request, prompt=prompt, settings=wanted))
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
+    if pipeline is not None:
+        pipeline = _as_it_is(pipeline, compile, loras)
+    elif loras:
+        pipeline = _loaded_with(loras, wanted, options, check)
     else:
-        pipeline = _as_it_is(pipeline, compile)
+        pipeline = _loaded(wanted, options, check)
     recipe = Recipe(
         prompt=prompt,
         seed=root,
@@ -280,12 +288,6 @@ def make_clip(
     started = time.perf_counter() if started is None else started
     weights, loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
-    arguments = pipeline_arguments(recipe.settings)
-    if image is not None and tuple(first_frames(image, 1)[0].shape[2:]) == (
-        arguments["height"],
-        arguments["width"],
-    ):
-        arguments |= {"height": None, "width": None}  # so that a wrong size is told as the image's
     counter = FrameCounter()
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
@@ -301,16 +303,15 @@ def make_clip(
     ):
         output = pipeline(
             recipe.prompt,
-            image=image,
             beginning=beginning,
-            noise=BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device),
+            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
             output_type="uint8" if sink is None else "latent",
             determinism=recipe.determinism,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
-            **arguments,
+            **_arguments(recipe.settings, image),
         )
     facts = counter.facts()
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
@@ -338,13 +339,23 @@ def make_clip(
     )
 
 
-def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> Request:
-    """What is to be made of a prompt and settings by a model of this geometry.
+def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:
+    """What the pipeline takes of settings and image; a size that is the image's is not asked for as well."""
+    arguments = pipeline_arguments(settings) | {"image": image}
+    if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[2:]:
+        arguments |= {"height": None, "width": None}
+    return arguments
+
+
+def check_request(
+    geometry: PyramidGeometry, prompt: str, settings: Preset, image: PipelineImageInput | None = None
+) -> Request:
+    """What is to be made of a prompt, settings and first frame by a model of this geometry.
 
     Raises:
         ValueError, TypeError: what the pipeline would refuse, before it is loaded.
     """
-    arguments = pipeline_arguments(settings)
+    arguments = _arguments(settings, image)
     del arguments["prompt_suffix"]  # any text will do
     embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
     return check_call(
@@ -353,7 +364,6 @@ def check_request(geometry: PyramidGeometry, prompt: str, settings: Preset) -> R
         (1, 1),
         prompt=prompt,
         embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
-        image=None,
         beginning=None,
         num_videos_per_prompt=1,
         **arguments,
@@ -396,8 +406,34 @@ def _loaded(
     return pipeline
 
 
-def _as_it_is(pipeline: PyramidFlowPipeline, compile: bool) -> PyramidFlowPipeline:
+def _loaded_with(
+    loras: Mapping[str | Path, float],
+    settings: Preset,
+    options: RunOptions,
+    check: Callable[[PyramidGeometry], object],
+) -> PyramidFlowPipeline:
+    """A pipeline of these settings that nobody shares, with LoRAs; what is none is refused before."""
+    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    source = read_source(settings.model, variant=settings.variant)
+    check(source.geometry)
+    target = default_device() if options.device is None else usable_device(options.device)
+    pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
+    for adapter, file in files.items():
+        pipeline.load_lora_weights(file, adapter_name=adapter)
+    pipeline.set_adapters(list(files), list(loras.values()))
+    if options.compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
+
+
+def _as_it_is(
+    pipeline: PyramidFlowPipeline, compile: bool, loras: Mapping[str | Path, float] | None
+) -> PyramidFlowPipeline:
     """A pipeline that the caller gave, whose files are still those that were loaded."""
+    if loras:
+        raise ValueError(
+            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+        )
     if compile:
         raise ValueError(
             "compile is for a pipeline that generate loads; call "

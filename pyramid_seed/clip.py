@@ -20,7 +20,8 @@ from .files import replacing
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
-from .media.video import Frames, write_video
+from .media.frames import Frames
+from .media.video import write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .provenance.latents import latents_path, write_latents

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from .files import check_free, check_no_folder, check_reachable
+from .files import check_free, check_no_folder, check_reachable, slug
 from .media.video import check_ending, check_fps, check_replaceable
 from .provenance.latents import latents_path
 from .provenance.manifest import sidecar_path
@@ -53,8 +52,7 @@ def _check_file(path: Path, overwrite: bool) -> None:
 
 def clip_stem(prompt: str, seed: int) -> str:
     """A file name, without its ending, made of prompt and seed; safe on every system."""
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60].strip("-") or "clip"
-    return f"{words}_seed{seed}"
+    return f"{slug(prompt, 60)}_seed{seed}"
 
 
 def continued_stem(stem: str, num_frames: int, branch_seed: int | None) -> str:

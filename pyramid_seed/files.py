@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files: written whole or not at all, their digests, and names made of text."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -59,6 +61,25 @@ def check_reachable(path: Path) -> None:
         raise NotADirectoryError(f"{path} cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{path} cannot be written: no permission to write into {folder}")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(text: str, length: int) -> str:
+    """The letters a-z and digits of a text, the rest as hyphens: part of a file name, safe on every system.
+
+    Args:
+        text: of any kind, such as a prompt.
+        length: of the name at most, in characters.
+
+    Returns:
+        "clip" if there are no such letters.
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].strip("-") or "clip"
 
 
 def _swap_folder(new: Path, old: Path) -> None:

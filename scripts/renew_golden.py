@@ -19,7 +19,7 @@ import numpy as np
 from pyramid_seed import Clip, generate
 from pyramid_seed.environment import fingerprint_differences
 from pyramid_seed.files import replacing
-from pyramid_seed.media.video import Frames
+from pyramid_seed.media.frames import Frames
 from pyramid_seed.provenance.diff import compare_results, compare_weights, first_difference
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"

@@ -11,20 +11,21 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = {"checks", "choices", "files", "resources", "version"}
+LEAVES = {"checks", "choices", "files", "resources", "unique_keys", "version"}
 ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "devices": set(),
     "seeds": {"checks"},
     "dtypes": {"choices"},
-    "run_options": {"checks", "choices", "devices"},
+    "fields": {"checks"},
+    "run_options": {"checks", "choices", "devices", "fields"},
     "geometry": {"checks"},
     "noise": {"checks", "geometry", "seeds"},
     "determinism": {"choices", "seeds"},
     "environment": {"choices", "determinism", "version"},
-    "presets": {"checks", "resources"},
+    "presets": {"checks", "choices", "fields", "resources", "unique_keys"},
     "schedulers": set(),
     "media": {"files"},
-    "models": {"choices", "schedulers"},
+    "models": {"choices", "files", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
     "pipelines": {
         "checkpoints",
@@ -39,18 +40,29 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     }
     | {"schedulers"},
     "provenance": {"checks", "choices", "devices", "environment", "files", "geometry", "media", "noise"}
-    | {"presets", "recipe", "version"},
+    | {"presets", "recipe", "seeds", "version"},
     "clip_files": {"files", "media", "provenance"},
     "recipe": {"choices", "geometry", "noise", "presets"},
     "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "presets", "provenance"}
     | {"recipe"},
-    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment", "media"}
-    | {"noise", "pipelines", "presets", "recipe", "run_options"},
+    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
+    | {"geometry", "media"}
+    | {"models", "noise", "pipelines", "presets", "recipe", "run_options"},
     "reproduce": {"api", "checkpoints", "clip", "dtypes", "media", "models", "pipelines", "provenance"}
     | {"recipe"},
     "batch": {"api", "checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
-    | {"files", "media", "noise", "pipelines", "presets", "run_options", "seeds"},
-    "explore": {"batch", "choices", "files", "media", "presets", "provenance", "run_options", "seeds"}
+    | {"checks", "files", "media", "noise", "pipelines", "presets", "run_options", "seeds", "unique_keys"},
+    "explore": {
+        "batch",
+        "choices",
+        "files",
+        "geometry",
+        "media",
+        "presets",
+        "provenance",
+        "run_options",
+        "seeds",
+    }
     | {"version"},
     "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
     | {"presets", "provenance", "recipe", "reproduce", "run_options", "seeds"},

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.cli import main
-from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
@@ -55,7 +56,7 @@ def test_nothing_is_overwritten_silently(tmp_path, capsys):
     [
         (["--num-frames", "18"], "num_frames must be 4k + 1, got 18; use 17 or 21"),
         (["--height", "70"], "height must be a multiple of 32, got 70; use 64 or 96"),
-        (["--num-frames", "0"], "generate: num_frames must be a whole number of at least 1, got 0"),
+        (["--num-frames", "0"], "generate: num_frames must be a whole number of at least 1, got 0; use 1"),
         (["--preset", "tinny"], "did you mean 'tiny'?"),
         (["--preset", "no.yaml"], "the preset no.yaml does not exist"),
         (["--image", "no.png"], "the picture no.png does not exist"),

@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from pyramid_seed import Clip, generate, load_pipeline
 from pyramid_seed.cli import main
-from pyramid_seed.provenance.diff import compare_manifests
+from pyramid_seed.provenance.diff import diff_manifests
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.provenance.show import describe
 from pyramid_seed.reproduce import extend, regenerate, verify
@@ -129,7 +129,7 @@ def test_show_and_diff(clip, plain):
     told = dict(describe(clip.manifest))["lora"]
     assert told.startswith("style.safetensors, scale 0.7, SHA-256 ")
     assert "lora" not in dict(describe(plain.manifest))
-    fields = [each.field for each in compare_manifests(clip.manifest, plain.manifest).weights]
+    fields = [each.field for each in diff_manifests(clip.manifest, plain.manifest).weights]
     assert fields == ["loras.0.sha256", "loras.0.scale", "loras.0.fused"]
 
 
@@ -140,7 +140,7 @@ def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lor
     assert longer.manifest["loras"] == clip.manifest["loras"]
     again = extend(saved, 17, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
-    with pytest.raises(ValueError, match=r"made with style\.safetensors .* this pipeline has no LoRA"):
+    with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
         extend(clip, 17, progress=False)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from pyramid_seed.files import _swap_folder, check_reachable, replacing
+from pyramid_seed.files import _swap_folder, check_reachable, file_digest, replacing, slug
 
 
 def names(folder: Path) -> list[str]:
@@ -81,3 +82,22 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(NotADirectoryError, match=r"b\.mp4 cannot be written: .*a\.mp4 is not a folder"):
         check_reachable(tmp_path / "a.mp4" / "b.mp4")
+
+
+def test_the_digest_is_sha256_of_the_bytes(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(data)
+    assert file_digest(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def test_slugs_are_the_names_of_earlier_versions():
+    for text, name in {
+        "../../etc/passwd": "etc-passwd",
+        "A  Boat!": "a-boat",
+        "日本": "clip",
+        "": "clip",
+        "x" * 99: "x" * 48,
+        f"{'x' * 47} y": "x" * 47,
+    }.items():
+        assert slug(text, 48) == name
+    assert slug("x" * 99, 60) == "x" * 60

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.geometry import HistoryClip, PyramidGeometry, history_plan
+from pyramid_seed.geometry import HistoryClip, LatentShape, PyramidGeometry, history_plan
 from tests.cases import check_cases
 
 PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
@@ -39,6 +39,46 @@ def test_frame_counts_are_inverse(geometry, num_latent_frames):
     num_frames = geometry.num_frames(num_latent_frames)
     geometry.check_num_frames(num_frames)
     assert geometry.num_latent_frames(num_frames) == num_latent_frames
+
+
+def test_the_units_of_the_published_checkpoints():
+    assert [PUBLISHED.frames_of_unit(unit) for unit in range(3)] == [range(1), range(1, 9), range(9, 17)]
+    assert PUBLISHED.frames_of_units(1) == [range(1)]
+    assert PUBLISHED.frames_of_units(12) == [range(1), range(1, 9), range(9, 12)]
+    for bad in (PUBLISHED.unit_of_frame, PUBLISHED.frames_of_unit):
+        with pytest.raises(ValueError, match="must be at least 0, got -1"):
+            bad(-1)
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        PUBLISHED.frames_of_units(0)
+
+
+@given(GEOMETRIES, st.integers(1, 100))
+def test_every_frame_is_made_by_one_unit(geometry, num_latent_frames):
+    num_frames = geometry.num_frames(num_latent_frames)
+    units = geometry.frames_of_units(num_frames)
+    assert [frame for frames in units for frame in frames] == list(range(num_frames))
+    assert units == [geometry.frames_of_unit(unit) for unit in range(num_latent_frames)]
+    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_latent_frames - 1}
+
+
+@given(GEOMETRIES, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
+def test_the_shape_of_latents_is_that_of_every_stage(geometry, channels, rows, columns):
+    height, width = (count * geometry.size_multiple for count in (rows, columns))
+    shape = geometry.latent_shape(channels, height, width)
+    for stage in range(geometry.num_stages):
+        size = geometry.stage_size(height, width, stage)
+        assert shape.stage(stage).as_tuple() == (1, channels, 1, *size)
+        assert shape.stage(stage).stage(0) == shape.stage(0)
+    assert shape.stage(geometry.num_stages - 1) == shape
+
+
+def test_refused_shapes_of_latents():
+    with pytest.raises(ValueError, match="latent width must be a multiple of 4, got 10; use 8 or 12"):
+        LatentShape(16, 8, 10, num_stages=3)
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
+        LatentShape(0, 8, 8, num_stages=3)
+    with pytest.raises(ValueError, match=r"stage must be in 0 .. 2, got 3; use 2"):
+        LatentShape(16, 8, 8, num_stages=3).stage(3)
 
 
 @given(GEOMETRIES, st.integers(-50, 500))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pyramid_seed.environment import fingerprint_differences
-from pyramid_seed.media.video import frames_digest
+from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.provenance.diff import compare_noise, compare_weights
 from pyramid_seed.provenance.manifest import check_manifest
 from scripts.renew_golden import CLIPS, explain, golden_manifest, make_clip, read_frames, read_manifests

@@ -16,7 +16,8 @@ from pyramid_seed import Clip, generate
 from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frame_file import FrameFile
-from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import extend, regenerate
 

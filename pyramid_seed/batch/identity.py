@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from ..files import slug
 from ..noise import SCHEME
 from ..presets import Preset
 from .items import BatchItem
@@ -17,6 +18,7 @@ from .items import BatchItem
 KEY_LENGTH = 16
 """Hexadecimal digits of a key in names of files: 64 bits."""
 
+_WORDS_LENGTH = 48
 _NOT_CONTENT = ("name", "description", "model", "variant")
 
 
@@ -27,7 +29,7 @@ class Job:
     Attributes:
         item: what to make.
         key: SHA-256 (hex) of its content.
-        steps: transformer steps of each unit, 0 for one that is given.
+        steps: transformer steps of each unit, 0 for an encoded image.
     """
 
     item: BatchItem
@@ -42,7 +44,7 @@ class Job:
     @property
     def file(self) -> str:
         """The clip's file name."""
-        return f"{words_of(self.item.prompt)}_seed{self.item.seed}_{self.id}.mp4"
+        return f"{slug(self.item.prompt, _WORDS_LENGTH)}_seed{self.item.seed}_{self.id}.mp4"
 
     @property
     def cost(self) -> int:
@@ -74,11 +76,6 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
     return hashlib.sha256(_canonical(content)).hexdigest()
 
 
-def words_of(prompt: str) -> str:
-    """The prompt's letters and digits as part of a file name, safe on every system."""
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-") or "clip"
-
-
 def in_order(jobs: Sequence[Job]) -> list[Job]:
     """The order to take jobs in: model by model, the longest first, so that processes end together."""
 
@@ -99,17 +96,7 @@ def jobs_to_json(jobs: Sequence[Job]) -> str:
 
 def jobs_from_json(text: str) -> list[Job]:
     """The jobs that `jobs_to_json` wrote."""
-    jobs = []
-    for row in json.loads(text):
-        values = row["item"]
-        settings: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values["settings"].items()
-        }
-        image = None if values["image"] is None else Path(values["image"])
-        item = BatchItem(**values | {"settings": Preset(**settings), "image": image})
-        jobs.append(Job(item, row["key"], tuple(row["steps"])))
-    return jobs
+    return msgspec.convert(json.loads(text), list[Job], dec_hook=lambda kind, value: kind(value))
 
 
 def _meaning(settings: Preset) -> Preset:

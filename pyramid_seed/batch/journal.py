@@ -1,12 +1,11 @@
-"""The books of a batch: what came of every item, in `index.jsonl`.
+"""The record of a batch: the outcome of every item, in `index.jsonl`.
 
-Each process writes what it made as a file of its own, whole or not at all; the main process gathers these in
-the index. So whatever is killed, no line is lost or half-written.
+Each process writes the outcome of an item as a file of its own, whole or not at all; the main process gathers
+these in the index. So whatever is killed, no line is lost or half-written.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import file_digest, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ _LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from the last byte 
 
 
 class Journal:
-    """The books in a batch's output folder.
+    """The record in a batch's output folder.
 
     Args:
         folder: the output folder.
@@ -43,16 +42,16 @@ class Journal:
         return self.folder / ".work" / key
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Write what came of one item; `entry["id"]` names it."""
+        """Write the outcome of one item; `entry["id"]` names it."""
         _write_whole(self._record_path(entry["id"]), _line(entry))
 
     def entries(self) -> dict[str, Entry]:
         """The latest entry of every item, by its id: those of the index, and what was recorded since."""
-        found = {entry["id"]: entry for entry in self._indexed()}
+        entries = {entry["id"]: entry for entry in self._indexed()}
         for path in self._record_paths():
             entry = json.loads(path.read_text(encoding="utf-8"))
-            found[entry["id"]] = entry
-        return found
+            entries[entry["id"]] = entry
+        return entries
 
     def merge(self, others: Iterable[Mapping[str, Any]] = (), *, without: Collection[str] = ()) -> None:
         """Write the index anew, sorted by file name; only for the main process.
@@ -121,12 +120,6 @@ class Journal:
             elif "id" in entry:
                 entries.append(entry)
         return entries
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_older(path: Path, seconds: float) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
+
+from tqdm import tqdm
 
 _TERMINAL_SECONDS = 0.2
 _OTHER_SECONDS = 30.0
@@ -17,7 +18,8 @@ class Counts:
     Attributes:
         clips, steps: in all.
         clips_done, clips_failed: finished ones.
-        steps_done: made by this launch. steps_known: found from an earlier one.
+        steps_done: made by this launch.
+        steps_known: made by an earlier one.
     """
 
     clips: int
@@ -29,51 +31,58 @@ class Counts:
 
 
 class ProgressLine:
-    """Writes a `Counts` to standard error now and then: over itself on a terminal, else as a new line."""
+    """Shows `Counts` on standard error: one line on a terminal, elsewhere a line now and then.
 
-    def __init__(self) -> None:
-        self._stream = sys.stderr
-        self._over = self._stream.isatty()
-        self._started = time.monotonic()
-        self._shown_at = float("-inf")
-        self._shown: tuple[int, int] | None = None
-        self._width = 0
+    Args:
+        counts: how far the batch is at the beginning.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            desc=_clips(counts),
+            total=counts.steps,
+            file=sys.stderr if is_terminal else _SeparateLines(),
+            bar_format="{desc}, {n_fmt}/{total_fmt} steps, {remaining} left{postfix}",
+            mininterval=_TERMINAL_SECONDS if is_terminal else _OTHER_SECONDS,
+            miniters=0,  # a clip may fail, and so change the line, without a step
+            smoothing=0,  # time left by the mean of all steps
+        )
 
     def show(self, counts: Counts) -> None:
-        """Write the line if a clip was finished, or if the last one is old."""
-        now = time.monotonic()
-        finished = (counts.clips_done, counts.clips_failed)
-        age = now - self._shown_at
-        if finished == self._shown and age < (_TERMINAL_SECONDS if self._over else _OTHER_SECONDS):
-            return
-        self._shown_at, self._shown = now, finished
-        line = describe(counts, now - self._started)
-        self._stream.write(f"\r{line:<{self._width}}" if self._over else f"{line}\n")
-        self._stream.flush()
-        self._width = len(line)
+        """Write the line if the last one is old enough."""
+        bar = self._bar
+        self._set(counts)
+        bar.update(0)
 
-    def close(self) -> None:
-        """End the line."""
-        if self._over and self._width:
-            self._stream.write("\n")
-            self._stream.flush()
+    def close(self, counts: Counts) -> None:
+        """Write the line for the last time."""
+        self._set(counts)
+        self._bar.close()
 
-
-def describe(counts: Counts, seconds: float) -> str:
-    """The line: clips, steps, seconds a clip, time left."""
-    finished = counts.clips_done + counts.clips_failed
-    steps = counts.steps_done + counts.steps_known
-    parts = [f"{finished}/{counts.clips} clips", f"{steps}/{counts.steps} steps"]
-    if finished:
-        parts.append(f"{seconds / finished:.1f} s a clip")
-    if counts.steps_done and finished < counts.clips:
-        parts.append(f"{_duration(seconds / counts.steps_done * (counts.steps - steps))} left")
-    if counts.clips_failed:
-        parts.append(f"{counts.clips_failed} failed")
-    return ", ".join(parts)
+    def _set(self, counts: Counts) -> None:
+        bar = self._bar
+        bar.initial = counts.steps_known  # these took no time
+        bar.n = counts.steps_known + counts.steps_done
+        bar.set_description_str(_clips(counts), refresh=False)
+        facts = []
+        if finished := counts.clips_done + counts.clips_failed:
+            facts.append(f"{bar.format_dict['elapsed'] / finished:.1f} s per clip")
+        if counts.clips_failed:
+            facts.append(f"{counts.clips_failed} failed")
+        bar.set_postfix_str(", ".join(facts), refresh=False)
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+class _SeparateLines:
+    """Standard error where nothing can be written over: tqdm's carriage returns become ends of lines."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _clips(counts: Counts) -> str:
+    return f"{counts.clips_done + counts.clips_failed}/{counts.clips} clips"

@@ -27,23 +27,25 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..media.frame_file import FrameFile
-from ..media.images import open_picture, picture_digest
+from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
 from ..pipelines.inputs import Request, first_frames
-from ..presets import Preset, Settings
+from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .jobs import run_jobs
 from .launch import Launch, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
-from .worker import BatchSummary, Plan, run_jobs
+from .summary import BatchSummary, Plan
 
 # Variables that a launcher sets, and whose effect is recorded as the number of threads.
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
 
 
+@settings_listed
 def run_batch(
     prompts: str | Path,
     output: str | Path,
@@ -84,7 +86,7 @@ def run_batch(
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
         progress: show a line on standard error.
-        settings: values that replace the presets'; a row's own come first.
+        settings: values that replace the presets', see below; a row's own come first.
 
     Returns:
         What came of it; whole only on the main process.
@@ -180,7 +182,7 @@ class _ClipMaker:
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
-        """The clip of a job, see `worker.Maker`."""
+        """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
         pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
         weights = weights_of(pipeline) or ()
@@ -210,9 +212,9 @@ class _ClipMaker:
 def _image_of(item: BatchItem) -> Image | None:
     if item.image is None:
         return None
-    image = open_picture(item.image)
-    if picture_digest(image) != item.image_digest:
-        raise ValueError(f"{item.image} is another picture than when the batch began")
+    image = open_image(item.image)
+    if pixels_digest(image) != item.image_digest:
+        raise ValueError(f"{item.image} is another image than when the batch began")
     return image
 
 

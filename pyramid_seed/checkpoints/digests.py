@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import file_digest, replacing
 
 # A file can change twice within one tick of its clock: digests of files this young are not kept.
 _SETTLED_NS = 2_000_000_000
@@ -39,7 +39,7 @@ def weight_digests(folder: Path, files: Iterable[str], *, fresh: bool = False) -
         status = path.stat()
         entry = known.get(str(path), {})
         if (entry.get("size"), entry.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
-            entry = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _sha256(path)}
+            entry = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_digest(path)}
             if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
                 found[str(path)] = entry
         rows.append({"file": name, "size": entry["size"], "sha256": entry["sha256"]})
@@ -67,11 +67,6 @@ def cache_path() -> Path:
     except RuntimeError as error:
         raise OSError(f"this user has no home folder ({error}); set XDG_CACHE_HOME") from error
     return cache / "pyramid_seed" / "weights.json"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cache_path_here() -> Path | None:

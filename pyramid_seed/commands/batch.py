@@ -7,13 +7,11 @@ from pathlib import Path
 
 from .options import (
     Commands,
-    add_launch_option,
-    add_path_options,
     add_run_options,
     add_setting_options,
-    add_text_encoders_option,
     quiet_loading,
     root_seed,
+    run_options_from,
     say,
     settings_from,
     tell_clips,
@@ -59,10 +57,7 @@ def add(commands: Commands) -> None:
         "--keep-going", action="store_true", help="make the others if some rows are bad (status 1)"
     )
     add_setting_options(parser)
-    running = add_run_options(parser)
-    add_path_options(running)
-    add_text_encoders_option(running, ("keep", "offload"))
-    add_launch_option(running)
+    add_run_options(parser, many=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,16 +72,11 @@ def run(options: argparse.Namespace) -> int:
         file_format=options.format,
         seeds=options.seed,
         preset=options.preset,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
-        attention=options.attention,
-        compile=options.compile,
-        text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,
         progress=not options.quiet,
+        **run_options_from(options).arguments(),
         **settings_from(options),
     )
     if not summary.is_main:

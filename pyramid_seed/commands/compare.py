@@ -12,7 +12,7 @@ from .options import Commands, say
 if TYPE_CHECKING:
     from ..explore.compare import FrameDifference, PixelComparison
     from ..explore.stored import StoredClip
-    from ..provenance.diff import Comparison
+    from ..provenance.diff import ManifestDiff
 
 
 _FPS = 8.0  # of videos made from folders of pictures, which have no rate
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     from ..explore.compare_images import gain_for
     from ..explore.compare_report import FILES, check_folder, write_report
     from ..explore.stored import read_clip
-    from ..provenance.diff import compare_manifests
+    from ..provenance.diff import diff_manifests
 
     folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")
     check_folder(folder, overwrite=options.overwrite)
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     found = compare_frames(a.frames, b.frames)
     both = None
     if a.manifest is not None and b.manifest is not None:
-        both = compare_manifests(a.manifest, b.manifest)
+        both = diff_manifests(a.manifest, b.manifest)
     gain = options.gain or gain_for(found.farthest.largest)
     fps = a.fps or b.fps or _FPS
     write_report(folder, a, b, found, both, gain=gain, fps=fps, overwrite=options.overwrite)
@@ -129,7 +129,9 @@ def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
         )
 
 
-def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:
+def _tell_manifests(
+    a: StoredClip, b: StoredClip, pixels: PixelComparison, found: ManifestDiff | None
+) -> None:
     from ..provenance.show import printable
 
     print()

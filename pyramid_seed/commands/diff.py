@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .options import Commands, say, say_step
 
 if TYPE_CHECKING:
-    from ..provenance.diff import Comparison
+    from ..provenance.diff import ManifestDiff
 
 
 def add(commands: Commands) -> None:
@@ -28,15 +28,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed diff`."""
-    from ..provenance.diff import compare_manifests
+    from ..provenance.diff import diff_manifests
     from ..provenance.manifest import find_manifest
 
-    found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
+    found = diff_manifests(find_manifest(options.a), find_manifest(options.b))
     tell_difference(found)
     return 0 if found.is_same_clip else 1
 
 
-def tell_difference(found: Comparison) -> None:
+def tell_difference(found: ManifestDiff) -> None:
     """Print how two manifests differ."""
     from ..provenance.show import printable
 

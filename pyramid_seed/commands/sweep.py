@@ -7,10 +7,10 @@ from pathlib import Path
 
 from .options import (
     Commands,
-    add_launch_option,
     add_run_options,
     add_setting_options,
     quiet_loading,
+    run_options_from,
     say,
     settings_from,
     tell_clips,
@@ -55,8 +55,7 @@ def add(commands: Commands) -> None:
         help="keep every bit in the files: measures are exact, and the page plays copies",
     )
     add_setting_options(parser)
-    running = add_run_options(parser)
-    add_launch_option(running)
+    add_run_options(parser, many=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -82,12 +81,10 @@ def run(options: argparse.Namespace) -> int:
         seeds=seeds,
         against=options.against,
         preset=options.preset,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
         lossless=options.lossless,
         num_processes=options.num_processes,
         progress=not options.quiet,
+        **run_options_from(options).arguments(),
         **settings_from(options),
     )
     batch = summary.batch

@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
 
+    from ..run_options import RunOptions
     from ..ui.limits import Limits
     from ..ui.server import LOOPBACK, serve
     from ..ui.studio import Studio
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     quiet_loading()
 
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
-    studio = Studio(options.output, presets, limits, options.device)
+    studio = Studio(options.output, presets, limits, RunOptions(device=options.device))
     if options.host not in LOOPBACK:
         print(
             f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "

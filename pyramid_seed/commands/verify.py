@@ -27,10 +27,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed verify`."""
     if options.noise_only:
-        from ..provenance.manifest import read_verifiable
-        from ..provenance.verify import verify_noise
+        from ..provenance.verify import verify_noise_of_file
 
-        found = verify_noise(read_verifiable(options.clip), options.clip)
+        found = verify_noise_of_file(options.clip)
     else:
         image = open_image(options.image)
 

@@ -1,1 +1,1 @@
-"""Frames as files: video, pictures, contact sheets."""
+"""Frames as files: video, images, contact sheets."""

@@ -1,4 +1,4 @@
-"""The contact sheet of a batch: a strip of small frames a clip."""
+"""Many small images in one: grids, rows of a clip's frames, the contact sheet of a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .video import Frames, image_grid, write_image
+from .frames import Frames, check_frames
+from .images import read_image
+from .video import write_image
 
 _CELL = 96
 _FRAMES = 6
@@ -16,31 +18,80 @@ _ROWS = 50
 _GREY = 64
 
 
+def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
+    """One image (H, W, 3) of many of equal size, row by row, with `gap` pixels of `grey` between them.
+
+    Raises:
+        ValueError: no images, images of several sizes, or a wrong number of columns.
+    """
+    if len(images) == 0:
+        raise ValueError("a grid needs at least one image")
+    if columns < 1 or gap < 0:
+        raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
+    for image in images:
+        check_frames(image, name="image", shape="(H, W, 3)")
+        if image.shape != images[0].shape:
+            raise ValueError(f"images of a grid must be of one size: {images[0].shape} and {image.shape}")
+    height, width, _ = images[0].shape
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), grey, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
+    """One row per clip, each with `columns` frames evenly spaced from its first to its last: (H, W, 3).
+
+    For every frame of one clip use `image_grid(frames, columns)`.
+
+    Args:
+        clips: arrays (T, H, W, 3) of one height and width; T may differ. A clip with fewer frames than
+            columns shows some of them twice.
+        columns: frames per clip.
+    """
+    for clip in clips:
+        check_frames(clip)
+    return image_grid([clip[i] for clip in clips for i in _evenly_spaced(len(clip), columns)], columns)
+
+
 class Strip:
-    """A clip's strip: frames from first to last, each in a square of its own, chosen while they go by."""
+    """A clip's strip: frames from first to last, each in a square of its own, chosen as they go by.
+
+    Args:
+        num_frames: how many there will be.
+    """
 
     def __init__(self, num_frames: int) -> None:
-        self._chosen = np.linspace(0, num_frames - 1, _FRAMES).round().astype(int).tolist()
+        self._chosen = _evenly_spaced(num_frames, _FRAMES)
         self._cells: list[Frames] = []
         self._num_seen = 0
 
     def add(self, frame: Frames) -> None:
         """The next frame (H, W, 3)."""
-        wanted = self._chosen.count(self._num_seen)
+        times = self._chosen.count(self._num_seen)
         self._num_seen += 1
-        if wanted:
-            self._cells += [_cell(frame)] * wanted
+        if times:
+            self._cells += [_cell(frame)] * times
 
     def write(self, path: Path) -> None:
-        """Write the picture, once all frames were there."""
+        """Write the strip as an image, once all frames were there."""
         write_image(path, image_grid(self._cells, _FRAMES), overwrite=True)
 
 
 def write_sheet(path: Path, strips: Sequence[Path]) -> None:
     """Write the sheet of these strips, in their order; those that are missing are left out."""
-    images = [np.asarray(Image.open(strip).convert("RGB")) for strip in strips if strip.is_file()]
+    images = [read_image(strip) for strip in strips if strip.is_file()]
     if images:
         write_image(path, image_grid(images, -(-len(images) // _ROWS), gap=4), overwrite=True)
+
+
+def _evenly_spaced(num_frames: int, count: int) -> list[int]:
+    """Indices from the first frame to the last; some of them twice if there are fewer frames."""
+    indices: list[int] = np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
+    return indices
 
 
 def _cell(frame: Frames) -> Frames:

@@ -1,20 +1,20 @@
-"""Size and digests of a clip's frames, told while they go by."""
+"""Size and digests of a clip's frames, computed as they go by."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
-from .video import Frames, frames_digest
+from .frames import Frames, frames_digest
 
 
 @dataclass(frozen=True)
 class FrameFacts:
-    """What a manifest tells of a clip's frames, wherever they are.
+    """What a manifest says of a clip's frames, wherever they are.
 
     Attributes:
         num_frames, height, width: their size.
-        digest: SHA-256 of them all, see `video.frames_digest`.
+        digest: SHA-256 of them all, see `frames.frames_digest`.
         chunk_digests: the same of each decoded chunk: frame 0 alone, then the frames of a latent frame each.
     """
 

@@ -10,14 +10,16 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ..files import replacing
+from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Encoder, Mp4Settings, mux_mp4, store_packet, stored_packets
-from .video import Frames, check_comment, check_fps, check_frames, check_scale, enlarge
+from .video import check_comment, check_fps, check_scale
 
 
 class FrameFile:
     """Where `generate(..., sink=file)` puts a clip's frames: encoded, in a file without a name.
 
-    A context manager. Inside it the clip can be saved; with it the frames go, also if the process is killed.
+    A context manager. The clip can be saved only inside the block; its frames are deleted when it ends, also
+    if the process is killed.
 
     Args:
         path: where the clip is to be written, an .mp4: what is encoded waits on the same disk.
@@ -49,7 +51,7 @@ class FrameFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # what a full disk did not take was told by `write`, and all of it goes now
+        with suppress(OSError):  # `write` has raised for what a full disk did not take
             self._open_spool().close()
         self._spool = self._encoder = None
 

@@ -18,7 +18,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
-Frames = NDArray[np.uint8]
+from .frames import Frames
 
 # ITU-T H.273 code points: 1 = BT.709 (primaries, transfer, matrix), 0 = RGB; range 1 = limited, 2 = full.
 _BT709, _RGB_MATRIX, _LIMITED, _FULL = 1, 0, 1, 2
@@ -33,8 +33,8 @@ class Mp4Settings:
     """How a clip is encoded.
 
     Attributes:
-        height, width: of the pictures in the file; even, unless lossless.
-        rate: frames a second.
+        height, width: of the frames in the file; even, unless lossless.
+        rate: frames per second.
         lossless: store the RGB values themselves.
     """
 
@@ -78,7 +78,7 @@ class Mp4Settings:
 
 
 class Mp4Encoder:
-    """Turns pictures into packets, in order."""
+    """Turns frames into packets, in order."""
 
     def __init__(self, settings: Mp4Settings) -> None:
         self._settings = settings
@@ -88,27 +88,27 @@ class Mp4Encoder:
         self._context.time_base = 1 / settings.rate
         self._num_encoded = 0
 
-    def encode(self, picture: Frames) -> list[av.Packet]:
-        """What is finished after the next picture (height, width, 3)."""
+    def encode(self, image: Frames) -> list[av.Packet]:
+        """The packets that are finished after the next frame, `image` (height, width, 3)."""
         if self._settings.lossless:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         else:
-            frame = av.VideoFrame.from_ndarray(_rgb_to_yuv420(picture), format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(_rgb_to_yuv420(image), format="yuv420p")
         frame.pts = self._num_encoded
         frame.time_base = 1 / self._settings.rate
         self._num_encoded += 1
         return self._context.encode(frame)
 
     def finish(self) -> list[av.Packet]:
-        """What is left; the encoder takes no more pictures."""
+        """The packets that are left; the encoder takes no more frames."""
         return self._context.encode()
 
 
-def encode_mp4(settings: Mp4Settings, pictures: Iterable[Frames]) -> Iterator[av.Packet]:
-    """The packets of a clip."""
+def encode_mp4(settings: Mp4Settings, images: Iterable[Frames]) -> Iterator[av.Packet]:
+    """The packets of a clip, whose frames (height, width, 3) come one by one."""
     encoder = Mp4Encoder(settings)
-    for picture in pictures:
-        yield from encoder.encode(picture)
+    for image in images:
+        yield from encoder.encode(image)
     yield from encoder.finish()
 
 

@@ -1,15 +1,13 @@
-"""Clips and pictures as files.
+"""Clips as files: written, read back.
 
-Frames are uint8 RGB arrays of shape (T, H, W, 3): time, height, width, channel. The ending of a path chooses
-the format (see `write_video`). An mp4 is a pure function of frames, rate, comment and options, see `mp4`;
-another version of PyAV may carry another x264, and then write other bytes.
+The ending of a path chooses the format (see `write_video`). An mp4 is a pure function of frames, rate,
+comment and options, see `mp4`; another version of PyAV may carry another x264, and then write other bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,13 @@ import imageio.v3 as iio
 import numpy as np
 
 from ..files import check_no_folder, replacing
-from .mp4 import Frames as Frames
+from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
 VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 _MIN_FPS, _MAX_FPS, _MAX_GIF_FPS = 0.1, 1000, 50  # viewers slow a .gif down whose frames last under 20 ms
-
-
-def frames_digest(frames: Frames) -> str:
-    """SHA-256 (hex) of the bytes of `frames` in (T, H, W, C) order: `hashlib.sha256(frames.tobytes())`.
-
-    The shape is not part of the hash, so that anybody can recompute it with any tool.
-    """
-    check_frames(frames)
-    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
 def write_video(
@@ -51,10 +40,11 @@ def write_video(
 
     - `.mp4`: h264, yuv420p, BT.709, plays in browsers. `lossless=True` stores the RGB values themselves
       (x264's RGB mode): the frames come back bit for bit, but few browsers play it.
-    - `.gif`: 256 colours a frame, never lossless; at most 50 frames a second. Its clock ticks in hundredths
-      of a second, so single frames may be a tick longer than others; the whole clip has the right length.
+    - `.gif`: 256 colours per frame, never lossless; at most 50 frames per second. Its clock ticks in
+      hundredths of a second, so single frames may be a tick longer than others; the whole clip has the
+      right length.
     - `.webp`: animated; `lossless=True` keeps every bit.
-    - `.png`: always lossless. A clip of one frame is a picture, a longer one a folder of that name with
+    - `.png`: always lossless. A clip of one frame is an image, a longer one a folder of that name with
       `0000.png`, `0001.png`, ... A path without an ending is such a folder for any number of frames.
 
     Equal frames in a row become one longer frame in `.gif` and `.webp`. The file or folder appears whole or
@@ -63,7 +53,7 @@ def write_video(
     Args:
         path: Where to write.
         frames: (T, H, W, 3), uint8, T >= 1. Height and width (after `scale`) even for a lossy `.mp4`.
-        fps: Frames a second, > 0. Ignored for PNG.
+        fps: Frames per second, > 0. Ignored for PNG.
         comment: Text for the comment tag of an `.mp4`, as long as you like.
         scale: Every pixel becomes scale x scale pixels (nearest neighbour).
         lossless: Keep every bit.
@@ -91,8 +81,8 @@ def write_video(
         if _is_folder(ending, len(frames)):
             _write_png_folder(temporary, frames, scale)
         elif ending == ".mp4":
-            pictures = (enlarge(frame, scale) for frame in frames)
-            mux_mp4(temporary, mp4, encode_mp4(mp4, pictures), comment)
+            images = (enlarge(frame, scale) for frame in frames)
+            mux_mp4(temporary, mp4, encode_mp4(mp4, images), comment)
         elif ending == ".png":
             iio.imwrite(temporary, enlarge(frames[0], scale))
         else:
@@ -100,7 +90,7 @@ def write_video(
 
 
 def check_ending(path: Path) -> str:
-    """The ending of `path`, lower case; ValueError if no format has it. No ending is a folder of pictures."""
+    """The ending of `path`, lower case; ValueError if no format has it. No ending is a folder of images."""
     ending = path.suffix.lower()
     if ending and ending not in VIDEO_ENDINGS:
         raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
@@ -108,7 +98,7 @@ def check_ending(path: Path) -> str:
 
 
 def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
-    """Decode a video file: frames (T, H, W, 3) as uint8 RGB, and frames a second.
+    """Decode a video file: frames (T, H, W, 3) as uint8 RGB, and frames per second.
 
     A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
 
@@ -169,7 +159,7 @@ def _damaged(path: str | os.PathLike[str], error: av.InvalidDataError) -> ValueE
 
 
 def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:
-    """Write one picture (H, W, 3), uint8 RGB; `.png`, `.jpg`, `.jpeg` or `.webp`. Whole or not at all.
+    """Write one image (H, W, 3), uint8 RGB; `.png`, `.jpg`, `.jpeg` or `.webp`. Whole or not at all.
 
     Raises:
         ValueError: a wrong array or an unknown ending.
@@ -177,60 +167,10 @@ def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool 
     """
     path = Path(path)
     if path.suffix.lower() not in IMAGE_ENDINGS:
-        raise ValueError(
-            f"cannot write a picture as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}"
-        )
+        raise ValueError(f"cannot write an image as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}")
     check_frames(image, name="image", shape="(H, W, 3)")
     with replacing(path, overwrite=overwrite) as temporary:
         iio.imwrite(temporary, image)
-
-
-def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
-    """One picture (H, W, 3) of many of equal size, row by row, with `gap` pixels of `grey` between them.
-
-    Raises:
-        ValueError: no pictures, pictures of several sizes, or a wrong number of columns.
-    """
-    if len(images) == 0:
-        raise ValueError("a grid needs at least one picture")
-    if columns < 1 or gap < 0:
-        raise ValueError(f"columns must be at least 1 and gap at least 0, got {columns} and {gap}")
-    for image in images:
-        check_frames(image, name="image", shape="(H, W, 3)")
-        if image.shape != images[0].shape:
-            raise ValueError(f"pictures of a grid must be of one size: {images[0].shape} and {image.shape}")
-    height, width, _ = images[0].shape
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), grey, np.uint8)
-    for index, image in enumerate(images):
-        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        grid[top : top + height, left : left + width] = image
-    return grid
-
-
-def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
-    """One row a clip, each with `columns` frames evenly spaced from its first to its last: (H, W, 3).
-
-    For every frame of one clip use `image_grid(frames, columns)`.
-
-    Args:
-        clips: Arrays (T, H, W, 3) of one height and width; T may differ. A clip with fewer frames than
-            columns shows some of them twice.
-        columns: Frames a clip.
-    """
-    for clip in clips:
-        check_frames(clip)
-    picked = [clip[i] for clip in clips for i in np.linspace(0, len(clip) - 1, columns).round().astype(int)]
-    return image_grid(picked, columns)
-
-
-def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
-        raise ValueError(f"{name} must be a numpy array of uint8, got {got}")
-    if frames.ndim != shape.count(",") + 1 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"{name} must have shape {shape} none of it 0, got {frames.shape}")
 
 
 def check_scale(scale: int) -> None:
@@ -270,10 +210,6 @@ def _is_folder(ending: str, num_frames: int) -> bool:
 
 def _is_folder_of_pngs(path: Path) -> bool:
     return path.is_dir() and all(f.suffix == ".png" and f.stem.isdigit() for f in path.iterdir())
-
-
-def enlarge(image: Frames, scale: int) -> Frames:
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ import huggingface_hub
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
+
+from ..files import file_digest
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of a LoRA."""
@@ -184,6 +185,19 @@ def lora_names(file: Path) -> list[str]:
         raise ValueError(f"{file} is no .safetensors that can be read: {error}") from error
 
 
+def check_lora(source: str | Path) -> Path:
+    """The file of a LoRA, see `find_lora_file`, whose names are those of a LoRA.
+
+    Raises:
+        ValueError: it is no safetensors, or holds other weights. FileNotFoundError, OSError: it is not there.
+    """
+    file = find_lora_file(source)
+    others = [name for name in lora_names(file) if ".lora" not in name]
+    if others:
+        raise ValueError(f"{file} is no LoRA: it holds {min(others)}")
+    return file
+
+
 def lora_prefix(names: Collection[str]) -> str | None:
     """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
     return "transformer" if any(name.startswith("transformer.") for name in names) else None
@@ -208,9 +222,7 @@ def _check_names(names: Collection[str], prefix: str | None, modules: Collection
 
 def lora_of_file(adapter: str, file: Path) -> LoraInUse:
     """A LoRA as it is read from a file, at scale 1."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return LoraInUse(adapter, file.name, file.stat().st_size, digest)
+    return LoraInUse(adapter, file.name, file.stat().st_size, file_digest(file))
 
 
 def _scale_of(layer: Any, adapter: str) -> float | None:

@@ -13,8 +13,8 @@ from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from PIL import Image
 
 from ..checks import check_choice as check_choice
-from ..geometry import PyramidGeometry
-from ..media.images import rgb_picture
+from ..geometry import LatentShape, PyramidGeometry
+from ..media.images import to_rgb8
 from ..noise import (
     NoiseSource,
     NoiseStreams,
@@ -40,7 +40,7 @@ class Request:
 
     Attributes:
         num_prompts, num_videos_per_prompt: clips are ordered by prompt.
-        unit_shape: (1, C, 1, H/s, W/s) of one unit's latents.
+        shape: of one unit's latents.
         units: settings of each unit.
         pictures: first frames (1, 3, H, W) in [-1, 1], one a prompt, or none.
         beginnings: of each clip, all with equally many units; or none.
@@ -49,7 +49,7 @@ class Request:
 
     num_prompts: int
     num_videos_per_prompt: int
-    unit_shape: tuple[int, ...]
+    shape: LatentShape
     units: tuple[UnitSettings, ...]
     pictures: tuple[torch.Tensor, ...]
     beginnings: tuple[Beginning, ...]
@@ -154,7 +154,7 @@ def check_call(
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
     check_positive("num_videos_per_prompt", num_videos_per_prompt)
     pictures = () if image is None else first_frames(image, num_prompts)
-    shape = (1, channels, 1, *latent_size(geometry, height, width, pictures))
+    shape = latent_shape(geometry, channels, height, width, pictures)
     num_units = geometry.num_latent_frames(num_frames)
     beginnings = check_beginnings(beginning, num_prompts * num_videos_per_prompt, shape, num_units)
     if pictures and beginnings:
@@ -317,12 +317,11 @@ def noise_sources(
     return [NoiseStreams(root, noise_device) for root in roots]
 
 
-def check_draws(sources: Sequence[NoiseSource], request: Request, num_stages: int) -> None:
+def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:
     """Refuse seeds under which a clip would draw the same noise twice; all its draws are known beforehand."""
     for clip, source in enumerate(sources):
-        draws = draws_of_clip(
-            len(request.units), num_stages, request.unit_shape, with_image=request.begins_with_image(clip)
-        )
+        with_image = request.begins_with_image(clip)
+        draws = draws_of_clip(len(request.units), request.shape, with_image=with_image)
         check_distinct(source, [key for key, _ in draws])
 
 
@@ -330,13 +329,13 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     """Pictures (1, 3, H, W) in [-1, 1], one a prompt, in the size in which they were given.
 
     Takes what diffusers takes: PIL pictures, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
-    [0, 1]; one picture serves all prompts. PIL pictures as `rgb.rgb_picture` shows them.
+    [0, 1]; one picture serves all prompts. PIL pictures as `images.to_rgb8` shows them.
     """
     given = image if isinstance(image, list) else [image]
     for each in given:
         if isinstance(each, ARRAYS):
             _check_values(torch.as_tensor(each))
-    shown = [rgb_picture(each) if isinstance(each, Image.Image) else each for each in given]
+    shown = [to_rgb8(each) if isinstance(each, Image.Image) else each for each in given]
     processor = VaeImageProcessor(do_resize=False)
     batch = processor.preprocess(shown if isinstance(image, list) else shown[0])
     pictures = tuple(own_memory(picture) for picture in batch.split(1))
@@ -380,13 +379,17 @@ def picture_size(height: int | None, width: int | None, pictures: Sequence[torch
     return size
 
 
-def latent_size(
-    geometry: PyramidGeometry, height: int | None, width: int | None, pictures: Sequence[torch.Tensor]
-) -> tuple[int, int]:
-    """Rows and columns of the clip's latents; where they come from a picture, errors say so."""
+def latent_shape(
+    geometry: PyramidGeometry,
+    channels: int,
+    height: int | None,
+    width: int | None,
+    pictures: Sequence[torch.Tensor],
+) -> LatentShape:
+    """Shape of a unit's latents; where their size comes from a picture, errors say so."""
     size = picture_size(height, width, pictures)
     try:
-        return geometry.latent_size(*size)
+        return geometry.latent_shape(channels, *size)
     except ValueError as error:
         if pictures and (height is None or width is None):
             raise ValueError(
@@ -398,7 +401,7 @@ def latent_size(
 def check_beginnings(
     beginning: Beginning | list[Beginning | None] | None,
     num_clips: int,
-    shape: tuple[int, ...],
+    shape: LatentShape,
     limit: int,
 ) -> tuple[Beginning, ...]:
     """The beginning of each clip, or none: of the clip's size, equally long, and at most `limit` units."""
@@ -420,11 +423,10 @@ def check_beginnings(
             "use a call for each number"
         )
     for value in beginnings:
-        _, channels, num_units, *size = value.latents.shape
-        if (channels, *size) != (shape[1], *shape[3:]) or num_units > limit:
+        if value.latents[:, :, :1].shape != shape.as_tuple() or value.num_units > limit:
             raise ValueError(
-                f"latents of a beginning must have shape (1, {shape[1]}, 1 .. {limit}, {shape[3]}, "
-                f"{shape[4]}), got {tuple(value.latents.shape)}"
+                f"latents of a beginning must have shape (1, {shape.channels}, 1 .. {limit}, {shape.height}, "
+                f"{shape.width}), got {tuple(value.latents.shape)}"
             )
     return beginnings
 

@@ -309,7 +309,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         sources = noise_sources(
             request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
         )
-        check_draws(sources, request, self.geometry.num_stages)
+        check_draws(sources, request)
         ledgers = [NoiseLedger() for _ in sources]
         ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
 
@@ -417,12 +417,11 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             for clip, (beginning, source) in enumerate(zip(request.beginnings, noise, strict=True)):
                 draws = draws_of_clip(
                     beginning.num_units,
-                    self.geometry.num_stages,
-                    request.unit_shape,
+                    request.shape,
                     with_image=request.begins_with_image(clip),
                 )
                 for key, shape in draws:
-                    source.draw(key, shape)
+                    source.draw(key, shape.as_tuple())
             return [
                 own_memory(beginning.latents.to(device, torch.float32)) for beginning in request.beginnings
             ]
@@ -459,7 +458,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         recorder = StageRecorder(request, on_step)
         settings = request.units[: request.num_known_units] if self.interrupt else request.units
         new_units = denoise_clip(
-            known, model, self.scheduler, noise, request.unit_shape, device, settings, recorder
+            known, model, self.scheduler, noise, request.shape, device, settings, recorder
         )
         for unit, latents in enumerate(new_units, start=request.num_known_units):
             units.append(latents)

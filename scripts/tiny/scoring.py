@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from recognise import ATTRIBUTES, FINER_ATTRIBUTES, Recognition, centres, recognise
 from world import Example, SceneSpec
 
-from pyramid_seed.media.video import contact_sheet, image_grid
+from pyramid_seed.media.contact_sheet import contact_sheet, image_grid
 
 Frames = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pyramid_seed.batch.items import Defaults, items_from_rows, refuse_bad_rows
 from pyramid_seed.batch.rows import BatchInputError, Row
-from pyramid_seed.media.images import picture_digest
+from pyramid_seed.media.images import pixels_digest
 from pyramid_seed.presets import load_preset
 
 DEFAULTS = Defaults()
@@ -77,12 +77,12 @@ def test_text_of_a_csv_means_what_numbers_mean():
         ({"prompt": "a", "seed": -1}, "-1"),
         ({"prompt": "a", "seed": 2**64}, str(2**64)),
         ({"prompt": "a", "seed": "1.5"}, "whole number"),
-        ({"prompt": "a", "seed": True}, "whole number"),
+        ({"prompt": "a", "seed": True}, "seed must be an int, got True"),
         ({"prompt": "a", "seed": []}, "at least one"),
-        ({"prompt": "a", "sed": 1}, "unknown 'sed'"),
-        ({"prompt": "a", "fps": "fast"}, "fps must be a number, got 'fast'"),
-        ({"prompt": "a", "height": "6.4"}, "height must be a whole number, got '6.4'"),
-        ({"prompt": "a", "height": -64}, "height must be a whole number of at least 1"),
+        ({"prompt": "a", "sed": 1}, "unknown name 'sed'; did you mean 'seed'?"),
+        ({"prompt": "a", "fps": "fast"}, "fps must be a number above 0, got 'fast'"),
+        ({"prompt": "a", "height": "6.4"}, "height must be a whole number of at least 1, got 6.4; use 6"),
+        ({"prompt": "a", "height": -64}, "height must be a whole number of at least 1, got -64; use 1"),
         ({"prompt": "a", "preset": "tinny"}, "did you mean 'tiny'"),
         ({"prompt": "a", "preset": 7}, "preset must be text"),
         ({"prompt": "a", "image": "nowhere.png"}, "nowhere.png"),
@@ -123,7 +123,7 @@ def test_an_image_gives_the_size_and_is_known_by_its_pixels(tmp_path):
     assert bad == []
     assert (first.settings.height, first.settings.width) == (64, 128)
     assert first.image == (tmp_path / "a.png").resolve()
-    assert first.image_digest == second.image_digest == picture_digest(image)
+    assert first.image_digest == second.image_digest == pixels_digest(image)
     reason = reason_of({"prompt": "a", "image": "a.png", "height": 64, "width": 64}, folder=tmp_path)
     assert "64 x 64, got 64 x 128; resize it first" in reason
 
@@ -131,10 +131,10 @@ def test_an_image_gives_the_size_and_is_known_by_its_pixels(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"])
 def test_an_unreadable_image_is_a_bad_row(tmp_path, data):
     (tmp_path / "a.png").write_bytes(data)
-    assert "cannot be read as a picture" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)
+    assert "cannot be read as an image" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)
 
 
 def test_a_truncated_image_is_a_bad_row(tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:600])
-    assert "cannot be read as a picture" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)
+    assert "cannot be read as an image" in reason_of({"prompt": "a", "image": "a.png"}, folder=tmp_path)

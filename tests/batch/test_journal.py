@@ -1,4 +1,4 @@
-"""The books of a batch."""
+"""The record of a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pyramid_seed.batch.journal import Journal, file_digest
+from pyramid_seed.batch.journal import Journal
+from pyramid_seed.files import file_digest
 
 
 def entry(key, status="done", **more):

@@ -15,7 +15,6 @@ from torch.distributed import TCPStore
 
 from pyramid_seed.batch import launch as launch_module
 from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
-from pyramid_seed.batch.progress import Counts, ProgressLine, describe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,20 +123,3 @@ def test_others_that_cannot_be_reached(monkeypatch):
             monkeypatch.setenv(name, value)
         with pytest.raises(LaunchError, match="the other processes cannot be reached: "):
             join_launch(environment=here)
-
-
-COUNTS = Counts(clips=10, clips_done=3, clips_failed=1, steps=200, steps_done=60, steps_known=20)
-
-
-def test_the_progress_line():
-    assert describe(COUNTS, 120.0) == "4/10 clips, 80/200 steps, 30.0 s a clip, 0:04:00 left, 1 failed"
-    nothing = Counts(clips=10, clips_done=0, clips_failed=0, steps=200, steps_done=0, steps_known=0)
-    assert describe(nothing, 1.0) == "0/10 clips, 0/200 steps"
-
-
-def test_not_a_terminal_gets_a_line_a_clip(capsys):
-    line = ProgressLine()
-    for done in (0, 0, 1, 1, 1, 2):
-        line.show(Counts(clips=2, clips_done=done, clips_failed=0, steps=4, steps_done=2, steps_known=0))
-    line.close()
-    assert [text[:3] for text in capsys.readouterr().err.splitlines()] == ["0/2", "1/2", "2/2"]

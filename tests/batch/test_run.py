@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from pyramid_seed import generate, run_batch
 from pyramid_seed.api import shared_pipeline
-from pyramid_seed.batch import worker as batch_of_runs
+from pyramid_seed.batch import worker
 from pyramid_seed.batch.launch import Launch, join_launch
 from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
 from pyramid_seed.cli import main
-from pyramid_seed.media.images import open_picture
+from pyramid_seed.media.images import open_image
 from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import verify
@@ -57,9 +57,9 @@ def stop_after(monkeypatch):
             if unit == unit_to_stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        save_unit = batch_of_runs.save_unit
-        monkeypatch.setattr(batch_of_runs, "save_unit", save_and_stop)
-        return lambda: monkeypatch.setattr(batch_of_runs, "save_unit", save_unit)
+        save_unit = worker.save_unit
+        monkeypatch.setattr(worker, "save_unit", save_and_stop)
+        return lambda: monkeypatch.setattr(worker, "save_unit", save_unit)
 
     return arm
 
@@ -102,7 +102,7 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert entry["resumed_units"] == unit + 1
 
-    image = open_picture(PICTURE) if "image" in row else None
+    image = open_image(PICTURE) if "image" in row else None
     given = {name: value for name, value in row.items() if name not in ("prompt", "image")}
     clip = generate(row["prompt"], seed=5, image=image, **{"height": 64, "width": 64, **given}, **settings)
     assert summary.digests[file] == clip.digest
@@ -197,12 +197,12 @@ def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, mon
 
     def publish_and_change(launch, plan):
         publish(launch, plan)
-        open_picture(PICTURE).transpose(0).save(picture)
+        open_image(PICTURE).transpose(0).save(picture)
 
     monkeypatch.setattr(Launch, "publish", publish_and_change)
     row = {"prompt": "a", "image": str(picture), "height": 64, "width": 128, "num_frames": 1}
     summary = run(row, {"prompt": "b", "num_frames": 1})
-    assert "another picture than when the batch began" in next(iter(summary.failed.values()))
+    assert "another image than when the batch began" in next(iter(summary.failed.values()))
     assert len(summary.digests) == 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyramid_seed import PyramidFlowPipeline, load_pipeline
-from pyramid_seed.media.video import frames_digest
+from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput
 from pyramid_seed.provenance.manifest import unit_digests
 

@@ -13,23 +13,10 @@ import numpy as np
 import pytest
 
 from pyramid_seed.media import frame_file
-from pyramid_seed.media.frame_facts import FrameCounter, FrameFacts
 from pyramid_seed.media.frame_file import FrameFile
-from pyramid_seed.media.video import frames_digest, read_comment, read_video, video_frames, write_video
-from pyramid_seed.provenance.manifest import chunk_digests
+from pyramid_seed.media.video import read_comment, read_video, video_frames, write_video
 from tests.cases import check_cases
-
-
-def moving(num_frames=17, height=32, width=48) -> np.ndarray:
-    """A pattern that moves, with noise, so that the encoder has something to do."""
-    axes = (np.arange(num_frames), np.arange(height), np.arange(width), np.arange(3))
-    t, y, x, channel = np.meshgrid(*axes, indexing="ij")
-    clean = 127 + 90 * np.sin((x + 3 * t) / 7) * np.cos(y / (5 + channel))
-    return (clean + np.random.default_rng(0).normal(0, 6, clean.shape)).clip(0, 255).astype(np.uint8)
-
-
-def chunks(frames, factor=8):
-    return [frames[:1], *(frames[start : start + factor] for start in range(1, len(frames), factor))]
+from tests.media.clips import chunks, moving
 
 
 def fill(file, frames, fps=8, scale=1):
@@ -158,16 +145,3 @@ def test_what_does_not_fit_is_refused(tmp_path):
         with pytest.raises(ValueError, match="must be even, got 31x32; use scale=2"):
             odd.write(moving(1, 31, 32))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_facts_are_those_of_all_frames():
-    def rule(num_frames):
-        frames = moving(num_frames)
-        counter = FrameCounter()
-        for chunk in chunks(frames):
-            counter.add(np.asfortranarray(chunk))
-        expected = FrameFacts(num_frames, 32, 48, frames_digest(frames), tuple(chunk_digests(frames, 8)))
-        assert counter.facts() == expected
-        assert expected.size == f"{num_frames} frames of 32x48"
-
-    check_cases([1, 9, 25], rule)

@@ -1,4 +1,4 @@
-"""Pictures that people give: what a viewer shows, as RGB, or a refusal."""
+"""Images given as files: what a viewer shows, as RGB, or a refusal."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from pyramid_seed.media.images import open_picture, picture_digest
+from pyramid_seed.media.images import (
+    open_image,
+    pixels_digest,
+    read_animation,
+    read_image,
+    read_image_folder,
+)
+from pyramid_seed.media.video import write_video
 from tests.cases import check_cases
 
 UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
 
 
-def test_ordinary_pictures_have_the_digests_they_always_had(tmp_path):
+def test_ordinary_images_have_the_digests_they_always_had(tmp_path):
     expected = "f00a6f72"
     UPRIGHT.save(tmp_path / "a.png")
     UPRIGHT.convert("RGBA").save(tmp_path / "b.png")
     UPRIGHT.save(tmp_path / "c.webp", lossless=True)
     for path in tmp_path.iterdir():
-        assert picture_digest(open_picture(path))[:8] == expected
+        assert pixels_digest(open_image(path))[:8] == expected
     for mode in ("1", "L", "P", "CMYK"):
         image = UPRIGHT.convert(mode)
         image.save(tmp_path / "d.tiff")
-        assert picture_digest(open_picture(tmp_path / "d.tiff")) == picture_digest(image.convert("RGB"))
+        assert pixels_digest(open_image(tmp_path / "d.tiff")) == pixels_digest(image.convert("RGB"))
 
 
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 """What undoes the EXIF orientation."""
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
     """Most cameras store a portrait lying."""
 
     def rule(ending, orientation):
@@ -40,9 +47,9 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path):
         exif[ExifTags.Base.Orientation] = orientation
         options = {"lossless": True} if ending == "webp" else {}
         lying.save(tmp_path / f"a.{ending}", exif=exif, **options)
-        found = open_picture(tmp_path / f"a.{ending}")
-        assert found.size == UPRIGHT.size
-        assert picture_digest(found) == picture_digest(UPRIGHT)
+        image = open_image(tmp_path / f"a.{ending}")
+        assert image.size == UPRIGHT.size
+        assert pixels_digest(image) == pixels_digest(UPRIGHT)
 
     check_cases(product(["png", "webp", "tiff"], TURNS), rule)
 
@@ -80,19 +87,67 @@ def test_what_rgb_would_show_in_another_way_is_refused(tmp_path):
         options = {"lossless": True} if ending == "webp" else {}
         image().save(tmp_path / f"a.{ending}", **options)
         with pytest.raises(ValueError, match=message):
-            open_picture(tmp_path / f"a.{ending}")
+            open_image(tmp_path / f"a.{ending}")
 
     check_cases(cases, rule)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_is_no_traceback(tmp_path):
-    def rule(exif):
-        UPRIGHT.save(tmp_path / "a.webp", lossless=True, exif=exif)
+    path = tmp_path / "a.webp"
+    header = b"Exif\0\0"
+    for exif in (b"x", header, header + b"MM\0*\0\0\0\x08\0\x05", header + b"\xff" * 40):
+        UPRIGHT.save(path, lossless=True, exif=exif)
         try:
-            found = open_picture(tmp_path / "a.webp")
+            image = open_image(path)
         except ValueError as error:
-            assert "cannot be read as a picture" in str(error)  # noqa: PT017 - either will do
+            assert "cannot be read as an image" in str(error)  # noqa: PT017 - either will do
         else:
-            assert picture_digest(found) == picture_digest(UPRIGHT)
+            assert pixels_digest(image) == pixels_digest(UPRIGHT)
 
-    check_cases([b"x", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x05", b"Exif\0\0" + b"\xff" * 40], rule)
+
+def test_what_is_no_image(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the image .*a\.png does not exist"):
+        open_image(tmp_path / "a.png")
+    for data in (b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"):
+        (tmp_path / "a.png").write_bytes(data)
+        for read in (open_image, lambda path: read_animation(path, None)):
+            with pytest.raises(ValueError, match=r"a\.png cannot be read as an image .*; use PNG"):
+                read(tmp_path / "a.png")
+
+
+# ---- images as frames
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no \.png images"):
+        read_image_folder(tmp_path)
+    for name, grey in (("0001", 20), ("0000", 10)):
+        Image.new("RGB", (6, 4), (grey, grey, grey)).save(tmp_path / f"{name}.png")
+    frames = read_image_folder(tmp_path)
+    assert frames.dtype == np.uint8
+    assert frames[:, 0, 0, 0].tolist() == [10, 20]
+    assert np.array_equal(frames[0], read_image(tmp_path / "0000.png"))
+    Image.new("RGB", (6, 5)).save(tmp_path / "0002.png")
+    with pytest.raises(ValueError, match=r"0000\.png is 4x6, 0002\.png is 5x6"):
+        read_image_folder(tmp_path)
+    grey16().save(tmp_path / "0001.png")
+    with pytest.raises(ValueError, match=r"0001\.png has pixels of more than 8 bits"):
+        read_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_images_of_an_animation_last_as_long_as_they_are_shown(tmp_path, ending):
+    """Equal frames in a row are one image in such files; the rate of the clip tells them apart."""
+    path = tmp_path / f"a{ending}"
+    frames = np.array([0, 0, 0, 90, 200, 200], np.uint8)[:, None, None, None] * np.ones((8, 8, 3), np.uint8)
+    write_video(path, frames, 8, lossless=ending == ".webp")
+    assert np.array_equal(read_animation(path, 8), frames)
+    assert np.array_equal(read_animation(path, None), frames[[0, 3, 4]])
+
+
+def test_an_animation_with_transparent_pixels_is_refused(tmp_path):
+    images = [see_through(), UPRIGHT.convert("RGBA")]
+    images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True)
+    with pytest.raises(ValueError, match=r"^\S*a\.webp has transparent pixels"):
+        read_animation(tmp_path / "a.webp", None)

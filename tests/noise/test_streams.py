@@ -122,6 +122,23 @@ def test_a_branch_that_no_manifest_could_hold_is_refused():
     check_cases(cases, rule)
 
 
+def test_branches_change_the_root_from_their_units_on():
+    streams = NoiseStreams(1, branches=[Branch(2, 20), Branch(3, 30)])
+    roots = {0: 1, 1: 1, 2: 20, 3: 30, 4: 30}
+    for unit, root in roots.items():
+        for key in (NoiseKey("initial", unit, 0), NoiseKey("renoise", unit, 2)):
+            assert streams.root_of(key) == root
+            assert torch.equal(streams.draw(key, SHAPE), NoiseStreams(root).draw(key, SHAPE))
+            assert streams.generator(key).initial_seed() == derive_seed(root, key)
+    assert streams.root == 1
+
+
+@pytest.mark.parametrize("units", [[0], [-1], [2, 2], [3, 1]])
+def test_branches_must_rise(units):
+    with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
+        NoiseStreams(1, branches=[Branch(unit, 5) for unit in units])
+
+
 def test_root_from_generator_is_one_draw_below_2_63():
     first = root_from_generator(torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseStreams, ledger
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
@@ -262,7 +263,7 @@ def request(**changes):
     values = {
         "num_prompts": 2,
         "num_videos_per_prompt": 3,
-        "unit_shape": (1, 16, 1, 8, 8),
+        "shape": LatentShape(16, 8, 8, num_stages=3),
         "units": units,
         "pictures": (),
         "beginnings": (),

@@ -10,7 +10,7 @@ from PIL import Image
 from pyramid_seed import generate
 from pyramid_seed.cli import main
 from pyramid_seed.noise import Branch
-from pyramid_seed.provenance.diff import compare_manifests
+from pyramid_seed.provenance.diff import diff_manifests
 from tests.cases import check_cases
 
 
@@ -20,7 +20,7 @@ def longer(quick):
 
 
 def test_a_clip_is_the_same_as_itself_made_again(made, quick):
-    found = compare_manifests(made.manifest, generate("a boat", seed=made.seed, **quick).manifest)
+    found = diff_manifests(made.manifest, generate("a boat", seed=made.seed, **quick).manifest)
     assert found.is_same_clip
     assert (found.settings, found.weights) == ((), ())
     # The command line sets a variable for good, in this very process.
@@ -29,7 +29,7 @@ def test_a_clip_is_the_same_as_itself_made_again(made, quick):
 
 
 def test_the_beginning_of_a_longer_clip_is_told(made, longer):
-    found = compare_manifests(made.manifest, longer.manifest)
+    found = diff_manifests(made.manifest, longer.manifest)
     assert found.parting is None
     assert not found.is_same_clip
     assert found.num_units == (2, 3)
@@ -48,7 +48,7 @@ def test_where_runs_part(longer, quick):
 
     def rule(changes, stage, note):
         arguments = {"prompt": "a boat", "seed": longer.seed} | quick | {"num_frames": 17} | changes
-        found = compare_manifests(longer.manifest, generate(**arguments).manifest)
+        found = diff_manifests(longer.manifest, generate(**arguments).manifest)
         assert found.parting.stage == stage
         assert found.parting.note.startswith(note)
         assert not found.is_same_clip
@@ -60,8 +60,8 @@ def test_a_unit_that_an_image_gave_has_no_stages(quick):
     pictures = [Image.effect_noise((64, 64), 80).convert("RGB") for _ in range(2)]
     one, other = (generate("a boat", seed=1, image=each, **quick).manifest for each in pictures)
     assert one["digests"]["stages"][0] == []
-    assert compare_manifests(one, other).parting.note.startswith("latents of unit 0: ")
-    assert "latents of 2 units, after 3 stages" in [step.note for step in compare_manifests(one, one).steps]
+    assert diff_manifests(one, other).parting.note.startswith("latents of unit 0: ")
+    assert "latents of 2 units, after 3 stages" in [step.note for step in diff_manifests(one, one).steps]
 
 
 def test_every_side_of_a_difference_is_told(made):
@@ -70,7 +70,7 @@ def test_every_side_of_a_difference_is_told(made):
     other["weights"][0]["sha256"] = "0" * 64
     del other["weights"][1]
     other["settings"]["fps"] = 12
-    found = compare_manifests(made.manifest, other)
+    found = diff_manifests(made.manifest, other)
     assert [each.field for each in found.environment] == ["packages.torch"]
     assert [each.field for each in found.weights] == [row["file"] for row in made.manifest["weights"][:2]]
     assert [each.field for each in found.settings] == ["fps"]

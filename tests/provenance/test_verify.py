@@ -19,7 +19,7 @@ from pyramid_seed.noise import Branch
 from pyramid_seed.provenance import pixels
 from pyramid_seed.provenance.manifest import find_manifest, manifest_json
 from pyramid_seed.provenance.pixels import compare_file
-from pyramid_seed.provenance.verify import redraw, verify_noise
+from pyramid_seed.provenance.verify import redraw, verify_noise_of_file
 from pyramid_seed.reproduce import regenerate, verify
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
@@ -50,7 +50,7 @@ def test_a_branched_clip_matches_and_tells_its_story(quick, tmp_path):
     clip = generate("a boat", seed=1, branches=(Branch(1, 2), Branch(2, 3)), **quick | {"num_frames": 17})
     path = clip.save(tmp_path / "clip.mp4", lossless=True)
     assert check(path).difference is None
-    assert verify_noise(path).difference is None
+    assert verify_noise_of_file(path).difference is None
     assert redraw(clip.manifest) == clip.ledger
 
 
@@ -58,7 +58,7 @@ def test_a_clip_from_an_image_matches_with_its_image_only(quick, tmp_path):
     picture = Image.effect_noise((64, 64), 80).convert("RGB")
     path = generate("a boat", seed=1, image=picture, **quick).save(tmp_path / "clip.mp4")
     assert check(path, image=picture).difference is None
-    assert verify_noise(path).difference is None
+    assert verify_noise_of_file(path).difference is None
     with pytest.raises(ValueError, match="--image FILE"):
         check(path)
     with pytest.raises(ValueError, match="not the image that the clip was made from"):
@@ -150,7 +150,7 @@ def test_what_cannot_be_run_is_an_error(tampered):
         with pytest.raises(ValueError, match=message):
             check(path)
         with pytest.raises(ValueError, match=message):
-            verify_noise(path)
+            verify_noise_of_file(path)
 
     check_cases(cases, rule)
 
@@ -172,7 +172,7 @@ def test_regenerate_gives_the_clip(saved, made):
 
 
 def test_noise_only_needs_no_model(saved):
-    found = verify_noise(saved)
+    found = verify_noise_of_file(saved)
     assert [(step.stage, step.status) for step in found.steps] == [
         ("noise", "equal"),
         ("file", "not compared"),
@@ -197,7 +197,7 @@ def test_noise_only_finds_the_first_draw(tampered):
     ]
 
     def rule(change, note):
-        found = verify_noise(tampered(change))
+        found = verify_noise_of_file(tampered(change))
         assert found.difference.stage == "noise"
         assert found.difference.note.startswith(note)
 
@@ -208,7 +208,7 @@ def test_noise_only_finds_the_first_draw(tampered):
 def test_noise_of_a_device_that_is_not_here_is_an_error(tampered, capsys):
     path = tampered(lambda m: m.update(noise_device="cuda"))
     with pytest.raises(ValueError, match="noise_device 'cuda' cannot be used here"):
-        verify_noise(path)
+        verify_noise_of_file(path)
     assert main(["verify", str(path), "--noise-only"]) == 2
     assert "noise_device 'cuda' cannot be used here" in capsys.readouterr().err
 
@@ -228,7 +228,7 @@ def with_file(made, **shown):
 def test_a_lossless_file_must_match_bit_for_bit(made, tmp_path):
     manifest = with_file(made, lossless=True)
     good = doctored(tmp_path / "good.mp4", made.frames, manifest, lossless=True)
-    assert verify_noise(good).steps[-1].note == "the pixels in the file, bit for bit"
+    assert verify_noise_of_file(good).steps[-1].note == "the pixels in the file, bit for bit"
     frames = made.frames.copy()
     frames[3, 10, 10, 0] ^= 1
     bad = doctored(tmp_path / "bad.mp4", frames, manifest, lossless=True)
@@ -237,7 +237,7 @@ def test_a_lossless_file_must_match_bit_for_bit(made, tmp_path):
         "file",
         "the pixels in the file are not the manifest's, from chunk 1 (frames 1 to 8) on",
     )
-    assert verify_noise(bad).difference == found
+    assert verify_noise_of_file(bad).difference == found
 
 
 def test_one_enlarged_pixel_that_is_not_alike_is_found(made, tmp_path):
@@ -246,7 +246,7 @@ def test_one_enlarged_pixel_that_is_not_alike_is_found(made, tmp_path):
     shown[0, 1, 1, 0] ^= 1
     path = tmp_path / "clip.mp4"
     write_video(path, shown, 8, comment=manifest_json(manifest), lossless=True)
-    assert verify_noise(path).difference.stage == "file"
+    assert verify_noise_of_file(path).difference.stage == "file"
 
 
 def test_a_doctored_lossy_file_is_found(made, tmp_path):
@@ -281,19 +281,19 @@ def test_a_lossy_file_by_another_encoder_is_close(made, tmp_path, monkeypatch):
 
 def test_frames_that_are_missing_or_of_another_size(made, tmp_path):
     path = doctored(tmp_path / "clip.mp4", made.frames[:-1], with_file(made))
-    assert verify_noise(path).difference.note == (
+    assert verify_noise_of_file(path).difference.note == (
         "it holds 8 frames of 128x128, the manifest promises 9 frames of 128x128"
     )
 
 
 def test_pictures_are_read_back_and_gifs_are_not(made, tmp_path):
     pictures = made.save(tmp_path / "frames.png", sidecar=True)
-    assert verify_noise(pictures).steps[-1].status == "equal"
+    assert verify_noise_of_file(pictures).steps[-1].status == "equal"
     one = pictures / "0004.png"
     Image.open(one).rotate(90).save(one)
-    assert verify_noise(pictures).difference.note.endswith("from chunk 1 (frames 1 to 8) on")
+    assert verify_noise_of_file(pictures).difference.note.endswith("from chunk 1 (frames 1 to 8) on")
     gif = made.save(tmp_path / "clip.gif", sidecar=True)
-    assert verify_noise(gif).steps[-1] == pixels.Step(
+    assert verify_noise_of_file(gif).steps[-1] == pixels.Step(
         "file", "not compared", "pixels of .gif are not read back"
     )
 
@@ -324,6 +324,6 @@ def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):
     def crash(path):
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise", crash)
+    monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise_of_file", crash)
     assert main(["verify", str(saved), "--noise-only"]) == 2
     assert "not foreseen" in capsys.readouterr().err

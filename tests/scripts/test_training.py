@@ -32,6 +32,7 @@ from training import (
     warmup_then_cosine,
 )
 
+from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
 from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
@@ -226,7 +227,7 @@ def _sample(data: Latents, unit: int, root: int) -> tuple[torch.Tensor, Oracle]:
         oracle,
         SCHEDULER,
         NoiseStreams(root),
-        SHAPE,
+        LatentShape(SHAPE[1], *SHAPE[3:], num_stages=NUM_STAGES),
         torch.device("cpu"),
         settings,
         lambda place, timestep, latents: latents,

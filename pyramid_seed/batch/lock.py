@@ -1,0 +1,78 @@
+"""One batch at a time writes in a folder."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from .errors import OutputError, writing
+
+logger = logging.getLogger(__name__)
+
+# What a file system answers that knows no locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+# A marker that a crash left half-written is given up when it has been the same for two seconds.
+_MARKER_SECONDS = 5.0
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other launches out of a folder.
+
+    The lock is the operating system's, which goes when the process does, whatever ends it. Where files
+    cannot be locked (some network file systems), a file that names process and machine takes its place. It
+    is removed in the end, or, if its process was killed, by the next launch on the same machine. The file of
+    a machine that has crashed looks like that of a batch which runs there, so other machines leave it; the
+    error names it.
+
+    Raises:
+        OutputError: another batch has the folder, or it cannot be written to.
+    """
+    work = folder / ".work"
+    with writing(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        lock = _system_lock(folder, work / "lock") or _marker(folder, work / "lock.owner")
+    try:
+        yield
+    finally:
+        with writing(folder):
+            lock.release()
+
+
+def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:
+    """The operating system's lock on a file, held; None where there are none."""
+    if FileLock is SoftFileLock:  # a Python without fcntl
+        return None
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(_in_use(folder)) from error
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return None
+        raise
+    return lock
+
+
+def _marker(folder: Path, path: Path) -> BaseFileLock:
+    """A file that stands for the lock, held; not the lock's own, which is there and empty."""
+    lock = SoftFileLock(path, timeout=_MARKER_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no "
+            f"batch runs any more, remove it ({error})"
+        ) from error
+    logger.warning("files cannot be locked in %s: %s stands for the lock", folder, path)
+    return lock
+
+
+def _in_use(folder: Path) -> str:
+    return f"{folder} is in use by another batch; wait for it, or choose another folder"

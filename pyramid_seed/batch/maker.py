@@ -1,0 +1,54 @@
+"""What a batch needs of whoever makes its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..media.frame_file import FrameFile
+from ..pipelines.beginning import Beginning
+from .identity import Job
+from .items import BatchItem
+
+
+class MadeClip(Protocol):
+    """A finished clip, such as `pyramid_seed.Clip`."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the frames."""
+        ...
+
+    def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
+        """Write it, whole or not at all."""
+        ...
+
+
+class Maker(Protocol):
+    """Makes clips; the only part of a batch that knows models."""
+
+    def image_digest(self, item: BatchItem) -> str | None:
+        """Digest of an item's first frame, see `Beginning`; None without one."""
+        ...
+
+    def origin(self, item: BatchItem) -> Mapping[str, Any]:
+        """What the units of an item are made by here: machine, versions, settings of the process."""
+        ...
+
+    def make(
+        self,
+        job: Job,
+        known: Beginning | None,
+        on_step: Callable[[], None],
+        on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
+        sink: FrameFile,
+    ) -> MadeClip:
+        """Make a job's item, from its first units where they are known, and put its frames into `sink`.
+
+        `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
+        its stage digests; what they raise is passed on.
+        """
+        ...

@@ -1,0 +1,74 @@
+"""What a batch is to make, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .identity import Job
+from .journal import Entry
+from .rows import BadRow
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch is to make.
+
+    Attributes:
+        jobs: all of the list, each once.
+        bad: rows of which nothing can be made.
+        duplicates: how many rows were left out because they equal another one.
+    """
+
+    jobs: tuple[Job, ...]
+    bad: tuple[BadRow, ...] = ()
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What came of a batch.
+
+    Attributes:
+        is_main: whether this is the main process; on the others, only `signal` has a meaning.
+        digests: SHA-256 of the frames of every clip of the list that is there, by file name.
+        made, found: how many of these were made by this launch, and how many were there before it.
+        failed: reasons, by file name, or by row for rows of which nothing can be made.
+        missing: how many clips were not begun.
+        duplicates: how many rows were left out because they equal another one.
+        signal: the number of the signal that stopped the batch, None if it was not stopped.
+    """
+
+    is_main: bool = True
+    digests: Mapping[str, str] = field(default_factory=dict)
+    made: int = 0
+    found: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
+    missing: int = 0
+    duplicates: int = 0
+    signal: int | None = None
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 all is there, 1 something failed, 128 + n stopped by signal n."""
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if self.failed or self.missing else 0
+
+
+def summarize(
+    plan: Plan, entries: Mapping[str, Entry], *, num_there_before: int, signal: int | None
+) -> BatchSummary:
+    """What came of a plan, by the journal's entries."""
+    listed = [entries[job.id] for job in plan.jobs if job.id in entries]
+    digests = {entry["file"]: entry["digest"] for entry in listed if entry["status"] == "done"}
+    failed = {entry["file"]: entry["reason"] for entry in listed if entry["status"] == "failed"}
+    return BatchSummary(
+        digests=digests,
+        made=len(digests) - num_there_before,
+        found=num_there_before,
+        failed=failed | {row.where: row.reason for row in plan.bad},
+        missing=len(plan.jobs) - len(listed),
+        duplicates=plan.duplicates,
+        signal=signal,
+    )

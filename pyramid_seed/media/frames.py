@@ -1,0 +1,46 @@
+"""The frames of a clip as an array: what they must be, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+"""RGB, 0..255: a clip (T, H, W, 3), or one image (H, W, 3)."""
+
+
+def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
+    """Refuse what is not uint8 RGB of that shape.
+
+    Args:
+        frames: to be checked.
+        name: what to call them in messages.
+        shape: "(T, H, W, 3)" or "(H, W, 3)".
+
+    Raises:
+        ValueError: another type, another number of axes, or no frames at all.
+    """
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise ValueError(f"{name} must be a numpy array of uint8, got {got}")
+    if frames.ndim != shape.count(",") + 1 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"{name} must have shape {shape} none of it 0, got {frames.shape}")
+
+
+def frames_digest(frames: Frames) -> str:
+    """SHA-256 (hex) of the bytes of `frames` in (T, H, W, C) order: `hashlib.sha256(frames.tobytes())`.
+
+    The shape is not part of the hash, so that anybody can recompute it with any tool.
+
+    Raises:
+        ValueError: see `check_frames`.
+    """
+    check_frames(frames)
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
+
+
+def enlarge(image: Frames, scale: int) -> Frames:
+    """Every pixel of (H, W, 3) as scale x scale pixels (nearest neighbour)."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)

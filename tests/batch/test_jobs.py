@@ -1,0 +1,96 @@
+"""`run_jobs`: what is kept, what is made again, who makes what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pyramid_seed.batch.jobs import run_jobs
+from pyramid_seed.batch.launch import join_launch
+from pyramid_seed.batch.summary import Plan
+from tests.batch.makers import NoiseMaker, index, jobs_of, log_of, raiser, run
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_of_clips(tmp_path, plain):
+    summary = run(tmp_path, 1, 2, duplicates=3)
+    assert (summary.made, summary.found, summary.status, summary.duplicates) == (2, 0, 0, 3)
+    assert summary.digests.items() <= plain.items()
+    assert listing(tmp_path) == sorted(
+        [*summary.digests, ".work", "contact_sheet.png", "index.jsonl", "logs"]
+    )
+    for entry in index(tmp_path):
+        assert entry["status"] == "done"
+        assert entry["digest"] == summary.digests[entry["file"]]
+        assert entry["seconds"] >= 0
+    assert "digest" in log_of(tmp_path)
+    assert sorted(path.name for path in (tmp_path / ".work").iterdir()) == ["lock", "records", "strips"]
+
+
+@pytest.mark.parametrize("seeds", [(5, 3, 1, 2, 4), (2, 4), (1, 2, 3, 4, 5, 6)])
+def test_other_items_change_no_clip(tmp_path, plain, seeds):
+    digests = run(tmp_path, *seeds).digests
+    assert {name: digests[name] for name in digests.keys() & plain.keys()}.items() <= plain.items()
+    assert len(digests) == len(seeds)
+
+
+def test_what_is_whole_is_not_made_again(tmp_path, plain):
+    run(tmp_path, 1, 2)
+    maker = NoiseMaker()
+    summary = run(tmp_path, 1, 2, 3, maker=maker)
+    assert (summary.made, summary.found) == (1, 2)
+    assert maker.made == [(3, 0), (3, 1), (3, 2)]
+    again = run(tmp_path, 1, 2, 3)
+    assert (again.made, again.found, again.digests) == (0, 3, summary.digests)
+
+
+@pytest.mark.parametrize("damage", ["change", "remove", "forget"])
+def test_what_is_not_whole_is_made_again(tmp_path, damage):
+    before = run(tmp_path, 1, 2).digests
+    path = tmp_path / jobs_of(1)[0].file
+    if damage == "change":
+        path.write_bytes(path.read_bytes() + b"x")
+    elif damage == "remove":
+        path.unlink()
+    else:
+        lines = (tmp_path / "index.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "index.jsonl").write_text("".join(line for line in lines if path.name not in line))
+    maker = NoiseMaker()
+    summary = run(tmp_path, 1, 2, maker=maker)
+    assert summary.digests == before
+    assert {seed for seed, _ in maker.made} == {1}
+
+
+def test_a_plan_that_cannot_be_made_ends_the_batch(tmp_path):
+    def refuse():
+        raise ValueError("bad list")
+
+    launch = join_launch(environment={})
+    with pytest.raises(ValueError, match="bad list"):
+        run_jobs(tmp_path, launch, refuse, NoiseMaker(), lossless=True, progress=False)
+    follower = replace(launch, rank=1)
+    assert run_jobs(tmp_path, follower, refuse, NoiseMaker(), lossless=True, progress=False).status == 0
+
+
+def test_processes_share_the_plan(tmp_path, plain):
+    launch = join_launch(environment={})
+    plan = Plan(jobs_of(1, 2, 3))
+    follower = replace(launch, rank=1)
+
+    def second_process():
+        summary = run_jobs(
+            tmp_path, follower, raiser(AssertionError), NoiseMaker(), lossless=True, progress=False
+        )
+        assert (summary.status, summary.is_main) == (0, False)
+
+    first = min(plan.jobs, key=lambda job: job.key).item.seed
+    maker = NoiseMaker({(first, 1): second_process})
+    summary = run_jobs(tmp_path, launch, lambda: plan, maker, lossless=True, progress=False)
+    assert {seed for seed, _ in maker.made} == {first}
+    assert len(summary.digests) == 3
+    assert summary.digests.items() <= plain.items()
+    assert sorted(entry["process"] for entry in index(tmp_path)) == [0, 1, 1]

@@ -1,0 +1,78 @@
+"""Grids of images and the contact sheet of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pyramid_seed.media.contact_sheet import Strip, contact_sheet, image_grid, write_sheet
+from pyramid_seed.media.images import read_image
+from pyramid_seed.media.video import write_image
+from tests.media.clips import noise_clip
+
+
+def test_image_grid_places_images_row_by_row():
+    images = noise_clip(5, 8, 6)
+    grid = image_grid(images, columns=3)
+    assert grid.shape == (8 * 2 + 2, 6 * 3 + 4, 3)
+    assert np.array_equal(grid[:8, 8:14], images[1])
+    assert np.array_equal(grid[10:, :6], images[3])
+    assert (grid[8:10] == 64).all()
+    assert (grid[10:, 16:] == 64).all()
+
+
+def test_contact_sheet_has_a_row_per_clip_from_first_to_last_frame():
+    clips = [noise_clip(17, 8, 8), noise_clip(9, 8, 8)]
+    sheet = contact_sheet(clips, columns=3)
+    assert sheet.shape == (8 * 2 + 2, 8 * 3 + 4, 3)
+    for row, clip in enumerate(clips):
+        for column, frame in enumerate([0, (len(clip) - 1) // 2, len(clip) - 1]):
+            top, left = 10 * row, 10 * column
+            assert np.array_equal(sheet[top : top + 8, left : left + 8], clip[frame])
+
+
+def test_wrong_grids():
+    cases = [
+        (lambda: image_grid([], 2), "at least one image"),
+        (lambda: image_grid(noise_clip(), 0), "columns must be at least 1"),
+        (lambda: image_grid([noise_clip()[0], noise_clip()[0, :8]], 2), "of one size"),
+        (lambda: contact_sheet(noise_clip()), r"shape \(T, H, W, 3\)"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_strip_has_six_squares_from_first_to_last_frame(tmp_path):
+    """96 pixels each, with the frame in the middle."""
+    clip = np.zeros((11, 20, 40, 3), np.uint8)
+    clip[:] = 20 * np.arange(11, dtype=np.uint8)[:, None, None, None]
+    strip = Strip(len(clip))
+    for frame in clip:
+        strip.add(frame)
+    strip.write(tmp_path / "strip.png")
+    image = read_image(tmp_path / "strip.png")
+    assert image.shape == (96, 6 * 96 + 5 * 2, 3)
+    assert image[48, 48::98, 0].tolist() == [0, 40, 80, 120, 160, 200]
+    assert set(image[:20, :96].flat) == {64}
+
+
+def test_a_strip_of_few_frames_shows_some_of_them_twice(tmp_path):
+    strip = Strip(2)
+    for grey in (10, 200):
+        strip.add(np.full((8, 8, 3), grey, np.uint8))
+    strip.write(tmp_path / "strip.png")
+    assert read_image(tmp_path / "strip.png")[48, 48::98, 0].tolist() == [10] * 3 + [200] * 3
+
+
+def test_the_sheet_has_the_strips_that_are_there(tmp_path):
+    strips = [tmp_path / f"{grey}.png" for grey in (10, 20, 30)]
+    for grey, path in zip((10, 20, 30), strips, strict=True):
+        if grey != 20:
+            write_image(path, np.full((4, 6, 3), grey, np.uint8))
+    write_sheet(tmp_path / "sheet.png", strips)
+    sheet = read_image(tmp_path / "sheet.png")
+    assert sheet.shape == (4 + 4 + 4, 6, 3)
+    assert sheet[[0, -1], 0, 0].tolist() == [10, 30]
+    write_sheet(tmp_path / "none.png", [strips[1]])
+    assert not (tmp_path / "none.png").exists()
