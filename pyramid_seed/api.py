@@ -38,9 +38,9 @@ from .noise import (
     root_from_entropy,
 )
 from .pipelines import Beginning, PyramidFlowPipeline
+from .pipelines.first_frames import first_frames
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
-from .pipelines.memory import own_weights
+from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .presets import Preset, Settings, load_preset, with_settings
@@ -102,7 +102,7 @@ def load_pipeline(
         pipeline.to(chosen_device)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
-            own_weights(part)
+            unmap_weights(part)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline

@@ -117,7 +117,7 @@ class PyramidGeometry:
         return (num_latent_frames - 1) * self.temporal_factor + 1
 
     def unit_of_frame(self, frame: int) -> int:
-        """The unit that makes a pixel frame: unit 0 makes frame 0 alone, the others `temporal_factor` each."""
+        """The unit that makes a pixel frame: frame 0 is unit 0, then `temporal_factor` frames are one."""
         check_int("frame", frame, minimum=0)
         return -(-frame // self.temporal_factor)
 

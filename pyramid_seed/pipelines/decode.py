@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
-from .memory import own_memory
+from .memory import contiguous_copy
 
 
 class ClipDecoder:
@@ -76,7 +76,7 @@ class ClipDecoder:
         index = self._num_put
         self._num_put += 1
         raw = self._vae.denormalize_latents(latents.to(self._device), first_frame_index=index)
-        pixels = self._decode(own_memory(raw.to(self._vae.dtype)), is_last=is_last)
+        pixels = self._decode(contiguous_copy(raw.to(self._vae.dtype)), is_last=is_last)
         is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=pixels.is_cuda)
         values = self._convert(pixels.float().clamp(-1, 1))
         done = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
