@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = {"checks", "choices", "files", "resources", "version"}
+LEAVES = {"checks", "choices", "files", "private_apis", "resources", "version"}
 ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "devices": set(),
     "seeds": {"checks"},
@@ -21,15 +21,15 @@ ALLOWED = {leaf: set() for leaf in LEAVES} | {
     "run_options": {"checks", "choices", "devices"},
     "geometry": {"checks"},
     "noise": {"checks", "geometry", "seeds"},
-    "determinism": {"choices", "seeds"},
-    "environment": {"choices", "determinism", "version"},
+    "determinism": {"choices", "private_apis", "seeds"},
+    "environment": {"choices", "determinism", "private_apis", "version"},
     "presets": {"checks", "resources"},
     "schedulers": set(),
     "media": {"files"},
-    "models": {"choices", "schedulers"},
+    "models": {"choices", "private_apis", "schedulers"},
     "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
     "pipelines": {"checks", "choices", "determinism", "dtypes", "geometry", "media", "models", "noise"}
-    | {"schedulers"},
+    | {"private_apis", "schedulers"},
     "provenance": {"devices", "environment", "files", "geometry", "media", "noise", "presets", "version"},
     "clip_files": {"files", "media", "provenance"},
     "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "pipelines", "presets"}

@@ -12,6 +12,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
+from ..private_apis import has_group_offload_hook, has_offload_hook
 from .memory import contiguous_copy
 
 
@@ -107,16 +108,13 @@ class _Decoded:
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
-    return device.type == "cuda" and not has_offload_hooks(vae) and not _is_group_offloaded(vae)
+    has_hooks = has_offload_hooks(vae) or any(map(has_group_offload_hook, vae.modules()))
+    return device.type == "cuda" and not has_hooks
 
 
 def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:
     """Whether the VAE comes to its device for a call and leaves it for another model (model, sequential)."""
-    return any(hasattr(module, "_hf_hook") for module in vae.modules())
-
-
-def _is_group_offloaded(vae: AutoencoderKLCausalVideo) -> bool:
-    return any(hasattr(module, "_diffusers_hook") for module in vae.modules())
+    return any(map(has_offload_hook, vae.modules()))
 
 
 @cache
