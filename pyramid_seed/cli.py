@@ -14,7 +14,7 @@ from .version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a negative answer, 2 it could not be done."""
+    """Run a command; returns the exit status: 0 done, 1 the check failed, 2 an error."""
     # Read by cuBLAS when it starts; strict determinism needs it, and torch is not imported yet.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
-    except Exception:  # not foreseen; a traceback of Python's own would end with 1, the negative answer
+    except Exception:  # not foreseen; a traceback of Python's own would end with 1, a failed check
         traceback.print_exc()
         return 2
     except KeyboardInterrupt:
@@ -59,8 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
         description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
-        epilog="`pyramid-seed COMMAND --help` says more about one. Exit status: 0 done, 1 a negative answer, "
-        "2 it could not be done.",
+        epilog="`pyramid-seed COMMAND --help` says more about one. Exit status: 0 done, 1 the check failed, "
+        "2 an error.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

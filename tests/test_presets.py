@@ -276,7 +276,7 @@ def test_folders_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
 
 def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "__file__", str(tmp_path / "pyramid_seed" / "resources.py"))
-    with pytest.raises(FileNotFoundError, match=r"assets/tiny is not there: looked at .*pyramid_seed.* and "):
+    with pytest.raises(FileNotFoundError, match=r"assets is not there: looked at .*pyramid_seed.* and "):
         resources.embedded_model_path()
 
 

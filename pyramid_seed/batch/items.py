@@ -93,7 +93,7 @@ def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt must be text that is not empty, got {prompt!r}")
     given: dict[str, Any] = {**(defaults.settings or {})}
-    for name in SETTINGS.keys() & values.keys():
+    for name in filter(values.__contains__, SETTINGS):
         value = values[name]
         given[name] = SETTINGS[name].parse(value) if isinstance(value, str) else value
     chosen = values.get("preset", defaults.preset)

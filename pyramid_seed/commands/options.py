@@ -38,13 +38,15 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         f"(default: {default})",
     )
     group.add_argument("--overwrite", action="store_true", help="replace what exists")
-    group.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
+    group.add_argument("--lossless", action="store_true", help="lossless file (.mp4 or .webp)")
     group.add_argument(
         "--sidecar", action="store_true", help="write the manifest beside FILE as well, as .json"
     )
     group.add_argument("--no-metadata", action="store_true", help="write no manifest")
     group.add_argument(
-        "--keep-latents", action="store_true", help="write the latents beside FILE, to extend the clip from"
+        "--keep-latents",
+        action="store_true",
+        help="write the latents beside FILE, so that `extend` starts from them",
     )
 
 
@@ -75,7 +77,7 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
         "--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)"
     )
     for field in SETTINGS.values():
-        _add_field(group, field)
+        add_field(group, field)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
@@ -98,7 +100,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
     group = parser.add_argument_group("running")
     for name, field in RUN_OPTIONS.items():
         is_limited = many and name == "text_encoders"
-        _add_field(group, replace(field, choices=("keep", "offload")) if is_limited else field)
+        add_field(group, replace(field, choices=("keep", "offload")) if is_limited else field)
     group.add_argument("--quiet", action="store_true", help="no progress bar")
     if many:
         group.add_argument(
@@ -115,7 +117,8 @@ def run_options_from(options: argparse.Namespace) -> RunOptions:
     return RunOptions(**given)
 
 
-def _add_field(group: argparse._ArgumentGroup, field: Field) -> None:
+def add_field(group: argparse._ActionsContainer, field: Field) -> None:
+    """The option of a described field."""
     default = f" (default: {field.default})" if isinstance(field.default, str) and field.default else ""
     if isinstance(field.default, bool):
         group.add_argument(field.option, action="store_true", help=field.help)
@@ -140,7 +143,9 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
     )
-    group.add_argument("--image", type=Path, metavar="FILE", help="the first frame, if one was given")
+    group.add_argument(
+        "--image", type=Path, metavar="FILE", help="the first frame that the clip was made from"
+    )
     group.add_argument(
         "--lora",
         type=Path,
@@ -148,9 +153,9 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="the LoRAs, if it was made with some",
+        help="the LoRAs that the clip was made with",
     )
-    _add_field(group, RUN_OPTIONS["device"])
+    add_field(group, RUN_OPTIONS["device"])
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -47,12 +47,12 @@ def add(commands: Commands) -> None:
         "--against",
         type=Path,
         metavar="FOLDER",
-        help="another sweep with these prompts and seeds: tell the differences seed by seed",
+        help="another sweep with these prompts and seeds: report the differences seed by seed",
     )
     parser.add_argument(
         "--lossless",
         action="store_true",
-        help="keep every bit in the files: measures are exact, and the page plays copies",
+        help="lossless files: measures are exact, and the page plays lossy copies",
     )
     add_setting_options(parser)
     add_run_options(parser, many=True)
@@ -92,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
         return batch.status
     tell_clips(batch)
     if summary.findings is not None:
-        for found in summary.findings.prompts:
-            outliers = sum(map(bool, found.reasons))
-            say("outliers", f"{outliers} of {len(found.clips)} clips: {printable(str(found.prompt))}")
+        for prompt in summary.findings.prompts:
+            outliers = sum(map(bool, prompt.reasons))
+            say("outliers", f"{outliers} of {len(prompt.clips)} clips: {printable(str(prompt.prompt))}")
         say("report", summary.report)
     tell_how_to_go_on(batch)
     return batch.status

@@ -8,7 +8,8 @@ import pytest
 
 from pyramid_seed import generate, load_pipeline
 from pyramid_seed.cli import main
-from pyramid_seed.media.video import frames_digest, read_video
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
 from tests.conftest import REFERENCE
 
 SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
@@ -56,7 +57,7 @@ MISTAKES = {
     "--guidance-scale \u0663": "guidance_scale must be a number of at least 0, got '\u0663'",
     "--preset tinny": "did you mean 'tiny'?",
     "--preset no.yaml": "the preset no.yaml does not exist",
-    "--image no.png": "the picture no.png does not exist",
+    "--image no.png": "the image no.png does not exist",
     "--lora no.safetensors": "no.safetensors does not exist",
     "--lora no.safetensors:0.5": "no.safetensors:0.5 does not exist",
     "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",
