@@ -11,6 +11,7 @@ from pyramid_seed.batch.items import Defaults, items_from_rows, refuse_bad_rows
 from pyramid_seed.batch.rows import BatchInputError, Row
 from pyramid_seed.media.images import pixels_digest
 from pyramid_seed.presets import load_preset
+from tests.cases import check_cases
 
 DEFAULTS = Defaults()
 HERE = Path()
@@ -68,9 +69,11 @@ def test_text_of_a_csv_means_what_numbers_mean():
     assert len(items_of(as_text)[0]) == 2
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+def test_bad_rows_say_why():
+    def is_refused(values, message):
+        assert message in reason_of(values)
+
+    cases = [
         ({}, "prompt must be text that is not empty, got None"),
         ({"prompt": "  "}, "prompt must be text"),
         ({"prompt": 3}, "got 3"),
@@ -87,10 +90,17 @@ def test_text_of_a_csv_means_what_numbers_mean():
         ({"prompt": "a", "preset": 7}, "preset must be text"),
         ({"prompt": "a", "image": "nowhere.png"}, "nowhere.png"),
         ({"prompt": "a", "image": ""}, "image must be text"),
-    ],
-)
-def test_bad_rows_say_why(values, message):
-    assert message in reason_of(values)
+        ({"prompt": "a", "seed": "1 x"}, "seed must be a whole number in 0 .. 2**64 - 1, got 'x'"),
+        ({"prompt": "a", "seed": "\u0663"}, "seed must be a whole number in 0 .. 2**64 - 1"),
+        ({"prompt": "a", "seed": 1.5}, "seed must be an int, got 1.5"),
+        ({"prompt": "a", "fps": "nan"}, "fps must be a number above 0, got nan"),
+        ({"prompt": "a", "fps": None}, "fps must be a number above 0, got None"),
+        ({"prompt": "a", "width": "64 64"}, "width must be a whole number of at least 1, got [64, 64]"),
+        ({"prompt": "a", "num_inference_steps": "2 0 2"}, "or several, one per stage, got [2, 0, 2]"),
+        ({"prompt": "a", "heigth": 64}, "unknown name 'heigth'; did you mean 'height'?"),
+        ({"prompt": "a", 3: 64}, "unknown name 3"),
+    ]
+    check_cases(cases, is_refused)
 
 
 def test_every_bad_row_is_reported_at_once():

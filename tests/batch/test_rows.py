@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
 
 from pyramid_seed.batch.rows import BadRow, BatchInputError, Row, read_rows
+from tests.cases import check_cases
 
 
 def write(tmp_path, name, text):
@@ -72,23 +74,23 @@ def test_standard_input(monkeypatch):
     assert read_rows("-", "jsonl") == ([Row(1, {"prompt": "b"})], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_lists_that_are_broken_as_a_whole(tmp_path):
+    def is_refused(name, content, message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_rows(write(tmp_path, name, content))
+
+    cases = [
         ("a.docx", "x", "must be one of txt, jsonl, csv, yaml, got 'docx'"),
         ("a.txt", b"fine\n\xff\n", "line 2: the text must be UTF-8"),
         ("a.csv", "text,seed\na,1\n", "`prompt` among them"),
         ("a.csv", "prompt,prompt\na,b\n", "each column once"),
-        ("a.csv", "prompt,sed\na,\n", r"line 1: unknown name 'sed'; did you mean 'seed'\?"),
+        ("a.csv", "prompt,sed\na,\n", "line 1: unknown name 'sed'; did you mean 'seed'?"),
         ("a.csv", 'prompt\n"a', "line 2: unexpected end"),
         ("a.yaml", "prompt: a\n", "must be a list"),
         ("a.yaml", "- [\n", "not valid YAML"),
         ("a.yaml", "", "must be a list"),
-    ],
-)
-def test_lists_that_are_broken_as_a_whole(tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=message):
-        read_rows(write(tmp_path, name, content))
+    ]
+    check_cases(cases, is_refused)
 
 
 def test_the_error_names_every_row():

@@ -10,6 +10,7 @@ from pyramid_seed import generate, load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
+from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
 SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
@@ -73,10 +74,13 @@ MISTAKES = {
 def test_a_mistake_is_named_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
-    for options, message in MISTAKES.items():
+
+    def is_named(options, message):
         assert main(["generate", "a star", "--seed", "1", *options.split()]) == 2
-        assert message in capsys.readouterr().err, options
-        assert list(tmp_path.iterdir()) == [], options
+        assert message in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    check_cases(MISTAKES.items(), is_named)
 
 
 def test_a_prompt_without_quotes_is_explained(capsys):
@@ -87,11 +91,13 @@ def test_a_prompt_without_quotes_is_explained(capsys):
 
 
 def test_a_wrong_seed_is_named(capsys):
-    for seed in ("-1", "1.5", "x", str(2**64), "\u0663", "\u00b2", "1" * 5000):
+    def is_named(seed):
         with pytest.raises(SystemExit) as stopped:
             main(["generate", "a star", f"--seed={seed}"])
         assert stopped.value.code == 2
-        assert "seed must be a whole number in 0 .. 2**64 - 1, got" in capsys.readouterr().err, seed
+        assert "seed must be a whole number in 0 .. 2**64 - 1, got" in capsys.readouterr().err
+
+    check_cases(("-1", "1.5", "x", str(2**64), "\u0663", "\u00b2", "1" * 5000), is_named)
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".png"])

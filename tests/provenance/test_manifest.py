@@ -241,18 +241,17 @@ DAMAGED = [
 
 
 def test_a_damaged_manifest_is_refused_and_the_field_named(made):
-    def rule(path, value, message):
+    def is_refused(path, value, message):
         manifest = json.loads(manifest_json(made.manifest))
         *parents, last = path
         inner = manifest
         for name in parents:
             inner = inner[name]
         inner[last] = value
-        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        with pytest.raises(ValueError, match=f"^clip.mp4.*{re.escape(message)}"):
             check_manifest(manifest, "clip.mp4")
-        assert str(caught.value).startswith("clip.mp4")
 
-    check_cases(DAMAGED, rule)
+    check_cases(DAMAGED, is_refused)
 
 
 def test_a_missing_field_is_named(made):
