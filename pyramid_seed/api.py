@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,25 +15,28 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
-from .checkpoints.source import ModelSource, read_source
+from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
+from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.frames import Frames
-from .noise import Branch, BranchedNoise, noise_digest, root_from_entropy
+from .models.lora import check_lora
+from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.first_frames import first_frames
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
-from .pipelines.memory import own_weights
+from .pipelines.inputs import Request, check_call
+from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
-from .presets import Preset, Settings, load_preset, pipeline_arguments, with_settings
+from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
 
@@ -67,9 +71,15 @@ def load_pipeline(
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
-    ask_for_cublas_workspace()
     target = default_device() if device is None else usable_device(device)
-    source = read_source(path_or_hub_id, variant=variant, **hub_options)
+    return _load(read_source(path_or_hub_id, variant=variant, **hub_options), dtype, target, compile)
+
+
+def _load(
+    source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
+) -> PyramidFlowPipeline:
+    """The pipeline of a model that was told; see `load_pipeline`."""
+    ask_for_cublas_workspace()
     if source.layout == "diffusers":
         pipeline = _load_saved(source, dtype)
     else:
@@ -79,7 +89,7 @@ def load_pipeline(
         pipeline.to(target)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
-            own_weights(part)
+            unmap_weights(part)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
@@ -103,24 +113,57 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-@lru_cache(maxsize=1)
-def shared_pipeline(
-    model: str, variant: str | None, dtype: str, device: str | None, compile: bool
-) -> PyramidFlowPipeline:
-    """The pipeline of these settings, loaded once per process; asking for another lets the last one go."""
-    return load_pipeline(model, variant=variant, dtype=torch_dtype(dtype), device=device, compile=compile)
+class SharedPipeline:
+    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] | None = None
+        self._pipeline: PyramidFlowPipeline | None = None
+        self.num_loads = 0
+
+    def get(
+        self,
+        settings: Preset,
+        device: str | None = None,
+        compile: bool = False,
+        check: Callable[[PyramidGeometry], object] = lambda _: None,
+    ) -> PyramidFlowPipeline:
+        """The pipeline of these settings, loaded again if its files have changed.
+
+        Args:
+            settings: name the model, its variant and dtype.
+            device, compile: see `load_pipeline`.
+            check: called with the model's geometry before anything is downloaded or loaded, as far as it
+                is known by then; what it raises is passed on.
+        """
+        if settings.model in PUBLISHED_MODELS:
+            check(PUBLISHED_GEOMETRY)
+        key = (settings.model, settings.variant, settings.dtype, device, compile)
+        with self._lock:
+            if self._pipeline is not None and self._key == key:
+                source = self._pipeline.source
+                if source is None or not source.changed_files():
+                    return self._pipeline
+            self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
+            target = default_device() if device is None else usable_device(device)
+            source = read_source(settings.model, variant=settings.variant)
+            check(source.geometry)
+            self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
+            self._key = key
+            self.num_loads += 1
+            return self._pipeline
+
+    def clear(self) -> None:
+        """Let the pipeline go."""
+        with self._lock:
+            self._key = self._pipeline = None
 
 
-def current_pipeline(settings: Preset, device: str | None, compile: bool) -> PyramidFlowPipeline:
-    """The shared pipeline of these settings, loaded again if its files have changed."""
-    wanted = (settings.model, settings.variant, settings.dtype, device, compile)
-    pipeline = shared_pipeline(*wanted)
-    if pipeline.source is not None and pipeline.source.changed_files():
-        shared_pipeline.cache_clear()
-        pipeline = shared_pipeline(*wanted)
-    return pipeline
+shared_pipeline = SharedPipeline()
 
 
+@settings_listed
 def generate(
     prompt: str,
     *,
@@ -135,6 +178,7 @@ def generate(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath | None = None,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -161,6 +205,8 @@ def generate(
         attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
+            anew for them. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
@@ -168,7 +214,7 @@ def generate(
         on_chunk: `callback_on_chunk_end` of the pipeline.
         sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
             `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
-        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0.
+        settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0, see below.
 
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
@@ -178,14 +224,20 @@ def generate(
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     root = root_from_entropy() if seed is None else seed
-    BranchedNoise(root, branches, noise_device)  # refuses what is no seed, and branches that do not rise
+    NoiseStreams(root, noise_device, branches)  # refuses what is no seed, and branches that do not rise
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
-    pipeline = _loaded(wanted, options) if pipeline is None else _as_it_is(pipeline, compile)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
+    if pipeline is not None:
+        pipeline = _as_it_is(pipeline, compile, loras)
+    elif loras:
+        pipeline = _loaded_with(loras, wanted, options, check)
+    else:
+        pipeline = _loaded(wanted, options, check)
     recipe = Recipe(
         prompt=prompt,
         seed=root,
@@ -237,12 +289,6 @@ def make_clip(
     started = time.perf_counter() if started is None else started
     weights, loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
-    arguments = pipeline_arguments(recipe.settings)
-    if image is not None and tuple(first_frames(image, 1)[0].shape[2:]) == (
-        arguments["height"],
-        arguments["width"],
-    ):
-        arguments |= {"height": None, "width": None}  # so that a wrong size is told as the image's
     counter = FrameCounter()
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
@@ -258,16 +304,15 @@ def make_clip(
     ):
         output = pipeline(
             recipe.prompt,
-            image=image,
             beginning=beginning,
-            noise=BranchedNoise(recipe.seed, recipe.branches, recipe.noise_device),
+            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
             output_type="uint8" if sink is None else "latent",
             determinism=recipe.determinism,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
-            **arguments,
+            **_arguments(recipe.settings, image),
         )
     facts = counter.facts()
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
@@ -292,6 +337,37 @@ def make_clip(
         seconds=time.perf_counter() - loaded,
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
+    )
+
+
+def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:
+    """What the pipeline takes of settings and image; a size that is the image's is not asked for as well."""
+    arguments = pipeline_arguments(settings) | {"image": image}
+    if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[2:]:
+        arguments |= {"height": None, "width": None}
+    return arguments
+
+
+def check_request(
+    geometry: PyramidGeometry, prompt: str, settings: Preset, image: PipelineImageInput | None = None
+) -> Request:
+    """What is to be made of a prompt, settings and first frame by a model of this geometry.
+
+    Raises:
+        ValueError, TypeError: what the pipeline would refuse, before it is loaded.
+    """
+    arguments = _arguments(settings, image)
+    del arguments["prompt_suffix"]  # any text will do
+    embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+    return check_call(
+        geometry,
+        1,
+        (1, 1),
+        prompt=prompt,
+        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
+        beginning=None,
+        num_videos_per_prompt=1,
+        **arguments,
     )
 
 
@@ -321,16 +397,44 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
     return None if frame is None else noise_digest(frame)
 
 
-def _loaded(settings: Preset, options: RunOptions) -> PyramidFlowPipeline:
+def _loaded(
+    settings: Preset, options: RunOptions, check: Callable[[PyramidGeometry], object]
+) -> PyramidFlowPipeline:
     """The shared pipeline of these settings; nobody else gets one whose text encoders are to be freed."""
-    pipeline = current_pipeline(settings, options.device, options.compile)
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check)
     if options.text_encoders == "free":
-        shared_pipeline.cache_clear()
+        shared_pipeline.clear()
     return pipeline
 
 
-def _as_it_is(pipeline: PyramidFlowPipeline, compile: bool) -> PyramidFlowPipeline:
+def _loaded_with(
+    loras: Mapping[str | Path, float],
+    settings: Preset,
+    options: RunOptions,
+    check: Callable[[PyramidGeometry], object],
+) -> PyramidFlowPipeline:
+    """A pipeline of these settings that nobody shares, with LoRAs; what is none is refused before."""
+    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    source = read_source(settings.model, variant=settings.variant)
+    check(source.geometry)
+    target = default_device() if options.device is None else usable_device(options.device)
+    pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
+    for adapter, file in files.items():
+        pipeline.load_lora_weights(file, adapter_name=adapter)
+    pipeline.set_adapters(list(files), list(loras.values()))
+    if options.compile:
+        pipeline.transformer.compile_repeated_blocks()
+    return pipeline
+
+
+def _as_it_is(
+    pipeline: PyramidFlowPipeline, compile: bool, loras: Mapping[str | Path, float] | None
+) -> PyramidFlowPipeline:
     """A pipeline that the caller gave, whose files are still those that were loaded."""
+    if loras:
+        raise ValueError(
+            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+        )
     if compile:
         raise ValueError(
             "compile is for a pipeline that generate loads; call "

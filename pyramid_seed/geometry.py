@@ -1,4 +1,4 @@
-"""Sizes and counts of a clip: pixels and latents, stages of the pyramid, the frames a unit looks back on.
+"""Sizes and counts of a clip: pixels and latents, units, stages of the pyramid, history of a unit.
 
 Whole numbers only. Nothing here knows tensors, and nothing is rounded: a value that does not fit raises, with
 the nearest values that do.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 from .checks import check_int
 
-__all__ = ["HistoryClip", "PyramidGeometry", "history_plan"]
+__all__ = ["HistoryClip", "LatentShape", "PyramidGeometry", "history_plan"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,44 @@ class HistoryClip:
     stage: int
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Shape of the latents of one unit of one clip, and of its pyramid.
+
+    Args:
+        channels: C.
+        height, width: H and W at the finest stage, multiples of 2 ** (num_stages - 1).
+        num_stages: levels of the pyramid.
+
+    Raises:
+        TypeError: if a value is not an int. ValueError: if it is out of range.
+    """
+
+    channels: int
+    height: int
+    width: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_int(field.name, getattr(self, field.name), minimum=1)
+        multiple = 2 ** (self.num_stages - 1)
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value % multiple:
+                advice = _advice(value, value // multiple * multiple, multiple)
+                raise ValueError(f"latent {name} must be a multiple of {multiple}, {advice}")
+
+    def as_tuple(self) -> tuple[int, int, int, int, int]:
+        """(1, C, 1, H, W): one clip, one latent frame."""
+        return 1, self.channels, 1, self.height, self.width
+
+    def stage(self, stage: int) -> LatentShape:
+        """The shape at a stage, 0 = coarsest, with the pyramid below it; TypeError, ValueError if none."""
+        _check_stage(stage, self.num_stages)
+        divisor = 2 ** (self.num_stages - 1 - stage)
+        return LatentShape(self.channels, self.height // divisor, self.width // divisor, stage + 1)
 
 
 @dataclass(frozen=True)
@@ -77,6 +115,27 @@ class PyramidGeometry:
         """Pixel frames that `num_latent_frames` decode to."""
         check_int("num_latent_frames", num_latent_frames, minimum=1)
         return (num_latent_frames - 1) * self.temporal_factor + 1
+
+    def unit_of_frame(self, frame: int) -> int:
+        """The unit that makes a pixel frame: unit 0 makes frame 0, the others `temporal_factor` each."""
+        check_int("frame", frame, minimum=0)
+        return -(-frame // self.temporal_factor)
+
+    def frames_of_unit(self, unit: int) -> range:
+        """The pixel frames that a unit makes, see `unit_of_frame`."""
+        check_int("unit", unit, minimum=0)
+        stop = unit * self.temporal_factor + 1
+        return range(max(stop - self.temporal_factor, 0), stop)
+
+    def frames_of_units(self, num_frames: int) -> list[range]:
+        """The pixel frames of each unit of a clip of any length; the last unit may be cut off."""
+        check_int("num_frames", num_frames, minimum=1)
+        units = range(self.unit_of_frame(num_frames - 1) + 1)
+        return [range(num_frames)[frames.start : frames.stop] for frames in map(self.frames_of_unit, units)]
+
+    def latent_shape(self, channels: int, height: int, width: int) -> LatentShape:
+        """Shape of one unit's latents, with `channels`, in a clip of `height` x `width` pixels."""
+        return LatentShape(channels, *self.latent_size(height, width), self.num_stages)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latents of a clip of `height` x `width` pixels."""

@@ -1,68 +1,95 @@
-"""Presets: named settings, one YAML file each in `configs/`. Reading them does not import torch."""
+"""Settings and presets: named settings, one YAML file each in `configs/`. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypeAlias, TypedDict
 
-import yaml
+from msgspec import Meta
 
 from .checks import did_you_mean
+from .choices import DTYPES
+from .fields import about, described_fields, with_fields_listed
 from .resources import configs_path, resolve_model
 
+NUM_STAGES = 3
+"""Stages of the published models, where nothing else says for how many one number of steps stands."""
 
-@dataclass(frozen=True)
+Name: TypeAlias = Annotated[str, Meta(min_length=1, title="text that is not empty")]
+Text: TypeAlias = Annotated[str, Meta(title="text")]
+Count: TypeAlias = Annotated[int, Meta(ge=1, title="a whole number of at least 1")]
+Steps: TypeAlias = Annotated[
+    tuple[Count, ...], Meta(min_length=1, title="a whole number of at least 1, or several, one per stage")
+]
+# The largest float keeps out infinity, which msgspec takes for no limit; NaN is not above 0.
+Number: TypeAlias = Annotated[
+    Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
+    Meta(title="a number of at least 0"),
+]
+PositiveNumber: TypeAlias = Annotated[
+    Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
+    Meta(title="a number above 0"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Settings of a generation, as read from a YAML file whose keys are these names (without `name`).
 
-    Attributes:
-        name: The file's name without its ending.
-        description: One line for people.
-        model: `embedded:NAME` for a model that comes with the package, else a folder or a hub id.
-        variant: Which of the model's transformers, such as "384p"; None if there is only one.
-        dtype: "float32" or "bfloat16".
-        height: Pixels.
-        width: Pixels.
-        num_frames: Pixel frames of the clip.
-        fps: Frames a second of the saved clip.
-        num_inference_steps: Steps of the first unit, one count a stage, coarsest first.
-        video_num_inference_steps: The same for the other units; None for the same counts.
-        guidance_scale: Guidance of the first unit.
-        video_guidance_scale: Guidance of the other units; None for the same.
-        guidance_decay: With a value d, unit u uses max(guidance_scale - d * u, min_guidance_scale).
-        min_guidance_scale: The floor of that line.
-        negative_prompt: What guidance leads away from.
-        prompt_suffix: Appended to every prompt.
-        max_sequence_length: Tokens of the prompt that the sequence encoder sees.
-        scale: Saved files show every pixel as scale x scale pixels; frames and digest stay as generated.
+    `about` says of each what it is and who reads it: whoever loads the model, the pipeline, or whoever writes
+    the file.
     """
 
     name: str
-    model: str
-    dtype: str
-    height: int
-    width: int
-    num_frames: int
-    fps: float
-    num_inference_steps: tuple[int, ...]
-    guidance_scale: float
-    max_sequence_length: int
-    description: str = ""
-    variant: str | None = None
-    video_num_inference_steps: tuple[int, ...] | None = None
-    video_guidance_scale: float | None = None
-    guidance_decay: float | None = None
-    min_guidance_scale: float = 2.0
-    negative_prompt: str = ""
-    prompt_suffix: str = ""
-    scale: int = 1
+    description: Text = about("one line for people", default="")
+    model: Name = about("folder or hub id of a checkpoint, or embedded:tiny", "model", "MODEL")
+    variant: Name | None = about(
+        "384p, 768p or image: which transformer of the checkpoint", "model", "VARIANT", default=None
+    )
+    dtype: Name = about("number format of the model: float32 or bfloat16", "model", choices=DTYPES)
+    negative_prompt: Text = about("what not to show; needs guidance above 1", "pipeline", "TEXT", default="")
+    prompt_suffix: Text = about("appended to the prompt", "pipeline", "TEXT", default="")
+    height: Count = about("a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS")
+    width: Count = about("a multiple of the same number", "pipeline", "PIXELS")
+    num_frames: Count = about(
+        "frames of the clip: 4k + 1 for tiny, 8k + 1 for the published models", "pipeline"
+    )
+    fps: PositiveNumber = about("frames per second of the file", "file")
+    num_inference_steps: Steps = about(
+        "steps of the first unit: one number for all stages, or one per stage, coarsest first", "pipeline"
+    )
+    video_num_inference_steps: Steps | None = about(
+        "steps of later units, where they differ from the first's", "pipeline", default=None
+    )
+    guidance_scale: Number = about("guidance of the first unit; at most 1 means none", "pipeline", "X")
+    video_guidance_scale: Number | None = about(
+        "guidance of later units, where it differs from the first's", "pipeline", "X", default=None
+    )
+    guidance_decay: Number | None = about(
+        "in place of video_guidance_scale: lower guidance by X per unit", "pipeline", "X", default=None
+    )
+    min_guidance_scale: Number = about(
+        "the lowest guidance that guidance_decay leads to", "pipeline", "X", default=2.0
+    )
+    max_sequence_length: Count = about("tokens of the prompt that the sequence encoder sees", "pipeline")
+    scale: Count = about("show every pixel as N x N pixels in the file", "file", default=1)
+
+
+_FIELDS = described_fields(Preset)
+SETTINGS = {name: described for name, described in _FIELDS.items() if described.reader}
+"""Every setting: its type with its range, its sentence for people, its reader."""
+
+settings_listed = with_fields_listed("Settings", SETTINGS)
+"""A decorator: the docstring of a function that takes **settings ends with all of them."""
+settings_listed(Preset)
 
 
 class Settings(TypedDict, total=False):
-    """Settings that replace a preset's: any of its values, steps also as one int for all stages."""
+    """Settings that replace a preset's, for type checkers: the names of `SETTINGS`."""
 
     model: str
     variant: str | None
@@ -93,36 +120,46 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
         TypeError: there is no such setting; the nearest one is named.
         ValueError: a value breaks its rule.
     """
-    for key in settings:
-        if key not in Settings.__annotations__:
-            raise TypeError(f"unknown setting {key!r}{did_you_mean(key, tuple(Settings.__annotations__))}")
-    values: dict[str, Any] = dict(settings)
-    for key in ("num_inference_steps", "video_num_inference_steps"):
-        if isinstance(steps := values.get(key), int | tuple):
-            values[key] = [steps] * len(preset.num_inference_steps) if isinstance(steps, int) else list(steps)
-    checked = {key: _checked(key, value) for key, value in values.items()}
-    if "model" in checked and "variant" not in checked and _was_saved_by_diffusers(checked["model"]):
-        checked["variant"] = None
-    return replace(preset, **checked)
+    for name in settings:
+        if name not in SETTINGS:
+            raise TypeError(f"unknown setting {name!r}{did_you_mean(name, tuple(SETTINGS))}")
+    values = _decoded(settings, len(preset.num_inference_steps))
+    if "model" in values and "variant" not in values and _was_saved_by_diffusers(values["model"]):
+        values["variant"] = None
+    return replace(preset, **values)
+
+
+def preset_of(name: str, values: Mapping[str, object]) -> Preset:
+    """The preset of a name and these values, as a file or a manifest has them.
+
+    Raises:
+        TypeError: a key is unknown, or one is missing that has no default.
+        ValueError: a value breaks its rule.
+    """
+    for key in values:
+        if key not in _FIELDS:
+            raise TypeError(f"unknown key {key!r}{did_you_mean(str(key), tuple(_FIELDS))}")
+    missing = [key for key in _FIELDS if _FIELDS[key].default is MISSING and key not in values]
+    if missing:
+        raise TypeError(f"missing {', '.join(missing)}")
+    return Preset(name=name, **_decoded(values, NUM_STAGES))
 
 
 def pipeline_arguments(preset: Preset) -> dict[str, Any]:
-    """What a call of the pipeline takes of a preset: all but the model, and how the clip is saved."""
-    later = preset.video_num_inference_steps
-    return {
-        "height": preset.height,
-        "width": preset.width,
-        "num_frames": preset.num_frames,
-        "num_inference_steps": list(preset.num_inference_steps),
-        "video_num_inference_steps": None if later is None else list(later),
-        "guidance_scale": preset.guidance_scale,
-        "video_guidance_scale": preset.video_guidance_scale,
-        "guidance_decay": preset.guidance_decay,
-        "min_guidance_scale": preset.min_guidance_scale,
-        "negative_prompt": preset.negative_prompt,
-        "prompt_suffix": preset.prompt_suffix,
-        "max_sequence_length": preset.max_sequence_length,
-    }
+    """The settings that are arguments of the pipeline's call, by its names."""
+    names = [name for name in SETTINGS if SETTINGS[name].reader == "pipeline"]
+    values = {name: getattr(preset, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _decoded(values: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
+    """Values as a preset holds them; one number of steps stands for every stage."""
+    decoded = {name: _FIELDS[name].decode(value) for name, value in values.items()}
+    steps = [name for name, value in decoded.items() if isinstance(value, tuple)]
+    several = [name for name in steps if isinstance(values[name], Sequence)]
+    for name in set(steps) - set(several):
+        decoded[name] *= len(decoded[several[0]]) if several else num_stages
+    return decoded
 
 
 def _was_saved_by_diffusers(model: str) -> bool:
@@ -151,98 +188,19 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
 
 
 def _read(path: Path) -> Preset:
+    import yaml  # here, so that the command line's help does not wait for it
+
+    from .unique_keys import UniqueKeyLoader
+
     if not path.exists():
         raise FileNotFoundError(f"the preset {path} does not exist")
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not a valid preset: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} is not a valid preset: expected `key: value` lines, got {settings!r}")
-
-    known = {field.name: field for field in fields(Preset) if field.name != "name"}
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}{did_you_mean(str(key), tuple(known))}")
-    missing = [key for key, field in known.items() if field.default is MISSING and key not in settings]
-    if missing:
-        raise ValueError(f"{path}: missing {', '.join(missing)}")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a valid preset: expected `key: value` lines, got {values!r}")
     try:
-        values = {key: _checked(key, value) for key, value in settings.items()}
-    except ValueError as error:
+        return preset_of(path.stem, values)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return Preset(name=path.stem, **values)
-
-
-def _checked(key: str, value: Any) -> Any:
-    if value is None and key in _MAY_BE_NONE:
-        return None
-    rule, is_right = _RULES[key]
-    if not is_right(value):
-        raise ValueError(f"{key} must be {rule}, got {value!r}")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_counts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(map(_is_count, value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-_Rule = tuple[str, Callable[[Any], bool]]
-_TEXT: _Rule = ("text", _is_text)
-_NAME: _Rule = ("text that is not empty", _is_name)
-_COUNT: _Rule = ("a whole number of at least 1", _is_count)
-_COUNTS: _Rule = ("a list of whole numbers of at least 1, one a stage", _is_counts)
-_NUMBER: _Rule = ("a number of at least 0", _is_number)
-
-_RULES: dict[str, _Rule] = {
-    "description": _TEXT,
-    "model": _NAME,
-    "variant": _NAME,
-    "dtype": ("float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
-    "height": _COUNT,
-    "width": _COUNT,
-    "num_frames": _COUNT,
-    "fps": ("a number above 0", lambda value: _is_number(value) and value > 0),
-    "num_inference_steps": _COUNTS,
-    "video_num_inference_steps": _COUNTS,
-    "guidance_scale": _NUMBER,
-    "video_guidance_scale": _NUMBER,
-    "guidance_decay": _NUMBER,
-    "min_guidance_scale": _NUMBER,
-    "negative_prompt": _TEXT,
-    "prompt_suffix": _TEXT,
-    "max_sequence_length": _COUNT,
-    "scale": _COUNT,
-}
-_MAY_BE_NONE = frozenset({"variant", "video_num_inference_steps", "video_guidance_scale", "guidance_decay"})
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """A key given twice is a mistake; plain YAML keeps the last one and says nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep)

@@ -13,22 +13,22 @@ from diffusers.image_processor import PipelineImageInput
 
 from .api import (
     checked_pipeline,
-    current_pipeline,
     frame_digest,
     load_pipeline,
     lora_rows,
     make_clip,
+    shared_pipeline,
     weights_of,
 )
-from .checkpoints.source import read_source
+from .checkpoints.source import is_hub_id, read_source
 from .clip import Clip
 from .dtypes import dtype_name, torch_dtype
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.first_frames import first_frames
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
 from .pipelines.stages import StageDigests
 from .provenance.latents import latents_path, read_latents
 from .provenance.manifest import (
@@ -240,8 +240,10 @@ class _Original:
         if reference["kind"] == "embedded":
             return str(reference["name"])
         if reference["kind"] == "hub":
-            variant, revision = self.recipe.settings.variant, reference["revision"]
-            return str(read_source(str(reference["name"]), variant=variant, revision=revision).folder)
+            name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant
+            if not is_hub_id(str(name)):  # a manifest may be anybody's, and name a folder here
+                raise ValueError(f"the manifest must name a model on the hub as owner/name, got {name!r:.80}")
+            return str(read_source(str(name), variant=variant, revision=revision).folder)
         if self.clip is not None:
             raise ValueError("the clip was made by a pipeline of your own; pass it as pipeline=")
         which = (
@@ -303,7 +305,7 @@ def _model_of(
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
-        return current_pipeline(settings, device, original.recipe.compiled)
+        return shared_pipeline.get(settings, device, original.recipe.compiled)
     pipeline = load_pipeline(
         settings.model, variant=settings.variant, dtype=torch_dtype(settings.dtype), device=device
     )

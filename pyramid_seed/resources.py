@@ -16,6 +16,9 @@ def embedded_model_path(name: str = "tiny") -> Path:
     Raises:
         FileNotFoundError: there is none of that name.
     """
+    names = sorted(path.name for path in _find("assets").iterdir() if path.is_dir())
+    if name not in names:  # nor is "../elsewhere" one
+        raise FileNotFoundError(f"no model named {name!r} comes with the package, only {', '.join(names)}")
     return _find(f"assets/{name}")
 
 

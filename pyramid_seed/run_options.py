@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .checks import check_choice
 from .choices import (
@@ -14,34 +14,48 @@ from .choices import (
     AttentionPath,
     DeterminismLevel,
 )
+from .fields import about, described_fields, with_fields_listed
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """One value for `generate`, `run_batch`, `run_sweep`, the commands and the page.
+    """One value for `generate`, `run_batch`, `run_sweep`, the commands and the page."""
 
-    Attributes:
-        device: where the model runs; None: the accelerator if there is one, else the CPU.
-        noise_device: where noise is drawn; the CPU's is the same on all machines.
-        determinism: "strict" or "relaxed".
-        attention: how attention is computed; None: as the pipeline has it, "prefix" if nobody set another.
-        compile: run the transformer's blocks through `torch.compile`.
-        text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
-            their memory.
-    """
+    device: str | None = about(
+        "torch device of the model (default: an accelerator, else the CPU)", metavar="DEVICE", default=None
+    )
+    noise_device: str = about(
+        "where noise is drawn; the CPU's is the same on all machines", metavar="DEVICE", default="cpu"
+    )
+    determinism: DeterminismLevel = about(
+        "strict: the same bits on every run, or an error; relaxed: kernels chosen for speed",
+        choices=DETERMINISM_LEVELS,
+        default="strict",
+    )
+    attention: AttentionPath | None = about(
+        "prefix: without a mask; reference: with one, as in the original; results differ in the last bits "
+        "(default: prefix, or what the pipeline was set to)",
+        choices=ATTENTION_PATHS,
+        default=None,
+    )
+    compile: bool = about(
+        "compile the transformer: the first call takes minutes, later ones are faster; results differ in the "
+        "last bits",
+        default=False,
+    )
+    text_encoders: AfterUse = about(
+        "once the text is encoded, keep the encoders, offload them to the CPU, or, for a single clip, free "
+        "their memory",
+        choices=AFTER_USE,
+        default="keep",
+    )
 
-    device: str | None = None
-    noise_device: str = "cpu"
-    determinism: DeterminismLevel = "strict"
-    attention: AttentionPath | None = None
-    compile: bool = False
-    text_encoders: AfterUse = "keep"
+    def arguments(self) -> dict[str, Any]:
+        """As arguments of `generate`, `run_batch` and `run_sweep`; what is None is left to them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
-    def check(self, after_use: Sequence[str] = AFTER_USE) -> None:
+    def check(self) -> None:
         """Refuse what cannot be run here, before anything is loaded.
-
-        Args:
-            after_use: what `text_encoders` may be.
 
         Raises:
             ValueError: an unknown word, or a noise device that this machine does not have.
@@ -49,7 +63,13 @@ class RunOptions:
         check_choice("determinism", self.determinism, DETERMINISM_LEVELS)
         if self.attention is not None:
             check_choice("attention", self.attention, ATTENTION_PATHS)
-        check_choice("text_encoders", self.text_encoders, after_use)
+        check_choice("text_encoders", self.text_encoders, AFTER_USE)
         from .devices import usable_device
 
         usable_device(self.noise_device, "noise_device")
+
+
+RUN_OPTIONS = described_fields(RunOptions)
+"""Every option by name, with its sentence for people."""
+
+with_fields_listed("Attributes", RUN_OPTIONS)(RunOptions)

@@ -41,7 +41,7 @@ USUAL, OTHER = (2.0, 1.5), (3.0, 3.0)
 def codec_errors(usual: Findings) -> dict[str, float]:
     """What a usual, lossy file changes in each measure: the largest deviation over a clip of each prompt."""
     errors: dict[str, list[float]] = {}
-    for exact in (found.clips[0] for found in usual.prompts):
+    for exact in (prompt.clips[0] for prompt in usual.prompts):
         manifest = find_manifest(exact.path)
         frames, fps = read_video(exact.path)
         with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def codec_errors(usual: Findings) -> dict[str, float]:
         for name, true in exact.values.items():
             if true is not None and (value := values[name]) is not None:
                 errors.setdefault(name, []).append(abs(value - true))
-    return {name: max(each) for name, each in errors.items()}
+    return {name: max(deviations) for name, deviations in errors.items()}
 
 
 def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machine: str) -> str:
@@ -68,24 +68,24 @@ def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machi
         for name, share in usual.shares.items()
         if share is not None
     ]
-    similar = [[found.prompt.text, _number(found.similarity)] for found in usual.prompts]
+    similar = [[prompt.prompt.text, _number(prompt.similarity)] for prompt in usual.prompts]
     paired = [
-        [f"`{measure.name}`", *_difference(found, measure.is_signed)]
+        [f"`{measure.name}`", *_difference(difference, measure.is_signed)]
         for measure in MEASURES
-        if (found := other.paired[measure.name]) and found.std > 0
+        if (difference := other.paired[measure.name]) and difference.std > 0
     ]
     return "\n".join(
         [
             f"{len(usual.prompts)} prompts, {len(usual.common_seeds)} seeds. {machine}",
             "",
             *_table(
-                ["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interplay"], shares
+                ["measure", "mean", "std over seeds", "lossy file", "prompt", "seed", "interaction"], shares
             ),
             "",
             *_table(["prompt", "SSIM of two seeds, mean over all pairs"], similar),
             "",
             f"Guidance {_scales(OTHER)} minus guidance {_scales(USUAL)} (of the first unit, then of the "
-            f"later ones), and the seeds a setting that it takes to see a difference of {100 * SHARE:g} % "
+            f"later ones), and the seeds per setting that it takes to see a difference of {100 * SHARE:g} % "
             "of the mean:",
             "",
             *_table(
@@ -106,23 +106,23 @@ def figures(usual: Findings, other: Findings, errors: Mapping[str, float], machi
 
 
 def _spread(findings: Findings, name: str) -> list[str]:
-    spreads = [spread for found in findings.prompts if (spread := found.spreads[name])]
+    spreads = [spread for prompt in findings.prompts if (spread := prompt.spreads[name])]
     mean = sum(spread.mean for spread in spreads) / len(spreads)
     return [_number(mean), _number(math.sqrt(sum(spread.std**2 for spread in spreads) / len(spreads)))]
 
 
 def _percent(shares: VarianceShares) -> list[str]:
-    return [f"{100 * share:.1f} %" for share in (shares.prompt, shares.seed, shares.interplay)]
+    return [f"{100 * share:.1f} %" for share in (shares.prompt, shares.seed, shares.interaction)]
 
 
-def _difference(found: PairedDifference, is_signed: bool) -> list[str]:
-    needed = None if is_signed else seeds_for_share(found)
+def _difference(paired: PairedDifference, is_signed: bool) -> list[str]:
+    needed = None if is_signed else seeds_for_share(paired)
     return [
-        _number(found.difference),
-        f"{_number(found.low)} to {_number(found.high)}",
-        _number(found.std),
-        _number(found.std_paired),
-        "-" if found.correlation is None else f"{found.correlation:.2f}",
+        _number(paired.difference),
+        f"{_number(paired.low)} to {_number(paired.high)}",
+        _number(paired.std),
+        _number(paired.std_paired),
+        "-" if paired.correlation is None else f"{paired.correlation:.2f}",
         *(["-", "-"] if needed is None else map(str, needed)),
     ]
 

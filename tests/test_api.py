@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -16,11 +17,11 @@ from safetensors.torch import load_file, save_file
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
 from pyramid_seed.api import default_device, frame_digest, shared_pipeline
-from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.pipelines.beginning import Beginning
-from pyramid_seed.pipelines.inputs import first_frames
+from pyramid_seed.pipelines.first_frames import first_frames
 from pyramid_seed.presets import Preset
+from pyramid_seed.private_apis import active_attention_backend, set_active_attention_backend
 from tests.conftest import REFERENCE
 
 
@@ -85,10 +86,41 @@ def test_without_a_seed_the_one_used_is_told(quick):
 
 def test_the_model_is_loaded_once(quick):
     generate("a boat", seed=1, **quick)
-    before = shared_pipeline.cache_info()
+    before = shared_pipeline.num_loads
     generate("a boat", seed=2, **quick)
-    after = shared_pipeline.cache_info()
-    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    assert shared_pipeline.num_loads == before
+
+
+def test_what_does_not_fit_the_model_is_refused_before_it_is_loaded(quick):
+    shared_pipeline.clear()
+    before = shared_pipeline.num_loads
+    for settings, message in (
+        ({"num_frames": 10}, "num_frames must be 8k"),
+        ({"height": 100}, "height must be a multiple of 64"),
+        ({"num_inference_steps": [1, 1]}, "3 stages"),
+        ({"max_sequence_length": 1000}, "at most 512"),
+        # Not even the hub is asked, of which there is none here.
+        ({"model": "rain1011/pyramid-flow-sd3", "height": 100}, "height must be a multiple of 64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate("a boat", **quick | settings)
+    with pytest.raises(ValueError, match="image gives the clip its size of 100 x 64, but height must be"):
+        generate("a boat", image=Image.new("RGB", (64, 100)), **without_size(quick))
+    assert shared_pipeline.num_loads == before
+
+
+def test_two_threads_load_a_model_once(quick):
+    shared_pipeline.clear()
+    before = shared_pipeline.num_loads
+    settings = load_preset("tiny-fast")
+    with ThreadPoolExecutor(8) as pool:
+        pipelines = set(pool.map(lambda _: id(shared_pipeline.get(settings)), range(8)))
+    assert len(pipelines) == 1
+    assert shared_pipeline.num_loads == before + 1
+
+
+def without_size(settings):
+    return {name: value for name, value in settings.items() if name not in ("height", "width")}
 
 
 @pytest.fixture
@@ -174,11 +206,11 @@ def test_a_pipeline_at_work_takes_no_other_call(quick):
 
 def test_the_attention_backend_of_the_run_is_told(quick):
     found = active_attention_backend()
-    _set_attention_backend("_native_math")
+    set_active_attention_backend("_native_math")
     try:
         clips = {level: generate("a boat", determinism=level, **quick) for level in ("strict", "relaxed")}
     finally:
-        _set_attention_backend(found)
+        set_active_attention_backend(found)
     told = {level: clip.environment["attention_backend"] for level, clip in clips.items()}
     assert told == {"strict": "native", "relaxed": "_native_math"}
 
@@ -213,8 +245,7 @@ def test_a_branch_keeps_the_beginning(quick):
 
 def test_an_image_gives_the_size_and_is_recorded(quick):
     image = Image.open(REFERENCE / "i2v_input.png")
-    sized = {name: value for name, value in quick.items() if name not in ("height", "width")}
-    clip = generate("the sea", seed=1, image=image, **sized)
+    clip = generate("the sea", seed=1, image=image, **without_size(quick))
     assert clip.frames.shape[1:3] == (image.height, image.width) == (64, 128)
     assert clip.recipe.image_digest == frame_digest(
         first_frames(np.asarray(image.convert("RGB"), np.float32)[None] / 255, 1)[0]

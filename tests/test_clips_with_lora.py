@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from peft import LoraConfig
 
 from pyramid_seed import Clip, generate, load_pipeline
 from pyramid_seed.cli import main
-from pyramid_seed.provenance.diff import compare_manifests
+from pyramid_seed.provenance.diff import diff_manifests
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.provenance.show import describe
 from pyramid_seed.reproduce import extend, regenerate, verify
@@ -129,7 +130,7 @@ def test_show_and_diff(clip, plain):
     told = dict(describe(clip.manifest))["lora"]
     assert told.startswith("style.safetensors, scale 0.7, SHA-256 ")
     assert "lora" not in dict(describe(plain.manifest))
-    fields = [each.field for each in compare_manifests(clip.manifest, plain.manifest).weights]
+    fields = [each.field for each in diff_manifests(clip.manifest, plain.manifest).weights]
     assert fields == ["loras.0.sha256", "loras.0.scale", "loras.0.fused"]
 
 
@@ -140,20 +141,50 @@ def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lor
     assert longer.manifest["loras"] == clip.manifest["loras"]
     again = extend(saved, 17, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
-    with pytest.raises(ValueError, match=r"made with style\.safetensors .* this pipeline has no LoRA"):
+    with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
         extend(clip, 17, progress=False)
 
 
-def test_generate_says_what_it_loaded(settings, tmp_path, capsys):
-    options = ["--variant", "384p", "--num-frames", "1", "--num-inference-steps", "1", "--quiet"]
-    path = tmp_path / "boat.mp4"
-    assert main(["generate", "a boat", "--model", settings["model"], *options, "-o", str(path)]) == 0
-    family = Path(settings["model"]).name.removesuffix("-tiny")
-    assert f"model       {family}, variant 384p, in the original's layout at" in capsys.readouterr().out
-    saved = tmp_path / "saved"
-    pipeline = pipeline_of(settings)
-    pipeline.save_pretrained(saved)
-    assert (
-        load_pipeline(saved, device="cpu").source.description
-        == f"{family}, in the layout of diffusers at {saved}"
-    )
+def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, tmp_path, capsys):
+    """The clip of `generate --lora` is that of a pipeline with the LoRA in Python."""
+    path, other = tmp_path / "boat.mp4", tmp_path / "other.safetensors"
+    other.write_bytes(lora.read_bytes())
+    options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
+    options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    command = ["generate", "a boat", "--seed", "3", *options, "--quiet", "-o", str(path)]
+    assert main([*command, "--lora", f"{lora}:0.7"]) == 0
+    manifest = find_manifest(path)
+    assert manifest["digests"] == made_by(adapted, settings).manifest["digests"]
+    (row,) = manifest["loras"]
+    assert (row["file"], row["scale"], row["fused"]) == (lora.name, 0.7, False)
+    again = ["verify", str(path), "--model", settings["model"], "--quiet", "--lora"]
+    assert main([*again, str(lora)]) == 0
+    assert capsys.readouterr().out.endswith("MATCH\n")
+
+    assert main([*command, "--overwrite", "--lora", str(lora), "--lora", f"{other}:-0.5"]) == 0
+    assert [(row["file"], row["scale"]) for row in find_manifest(path)["loras"]] == [
+        (lora.name, 1.0),
+        (other.name, -0.5),
+    ]
+    # Nobody else is given that pipeline.
+    assert generate("a boat", seed=3, **settings).manifest["loras"] == []
+
+
+def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    weights = next(Path(settings["model"]).glob("diffusion_transformer_384p/*.safetensors"))
+    (tmp_path / "text.safetensors").write_text("not tensors")
+    (tmp_path / "lora.bin").write_bytes(b"")
+    wrong = {
+        "gone.safetensors": "gone.safetensors does not exist",
+        weights: "is no LoRA: it holds ",
+        tmp_path / "text.safetensors": "is no .safetensors that can be read",
+        tmp_path / "lora.bin": "a LoRA must be a .safetensors, got lora.bin",
+    }
+    for file, message in wrong.items():
+        with pytest.raises((ValueError, OSError), match=re.escape(message)):
+            generate("a boat", seed=3, loras={file: 1.0}, **settings)
+    with pytest.raises(ValueError, match="loras are for a pipeline that generate loads"):
+        generate("a boat", seed=3, loras={lora: 1.0}, pipeline=adapted)
+    with pytest.raises(SystemExit):
+        main(["generate", "a boat", "--lora", f"{lora}:strong"])

@@ -10,6 +10,9 @@ import random
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import diffusers.models.attention_dispatch  # noqa: F401 - so that its setting applies
@@ -23,13 +26,14 @@ from pyramid_seed.determinism import (
     CUBLAS_VARIABLE,
     SETTINGS,
     Setting,
-    active_attention_backend,
     ask_for_cublas_workspace,
     determinism,
     levels_table,
     seed_everything,
     seed_worker,
 )
+from pyramid_seed.private_apis import active_attention_backend
+from tests.cases import check_cases
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,15 +59,23 @@ def _state() -> dict[str, object]:
     return {setting.name: setting.get() for setting in SETTINGS}
 
 
+@contextmanager
+def _settings_put_back() -> Iterator[None]:
+    """Put back what is set outside of a level. Precision goes to "none", torch's own initial state."""
+    before = _state()
+    try:
+        yield
+    finally:
+        for setting in reversed(SETTINGS):
+            setting.set(
+                "none" if setting.strict == "ieee" and "cudnn." not in setting.name else before[setting.name]
+            )
+
+
 @pytest.fixture
 def clean_settings():
-    """Put back what a test sets outside of a level. Precision goes to "none", torch's own initial state."""
-    before = _state()
-    yield
-    for setting in reversed(SETTINGS):
-        setting.set(
-            "none" if setting.strict == "ieee" and "cudnn." not in setting.name else before[setting.name]
-        )
+    with _settings_put_back():
+        yield
 
 
 # Seeding
@@ -89,13 +101,14 @@ def test_small_seeds_mean_what_they_mean_everywhere():
     assert torch_values == torch.rand(2, generator=torch.Generator().manual_seed(7)).tolist()
 
 
-@pytest.mark.parametrize("high", [2**32, 2**40, 2**63])
-def test_no_bit_of_a_large_seed_is_dropped(high):
-    # torch's CPU generator and NumPy's one-number seeds see 32 bits: without care these would be the same.
-    seed_everything(5)
-    small = _draws()
-    seed_everything(5 + high)
-    assert all(a != b for a, b in zip(small, _draws(), strict=True))
+def test_no_bit_of_a_large_seed_is_dropped():
+    def rule(high):
+        seed_everything(5)
+        small = _draws()
+        seed_everything(5 + high)
+        assert all(a != b for a, b in zip(small, _draws(), strict=True))
+
+    check_cases([2**32, 2**40, 2**63], rule)
 
 
 def test_the_report_says_what_was_given_to_whom(monkeypatch):
@@ -117,18 +130,22 @@ def test_the_report_names_all_accelerators(monkeypatch):
     assert seed_everything(1).devices == ("cpu", "xpu:0", "xpu:1")
 
 
-@pytest.mark.parametrize(("seed", "fix"), [(-1, "use 0"), (2**64, f"use {2**64 - 1}")])
-def test_seeds_out_of_range_are_refused_and_nothing_is_seeded(seed, fix):
-    before = torch.get_rng_state()
-    with pytest.raises(ValueError, match=fix):
-        seed_everything(seed)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_seeds_out_of_range_are_refused_and_nothing_is_seeded():
+    def rule(seed, fix):
+        before = torch.get_rng_state()
+        with pytest.raises(ValueError, match=fix):
+            seed_everything(seed)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    check_cases([(-1, "use 0"), (2**64, f"use {2**64 - 1}")], rule)
 
 
-@pytest.mark.parametrize("seed", [1.0, "1", None, True])
-def test_seeds_that_are_no_ints_are_refused(seed):
-    with pytest.raises(TypeError, match="seed must be an int"):
-        seed_everything(seed)
+def test_seeds_that_are_no_ints_are_refused():
+    def rule(seed):
+        with pytest.raises(TypeError, match="seed must be an int"):
+            seed_everything(seed)
+
+    check_cases([1.0, "1", None, True], rule)
 
 
 class _Drawn(Dataset):
@@ -172,20 +189,22 @@ def test_strict_sets_all_that_it_says_and_relaxed_likewise():
         assert _state() == before
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-@pytest.mark.parametrize("level", DETERMINISM_LEVELS)
-@pytest.mark.usefixtures("clean_settings")
-def test_a_setting_goes_back_to_what_it_was(setting, level):
-    other = _other_value(setting)
-    setting.set(other)
-    before = _state()
-    assert before[setting.name] == other != setting.strict
-    with determinism(level):
-        assert setting.get() == (other if setting.at(level) is None else setting.at(level))
-    assert _state() == before
-    with pytest.raises(KeyError), determinism(level):
-        raise KeyError
-    assert _state() == before
+def test_a_setting_goes_back_to_what_it_was():
+    def rule(setting, level):
+        other = _other_value(setting)
+        with _settings_put_back():
+            setting.set(other)
+            before = _state()
+            assert before[setting.name] == other != setting.strict
+            with determinism(level):
+                assert setting.get() == (other if setting.at(level) is None else setting.at(level))
+            assert _state() == before
+            with pytest.raises(KeyError), determinism(level):
+                raise KeyError
+            assert _state() == before
+
+    pairs = product(SETTINGS, DETERMINISM_LEVELS)
+    check_cases({f"{setting.name}, {level}": (setting, level) for setting, level in pairs}, rule)
 
 
 @pytest.mark.usefixtures("clean_settings")

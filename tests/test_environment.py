@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from pyramid_seed.environment import Difference, environment_fingerprint, fingerprint_differences
+from tests.cases import check_cases
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,14 +91,15 @@ def test_a_cuda_device_is_named_with_its_capability(monkeypatch):
     assert device == {"type": "cuda", "name": "NVIDIA Test", "capability": "9.0"}
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
+def test_differences_are_told_field_by_field():
+    cases = [
         ({}, {}, []),
         ({"x": {"y": 1}}, {"x": {"y": 1}}, []),
         ({"x": {"y": 1}, "z": 2}, {"x": {"y": 3}, "z": 4}, [("x.y", 1, 3), ("z", 2, 4)]),
         ({"x": {"y": 1}}, {"w": 0, "x": {}}, [("x.y", 1, None), ("w", None, 0)]),
-    ],
-)
-def test_differences_are_told_field_by_field(a, b, expected):
-    assert fingerprint_differences(a, b) == [Difference(*fields) for fields in expected]
+    ]
+
+    def rule(a, b, expected):
+        assert fingerprint_differences(a, b) == [Difference(*fields) for fields in expected]
+
+    check_cases(cases, rule)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.geometry import HistoryClip, PyramidGeometry, history_plan
+from pyramid_seed.geometry import HistoryClip, LatentShape, PyramidGeometry, history_plan
+from tests.cases import check_cases
 
 PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
 GEOMETRIES = st.builds(
@@ -38,6 +39,46 @@ def test_frame_counts_are_inverse(geometry, num_latent_frames):
     num_frames = geometry.num_frames(num_latent_frames)
     geometry.check_num_frames(num_frames)
     assert geometry.num_latent_frames(num_frames) == num_latent_frames
+
+
+def test_the_units_of_the_published_checkpoints():
+    assert [PUBLISHED.frames_of_unit(unit) for unit in range(3)] == [range(1), range(1, 9), range(9, 17)]
+    assert PUBLISHED.frames_of_units(1) == [range(1)]
+    assert PUBLISHED.frames_of_units(12) == [range(1), range(1, 9), range(9, 12)]
+    for bad in (PUBLISHED.unit_of_frame, PUBLISHED.frames_of_unit):
+        with pytest.raises(ValueError, match="must be at least 0, got -1"):
+            bad(-1)
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        PUBLISHED.frames_of_units(0)
+
+
+@given(GEOMETRIES, st.integers(1, 100))
+def test_every_frame_is_made_by_one_unit(geometry, num_latent_frames):
+    num_frames = geometry.num_frames(num_latent_frames)
+    units = geometry.frames_of_units(num_frames)
+    assert [frame for frames in units for frame in frames] == list(range(num_frames))
+    assert units == [geometry.frames_of_unit(unit) for unit in range(num_latent_frames)]
+    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_latent_frames - 1}
+
+
+@given(GEOMETRIES, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
+def test_the_shape_of_latents_is_that_of_every_stage(geometry, channels, rows, columns):
+    height, width = (count * geometry.size_multiple for count in (rows, columns))
+    shape = geometry.latent_shape(channels, height, width)
+    for stage in range(geometry.num_stages):
+        size = geometry.stage_size(height, width, stage)
+        assert shape.stage(stage).as_tuple() == (1, channels, 1, *size)
+        assert shape.stage(stage).stage(0) == shape.stage(0)
+    assert shape.stage(geometry.num_stages - 1) == shape
+
+
+def test_refused_shapes_of_latents():
+    with pytest.raises(ValueError, match="latent width must be a multiple of 4, got 10; use 8 or 12"):
+        LatentShape(16, 8, 10, num_stages=3)
+    with pytest.raises(ValueError, match="channels must be at least 1, got 0"):
+        LatentShape(0, 8, 8, num_stages=3)
+    with pytest.raises(ValueError, match=r"stage must be in 0 .. 2, got 3; use 2"):
+        LatentShape(16, 8, 8, num_stages=3).stage(3)
 
 
 @given(GEOMETRIES, st.integers(-50, 500))
@@ -82,9 +123,8 @@ def test_every_stage_halves_the_next_and_holds_whole_patches(geometry, rows, col
         assert geometry.stage_size(height, width, stage + 1) == (2 * coarse[0], 2 * coarse[1])
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
+def test_messages():
+    cases = [
         (lambda: PUBLISHED.check_num_frames(30), "num_frames must be 8k + 1, got 30; use 25 or 33"),
         (lambda: PUBLISHED.check_num_frames(0), "num_frames must be 8k + 1, got 0; use 1"),
         (
@@ -98,25 +138,29 @@ def test_every_stage_halves_the_next_and_holds_whole_patches(geometry, rows, col
         (lambda: PyramidGeometry(8, 8, 0, 3), "patch_size must be at least 1, got 0; use 1"),
         (lambda: history_plan(-1, 3, 0), "unit_index must be at least 0, got -1; use 0"),
         (lambda: history_plan(1, 3, -1), "stage must be in 0 .. 2, got -1; use 0"),
-    ],
-)
-def test_messages(call, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        call()
+    ]
 
-
-@pytest.mark.parametrize("value", [True, 64.0, "64", None])
-def test_only_whole_numbers(value):
-    for call in (
-        lambda: PUBLISHED.check_size(value, 64),
-        lambda: PUBLISHED.check_num_frames(value),
-        lambda: PUBLISHED.num_frames(value),
-        lambda: PUBLISHED.stage_size(64, 64, value),
-        lambda: PyramidGeometry(8, 8, 2, value),
-        lambda: history_plan(value, 3, 0),
-    ):
-        with pytest.raises(TypeError, match=r"must be an int, got"):
+    def rule(call, message):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call()
+
+    check_cases(cases, rule)
+
+
+def test_only_whole_numbers():
+    def rule(value):
+        for call in (
+            lambda: PUBLISHED.check_size(value, 64),
+            lambda: PUBLISHED.check_num_frames(value),
+            lambda: PUBLISHED.num_frames(value),
+            lambda: PUBLISHED.stage_size(64, 64, value),
+            lambda: PyramidGeometry(8, 8, 2, value),
+            lambda: history_plan(value, 3, 0),
+        ):
+            with pytest.raises(TypeError, match=r"must be an int, got"):
+                call()
+
+    check_cases([True, 64.0, "64", None], rule)
 
 
 def test_history_of_the_published_checkpoints():

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 
-from pyramid_seed import presets, resources
-from pyramid_seed.presets import Preset, list_presets, load_preset, with_settings
+from pyramid_seed import generate, presets, resources, run_batch, run_sweep
+from pyramid_seed.cli import build_parser
+from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.presets import (
+    SETTINGS,
+    Preset,
+    Settings,
+    list_presets,
+    load_preset,
+    pipeline_arguments,
+    preset_of,
+    with_settings,
+)
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny", "tiny-fast")
@@ -90,54 +106,151 @@ def test_unknown_name():
         load_preset("nowhere.yaml")
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (
-            "\nguidance_scale:",
-            "\nguidence_scale:",
-            "unknown key 'guidence_scale'; did you mean 'guidance_scale'",
-        ),
-        ("\nfps:", "\nframes_per_second:", "unknown key 'frames_per_second'; did you mean '"),
-        ("\nfps: 8", "\nname: tiny\nfps: 8", "unknown key 'name'"),
-        ("\nfps: 8", "\n3: 4", "unknown key 3"),
-        ("\nfps: 8", "", "missing fps"),
-        ("\nfps: 8", "\nfps: 8\nfps: 24", "'fps' is given twice"),
-        ("\nfps: 8", "\nfps: fast", "fps must be a number above 0, got 'fast'"),
-        ("\nfps: 8", "\nfps: 0", "fps must be a number above 0, got 0"),
-        ("\nfps: 8", "\nfps: null", "fps must be a number above 0, got None"),
-        ("\nfps: 8", "\nfps: .inf", "fps must be a number above 0, got inf"),
-        ("\nfps: 8", "\nfps: .nan", "fps must be a number above 0, got nan"),
-        ("\nheight: 64", "\nheight: 64.5", "height must be a whole number of at least 1, got 64.5"),
-        ("\nheight: 64", "\nheight: true", "height must be a whole number of at least 1, got True"),
-        (
-            "\nguidance_scale: 2.0",
-            "\nguidance_scale: -1",
-            "guidance_scale must be a number of at least 0, got -1",
-        ),
-        ("\nguidance_scale: 2.0", "\nguidance_scale: yes", "guidance_scale must be a number .* got True"),
-        ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: 8", "must be a list of whole numbers"),
-        ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: []", r"one a stage, got \[\]"),
-        ("\nnum_inference_steps: [8, 8, 8]", "\nnum_inference_steps: [8, 0]", r"one a stage, got \[8, 0\]"),
-        ("dtype: float32", "dtype: float16", "dtype must be float32 or bfloat16, got 'float16'"),
-        ("dtype: float32", "dtype: [float32]", "dtype must be float32 or bfloat16"),
-        ("variant: null", "variant: 384", "variant must be text that is not empty, got 384"),
-        ('negative_prompt: ""', "negative_prompt: 5", "negative_prompt must be text, got 5"),
-        ("\nfps: 8", "\nfps: [8", "not a valid preset"),
-    ],
-)
-def test_mistakes_name_file_key_and_value(tmp_path, old, new, message):
-    path = changed(tmp_path, old, new)
-    with pytest.raises(ValueError, match=message) as caught:
-        load_preset(path)
-    assert str(path) in str(caught.value)
+MISTAKES = {
+    (
+        "\nguidance_scale:",
+        "\nguidence_scale:",
+    ): "unknown key 'guidence_scale'; did you mean 'guidance_scale'?",
+    ("\nfps:", "\nframes_per_second:"): "unknown key 'frames_per_second'; did you mean '",
+    ("\nfps: 8", "\nname: tiny\nfps: 8"): "unknown key 'name'",
+    ("\nfps: 8", "\n3: 4"): "unknown key 3",
+    ("\nfps: 8", ""): "missing fps",
+    ("\nfps: 8", "\nfps: 8\nfps: 24"): "'fps' is given twice",
+    ("\nfps: 8", "\nfps: [8"): "not a valid preset",
+}
+BROKEN_RULES = [
+    ("fps", "a number above 0", ["fast", "8", 0, -1.0, None, True, math.inf, math.nan, [8]]),
+    ("height", "a whole number of at least 1", [64.5, True, 0, -64, "64", None, np.bool_(True), [64]]),
+    ("scale", "a whole number of at least 1", [0, 1.5, None]),
+    (
+        "guidance_scale",
+        "a number of at least 0",
+        [-1, True, "7", None, math.nan, -math.inf, np.float32("nan")],
+    ),
+    ("guidance_decay", "a number of at least 0", [-0.5, False, math.inf]),
+    (
+        "num_inference_steps",
+        "a whole number of at least 1, or several, one per stage",
+        [[], [8, 0], 0, True, [True], "8", [8.0], None, [[8]], {8}],
+    ),
+    ("video_num_inference_steps", "a whole number of at least 1, or several, one per stage", [0, [0]]),
+    ("dtype", "one of float32, bfloat16", ["float16", ["float32"], None, 32]),
+    ("variant", "text that is not empty", [384, ""]),
+    ("model", "text that is not empty", [None, "", Path("model")]),
+    ("negative_prompt", "text", [5, None]),
+]
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "? [a]\n: b", "!!python/object/apply:os.getcwd []"])
-def test_files_that_are_no_mapping(tmp_path, text):
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"mine\.yaml is not a valid preset"):
-        load_preset(tmp_path / "mine.yaml")
+def test_mistakes_in_a_file_name_file_key_and_value(tmp_path):
+    for (old, new), message in MISTAKES.items():
+        path = changed(tmp_path, old, new)
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            load_preset(path)
+        assert str(caught.value).startswith(str(path)), message
+
+
+def test_a_value_that_breaks_its_rule_is_refused_everywhere():
+    tiny = {name: value for name, value in asdict(load_preset("tiny")).items() if name != "name"}
+    for name, rule, values in BROKEN_RULES:
+        for value in values:
+            start = f"{name} must be {rule}, got "
+            for read in (
+                lambda change: with_settings(load_preset("tiny"), change),
+                lambda change: preset_of("mine", tiny | change),
+            ):
+                with pytest.raises(ValueError, match=re.escape(start)) as caught:
+                    read({name: value})
+                assert str(caught.value).startswith(start), (name, value)
+
+
+def test_the_nearest_good_value_is_named_where_there_is_one():
+    advice = {
+        ("height", 64.5): "got 64.5; use 64",
+        ("height", np.int64(-3)): "got -3; use 1",
+        ("num_frames", 16.7): "got 16.7; use 17",
+        ("guidance_scale", -1): "got -1; use 0",
+        ("guidance_decay", -0.7): "got -0.7; use 0",
+        ("dtype", "bf16"): "got 'bf16'; use bfloat16",
+        ("fps", 0): "got 0",
+        ("fps", math.nan): "got nan",
+        ("height", True): "got True",
+    }
+    for (name, value), end in advice.items():
+        with pytest.raises(ValueError, match=re.escape(end)) as caught:
+            with_settings(load_preset("tiny"), {name: value})
+        assert str(caught.value).endswith(end), (name, value)
+
+
+def test_numbers_of_numpy_are_numbers_and_steps_are_equal_in_every_form():
+    tiny = load_preset("tiny")
+    same = with_settings(tiny, {"height": 96, "fps": 12.5, "num_inference_steps": (2, 3, 4)})
+    given = {
+        "height": np.int64(96),
+        "fps": np.float64(12.5),
+        "num_inference_steps": [np.int32(2), 3, np.uint8(4)],
+    }
+    assert with_settings(tiny, given) == same
+    assert hash(with_settings(tiny, given)) == hash(same)
+    for value, kind in ((24, int), (24.0, float), (np.int16(24), int), (np.float32(24), float)):
+        assert type(with_settings(tiny, {"fps": value}).fps) is kind
+
+
+def test_one_number_of_steps_stands_for_every_stage(tmp_path):
+    tiny = load_preset("tiny")
+    assert with_settings(tiny, {"video_num_inference_steps": 2}).video_num_inference_steps == (2, 2, 2)
+    two = with_settings(tiny, {"num_inference_steps": [4, 5], "video_num_inference_steps": np.int64(2)})
+    assert (two.num_inference_steps, two.video_num_inference_steps) == ((4, 5), (2, 2))
+    path = changed(tmp_path, "num_inference_steps: [8, 8, 8]\nvideo_", "num_inference_steps: 8\nvideo_")
+    path.write_text(
+        re.sub(r"\nvideo_num_inference_steps: .*", "\nvideo_num_inference_steps: 3", path.read_text())
+    )
+    own = load_preset(path)
+    assert (own.num_inference_steps, own.video_num_inference_steps) == ((8, 8, 8), (3, 3, 3))
+
+
+def test_files_that_are_no_mapping(tmp_path):
+    for text in ("", "- a\n- b\n", "? [a]\n: b", "!!python/object/apply:os.getcwd []"):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"mine\.yaml is not a valid preset"):
+            load_preset(tmp_path / "mine.yaml")
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(TypeError, match="unknown setting 'heigth'; did you mean 'height'"):
+        with_settings(load_preset("tiny"), {"heigth": 64})
+
+
+def test_settings_for_type_checkers_are_the_settings():
+    """`Settings` repeats the names of the fields: type checkers read no dataclass as keywords."""
+    kinds = get_type_hints(Settings)
+    assert set(kinds) == set(SETTINGS) == {field.name for field in fields(Preset)} - {"name", "description"}
+    can_be_none = {name for name, kind in kinds.items() if type(None) in get_args(kind)}
+    assert can_be_none == {name for name, field in SETTINGS.items() if type(None) in get_args(field.type)}
+
+
+def test_every_setting_is_described_once_for_people():
+    """`help()` of a function with **settings, the command line and docs/models.md say the same sentence."""
+    table = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    for function in (generate, run_batch, run_sweep, Preset):
+        text = inspect.getdoc(function)
+        missing = [name for name, field in SETTINGS.items() if f"    {name}: {field.help}." not in text]
+        assert not missing, function
+    (commands,) = (action for action in build_parser()._actions if action.dest == "command")
+    actions = commands.choices["generate"]._actions
+    options = {option: action.help for action in actions for option in action.option_strings}
+    for name, field in SETTINGS.items():
+        assert field.reader in ("model", "pipeline", "file")
+        assert options[field.option] == field.help
+        assert f"| `{name}` | {field.help} |" in table, name
+
+
+def test_the_pipeline_gets_what_it_reads():
+    tiny = load_preset("tiny")
+    arguments = pipeline_arguments(tiny)
+    parameters = inspect.signature(PyramidFlowPipeline.__call__).parameters
+    assert set(arguments) <= set(parameters)
+    assert arguments.keys() == SETTINGS.keys() - {"model", "variant", "dtype", "fps", "scale"}
+    assert arguments["num_inference_steps"] == [8, 8, 8]
 
 
 def test_reading_presets_imports_neither_torch_nor_diffusers():
@@ -163,7 +276,7 @@ def test_folders_are_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
 
 def test_a_missing_folder_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "__file__", str(tmp_path / "pyramid_seed" / "resources.py"))
-    with pytest.raises(FileNotFoundError, match=r"assets/tiny is not there: looked at .*pyramid_seed.* and "):
+    with pytest.raises(FileNotFoundError, match=r"assets is not there: looked at .*pyramid_seed.* and "):
         resources.embedded_model_path()
 
 

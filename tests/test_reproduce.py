@@ -13,13 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from pyramid_seed import Clip, generate
 from pyramid_seed.api import load_pipeline
-from pyramid_seed.cli import main
 from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.recipe import plan_extension
-from pyramid_seed.reproduce import extend, regenerate, verify
+from pyramid_seed.reproduce import extend, regenerate
 
 
 @pytest.fixture(scope="module")
@@ -202,18 +201,3 @@ def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, 
     with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
         extend(path, 25, model=quick["model"], progress=False)
     assert computed == [0]
-
-
-def test_command_extend(quick, clip, branched, tmp_path, capsys):
-    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
-    arguments = ["--model", quick["model"], "--quiet"]
-    extend = ["extend", str(path), "--num-frames", "25", "--branch-seed", "9", *arguments]
-    assert main([*extend, "--keep-latents"]) == 0
-    made = tmp_path / "clip_25frames_seed9.mp4"
-    assert find_manifest(made)["digests"] == branched.manifest["digests"]
-    assert find_manifest(made)["branches"] == [{"from_unit": 2, "seed": "9"}]
-    assert verify(made, model=quick["model"], progress=False).difference is None
-    assert main(extend) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert main([*extend, "--from-frame", "4", "-o", str(tmp_path / "x.mp4")]) == 2
-    assert "got 4; use 1 or 9" in capsys.readouterr().err

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..files import slug
 from ..noise import SCHEME
@@ -95,17 +96,7 @@ def jobs_to_json(jobs: Sequence[Job]) -> str:
 
 def jobs_from_json(text: str) -> list[Job]:
     """The jobs that `jobs_to_json` wrote."""
-    jobs = []
-    for row in json.loads(text):
-        values = row["item"]
-        settings: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values["settings"].items()
-        }
-        image = None if values["image"] is None else Path(values["image"])
-        item = BatchItem(**values | {"settings": Preset(**settings), "image": image})
-        jobs.append(Job(item, row["key"], tuple(row["steps"])))
-    return jobs
+    return msgspec.convert(json.loads(text), list[Job], dec_hook=lambda kind, value: kind(value))
 
 
 def _meaning(settings: Preset) -> Preset:

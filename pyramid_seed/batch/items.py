@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..media.images import open_image, pixels_digest
-from ..noise import check_root
-from ..presets import Preset, Settings, load_preset, with_settings
-from .rows import KNOWN_NAMES, OWN_NAMES, BadRow, BatchInputError, Row
-
-_WHOLE = {"height", "width", "num_frames", "max_sequence_length", "scale"}
-_REAL = {"fps", "guidance_scale", "video_guidance_scale", "guidance_decay", "min_guidance_scale"}
-_STEPS = {"num_inference_steps", "video_num_inference_steps"}
+from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
+from ..seeds import check_root, parse_root
+from .rows import BadRow, BatchInputError, Row, check_names
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,10 @@ def items_from_rows(
     bad: list[BadRow] = []
     for row in rows:
         try:
-            found = _items_of(row.values, defaults, folder)
-            for item in found:
+            items_of_row = _items_of(row.values, defaults, folder)
+            for item in items_of_row:
                 check(item)
-            items += found
+            items += items_of_row
         except (ValueError, TypeError, OSError) as error:
             bad.append(BadRow(f"{where}, line {row.line}", str(error)))
     return items, bad
@@ -92,71 +88,49 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
 
 
 def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[BatchItem]:
-    own = {name: values[name] for name in OWN_NAMES if name in values}
-    given = {name: _from_text(name, value) for name, value in values.items() if name not in OWN_NAMES}
-    if unknown := [str(name) for name in values if name not in KNOWN_NAMES]:
-        raise ValueError(f"unknown {', '.join(map(repr, unknown))}; known are {', '.join(KNOWN_NAMES)}")
-    prompt = own.get("prompt")
+    check_names(values)
+    prompt = values.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt must be text that is not empty, got {prompt!r}")
-
-    chosen = own.get("preset", defaults.preset)
+    given: dict[str, Any] = {**(defaults.settings or {})}
+    for name in filter(values.__contains__, SETTINGS):
+        value = values[name]
+        given[name] = SETTINGS[name].parse(value) if isinstance(value, str) else value
+    chosen = values.get("preset", defaults.preset)
     preset = chosen if isinstance(chosen, Preset) else load_preset(_text("preset", chosen))
-    merged: dict[str, Any] = {**(defaults.settings or {}), **given}
-    settings = with_settings(preset, Settings(**merged))  # type: ignore[typeddict-item]
-
+    settings = with_settings(preset, Settings(**given))  # type: ignore[typeddict-item]
     image, digest = None, None
-    if own.get("image") is not None:
-        image = (folder / _text("image", own["image"])).resolve()
-        picture = open_image(image)
-        digest = pixels_digest(picture)
-        if not merged.keys() & {"height", "width"}:
-            settings = replace(settings, height=picture.height, width=picture.width)
-        if (picture.height, picture.width) != (settings.height, settings.width):
-            raise ValueError(
-                f"{image} must have the clip's height and width {settings.height} x {settings.width}, got "
-                f"{picture.height} x {picture.width}; resize it first"
-            )
-    seeds = _seeds(own["seed"]) if own.get("seed") is not None else list(defaults.seeds)
+    if values.get("image") is not None:
+        image = (folder / _text("image", values["image"])).resolve()
+        digest, settings = _with_size_of(image, settings, is_sized=bool({"height", "width"} & given.keys()))
+    seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     for seed in seeds:
         check_root(seed)
     return [BatchItem(prompt, seed, settings, image, digest) for seed in seeds]
 
 
+def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:
+    """The digest of a first frame, and the settings with its size, which must be theirs if one was given."""
+    picture = open_image(image)
+    if not is_sized:
+        settings = replace(settings, height=picture.height, width=picture.width)
+    if (picture.height, picture.width) != (settings.height, settings.width):
+        raise ValueError(
+            f"{image} must have the clip's height and width {settings.height} x {settings.width}, got "
+            f"{picture.height} x {picture.width}; resize it first"
+        )
+    return pixels_digest(picture), settings
+
+
 def _seeds(value: Any) -> list[int]:
     """One seed or several: an int, text (numbers parted by spaces), or a list of those."""
-    each = value if isinstance(value, list) else value.split() if isinstance(value, str) else [value]
-    seeds = []
-    for seed in each:
-        if isinstance(seed, str) and seed.isascii() and seed.isdecimal():
-            seed = int(seed)
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise ValueError(f"seed must be a whole number in 0 .. 2**64 - 1, or several, got {value!r}")
-        seeds.append(seed)
-    if not seeds:
+    several = value.split() if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not several:
         raise ValueError("seed must name at least one number")
-    return seeds
+    return [parse_root(seed) if isinstance(seed, str) else seed for seed in several]
 
 
 def _text(name: str, value: Any) -> str | Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def _from_text(name: str, value: Any) -> Any:
-    """Numbers that are written as text, as all cells of a .csv are."""
-    if not isinstance(value, str):
-        return value
-    try:
-        if name in _WHOLE:
-            return int(value)
-        if name in _REAL:
-            return float(value)
-        if name in _STEPS:
-            steps = [int(each) for each in value.split()]
-            return steps[0] if len(steps) == 1 else steps
-    except ValueError as error:
-        kind = "a number" if name in _REAL else "a whole number"
-        raise ValueError(f"{name} must be {kind}, got {value!r}") from error
     return value

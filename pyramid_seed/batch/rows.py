@@ -6,19 +6,20 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..presets import Settings, UniqueKeyLoader
+from ..checks import did_you_mean
+from ..presets import SETTINGS
+from ..unique_keys import UniqueKeyLoader
 
 FORMATS = ("txt", "jsonl", "csv", "yaml")
 STANDARD_INPUT = "-"
-OWN_NAMES = ("prompt", "seed", "image", "preset")
-KNOWN_NAMES = (*OWN_NAMES, *Settings.__annotations__)
+NAMES = ("prompt", "seed", "image", "preset", *SETTINGS)
 """What a row may hold: values of its own, and every setting."""
 
 
@@ -79,12 +80,19 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv, "yaml": _read_yaml}[file_format]
     good: list[Row] = []
     bad: list[BadRow] = []
-    for line, found in reader(text, where):
-        if isinstance(found, dict):
-            good.append(Row(line, found))
+    for line, values_or_reason in reader(text, where):
+        if isinstance(values_or_reason, dict):
+            good.append(Row(line, values_or_reason))
         else:
-            bad.append(BadRow(f"{where}, line {line}", found))
+            bad.append(BadRow(f"{where}, line {line}", values_or_reason))
     return good, bad
+
+
+def check_names(names: Iterable[Any], where: str = "") -> None:
+    """Refuse names that no row may hold: ValueError, with the known one spelled most like it."""
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"{where}unknown name {name!r}{did_you_mean(str(name), NAMES)}")
 
 
 def name_of(source: str | Path) -> str:
@@ -99,18 +107,18 @@ def _format_of(source: str | Path) -> str:
     return "yaml" if ending == "yml" else ending
 
 
-_Found = Iterator[tuple[int, dict[str, Any] | str]]
+_Lines = Iterator[tuple[int, dict[str, Any] | str]]
 """Line and values of each row, or line and reason."""
 
 
-def _read_txt(text: str, where: str) -> _Found:  # noqa: ARG001 - every reader takes the same
-    """One prompt per line; empty lines and lines that begin with # are ignored."""
+def _read_txt(text: str, where: str) -> _Lines:  # noqa: ARG001 - every reader takes the same
+    """A prompt per line; empty lines and those that begin with # are ignored."""
     for line, prompt in enumerate(text.split("\n"), start=1):
         if (prompt := prompt.strip()) and not prompt.startswith("#"):
             yield line, {"prompt": prompt}
 
 
-def _read_jsonl(text: str, where: str) -> _Found:  # noqa: ARG001
+def _read_jsonl(text: str, where: str) -> _Lines:  # noqa: ARG001
     for line, row in enumerate(text.split("\n"), start=1):
         if not row.strip():
             continue
@@ -135,16 +143,14 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
-def _read_csv(text: str, where: str) -> _Found:
+def _read_csv(text: str, where: str) -> _Lines:
     """The first line names the columns; empty cells are ignored."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         if len(set(columns)) < len(columns) or "prompt" not in columns:
             raise ValueError(f"{where}, line 1: must name each column once, `prompt` among them: {columns}")
-        if unknown := [column for column in columns if column not in KNOWN_NAMES]:
-            known = ", ".join(KNOWN_NAMES)
-            raise ValueError(f"{where}, line 1: unknown {', '.join(map(repr, unknown))}; known are {known}")
+        check_names(columns, f"{where}, line 1: ")
         line = reader.line_num + 1
         for cells in reader:
             if len(cells) > len(columns):
@@ -156,7 +162,7 @@ def _read_csv(text: str, where: str) -> _Found:
         raise ValueError(f"{where}, line {reader.line_num}: {error}") from error
 
 
-def _read_yaml(text: str, where: str) -> _Found:
+def _read_yaml(text: str, where: str) -> _Lines:
     """A list of mappings; a plain text in it is a prompt."""
     loader = UniqueKeyLoader(text)
     try:

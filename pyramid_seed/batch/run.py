@@ -10,7 +10,14 @@ from typing import Any, Unpack
 import torch
 from PIL.Image import Image
 
-from ..api import current_pipeline, default_device, frame_digest, generate, weights_of
+from ..api import (
+    check_request,
+    default_device,
+    frame_digest,
+    generate,
+    shared_pipeline,
+    weights_of,
+)
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import ModelSource, read_source
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
@@ -24,8 +31,9 @@ from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
-from ..pipelines.inputs import Request, check_call, first_frames
-from ..presets import Preset, Settings, pipeline_arguments
+from ..pipelines.first_frames import first_frames
+from ..pipelines.inputs import Request
+from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
@@ -38,6 +46,7 @@ from .summary import BatchSummary, Plan
 _LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
 
 
+@settings_listed
 def run_batch(
     prompts: str | Path,
     output: str | Path,
@@ -78,7 +87,7 @@ def run_batch(
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
         progress: show a line on standard error.
-        settings: values that replace the presets'; a row's own come first.
+        settings: values that replace the presets', see below; a row's own come first.
 
     Returns:
         What came of it; whole only on the main process.
@@ -91,7 +100,12 @@ def run_batch(
         LaunchError: the processes have lost each other.
     """
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
-    options.check(after_use=("keep", "offload"))
+    if text_encoders == "free":
+        raise ValueError(
+            "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: "
+            "use offload"
+        )
+    options.check()
     launch = join_launch(num_processes)
     own_device = _device_of(device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
@@ -171,7 +185,7 @@ class _ClipMaker:
     ) -> Clip:
         """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
-        pipeline = current_pipeline(item.settings, self.device, options.compile)
+        pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
         weights = weights_of(pipeline) or ()
         if self.content_key(item, weights_key(weights)) != job.key:
             raise ValueError(
@@ -207,24 +221,8 @@ def _image_of(item: BatchItem) -> Image | None:
 
 def _request(item: BatchItem, source: ModelSource) -> Request:
     """The checked call of an item; raises what pipeline and file would raise, before anything is loaded."""
-    settings = item.settings
-    check_fps(settings.fps, ".mp4")
-    arguments = pipeline_arguments(settings)
-    del arguments["prompt_suffix"]  # any text will do
-    return check_call(
-        source.geometry,
-        1,
-        (1, 1),
-        prompt=item.prompt,
-        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in _EMBEDDINGS},
-        image=None,
-        beginning=None,
-        num_videos_per_prompt=1,
-        **arguments,
-    )
-
-
-_EMBEDDINGS = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+    check_fps(item.settings.fps, ".mp4")
+    return check_request(source.geometry, item.prompt, item.settings)
 
 
 def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:

@@ -41,6 +41,11 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SAVED_PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
 
 
+PUBLISHED_MODELS = frozenset({"rain1011/pyramid-flow-miniflux", "rain1011/pyramid-flow-sd3"})
+PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
+"""Of the published checkpoints: tells what fits before the hub is asked."""
+
+
 class FileState(NamedTuple):
     """What tells that a file was written since: its size in bytes, the time of its last change."""
 
@@ -218,7 +223,7 @@ def read_source(
     model = resolve_model(str(path_or_hub_id))
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        if isinstance(path_or_hub_id, Path) or not _HUB_ID.fullmatch(model):
+        if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
             raise FileNotFoundError(f"{model} is neither a folder nor a hub id such as owner/name")
         folder = _download(model, variant, revision, cache_dir, token, local_files_only)
     configs: dict[str, Mapping[str, Any]] = {}
@@ -241,6 +246,11 @@ def read_source(
         states={name: state for name, state in states.items() if state is not None},
         configs=configs,
     )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is one that a repository on the hub can have: `owner/name`."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 class _Judged(NamedTuple):

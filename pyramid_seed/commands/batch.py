@@ -7,13 +7,11 @@ from pathlib import Path
 
 from .options import (
     Commands,
-    add_launch_option,
-    add_path_options,
     add_run_options,
     add_setting_options,
-    add_text_encoders_option,
     quiet_loading,
     root_seed,
+    run_options_from,
     say,
     settings_from,
     tell_clips,
@@ -28,7 +26,7 @@ def add(commands: Commands) -> None:
         usage="%(prog)s LIST -o FOLDER [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make the clips of a list, on one process or many",
-        description="Make the clips of a list that are not in FOLDER yet. Run it again to go on.",
+        description="Make the clips of a list that are not in FOLDER yet. Run it again to continue.",
         epilog="examples:\n  pyramid-seed batch prompts.txt -o clips\n"
         "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
     )
@@ -36,10 +34,15 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "prompts",
         metavar="LIST",
-        help="a prompt a line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
+        help="one prompt per line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="for clips, index.jsonl, logs"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where clips, index.jsonl and logs go",
     )
     parser.add_argument(
         "--format",
@@ -52,17 +55,14 @@ def add(commands: Commands) -> None:
         nargs="+",
         default=[0],
         metavar="N",
-        help="root seeds of rows that name none; a clip is made of each (default: 0)",
+        help="root seeds of rows without one; each makes a clip (default: 0)",
     )
-    parser.add_argument("--lossless", action="store_true", help="keep every bit in the files")
+    parser.add_argument("--lossless", action="store_true", help="lossless files")
     parser.add_argument(
-        "--keep-going", action="store_true", help="make the others if some rows are bad (status 1)"
+        "--keep-going", action="store_true", help="skip bad rows and make the others (exit status 1)"
     )
     add_setting_options(parser)
-    running = add_run_options(parser)
-    add_path_options(running)
-    add_text_encoders_option(running, ("keep", "offload"))
-    add_launch_option(running)
+    add_run_options(parser, many=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,16 +77,11 @@ def run(options: argparse.Namespace) -> int:
         file_format=options.format,
         seeds=options.seed,
         preset=options.preset,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
-        attention=options.attention,
-        compile=options.compile,
-        text_encoders=options.text_encoders,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,
         progress=not options.quiet,
+        **run_options_from(options).arguments(),
         **settings_from(options),
     )
     if not summary.is_main:

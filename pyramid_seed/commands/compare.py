@@ -12,7 +12,7 @@ from .options import Commands, say
 if TYPE_CHECKING:
     from ..explore.compare import FrameDifference, PixelComparison
     from ..explore.stored import StoredClip
-    from ..provenance.diff import Comparison
+    from ..provenance.diff import ManifestDiff
 
 
 _FPS = 8.0  # of videos made from folders of pictures, which have no rate
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "their difference side by side, the difference alone, a curve over the frames, and the numbers as "
         "JSON. Then compare the manifests, where there are any. `diff` does only that last part: it reads "
         "no pixels. Needs the extra `report`.",
-        epilog="exit status: 0 all shown pixels are equal, 1 they differ, 2 it could not be done",
+        epilog="exit status: 0 all shown pixels are equal, 1 they differ, 2 an error",
     )
     parser.set_defaults(run=run)
     kinds = ".mp4, .gif, .webp, .png or a folder of .png"
@@ -57,30 +57,30 @@ def run(options: argparse.Namespace) -> int:
     from ..explore.compare_images import gain_for
     from ..explore.compare_report import FILES, check_folder, write_report
     from ..explore.stored import read_clip
-    from ..provenance.diff import compare_manifests
+    from ..provenance.diff import diff_manifests
 
     folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")
     check_folder(folder, overwrite=options.overwrite)
     a, b = read_clip(options.a), read_clip(options.b)
-    found = compare_frames(a.frames, b.frames)
-    both = None
+    pixels = compare_frames(a.frames, b.frames)
+    manifests = None
     if a.manifest is not None and b.manifest is not None:
-        both = compare_manifests(a.manifest, b.manifest)
-    gain = options.gain or gain_for(found.farthest.largest)
+        manifests = diff_manifests(a.manifest, b.manifest)
+    gain = options.gain or gain_for(pixels.farthest.largest)
     fps = a.fps or b.fps or _FPS
-    write_report(folder, a, b, found, both, gain=gain, fps=fps, overwrite=options.overwrite)
+    write_report(folder, a, b, pixels, manifests, gain=gain, fps=fps, overwrite=options.overwrite)
 
     _tell_clip("A", a)
     _tell_clip("B", b)
-    _tell_pixels(a, b, found)
+    _tell_pixels(a, b, pixels)
     say("gain", f"the pictures show the difference {gain} times as strong")
     say("written", f"{folder}: {', '.join(FILES)}")
-    _tell_manifests(a, b, found, both)
-    return 0 if found.is_equal else 1
+    _tell_manifests(a, b, pixels, manifests)
+    return 0 if pixels.is_equal else 1
 
 
 def _gain(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= 255):
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 255):
         raise argparse.ArgumentTypeError(f"gain must be a whole number in 1 .. 255, got {text!r}")
     return int(text)
 
@@ -101,45 +101,49 @@ def _tell_clip(name: str, clip: StoredClip) -> None:
         say("", "is a lossy file: compared is what it shows, not the frames that its manifest describes")
 
 
-def _tell_pixels(a: StoredClip, b: StoredClip, found: PixelComparison) -> None:
+def _tell_pixels(a: StoredClip, b: StoredClip, pixels: PixelComparison) -> None:
     from ..explore.stored import first_unit_made_otherwise, unit_of
 
-    def where(each: FrameDifference) -> str:
-        unit = unit_of(each.frame, a, b)
-        return f"frame {each.frame}" if unit is None else f"frame {each.frame} (unit {unit})"
+    def where(difference: FrameDifference) -> str:
+        frame, unit = difference.frame, unit_of(difference.frame, a, b)
+        return f"frame {frame}" if unit is None else f"frame {frame} (unit {unit})"
 
-    count = len(found.frames)
-    if found.lengths[0] != found.lengths[1]:
-        say("compared", f"only the first {count} frames: A has {found.lengths[0]}, B has {found.lengths[1]}")
-    if found.first is None:
-        more = "" if found.is_equal else "; the longer clip goes on"
+    count = len(pixels.frames)
+    if pixels.lengths[0] != pixels.lengths[1]:
+        say(
+            "compared", f"only the first {count} frames: A has {pixels.lengths[0]}, B has {pixels.lengths[1]}"
+        )
+    if pixels.first is None:
+        more = "" if pixels.is_equal else "; the longer clip goes on"
         print(f"PIXELS EQUAL in all {count} frames{more}")
         return
-    differing = sum(each.largest > 0 for each in found.frames)
-    farthest, least_alike = found.farthest, min(found.frames, key=lambda each: each.ssim)
-    say("first", where(found.first))
+    differing = sum(frame.largest > 0 for frame in pixels.frames)
+    farthest, least_alike = pixels.farthest, min(pixels.frames, key=lambda frame: frame.ssim)
+    say("first", where(pixels.first))
     say("largest", f"{farthest.largest} of 255 levels, in {where(farthest)}")
     say("worst", f"SSIM {least_alike.ssim:.4f} and PSNR {least_alike.psnr:.1f} dB, in {where(least_alike)}")
-    print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(found.first)}")
+    print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(pixels.first)}")
     parting = first_unit_made_otherwise(a, b)
-    if parting is not None and parting != unit_of(found.first.frame, a, b):
+    if parting is not None and parting != unit_of(pixels.first.frame, a, b):
         print(
             f"By the manifests, frames before unit {parting} are equal: "
             "what differs there is the codec's loss."
         )
 
 
-def _tell_manifests(a: StoredClip, b: StoredClip, pixels: PixelComparison, found: Comparison | None) -> None:
+def _tell_manifests(
+    a: StoredClip, b: StoredClip, pixels: PixelComparison, manifests: ManifestDiff | None
+) -> None:
     from ..provenance.show import printable
 
     print()
     for name, clip in (("A", a), ("B", b)):
         if clip.manifest is None:
             say("manifest", printable(f"{name} has none to compare: {clip.no_manifest}"))
-    if found is None:
+    if manifests is None:
         return
-    tell_difference(found)
-    if pixels.is_equal and not found.is_same_clip:
+    tell_difference(manifests)
+    if pixels.is_equal and not manifests.is_same_clip:
         print("The shown pixels are equal although the recorded digests differ.")
-    if found.is_same_clip and not pixels.is_equal:
+    if manifests.is_same_clip and not pixels.is_equal:
         print("The frames were equal when they were made: the files show them differently.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .options import Commands, say, say_step
 
 if TYPE_CHECKING:
-    from ..provenance.diff import Comparison
+    from ..provenance.diff import ManifestDiff
 
 
 def add(commands: Commands) -> None:
@@ -28,26 +28,26 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed diff`."""
-    from ..provenance.diff import compare_manifests
+    from ..provenance.diff import diff_manifests
     from ..provenance.manifest import find_manifest
 
-    found = compare_manifests(find_manifest(options.a), find_manifest(options.b))
-    tell_difference(found)
-    return 0 if found.is_same_clip else 1
+    difference = diff_manifests(find_manifest(options.a), find_manifest(options.b))
+    tell_difference(difference)
+    return 0 if difference.is_same_clip else 1
 
 
-def tell_difference(found: Comparison) -> None:
+def tell_difference(difference: ManifestDiff) -> None:
     """Print how two manifests differ."""
     from ..provenance.show import printable
 
     for kind in ("settings", "weights", "environment"):
-        for field in getattr(found, kind):
+        for field in getattr(difference, kind):
             say(kind, printable(f"{field.field}: {field.a!r} | {field.b!r}"))
-    for step in found.steps:
+    for step in difference.steps:
         say_step(step)
-    units = found.num_units
-    if found.parting is not None:
-        print(f"DIFFERENT: the runs part in {found.parting.stage}: {found.parting.note}")
+    units = difference.num_units
+    if difference.parting is not None:
+        print(f"DIFFERENT: the runs part in {difference.parting.stage}: {difference.parting.note}")
     elif units[0] != units[1]:
         shorter, longer = ("A", "B") if units[0] < units[1] else ("B", "A")
         print(f"DIFFERENT: {shorter} is the beginning of {longer} ({min(units)} of {max(units)} units)")

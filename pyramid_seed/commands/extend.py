@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
         "extend",
         usage="%(prog)s CLIP --num-frames N [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="make a saved clip longer, or let it go on in another way",
-        description="Go on from a saved clip: the new one begins with the same frames, bit for bit.\n"
+        help="continue a saved clip, or branch off with another seed",
+        description="Continue a saved clip: the new one begins with the same frames, bit for bit.\n"
         "Uses the latents kept beside it (--keep-latents), or else makes the beginning again.",
         epilog="example:\n  pyramid-seed extend circle.mp4 --num-frames 33 --branch-seed 7 --from-frame 9",
     )
@@ -39,10 +39,16 @@ def add(commands: Commands) -> None:
         help="frames of the new clip, those of the old one included",
     )
     parser.add_argument(
-        "--branch-seed", type=root_seed, metavar="S", help="what follows the beginning takes this seed"
+        "--branch-seed",
+        type=root_seed,
+        metavar="S",
+        help="root seed of what follows the beginning (default: the clip's own)",
     )
     parser.add_argument(
-        "--from-frame", type=int, metavar="K", help="with --branch-seed: frames that stay (default: all)"
+        "--from-frame",
+        type=int,
+        metavar="K",
+        help="with --branch-seed: how many frames are kept (default: all)",
     )
     add_output_options(parser, "the clip's name with the number of frames, and the branch's seed")
     add_again_options(parser)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from math import isfinite
 from pathlib import Path
 
 from .options import (
     Commands,
     add_output_options,
-    add_path_options,
     add_run_options,
     add_setting_options,
-    add_text_encoders_option,
     frame_file,
     open_image,
     output_options,
     quiet_loading,
     root_seed,
+    run_options_from,
     settings_from,
     tell,
 )
@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     parser.add_argument(
-        "--seed", type=root_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: drawn, shown)"
+        "--seed", type=root_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: random, printed)"
     )
     parser.add_argument(
         "--image",
@@ -43,16 +43,24 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="first frame; its size is the clip's, unless height and width are given",
     )
+    parser.add_argument(
+        "--lora",
+        type=_lora,
+        metavar="FILE[:SCALE]",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="LoRAs to load into the transformer (default SCALE: 1.0); needs the extra `lora`",
+    )
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
-    running = add_run_options(parser)
-    add_path_options(running)
-    add_text_encoders_option(running, ("keep", "offload", "free"))
+    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
     from ..clip_files import check_outputs, clip_stem
+    from ..explore.extras import check_extra
     from ..noise import root_from_entropy
     from ..presets import load_preset, with_settings
 
@@ -61,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
     settings = with_settings(load_preset(options.preset), settings_from(options))
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
     image = open_image(options.image)
+    if options.lora:
+        check_extra("lora", "peft")
 
     from ..api import generate
 
@@ -72,16 +82,25 @@ def run(options: argparse.Namespace) -> int:
             seed=seed,
             preset=options.preset,
             image=image,
-            device=options.device,
-            noise_device=options.noise_device,
-            determinism=options.determinism,
-            attention=options.attention,
-            compile=options.compile,
-            text_encoders=options.text_encoders,
+            loras=dict(options.lora),
             progress=not options.quiet,
             sink=sink,
+            **run_options_from(options).arguments(),
             **settings_from(options),
         )
         saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """A LoRA's file and its scale; a colon can also be part of a file's name."""
+    file, _, scale = text.rpartition(":")
+    if not Path(file).is_file():
+        return text, 1.0
+    try:
+        if isfinite(float(scale)):
+            return file, float(scale)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"SCALE must be a finite number, got {scale!r}")

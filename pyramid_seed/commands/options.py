@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..fields import Field
+from ..presets import SETTINGS, Settings
+from ..run_options import RUN_OPTIONS, RunOptions
+from ..seeds import parse_root
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,12 +21,9 @@ if TYPE_CHECKING:
     from ..batch.summary import BatchSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
-    from ..presets import Settings
     from ..provenance.diff import Step
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-SEED_LIMIT = 2**64
 
 
 def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -36,13 +38,15 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         f"(default: {default})",
     )
     group.add_argument("--overwrite", action="store_true", help="replace what exists")
-    group.add_argument("--lossless", action="store_true", help="keep every bit (.mp4 or .webp)")
+    group.add_argument("--lossless", action="store_true", help="lossless file (.mp4 or .webp)")
     group.add_argument(
         "--sidecar", action="store_true", help="write the manifest beside FILE as well, as .json"
     )
     group.add_argument("--no-metadata", action="store_true", help="write no manifest")
     group.add_argument(
-        "--keep-latents", action="store_true", help="write the latents beside FILE, to extend the clip from"
+        "--keep-latents",
+        action="store_true",
+        help="write the latents beside FILE, so that `extend` starts from them",
     )
 
 
@@ -72,95 +76,59 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)"
     )
-    group.add_argument("--model", help="folder or hub id of a checkpoint, or embedded:tiny")
-    group.add_argument("--variant", help="384p, 768p or image: which transformer of the checkpoint")
-    group.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the model")
-    group.add_argument("--negative-prompt", metavar="TEXT", help="what not to show; needs guidance above 1")
-    group.add_argument("--prompt-suffix", metavar="TEXT", help="appended to the prompt")
-    multiple = "a multiple of 32 for tiny, of 64 for the published models"
-    group.add_argument("--height", type=int, metavar="PIXELS", help=multiple)
-    group.add_argument("--width", type=int, metavar="PIXELS", help="the same")
-    group.add_argument(
-        "--num-frames", type=int, metavar="N", help="4k + 1 for tiny, 8k + 1 for the published models"
-    )
-    group.add_argument("--fps", type=float, metavar="N", help="frames a second of the file")
-    steps = "one number for all stages, or one a stage"
-    group.add_argument("--num-inference-steps", type=int, nargs="+", metavar="N", help=f"first unit: {steps}")
-    group.add_argument("--video-num-inference-steps", type=int, nargs="+", metavar="N", help="later units")
-    group.add_argument("--guidance-scale", type=float, metavar="X", help="first unit; at most 1 means none")
-    group.add_argument("--video-guidance-scale", type=float, metavar="X", help="later units")
-    group.add_argument(
-        "--guidance-decay",
-        type=float,
-        metavar="X",
-        help="in place of --video-guidance-scale: lower guidance by X with every unit",
-    )
-    group.add_argument("--min-guidance-scale", type=float, metavar="X", help="the floor of that")
-    group.add_argument("--max-sequence-length", type=int, metavar="N", help="tokens of the prompt")
-    group.add_argument("--scale", type=int, metavar="N", help="show every pixel as N x N pixels in the file")
+    for field in SETTINGS.values():
+        add_field(group, field)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The settings that were given on the command line."""
-    from ..presets import Settings
+    given = {name: words for name in SETTINGS if (words := getattr(options, name)) is not None}
+    values = {
+        name: SETTINGS[name].parse(words if isinstance(words, str) else " ".join(words))
+        for name, words in given.items()
+    }
+    return Settings(**values)  # type: ignore[typeddict-item]
 
-    given: dict[str, Any] = {name: getattr(options, name, None) for name in Settings.__annotations__}
-    for name in ("num_inference_steps", "video_num_inference_steps"):
-        if given[name] is not None and len(given[name]) == 1:
-            given[name] = given[name][0]
-    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
 
+def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
+    """Options that say where and how to run, and change no setting of the clip.
 
-def add_run_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Options that say where and how to run, and change no setting of the clip."""
+    Args:
+        parser: of the command.
+        many: whether it makes many clips, on many processes; encoders are needed again then.
+    """
     group = parser.add_argument_group("running")
-    group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
-    group.add_argument(
-        "--noise-device", default="cpu", metavar="DEVICE", help="where noise is drawn (default: cpu)"
-    )
-    group.add_argument(
-        "--determinism",
-        choices=("strict", "relaxed"),
-        default="strict",
-        help="strict: the same bits on every run, or an error; relaxed: kernels chosen for speed "
-        "(default: strict)",
-    )
+    for name, field in RUN_OPTIONS.items():
+        is_limited = many and name == "text_encoders"
+        add_field(group, replace(field, choices=("keep", "offload")) if is_limited else field)
     group.add_argument("--quiet", action="store_true", help="no progress bar")
-    return group
+    if many:
+        group.add_argument(
+            "--num-processes",
+            type=int,
+            metavar="N",
+            help="refuse to run if the launcher started another number of processes",
+        )
 
 
-def add_path_options(group: argparse._ArgumentGroup) -> None:
-    """Options that say how the transformer computes."""
+def run_options_from(options: argparse.Namespace) -> RunOptions:
+    """The same, read."""
+    given = {name: value for name in RUN_OPTIONS if (value := getattr(options, name)) is not None}
+    return RunOptions(**given)
+
+
+def add_field(group: argparse._ActionsContainer, field: Field) -> None:
+    """The option of a described field."""
+    default = f" (default: {field.default})" if isinstance(field.default, str) and field.default else ""
+    if isinstance(field.default, bool):
+        group.add_argument(field.option, action="store_true", help=field.help)
+        return
     group.add_argument(
-        "--attention",
-        choices=("prefix", "reference"),
-        default="prefix",
-        help="without a mask, or with one as in the original (default: prefix)",
-    )
-    group.add_argument(
-        "--compile", action="store_true", help="compile the transformer: slow to begin, then faster"
-    )
-
-
-def add_text_encoders_option(group: argparse._ArgumentGroup, choices: Sequence[str]) -> None:
-    """Memory: what becomes of the text encoders after use."""
-    group.add_argument(
-        "--text-encoders",
-        choices=choices,
-        default="keep",
-        help="once the text is encoded: leave the encoders where they are, move them to the CPU"
-        + (", or give their memory back" if "free" in choices else "")
-        + " (default: keep)",
-    )
-
-
-def add_launch_option(group: argparse._ArgumentGroup) -> None:
-    """The number of processes that the launcher is to have started."""
-    group.add_argument(
-        "--num-processes",
-        type=int,
-        metavar="N",
-        help="refuse to run if the launcher started another number of processes",
+        field.option,
+        choices=field.choices or None,
+        metavar=None if field.choices else field.metavar,
+        nargs="+" if field.is_several else None,
+        help=field.help + default,
     )
 
 
@@ -175,19 +143,28 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
     )
-    group.add_argument("--image", type=Path, metavar="FILE", help="the first frame, if one was given")
     group.add_argument(
-        "--lora", type=Path, metavar="FILE", nargs="+", default=[], help="the LoRAs, if it was made with some"
+        "--image", type=Path, metavar="FILE", help="the first frame that the clip was made from"
     )
-    group.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    group.add_argument(
+        "--lora",
+        type=Path,
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="the LoRAs that the clip was made with",
+    )
+    add_field(group, RUN_OPTIONS["device"])
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def root_seed(text: str) -> int:
     """A root seed; argparse shows the error."""
-    if not text.isdecimal() or int(text) >= SEED_LIMIT:
-        raise argparse.ArgumentTypeError(f"seed must be a whole number in 0 .. 2^64 - 1, got {text!r}")
-    return int(text)
+    try:
+        return parse_root(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def open_image(path: Path | None) -> Image | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from .options import (
     Commands,
-    add_launch_option,
     add_run_options,
     add_setting_options,
     quiet_loading,
+    run_options_from,
     say,
     settings_from,
     tell_clips,
@@ -47,16 +47,15 @@ def add(commands: Commands) -> None:
         "--against",
         type=Path,
         metavar="FOLDER",
-        help="another sweep with these prompts and seeds: tell the differences seed by seed",
+        help="another sweep with these prompts and seeds: report the differences seed by seed",
     )
     parser.add_argument(
         "--lossless",
         action="store_true",
-        help="keep every bit in the files: measures are exact, and the page plays copies",
+        help="lossless files: measures are exact, and the page plays lossy copies",
     )
     add_setting_options(parser)
-    running = add_run_options(parser)
-    add_launch_option(running)
+    add_run_options(parser, many=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -82,12 +81,10 @@ def run(options: argparse.Namespace) -> int:
         seeds=seeds,
         against=options.against,
         preset=options.preset,
-        device=options.device,
-        noise_device=options.noise_device,
-        determinism=options.determinism,
         lossless=options.lossless,
         num_processes=options.num_processes,
         progress=not options.quiet,
+        **run_options_from(options).arguments(),
         **settings_from(options),
     )
     batch = summary.batch
@@ -95,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
         return batch.status
     tell_clips(batch)
     if summary.findings is not None:
-        for found in summary.findings.prompts:
-            outliers = sum(map(bool, found.reasons))
-            say("outliers", f"{outliers} of {len(found.clips)} clips: {printable(str(found.prompt))}")
+        for prompt in summary.findings.prompts:
+            outliers = sum(map(bool, prompt.reasons))
+            say("outliers", f"{outliers} of {len(prompt.clips)} clips: {printable(str(prompt.prompt))}")
         say("report", summary.report)
     tell_how_to_go_on(batch)
     return batch.status

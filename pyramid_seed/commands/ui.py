@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from .options import Commands, quiet_loading
+from ..run_options import RUN_OPTIONS, RunOptions
+from .options import Commands, add_field, quiet_loading
 
 
 def add(commands: Commands) -> None:
@@ -26,17 +27,17 @@ def add(commands: Commands) -> None:
         type=Path,
         default=Path("clips"),
         metavar="FOLDER",
-        help="of the clips (default: clips)",
+        help="where the clips are (default: clips)",
     )
     parser.add_argument(
         "--preset",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="presets, or .yaml files of yours, that the page offers; the first is chosen "
+        help="presets or .yaml files that the page offers; the first is selected "
         "(default: tiny, and all others)",
     )
-    parser.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
+    add_field(parser, RUN_OPTIONS["device"])
     serving = parser.add_argument_group("serving")
     serving.add_argument(
         "--host",
@@ -49,7 +50,9 @@ def add(commands: Commands) -> None:
     serving.add_argument(
         "--port", type=int, default=7860, metavar="N", help="0 takes a free one (default: 7860)"
     )
-    limits = parser.add_argument_group("limits", "what the page makes at most")
+    limits = parser.add_argument_group(
+        "limits", "the largest clips and the longest queue that the page takes"
+    )
     limits.add_argument("--max-frames", type=int, default=241, metavar="N", help="(default: 241)")
     limits.add_argument("--max-height", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
     limits.add_argument("--max-width", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     quiet_loading()
 
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
-    studio = Studio(options.output, presets, limits, options.device)
+    studio = Studio(options.output, presets, limits, RunOptions(device=options.device))
     if options.host not in LOOPBACK:
         print(
             f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "

@@ -27,10 +27,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed verify`."""
     if options.noise_only:
-        from ..provenance.manifest import read_verifiable
-        from ..provenance.verify import verify_noise
+        from ..provenance.verify import verify_noise_of_file
 
-        found = verify_noise(read_verifiable(options.clip), options.clip)
+        verification = verify_noise_of_file(options.clip)
     else:
         image = open_image(options.image)
 
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
         quiet_loading()
 
-        found = verify(
+        verification = verify(
             options.clip,
             model=options.model,
             image=image,
@@ -46,13 +45,13 @@ def run(options: argparse.Namespace) -> int:
             device=options.device,
             progress=not options.quiet,
         )
-    for step in found.steps:
+    for step in verification.steps:
         say_step(step)
-    difference = found.difference
+    difference = verification.difference
     if difference is None:
         print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
         return 0
     print(f"DIFFERS first in {difference.stage}: {difference.note}")
-    for field in found.environment:
+    for field in verification.environment:
         say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
     return 1

@@ -44,12 +44,12 @@ class PixelComparison:
     @property
     def first(self) -> FrameDifference | None:
         """The first frame that differs."""
-        return next((each for each in self.frames if each.largest), None)
+        return next((frame for frame in self.frames if frame.largest), None)
 
     @property
     def farthest(self) -> FrameDifference:
         """The frame with the largest difference of a value, the first of several."""
-        return max(self.frames, key=lambda each: each.largest)
+        return max(self.frames, key=lambda frame: frame.largest)
 
     @property
     def is_equal(self) -> bool:
@@ -60,7 +60,7 @@ class PixelComparison:
 def check_sizes(a: Frames, b: Frames) -> None:
     """Raise ValueError unless the frames (T, H, W, 3) of both clips have one size."""
     if a.shape[1:] != b.shape[1:]:
-        sizes = [f"{each.shape[1]}x{each.shape[2]}" for each in (a, b)]
+        sizes = [f"{clip.shape[1]}x{clip.shape[2]}" for clip in (a, b)]
         raise ValueError(f"frames must be of one size, A has {sizes[0]}, B has {sizes[1]}")
 
 

@@ -1,16 +1,17 @@
-"""A comparison of two clips to look at: videos and curves."""
+"""Two clips compared by eye: videos side by side, and curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
 from ..media.frames import Frames
-from .compare import PixelComparison, absolute_difference
+from .compare import FrameDifference, PixelComparison, absolute_difference
 from .extras import check_extra
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
@@ -33,7 +34,7 @@ def panel_scale(height: int, width: int) -> int:
 
 
 def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
-    """Pictures (h, w, 3) of A, B and their difference times `gain`, as far as the shorter clip goes."""
+    """Images (h, w, 3) of A, B and their difference times `gain`, as far as the shorter clip goes."""
     height, width, _ = a.frames.shape[1:]
     scale = panel_scale(height, width)
     for index, (left, right) in enumerate(zip(a.frames, b.frames, strict=False)):
@@ -48,8 +49,8 @@ def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
         yield np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
 
-def difference(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
-    """Pictures (h, w, 3) of the difference times `gain` alone, as far as the shorter clip goes."""
+def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
+    """Images (h, w, 3) of the difference times `gain` alone, as far as the shorter clip goes."""
     scale = panel_scale(*a.frames.shape[1:3])
     for left, right in zip(a.frames, b.frames, strict=False):
         yield _enlarge(amplified(left, right, gain), scale)
@@ -60,7 +61,7 @@ def amplified(a: Frames, b: Frames, gain: int) -> Frames:
     return np.minimum(absolute_difference(a, b).astype(np.int64) * gain, 255).astype(np.uint8)
 
 
-def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip) -> None:
+def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: StoredClip) -> None:
     """Draw the differences of every frame as a .png: levels, PSNR and SSIM over the frames' index.
 
     Raises:
@@ -68,45 +69,61 @@ def write_curve(path: Path, found: PixelComparison, a: StoredClip, b: StoredClip
     """
     check_extra("report", "matplotlib")
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
+    _draw_curves(axes, comparison)
+    units = [unit_of(frame.frame, a, b) for frame in comparison.frames]
+    _mark_frames(axes, units, comparison.first, first_unit_made_otherwise(a, b))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
+    title = f"A: {a.path.name}\nB: {b.path.name}"
+    axes[0].set_title(title, loc="left", fontsize="medium", parse_math=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw_curves(axes: Sequence[Any], comparison: PixelComparison) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    index = [each.frame for each in found.frames]
-    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
-    levels, ratio, similarity = figure.subplots(3, 1, sharex=True)
+    levels, ratio, similarity = axes
+    frames = comparison.frames
+    index = [frame.frame for frame in frames]
     dots = {"marker": "o", "markersize": 3, "linewidth": 1.2}
-    levels.plot(index, [each.largest for each in found.frames], color="C3", label="largest", **dots)
-    levels.plot(index, [each.mean for each in found.frames], color="C1", label="mean", **dots)
+    levels.plot(index, [frame.largest for frame in frames], color="C3", label="largest", **dots)
+    levels.plot(index, [frame.mean for frame in frames], color="C1", label="mean", **dots)
     levels.set_ylabel("|A - B| / levels of 255")
-    levels.set_ylim(0, max(1.05 * found.farthest.largest, 1))
-    finite = [each.psnr if np.isfinite(each.psnr) else np.nan for each in found.frames]
+    levels.set_ylim(0, max(1.05 * comparison.farthest.largest, 1))
+    finite = [frame.psnr if np.isfinite(frame.psnr) else np.nan for frame in frames]
     ratio.plot(index, finite, color="C0", **dots)
     ratio.set_ylabel("PSNR / dB\n(no point: frames are equal)")
-    if found.first is None:
+    if comparison.first is None:
         ratio.set_yticks([])
-    similarity.plot(index, [each.ssim for each in found.frames], color="C2", **dots)
+    similarity.plot(index, [frame.ssim for frame in frames], color="C2", **dots)
     similarity.set_ylabel("SSIM\n(1: frames are equal)")
     similarity.ticklabel_format(axis="y", useOffset=False)
     similarity.set_xlabel("frame")
     similarity.set_xlim(-0.5, len(index) - 0.5)
     similarity.xaxis.set_major_locator(MaxNLocator(integer=True))
-    units = [unit_of(frame, a, b) for frame in index]
-    parting = first_unit_made_otherwise(a, b)
-    for axis in (levels, ratio, similarity):
+
+
+def _mark_frames(
+    axes: Sequence[Any],
+    units: Sequence[int | None],
+    first: FrameDifference | None,
+    first_unit: int | None,
+) -> None:
+    """Lines where units begin, at the first difference, and at the first unit that was made otherwise."""
+    for axis in axes:
         axis.grid(axis="y", alpha=0.3)
         for number, start in enumerate(_starts(units)):
             label = "a unit begins" if number == 0 else None
             axis.axvline(start - 0.5, color="0.75", linewidth=0.8, linestyle=":", label=label)
-        if found.first is not None:
-            label = f"first difference: frame {found.first.frame}"
-            axis.axvline(found.first.frame, color="0.3", linewidth=1, linestyle="--", label=label)
-        if parting in units:
-            label = f"made otherwise: from unit {parting} on"
-            axis.axvline(units.index(parting) - 0.5, color="C4", linewidth=1.2, label=label)
-    figure.legend(*levels.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
-    title = f"A: {a.path.name}\nB: {b.path.name}"
-    levels.set_title(title, loc="left", fontsize="medium", parse_math=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary)
+        if first is not None:
+            label = f"first difference: frame {first.frame}"
+            axis.axvline(first.frame, color="0.3", linewidth=1, linestyle="--", label=label)
+        if first_unit is not None:
+            label = f"made otherwise: from unit {first_unit} on"
+            axis.axvline(units.index(first_unit) - 0.5, color="C4", linewidth=1.2, label=label)
 
 
 def _starts(units: Sequence[int | None]) -> list[int]:
@@ -118,10 +135,10 @@ def _starts(units: Sequence[int | None]) -> list[int]:
 
 def _panel(frame: Frames, scale: int, title: str) -> Frames:
     """The frame enlarged, under a line of text, which is cut off where it is too long."""
-    picture = _enlarge(frame, scale)
-    header = Image.new("RGB", (picture.shape[1], _HEADER), _GROUND)
+    enlarged = _enlarge(frame, scale)
+    header = Image.new("RGB", (enlarged.shape[1], _HEADER), _GROUND)
     ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))
-    return np.concatenate([np.asarray(header), picture])
+    return np.concatenate([np.asarray(header), enlarged])
 
 
 def _enlarge(frame: Frames, scale: int) -> Frames:

@@ -15,9 +15,9 @@ import numpy as np
 from ..files import check_free, replacing
 from ..media.frames import Frames
 from ..media.video import write_video
-from ..provenance.diff import Comparison
+from ..provenance.diff import ManifestDiff
 from .compare import FrameDifference, PixelComparison
-from .compare_images import difference, side_by_side, write_curve
+from .compare_images import amplified_frames, side_by_side, write_curve
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 SIDE_BY_SIDE = "side_by_side.mp4"
@@ -28,13 +28,13 @@ FILES = (SIDE_BY_SIDE, DIFFERENCE, CURVE, NUMBERS)
 
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder that may not be written; never one away that is not of this kind.
+    """Refuse a folder that may not be written, or that holds anything but a comparison.
 
     Raises:
         FileExistsError: it exists and `overwrite` is false, or it holds something else.
     """
     check_free(folder, overwrite=overwrite)
-    if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= set(FILES)):
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES)):
         raise FileExistsError(f"{folder} exists and is not a folder of a comparison; choose another name")
 
 
@@ -42,8 +42,8 @@ def write_report(
     folder: Path,
     a: StoredClip,
     b: StoredClip,
-    found: PixelComparison,
-    manifests: Comparison | None,
+    comparison: PixelComparison,
+    manifests: ManifestDiff | None,
     *,
     gain: int,
     fps: float,
@@ -54,10 +54,10 @@ def write_report(
     Args:
         folder: where to.
         a, b: the clips.
-        found: how their frames differ.
+        comparison: how their frames differ.
         manifests: how their manifests differ; None if one is missing.
-        gain: how many times the difference is shown.
-        fps: frames a second of the videos.
+        gain: what the difference is multiplied by in the videos.
+        fps: frames per second of the videos.
         overwrite: replace the folder of an earlier comparison.
 
     Raises:
@@ -66,36 +66,37 @@ def write_report(
     check_folder(folder, overwrite=overwrite)
     with replacing(folder, overwrite=overwrite) as temporary:
         temporary.mkdir()
-        _write_pictures(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), len(found.frames), fps)
-        _write_pictures(temporary / DIFFERENCE, difference(a, b, gain), len(found.frames), fps)
-        write_curve(temporary / CURVE, found, a, b)
-        numbers = json.dumps(_numbers(a, b, found, manifests, gain), indent=2, allow_nan=False)
+        count = len(comparison.frames)
+        _write_images(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), count, fps)
+        _write_images(temporary / DIFFERENCE, amplified_frames(a, b, gain), count, fps)
+        write_curve(temporary / CURVE, comparison, a, b)
+        numbers = json.dumps(_numbers(a, b, comparison, manifests, gain), indent=2, allow_nan=False)
         (temporary / NUMBERS).write_text(numbers + "\n", encoding="utf-8")
 
 
-def _write_pictures(path: Path, pictures: Iterator[Frames], count: int, fps: float) -> None:
-    """Write a video of many large pictures; they lie on the disk meanwhile, not in memory."""
+def _write_images(path: Path, images: Iterator[Frames], count: int, fps: float) -> None:
+    """Write a video of many large images; they lie on the disk meanwhile, not in memory."""
     store = path.with_suffix(".npy")
-    first = next(pictures)
+    first = next(images)
     frames = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
-    for index, picture in enumerate(chain([first], pictures)):
-        frames[index] = picture
+    for index, image in enumerate(chain([first], images)):
+        frames[index] = image
     write_video(path, frames, fps)
     store.unlink()
 
 
 def _numbers(
-    a: StoredClip, b: StoredClip, found: PixelComparison, manifests: Comparison | None, gain: int
+    a: StoredClip, b: StoredClip, comparison: PixelComparison, manifests: ManifestDiff | None, gain: int
 ) -> dict[str, Any]:
     return {
         "a": _clip(a),
         "b": _clip(b),
-        "is_equal": found.is_equal,
-        "first_differing_frame": None if found.first is None else found.first.frame,
+        "is_equal": comparison.is_equal,
+        "first_differing_frame": None if comparison.first is None else comparison.first.frame,
         "first_unit_made_otherwise": first_unit_made_otherwise(a, b),
-        "farthest_frame": found.farthest.frame,
+        "farthest_frame": comparison.farthest.frame,
         "gain": gain,
-        "frames": [_row(each, a, b) for each in found.frames],
+        "frames": [_row(frame, a, b) for frame in comparison.frames],
         "manifests": None
         if manifests is None
         else {"is_same_clip": manifests.is_same_clip, **asdict(manifests)},
@@ -114,7 +115,7 @@ def _clip(clip: StoredClip) -> dict[str, Any]:
     }
 
 
-def _row(each: FrameDifference, a: StoredClip, b: StoredClip) -> dict[str, Any]:
+def _row(frame: FrameDifference, a: StoredClip, b: StoredClip) -> dict[str, Any]:
     """JSON has no infinity: `psnr` is null for equal frames."""
-    psnr = each.psnr if math.isfinite(each.psnr) else None
-    return asdict(each) | {"unit": unit_of(each.frame, a, b), "psnr": psnr}
+    psnr = frame.psnr if math.isfinite(frame.psnr) else None
+    return asdict(frame) | {"unit": unit_of(frame.frame, a, b), "psnr": psnr}

@@ -18,12 +18,12 @@ from .similarity import ssim
 from .variance import VarianceShares, variance_shares
 
 MAX_PAIRS = 500
-"""Up to 32 seeds, all pairs are compared; of more, about so many."""
+"""All pairs of up to 32 seeds are compared; of more seeds, about this many pairs."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a measure varies over the seeds of a prompt; `std` has n - 1 below the line."""
+    """How a measure varies over the seeds of a prompt; `std` divides by n - 1."""
 
     mean: float
     std: float
@@ -34,7 +34,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class PromptFindings:
-    """What the seeds of one prompt make of it.
+    """What the seeds do to one prompt.
 
     Attributes:
         prompt: the prompt.
@@ -56,7 +56,7 @@ class Findings:
     """What a sweep found.
 
     Attributes:
-        prompts: what was found for each prompt that has a clip.
+        prompts: the findings of each prompt that has a clip.
         common_seeds: the seeds of which all prompts have a clip.
         shares: of each measure's variance; None where they are not defined.
         paired: each measure's difference to another sweep; None where it is not defined.
@@ -68,25 +68,27 @@ class Findings:
     paired: Mapping[str, PairedDifference | None] = field(default_factory=dict)
 
 
-def find(clips: Sequence[MeasuredClip]) -> Findings:
-    """Look at the clips of a sweep.
+def findings_of(clips: Sequence[MeasuredClip]) -> Findings:
+    """What the clips of a sweep show.
 
     Args:
         clips: in the order of prompts and seeds.
     """
     prompts = list(dict.fromkeys(clip.prompt for clip in clips))
-    found = tuple(_of_prompt(prompt, [clip for clip in clips if clip.prompt == prompt]) for prompt in prompts)
-    known = {(clip.prompt, clip.seed): clip.values for clip in clips}
-    seeds = tuple(s for s in dict.fromkeys(c.seed for c in clips) if all((p, s) in known for p in prompts))
+    values = {(clip.prompt, clip.seed): clip.values for clip in clips}
+    seeds = tuple(s for s in dict.fromkeys(c.seed for c in clips) if all((p, s) in values for p in prompts))
     shares = {}
     for measure in MEASURES:
-        table = _table(lambda *key, name=measure.name: known[key][name], prompts, seeds)
+        table = _table(lambda *key, name=measure.name: values[key][name], prompts, seeds)
         is_large_enough = len(prompts) > 1 and len(seeds) > 1
         shares[measure.name] = variance_shares(table) if table and is_large_enough else None
-    return Findings(found, seeds, shares)
+    by_prompt = tuple(
+        _prompt_findings(prompt, [clip for clip in clips if clip.prompt == prompt]) for prompt in prompts
+    )
+    return Findings(by_prompt, seeds, shares)
 
 
-def compare(
+def paired_differences(
     clips: Sequence[MeasuredClip], others: Mapping[tuple[Prompt, int], Values]
 ) -> dict[str, PairedDifference | None]:
     """Each measure's difference to that of another sweep, at the prompts and seeds that both have.
@@ -111,24 +113,24 @@ def compare(
 def _table(
     value: Callable[[Prompt, int], float | None], prompts: Sequence[Prompt], seeds: Sequence[int]
 ) -> list[list[float]] | None:
-    """A row a prompt, a column a seed; None if a value is not defined."""
+    """A row per prompt, a column per seed; None if a value is not defined."""
     table = []
     for prompt in prompts:
-        row = [each for seed in seeds if (each := value(prompt, seed)) is not None]
+        row = [number for seed in seeds if (number := value(prompt, seed)) is not None]
         if len(row) < len(seeds):
             return None
         table.append(row)
     return table
 
 
-def _of_prompt(prompt: Prompt, clips: Sequence[MeasuredClip]) -> PromptFindings:
-    values = [clip.values for clip in clips]
+def _prompt_findings(prompt: Prompt, clips: Sequence[MeasuredClip]) -> PromptFindings:
+    values, lengths = [clip.values for clip in clips], [clip.num_frames for clip in clips]
     return PromptFindings(
         prompt=prompt,
         clips=tuple(clips),
-        reasons=tuple(map(tuple, outlier_reasons(values, [clip.num_frames for clip in clips]))),
+        reasons=tuple(map(tuple, outlier_reasons(values, lengths))),
         similarity=pairwise_similarity([clip.sample for clip in clips]),
-        spreads={measure.name: spread([each[measure.name] for each in values]) for measure in MEASURES},
+        spreads={measure.name: spread([clip.values[measure.name] for clip in clips]) for measure in MEASURES},
     )
 
 
@@ -138,17 +140,17 @@ def pairwise_similarity(samples: Sequence[Frames]) -> float | None:
     Args:
         samples: (t, h, w, 3) uint8, all of one shape, at least 11x11.
     """
-    found = [
+    similarities = [
         np.mean([ssim(*frames) for frames in zip(samples[a], samples[b], strict=True)])
         for a, b in compared_pairs(len(samples))
     ]
-    return float(np.mean(found)) if found else None
+    return float(np.mean(similarities)) if similarities else None
 
 
 def compared_pairs(count: int) -> list[tuple[int, int]]:
-    """All pairs of so many clips; of more than `MAX_PAIRS`, those of clips close to each other in a circle.
+    """All pairs of this many clips; beyond `MAX_PAIRS`, those of clips close to each other in a circle.
 
-    So each clip is in equally many pairs, and the pairs grow with the clips and not with their square.
+    So each clip is in equally many pairs, and their number grows with the clips and not with their square.
     """
     pairs = list(combinations(range(count), 2))
     if len(pairs) <= MAX_PAIRS:
@@ -160,14 +162,14 @@ def compared_pairs(count: int) -> list[tuple[int, int]]:
 
 def spread(values: Sequence[float | None]) -> Spread | None:
     """Of the values that are defined; None with fewer than two."""
-    known = np.array([value for value in values if value is not None])
-    if len(known) < 2:
+    x = np.array([value for value in values if value is not None])
+    if len(x) < 2:
         return None
-    first, third = np.percentile(known, [25, 75])
+    first, third = np.percentile(x, [25, 75])
     return Spread(
-        mean=float(known.mean()),
-        std=float(known.std(ddof=1)),
+        mean=float(x.mean()),
+        std=float(x.std(ddof=1)),
         iqr=float(third - first),
-        lowest=float(known.min()),
-        highest=float(known.max()),
+        lowest=float(x.min()),
+        highest=float(x.max()),
     )

@@ -1,4 +1,4 @@
-"""The contact sheet of a sweep: a row a seed, columns in time."""
+"""The contact sheet of a sweep: a row per seed, columns in time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def labelled_sheet(
     """Blocks of rows under each other: (H, W, 3) uint8.
 
     Args:
-        blocks: heading and rows; a row is a label and its frames (t, h, w, 3) uint8, one a column.
+        blocks: heading and rows; a row is a label and its frames (t, h, w, 3) uint8, one per column.
         times: the labels of the columns.
     """
     text, heading = _font(14), _font(18)
@@ -37,8 +37,7 @@ def labelled_sheet(
     top = _MARGIN
     remaining = iter(rows)
     for title, block in blocks:
-        shown = _shortened(title, heading, sheet.width - 2 * _MARGIN)
-        draw.text((_MARGIN, top), shown, _INK, heading)
+        draw.text((_MARGIN, top), _shortened(title, heading, sheet.width - 2 * _MARGIN), _INK, heading)
         top += heading_height
         for time, column in zip(times, columns, strict=False):
             draw.text((int(column), top), time, _FAINT, text)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..media.frames import Frames
 from ..media.video import read_video
+from ..provenance.manifest import geometry_of
 from .measures import Values, measure_clip
 from .prompts import Prompt
 
@@ -59,7 +60,7 @@ def measured_clip(prompt: Prompt, seed: int, *, path: Path, manifest: Mapping[st
         is_lossless=manifest["file"]["lossless"],
         digest=manifest["digests"]["frames"],
         num_frames=len(frames),
-        values=measure_clip(frames, manifest["geometry"]["temporal_factor"]),
+        values=measure_clip(frames, geometry_of(manifest)),
         sample=sample(frames),
     )
 

@@ -1,7 +1,7 @@
 """Numbers that describe a clip: how sharp, how busy, how steady it is.
 
 Everything but colour is measured on luma Y', the gamma-coded grey value 0 .. 255 of ITU-R BT.709; a grey
-picture's luma is its pixel value. OpenCV and scikit-image do filters, flow and colour.
+image's luma is its pixel value. OpenCV and scikit-image do filters, flow and colour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..geometry import PyramidGeometry
 from ..media.frames import Frames
 from .extras import check_extra
 
@@ -21,7 +22,7 @@ Values = dict[str, float | None]
 """A clip's measures by name; None where one is not defined, as motion is for a single frame."""
 
 MIN_SIDE = 16
-"""Pixels: smaller pictures have no optical flow."""
+"""Pixels: smaller images have no optical flow."""
 
 BLACK_LUMA, BLACK_SHARE = 0.10 * 255, 0.98
 """A frame is black if this share of its pixels is at most this bright (defaults of FFmpeg's blackdetect)."""
@@ -53,7 +54,7 @@ MEASURES = (
     Measure("sharpness", "levels²", "variance of the Laplacian of luma, mean over the frames"),
     Measure("si", "levels", "spatial information, ITU-T P.910: standard deviation of Sobel, largest frame"),
     Measure("ti", "levels", "temporal information, ITU-T P.910: deviation of frame differences, largest"),
-    Measure("flicker", "levels", "change of brightness of the whole picture from frame to frame, mean"),
+    Measure("flicker", "levels", "change of brightness of the whole image from frame to frame, mean"),
     Measure("motion", "px/frame", "length of the optical flow, mean over pixels and frames"),
     Measure("colour_drift", "ΔE₀₀", "mean colour of a later unit against the first unit, the farthest"),
     Measure("sharpness_drift", "log₂", "sharpness of a later unit against the first, the farthest", True),
@@ -62,12 +63,12 @@ MEASURES = (
 )
 
 
-def measure_clip(frames: Frames, temporal_factor: int) -> Values:
+def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
     """All `MEASURES` of a clip, by name.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least 16x16.
-        temporal_factor: frames of a unit after the first one, which has a single frame.
+        geometry: of the model that made it, says which frames are a unit.
 
     Raises:
         ValueError: no such frames, or the extra `report` is not installed.
@@ -75,7 +76,7 @@ def measure_clip(frames: Frames, temporal_factor: int) -> Values:
     check_extra("report", "skimage", "cv2")
     check_frames(frames)
     y = luma(frames)
-    units = frames_of_units(len(frames), temporal_factor)
+    units = [slice(unit.start, unit.stop) for unit in geometry.frames_of_units(len(frames))]
     return {
         "sharpness": sharpness(y),
         "si": spatial_information(y),
@@ -108,12 +109,6 @@ def differences(y: Luma) -> Iterator[NDArray[np.float64]]:
     return (b.astype(np.float64) - a for a, b in pairwise(y))
 
 
-def frames_of_units(num_frames: int, temporal_factor: int) -> list[slice]:
-    """The frames of each unit: frame 0 alone, then `temporal_factor` frames each."""
-    starts = [0, *range(1, num_frames, temporal_factor), num_frames]
-    return [slice(start, stop) for start, stop in pairwise(starts)]
-
-
 def sharpness(y: Luma) -> float:
     """Variance over the pixels of the Laplacian, mean over the frames; levels squared.
 
@@ -124,7 +119,7 @@ def sharpness(y: Luma) -> float:
     import cv2
 
     edges = (cv2.Laplacian(frame.astype(np.float64), cv2.CV_64F)[1:-1, 1:-1] for frame in y)
-    return float(np.mean([each.var() for each in edges]))
+    return float(np.mean([edge.var() for edge in edges]))
 
 
 def spatial_information(y: Luma) -> float:
@@ -144,20 +139,21 @@ def spatial_information(y: Luma) -> float:
 
 def temporal_information(y: Luma) -> float | None:
     """TI = max over time of std over space of the frame difference (ITU-T P.910); levels."""
-    return max((float(each.std()) for each in differences(y)), default=None)
+    return max((float(difference.std()) for difference in differences(y)), default=None)
 
 
 def flicker(y: Luma) -> float | None:
-    """How much the brightness of the whole picture changes between neighbouring frames, in the mean; levels.
+    """How much the brightness of the whole image changes between neighbouring frames, in the mean; levels.
 
     A frame's change is the median over the pixels of its difference: a thing that moves or grows over less
-    than half of the picture leaves it at 0, whereas the mean of the picture would change.
+    than half of the image leaves it at 0, whereas the mean of the image would change.
     """
-    return float(np.mean([abs(np.median(each)) for each in differences(y)])) if len(y) > 1 else None
+    medians = [abs(np.median(difference)) for difference in differences(y)]
+    return float(np.mean(medians)) if medians else None
 
 
 def motion(y: Luma) -> float | None:
-    """Length of the optical flow between neighbours, mean over pixels and frames; pixels a frame.
+    """Length of the optical flow between neighbours, mean over pixels and frames; pixels per frame.
 
     By polynomial expansion (Farnebäck 2003, "Two-frame motion estimation based on polynomial expansion"),
     which hardly feels a video codec's noise on plain grounds, as OpenCV's dense inverse search does. A window
@@ -167,7 +163,7 @@ def motion(y: Luma) -> float | None:
         return None
     import cv2
 
-    # Half the size a level, 3 levels, 3 rounds; neighbourhoods of 5 pixels and their smoothing.
+    # Each level half the size, 3 levels, 3 rounds; neighbourhoods of 5 pixels and their smoothing.
     rule = (0.5, 3, 15, 3, 5, 1.1, 0)
     flows = (cv2.calcOpticalFlowFarneback(a, b, None, *rule) for a, b in pairwise(y.round().astype(np.uint8)))
     return float(np.mean([np.hypot(flow[..., 0], flow[..., 1]).mean() for flow in flows]))
@@ -183,7 +179,7 @@ def colour_drift(units: Sequence[Frames]) -> float | None:
     from skimage.color import deltaE_ciede2000
 
     first, *later = (mean_lab(unit) for unit in units)
-    return max(float(deltaE_ciede2000(first, each)) for each in later)
+    return max(float(deltaE_ciede2000(first, colour)) for colour in later)
 
 
 def mean_lab(frames: Frames) -> NDArray[np.float64]:
@@ -198,10 +194,10 @@ def sharpness_drift(units: Sequence[Luma]) -> float | None:
 
     -1 is half as sharp. None with a single unit, or where one has no sharpness at all.
     """
-    found = np.array([sharpness(unit) for unit in units])
-    if len(found) == 1 or not found.all():
+    values = np.array([sharpness(unit) for unit in units])
+    if len(values) == 1 or not values.all():
         return None
-    ratios = np.log2(found[1:] / found[0])
+    ratios = np.log2(values[1:] / values[0])
     return float(ratios[np.abs(ratios).argmax()])
 
 
@@ -212,4 +208,4 @@ def is_black(y: Luma) -> NDArray[np.bool_]:
 
 def is_frozen(y: Luma) -> NDArray[np.bool_]:
     """Which frames after the first are frozen (`FROZEN_LUMA`): (T - 1,)."""
-    return np.array([np.abs(each).mean() < FROZEN_LUMA for each in differences(y)], dtype=np.bool_)
+    return np.array([np.abs(change).mean() < FROZEN_LUMA for change in differences(y)], dtype=np.bool_)

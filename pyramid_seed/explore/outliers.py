@@ -13,7 +13,7 @@ LIMIT = 3.5
 """Modified z-scores beyond it mark an outlier."""
 
 MIN_SEEDS = 8
-"""Among fewer seeds nobody can stand out."""
+"""With fewer seeds no outliers are reported, but for black and frozen frames."""
 
 _COUNTS = {"black_frames": "black", "frozen_frames": "frozen"}
 
@@ -25,12 +25,13 @@ def modified_z_scores(values: Sequence[float]) -> NDArray[np.float64]:
     are equal, the MAD is 0 and the mean of |x - median| takes its place, with the factor 1.2533. Both factors
     make the divisor the standard deviation of a normal distribution.
     """
+    from scipy.stats import median_abs_deviation
+
     x = np.array(values, dtype=np.float64)
-    distance = x - np.median(x)
-    median, mean = np.median(np.abs(distance)), np.abs(distance).mean()
-    if mean == 0:
-        return np.zeros_like(x)
-    return distance / (1.482602 * median if median > 0 else np.sqrt(np.pi / 2) * mean)
+    distances = x - np.median(x)
+    mean_distance = np.sqrt(np.pi / 2) * np.abs(distances).mean()
+    deviation = median_abs_deviation(x, scale="normal") or mean_distance
+    return distances / deviation if deviation else np.zeros_like(x)
 
 
 def outlier_reasons(clips: Sequence[Values], num_frames: Sequence[int]) -> list[list[str]]:
@@ -45,11 +46,11 @@ def outlier_reasons(clips: Sequence[Values], num_frames: Sequence[int]) -> list[
     """
     reasons = [_counted(clip, total) for clip, total in zip(clips, num_frames, strict=True)]
     for name in clips[0] if clips else ():
-        known = [(index, value) for index, clip in enumerate(clips) if (value := clip[name]) is not None]
-        if name in _COUNTS or len(known) < MIN_SEEDS:
+        defined = [(index, value) for index, clip in enumerate(clips) if (value := clip[name]) is not None]
+        if name in _COUNTS or len(defined) < MIN_SEEDS:
             continue
-        scores = modified_z_scores([value for _, value in known])
-        for (index, value), score in zip(known, scores, strict=True):
+        scores = modified_z_scores([value for _, value in defined])
+        for (index, value), score in zip(defined, scores, strict=True):
             if abs(score) > LIMIT:
                 side = "high" if score > 0 else "low"
                 reasons[index].append(f"{name} {value:.4g} is {side}: {score:+.1f} robust deviations")

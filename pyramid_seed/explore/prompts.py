@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
 
-_KNOWN = ("prompt", "image")
+_FIELDS = ("prompt", "image")
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
         ValueError: there is no prompt, an empty one, or one twice.
         OSError: a list cannot be read.
     """
-    found: list[Prompt] = []
+    prompts: list[Prompt] = []
     bad: list[BadRow] = []
     for source in sources:
         if isinstance(source, str):
-            found.append(Prompt(source))
+            prompts.append(Prompt(source))
             continue
         rows, unread = read_rows(source)
         bad += unread
@@ -59,27 +59,27 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
                 continue
             image = row.values.get("image")
             folder = source.parent
-            found.append(
+            prompts.append(
                 Prompt(row.values["prompt"], None if image is None else str((folder / image).resolve()))
             )
     if bad:
         raise BatchInputError(bad)
-    if not found:
+    if not prompts:
         raise ValueError("there is no prompt")
-    for prompt in found:
+    for prompt in prompts:
         if not prompt.text.strip():
             raise ValueError("a prompt must not be empty")
-        if found.count(prompt) > 1:
+        if prompts.count(prompt) > 1:
             raise ValueError(f"{str(prompt)!r} is given twice; a sweep compares different prompts")
-    return tuple(found)
+    return tuple(prompts)
 
 
 def _refusal(row: Row) -> str | None:
     """Why a row cannot be swept; None if it can."""
-    if more := [str(name) for name in row.values if name not in _KNOWN]:
+    if more := [str(name) for name in row.values if name not in _FIELDS]:
         names = ", ".join(map(repr, more))
         return f"rows of a sweep hold prompt and image, got {names}; give --seeds and settings as options"
-    for name in _KNOWN:
+    for name in _FIELDS:
         if not isinstance(row.values.get(name, ""), str):
             return f"{name} must be text, got {row.values[name]!r}"
     return None if "prompt" in row.values else "there is no prompt"

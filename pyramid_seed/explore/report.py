@@ -25,7 +25,7 @@ COPIES = "clips"
 NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME, COPIES)
 
 EMBEDDED_BYTES = 64 * 2**20
-"""Clips of up to this size together are put into the page; larger ones stay beside it."""
+"""Clips of up to this size in total are put into the page; larger ones stay beside it."""
 
 
 def check_report(folder: Path) -> None:
@@ -59,13 +59,13 @@ def write_report(
         FileExistsError: the folder holds something else.
     """
     check_report(folder)
-    clips = [clip for found in findings.prompts for clip in found.clips]
+    clips = [clip for prompt_findings in findings.prompts for clip in prompt_findings.clips]
     clips_folder = f"../{clips[0].path.parent.name}"
     is_lossless = all(clip.is_lossless for clip in clips)
-    told: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
+    about: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
     with replacing(folder, overwrite=True) as temporary:
         temporary.mkdir()
-        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **told)
+        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **about)
         (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
         rows = findings_csv(findings, clips_folder)
         # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
@@ -78,7 +78,7 @@ def write_report(
         else:
             folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
             sources = {path: f"{folders[path]}/{quote(path.name)}" for path in files}
-        page = _page(findings, sources=sources, is_lossless=is_lossless, **told)
+        page = _page(findings, sources=sources, is_lossless=is_lossless, **about)
         (temporary / PAGE_NAME).write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / PAGE_NAME
 
@@ -141,15 +141,15 @@ def _needed(findings: Findings) -> dict[str, tuple[int, int] | None]:
     """Seeds for each measure, see `seeds_for_share`; None where a share has no meaning."""
     signed = {measure.name for measure in MEASURES if measure.is_signed}
     return {
-        name: None if found is None or name in signed else seeds_for_share(found)
-        for name, found in findings.paired.items()
+        name: None if paired is None or name in signed else seeds_for_share(paired)
+        for name, paired in findings.paired.items()
     }
 
 
 def _sheet(findings: Findings) -> Any:
     blocks = [
-        (str(found.prompt), [(f"seed {clip.seed}", clip.sample) for clip in found.clips])
-        for found in findings.prompts
+        (str(prompt_findings.prompt), [(f"seed {clip.seed}", clip.sample) for clip in prompt_findings.clips])
+        for prompt_findings in findings.prompts
     ]
     times = sample_times(findings.prompts[0].clips[0].num_frames)
     return labelled_sheet(blocks, [f"frame {time}" for time in times])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -13,19 +13,16 @@ SIGNIFICANCE, POWER = 0.05, 0.80
 """Chances: to see a difference that is not there, and to see one that is."""
 
 SHARE = 0.10
-"""The difference that reports tell the number of seeds for: a share of the mean."""
+"""The difference for which reports state the number of seeds: a share of the mean."""
+
+MIN_SEEDS, _MAX_SEEDS = 2, 2**60
+"""With a single seed per setting there is no deviation, and so no test."""
 
 
 def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
     """Seeds for each of two settings, so that a difference of their means is seen.
 
-    With z for the quantiles of the normal distribution, a for `SIGNIFICANCE` (two-sided), b for 1 - `POWER`:
-
-        unpaired: n = 2 (z[1 - a/2] + z[1 - b])^2 std^2 / difference^2
-        paired:   n =   (z[1 - a/2] + z[1 - b])^2 std^2 / difference^2
-
-    plus z[1 - a/2]^2 / 4 unpaired, / 2 paired, because the same few seeds have to tell the deviation as well
-    (Guenther 1981, "Sample size formulas for normal theory t tests"); rounded up.
+    The smallest number, from 2 up to 2**60, with which Student's t-test reaches `POWER`, see `t_test_power`.
 
     Args:
         std: standard deviation over the seeds; if paired, that of the differences at equal seeds.
@@ -37,11 +34,36 @@ def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
     """
     if std < 0 or difference == 0:
         raise ValueError(f"std must be at least 0 and difference not 0, got {std} and {difference}")
-    normal = NormalDist()
-    z_significance, z_power = normal.inv_cdf(1 - SIGNIFICANCE / 2), normal.inv_cdf(POWER)
-    factor = 1 if is_paired else 2
-    number = factor * ((z_significance + z_power) * std / difference) ** 2 + z_significance**2 / (2 * factor)
-    return math.ceil(number)
+    if std < abs(difference) / 1000:  # whose square might overflow; two seeds see far smaller differences
+        return MIN_SEEDS
+    effect = difference / std
+    return MIN_SEEDS + bisect_left(
+        range(MIN_SEEDS, _MAX_SEEDS), POWER, key=lambda number: t_test_power(number, effect, is_paired)
+    )
+
+
+def t_test_power(number: int, effect: float, is_paired: bool) -> float:
+    """The chance that a two-sided t-test at `SIGNIFICANCE` sees a difference.
+
+    With n seeds per setting and d = difference / std, t^2 has a noncentral F distribution with 1 and df
+    degrees of freedom and noncentrality nc (Cohen 1988, "Statistical power analysis", chapter 2):
+
+        unpaired: df = 2 (n - 1), nc = n d^2 / 2
+        paired:   df = n - 1,     nc = n d^2
+
+    and the chance is that of t^2 > t[1 - a/2, df]^2, with a for `SIGNIFICANCE`.
+
+    Args:
+        number: n, at least 2.
+        effect: d.
+        is_paired: which of the two tests.
+    """
+    from scipy.special import ncfdtr, stdtrit
+
+    samples = 1 if is_paired else 2
+    freedom = samples * (number - 1)
+    critical = stdtrit(freedom, 1 - SIGNIFICANCE / 2)
+    return float(1 - ncfdtr(1, freedom, number / samples * effect**2, critical**2))
 
 
 @dataclass(frozen=True)
@@ -69,14 +91,14 @@ class PairedDifference:
     correlation: float | None
 
 
-def seeds_for_share(found: PairedDifference, share: float = SHARE) -> tuple[int, int] | None:
+def seeds_for_share(paired: PairedDifference, share: float = SHARE) -> tuple[int, int] | None:
     """Seeds to see a difference of a share of A's mean, unpaired and paired; None if the mean is 0."""
-    if found.mean_a == 0:
+    if paired.mean_a == 0:
         return None
-    wanted = share * found.mean_a
+    wanted = share * paired.mean_a
     return (
-        seeds_needed(found.std, wanted, is_paired=False),
-        seeds_needed(found.std_paired, wanted, is_paired=True),
+        seeds_needed(paired.std, wanted, is_paired=False),
+        seeds_needed(paired.std_paired, wanted, is_paired=True),
     )
 
 
@@ -84,7 +106,7 @@ def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
     """Compare two settings.
 
     Args:
-        a, b: a measure under each setting: a row a prompt, a column a seed; the same prompts and seeds.
+        a, b: a measure under each setting: a row per prompt, a column per seed; the same prompts and seeds.
 
     Raises:
         ValueError: tables of unequal sizes, or fewer than two seeds.
@@ -92,7 +114,7 @@ def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
     x, y = np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2:
         raise ValueError(f"needs two tables of one size with 2 seeds or more, got {x.shape} and {y.shape}")
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     freedom = x.shape[0] * (x.shape[1] - 1)
 
@@ -104,7 +126,7 @@ def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
 
     std_a, std_b, std_paired = deviation(x), deviation(y), deviation(y - x)
     difference = float((y - x).mean())
-    half = float(t.ppf(1 - SIGNIFICANCE / 2, freedom)) * std_paired / math.sqrt(x.size)
+    half = float(stdtrit(freedom, 1 - SIGNIFICANCE / 2)) * std_paired / math.sqrt(x.size)
     covariance = float((within(x) * within(y)).sum() / freedom)
     return PairedDifference(
         mean_a=float(x.mean()),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+from ..seeds import parse_root
+
 MAX_SEEDS = 10_000
-SEED_LIMIT = 2**64
+
+_SEED_OR_RANGE = re.compile(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -17,15 +20,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):
-        found = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
-        if found is None:
+        match = _SEED_OR_RANGE.fullmatch(part)
+        if match is None:
             raise ValueError(f"seeds must be numbers and ranges, such as 0-15 or 3,7,100-103, got {text!r}")
-        first = int(found[1])
-        last = first if found[2] is None else int(found[2])
+        first, last = parse_root(match[1]), parse_root(match[2] or match[1])
         if last < first:
             raise ValueError(f"a range of seeds must rise, got {part.strip()}; use {last}-{first}")
-        if last >= SEED_LIMIT:
-            raise ValueError(f"seed must be a whole number in 0 .. 2^64 - 1, got {last}")
         if len(seeds) + last - first + 1 > MAX_SEEDS:
             raise ValueError(f"seeds must be at most {MAX_SEEDS}, got more in {text!r}")
         for seed in range(first, last + 1):

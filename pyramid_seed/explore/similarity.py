@@ -1,4 +1,4 @@
-"""Structural similarity of two pictures."""
+"""Structural similarity of two images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIN_SIDE = 11
 
 
 def ssim(a: Frames, b: Frames) -> float:
-    """Structural similarity, 1 for equal pictures (Wang et al. 2004), the mean over the three channels.
+    """Structural similarity, 1 for equal images (Wang et al. 2004), the mean over the three channels.
 
     With the paper's Gaussian window of 11x11 pixels (sigma 1.5), by scikit-image.
 
@@ -20,18 +20,18 @@ def ssim(a: Frames, b: Frames) -> float:
         a, b: (H, W, 3) uint8, at least 11x11.
 
     Raises:
-        ValueError: smaller pictures, or scikit-image is missing.
+        ValueError: smaller images, or scikit-image is missing.
     """
     check_extra("report", "skimage")
     if min(a.shape[:2]) < MIN_SIDE:
         raise ValueError(
-            f"SSIM needs pictures of at least {MIN_SIDE}x{MIN_SIDE}, got {a.shape[0]}x{a.shape[1]}"
+            f"SSIM needs images of at least {MIN_SIDE}x{MIN_SIDE}, got {a.shape[0]}x{a.shape[1]}"
         )
     if np.array_equal(a, b):
         return 1.0
     from skimage.metrics import structural_similarity
 
-    found = structural_similarity(
+    similarity = structural_similarity(
         a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=-1
     )
-    return float(found)
+    return float(similarity)

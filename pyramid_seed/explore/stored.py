@@ -10,7 +10,7 @@ from typing import Any
 from ..media.frames import Frames, frames_digest
 from ..media.images import read_animation, read_image, read_image_folder
 from ..media.video import read_video
-from ..provenance.manifest import find_manifest
+from ..provenance.manifest import find_manifest, geometry_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def unit_of(frame: int, *clips: StoredClip) -> int | None:
     """The unit that made a frame, by the first manifest there is; None without any."""
     for clip in clips:
         if clip.manifest is not None:
-            return unit_of_frame(frame, clip.manifest["geometry"]["temporal_factor"])
+            return geometry_of(clip.manifest).unit_of_frame(frame)
     return None
 
 
@@ -62,16 +62,11 @@ def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
     return next((unit for unit, (left, right) in enumerate(chunks) if left != right), None)
 
 
-def unit_of_frame(frame: int, temporal_factor: int) -> int:
-    """Unit 0 makes frame 0 alone, each later unit `temporal_factor` frames."""
-    return -(-frame // temporal_factor)
-
-
 def read_clip(path: str | Path) -> StoredClip:
-    """Read an .mp4 or another video file, a .gif or .webp, a picture, or a folder of .png pictures.
+    """Read an .mp4 or another video file, a .gif or .webp, an image, or a folder of .png images.
 
-    Equal frames in a row are one longer picture in .gif and .webp. With a manifest they are told apart by
-    the time they are shown; without one, every picture counts as one frame.
+    Equal frames in a row are one longer image in .gif and .webp. With a manifest they are told apart by
+    the time they are shown; without one, every image counts as one frame.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,7 +77,7 @@ def read_clip(path: str | Path) -> StoredClip:
         raise FileNotFoundError(f"{path} does not exist")
     ending = path.suffix.lower()
     if ending == ".json":
-        raise ValueError(f"{path} holds no pictures; to compare manifests alone use `pyramid-seed diff`")
+        raise ValueError(f"{path} holds no images; to compare manifests alone use `pyramid-seed diff`")
     try:
         manifest, no_manifest = find_manifest(path), ""
     except ValueError as error:

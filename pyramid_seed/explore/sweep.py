@@ -13,12 +13,12 @@ from tqdm import tqdm
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
-from ..choices import DeterminismLevel
+from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
-from ..presets import Preset, Settings
+from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import find_manifest
 from .extras import check_extra
-from .findings import Findings, compare, find
+from .findings import Findings, findings_of, paired_differences
 from .measured import MeasuredClip, measured_clip
 from .measures import Values
 from .prompts import Prompt, read_prompts
@@ -44,6 +44,7 @@ class SweepSummary:
     findings: Findings | None = None
 
 
+@settings_listed
 def run_sweep(
     prompts: Sequence[str | Path],
     output: str | Path,
@@ -54,6 +55,9 @@ def run_sweep(
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
+    text_encoders: AfterUse = "keep",
+    attention: AttentionPath = "prefix",
+    compile: bool = False,
     lossless: bool = False,
     num_processes: int | None = None,
     progress: bool = True,
@@ -70,9 +74,10 @@ def run_sweep(
         seeds: root seeds; every prompt gets them all.
         against: the folder of another sweep with these prompts and seeds; the report then has the difference
             of each measure at equal seeds, this sweep minus that one.
-        preset, device, noise_device, determinism, num_processes, progress: as in `run_batch`.
+        preset, num_processes, progress: as in `run_batch`.
+        device, noise_device, determinism, text_encoders, attention, compile: as in `run_batch`.
         lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
-        settings: values that replace the preset's, for all clips.
+        settings: values that replace the preset's, for all clips, see below.
 
     Raises:
         BatchInputError, ValueError, OSError: as `run_batch`; or there is no prompt, a seed is given twice,
@@ -100,6 +105,9 @@ def run_sweep(
         device=device,
         noise_device=noise_device,
         determinism=determinism,
+        text_encoders=text_encoders,
+        attention=attention,
+        compile=compile,
         lossless=lossless,
         num_processes=num_processes,
         progress=progress,
@@ -109,9 +117,9 @@ def run_sweep(
         return SweepSummary(summary)
 
     clips, made_with = _measured(output / CLIPS, summary, chosen, seeds, progress)
-    findings = find(clips)
+    findings = findings_of(clips)
     if others is not None:
-        findings = replace(findings, paired=compare(clips, others))
+        findings = replace(findings, paired=paired_differences(clips, others))
     page = write_report(
         output / REPORT,
         findings,
@@ -146,12 +154,12 @@ def _measured(
         for entry in Journal(folder).entries().values()
         if entry["file"] in summary.digests
     }
-    found = []
+    clips = []
     made_with: Mapping[str, Any] = {}
     made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
     for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
         manifest = find_manifest(path)
         made_with = made_with or manifest["settings"]
-        found.append(measured_clip(*key, path=path, manifest=manifest))
-    return found, made_with
+        clips.append(measured_clip(*key, path=path, manifest=manifest))
+    return clips, made_with

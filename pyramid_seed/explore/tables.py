@@ -15,7 +15,9 @@ from .findings import Findings, PromptFindings
 from .measures import MEASURES, Values
 from .prompts import Prompt
 
-SCHEMA, SCHEMA_VERSION = "pyramid-seed/sweep", 1
+SCHEMA, SCHEMA_VERSION = "pyramid-seed/sweep", 2
+_READABLE = (1, 2)
+"""Version 1 differs in the name of the interaction's share, which is not read."""
 
 JSON_NAME, CSV_NAME = "measures.json", "measures.csv"
 
@@ -29,10 +31,10 @@ def findings_json(
     failed: Mapping[str, str],
     clips_folder: str,
 ) -> str:
-    """All that was found, as JSON; what is not defined is null, and seeds are text, as in manifests.
+    """All findings, as JSON; what is not defined is null, and seeds are text, as in manifests.
 
     Args:
-        findings: what was found.
+        findings: of the sweep.
         settings: the settings of the clips, as in their manifests.
         lossless: whether they were measured without a codec's loss.
         against: the other sweep, if there was one.
@@ -49,12 +51,14 @@ def findings_json(
         "clips": [row for prompt in findings.prompts for row in _clip_rows(prompt, clips_folder)],
         "between_seeds": [
             {
-                "prompt": found.prompt.text,
-                "image": found.prompt.image,
-                "pairwise_ssim": found.similarity,
-                "spread": {name: spread and asdict(spread) for name, spread in found.spreads.items()},
+                "prompt": prompt_findings.prompt.text,
+                "image": prompt_findings.prompt.image,
+                "pairwise_ssim": prompt_findings.similarity,
+                "spread": {
+                    name: spread and asdict(spread) for name, spread in prompt_findings.spreads.items()
+                },
             }
-            for found in findings.prompts
+            for prompt_findings in findings.prompts
         ],
         "variance": {
             "prompts": len(findings.prompts),
@@ -63,7 +67,7 @@ def findings_json(
         },
         "paired": {
             "against": against,
-            "differences": {name: found and asdict(found) for name, found in findings.paired.items()},
+            "differences": {name: paired and asdict(paired) for name, paired in findings.paired.items()},
         },
         "failed": dict(failed),
     }
@@ -71,23 +75,24 @@ def findings_json(
 
 
 def findings_csv(findings: Findings, clips_folder: str) -> str:
-    """A line a clip; a cell that is not defined is empty."""
+    """A line per clip; a cell that is not defined is empty."""
+    columns = ["prompt", "image", "seed", "file", "digest", "num_frames"]
     names = [measure.name for measure in MEASURES]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["prompt", "image", "seed", "file", "digest", "num_frames", *names, "outlier"])
-    for found in findings.prompts:
-        for row in _clip_rows(found, clips_folder):
-            known = [row[name] for name in ("prompt", "image", "seed", "file", "digest", "num_frames")]
-            writer.writerow([*known, *(row["measures"][name] for name in names), "; ".join(row["outlier"])])
+    writer.writerow([*columns, *names, "outlier"])
+    for prompt_findings in findings.prompts:
+        for row in _clip_rows(prompt_findings, clips_folder):
+            values = [row["measures"][name] for name in names]
+            writer.writerow([*(row[name] for name in columns), *values, "; ".join(row["outlier"])])
     return text.getvalue()
 
 
-def _clip_rows(found: PromptFindings, clips_folder: str) -> list[dict[str, Any]]:
+def _clip_rows(prompt_findings: PromptFindings, clips_folder: str) -> list[dict[str, Any]]:
     return [
         {
-            "prompt": found.prompt.text,
-            "image": found.prompt.image,
+            "prompt": prompt_findings.prompt.text,
+            "image": prompt_findings.prompt.image,
             "seed": str(clip.seed),
             "file": f"{clips_folder}/{clip.path.name}",
             "digest": clip.digest,
@@ -95,7 +100,7 @@ def _clip_rows(found: PromptFindings, clips_folder: str) -> list[dict[str, Any]]
             "measures": clip.values,
             "outlier": list(reasons),
         }
-        for clip, reasons in zip(found.clips, found.reasons, strict=True)
+        for clip, reasons in zip(prompt_findings.clips, prompt_findings.reasons, strict=True)
     ]
 
 
@@ -112,9 +117,9 @@ def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Val
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        if (tree["schema"], tree["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
+        if tree["schema"] != SCHEMA or tree["schema_version"] not in _READABLE:
             raise ValueError(f"its schema is {tree['schema']!r}, version {tree['schema_version']!r}")
-        found = {
+        measures = {
             (Prompt(row["prompt"], row["image"]), int(row["seed"])): row["measures"] for row in tree["clips"]
         }
         is_lossless: bool = tree["lossless"]
@@ -126,4 +131,4 @@ def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Val
             f"{path} has measures of {kinds[is_lossless]} files and this sweep makes {kinds[lossless]} ones; "
             "use --lossless for both or for none"
         )
-    return found
+    return measures

@@ -15,30 +15,30 @@ class VarianceShares:
     Attributes:
         prompt: what the prompts' means differ by.
         seed: what a seed does to all prompts alike.
-        interplay: the rest: what a seed does to one prompt and not to another.
+        interaction: the rest: what a seed does to one prompt and not to another.
     """
 
     prompt: float
     seed: float
-    interplay: float
+    interaction: float
 
 
 def variance_shares(table: Sequence[Sequence[float]]) -> VarianceShares | None:
-    """Shares of the variance in a two-way table without replication.
+    """Shares of the variance in a two-way table without replication (analysis of variance).
 
     With x[p, s] for P prompts and S seeds, a bar for the mean over what is left out:
 
-        SS_total     = sum over p, s of (x[p, s] - x)^2
-        SS_prompt    = S * sum over p of (x[p] - x)^2
-        SS_seed      = P * sum over s of (x[s] - x)^2
-        SS_interplay = sum over p, s of (x[p, s] - x[p] - x[s] + x)^2
-        SS_total     = SS_prompt + SS_seed + SS_interplay
+        SS_total       = sum over p, s of (x[p, s] - x)^2
+        SS_prompt      = S * sum over p of (x[p] - x)^2
+        SS_seed        = P * sum over s of (x[s] - x)^2
+        SS_interaction = sum over p, s of (x[p, s] - x[p] - x[s] + x)^2
+        SS_total       = SS_prompt + SS_seed + SS_interaction
 
     and each share is its sum over SS_total. A clip is a function of prompt and seed, so there is nothing to
-    repeat and no noise of measurement: all that is left after prompt and seed is their interplay.
+    repeat and no noise of measurement: all that is left after prompt and seed is their interaction.
 
     Args:
-        table: a row a prompt, a column a seed; at least 2 x 2.
+        table: a row per prompt, a column per seed; at least 2 x 2.
 
     Returns:
         None if all values are equal: there is no variance to share.

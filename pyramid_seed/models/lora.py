@@ -185,6 +185,19 @@ def lora_names(file: Path) -> list[str]:
         raise ValueError(f"{file} is no .safetensors that can be read: {error}") from error
 
 
+def check_lora(source: str | Path) -> Path:
+    """The file of a LoRA, see `find_lora_file`, whose names are those of a LoRA.
+
+    Raises:
+        ValueError: it is no safetensors, or holds other weights. FileNotFoundError, OSError: it is not there.
+    """
+    file = find_lora_file(source)
+    others = [name for name in lora_names(file) if ".lora" not in name]
+    if others:
+        raise ValueError(f"{file} is no LoRA: it holds {min(others)}")
+    return file
+
+
 def lora_prefix(names: Collection[str]) -> str | None:
     """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
     return "transformer" if any(name.startswith("transformer.") for name in names) else None

@@ -14,7 +14,6 @@ from .ledger import (
 from .pyramid import initial_pyramid
 from .streams import (
     Branch,
-    BranchedNoise,
     NoiseSource,
     NoiseStreams,
     RecordedNoise,
@@ -24,7 +23,6 @@ from .streams import (
 __all__ = [
     "SCHEME",
     "Branch",
-    "BranchedNoise",
     "LedgerEntry",
     "LedgeredNoise",
     "NoiseKey",

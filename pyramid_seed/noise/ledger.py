@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from ..geometry import LatentShape
 from .keys import NoiseKey, derive_seed
-from .streams import BranchedNoise, NoiseSource, NoiseStreams
+from .streams import NoiseSource, NoiseStreams
 
 # torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed that is refused
 # on one is refused on all.
@@ -77,30 +78,24 @@ class NoiseLedger:
 
 
 def draws_of_clip(
-    num_units: int,
-    num_stages: int,
-    unit_shape: tuple[int, ...],
-    *,
-    with_image: bool = False,
-) -> list[tuple[NoiseKey, tuple[int, ...]]]:
+    num_units: int, shape: LatentShape, *, with_image: bool = False
+) -> list[tuple[NoiseKey, LatentShape]]:
     """Every draw that a clip makes, with its shape, in order: the noise is known before anything runs.
 
     Args:
         num_units: units of the clip.
-        num_stages: levels of the pyramid.
-        unit_shape: (1, C, 1, H, W) of one unit's latents.
-        with_image: the first unit is an encoded picture, drawn from its posterior.
+        shape: of one unit's latents.
+        with_image: the first unit is an encoded image, drawn from its posterior.
     """
-    *front, height, width = unit_shape
-    draws: list[tuple[NoiseKey, tuple[int, ...]]] = []
+    draws: list[tuple[NoiseKey, LatentShape]] = []
     for unit in range(num_units):
         if with_image and unit == 0:
-            draws.append((NoiseKey("posterior", 0, 0), unit_shape))
+            draws.append((NoiseKey("posterior", 0, 0), shape))
             continue
-        draws.append((NoiseKey("initial", unit, 0), unit_shape))
-        for stage in range(1, num_stages):
-            divisor = 2 ** (num_stages - 1 - stage)
-            draws.append((NoiseKey("renoise", unit, stage), (*front, height // divisor, width // divisor)))
+        draws.append((NoiseKey("initial", unit, 0), shape))
+        draws += [
+            (NoiseKey("renoise", unit, stage), shape.stage(stage)) for stage in range(1, shape.num_stages)
+        ]
     return draws
 
 
@@ -123,7 +118,7 @@ class LedgeredNoise:
             ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
-        if isinstance(self.source, NoiseStreams | BranchedNoise):
+        if isinstance(self.source, NoiseStreams):
             _check_new(self.source, key, self.ledger)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
@@ -149,7 +144,7 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
     Raises:
         ValueError: see above. Only sources that derive their seeds are asked.
     """
-    if not isinstance(source, NoiseStreams | BranchedNoise):
+    if not isinstance(source, NoiseStreams):
         return
     found: dict[int, NoiseKey] = {}
     for key in keys:
@@ -157,20 +152,20 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
             raise _equal_draws(source, first, key)
 
 
-def _check_new(source: NoiseStreams | BranchedNoise, key: NoiseKey, ledger: NoiseLedger) -> None:
+def _check_new(source: NoiseStreams, key: NoiseKey, ledger: NoiseLedger) -> None:
     seed = _effective_seed(source, key)
     for entry in ledger:
         if entry.key != key and _effective_seed(source, entry.key) == seed:
             raise _equal_draws(source, entry.key, key)
 
 
-def _equal_draws(source: NoiseStreams | BranchedNoise, first: NoiseKey, second: NoiseKey) -> ValueError:
+def _equal_draws(source: NoiseStreams, first: NoiseKey, second: NoiseKey) -> ValueError:
     return ValueError(
         f"seed {source.root_of(second)} gives the draws {first} and {second} the same noise; use another seed"
     )
 
 
-def _effective_seed(source: NoiseStreams | BranchedNoise, key: NoiseKey) -> int:
+def _effective_seed(source: NoiseStreams, key: NoiseKey) -> int:
     return derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
 
 

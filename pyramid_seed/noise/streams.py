@@ -22,48 +22,6 @@ class NoiseSource(Protocol):
         ...
 
 
-class NoiseStreams:
-    """White noise as a pure function of root seed and key; no draw depends on another one.
-
-    Args:
-        root: the clip's root seed, in [0, 2**64).
-        device: the noise device. The CPU's noise is the same on every machine; other devices have their own.
-
-    Raises:
-        TypeError: if the root is not an int. ValueError: if it is out of range, or the device has no float64.
-    """
-
-    def __init__(self, root: int, device: str | torch.device = "cpu") -> None:
-        check_root(root)
-        self.root = root
-        self.device = torch.device(device)
-        if self.device.type == "mps":
-            raise ValueError(
-                "noise is drawn in float64, which MPS does not have; use noise_device='cpu' "
-                "(the model can stay on MPS)"
-            )
-
-    def root_of(self, key: NoiseKey) -> int:  # noqa: ARG002 - a clip with one root has it for every key
-        """The root seed behind a draw."""
-        return self.root
-
-    def generator(self, key: NoiseKey) -> torch.Generator:
-        """A fresh generator for `key` on the noise device, for those who sample something of their own."""
-        return torch.Generator(self.device).manual_seed(derive_seed(self.root, key))
-
-    def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
-        """Standard normal values for `key`, float32, on the noise device.
-
-        Drawn in float64 and rounded: in float32, the CPU's values differ between instruction sets.
-
-        Raises:
-            ValueError: if `shape` does not start with 1.
-        """
-        _check_shape(shape)
-        values = torch.randn(shape, generator=self.generator(key), dtype=torch.float64, device=self.device)
-        return values.to(torch.float32)
-
-
 @dataclass(frozen=True)
 class Branch:
     """From unit `from_unit` on, a clip takes its noise from another root seed.
@@ -81,36 +39,55 @@ class Branch:
         check_root(self.seed)
 
 
-class BranchedNoise:
-    """White noise of a clip that changes its root seed on the way.
+class NoiseStreams:
+    """White noise as a pure function of root seed and key; no draw depends on another one.
 
     Args:
-        root: the root seed at the beginning.
-        branches: the changes, in rising order of units.
-        device: the noise device, as in `NoiseStreams`.
+        root: the clip's root seed, in [0, 2**64).
+        device: the noise device. The CPU's noise is the same on every machine; other devices have their own.
+        branches: changes of the root seed on the way, in rising order of units.
 
     Raises:
-        ValueError: the units do not rise, or the first change is before unit 1, or as in `NoiseStreams`.
+        TypeError: if the root is not an int. ValueError: if it is out of range, the device has no float64, or
+            the units of the branches do not rise from 1.
     """
 
-    def __init__(self, root: int, branches: Sequence[Branch], device: str | torch.device = "cpu") -> None:
-        starts = [0, *(branch.from_unit for branch in branches)]
-        if any(later <= earlier for earlier, later in pairwise(starts)):
-            raise ValueError(f"branches must start at rising units of at least 1, got {starts[1:]}")
+    def __init__(
+        self, root: int, device: str | torch.device = "cpu", branches: Sequence[Branch] = ()
+    ) -> None:
+        check_root(root)
+        starts = [branch.from_unit for branch in branches]
+        if any(later <= earlier for earlier, later in pairwise([0, *starts])):
+            raise ValueError(f"branches must start at rising units of at least 1, got {starts}")
         self.root = root
-        self._streams = [(0, NoiseStreams(root, device))]
-        self._streams += [(branch.from_unit, NoiseStreams(branch.seed, device)) for branch in branches]
+        self.branches = tuple(branches)
+        self.device = torch.device(device)
+        if self.device.type == "mps":
+            raise ValueError(
+                "noise is drawn in float64, which MPS does not have; use noise_device='cpu' "
+                "(the model can stay on MPS)"
+            )
 
     def root_of(self, key: NoiseKey) -> int:
-        """The root seed behind a draw."""
-        return self._stream(key).root
+        """The root seed behind a draw: that of the last branch that has begun."""
+        begun = [branch.seed for branch in self.branches if branch.from_unit <= key.unit]
+        return begun[-1] if begun else self.root
+
+    def generator(self, key: NoiseKey) -> torch.Generator:
+        """A fresh generator for `key` on the noise device, for those who sample something of their own."""
+        return torch.Generator(self.device).manual_seed(derive_seed(self.root_of(key), key))
 
     def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
-        """Standard normal values for `key`, see `NoiseStreams.draw`."""
-        return self._stream(key).draw(key, shape)
+        """Standard normal values for `key`, float32, on the noise device.
 
-    def _stream(self, key: NoiseKey) -> NoiseStreams:
-        return [stream for from_unit, stream in self._streams if from_unit <= key.unit][-1]
+        Drawn in float64 and rounded: in float32, the CPU's values differ between instruction sets.
+
+        Raises:
+            ValueError: if `shape` does not start with 1.
+        """
+        _check_shape(shape)
+        values = torch.randn(shape, generator=self.generator(key), dtype=torch.float64, device=self.device)
+        return values.to(torch.float32)
 
 
 class RecordedNoise:

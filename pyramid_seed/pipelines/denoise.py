@@ -13,10 +13,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from ..geometry import LatentShape
 from ..noise import NoiseKey, NoiseSource, block_noise, initial_pyramid
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler, RenoiseCoefficients
 from .history import history_clips, latent_pyramid
-from .memory import own_memory
+from .memory import contiguous_copy
 
 
 class VelocityModel(Protocol):
@@ -139,7 +140,7 @@ def denoise_unit(
     velocity_model: VelocityModel,
     scheduler: PyramidFlowMatchEulerDiscreteScheduler,
     noise: NoiseSource,
-    shape: tuple[int, ...],
+    shape: LatentShape,
     device: torch.device,
     settings: UnitSettings,
     on_step: OnStep,
@@ -152,22 +153,22 @@ def denoise_unit(
         velocity_model: the transformer with its text.
         scheduler: gives stages, timesteps and renoise coefficients.
         noise: supplies ("initial", unit, 0) and ("renoise", unit, stage).
-        shape: of the unit's latents, (1, C, 1, H, W).
+        shape: of the unit's latents.
         device: where to compute.
         settings: steps and guidance.
         on_step: see `OnStep`.
 
     Returns:
-        Clean latents of `shape`, float32, or None when stopped.
+        Clean latents (1, C, 1, H, W), float32, or None when stopped.
     """
-    num_stages = scheduler.config.stages
     velocity_model.start_unit(settings.guidance_scale)
-    initial = noise.draw(NoiseKey("initial", unit, 0), shape).to(device)
-    latents = initial_pyramid(initial, num_stages)[0]
-    for stage in range(num_stages):
+    initial = noise.draw(NoiseKey("initial", unit, 0), shape.as_tuple()).to(device)
+    latents = initial_pyramid(initial, shape.num_stages)[0]
+    for stage in range(shape.num_stages):
         if stage > 0:
-            size = (*shape[:3], latents.shape[-2] * 2, latents.shape[-1] * 2)
-            white_noise = noise.draw(NoiseKey("renoise", unit, stage), size).to(device)
+            white_noise = noise.draw(NoiseKey("renoise", unit, stage), shape.stage(stage).as_tuple()).to(
+                device
+            )
             latents = renoise(
                 latents, scheduler.renoise_coefficients(stage), white_noise, scheduler.config.gamma
             )
@@ -192,7 +193,7 @@ def denoise_clip(
     velocity_model: VelocityModel,
     scheduler: PyramidFlowMatchEulerDiscreteScheduler,
     noise: NoiseSource,
-    shape: tuple[int, ...],
+    shape: LatentShape,
     device: torch.device,
     settings: Sequence[UnitSettings],
     on_step: OnStep,
@@ -208,14 +209,13 @@ def denoise_clip(
     Yields:
         The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
     """
-    num_stages = scheduler.config.stages
     frames = () if known is None else known.split(1, dim=2)
-    past = [latent_pyramid(own_memory(frame), num_stages) for frame in frames]
+    past = [latent_pyramid(contiguous_copy(frame), shape.num_stages) for frame in frames]
     for unit in range(len(past), len(settings)):
         latents = denoise_unit(
             unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step
         )
         if latents is None:
             return
-        past.append(latent_pyramid(latents, num_stages))
+        past.append(latent_pyramid(latents, shape.num_stages))
         yield latents

@@ -21,7 +21,7 @@ class PyramidFlowPipelineOutput(BaseOutput):
             float32 in [0, 1]; "pil" a list of lists of pictures; "uint8" an array (B, T, H, W, 3) uint8;
             "latent" the latents.
         latents: (B, C, t, H/s, W/s) float32, normalised, on the CPU.
-        seeds: root seed of each clip; None where `noise` was given that is no `NoiseStreams`.
+        seeds: root seed of each clip; None where `noise` is no `NoiseStreams`.
         ledgers: the draws of each clip.
         text_digests: SHA-256 of the embeddings that each clip was told, see `text.text_digests`.
         stage_digests: of each clip and unit the SHA-256 of its latents after each stage, see

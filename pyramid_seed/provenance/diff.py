@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..environment import Difference, fingerprint_differences
-from .manifest import BEFORE_PATHS, chunk_frames
+from ..geometry import PyramidGeometry
+from .manifest import geometry_of
+from .schema import BEFORE_PATHS
 
 Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
 Status = Literal["equal", "differs", "not compared"]
@@ -23,7 +25,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ManifestDiff:
     """How two clips differ.
 
     Attributes:
@@ -49,9 +51,9 @@ class Comparison:
         return first_difference(step for step in self.steps if step.stage != "weights")
 
 
-def compare_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> Comparison:
+def diff_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> ManifestDiff:
     """Everything in which two manifests differ, but for timings."""
-    return Comparison(
+    return ManifestDiff(
         settings=tuple(fingerprint_differences(_asked(a), _asked(b))),
         weights=tuple(fingerprint_differences(_weights(a), _weights(b))),
         environment=tuple(fingerprint_differences(a["environment"], b["environment"])),
@@ -67,13 +69,13 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
     """
     left, right = a["digests"], b["digests"]
     common = min(len(left["units"]), len(right["units"]))
-    factor = a["geometry"]["temporal_factor"]
+    geometry = geometry_of(a)
     steps = [
         _compare_named("text", left["text"], right["text"], "embeddings of {}", "{} texts"),
         _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "{} draws"),
         _compare_units(left, right, common),
         _compare_named(
-            "decode", _chunks(left["chunks"][:common], factor), _chunks(right["chunks"][:common], factor),
+            "decode", _chunks(left["chunks"][:common], geometry), _chunks(right["chunks"][:common], geometry),
             "chunk {}", "{} chunks",
         ),
     ]  # fmt: skip
@@ -103,7 +105,7 @@ def first_difference(steps: Iterable[Step]) -> Step | None:
 
 
 def _compare_named(stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one: str, many: str) -> Step:
-    """Compare values under names in the order of `a`; the first that differs or is missing is told."""
+    """Compare values under names in the order of `a`; the note names the first that differs or is missing."""
     if list(a) == list(b):
         names: Iterable[str] = a
     else:
@@ -125,28 +127,28 @@ def _short(value: Any) -> str:
 
 def _compare_units(a: Mapping[str, Any], b: Mapping[str, Any], num_units: int) -> Step:
     """Compare the first units, each after its stages where both sides know these."""
-    known = [None not in pair for pair in zip(a["stages"], b["stages"], strict=False)][:num_units]
-    left, right = _latents(a, known), _latents(b, known)
+    has_stages = [None not in pair for pair in zip(a["stages"], b["stages"], strict=False)][:num_units]
+    left, right = _latents(a, has_stages), _latents(b, has_stages)
     many = f"latents of {num_units} units, after {len(left) - num_units} stages"
     return _compare_named("unit", left, right, "latents of {}", many)
 
 
-def _latents(digests: Mapping[str, Any], is_known: Iterable[bool]) -> dict[str, str]:
-    """Digests in causal order: the stages of a unit, where these are known, and the unit."""
-    found: dict[str, str] = {}
-    for unit, known in enumerate(is_known):
-        if known:
+def _latents(digests: Mapping[str, Any], has_stages: Iterable[bool]) -> dict[str, str]:
+    """Digests in causal order: the stages of a unit, where both sides know these, and the unit."""
+    named: dict[str, str] = {}
+    for unit, has in enumerate(has_stages):
+        if has:
             stages = enumerate(digests["stages"][unit])
-            found |= {f"stage {stage} of unit {unit}": digest for stage, digest in stages}
-        found[f"unit {unit}"] = digests["units"][unit]
-    return found
+            named |= {f"stage {stage} of unit {unit}": digest for stage, digest in stages}
+        named[f"unit {unit}"] = digests["units"][unit]
+    return named
 
 
-def _chunks(digests: Iterable[str], factor: int) -> dict[str, str]:
+def _chunks(digests: Iterable[str], geometry: PyramidGeometry) -> dict[str, str]:
     return {
-        f"{index} (frames {first} to {last})": digest
-        for index, digest in enumerate(digests)
-        for first, last in [chunk_frames(index, factor)]
+        f"{unit} (frames {frames[0]} to {frames[-1]})": digest
+        for unit, digest in enumerate(digests)
+        for frames in [geometry.frames_of_unit(unit)]
     }
 
 
@@ -159,7 +161,7 @@ def _draws(manifest: Mapping[str, Any], num_units: int | None) -> dict[str, str]
 
 
 def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    branches = {f"branches.{each['from_unit']}": each["seed"] for each in manifest["branches"]}
+    branches = {f"branches.{branch['from_unit']}": branch["seed"] for branch in manifest["branches"]}
     names = (
         "prompt",
         "seed",

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +13,24 @@ import torch
 
 from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
+from ..files import file_digest
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
 from ..media.video import read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
-from ..presets import Preset, Settings, with_settings
+from ..presets import preset_of
 from ..recipe import Recipe
+from ..seeds import parse_root
 from ..version import __version__
+from .schema import BEFORE_PATHS, check_shape
 
 SCHEMA = "pyramid-seed/manifest"
 SCHEMA_VERSION = 1
 
-_TEXT_OR_NONE = (str, type(None))
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "package_version": (str,),
-    "noise_scheme": (str,),
-    "prompt": (str,),
-    "preset": (str,),
-    "settings": (dict,),
-    "seed": (str,),
-    "branches": (list,),
-    "noise_device": (str,),
-    "determinism": (str,),
-    "attention": (str,),
-    "compiled": (bool,),
-    "image_sha256": _TEXT_OR_NONE,
-    "model": (dict,),
-    "weights": (list, type(None)),
-    "loras": (list, type(None)),
-    "geometry": (dict,),
-    "ledger": (list,),
-    "digests": (dict,),
-    "environment": (dict,),
-    "timings": (dict,),
-}
-_DIGESTS: dict[str, tuple[type, ...]] = {
-    "text": (dict,),
-    "stages": (list,),
-    "units": (list,),
-    "chunks": (list,),
-    "frames": (str,),
-}
-BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
-"""Fields that the first manifests of this schema lack, with what was so in their time."""
 UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revision": None}
 """The model of a pipeline that `load_pipeline` did not load."""
-_MODEL = {"kind": (str,), "name": _TEXT_OR_NONE, "revision": _TEXT_OR_NONE}
 _PYRAMID = ("spatial_factor", "temporal_factor", "patch_size", "num_stages")
-_GEOMETRY = dict.fromkeys(("num_units", "latent_channels", *_PYRAMID), (int,))
-_ROWS: dict[str, dict[str, tuple[type, ...]]] = {
-    "branches": {"from_unit": (int,), "seed": (str,)},
-    "weights": {"file": (str,), "size": (int,), "sha256": (str,)},
-    "loras": {
-        "adapter": (str,),
-        "file": (str,),
-        "size": (int,),
-        "sha256": (str,),
-        "scale": (int, float),
-        "fused": (bool,),
-    },
-}
 
 
 def build_manifest(
@@ -150,10 +106,9 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     Raises:
         ValueError: a setting, the seed or a branch is not one.
     """
-    settings = {name: value for name, value in manifest["settings"].items() if name != "model"}
-    given = Settings(**settings, model=manifest["model"]["name"] or "unknown")  # type: ignore[typeddict-item]
+    settings = manifest["settings"] | {"model": manifest["model"]["name"] or "unknown"}
     try:
-        preset = with_settings(Preset(name=manifest["preset"], **given), given)  # type: ignore[arg-type]
+        preset = preset_of(manifest["preset"], settings)
     except TypeError as error:
         raise ValueError(f"the manifest's settings are not those of this version: {error}") from error
     paths = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
@@ -161,8 +116,8 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     check_choice("attention", paths["attention"], ATTENTION_PATHS)
     return Recipe(
         prompt=manifest["prompt"],
-        seed=_seed(manifest["seed"]),
-        branches=tuple(Branch(each["from_unit"], _seed(each["seed"])) for each in manifest["branches"]),
+        seed=parse_root(manifest["seed"]),
+        branches=tuple(Branch(row["from_unit"], parse_root(row["seed"])) for row in manifest["branches"]),
         settings=preset,
         noise_device=manifest["noise_device"],
         determinism=manifest["determinism"],
@@ -189,15 +144,10 @@ def unit_digests(latents: torch.Tensor) -> list[str]:
     return [noise_digest(unit) for unit in latents.split(1, dim=2)]
 
 
-def chunk_frames(chunk: int, temporal_factor: int) -> tuple[int, int]:
-    """First and last frame of a decoded chunk: frame 0 alone, then `temporal_factor` frames each."""
-    return (0, 0) if chunk == 0 else (1 + (chunk - 1) * temporal_factor, chunk * temporal_factor)
-
-
-def chunk_digests(frames: Frames, temporal_factor: int) -> list[str]:
-    """SHA-256 of the frames of each decoded chunk, see `frames.frames_digest`."""
-    starts = [0, *range(1, len(frames), temporal_factor), len(frames)]
-    return [frames_digest(frames[start:stop]) for start, stop in pairwise(starts)]
+def chunk_digests(frames: Frames, geometry: PyramidGeometry) -> list[str]:
+    """SHA-256 of the frames of each unit, which are decoded as one chunk, see `video.frames_digest`."""
+    chunks = geometry.frames_of_units(len(frames))
+    return [frames_digest(frames[chunk.start : chunk.stop]) for chunk in chunks]
 
 
 def manifest_json(manifest: Mapping[str, Any]) -> str:
@@ -225,7 +175,15 @@ def find_manifest(clip: str | Path) -> dict[str, Any]:
     sidecar = sidecar_path(clip)
     if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
         return read_manifest(clip)
-    return read_manifest(sidecar)
+    manifest = read_manifest(sidecar)
+    digest = (manifest.get("file") or {}).get("sha256")
+    # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
+    if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
+        raise ValueError(
+            f"{sidecar} is the manifest of another file than {clip}: one with the SHA-256 {digest[:16]}...; "
+            "save the clip again"
+        )
+    return manifest
 
 
 def read_verifiable(clip: str | Path) -> dict[str, Any]:
@@ -277,14 +235,8 @@ def check_manifest(manifest: Any, where: str) -> None:
             f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
             f"to {SCHEMA_VERSION}; install a newer one"
         )
-    _check_fields(BEFORE_PATHS | manifest, _FIELDS, where, "")
-    _check_fields(manifest["digests"], _DIGESTS, where, "digests.")
-    _check_fields(manifest["model"], _MODEL, where, "model.")
-    _check_fields(manifest["geometry"], _GEOMETRY, where, "geometry.")
-    for name, fields in _ROWS.items():
-        for index, row in enumerate(manifest[name] or ()):
-            _check_fields(row, fields, where, f"{name}[{index}].")
     try:
+        check_shape(manifest)
         NoiseLedger.from_list(manifest["ledger"])
         num_units = geometry_of(manifest).num_latent_frames(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
@@ -299,29 +251,11 @@ def check_manifest(manifest: Any, where: str) -> None:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
 
 
-def _check_fields(values: Any, fields: Mapping[str, tuple[type, ...]], where: str, prefix: str) -> None:
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} holds a damaged manifest: {prefix.rstrip('.')} is {values!r}")
-    for name, kinds in fields.items():
-        if name not in values:
-            raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is missing")
-        if not isinstance(values[name], kinds) or (isinstance(values[name], bool) and bool not in kinds):
-            raise ValueError(f"{where} holds a damaged manifest: {prefix}{name} is {values[name]!r:.60}")
-
-
-def _check_stages(units: Sequence[Any], num_stages: int) -> None:
+def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> None:
     for unit, stages in enumerate(units):
-        if stages is None or (stages == [] and unit == 0):  # not known; an encoded picture
-            continue
-        is_text = isinstance(stages, list) and all(isinstance(each, str) for each in stages)
-        if not is_text or len(stages) != num_stages:
+        is_image = unit == 0 and stages == []
+        if stages is not None and len(stages) != num_stages and not is_image:
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**64):
-        raise ValueError(f"a seed must be a whole number in 0 .. 2**64 - 1 as text, got {text!r}")
-    return int(text)
 
 
 def _has_comment(path: Path) -> bool:

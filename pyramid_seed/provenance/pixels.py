@@ -10,10 +10,11 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 
+from ..geometry import PyramidGeometry
 from ..media.frames import Frames, frames_digest
 from ..media.video import read_video, write_video
 from .diff import Step
-from .manifest import chunk_digests, chunk_frames
+from .manifest import chunk_digests, geometry_of
 
 MIN_PSNR = 30.0
 """dB, of the worst frame: what another version of the encoder may differ by."""
@@ -35,38 +36,38 @@ def compare_file(
         environment: what this runs on.
     """
     recorded = manifest.get("file") or {}
-    shown = _read_pixels(path)
-    if shown is None:
+    pixels = _read_pixels(path)
+    if pixels is None:
         return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
     scale, lossless = recorded.get("scale", 1), recorded.get("lossless", False)
-    settings, factor = manifest["settings"], manifest["geometry"]["temporal_factor"]
+    settings = manifest["settings"]
     size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)
-    if shown.shape[:3] != size:
-        return Step("file", "differs", f"it holds {_size(shown.shape)}, the manifest promises {_size(size)}")
-    small = shown[:, ::scale, ::scale]
-    is_enlarged = np.array_equal(shown, small.repeat(scale, axis=1).repeat(scale, axis=2))
+    if pixels.shape[:3] != size:
+        return Step("file", "differs", f"it holds {_size(pixels.shape)}, the manifest promises {_size(size)}")
+    small = pixels[:, ::scale, ::scale]
+    is_enlarged = np.array_equal(pixels, small.repeat(scale, axis=1).repeat(scale, axis=2))
     if is_enlarged and frames_digest(small) == manifest["digests"]["frames"]:
         return Step("file", "equal", "the pixels in the file, bit for bit")
     if path.suffix.lower() != ".mp4" or lossless:
-        where = _first_chunk(small, manifest["digests"]["chunks"], factor)
+        where = _first_chunk(small, manifest["digests"]["chunks"], geometry_of(manifest))
         return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
     if frames is None:
         return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
     expected = _encoded(frames, settings["fps"], scale)
-    return _compare_lossy(shown, expected, _encoder(manifest["environment"]) == _encoder(environment))
+    return _compare_lossy(pixels, expected, _encoder(manifest["environment"]) == _encoder(environment))
 
 
-def _compare_lossy(shown: Frames, expected: Frames, same_encoder: bool) -> Step:
-    if np.array_equal(shown, expected):
+def _compare_lossy(pixels: Frames, expected: Frames, same_encoder: bool) -> Step:
+    if np.array_equal(pixels, expected):
         return Step("file", "equal", "the pixels in the file, after the same encoder bit for bit")
-    ratios = [psnr(*pair) for pair in zip(shown, expected, strict=True)]
+    ratios = [psnr(*pair) for pair in zip(pixels, expected, strict=True)]
     worst = int(np.argmin(ratios))
-    found = f"frame {worst} is the farthest off, PSNR {ratios[worst]:.1f} dB"
+    deviation = f"frame {worst} is the farthest off, PSNR {ratios[worst]:.1f} dB"
     if same_encoder:
-        return Step("file", "differs", f"the same encoder gives other pixels: {found}")
+        return Step("file", "differs", f"the same encoder gives other pixels: {deviation}")
     if ratios[worst] < MIN_PSNR:
-        return Step("file", "differs", f"the pixels in the file are not those of the clip: {found}")
-    return Step("file", "equal", f"as far as the codec allows (another encoder version here): {found}")
+        return Step("file", "differs", f"the pixels in the file are not those of the clip: {deviation}")
+    return Step("file", "equal", f"as far as the codec allows (another encoder version here): {deviation}")
 
 
 def _read_pixels(path: Path) -> Frames | None:
@@ -92,11 +93,11 @@ def _encoder(environment: Mapping[str, Any]) -> tuple[Any, ...]:
     return packages.get("pyramid-seed"), packages.get("av"), codec, machine
 
 
-def _first_chunk(frames: Frames, digests: list[str], factor: int) -> str:
-    for chunk, (found, wanted) in enumerate(zip(chunk_digests(frames, factor), digests, strict=False)):
+def _first_chunk(frames: Frames, digests: list[str], geometry: PyramidGeometry) -> str:
+    for chunk, (found, wanted) in enumerate(zip(chunk_digests(frames, geometry), digests, strict=False)):
         if found != wanted:
-            first, last = chunk_frames(chunk, factor)
-            return f", from chunk {chunk} (frames {first} to {last}) on"
+            shown = geometry.frames_of_unit(chunk)
+            return f", from chunk {chunk} (frames {shown[0]} to {shown[-1]}) on"
     return ""
 
 

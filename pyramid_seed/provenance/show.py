@@ -6,11 +6,11 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .manifest import chunk_frames
+from .manifest import geometry_of
 
 
 def describe(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lines of (name, text) that say how a clip was made. Control characters are shown, never obeyed."""
+    """Lines of (name, text) that say how a clip was made. Control characters are written as escapes."""
     lines = [(name, str(value)) for name, value in _lines(manifest) if value is not None]
     return [(name, printable(text)) for name, text in lines]
 
@@ -25,12 +25,11 @@ def printable(text: str) -> str:
 
 def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     settings, digests, environment = manifest["settings"], manifest["digests"], manifest["environment"]
-    factor = manifest["geometry"]["temporal_factor"]
     yield "prompt", manifest["prompt"] + settings["prompt_suffix"]
     yield "negative", settings["negative_prompt"] or None
     yield "seed", manifest["seed"]
     for branch in manifest["branches"]:
-        frame, _ = chunk_frames(branch["from_unit"], factor)
+        frame = geometry_of(manifest).frames_of_unit(branch["from_unit"])[0]
         yield "branch", f"seed {branch['seed']} from frame {frame} (unit {branch['from_unit']}) on"
     yield "image", manifest["image_sha256"] and f"first frame given, SHA-256 {manifest['image_sha256']}"
     size = f"{settings['num_frames']} frames of {settings['height']}x{settings['width']}"

@@ -10,18 +10,13 @@ from typing import Any, Protocol
 from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..media.frames import Frames
-from ..noise import (
-    BranchedNoise,
-    LedgeredNoise,
-    NoiseLedger,
-    draws_of_clip,
-)
+from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams, draws_of_clip
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
-from .manifest import geometry_of, recipe_of
+from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 
 
-class MadeAgain(Protocol):
+class RegeneratedClip(Protocol):
     """A clip as `reproduce.regenerate` returns it."""
 
     @property
@@ -37,7 +32,7 @@ class MadeAgain(Protocol):
 
 @dataclass(frozen=True)
 class Verification:
-    """What a verification found.
+    """The outcome of a verification.
 
     Attributes:
         steps: what was compared, in causal order, up to the first difference.
@@ -58,7 +53,7 @@ def verify_clip(
     path: Path | None,
     *,
     weights_here: Callable[[], Sequence[Mapping[str, Any]] | None],
-    regenerate: Callable[[], MadeAgain],
+    regenerate: Callable[[], RegeneratedClip],
 ) -> Verification:
     """Run a clip again and compare, first the weights, then everything that came out.
 
@@ -85,6 +80,15 @@ def verify_clip(
     return Verification(tuple(steps), environment)
 
 
+def verify_noise_of_file(path: Path) -> Verification:
+    """`verify_noise` of a saved clip, or of a manifest in a file.
+
+    Raises:
+        ValueError: there is no manifest, or one of an unknown noise scheme; or as `verify_noise`.
+    """
+    return verify_noise(read_verifiable(path), path)
+
+
 def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification:
     """Draw all noise of a clip again, without its model; a lossless file's pixels are compared as well.
 
@@ -104,18 +108,17 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     """The ledger of a clip, from its seed, branches and sizes alone."""
     recipe, geometry = recipe_of(manifest), geometry_of(manifest)
     settings = recipe.settings
-    height, width = geometry.latent_size(settings.height, settings.width)
+    channels = manifest["geometry"]["latent_channels"]
     ledger = NoiseLedger()
     device = usable_device(recipe.noise_device, "noise_device")
-    noise = LedgeredNoise(BranchedNoise(recipe.seed, recipe.branches, device), ledger)
+    noise = LedgeredNoise(NoiseStreams(recipe.seed, device, recipe.branches), ledger)
     draws = draws_of_clip(
         geometry.num_latent_frames(settings.num_frames),
-        geometry.num_stages,
-        (1, manifest["geometry"]["latent_channels"], 1, height, width),
+        geometry.latent_shape(channels, settings.height, settings.width),
         with_image=recipe.image_digest is not None,
     )
     for key, shape in draws:
-        noise.draw(key, shape)
+        noise.draw(key, shape.as_tuple())
     return ledger
 
 

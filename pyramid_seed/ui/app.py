@@ -13,8 +13,8 @@ import gradio as gr
 from . import html
 from .jobs import Job, Outcome, State
 from .limits import length_label
-from .seeds import parse_seed, roll, seed_for_run
-from .studio import Studio, Wish
+from .seeds import parse_seed, random_seed_text, seed_for_run
+from .studio import ClipRequest, Studio
 
 _HERE = Path(__file__).parent
 CSS = (_HERE / "page.css").read_text()
@@ -89,7 +89,7 @@ class Page:
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "clipboard"],
-                label="A picture; the clip takes its size",
+                label="An image; the clip takes its size",
                 height=180,
             )
         with gr.Row():
@@ -122,32 +122,26 @@ class Page:
     def _wire(self, blocks: gr.Blocks) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         quick: dict[str, Any] = {**quiet, "queue": False}
-        shown: list[Any] = [
-            self.stage,
-            self.progress,
-            self.facts,
-            self.actions,
-            self.manifest_box,
-            self.manifest,
-        ]
-        shown += [self.new_length, self.from_frame, self.branch_seed, self.gallery, self.clip]
-        followed = [*shown, self.job_id, self.run, self.stop, self.seed, self.queue_line]
-        wish: list[Any] = [self.prompt, self.negative, self.preset, self.length, self.height, self.width]
-        wish += [self.seed, self.lock, self.image, self.clip]
-        self.run.click(self.on_run, wish, followed, **quiet)
-        self.verify.click(self.on_verify, [self.clip], followed, **quiet)
-        self.extend.click(self.on_extend, [self.clip, self.new_length], followed, **quiet)
+        of_clip: list[Any] = [self.stage, self.progress, self.facts, self.actions]
+        of_clip += [self.manifest_box, self.manifest, self.new_length, self.from_frame, self.branch_seed]
+        of_clip += [self.gallery, self.clip]
+        of_job = [*of_clip, self.job_id, self.run, self.stop, self.seed, self.queue_line]
+        form: list[Any] = [self.prompt, self.negative, self.preset, self.length, self.height, self.width]
+        form += [self.seed, self.lock, self.image, self.clip]
+        self.run.click(self.on_run, form, of_job, **quiet)
+        self.verify.click(self.on_verify, [self.clip], of_job, **quiet)
+        self.extend.click(self.on_extend, [self.clip, self.new_length], of_job, **quiet)
         branch = [self.clip, self.new_length, self.from_frame, self.branch_seed]
-        self.branch.click(self.on_branch, branch, followed, **quiet)
-        blocks.load(self.on_load, [self.clip], followed, **quiet)
+        self.branch.click(self.on_branch, branch, of_job, **quiet)
+        blocks.load(self.on_load, [self.clip], of_job, **quiet)
         self.stop.click(self.on_stop, [self.job_id], None, **quick)
-        self.gallery.select(self.on_select, None, shown, **quick)
+        self.gallery.select(self.on_select, None, of_clip, **quick)
         self.preset.change(
             self.on_preset, [self.preset], [self.negative, self.length, self.height, self.width], **quick
         )
-        self.dice.click(lambda: (roll(), False), None, [self.seed, self.lock], **quick)
+        self.dice.click(lambda: (random_seed_text(), False), None, [self.seed, self.lock], **quick)
         self.seed.input(lambda: True, None, self.lock, **quick)
-        self.branch_dice.click(roll, None, self.branch_seed, **quick)
+        self.branch_dice.click(random_seed_text, None, self.branch_seed, **quick)
         self.timer.tick(
             self.on_tick, [self.seen, self.clip], [self.queue_line, self.gallery, self.seen], **quick
         )
@@ -166,8 +160,8 @@ class Page:
         clip: str,
     ) -> Iterator[Changes]:
         """Run: the form becomes a job."""
-        with shown():
-            wish = Wish(
+        with errors_as_messages():
+            request = ClipRequest(
                 prompt=prompt,
                 seed=seed_for_run(seed, locked),
                 preset=preset,
@@ -177,27 +171,27 @@ class Page:
                 negative_prompt=negative,
                 image=None if image is None else Path(image),
             )
-            job = self.studio.make(wish)
-        yield {self.seed: str(wish.seed)}
+            job = self.studio.make(request)
+        yield {self.seed: str(request.seed)}
         yield from self._follow(job, clip)
 
     def on_verify(self, clip: str) -> Iterator[Changes]:
-        """Verify the clip that is shown."""
-        with shown():
+        """Verify the clip on the stage."""
+        with errors_as_messages():
             job = self.studio.verify(clip)
         yield from self._follow(job, clip)
 
     def on_extend(self, clip: str, num_frames: int | None) -> Iterator[Changes]:
-        """Make the clip that is shown longer."""
-        with shown():
+        """Make the clip on the stage longer."""
+        with errors_as_messages():
             job = self.studio.extend(clip, whole("the new length", num_frames))
         yield from self._follow(job, clip)
 
     def on_branch(
         self, clip: str, num_frames: int | None, from_frame: int | None, seed: str
     ) -> Iterator[Changes]:
-        """Keep a beginning of the clip that is shown, and let it go on with another seed."""
-        with shown():
+        """Keep a beginning of the clip on the stage, and let it go on with another seed."""
+        with errors_as_messages():
             job = self.studio.extend(
                 clip,
                 whole("the new length", num_frames),
@@ -207,10 +201,10 @@ class Page:
         yield from self._follow(job, clip)
 
     def on_load(self, clip: str) -> Iterator[Changes]:
-        """A fresh page; it goes on watching the job that is running."""
+        """A fresh page; it goes on watching the running job."""
         yield {
-            self.seed: roll(),
-            self.branch_seed: roll(),
+            self.seed: random_seed_text(),
+            self.branch_seed: random_seed_text(),
             self.gallery: html.cards(self.studio.clips(), clip),
             self.queue_line: html.queue_line(self.studio.queue),
         }
@@ -224,12 +218,12 @@ class Page:
 
     def on_select(self, event: gr.EventData) -> Changes:
         """Show a clip of the gallery."""
-        with shown():
+        with errors_as_messages():
             return self._show(str(event.value))
 
     def on_preset(self, name: str) -> Changes:
         """The form takes the preset's values."""
-        with shown():
+        with errors_as_messages():
             preset = self.studio.preset(name)
             return {
                 self.negative: preset.negative_prompt,
@@ -239,7 +233,7 @@ class Page:
             }
 
     def on_tick(self, seen: tuple[str, int], clip: str) -> Changes:
-        """The queue as it is now, and the gallery if a job ended, on whatever page it was started."""
+        """The queue as it is now, and the gallery if a job ended, whichever page started it."""
         line, finished = html.queue_line(self.studio.queue), self.studio.queue.num_finished
         changes: Changes = {self.seen: (line, finished)}
         if line != seen[0]:
@@ -249,7 +243,7 @@ class Page:
         return changes
 
     def _follow(self, job: Job, clip: str) -> Iterator[Changes]:
-        """Show a job until it ends, then what came out; `clip` is what was shown before."""
+        """Show a job until it ends, then what came out; `clip` is the one on the stage before."""
         self.jobs[job.id] = job
         yield {
             self.job_id: job.id,
@@ -259,14 +253,14 @@ class Page:
             self.actions: gr.Column(visible=False),
             self.manifest_box: gr.Accordion(visible=False),
         }
-        pictures: tuple[str, ...] | None = None
+        images: tuple[str, ...] | None = None
         for view in job.views():
             if view.state.is_final:
                 break
             changes: Changes = {self.progress: html.progress(view)}
-            if view.pictures != pictures:
-                pictures = view.pictures
-                changes[self.stage] = html.live_stage(view) if pictures or not clip else html.clip_stage(clip)
+            if view.images != images:
+                images = view.images
+                changes[self.stage] = html.live_stage(view) if images or not clip else html.clip_stage(clip)
             yield changes
         self.jobs.pop(job.id, None)
         yield {
@@ -278,7 +272,7 @@ class Page:
             self.queue_line: html.queue_line(self.studio.queue),
         }
         if view.error is not None:
-            raise as_shown(view.error)
+            raise message_of(view.error)
 
     def _ended(self, state: State, outcome: Outcome | None, clip: str) -> Changes:
         if outcome is None and state is State.STOPPED:
@@ -290,7 +284,7 @@ class Page:
 
     def _show(self, name: str, outcome: Outcome | None = None) -> Changes:
         manifest = self.studio.manifest(name)
-        had, fps = manifest["settings"]["num_frames"], manifest["settings"]["fps"]
+        num_frames, fps = manifest["settings"]["num_frames"], manifest["settings"]["fps"]
         factor = manifest["geometry"]["temporal_factor"]
         longer = list(range(1 + factor, self.studio.limits.max_frames + 1, factor))
         return {
@@ -302,9 +296,9 @@ class Page:
             self.manifest: manifest,
             self.new_length: gr.Dropdown(
                 [(length_label(frames, fps), frames) for frames in longer],
-                value=had + factor if had + factor in longer else None,
+                value=num_frames + factor if num_frames + factor in longer else None,
             ),
-            self.from_frame: gr.Dropdown(list(range(1, had + 1, factor)), value=had),
+            self.from_frame: gr.Dropdown(list(range(1, num_frames + 1, factor)), value=num_frames),
             self.gallery: html.cards(self.studio.clips(), name),
         }
 
@@ -314,22 +308,22 @@ class Page:
 
 
 def whole(name: str, value: float | None) -> int:
-    """A number of the form as an int; ValueError if it is none."""
+    """A number of the form as an int; ValueError if it is not a whole one."""
     if value is None or value != int(value):
         raise ValueError(f"{name} must be a whole number, got {value}")
     return int(value)
 
 
 @contextmanager
-def shown() -> Iterator[None]:
-    """Show errors of the library as they are."""
+def errors_as_messages() -> Iterator[None]:
+    """Show errors of the library in the page, in their own words."""
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
-        raise as_shown(error) from error
+        raise message_of(error) from error
 
 
-def as_shown(error: Exception) -> gr.Error:
+def message_of(error: BaseException) -> gr.Error:
     """An error for the page, whose messages are HTML."""
     text = escape(str(error) or type(error).__name__)
     return gr.Error(text, duration=None, title="This did not work", print_exception=False)

@@ -68,7 +68,7 @@ def _entry(path: Path, time: int, size: int) -> Entry | None:  # noqa: ARG001 - 
     """What the manifest says, None without one; time and size tell whether the file is still the same."""
     try:
         manifest = find_manifest(path)
-    except (ValueError, OSError, av.FFmpegError):  # another program's film is no mistake: it is not shown
+    except (ValueError, OSError, av.FFmpegError):  # another program's video is no mistake: it is left out
         return None
     return entry_of(path.name, manifest)
 
@@ -84,7 +84,7 @@ def entry_of(name: str, manifest: Mapping[str, Any]) -> Entry:
     )
 
 
-def picture_path(clip: Path) -> Path:
+def image_path(clip: Path) -> Path:
     """Where the first frame that was given lies beside its clip: `clip.mp4` has `clip.image.png`."""
     return clip.with_suffix(".image.png")
 
@@ -95,7 +95,7 @@ def free_path(folder: Path, stem: str) -> Path:
     while True:
         path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}_{number}.mp4")
         if not any(
-            file.exists() for file in (path, latents_path(path), sidecar_path(path), picture_path(path))
+            file.exists() for file in (path, latents_path(path), sidecar_path(path), image_path(path))
         ):
             return path
         number += 1

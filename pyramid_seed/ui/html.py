@@ -1,21 +1,46 @@
-"""The pieces of the page that are plain HTML. Everything that people wrote is escaped."""
+"""The pieces of the page that are plain HTML: `pieces.html.jinja` with everything inserted escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..provenance.show import describe, printable
 from .gallery import Entry
 from .jobs import JobQueue, Outcome, State, View
 
 MAX_UNIT_SIDE = 150
-"""Pixels of a unit's picture in the preview."""
+"""Pixels of a unit's image in the preview."""
 
 CLIPS = "/clips"
 """Where the server has the files of the output folder."""
+
+
+def _printable(value: object) -> object:
+    """Text with its control characters as escapes; what is HTML already as it is."""
+    return value if hasattr(value, "__html__") else printable(str(value))
+
+
+_PIECES = (
+    Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    .get_template("pieces.html.jinja")
+    .module
+)
+
+
+def _piece(name: str, *values: object) -> str:
+    return str(getattr(_PIECES, name)(*values)).strip()
 
 
 def clip_url(name: str) -> str:
@@ -26,25 +51,17 @@ def clip_url(name: str) -> str:
 def queue_line(queue: JobQueue) -> str:
     """What the queue does, for everybody who has the page open."""
     running = queue.running
-    if running is None:
-        return '<p id="queue" class="idle">Ready</p>'
-    waiting = f", {queue.num_waiting} waiting" if queue.num_waiting else ""
-    return f'<p id="queue" class="busy">Working: {_text(running.title)}{waiting}</p>'
+    return _piece("queue_line", None if running is None else running.title, queue.num_waiting)
 
 
 def empty_stage() -> str:
     """Before there is a clip."""
-    return '<div class="stage empty"><p>Say what to show, choose a seed, press Run.</p></div>'
+    return _piece("empty_stage")
 
 
 def live_stage(view: View) -> str:
-    """A clip in the making: a picture of each unit that is finished."""
-    cells = "".join(
-        f'<img alt="unit {unit}" src="{picture}">' if picture else '<span class="todo"></span>'
-        for unit, picture in enumerate(view.pictures)
-    )
-    side = unit_side(len(view.pictures))
-    return f'<div class="stage live"><div class="units" style="--side:{side}px">{cells}</div></div>'
+    """A clip in the making: an image of each unit that is finished."""
+    return _piece("live_stage", view.images, unit_side(len(view.images)))
 
 
 def unit_side(num_units: int) -> int:
@@ -68,70 +85,27 @@ def progress(view: View) -> str:
         text = f"Step {view.step} of {view.num_steps}"
     else:
         text = "Finishing"
-    return f'<div class="bar"><i style="width:{100 * share:.1f}%"></i></div><p>{text}</p>'
+    return _piece("progress", share, text)
 
 
 def clip_stage(name: str) -> str:
     """A finished clip."""
-    return (
-        f'<div class="stage"><video id="clip" src="{clip_url(name)}" '
-        "controls loop autoplay muted playsinline></video></div>"
-    )
+    return _piece("clip_stage", clip_url(name))
 
 
-def facts(name: str, manifest: Mapping[str, Any], ended: Outcome | None = None) -> str:
+def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = None) -> str:
     """Seed and digest to be copied, how the last job on the clip ended, and how the clip was made."""
-    shown = {"prompt", "negative", "branch", "clip", "model"}
-    lines = [(what, text) for what, text in describe(manifest) if what in shown]
-    return (
-        f"{outcome(ended)}<dl class='keys'>{_key('seed', manifest['seed'])}"
-        f"{_key('digest', manifest['digests']['frames'])}</dl>"
-        f"{_table(lines, file=_link(name))}"
-    )
+    keys = {"seed": manifest["seed"], "digest": manifest["digests"]["frames"]}
+    fields = {"prompt", "negative", "branch", "clip", "model"}
+    rows = [(field, text) for field, text in describe(manifest) if field in fields]
+    return _piece("facts", name, clip_url(name), keys, rows, job_outcome)
 
 
-def outcome(ended: Outcome | None) -> str:
+def outcome(job_outcome: Outcome | None) -> str:
     """How a job ended."""
-    if ended is None:
-        return ""
-    details = _table(ended.details) if ended.details else ""
-    tone = "good" if ended.is_good else "bad"
-    return f'<div id="outcome" class="{tone}"><b>{_text(ended.headline)}</b>{details}</div>'
+    return _piece("outcome", job_outcome)
 
 
 def cards(entries: Iterable[Entry], chosen: str) -> str:
     """The gallery: small players, each with its prompt and seed."""
-    found = "".join(_card(entry, entry.name == chosen) for entry in entries)
-    return f'<div class="cards">{found}</div>' if found else '<p class="idle">No clips yet</p>'
-
-
-def _card(entry: Entry, is_chosen: bool) -> str:
-    branches = f", {entry.num_branches} branched" if entry.num_branches else ""
-    return (
-        f'<button type="button" data-clip="{escape(entry.name)}" class="{"chosen" if is_chosen else ""}" '
-        f'title="{_text(entry.prompt)}"><video src="{clip_url(entry.name)}#t=0.001" preload="metadata" '
-        f"muted loop playsinline></video><b>{_text(entry.prompt)}</b>"
-        f"<small>seed {escape(entry.seed)}</small><small>{entry.num_frames} frames{branches}</small></button>"
-    )
-
-
-def _key(name: str, value: str) -> str:
-    text = escape(value)
-    return (
-        f'<dt>{name}</dt><dd><code id="{name}">{text}</code>'
-        f'<button type="button" data-copy="{text}" title="Copy the {name}">copy</button></dd>'
-    )
-
-
-def _link(name: str) -> str:
-    return f'<a href="{clip_url(name)}" download>{escape(name)}</a>'
-
-
-def _table(rows: Iterable[tuple[str, str]], file: str = "") -> str:
-    """Rows of text; `file` is HTML."""
-    cells = "".join(f"<tr><th>{_text(what)}</th><td>{_text(text)}</td></tr>" for what, text in rows)
-    return f"<table>{cells}{f'<tr><th>file</th><td>{file}</td></tr>' if file else ''}</table>"
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
+    return _piece("cards", [(entry, clip_url(entry.name)) for entry in entries], chosen)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class View:
         state: where it is.
         ahead: jobs that come before it.
         step, num_steps: steps of the transformer, done and in all; 0 of 0 before the first.
-        pictures: one a unit as a data URL, "" where it is not finished.
+        images: one per unit as a data URL, "" where it is not finished.
         outcome: when it is done.
         error: why it failed.
     """
@@ -66,9 +67,9 @@ class View:
     ahead: int = 0
     step: int = 0
     num_steps: int = 0
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     outcome: Outcome | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class Job:
@@ -77,66 +78,50 @@ class Job:
     Attributes:
         id: names it; not to be guessed.
         title: one line for people.
+        view: the job at this moment.
     """
 
-    def __init__(self, title: str, work: Callable[[Job], Outcome], num_units: int, queue: JobQueue) -> None:
+    def __init__(self, title: str, num_units: int, changed: threading.Condition) -> None:
         self.id = uuid.uuid4().hex
         self.title = title
-        self._work = work
-        self._queue = queue
-        self._view = View(pictures=("",) * num_units)
+        self.view = View(images=("",) * num_units)
+        self._changed = changed
         self._stop = threading.Event()
+        self._future: Future[Outcome] | None = None
 
     @property
     def is_stopping(self) -> bool:
         """Whether somebody asked for a stop; the work looks at this after every step."""
         return self._stop.is_set()
 
-    @property
-    def view(self) -> View:
-        """The job at this moment."""
-        with self._queue._changed:
-            return replace(self._view, ahead=self._queue._ahead_of(self))
-
     def views(self) -> Iterator[View]:
         """The job now and at every change; ends with a final state. Quick changes may be seen as one."""
         seen: View | None = None
         while seen is None or not seen.state.is_final:
-            with self._queue._changed:
-                self._queue._changed.wait_for(lambda: self.view != seen)  # noqa: B023 - used at once
+            with self._changed:
+                self._changed.wait_for(lambda: self.view != seen)  # noqa: B023 - used at once
                 seen = self.view
             yield seen
 
     def stop(self) -> None:
         """Ask for a stop: a waiting job ends at once, a running one after its step."""
         self._stop.set()
-        self._queue._withdraw(self)
+        if self._future is not None:
+            self._future.cancel()
 
-    def told_step(self, step: int, num_steps: int) -> None:
+    def report_step(self, step: int, num_steps: int) -> None:
         """Called by the work: so many steps are done."""
         self._change(step=step, num_steps=num_steps)
 
-    def told_picture(self, unit: int, picture: str) -> None:
+    def report_image(self, unit: int, image: str) -> None:
         """Called by the work: a unit is finished, and looks like this."""
-        before = self._view.pictures
-        before += ("",) * (unit + 1 - len(before))
-        self._change(pictures=(*before[:unit], picture, *before[unit + 1 :]))
-
-    def _run(self) -> dict[str, object]:
-        """Do the work; returns the last changes."""
-        self._change(state=State.RUNNING)
-        try:
-            return {"outcome": self._work(self), "state": State.DONE}
-        except Stopped:
-            return {"state": State.STOPPED}
-        except Exception as error:  # a worker outlives its jobs; whoever watches the job is shown the error
-            logger.info("%s failed", self.title, exc_info=True)
-            return {"error": error, "state": State.FAILED}
+        images = self.view.images + ("",) * (unit + 1 - len(self.view.images))
+        self._change(images=(*images[:unit], image, *images[unit + 1 :]))
 
     def _change(self, **changes: object) -> None:
-        with self._queue._changed:
-            self._view = replace(self._view, **changes)  # type: ignore[arg-type]
-            self._queue._changed.notify_all()
+        with self._changed:
+            self.view = replace(self.view, **changes)  # type: ignore[arg-type]
+            self._changed.notify_all()
 
 
 class JobQueue:
@@ -148,28 +133,27 @@ class JobQueue:
 
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
-        self._changed = threading.Condition(threading.RLock())
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
-        self._finished = 0
-        self._is_closed = False
-        self._worker = threading.Thread(target=self._work, name="pyramid-seed jobs", daemon=True)
-        self._worker.start()
+        self._changed = threading.Condition()
+        self._jobs: list[Job] = []  # that have not ended: the running one, then those that wait
+        self._num_finished = 0
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pyramid-seed jobs")
 
     @property
     def running(self) -> Job | None:
         """The job in work."""
-        return self._running
+        with self._changed:
+            return next((job for job in self._jobs if job.view.state is State.RUNNING), None)
 
     @property
     def num_waiting(self) -> int:
         """Jobs behind the running one."""
-        return len(self._waiting)
+        with self._changed:
+            return sum(job.view.state is State.WAITING for job in self._jobs)
 
     @property
     def num_finished(self) -> int:
         """Jobs that ended, in whatever way."""
-        return self._finished
+        return self._num_finished
 
     def submit(self, title: str, work: Callable[[Job], Outcome], num_units: int = 0) -> Job:
         """Add a job at the end.
@@ -184,48 +168,49 @@ class JobQueue:
             RuntimeError: it is closed.
         """
         with self._changed:
-            if self._is_closed:
-                raise RuntimeError("the queue is closed")
-            if len(self._waiting) >= self.max_waiting:
-                raise ValueError(f"the queue is full: {len(self._waiting)} jobs wait; try again later")
-            job = Job(title, work, num_units, self)
-            self._waiting.append(job)
-            self._changed.notify_all()
-            return job
+            if len(self._jobs) > self.max_waiting:
+                raise ValueError(f"the queue is full: {self.max_waiting} jobs wait; try again later")
+            job = Job(title, num_units, self._changed)
+            try:
+                job._future = self._executor.submit(_run, job, work)
+            except RuntimeError as error:
+                raise RuntimeError("the queue is closed") from error
+            self._jobs.append(job)
+            self._number()
+            job._future.add_done_callback(partial(self._end, job))
+        return job
 
     def close(self) -> None:
         """Stop everything and wait for the worker."""
+        self._executor.shutdown(wait=False)
         with self._changed:
-            self._is_closed = True
-            jobs = [*self._waiting, *([self._running] if self._running else [])]
-        for job in jobs:
+            jobs = list(self._jobs)
+        for job in reversed(jobs):  # the running one last, so that no other takes its place
             job.stop()
+        self._executor.shutdown(wait=True)
+
+    def _end(self, job: Job, future: Future[Outcome]) -> None:
         with self._changed:
-            self._changed.notify_all()
-        self._worker.join()
+            self._jobs.remove(job)
+            self._num_finished += 1
+            self._number()
+            job._change(ahead=0, **_ending(job, future))
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if not self._waiting:
-                    return
-                job = self._running = self._waiting.popleft()
-                self._changed.notify_all()
-            ending = job._run()
-            with self._changed:
-                self._running = None
-                self._finished += 1
-                job._change(**ending)
+    def _number(self) -> None:
+        for place, job in enumerate(self._jobs):
+            job._change(ahead=place)
 
-    def _ahead_of(self, job: Job) -> int:
-        if job not in self._waiting:
-            return 0
-        return self._waiting.index(job) + (self._running is not None)
 
-    def _withdraw(self, job: Job) -> None:
-        with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._finished += 1
-                job._change(state=State.STOPPED)
+def _run(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    job._change(state=State.RUNNING)
+    return work(job)
+
+
+def _ending(job: Job, future: Future[Outcome]) -> dict[str, object]:
+    """The last changes of a job."""
+    if future.cancelled() or isinstance(error := future.exception(), Stopped):
+        return {"state": State.STOPPED}
+    if error is None:
+        return {"state": State.DONE, "outcome": future.result()}
+    logger.info("%s failed", job.title, exc_info=error)  # whoever watches the job is shown the error
+    return {"state": State.FAILED, "error": error}

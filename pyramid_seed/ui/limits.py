@@ -1,4 +1,4 @@
-"""How large a clip may be that the page asks for, and which lengths it offers."""
+"""How large a clip the page may ask for, and which lengths it offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..geometry import PyramidGeometry
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server makes at most.
+    """The most that one server makes.
 
     Attributes:
         max_frames: frames of a clip.
@@ -29,18 +29,18 @@ class Limits:
 
     def check(self, num_frames: int, height: int, width: int) -> None:
         """Raise ValueError if a clip of this size is larger than the server makes; the option is named."""
-        for name, value, most in (
+        for name, value, limit in (
             ("num_frames", num_frames, self.max_frames),
             ("height", height, self.max_height),
             ("width", width, self.max_width),
         ):
-            if value > most:
+            if value > limit:
                 option = "--max-" + name.removeprefix("num_")
-                raise ValueError(f"{name} must be at most {most} on this server ({option}), got {value}")
+                raise ValueError(f"{name} must be at most {limit} on this server ({option}), got {value}")
 
 
 def lengths(geometry: PyramidGeometry, limits: Limits) -> list[int]:
-    """Every length in frames that the model can make and the server does, rising."""
+    """Every length in frames that the model can make and the server allows, ascending."""
     return list(range(1, limits.max_frames + 1, geometry.temporal_factor))
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of a clip in the making."""
+"""Small images of a clip in the making."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..media.frames import Frames
 MAX_SIDE = 256
 
 
-def picture_url(frame: Frames) -> str:
+def image_url(frame: Frames) -> str:
     """A frame (H, W, 3) uint8 as a data URL, at most `MAX_SIDE` pixels wide and high."""
-    picture = Image.fromarray(frame)
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    image = Image.fromarray(frame)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     data = io.BytesIO()
-    picture.save(data, "WEBP", quality=90)
+    image.save(data, "WEBP", quality=90)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode("ascii")

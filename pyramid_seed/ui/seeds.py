@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from ..noise import root_from_entropy
-
-SEED_LIMIT = 2**64
+from ..seeds import parse_root, root_from_entropy
 
 
 def parse_seed(text: str) -> int:
-    """The root seed that a person typed; spaces around it do not matter.
-
-    Raises:
-        ValueError: it is no whole number in 0 .. 2^64 - 1.
-    """
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdecimal()) or len(digits) > 20 or int(digits) >= SEED_LIMIT:
-        raise ValueError(f"seed must be a whole number in 0 .. 2^64 - 1, got {text[:40]!r}")
-    return int(digits)
+    """The root seed that a person typed; spaces around it do not matter. ValueError as of `parse_root`."""
+    return parse_root(text.strip())
 
 
-def roll() -> str:
+def random_seed_text() -> str:
     """A new root seed from the operating system's entropy."""
     return str(root_from_entropy())
 

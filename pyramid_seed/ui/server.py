@@ -1,4 +1,4 @@
-"""Serves the page: on this machine only unless told otherwise, nothing but the clips, no other host."""
+"""Serves the page: by default on this machine only, no files but the clips, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _HEADERS = [
 ]
 
 
-class Guard:
+class SecurityHeadersMiddleware:
     """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -50,24 +50,24 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
         if scope["type"] == "http" and (_comes_from_elsewhere(scope) or _leads_elsewhere(scope["path"])):
-            refusal = PlainTextResponse("This page has nothing to do with other hosts.", 403)
-            await refusal(scope, receive, send_guarded)
+            refusal = PlainTextResponse("Requests from other sites are refused.", 403)
+            await refusal(scope, receive, send_with_headers)
         else:
-            await self.app(scope, receive, send_guarded)
+            await self.app(scope, receive, send_with_headers)
 
 
 def build_server(studio: Studio, host: str) -> FastAPI:
     """The application: the clips of the studio's folder, and the page."""
     app = FastAPI(title="pyramid-seed", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
+    app.add_middleware(SecurityHeadersMiddleware)
     if host in LOOPBACK:
-        # A page of another site whose name was made to point here has another Host.
+        # Another site's page whose name was made to resolve to this machine sends another Host.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
 
     @app.api_route(CLIPS + "/{name}", methods=["GET", "HEAD"])
@@ -102,10 +102,10 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         studio: what the page does.
         host: address to listen on; a loopback one keeps the page on this machine.
         port: 0 takes a free one.
-        announce: is told the page's address once it can be opened.
+        announce: called with the page's address once it can be opened.
 
     Raises:
-        OSError: the address is not to be had.
+        OSError: the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
@@ -116,7 +116,7 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         app = build_server(studio, host)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        # Pages that are still open are cut off at the end; that is no error.
+        # Pages that are still open are disconnected at the end; that is no error.
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         try:
             server.run(sockets=[listener])

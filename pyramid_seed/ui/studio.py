@@ -8,25 +8,23 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.source import read_source
+from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
 from ..geometry import PyramidGeometry
 from ..media.images import open_image
 from ..presets import Preset
 from ..provenance.manifest import find_manifest, geometry_of, recipe_of
 from ..recipe import plan_extension
+from ..run_options import RunOptions
 from .gallery import Entry, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
 from .work import continue_clip, make_clip, verify_clip
 
-PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""Of the published checkpoints: offers lengths for a model on the hub before it is downloaded."""
-
 GALLERY_SIZE = 24
 
 
 @dataclass(frozen=True)
-class Wish:
+class ClipRequest:
     """A clip as the page asks for it.
 
     Attributes:
@@ -52,16 +50,21 @@ class Studio:
 
     Args:
         folder: where clips are written and read; made if it is missing.
-        presets: that are offered, the first one being the default.
+        presets: those offered, the first one being the default.
         limits: how large a clip may be.
-        device: where the model runs; default: the accelerator if there is one, else the CPU.
+        run_options: how new clips are made; of these, `extend` and `verify` take the device only, the rest
+            is the clip's own.
 
     Raises:
-        ValueError: no presets, or two of one name.
+        ValueError: no presets, or two of the same name.
     """
 
     def __init__(
-        self, folder: Path, presets: list[Preset], limits: Limits | None = None, device: str | None = None
+        self,
+        folder: Path,
+        presets: list[Preset],
+        limits: Limits | None = None,
+        run_options: RunOptions | None = None,
     ) -> None:
         names = [preset.name for preset in presets]
         if not names or len(set(names)) < len(names):
@@ -70,18 +73,18 @@ class Studio:
         self.folder = folder.resolve()
         self.presets = {preset.name: preset for preset in presets}
         self.limits = limits or Limits()
-        self.device = device
+        self.run_options = run_options or RunOptions()
         self.queue = JobQueue(self.limits.max_waiting)
 
     def preset(self, name: str) -> Preset:
-        """A preset that is offered; ValueError if it is none."""
+        """An offered preset by its name; ValueError if there is none."""
         if name not in self.presets:
             raise ValueError(f"this page has no preset {name!r}; it has {', '.join(self.presets)}")
         return self.presets[name]
 
     def lengths(self, preset: str) -> list[int]:
         """Lengths in frames that the preset's model can make and the limits allow."""
-        return lengths(self.geometry(preset) or PUBLISHED, self.limits)
+        return lengths(self.geometry(preset) or PUBLISHED_GEOMETRY, self.limits)
 
     def geometry(self, preset: str) -> PyramidGeometry | None:
         """What the preset's model allows; None while that would need a download."""
@@ -90,38 +93,38 @@ class Studio:
             return _geometry_of(chosen.model, chosen.variant)
         return None
 
-    def make(self, wish: Wish) -> Job:
+    def make(self, request: ClipRequest) -> Job:
         """Queue a new clip.
 
         Raises:
             ValueError: it cannot be made, or is too large for this server; or the queue is full.
         """
-        preset = self.preset(wish.preset)
-        picture = None if wish.image is None else open_image(wish.image)
-        height, width = (picture.height, picture.width) if picture is not None else (wish.height, wish.width)
-        self.limits.check(wish.num_frames, height, width)
-        geometry = self.geometry(wish.preset)
+        preset = self.preset(request.preset)
+        image = None if request.image is None else open_image(request.image)
+        height, width = (request.height, request.width) if image is None else (image.height, image.width)
+        self.limits.check(request.num_frames, height, width)
+        geometry = self.geometry(request.preset)
         if geometry is not None:
             geometry.check_size(height, width)
-            geometry.check_num_frames(wish.num_frames)
+            geometry.check_num_frames(request.num_frames)
         preset = replace(
             preset,
-            num_frames=wish.num_frames,
+            num_frames=request.num_frames,
             height=height,
             width=width,
-            negative_prompt=wish.negative_prompt,
+            negative_prompt=request.negative_prompt,
         )
         work = partial(
             make_clip,
             folder=self.folder,
-            prompt=wish.prompt,
-            seed=wish.seed,
+            prompt=request.prompt,
+            seed=request.seed,
             preset=preset,
-            picture=picture,
-            device=self.device,
+            image=image,
+            run_options=self.run_options,
         )
-        num_units = geometry.num_latent_frames(wish.num_frames) if geometry is not None else 0
-        return self.queue.submit(f"“{wish.prompt}”, seed {wish.seed}", work, num_units)
+        num_units = geometry.num_latent_frames(request.num_frames) if geometry is not None else 0
+        return self.queue.submit(f"“{request.prompt}”, seed {request.seed}", work, num_units)
 
     def extend(
         self, name: str, num_frames: int, *, branch_seed: int | None = None, from_frame: int | None = None
@@ -141,12 +144,12 @@ class Studio:
         work = partial(
             continue_clip,
             clip_path=path,
-            had=settings.num_frames,
+            old_num_frames=settings.num_frames,
             num_frames=num_frames,
             branch_seed=branch_seed,
             from_frame=from_frame,
             model=self._model_of(manifest),
-            device=self.device,
+            device=self.run_options.device,
         )
         what = "extend" if branch_seed is None else "branch"
         return self.queue.submit(f"{what} {name}", work, geometry.num_latent_frames(num_frames))
@@ -154,9 +157,8 @@ class Studio:
     def verify(self, name: str) -> Job:
         """Queue a verification of a clip in the folder; raises as `extend`."""
         path = find_clip(self.folder, name)
-        work = partial(
-            verify_clip, clip_path=path, model=self._model_of(find_manifest(path)), device=self.device
-        )
+        model, device = self._model_of(find_manifest(path)), self.run_options.device
+        work = partial(verify_clip, clip_path=path, model=model, device=device)
         return self.queue.submit(f"verify {name}", work)
 
     def clips(self) -> tuple[Entry, ...]:

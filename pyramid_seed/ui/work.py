@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ..media.video import write_image
 from ..pipelines import PyramidFlowPipeline
 from ..presets import Preset
 from ..reproduce import extend, verify
-from .gallery import free_path, picture_path
+from ..run_options import RunOptions
+from .gallery import free_path, image_path
 from .jobs import Job, Outcome, Stopped
-from .preview import picture_url
+from .preview import image_url
 
 
 def make_clip(
@@ -32,8 +34,8 @@ def make_clip(
     prompt: str,
     seed: int,
     preset: Preset,
-    picture: Image | None,
-    device: str | None,
+    image: Image | None,
+    run_options: RunOptions,
 ) -> Outcome:
     """`generate`, and the clip in the folder. Stopped, it keeps the units that are finished."""
     try:
@@ -41,18 +43,18 @@ def make_clip(
             prompt,
             seed=seed,
             preset=preset,
-            image=picture,
-            device=device,
+            image=image,
             progress=False,
             on_step=step_reporter(job),
             on_chunk=chunk_reporter(job),
+            **asdict(run_options),
         )
     except RuntimeError:
         _raise_if_stopped(job)
         raise
     path = free_path(folder, clip_stem(prompt, seed))
-    if picture is not None:
-        write_image(picture_path(path), np.asarray(picture))
+    if image is not None:
+        write_image(image_path(path), np.asarray(image))
     clip.save(path, keep_latents=True)
     return _made(path, clip, preset.num_frames)
 
@@ -61,15 +63,15 @@ def continue_clip(
     job: Job,
     *,
     clip_path: Path,
-    had: int,
+    old_num_frames: int,
     num_frames: int,
     branch_seed: int | None,
     from_frame: int | None,
     model: str | None,
     device: str | None,
 ) -> Outcome:
-    """`extend`, and the new clip beside the old one; `had` is how many frames that one has."""
-    beside = picture_path(clip_path)
+    """`extend`, and the new clip beside the old one, which has `old_num_frames`."""
+    first_frame = image_path(clip_path)
     try:
         clip = extend(
             clip_path,
@@ -77,7 +79,7 @@ def continue_clip(
             branch_seed=branch_seed,
             from_frame=from_frame,
             model=model,
-            image=picture_beside(clip_path),
+            image=image_beside(clip_path),
             device=device,
             progress=False,
             on_step=step_reporter(job),
@@ -86,12 +88,12 @@ def continue_clip(
     except RuntimeError:
         _raise_if_stopped(job)
         raise
-    if len(clip.frames) <= (had if from_frame is None else from_frame):
+    if len(clip.frames) <= (old_num_frames if from_frame is None else from_frame):
         _raise_if_stopped(job)
     path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
-    if beside.is_file():
-        with replacing(picture_path(path)) as temporary:
-            shutil.copyfile(beside, temporary)
+    if first_frame.is_file():
+        with replacing(image_path(path)) as temporary:
+            shutil.copyfile(first_frame, temporary)
     clip.save(path, keep_latents=True)
     return _made(path, clip, num_frames)
 
@@ -99,36 +101,36 @@ def continue_clip(
 def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | None) -> Outcome:
     """`verify`: the clip is made again and compared."""
     try:
-        found = verify(
+        verification = verify(
             clip_path,
             model=model,
-            image=picture_beside(clip_path),
+            image=image_beside(clip_path),
             device=device,
             progress=False,
             on_step=step_reporter(job),
         )
     finally:
         _raise_if_stopped(job)
-    difference = found.difference
-    environment = (f"{each.field}: {each.a!r} then, {each.b!r} now" for each in found.environment)
+    difference = verification.difference
+    environment = (f"{field.field}: {field.a!r} then, {field.b!r} now" for field in verification.environment)
     return Outcome(
         clip=clip_path.name,
         headline="MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}",
         is_good=difference is None,
         details=(
-            *((step.stage, f"{step.status}: {step.note}") for step in found.steps),
+            *((step.stage, f"{step.status}: {step.note}") for step in verification.steps),
             *(("environment", text) for text in environment if difference is not None),
         ),
     )
 
 
 def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
-    """The pipeline's `callback_on_step_end`: tells the job, and stops the pipeline when it was asked to."""
+    """The pipeline's `callback_on_step_end`: reports to the job, and stops the pipeline when asked to."""
 
     def on_step(
-        pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _told: dict[str, Any]
+        pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        job.told_step(step + 1, pipeline.num_timesteps)
+        job.report_step(step + 1, pipeline.num_timesteps)
         if job.is_stopping:
             pipeline._interrupt = True
         return {}
@@ -137,17 +139,17 @@ def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
 
 
 def chunk_reporter(job: Job) -> Callable[[int, int, Frames], None]:
-    """The pipeline's `callback_on_chunk_end`: the last frame of each unit is its picture."""
+    """The pipeline's `callback_on_chunk_end`: the last frame of each unit is its preview."""
 
     def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
-        job.told_picture(unit, picture_url(frames[-1]))
+        job.report_image(unit, image_url(frames[-1]))
 
     return on_chunk
 
 
-def picture_beside(clip: Path) -> Image | None:
+def image_beside(clip: Path) -> Image | None:
     """The first frame that was given for a clip of this page."""
-    path = picture_path(clip)
+    path = image_path(clip)
     return open_image(path) if path.is_file() else None
 
 

@@ -51,12 +51,16 @@ _SQUARE_HALF: Final = float(np.sqrt(np.pi) / 2)
 _TRIANGLE_CORNER: Final = 1.35
 _STAR_POINT: Final = 1.35
 _STAR_NOTCH: Final = 0.45 * _STAR_POINT
-_FIFTH: Final = 2 * float(np.pi) / 5
+# Sine and cosine of a tenth of a turn, 36 degrees, and of a fifth, as roots: those are the same everywhere.
+_TENTH_SINE: Final = float(np.sqrt(10 - 2 * np.sqrt(5)) / 4)
+_TENTH_COSINE: Final = float((1 + np.sqrt(5)) / 4)
+_FIFTH_SINE: Final = float(np.sqrt(10 + 2 * np.sqrt(5)) / 4)
+_FIFTH_COSINE: Final = float((np.sqrt(5) - 1) / 4)
 _REACH: Final[dict[str, tuple[float, float, float]]] = {
     "circle": (1.0, 1.0, 1.0),
     "square": (_SQUARE_HALF, _SQUARE_HALF, _SQUARE_HALF),
     "triangle": (_TRIANGLE_CORNER * float(np.sqrt(3)) / 2, _TRIANGLE_CORNER, _TRIANGLE_CORNER / 2),
-    "star": (_STAR_POINT * float(np.sin(_FIFTH)), _STAR_POINT, _STAR_POINT * float(np.cos(_FIFTH / 2))),
+    "star": (_STAR_POINT * _FIFTH_SINE, _STAR_POINT, _STAR_POINT * _TENTH_COSINE),
 }
 _DIRECTION: Final[dict[str, tuple[int, int]]] = {
     "right": (1, 0),
@@ -218,6 +222,20 @@ def _place(part: float, before: float, after: float, direction: int, pace: float
     return start, way
 
 
+def _in_the_first_tenth(right: Reals, up: Reals) -> tuple[Reals, Reals]:
+    """Places that look the same in a star, all within 36 degrees to the right of the upright.
+
+    By mirrors and not by angles: kernels differ in the last bits of an arctan2, never in those of + and *.
+    """
+    right = np.abs(right)
+    # Along each mirror: 108 degrees from the upright, then 36. What lies beyond it comes to this side.
+    for sine, cosine in ((_FIFTH_SINE, -_FIFTH_COSINE), (_TENTH_SINE, _TENTH_COSINE)):
+        across = (np.float32(cosine), -np.float32(sine))
+        beyond = np.maximum(right * across[0] + up * across[1], 0)
+        right, up = right - 2 * beyond * across[0], up - 2 * beyond * across[1]
+    return np.abs(right), up
+
+
 def coverage(shape: str, x: Reals, y: Reals, radius: Reals, scale: float = 1.0) -> Reals:
     """Part of each pixel that the shape covers, from its signed distance with a soft edge of one pixel.
 
@@ -232,14 +250,12 @@ def coverage(shape: str, x: Reals, y: Reals, radius: Reals, scale: float = 1.0) 
         flank = np.float32(np.sqrt(3) / 2) * np.abs(x) - np.float32(0.5) * y
         distance = np.maximum(flank, y) - np.float32(_TRIANGLE_CORNER / 2) * radius
     elif shape == "star":
-        # Ten times the same edge, from a point to a notch: turned and mirrored into the first tenth.
-        around = np.arctan2(x, -y)
-        tenth = np.abs(around - np.float32(_FIFTH) * np.round(around / np.float32(_FIFTH)))
-        out = np.sqrt(x * x + y * y)
-        edge_x, edge_y = _STAR_POINT - _STAR_NOTCH * np.cos(_FIFTH / 2), _STAR_NOTCH * np.sin(_FIFTH / 2)
-        edge_x, edge_y = (np.float32(value / np.hypot(edge_x, edge_y)) for value in (edge_x, edge_y))
-        from_point = out * np.cos(tenth) - np.float32(_STAR_POINT) * radius
-        distance = edge_x * out * np.sin(tenth) + edge_y * from_point
+        # Ten times the same edge, from the point above to the notch to the right of it.
+        right, up = _in_the_first_tenth(x, -y)
+        edge_x, edge_y = _STAR_POINT - _STAR_NOTCH * _TENTH_COSINE, _STAR_NOTCH * _TENTH_SINE
+        length = np.sqrt(edge_x * edge_x + edge_y * edge_y)
+        from_point = up - np.float32(_STAR_POINT) * radius
+        distance = np.float32(edge_x / length) * right + np.float32(edge_y / length) * from_point
     else:
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}, got {shape!r}")
     covered: Reals = np.clip(np.float32(0.5) - distance * np.float32(scale), 0.0, 1.0)

@@ -79,7 +79,7 @@ def test_standard_input(monkeypatch):
         ("a.txt", b"fine\n\xff\n", "line 2: the text must be UTF-8"),
         ("a.csv", "text,seed\na,1\n", "`prompt` among them"),
         ("a.csv", "prompt,prompt\na,b\n", "each column once"),
-        ("a.csv", "prompt,sed\na,\n", "line 1: unknown 'sed'; known are prompt, seed"),
+        ("a.csv", "prompt,sed\na,\n", r"line 1: unknown name 'sed'; did you mean 'seed'\?"),
         ("a.csv", 'prompt\n"a', "line 2: unexpected end"),
         ("a.yaml", "prompt: a\n", "must be a list"),
         ("a.yaml", "- [\n", "not valid YAML"),

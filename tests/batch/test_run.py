@@ -18,8 +18,8 @@ from pyramid_seed.batch import worker
 from pyramid_seed.batch.launch import Launch, join_launch
 from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
-from pyramid_seed.cli import main
 from pyramid_seed.media.images import open_image
+from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import verify
 from tests.conftest import REFERENCE
@@ -131,7 +131,7 @@ def test_a_clip_of_a_batch_can_be_verified(run, tmp_path):
 
 
 def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
-    before = shared_pipeline.cache_info()
+    before = shared_pipeline.num_loads
     rows = (
         {"prompt": "fine", "num_frames": 9},
         {"prompt": "a", "num_frames": 10},
@@ -168,7 +168,7 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
     ):
         assert f"line {line}: " in message
         assert words in message
-    assert shared_pipeline.cache_info() == before
+    assert shared_pipeline.num_loads == before
     summary = run(*rows, keep_going=True)
     assert (summary.status, len(summary.failed), summary.made) == (1, 9, 1)
     assert not list(tmp_path.glob("clips/.work/*/unit*"))
@@ -212,7 +212,8 @@ def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypat
 
     def publish_and_remove(launch, plan):
         publish(launch, plan)
-        shared_pipeline(str(model), "384p", "float32", "cpu", False)
+        tiny = with_settings(load_preset("tiny"), Settings(model=str(model), variant="384p"))
+        shared_pipeline.get(tiny, "cpu")
         shutil.rmtree(model)
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)
@@ -232,40 +233,6 @@ def test_each_process_has_an_accelerator_of_its_own():
     if torch.accelerator.device_count() < 2:
         with pytest.raises(ValueError, match="no accelerator of its own"):
             _device_of("cuda", second_of_two)
-
-
-def options_of(settings):
-    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-
-
-def test_the_command(tmp_path, settings, capsys):
-    (tmp_path / "list.txt").write_text("a boat\na boat\na sea\n")
-    size = {"height": 64, "width": 64, "num_frames": 1}
-    command = ["batch", str(tmp_path / "list.txt"), "-o", str(tmp_path / "clips")]
-    command += [*options_of({**settings, **size}), "--seed", "1", "2"]
-    assert main(command) == 0
-    captured = capsys.readouterr()
-    assert "4 made, 2 listed twice" in captured.out
-    assert "4/4 clips, 12/12 steps" in captured.err
-    assert main([*command, "--quiet"]) == 0
-    captured = capsys.readouterr()
-    assert "4 there already" in captured.out
-    assert "clips" not in captured.err
-    assert main([*command, "--num-processes", "2"]) == 2
-    assert "torchrun" in capsys.readouterr().err
-    assert main(["batch", str(tmp_path / "none.txt"), "-o", str(tmp_path / "clips")]) == 2
-    assert "none.txt" in capsys.readouterr().err
-
-
-def test_the_command_tells_what_failed_and_how_to_go_on(tmp_path, settings, capsys):
-    (tmp_path / "list.csv").write_text("prompt,guidance_scale,num_inference_steps\na,1e38,4\nb,,\n")
-    size = {"height": 64, "width": 64, "num_frames": 1}
-    command = ["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips")]
-    assert main([*command, *options_of({**settings, **size})]) == 1
-    captured = capsys.readouterr()
-    assert "FloatingPointError: latents are not finite after unit 0" in captured.err
-    assert "1 made, 1 failed" in captured.out
-    assert "run the same command again" in captured.out
 
 
 def retrain(model: Path) -> None:

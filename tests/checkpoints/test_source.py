@@ -48,7 +48,7 @@ def test_one_listing_per_load_one_pass_of_stats_per_later_clip_and_no_config_rea
     quick, copied, monkeypatch
 ):
     settings = quick | {"model": str(copied)}
-    shared_pipeline.cache_clear()
+    shared_pipeline.clear()
     with counted(monkeypatch) as counts:
         clip = generate("a boat", seed=1, **settings)
     assert counts["list_files", str(copied)] == 1

@@ -14,7 +14,6 @@ from pyramid_seed.explore.measures import (
     MEASURES,
     colour_drift,
     flicker,
-    frames_of_units,
     is_black,
     is_frozen,
     luma,
@@ -26,8 +25,14 @@ from pyramid_seed.explore.measures import (
     spatial_information,
     temporal_information,
 )
+from pyramid_seed.geometry import PyramidGeometry
 
 SIDE = 64
+
+
+def units_of(temporal_factor):
+    """The geometry of a model whose units have so many frames."""
+    return PyramidGeometry(spatial_factor=8, temporal_factor=temporal_factor, patch_size=2, num_stages=3)
 
 
 def grey(*levels):
@@ -60,7 +65,7 @@ def texture(num_frames, speed):
 
 
 def test_a_constant_clip_has_nothing():
-    assert measure_clip(grey(*[100] * 5), 2) == {
+    assert measure_clip(grey(*[100] * 5), units_of(2)) == {
         "sharpness": 0,
         "si": 0,
         "ti": 0,
@@ -74,11 +79,11 @@ def test_a_constant_clip_has_nothing():
 
 
 def test_what_is_measured_is_what_is_listed():
-    assert list(measure_clip(grey(1, 2), 1)) == [measure.name for measure in MEASURES]
+    assert list(measure_clip(grey(1, 2), units_of(1))) == [measure.name for measure in MEASURES]
 
 
 def test_what_needs_two_frames_is_not_defined_for_one():
-    measured = measure_clip(grey(100), 8)
+    measured = measure_clip(grey(100), units_of(8))
     undefined = {name for name, value in measured.items() if value is None}
     assert undefined == {"ti", "flicker", "motion", "colour_drift", "sharpness_drift"}
     assert measured["frozen_frames"] == 0
@@ -146,7 +151,7 @@ def test_a_growing_bar_is_no_flicker():
     assert flicker(luma(clip)) == 0
 
 
-def test_flicker_is_the_change_of_the_whole_picture():
+def test_flicker_is_the_change_of_the_whole_image():
     y = luma(grey(100, 120, 100, 120, 100))
     assert flicker(y) == pytest.approx(20)
     assert temporal_information(y) == pytest.approx(0, abs=1e-4)
@@ -169,15 +174,6 @@ def test_noise_that_is_new_every_frame():
 @pytest.mark.parametrize("speed", [0, 1, 2, 4])
 def test_motion_of_a_texture_is_its_speed(speed):
     assert motion(luma(texture(4, speed))) == pytest.approx(speed, rel=0.03, abs=0.01)
-
-
-def test_units():
-    assert [list(range(17))[unit] for unit in frames_of_units(17, 8)] == [
-        [0],
-        list(range(1, 9)),
-        list(range(9, 17)),
-    ]
-    assert frames_of_units(1, 8) == [slice(0, 1)]
 
 
 def test_colour_drift_of_greys():
@@ -239,4 +235,4 @@ def test_frozen_frames():
 )
 def test_what_is_no_clip_is_refused(frames, words):
     with pytest.raises(ValueError, match=words):
-        measure_clip(frames, 8)
+        measure_clip(frames, units_of(8))

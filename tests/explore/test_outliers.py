@@ -1,4 +1,4 @@
-"""Who stands out, and why."""
+"""Clips that stand out, and why."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ def test_black_and_frozen_clips_stand_out_even_alone():
     assert outlier_reasons(all_black, [9] * 8) == [["9 of 9 frames are black"]] * 8
 
 
-def test_among_few_seeds_nobody_stands_out():
+def test_with_few_seeds_no_outliers_are_reported():
     clips = [measured(motion=value) for value in (1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 100.0)]
     assert outlier_reasons(clips, [9] * 7) == [[]] * 7
 
 
 def test_undefined_values_are_left_out():
     clips = [measured(motion=value) for value in (1.0, 1.1, 0.9, 1.0, None, 50.0, 1.2, 0.8, 1.1)]
-    assert [bool(each) for each in outlier_reasons(clips, [9] * 9)] == [False] * 5 + [True] + [False] * 3
+    marked = [index for index, reasons in enumerate(outlier_reasons(clips, [9] * 9)) if reasons]
+    assert marked == [5]
 
 
 def test_the_limit_is_that_of_iglewicz_and_hoaglin():

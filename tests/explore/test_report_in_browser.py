@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from pyramid_seed.explore.findings import find
+from pyramid_seed.explore.findings import findings_of
 from pyramid_seed.explore.measured import measured_clip
 from pyramid_seed.explore.prompts import Prompt
 from pyramid_seed.explore.report import write_report
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.browser
 MANIFEST = {
     "file": {"scale": 2, "lossless": False},
     "digests": {"frames": "0" * 64},
-    "geometry": {"temporal_factor": 8},
+    "geometry": {"spatial_factor": 8, "temporal_factor": 8, "patch_size": 2, "num_stages": 3},
 }
 SETTINGS = {"width": 64, "height": 64, "num_frames": 9, "model": "none"}
 SEEDS = (10, 2, 2**63, 1, 5, 6, 7, 8)
@@ -47,26 +47,26 @@ def saved_clip(folder, prompt, seed, place):
 @pytest.fixture(scope="module", params=[2**30, 1], ids=["embedded", "beside"])
 def page(request, tmp_path_factory):
     """The page of two prompts, open in Chromium."""
-    found = [shutil.which("chromium"), shutil.which("chromedriver")]
-    assert all(found), "these tests need a browser: apt-get install chromium chromium-driver"
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    assert all(programs), "these tests need a browser: apt-get install chromium chromium-driver"
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     folder = tmp_path_factory.mktemp("sweep")
     clips = [saved_clip(folder, Prompt(p), seed, i) for p in ("b", "a") for i, seed in enumerate(SEEDS)]
     path = write_report(
         folder / "report",
-        find(clips),
+        findings_of(clips),
         settings=SETTINGS,
         against=None,
         failed={},
         embedded_bytes=request.param,
     )
     options = ChromeOptions()
-    options.binary_location = found[0]
+    options.binary_location = programs[0]
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(found[1]))
+    driver = Chrome(options=options, service=ChromeService(programs[1]))
     driver.set_window_size(1300, 1000)
     driver.get(path.as_uri())
     yield driver

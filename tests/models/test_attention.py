@@ -17,6 +17,7 @@ from pyramid_seed.models.attention import (
     rotate,
 )
 from pyramid_seed.models.token_geometry import causal_attention_mask
+from tests.cases import check_cases
 
 STOPS = torch.tensor([9, 12, 15, 27, 75])
 PADDING = torch.tensor([3, 0])
@@ -58,11 +59,13 @@ def test_gradients_are_those_of_the_dense_mask(tokens):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("first", STOPS[:-1].tolist())
-def test_what_comes_later_changes_no_bit(tokens, first):
-    changed = [torch.cat([each[:, :first], each[:, first:] + 1], dim=1) for each in tokens]
-    assert torch.equal(attended(changed)[:, :first], attended(tokens)[:, :first])
-    assert not torch.equal(attended(changed)[:, first:], attended(tokens)[:, first:])
+def test_what_comes_later_changes_no_bit(tokens):
+    def rule(first):
+        changed = [torch.cat([each[:, :first], each[:, first:] + 1], dim=1) for each in tokens]
+        assert torch.equal(attended(changed)[:, :first], attended(tokens)[:, :first])
+        assert not torch.equal(attended(changed)[:, first:], attended(tokens)[:, first:])
+
+    check_cases(STOPS[:-1].tolist(), rule)
 
 
 def test_padding_is_zero_and_changes_no_bit(tokens):
@@ -79,11 +82,13 @@ def test_less_padding_changes_no_bit(tokens):
     assert torch.equal(result, attended(tokens)[:1, PADDING[0] :])
 
 
-@pytest.mark.parametrize("num_queries", [1, 48, 50, 70, 75])
-def test_the_last_queries_alone(tokens, num_queries):
-    query, key, value = tokens
-    last = attended((query[:, -num_queries:], key, value))
-    torch.testing.assert_close(last, attended(tokens)[:, -num_queries:], rtol=0, atol=1e-6)
+def test_the_last_queries_alone(tokens):
+    def rule(num_queries):
+        query, key, value = tokens
+        last = attended((query[:, -num_queries:], key, value))
+        torch.testing.assert_close(last, attended(tokens)[:, -num_queries:], rtol=0, atol=1e-6)
+
+    check_cases([1, 48, 50, 70, 75], rule)
 
 
 def test_the_operation_of_compiled_code(tokens):
@@ -97,13 +102,15 @@ def test_a_backend_by_its_name(tokens):
     torch.testing.assert_close(attended(tokens, backend="_native_math"), attended(tokens), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rotation_is_that_of_diffusers(tokens, dtype):
-    angles = torch.randn(75, 8, generator=torch.Generator().manual_seed(1)).repeat_interleave(2, dim=1)
-    query, rotary = tokens[0].to(dtype), (angles.cos(), angles.sin())
-    expected = apply_rotary_emb(query, rotary, sequence_dim=1)
-    assert expected.dtype == dtype
-    torch.testing.assert_close(rotate(query, rotary), expected)
+def test_rotation_is_that_of_diffusers(tokens):
+    def rule(dtype):
+        angles = torch.randn(75, 8, generator=torch.Generator().manual_seed(1)).repeat_interleave(2, dim=1)
+        query, rotary = tokens[0].to(dtype), (angles.cos(), angles.sin())
+        expected = apply_rotary_emb(query, rotary, sequence_dim=1)
+        assert expected.dtype == dtype
+        torch.testing.assert_close(rotate(query, rotary), expected)
+
+    check_cases([torch.float32, torch.bfloat16], rule)
 
 
 def test_last_queries_are_rotated_by_the_last_positions(tokens):

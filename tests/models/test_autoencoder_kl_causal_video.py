@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo, vae_config_from_original
 from pyramid_seed.models.causal_video_blocks import TemporalCache
+from tests.cases import check_cases
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 FOLDER = REFERENCE / "miniflux-tiny" / "causal_video_vae"
@@ -101,11 +102,13 @@ class TestReference:
         assert_equals_reference(vae.decode(vectors["latents"]).sample, vectors["decode.full"])
         assert_equals_reference(vae.decode(vectors["latents"][:, :, :1]).sample, vectors["decode.image"])
 
-    @pytest.mark.parametrize("chunk_size", [1, 2])
-    def test_decode_chunked(self, vae, vectors, chunk_size):
-        vae.enable_temporal_chunking(chunk_size)
-        expected = vectors[f"decode.chunked{chunk_size}"]
-        assert_equals_reference(vae.decode(vectors["latents"]).sample, expected)
+    def test_decode_chunked(self, vae, vectors):
+        def rule(chunk_size):
+            vae.enable_temporal_chunking(chunk_size)
+            expected = vectors[f"decode.chunked{chunk_size}"]
+            assert_equals_reference(vae.decode(vectors["latents"]).sample, expected)
+
+        check_cases([1, 2], rule)
 
     def test_decode_tiled_and_chunked(self, vae, vectors):
         vae.enable_tiling(32, 32, 24, 24)
@@ -114,17 +117,19 @@ class TestReference:
 
 
 class TestMemoryModes:
-    @pytest.mark.parametrize("chunk_size", [1, 2, 3, 9])
-    def test_chunks_change_rounding_only(self, small, chunk_size):
-        x = torch.randn(1, 3, 17, 16, 8)
-        z = torch.randn(1, 4, 5, 4, 2)
-        with torch.no_grad():
-            whole = moments(small, x), small.decode(z).sample
-            small.enable_temporal_chunking(chunk_size)
-            torch.testing.assert_close(moments(small, x), whole[0], rtol=0, atol=1e-5)
-            torch.testing.assert_close(small.decode(z).sample, whole[1], rtol=0, atol=1e-5)
-            small.disable_temporal_chunking()
-            assert torch.equal(small.decode(z).sample, whole[1])
+    def test_chunks_change_rounding_only(self, small):
+        def rule(chunk_size):
+            x = torch.randn(1, 3, 17, 16, 8)
+            z = torch.randn(1, 4, 5, 4, 2)
+            with torch.no_grad():
+                whole = moments(small, x), small.decode(z).sample
+                small.enable_temporal_chunking(chunk_size)
+                torch.testing.assert_close(moments(small, x), whole[0], rtol=0, atol=1e-5)
+                torch.testing.assert_close(small.decode(z).sample, whole[1], rtol=0, atol=1e-5)
+                small.disable_temporal_chunking()
+                assert torch.equal(small.decode(z).sample, whole[1])
+
+        check_cases([1, 2, 3, 9], rule)
 
     def test_chunk_lengths(self, small):
         z = torch.randn(1, 4, 6, 2, 2)
@@ -350,20 +355,21 @@ class TestModel:
 
 
 class TestErrors:
-    @pytest.mark.parametrize(
-        ("shape", "message"),
-        [
+    def test_encode(self, small):
+        cases = [
             ((1, 3, 8, 8, 8), r"num_frames must be 4k \+ 1, got 8; use 5 or 9"),
             ((1, 3, 5, 10, 8), "height must be a multiple of 4, got 10; use 8 or 12"),
             ((1, 3, 5, 8, 2), "width must be a multiple of 4, got 2; use 4"),
             ((1, 4, 5, 8, 8), r"x must have shape \(batch, 3, .* got \(1, 4, 5, 8, 8\)"),
             ((1, 3, 8, 8), r"x must have shape \(batch, 3, .* got \(1, 3, 8, 8\)"),
             ((1, 3, 0, 8, 8), r"x must have shape \(batch, 3, "),
-        ],
-    )
-    def test_encode(self, small, shape, message):
-        with pytest.raises(ValueError, match=message):
-            small.encode(torch.zeros(shape))
+        ]
+
+        def rule(shape, message):
+            with pytest.raises(ValueError, match=message):
+                small.encode(torch.zeros(shape))
+
+        check_cases(cases, rule)
 
     def test_decode(self, small):
         with pytest.raises(ValueError, match=r"z must have shape \(batch, 4, "):
@@ -385,17 +391,18 @@ class TestErrors:
         assert not small.use_tiling
         assert small.tile_sample_min_height == 256
 
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
+    def test_config(self):
+        cases = [
             ({"encoder_layers_per_block": (1,)}, "one entry a block, got 1, 2, 2, 2 entries"),
             ({"decoder_layers_per_block": (0, 1)}, "decoder_layers_per_block must be at least 1"),
             ({"temporal_up_sample": (True, False)}, "got 2 temporal halvings and 1 doublings"),
-        ],
-    )
-    def test_config(self, change, message):
-        with pytest.raises(ValueError, match=message):
-            AutoencoderKLCausalVideo(**(SMALL | change))
+        ]
+
+        def rule(change, message):
+            with pytest.raises(ValueError, match=message):
+                AutoencoderKLCausalVideo(**(SMALL | change))
+
+        check_cases(cases, rule)
 
 
 class TestOriginalConfig:
@@ -407,9 +414,8 @@ class TestOriginalConfig:
         assert config["norm_num_groups"] == 4
         assert "shift_factor" not in config
 
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [
+    def test_what_we_do_not_have_is_refused(self):
+        cases = [
             ("add_post_quant_conv", False),
             ("encoder_act_fn", "gelu"),
             ("decoder_type", "vae_conv"),
@@ -420,11 +426,13 @@ class TestOriginalConfig:
             ("decoder_in_channels", 4),
             ("downsample_scale", 4),
             ("window", 3),
-        ],
-    )
-    def test_what_we_do_not_have_is_refused(self, key, value):
-        with pytest.raises(ValueError, match=key):
-            vae_config_from_original(ORIGINAL_CONFIG | {key: value})
+        ]
+
+        def rule(key, value):
+            with pytest.raises(ValueError, match=key):
+                vae_config_from_original(ORIGINAL_CONFIG | {key: value})
+
+        check_cases(cases, rule)
 
     def test_missing_key(self):
         config = {key: value for key, value in ORIGINAL_CONFIG.items() if key != "encoder_in_channels"}

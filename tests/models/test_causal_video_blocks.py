@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,6 +15,9 @@ from pyramid_seed.models.causal_video_blocks import (
     TemporalCache,
     TimeConv3d,
 )
+from tests.cases import check_cases
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last_3d)
 
 
 def conv(channels_in, channels_out, kernel=3, stride=(1, 1, 1)) -> tuple[TimeConv3d, nn.Conv3d]:
@@ -27,40 +31,42 @@ def conv(channels_in, channels_out, kernel=3, stride=(1, 1, 1)) -> tuple[TimeCon
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1)])
-@pytest.mark.parametrize("num_frames", [3, 4, 6, 10])
-@pytest.mark.parametrize("channels", [4, 64])  # 64 of them are too much for the slow kernel
-@pytest.mark.parametrize("batch", [1, 2])
-def test_it_is_a_convolution_of_the_clip(kernel, stride, num_frames, channels, batch):
-    ours, plain = conv(channels, 6, kernel, stride)
-    x = torch.randn(batch, channels, num_frames, 40, 12)
-    for layout in (torch.contiguous_format, torch.channels_last_3d):
-        found = ours(x.contiguous(memory_format=layout))
-        torch.testing.assert_close(found, plain(x), rtol=0, atol=2e-5)
+def test_it_is_a_convolution_of_the_clip():
+    def rule(kernel, stride, num_frames, channels, batch):
+        ours, plain = conv(channels, 6, kernel, stride)
+        x = torch.randn(batch, channels, num_frames, 40, 12)
+        expected = plain(x)
+        for layout in LAYOUTS:
+            actual = ours(x.contiguous(memory_format=layout))
+            torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5)
+
+    strides, channels = [(1, 1, 1), (1, 2, 2), (2, 1, 1)], (4, 64)  # 64 are too much for the slow kernel
+    check_cases(product((1, 3), strides, (3, 4, 6, 10), channels, (1, 2)), rule)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("num_empty", [0, 1, 2])
-@pytest.mark.parametrize("num_frames", [3, 4])
-def test_frames_before_the_clip_are_zero(num_empty, num_frames):
-    ours, plain = conv(5, 6)
-    x = torch.randn(1, 5, num_frames - num_empty, 8, 8)
-    expected = plain(F.pad(x, (0, 0, 0, 0, num_empty, 0)))
-    torch.testing.assert_close(ours(x, num_empty=num_empty), expected, rtol=0, atol=1e-5)
+def test_frames_before_the_clip_are_zero():
+    def rule(num_empty, num_frames):
+        ours, plain = conv(5, 6)
+        x = torch.randn(1, 5, num_frames - num_empty, 8, 8)
+        expected = plain(F.pad(x, (0, 0, 0, 0, num_empty, 0)))
+        torch.testing.assert_close(ours(x, num_empty=num_empty), expected, rtol=0, atol=1e-5)
+
+    check_cases(product((0, 1, 2), (3, 4)), rule)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("split", [[9], [1, 8], [1, 4, 4], [1, 1, 1, 6]])
-def test_an_activation_in_front_changes_no_bit(layout, split):
-    module = CausalConv3d(4, 6, kernel_size=3)
-    x = torch.randn(1, 4, 9, 16, 16).contiguous(memory_format=layout)
-    plain, ours = TemporalCache(), TemporalCache()
-    for part in x.split(split, dim=2):
-        part = part.contiguous(memory_format=layout)
-        expected = module(F.silu(part), plain)
-        assert torch.equal(module(part.clone(), ours, after_silu=True), expected)
+def test_an_activation_in_front_changes_no_bit():
+    def rule(layout, split):
+        module = CausalConv3d(4, 6, kernel_size=3)
+        x = torch.randn(1, 4, 9, 16, 16).contiguous(memory_format=layout)
+        plain, ours = TemporalCache(), TemporalCache()
+        for part in x.split(split, dim=2):
+            part = part.contiguous(memory_format=layout)
+            expected = module(F.silu(part), plain)
+            assert torch.equal(module(part.clone(), ours, after_silu=True), expected)
+
+    check_cases(product(LAYOUTS, ([9], [1, 8], [1, 4, 4], [1, 1, 1, 6])), rule)
 
 
 def test_gradients_with_an_activation_in_front():
@@ -88,17 +94,19 @@ def test_gradients_are_those_of_the_convolution():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("time", [1, 2])
-def test_chunks_of_a_strided_convolution(time):
-    module = CausalConv3d(4, 4, kernel_size=3, stride=(time, 2, 2))
-    x = torch.randn(1, 4, 9, 8, 8)
-    whole = module(x)
-    padded = F.pad(x, (1, 1, 1, 1, 2, 0))
-    by_definition = F.conv3d(padded, module.conv.weight, module.conv.bias, (time, 2, 2))
-    torch.testing.assert_close(whole, by_definition, rtol=0, atol=1e-5)
-    cache = TemporalCache()
-    parts = [module(part, cache) for part in x.split([1, 4, 4], dim=2)]
-    torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=0, atol=1e-5)
+def test_chunks_of_a_strided_convolution():
+    def rule(time):
+        module = CausalConv3d(4, 4, kernel_size=3, stride=(time, 2, 2))
+        x = torch.randn(1, 4, 9, 8, 8)
+        whole = module(x)
+        padded = F.pad(x, (1, 1, 1, 1, 2, 0))
+        by_definition = F.conv3d(padded, module.conv.weight, module.conv.bias, (time, 2, 2))
+        torch.testing.assert_close(whole, by_definition, rtol=0, atol=1e-5)
+        cache = TemporalCache()
+        parts = [module(part, cache) for part in x.split([1, 4, 4], dim=2)]
+        torch.testing.assert_close(torch.cat(parts, dim=2), whole, rtol=0, atol=1e-5)
+
+    check_cases([1, 2], rule)
 
 
 @torch.no_grad()

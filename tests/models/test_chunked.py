@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from pyramid_seed.models.chunked import PartRunner, TileGrid, Tiling, run_in_parts, stitch
+from tests.cases import check_cases
 
 
 def spans(slices, total):
     return [(each.start, min(each.stop, total)) for each in slices]
 
 
-@pytest.mark.parametrize(
-    ("total", "expected"),
-    [
+def test_no_tile_lies_inside_its_neighbour():
+    cases = [
         (256, [(0, 256)]),
         (384, [(0, 256), (192, 384)]),
         (448, [(0, 256), (192, 448)]),
@@ -23,12 +25,14 @@ def spans(slices, total):
         # The tile from 576 on would lie wholly inside the one from 384 to 640.
         (640, [(0, 256), (192, 448), (384, 640)]),
         (8, [(0, 8)]),
-    ],
-)
-def test_no_tile_lies_inside_its_neighbour(total, expected):
-    rows = TileGrid((256, 256), (192, 192)).windows(8, total)
-    assert len(rows) == 1
-    assert spans((horizontal for _, horizontal in rows[0]), total) == expected
+    ]
+
+    def rule(total, expected):
+        rows = TileGrid((256, 256), (192, 192)).windows(8, total)
+        assert len(rows) == 1
+        assert spans((horizontal for _, horizontal in rows[0]), total) == expected
+
+    check_cases(cases, rule)
 
 
 def fade(before, after, extent, dim):
@@ -103,20 +107,21 @@ def small() -> AutoencoderKLCausalVideo:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("tiled", [False, True])
-@pytest.mark.parametrize("slicing", [False, True])
-def test_a_decoder_that_is_given_chunks_gives_the_bits_of_decode_chunks(small, tiled, slicing):
-    z = torch.randn(2, 4, 4, 12, 20)
-    small.disable_tiling()
-    if tiled:
-        small.enable_tiling(16, 16, 12, 12)
-    small.use_slicing = slicing
-    expected = list(small.decode_chunks(z))
-    decode = small.chunk_decoder()
-    small.disable_tiling()
-    small.disable_slicing()
-    for index, chunk in enumerate(expected):
-        assert torch.equal(decode(z[:, :, index : index + 1], is_last=index == 3), chunk)
+def test_a_decoder_that_is_given_chunks_gives_the_bits_of_decode_chunks(small):
+    def rule(tiled, slicing):
+        z = torch.randn(2, 4, 4, 12, 20)
+        small.disable_tiling()
+        if tiled:
+            small.enable_tiling(16, 16, 12, 12)
+        small.use_slicing = slicing
+        expected = list(small.decode_chunks(z))
+        decode = small.chunk_decoder()
+        small.disable_tiling()
+        small.disable_slicing()
+        for index, chunk in enumerate(expected):
+            assert torch.equal(decode(z[:, :, index : index + 1], is_last=index == 3), chunk)
+
+    check_cases(product([False, True], [False, True]), rule)
 
 
 @torch.no_grad()

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pyramid_seed.models.onednn_linear import FEWEST_ROWS, OneDnnLinear, fast_linears
+from tests.cases import check_cases
 
 CPU = torch.zeros(1)
 SHAPES = [(160, 640), (800, 160), (33, 7)]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_it_is_a_linear_layer(shape, bias):
-    layer = nn.Linear(*shape, bias=bias)
-    x = torch.randn(2, 50, shape[0])
-    with fast_linears(CPU):
-        found = layer(x)
-    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-6)
+def test_it_is_a_linear_layer():
+    def rule(shape, bias):
+        layer = nn.Linear(*shape, bias=bias)
+        x = torch.randn(2, 50, shape[0])
+        with fast_linears(CPU):
+            found = layer(x)
+        exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-6)
+
+    check_cases(product(SHAPES, [True, False]), rule)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rows", [16, 17, 100, 333])
-def test_a_row_does_not_depend_on_its_neighbours(shape, rows):
-    layer = nn.Linear(*shape)
-    x = torch.randn(rows, shape[0])
-    with fast_linears(CPU):
-        alone, pair = layer(x), layer(torch.stack([x, x.flip(0)]))
-        assert torch.equal(pair[0], alone)
-        assert torch.equal(pair[1].flip(0), alone)
-        assert torch.equal(layer(x[:FEWEST_ROWS]), alone[:FEWEST_ROWS])
+def test_a_row_does_not_depend_on_its_neighbours():
+    def rule(shape, rows):
+        layer = nn.Linear(*shape)
+        x = torch.randn(rows, shape[0])
+        with fast_linears(CPU):
+            alone, pair = layer(x), layer(torch.stack([x, x.flip(0)]))
+            assert torch.equal(pair[0], alone)
+            assert torch.equal(pair[1].flip(0), alone)
+            assert torch.equal(layer(x[:FEWEST_ROWS]), alone[:FEWEST_ROWS])
+
+    check_cases(product(SHAPES, [16, 17, 100, 333]), rule)
 
 
 @torch.no_grad()

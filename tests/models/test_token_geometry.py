@@ -14,18 +14,21 @@ from pyramid_seed.models.token_geometry import (
     unpack_latents,
     video_positions,
 )
+from tests.cases import check_cases
 
 
 def clip(frames, height, width):
     return torch.zeros(1, 1, frames, height, width)
 
 
-@pytest.mark.parametrize("patch_size", [1, 2, 4])
-def test_pack_and_unpack_are_inverse(patch_size):
-    latents = torch.arange(2 * 3 * 2 * 4 * 8.0).reshape(2, 3, 2, 4, 8)
-    tokens = pack_latents(latents, patch_size)
-    assert tokens.shape == (2, 2 * 4 * 8 // patch_size**2, 3 * patch_size**2)
-    assert torch.equal(unpack_latents(tokens, patch_size, 2, 4, 8), latents)
+def test_pack_and_unpack_are_inverse():
+    def rule(patch_size):
+        latents = torch.arange(2 * 3 * 2 * 4 * 8.0).reshape(2, 3, 2, 4, 8)
+        tokens = pack_latents(latents, patch_size)
+        assert tokens.shape == (2, 2 * 4 * 8 // patch_size**2, 3 * patch_size**2)
+        assert torch.equal(unpack_latents(tokens, patch_size, 2, 4, 8), latents)
+
+    check_cases([1, 2, 4], rule)
 
 
 def test_order_inside_and_of_tokens():
@@ -38,11 +41,13 @@ def test_order_inside_and_of_tokens():
         assert torch.equal(token, patch.permute(1, 2, 0))
 
 
-@pytest.mark.parametrize("length", [1, 2, 4, 8, 16])
-def test_positions_are_the_centres_of_the_cells_that_they_cover(length):
-    cell = 16 // length
-    expected = torch.arange(length) * cell + (cell - 1) / 2
-    torch.testing.assert_close(interpolated_positions(length, 16), expected.float(), rtol=0, atol=0)
+def test_positions_are_the_centres_of_the_cells_that_they_cover():
+    def rule(length):
+        cell = 16 // length
+        expected = torch.arange(length) * cell + (cell - 1) / 2
+        torch.testing.assert_close(interpolated_positions(length, 16), expected.float(), rtol=0, atol=0)
+
+    check_cases([1, 2, 4, 8, 16], rule)
 
 
 def test_video_positions():
@@ -74,13 +79,15 @@ def test_mask_is_what_its_docstring_says():
                 assert mask[sample, 0, query, key] == allowed
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
-def test_mask_takes_any_dtype_of_the_text_mask(dtype):
-    text_mask = torch.tensor([[1, 1, 0]])
-    times = torch.tensor([0.0, 1.0])
-    assert torch.equal(
-        causal_attention_mask(text_mask.to(dtype), times), causal_attention_mask(text_mask, times)
-    )
+def test_mask_takes_any_dtype_of_the_text_mask():
+    def rule(dtype):
+        text_mask = torch.tensor([[1, 1, 0]])
+        times = torch.tensor([0.0, 1.0])
+        assert torch.equal(
+            causal_attention_mask(text_mask.to(dtype), times), causal_attention_mask(text_mask, times)
+        )
+
+    check_cases([torch.bool, torch.int64, torch.float32], rule)
 
 
 def test_every_token_attends_to_something():
@@ -100,12 +107,12 @@ def test_check_clips_accepts_what_patches_fit():
     check_clips([clip(1, 2, 4), clip(3, 4, 8)], patch_size=2)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "advice"), [(3, 4, "got 3 x 4; use 4 x 4"), (4, 5, "got 4 x 5; use 4 x 6")]
-)
-def test_check_clips_refuses_the_rest(height, width, advice):
-    with pytest.raises(ValueError, match=f"multiples of patch_size 2, {advice}"):
-        check_clips([clip(1, 4, 4), clip(1, height, width)], patch_size=2)
+def test_check_clips_refuses_the_rest():
+    def rule(height, width, advice):
+        with pytest.raises(ValueError, match=f"multiples of patch_size 2, {advice}"):
+            check_clips([clip(1, 4, 4), clip(1, height, width)], patch_size=2)
+
+    check_cases([(3, 4, "got 3 x 4; use 4 x 4"), (4, 5, "got 4 x 5; use 4 x 6")], rule)
 
 
 def test_frame_stops():
@@ -121,8 +128,10 @@ def test_text_is_cut_to_the_longest_and_stands_last():
     assert torch.equal(cut[1, 1:], text[1, [0, 2]])
 
 
-@pytest.mark.parametrize("mask", [torch.zeros(2, 3), torch.zeros(2, 0)])
-def test_no_text_at_all(mask):
-    cut, padding = text_without_padding(torch.ones(2, mask.shape[1], 4), mask)
-    assert cut.shape == (2, 0, 4)
-    assert padding.tolist() == [0, 0]
+def test_no_text_at_all():
+    def rule(mask):
+        cut, padding = text_without_padding(torch.ones(2, mask.shape[1], 4), mask)
+        assert cut.shape == (2, 0, 4)
+        assert padding.tolist() == [0, 0]
+
+    check_cases([torch.zeros(2, 3), torch.zeros(2, 0)], rule)

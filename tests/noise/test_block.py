@@ -8,21 +8,24 @@ import torch
 from safetensors.torch import load_file
 
 from pyramid_seed.noise import block_noise
+from tests.cases import check_cases
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "miniflux_t2v.safetensors"
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.25, 1 / 3])
-def test_covariance_in_closed_form(gamma):
-    height, width = 4, 6
-    basis = torch.eye(height * width, dtype=torch.float64).reshape(-1, height, width)
-    image = block_noise(basis, gamma).reshape(height * width, height * width)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    block = (rows // 2 * width + columns // 2).flatten()
-    same_block = (block[:, None] == block[None, :]).double()
-    expected = (1 + gamma) * torch.eye(height * width, dtype=torch.float64) - gamma * same_block
-    torch.testing.assert_close(image.T @ image, expected, atol=1e-14, rtol=0)
-    torch.testing.assert_close(image, image.T, atol=0, rtol=0)
+def test_covariance_in_closed_form():
+    def rule(gamma):
+        height, width = 4, 6
+        basis = torch.eye(height * width, dtype=torch.float64).reshape(-1, height, width)
+        image = block_noise(basis, gamma).reshape(height * width, height * width)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        block = (rows // 2 * width + columns // 2).flatten()
+        same_block = (block[:, None] == block[None, :]).double()
+        expected = (1 + gamma) * torch.eye(height * width, dtype=torch.float64) - gamma * same_block
+        torch.testing.assert_close(image.T @ image, expected, atol=1e-14, rtol=0)
+        torch.testing.assert_close(image, image.T, atol=0, rtol=0)
+
+    check_cases([0.0, 0.1, 0.25, 1 / 3], rule)
 
 
 def test_gamma_zero_changes_nothing_but_rounding():
@@ -49,13 +52,17 @@ def test_recorded_block_noise_comes_back_from_its_white_noise():
         )
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4), (1, 4, 3), (4,)])
-def test_odd_sizes(shape):
-    with pytest.raises(ValueError, match="even height and width"):
-        block_noise(torch.zeros(shape), 1 / 3)
+def test_odd_sizes():
+    def rule(*shape):
+        with pytest.raises(ValueError, match="even height and width"):
+            block_noise(torch.zeros(shape), 1 / 3)
+
+    check_cases([(1, 3, 4), (1, 4, 3), (4,)], rule)
 
 
-@pytest.mark.parametrize("gamma", [-0.1, 0.34, math.nan])
-def test_gamma_out_of_range(gamma):
-    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1/3\]"):
-        block_noise(torch.zeros(1, 2, 2), gamma)
+def test_gamma_out_of_range():
+    def rule(gamma):
+        with pytest.raises(ValueError, match=r"gamma must be in \[0, 1/3\]"):
+            block_noise(torch.zeros(1, 2, 2), gamma)
+
+    check_cases([-0.1, 0.34, math.nan], rule)

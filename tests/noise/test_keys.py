@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyramid_seed.noise import SCHEME, NoiseKey, check_root, derive_seed
+from tests.cases import check_cases
 
 ROOTS = st.integers(0, 2**64 - 1)
 KEYS = st.one_of(
@@ -23,10 +24,12 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize(("root", "key", "seed"), GOLDEN)
-def test_derived_seeds_never_change(root, key, seed):
-    assert SCHEME == "pyramid-seed/v1"
-    assert derive_seed(root, key) == seed
+def test_derived_seeds_never_change():
+    def rule(root, key, seed):
+        assert SCHEME == "pyramid-seed/v1"
+        assert derive_seed(root, key) == seed
+
+    check_cases(GOLDEN, rule)
 
 
 @given(ROOTS, KEYS)
@@ -40,9 +43,8 @@ def test_other_roots_or_keys_have_other_seeds(addresses):
     assert len({derive_seed(root, key) for root, key in addresses}) == len(addresses)
 
 
-@pytest.mark.parametrize(
-    ("stream", "unit", "stage", "message"),
-    [
+def test_keys_out_of_range():
+    cases = [
         ("velocity", 0, 0, "stream must be one of initial, renoise, posterior, got 'velocity'"),
         ("initial", -1, 0, "unit must be at least 0, got -1"),
         ("initial", 0, 1, "stage must be 0 in stream initial, got 1"),
@@ -50,25 +52,31 @@ def test_other_roots_or_keys_have_other_seeds(addresses):
         ("renoise", 0, -1, "stage must be at least 0, got -1"),
         ("posterior", 1, 0, "unit must be 0 in stream posterior, got 1"),
         ("posterior", 0, 1, "stage must be 0 in stream posterior, got 1"),
-    ],
-)
-def test_keys_out_of_range(stream, unit, stage, message):
-    with pytest.raises(ValueError, match=message):
-        NoiseKey(stream, unit, stage)
+    ]
+
+    def rule(stream, unit, stage, message):
+        with pytest.raises(ValueError, match=message):
+            NoiseKey(stream, unit, stage)
+
+    check_cases(cases, rule)
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", None])
-def test_only_whole_numbers(value):
-    with pytest.raises(TypeError, match="unit must be an int"):
-        NoiseKey("initial", value, 0)
-    with pytest.raises(TypeError, match="stage must be an int"):
-        NoiseKey("renoise", 0, value)
-    with pytest.raises(TypeError, match="seed must be an int"):
-        check_root(value)
+def test_only_whole_numbers():
+    def rule(value):
+        with pytest.raises(TypeError, match="unit must be an int"):
+            NoiseKey("initial", value, 0)
+        with pytest.raises(TypeError, match="stage must be an int"):
+            NoiseKey("renoise", 0, value)
+        with pytest.raises(TypeError, match="seed must be an int"):
+            check_root(value)
+
+    check_cases([True, 1.0, "1", None], rule)
 
 
-@pytest.mark.parametrize(("root", "nearest"), [(-1, 0), (2**64, 2**64 - 1)])
-def test_roots_out_of_range(root, nearest):
-    check_root(nearest)
-    with pytest.raises(ValueError, match=f"got {root}; use {nearest}$"):
-        check_root(root)
+def test_roots_out_of_range():
+    def rule(root, nearest):
+        check_root(nearest)
+        with pytest.raises(ValueError, match=f"got {root}; use {nearest}$"):
+            check_root(root)
+
+    check_cases([(-1, 0), (2**64, 2**64 - 1)], rule)

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from pyramid_seed.noise import initial_pyramid
+from tests.cases import check_cases
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "miniflux_t2v.safetensors"
 
@@ -33,15 +34,16 @@ def test_one_stage_is_the_noise_itself():
     assert initial_pyramid(noise, 1) == (noise,)
 
 
-@pytest.mark.parametrize(
-    ("shape", "num_stages", "message"),
-    [
+def test_bad_sizes():
+    cases = [
         ((1, 8, 6), 3, r"multiples of 4, got shape \(1, 8, 6\)"),
         ((1, 6, 8), 3, r"multiples of 4, got shape \(1, 6, 8\)"),
         ((8,), 1, r"got shape \(8,\)"),
         ((1, 8, 8), 0, "num_stages must be at least 1, got 0"),
-    ],
-)
-def test_bad_sizes(shape, num_stages, message):
-    with pytest.raises(ValueError, match=message):
-        initial_pyramid(torch.zeros(shape), num_stages)
+    ]
+
+    def rule(shape, num_stages, message):
+        with pytest.raises(ValueError, match=message):
+            initial_pyramid(torch.zeros(shape), num_stages)
+
+    check_cases(cases, rule)

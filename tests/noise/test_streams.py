@@ -18,6 +18,7 @@ from pyramid_seed.noise import (
     root_from_entropy,
     root_from_generator,
 )
+from tests.cases import check_cases
 
 INITIAL = NoiseKey("initial", 0, 0)
 RENOISE = NoiseKey("renoise", 1, 2)
@@ -25,16 +26,17 @@ POSTERIOR = NoiseKey("posterior", 0, 0)
 SHAPE = (1, 4, 1, 4, 4)
 
 
-@pytest.mark.parametrize(
-    ("root", "key", "shape", "sha256"),
-    [
+def test_draws_never_change():
+    cases = [
         (42, INITIAL, (1, 16, 1, 8, 16), "a873d3bd67fe34ef91ed521da2c91ace0301d3d1b3c04d618457ab613f70f601"),
         (42, RENOISE, SHAPE, "312adafb4bcc49d49d116784c0a597b7958a764abe5cad980b5d330aef4c4b32"),
         (0, POSTERIOR, (1, 3), "54602ef2cfd4e827953ba43e262687ae2b683bc31743cf2558952f98b48a03a9"),
-    ],
-)
-def test_draws_never_change(root, key, shape, sha256):
-    assert noise_digest(NoiseStreams(root).draw(key, shape)) == sha256
+    ]
+
+    def rule(root, key, shape, sha256):
+        assert noise_digest(NoiseStreams(root).draw(key, shape)) == sha256
+
+    check_cases(cases, rule)
 
 
 def test_a_draw_is_float64_normal_noise_of_the_derived_seed_rounded():
@@ -54,9 +56,11 @@ def test_draws_do_not_depend_on_one_another():
     assert len({noise_digest(values) for values in forth.values()}) == 3
 
 
-@pytest.mark.parametrize("other", [0, 2, 1 + 2**32, 1 + 2**63])
-def test_other_roots_give_other_noise(other):
-    assert not torch.equal(NoiseStreams(1).draw(INITIAL, SHAPE), NoiseStreams(other).draw(INITIAL, SHAPE))
+def test_other_roots_give_other_noise():
+    def rule(other):
+        assert not torch.equal(NoiseStreams(1).draw(INITIAL, SHAPE), NoiseStreams(other).draw(INITIAL, SHAPE))
+
+    check_cases([0, 2, 1 + 2**32, 1 + 2**63], rule)
 
 
 def test_draws_are_standard_normal_and_uncorrelated():
@@ -84,12 +88,14 @@ def test_global_generators_are_neither_read_nor_moved():
     assert torch.equal(NoiseStreams(9).draw(INITIAL, SHAPE), values)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 4), (0, 4)])
-def test_one_clip_at_a_time(shape):
-    with pytest.raises(ValueError, match="shape must start with 1"):
-        NoiseStreams(0).draw(INITIAL, shape)
-    with pytest.raises(ValueError, match="shape must start with 1"):
-        RecordedNoise({INITIAL: torch.zeros(shape)})
+def test_one_clip_at_a_time():
+    def rule(*shape):
+        with pytest.raises(ValueError, match="shape must start with 1"):
+            NoiseStreams(0).draw(INITIAL, shape)
+        with pytest.raises(ValueError, match="shape must start with 1"):
+            RecordedNoise({INITIAL: torch.zeros(shape)})
+
+    check_cases([(), (2, 4), (0, 4)], rule)
 
 
 def test_bad_roots_and_devices():
@@ -101,18 +107,36 @@ def test_bad_roots_and_devices():
         NoiseStreams(0, device="mps")
 
 
-@pytest.mark.parametrize(
-    ("values", "error", "message"),
-    [
+def test_a_branch_that_no_manifest_could_hold_is_refused():
+    cases = [
         ((1.0, 7), TypeError, "from_unit must be an int, got 1.0 of type float"),
         ((True, 7), TypeError, "from_unit must be an int, got True of type bool"),
         ((1, 7.0), TypeError, "seed must be an int, got 7.0 of type float"),
         ((1, -1), ValueError, "seed must be in 0 .. 2\\*\\*64 - 1, got -1; use 0"),
-    ],
-)
-def test_a_branch_that_no_manifest_could_hold_is_refused(values, error, message):
-    with pytest.raises(error, match=message):
-        Branch(*values)
+    ]
+
+    def rule(values, error, message):
+        with pytest.raises(error, match=message):
+            Branch(*values)
+
+    check_cases(cases, rule)
+
+
+def test_branches_change_the_root_from_their_units_on():
+    streams = NoiseStreams(1, branches=[Branch(2, 20), Branch(3, 30)])
+    roots = {0: 1, 1: 1, 2: 20, 3: 30, 4: 30}
+    for unit, root in roots.items():
+        for key in (NoiseKey("initial", unit, 0), NoiseKey("renoise", unit, 2)):
+            assert streams.root_of(key) == root
+            assert torch.equal(streams.draw(key, SHAPE), NoiseStreams(root).draw(key, SHAPE))
+            assert streams.generator(key).initial_seed() == derive_seed(root, key)
+    assert streams.root == 1
+
+
+@pytest.mark.parametrize("units", [[0], [-1], [2, 2], [3, 1]])
+def test_branches_must_rise(units):
+    with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
+        NoiseStreams(1, branches=[Branch(unit, 5) for unit in units])
 
 
 def test_root_from_generator_is_one_draw_below_2_63():

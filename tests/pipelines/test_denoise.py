@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseKey, NoiseStreams, block_noise, initial_pyramid
 from pyramid_seed.pipelines.denoise import (
     Place,
@@ -22,7 +23,8 @@ from pyramid_seed.pipelines.denoise import (
 from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler, RenoiseCoefficients
 
 CPU = torch.device("cpu")
-SHAPE = (1, 2, 1, 8, 16)
+LATENTS = LatentShape(2, 8, 16, num_stages=3)
+SHAPE = LATENTS.as_tuple()
 
 
 @dataclass
@@ -131,7 +133,9 @@ def test_latents_that_are_not_finite(scheduler, value):
 def test_a_unit_without_velocity_is_its_noise(scheduler):
     noise, unit = NoiseStreams(3), 5
     model = ConstantVelocity()
-    latents = denoise_unit(unit, [], model, scheduler, noise, SHAPE, CPU, UnitSettings((1, 2, 3), 4.0), go_on)
+    latents = denoise_unit(
+        unit, [], model, scheduler, noise, LATENTS, CPU, UnitSettings((1, 2, 3), 4.0), go_on
+    )
     expected = initial_pyramid(noise.draw(NoiseKey("initial", unit, 0), SHAPE), 3)[0]
     for stage, size in ((1, (1, 2, 1, 4, 8)), (2, SHAPE)):
         white = noise.draw(NoiseKey("renoise", unit, stage), size)
@@ -145,7 +149,7 @@ def test_a_unit_without_velocity_is_its_noise(scheduler):
 def test_a_clip_conditions_each_unit_on_those_before(scheduler):
     model = ConstantVelocity()
     settings = [UnitSettings((1, 1, 1), float(unit)) for unit in range(3)]
-    units = list(denoise_clip(None, model, scheduler, NoiseStreams(1), SHAPE, CPU, settings, go_on))
+    units = list(denoise_clip(None, model, scheduler, NoiseStreams(1), LATENTS, CPU, settings, go_on))
     assert [tuple(unit.shape) for unit in units] == [SHAPE] * 3
     assert model.scales == [0.0, 1.0, 2.0]
     coarse, middle = (1, 2, 1, 2, 4), (1, 2, 1, 4, 8)
@@ -159,7 +163,7 @@ def test_a_clip_goes_on_from_known_units(scheduler):
         ConstantVelocity(0.1),
         scheduler,
         NoiseStreams(1),
-        SHAPE,
+        LATENTS,
         CPU,
         [UnitSettings((1, 1, 1), 0.0)] * 3,
     )
@@ -174,7 +178,7 @@ def test_a_clip_ends_early_when_stopped(scheduler):
         ConstantVelocity(),
         scheduler,
         NoiseStreams(1),
-        SHAPE,
+        LATENTS,
         CPU,
         [UnitSettings((1, 1, 1), 0.0)] * 3,
     )

@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseStreams, ledger
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
-from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
+from pyramid_seed.pipelines.first_frames import clip_size, first_frames
+from pyramid_seed.pipelines.inputs import Request, steps_per_stage
+from pyramid_seed.pipelines.noise_sources import noise_sources
+from tests.cases import check_cases
 
 
 def picture(width=64, height=64):
@@ -91,11 +95,11 @@ CALLS = {
     ),
     "images, too few": (
         {"prompt": ["a", "b", "c"], "image": [picture(), picture()]},
-        "image must be one picture or one for each of the 3 prompts, got 2",
+        "image must be one image or one for each of the 3 prompts, got 2",
     ),
     "image of bytes": (
         {"image": np.zeros((64, 64, 3), np.uint8)},
-        "image must be a PIL picture or floating point in \\[0, 1\\], got torch.uint8; divide by 255",
+        "image must be a PIL image or floating point in \\[0, 1\\], got torch.uint8; divide by 255",
     ),
     "image out of range": (
         {"image": torch.full((3, 64, 64), 200.0)},
@@ -167,30 +171,32 @@ TYPES = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_value_errors(make, forwards, call):
-    changes, message = CALLS[call]
-    with pytest.raises(ValueError, match=message):
-        make(**changes)
-    assert forwards == []
+def test_value_errors(make, forwards):
+    def rule(changes, message):
+        with pytest.raises(ValueError, match=message):
+            make(**changes)
+        assert forwards == []
+
+    check_cases(CALLS, rule)
 
 
-@pytest.mark.parametrize("call", TYPES)
-def test_type_errors(make, forwards, call):
-    changes, message = TYPES[call]
-    with pytest.raises(TypeError, match=message):
-        make(**changes)
-    assert forwards == []
+def test_type_errors(make, forwards):
+    def rule(changes, message):
+        with pytest.raises(TypeError, match=message):
+            make(**changes)
+        assert forwards == []
+
+    check_cases(TYPES, rule)
 
 
 class TestEmbeddings:
     @pytest.fixture
     def given(self, pipe):
-        return pipe.encode_prompt("a red circle", max_sequence_length=16)._asdict()
+        return pipe.encode_prompt("a red circle", max_sequence_length=16).positive._asdict()
 
     @pytest.fixture
     def negative(self, pipe):
-        embeddings = pipe.encode_prompt("", max_sequence_length=16)
+        embeddings = pipe.encode_prompt("", max_sequence_length=16).negative
         return {f"negative_{name}": values for name, values in embeddings._asdict().items()}
 
     def refused(self, make, forwards, message, **changes):
@@ -259,36 +265,38 @@ def request(**changes):
     values = {
         "num_prompts": 2,
         "num_videos_per_prompt": 3,
-        "unit_shape": (1, 16, 1, 8, 8),
+        "shape": LatentShape(16, 8, 8, num_stages=3),
         "units": units,
-        "pictures": (),
+        "images": (),
         "beginnings": (),
         "text_length": 8,
     }
     return Request(**{**values, **changes})
 
 
-@pytest.mark.parametrize("known", [0, 1, 2])
-def test_steps_are_counted_through_the_whole_call(known):
-    beginnings = (Beginning(torch.zeros(1, 16, known, 8, 8)),) * 6 if known else ()
-    asked = request(beginnings=beginnings)
-    assert asked.num_clips == 6
-    assert asked.num_known_units == known
-    places = [
-        (clip, Place(unit, stage, step))
-        for clip in range(6)
-        for unit in range(known, 3)
-        for stage, steps in enumerate(asked.units[unit].num_inference_steps)
-        for step in range(steps)
-    ]
-    assert [asked.steps_before(clip, place) for clip, place in places] == list(range(asked.num_steps))
-    last_of_each = [place for clip, place in places if clip == 0 and asked.ends_unit(place)]
-    assert last_of_each == [Place(0, 2, 2), Place(1, 2, 0), Place(2, 2, 1)][known:]
+def test_steps_are_counted_through_the_whole_call():
+    def rule(known):
+        beginnings = (Beginning(torch.zeros(1, 16, known, 8, 8)),) * 6 if known else ()
+        asked = request(beginnings=beginnings)
+        assert asked.num_clips == 6
+        assert asked.num_known_units == known
+        places = [
+            (clip, Place(unit, stage, step))
+            for clip in range(6)
+            for unit in range(known, 3)
+            for stage, steps in enumerate(asked.units[unit].num_inference_steps)
+            for step in range(steps)
+        ]
+        assert [asked.steps_before(clip, place) for clip, place in places] == list(range(asked.num_steps))
+        last_of_each = [place for clip, place in places if clip == 0 and asked.ends_unit(place)]
+        assert last_of_each == [Place(0, 2, 2), Place(1, 2, 0), Place(2, 2, 1)][known:]
+
+    check_cases([0, 1, 2], rule)
 
 
 def test_the_negative_prompt_is_needed_where_a_generated_unit_is_guided():
     assert request().is_guided
-    assert not request(pictures=(torch.zeros(1, 3, 64, 64),) * 2).is_guided
+    assert not request(images=(torch.zeros(1, 3, 64, 64),) * 2).is_guided
 
 
 def test_noise_sources():
@@ -343,7 +351,7 @@ def test_equal_noise_is_refused_before_anything_is_drawn(make, forwards, monkeyp
 
 def test_size_of_the_clip():
     tall = (torch.zeros(1, 3, 128, 64),)
-    assert picture_size(None, None, ()) == (384, 640)
-    assert picture_size(64, None, ()) == (64, 640)
-    assert picture_size(None, None, tall) == (128, 64)
-    assert picture_size(128, 64, tall) == (128, 64)
+    assert clip_size(None, None, ()) == (384, 640)
+    assert clip_size(64, None, ()) == (64, 640)
+    assert clip_size(None, None, tall) == (128, 64)
+    assert clip_size(128, 64, tall) == (128, 64)

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 from pyramid_seed import generate
-from pyramid_seed.cli import main
 from pyramid_seed.noise import Branch
-from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.provenance.show import describe, printable
 
 
@@ -43,18 +37,3 @@ def test_branches_decay_and_later_settings_are_told(quick):
 def test_a_prompt_cannot_steer_the_terminal():
     assert printable("a\x1b[31m\nb\x9bc \udc80") == "a\\x1b[31m\\nb\\x9bc \\udc80"
     assert printable("🎈 Ω") == "🎈 Ω"
-
-
-def test_command_show(saved, capsys):
-    assert main(["show", str(saved)]) == 0
-    assert "seed        18446744073709551615\n" in capsys.readouterr().out
-    assert main(["show", str(saved), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == find_manifest(saved)
-
-
-def test_no_manifest_is_status_2(tmp_path):
-    command = [sys.executable, "-m", "pyramid_seed", "show", str(tmp_path / "gone.mp4")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "pyramid-seed show: " in done.stderr
-    assert "Traceback" not in done.stderr

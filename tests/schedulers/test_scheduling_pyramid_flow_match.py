@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,32 +10,36 @@ import torch
 
 from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from pyramid_seed.schedulers.scheduling_pyramid_flow_match import renoise_coefficients, renoised_sigma
+from tests.cases import check_cases
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "scheduler.json").read_text())
 
 
-@pytest.mark.parametrize("case", REFERENCE, ids=lambda case: json.dumps(case["config"]))
-def test_equals_the_original(case):
-    scheduler = PyramidFlowMatchEulerDiscreteScheduler(**case["config"])
-    assert scheduler.original_start_sigmas == pytest.approx(case["ori_start_sigmas"], rel=1e-6)
-    assert scheduler.start_sigmas == pytest.approx(case["start_sigmas"], rel=1e-6)
-    assert scheduler.end_sigmas == pytest.approx(case["end_sigmas"], rel=1e-6)
-    for schedule in case["schedules"]:
-        scheduler.set_timesteps(schedule["num_inference_steps"], schedule["stage"])
-        assert scheduler.timesteps.tolist() == pytest.approx(schedule["timesteps"], rel=1e-6)
-        assert scheduler.sigmas.tolist() == pytest.approx(schedule["sigmas"], rel=1e-6)
+def test_equals_the_original():
+    def rule(case):
+        scheduler = PyramidFlowMatchEulerDiscreteScheduler(**case["config"])
+        assert scheduler.original_start_sigmas == pytest.approx(case["ori_start_sigmas"], rel=1e-6)
+        assert scheduler.start_sigmas == pytest.approx(case["start_sigmas"], rel=1e-6)
+        assert scheduler.end_sigmas == pytest.approx(case["end_sigmas"], rel=1e-6)
+        for schedule in case["schedules"]:
+            scheduler.set_timesteps(schedule["num_inference_steps"], schedule["stage"])
+            assert scheduler.timesteps.tolist() == pytest.approx(schedule["timesteps"], rel=1e-6)
+            assert scheduler.sigmas.tolist() == pytest.approx(schedule["sigmas"], rel=1e-6)
+
+    check_cases({json.dumps(case["config"]): case for case in REFERENCE}, rule)
 
 
-@pytest.mark.parametrize("gamma", [0.05, 0.25, 1 / 3])
-@pytest.mark.parametrize("sigma", [0.0, 0.1, 0.5, 0.667, 1.0])
-def test_renoise_makes_white_noise_on_the_path_of_the_flow(sigma, gamma):
-    upsample_scale, noise_scale = renoise_coefficients(sigma, gamma)
-    ones = torch.ones(4, 4, dtype=torch.float64)
-    block_covariance = (1 + gamma) * torch.eye(4, dtype=torch.float64) - gamma * ones
-    covariance = upsample_scale**2 * sigma**2 * ones + noise_scale**2 * block_covariance
-    level = renoised_sigma(sigma, gamma)
-    torch.testing.assert_close(covariance, level**2 * torch.eye(4, dtype=torch.float64))
-    assert upsample_scale * (1 - sigma) == pytest.approx(1 - level)
+def test_renoise_makes_white_noise_on_the_path_of_the_flow():
+    def rule(sigma, gamma):
+        upsample_scale, noise_scale = renoise_coefficients(sigma, gamma)
+        ones = torch.ones(4, 4, dtype=torch.float64)
+        block_covariance = (1 + gamma) * torch.eye(4, dtype=torch.float64) - gamma * ones
+        covariance = upsample_scale**2 * sigma**2 * ones + noise_scale**2 * block_covariance
+        level = renoised_sigma(sigma, gamma)
+        torch.testing.assert_close(covariance, level**2 * torch.eye(4, dtype=torch.float64))
+        assert upsample_scale * (1 - sigma) == pytest.approx(1 - level)
+
+    check_cases(product([0.0, 0.1, 0.5, 0.667, 1.0], [0.05, 0.25, 1 / 3]), rule)
 
 
 def test_renoise_of_gamma_one_third_in_closed_form():
@@ -70,15 +75,17 @@ def test_an_even_stage_range_is_the_default():
     assert given.start_sigmas == PyramidFlowMatchEulerDiscreteScheduler().start_sigmas
 
 
-@pytest.mark.parametrize("num_inference_steps", [1, 2, 7])
-def test_steps_along_a_constant_velocity_reach_the_end(num_inference_steps):
-    start, end = torch.randn(2, 1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    scheduler = PyramidFlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(num_inference_steps, 1)
-    latent = start
-    for timestep in scheduler.timesteps:
-        latent = scheduler.step(start - end, timestep, latent).prev_sample
-    torch.testing.assert_close(latent, end, atol=1e-5, rtol=0)
+def test_steps_along_a_constant_velocity_reach_the_end():
+    def rule(num_inference_steps):
+        start, end = torch.randn(2, 1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        scheduler = PyramidFlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(num_inference_steps, 1)
+        latent = start
+        for timestep in scheduler.timesteps:
+            latent = scheduler.step(start - end, timestep, latent).prev_sample
+        torch.testing.assert_close(latent, end, atol=1e-5, rtol=0)
+
+    check_cases([1, 2, 7], rule)
 
 
 def test_a_step_is_the_euler_step_in_float32_and_keeps_no_counter():
@@ -108,9 +115,8 @@ def test_config_round_trip(tmp_path):
         assert len(copy) == 500
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
+def test_bad_settings():
+    cases = [
         ({"num_train_timesteps": 0}, "num_train_timesteps must be at least 1, got 0"),
         ({"shift": 0.0}, "shift must be above 0 and finite, got 0.0"),
         ({"shift": math.nan}, "shift must be above 0 and finite, got nan"),
@@ -121,28 +127,34 @@ def test_config_round_trip(tmp_path):
         ({"stage_range": [0, 0.5, 0.5, 1]}, "stage_range must rise from 0 to 1"),
         ({"stage_range": [0.1, 0.3, 0.5, 1]}, "stage_range must rise from 0 to 1"),
         ({"stage_range": [0, 0.3, 0.5, 0.9]}, "stage_range must rise from 0 to 1"),
-    ],
-)
-def test_bad_settings(config, message):
-    with pytest.raises(ValueError, match=message):
-        PyramidFlowMatchEulerDiscreteScheduler(**config)
+    ]
+
+    def rule(config, message):
+        with pytest.raises(ValueError, match=message):
+            PyramidFlowMatchEulerDiscreteScheduler(**config)
+
+    check_cases(cases, rule)
 
 
-@pytest.mark.parametrize("stage", [-1, 3, 1.0, True])
-def test_bad_stages(stage):
-    scheduler = PyramidFlowMatchEulerDiscreteScheduler()
-    with pytest.raises(ValueError, match=r"stage_index must be an int in 0 .. 2"):
-        scheduler.set_timesteps(2, stage)
-    with pytest.raises(ValueError, match=r"stage_index must be an int in 0 .. 2"):
-        scheduler.renoise_coefficients(stage)
-    with pytest.raises(ValueError, match="no jump into it"):
-        scheduler.renoise_coefficients(0)
+def test_bad_stages():
+    def rule(stage):
+        scheduler = PyramidFlowMatchEulerDiscreteScheduler()
+        with pytest.raises(ValueError, match=r"stage_index must be an int in 0 .. 2"):
+            scheduler.set_timesteps(2, stage)
+        with pytest.raises(ValueError, match=r"stage_index must be an int in 0 .. 2"):
+            scheduler.renoise_coefficients(stage)
+        with pytest.raises(ValueError, match="no jump into it"):
+            scheduler.renoise_coefficients(0)
+
+    check_cases([-1, 3, 1.0, True], rule)
 
 
-@pytest.mark.parametrize("num_inference_steps", [0, -2, 2.0, True])
-def test_bad_step_counts(num_inference_steps):
-    with pytest.raises(ValueError, match="num_inference_steps must be"):
-        PyramidFlowMatchEulerDiscreteScheduler().set_timesteps(num_inference_steps, 0)
+def test_bad_step_counts():
+    def rule(num_inference_steps):
+        with pytest.raises(ValueError, match="num_inference_steps must be"):
+            PyramidFlowMatchEulerDiscreteScheduler().set_timesteps(num_inference_steps, 0)
+
+    check_cases([0, -2, 2.0, True], rule)
 
 
 def test_bad_steps():

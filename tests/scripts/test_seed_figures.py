@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyramid_seed.explore.findings import compare, find
+from pyramid_seed.explore.findings import findings_of, paired_differences
 from pyramid_seed.explore.measured import MeasuredClip
 from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.prompts import Prompt
@@ -27,8 +27,8 @@ def clips(step):
 
 
 def test_figures():
-    usual, other = find(clips(2)), find(clips(4))
-    paired = compare(clips(4), {(clip.prompt, clip.seed): clip.values for clip in clips(2)})
+    usual, other = findings_of(clips(2)), findings_of(clips(4))
+    paired = paired_differences(clips(4), {(clip.prompt, clip.seed): clip.values for clip in clips(2)})
     text = figures(
         usual,
         type(other)(other.prompts, other.common_seeds, other.shares, paired),

@@ -2,7 +2,7 @@
 
 pip install -e ".[browser]" && apt-get install chromium chromium-driver
 pytest -m browser                                                 # a missing browser is a failure
-PYRAMID_SEED_SCREENSHOT=docs/ui.png pytest -m browser             # makes the README's picture again
+PYRAMID_SEED_SCREENSHOT=docs/ui.png pytest -m browser             # makes the README's image again
 """
 
 from __future__ import annotations
@@ -142,12 +142,12 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = [shutil.which("chromium"), shutil.which("chromedriver")]
-    assert all(found), "these tests need a browser: apt-get install chromium chromium-driver"
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    assert all(programs), "these tests need a browser: apt-get install chromium chromium-driver"
     from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
     options = ChromeOptions()
-    options.binary_location = found[0]
+    options.binary_location = programs[0]
     for argument in (
         "--headless=new",
         "--no-sandbox",  # containers run as root
@@ -159,7 +159,7 @@ def browser() -> Iterator[Browser]:
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(found[1]))
+    driver = Chrome(options=options, service=ChromeService(programs[1]))
     size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     yield Browser(driver)
@@ -204,15 +204,15 @@ def test_the_dice_and_an_open_lock_give_other_seeds(page):
     page.click("#dice")
     page.wait(lambda: page.one(seed).get_property("value") != SEED)
     assert not page.one("#lock input").is_selected()
-    rolled = page.one(seed).get_property("value")
+    drawn = page.one(seed).get_property("value")
     page.choose("#length", "1 frame")
     page.run()
     used = page.text("#seed")
-    assert used != rolled
+    assert used != drawn
     assert page.one(seed).get_property("value") == used
 
 
-def test_a_bad_size_is_told_as_the_library_tells_it(page):
+def test_a_bad_size_is_refused_in_the_words_of_the_library(page):
     page.type("#height input", "60")
     page.click("#run")
     assert "height must be a multiple of 32, got 60; use 32 or 64" in toast(page)
@@ -222,7 +222,7 @@ def test_a_bad_size_is_told_as_the_library_tells_it(page):
     page.type("#height input", "64")
     page.type("#root-seed input, #root-seed textarea", "<b>7</b>")
     page.click("#run")
-    assert "seed must be a whole number in 0 .. 2^64 - 1, got '<b>7</b>'" in toast(page)
+    assert "seed must be a whole number in 0 .. 2**64 - 1, got '<b>7</b>'" in toast(page)
 
 
 def test_a_running_job_is_stopped(page, folder):
@@ -284,7 +284,7 @@ def test_the_page_asks_nothing_of_other_hosts(page):
 
 
 def test_the_page_fits_its_window(page):
-    """Makes the README's picture, if asked to."""
+    """Makes the README's image, if asked to."""
     if target := os.environ.get("PYRAMID_SEED_SCREENSHOT"):
         for prompt in GALLERY_PROMPTS:
             page.type("#prompt textarea", prompt)

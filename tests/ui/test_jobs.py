@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -74,6 +76,14 @@ def test_a_full_queue_says_so(queue):
         queue.submit("too many", Gate())
 
 
+def test_a_queue_is_full_from_the_moment_of_the_last_submission(queue):
+    """Not only once its worker has taken the first job."""
+    for _ in range(3):
+        queue.submit("one runs, two wait", Gate())
+    with pytest.raises(ValueError, match="the queue is full"):
+        queue.submit("too many", Gate())
+
+
 def test_a_waiting_job_is_stopped_without_having_run(queue):
     gate, never = Gate(), Gate()
     queue.submit("running", gate)
@@ -106,10 +116,11 @@ def test_an_error_is_kept_and_the_worker_lives_on(queue):
     failed = last(queue.submit("bad", fail))
     assert failed.state is State.FAILED
     assert failed.error is error
+    assert last(queue.submit("exits", lambda job: sys.exit(1))).state is State.FAILED
     gate = Gate()
     gate.opened.set()
     assert last(queue.submit("good", gate)).state is State.DONE
-    assert queue.num_finished == 2
+    assert queue.num_finished == 3
 
 
 def test_every_change_reaches_whoever_watches(queue):
@@ -117,30 +128,30 @@ def test_every_change_reaches_whoever_watches(queue):
 
     def work(job):
         for step in (1, 2, 3):
-            job.told_step(step, 3)
+            job.report_step(step, 3)
             assert seen.acquire(timeout=SECONDS)
-        job.told_picture(1, "late")
+        job.report_image(1, "late")
         assert seen.acquire(timeout=SECONDS)
-        job.told_picture(0, "early")
+        job.report_image(0, "early")
         return Outcome("a.mp4", "done")
 
-    steps, pictures = [], []
+    steps, images = [], []
     for view in queue.submit("steps", work, num_units=2).views():
         if view.step and view.state is State.RUNNING:
             steps.append(view.step)
-            pictures.append(view.pictures)
+            images.append(view.images)
             seen.release()
     assert steps[:4] == [1, 2, 3, 3]
-    assert pictures[2:4] == [("", ""), ("", "late")]
-    assert view.pictures == ("early", "late")
+    assert images[2:4] == [("", ""), ("", "late")]
+    assert view.images == ("early", "late")
 
 
 def test_units_that_were_not_foreseen_are_shown_too(queue):
     def work(job):
-        job.told_picture(1, "second")
+        job.report_image(1, "second")
         return Outcome("a.mp4", "done")
 
-    assert last(queue.submit("unknown length", work)).pictures == ("", "second")
+    assert last(queue.submit("unknown length", work)).images == ("", "second")
 
 
 def test_closing_stops_everything():
@@ -153,3 +164,27 @@ def test_closing_stops_everything():
     assert {last(job).state for job in jobs} == {State.STOPPED}
     with pytest.raises(RuntimeError, match="the queue is closed"):
         queue.submit("late", Gate())
+
+
+def test_closing_meets_submissions_of_other_threads():
+    """Neither waits for the other; whatever came in time has ended."""
+    for _ in range(20):
+        queue = JobQueue(max_waiting=1000)
+        jobs, begun = [], threading.Event()
+
+        def submit(queue=queue, jobs=jobs, begun=begun):
+            with suppress(RuntimeError, ValueError):  # closed, or full
+                while True:
+                    jobs.append(queue.submit("job", Gate()))
+                    begun.set()
+
+        threads = [threading.Thread(target=submit) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert begun.wait(SECONDS)
+        closing = threading.Thread(target=queue.close)
+        closing.start()
+        for thread in (closing, *threads):
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+        assert {job.view.state for job in jobs} == {State.STOPPED}

@@ -10,10 +10,14 @@ from PIL import Image
 
 from pyramid_seed import generate
 from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.run_options import RunOptions
 from pyramid_seed.ui.jobs import State
-from pyramid_seed.ui.studio import Studio, Wish
+from pyramid_seed.ui.studio import ClipRequest, Studio
+from tests.refusals import not_refused
 
-WISH = Wish(prompt="a red circle", seed=2**64 - 1, preset="short", num_frames=5, height=64, width=64)
+REQUEST = ClipRequest(
+    prompt="a red circle", seed=2**64 - 1, preset="short", num_frames=5, height=64, width=64
+)
 
 
 def finished(job):
@@ -25,7 +29,7 @@ def finished(job):
 
 @pytest.fixture
 def made(studio) -> str:
-    return finished(studio.make(WISH)).outcome.clip
+    return finished(studio.make(REQUEST)).outcome.clip
 
 
 def files(studio) -> list[str]:
@@ -37,18 +41,18 @@ def without_timings(manifest):
 
 
 def test_a_clip_is_that_of_generate(studio, short, tmp_path):
-    view = finished(studio.make(WISH))
+    view = finished(studio.make(REQUEST))
     assert (view.state, view.step, view.num_steps) == (State.DONE, 6, 6)
-    assert [picture[:16] for picture in view.pictures] == ["data:image/webp;"] * 2
-    clip = generate(WISH.prompt, seed=WISH.seed, preset=short, progress=False)
+    assert [image[:16] for image in view.images] == ["data:image/webp;"] * 2
+    clip = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, progress=False)
     there = find_manifest(clip.save(tmp_path / "there.mp4"))
     assert without_timings(studio.manifest(view.outcome.clip)) == without_timings(there)
     stem = f"a-red-circle_seed{2**64 - 1}"
     assert files(studio) == [f"{stem}.latents.safetensors", f"{stem}.mp4"]
 
 
-def test_the_same_wish_again_gives_the_same_clip_beside_it(studio, made):
-    again = finished(studio.make(WISH)).outcome.clip
+def test_the_same_request_again_gives_the_same_clip_beside_it(studio, made):
+    again = finished(studio.make(REQUEST)).outcome.clip
     assert again == made.replace(".mp4", "_2.mp4")
     assert studio.manifest(again)["digests"] == studio.manifest(made)["digests"]
     assert {entry.name for entry in studio.clips()} == {made, again}
@@ -61,7 +65,7 @@ def test_a_clip_is_verified(studio, made):
 
 
 def test_a_clip_that_differs_says_where(studio, made):
-    other = finished(studio.make(replace(WISH, seed=1))).outcome.clip
+    other = finished(studio.make(replace(REQUEST, seed=1))).outcome.clip
     (studio.folder / made).with_suffix(".json").unlink(missing_ok=True)
     frames = np.zeros((5, 384, 384, 3), np.uint8)
     from pyramid_seed.media.video import write_video
@@ -77,7 +81,7 @@ def test_a_clip_that_differs_says_where(studio, made):
 def test_extend_and_branch_keep_the_beginning(studio, made, short):
     longer = finished(studio.extend(made, 9)).outcome.clip
     assert longer == made.replace(".mp4", "_9frames.mp4")
-    wanted = generate(WISH.prompt, seed=WISH.seed, preset=short, num_frames=9, progress=False)
+    wanted = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, num_frames=9, progress=False)
     assert studio.manifest(longer)["digests"]["frames"] == wanted.digest
 
     branch = finished(studio.extend(made, 9, branch_seed=7, from_frame=5)).outcome.clip
@@ -87,30 +91,37 @@ def test_extend_and_branch_keep_the_beginning(studio, made, short):
     assert kept[2] != other[2]
 
 
-def test_a_clip_from_a_picture_can_be_verified_and_extended(studio, tmp_path):
+def test_a_clip_from_an_image_can_be_verified_and_extended(studio, tmp_path):
     frame = np.full((64, 64, 3), 200, np.uint8)
     frame[20:40, 20:40] = (220, 20, 20)
     Image.fromarray(frame).save(tmp_path / "first.png")
-    made = finished(studio.make(replace(WISH, image=tmp_path / "first.png", height=1, width=1))).outcome.clip
+    made = finished(
+        studio.make(replace(REQUEST, image=tmp_path / "first.png", height=1, width=1))
+    ).outcome.clip
     assert finished(studio.verify(made)).outcome.headline == "MATCH"
     longer = finished(studio.extend(made, 9)).outcome.clip
     assert finished(studio.verify(longer)).outcome.headline == "MATCH"
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"height": 60}, r"height must be a multiple of 32, got 60; use 32 or 64"),
-        ({"width": 160}, r"width must be at most 128 on this server \(--max-width\), got 160"),
-        ({"num_frames": 6}, r"num_frames must be 4k \+ 1, got 6; use 5 or 9"),
-        ({"num_frames": 37}, r"num_frames must be at most 33 on this server \(--max-frames\), got 37"),
-        ({"preset": "/etc/passwd.yaml"}, r"this page has no preset '/etc/passwd.yaml'; it has short"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_before_it_is_queued(studio, changes, message):
-    with pytest.raises(ValueError, match=message):
-        studio.make(replace(WISH, **changes))
+def test_what_cannot_be_made_is_refused_before_it_is_queued(studio):
+    words = {
+        ("height", 60): "height must be a multiple of 32, got 60; use 32 or 64",
+        ("width", 160): "width must be at most 128 on this server (--max-width), got 160",
+        ("num_frames", 6): "num_frames must be 4k + 1, got 6; use 5 or 9",
+        ("num_frames", 37): "num_frames must be at most 33 on this server (--max-frames), got 37",
+        ("preset", "/etc/passwd.yaml"): "this page has no preset '/etc/passwd.yaml'; it has short",
+    }
+    assert not_refused(lambda change: studio.make(replace(REQUEST, **dict([change]))), words) == {}
     assert studio.queue.num_finished == studio.queue.num_waiting == 0
+
+
+def test_clips_are_made_with_the_studios_run_options(short, tmp_path):
+    options = RunOptions(device="cpu", determinism="relaxed", attention="reference")
+    studio = Studio(tmp_path / "clips", [short], run_options=options)
+    manifest = studio.manifest(finished(studio.make(replace(REQUEST, num_frames=1))).outcome.clip)
+    studio.queue.close()
+    assert (manifest["determinism"], manifest["attention"]) == ("relaxed", "reference")
+    assert manifest["environment"]["device"]["type"] == "cpu"
 
 
 def test_what_cannot_be_extended_is_refused(studio, made):
@@ -123,7 +134,7 @@ def test_what_cannot_be_extended_is_refused(studio, made):
 
 
 def test_a_stopped_run_keeps_its_finished_units(studio, short, tmp_path):
-    job = studio.make(replace(WISH, num_frames=33))
+    job = studio.make(replace(REQUEST, num_frames=33))
     for view in job.views():
         if view.step >= 4:  # the first unit has three steps
             job.stop()
@@ -133,11 +144,11 @@ def test_a_stopped_run_keeps_its_finished_units(studio, short, tmp_path):
     frames = manifest["settings"]["num_frames"]
     assert outcome.headline == f"Stopped: the first {frames} of 33 frames were kept"
     assert 1 <= frames < 33
-    wanted = generate(WISH.prompt, seed=WISH.seed, preset=short, num_frames=frames, progress=False)
+    wanted = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, num_frames=frames, progress=False)
     assert manifest["digests"] == find_manifest(wanted.save(tmp_path / "clip.mp4"))["digests"]
 
 
-def test_a_stopped_verification_says_nothing(studio, made):
+def test_a_stopped_verification_has_no_outcome(studio, made):
     job = studio.verify(made)
     job.stop()
     assert finished(job).state is State.STOPPED

@@ -1,0 +1,148 @@
+"""Fields described once: of that come their decoding, their messages, their options and their help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from inspect import cleandoc
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from .checks import check_choice
+
+_Described = TypeVar("_Described", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a dataclass, described by `about`.
+
+    Attributes:
+        name: of the field.
+        type: its type with the limits, as msgspec takes it; the `title` of a limit is the rule in words.
+        default: its value where none is given; `dataclasses.MISSING` without one.
+        help, reader, metavar, choices: see `about`.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    reader: str
+    metavar: str
+    choices: tuple[str, ...]
+
+    @property
+    def option(self) -> str:
+        """Its name on the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it holds several values."""
+        return any(get_origin(part) is tuple for part in _parts(self.type))
+
+    def decode(self, value: object) -> Any:
+        """A value of any origin as the field holds it; where it holds several, one becomes a tuple of one.
+
+        Raises:
+            ValueError: it breaks the rule; field, rule, value and the nearest good value are named.
+        """
+        value = _plain(value)
+        if self.choices:
+            check_choice(self.name, value, self.choices)
+            return value
+        is_one_of_several = self.is_several and not isinstance(value, list | None)
+        try:
+            return msgspec.convert([value] if is_one_of_several else value, self.type)
+        except msgspec.ValidationError:
+            rule = [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
+            raise ValueError(f"{self.name} must be {rule}, got {value!r}{self._advice(value)}") from None
+
+    def parse(self, text: str) -> Any:
+        """What a text of a command line or a .csv stands for, unchecked; several are parted by spaces."""
+        if str in _parts(self.type):
+            return text
+        values = [_number(word) for word in text.split()]
+        return values[0] if len(values) == 1 else values or text
+
+    def _advice(self, value: object) -> str:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            return ""
+        lowest = [part.ge for part in _limits(self.type) if part.ge is not None]
+        for nearest in (round(value), *lowest):
+            try:
+                return f"; use {msgspec.convert(nearest, self.type)}"
+            except msgspec.ValidationError:
+                continue
+        return ""
+
+
+def about(
+    help: str, reader: str = "", metavar: str = "N", *, choices: Sequence[str] = (), default: Any = MISSING
+) -> Any:
+    """A field of a dataclass, with what people are told of it.
+
+    Args:
+        help: one sentence, without a capital and a full stop.
+        reader: who reads it.
+        metavar: what stands for its value on the command line.
+        choices: the words that it can be.
+        default: its value where none is given.
+    """
+    metadata = {"help": help, "reader": reader, "metavar": metavar, "choices": tuple(choices)}
+    return field(default=default, metadata=metadata)
+
+
+def described_fields(cls: type) -> dict[str, Field]:
+    """The fields of a dataclass that were described by `about`, by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    described = [part for part in fields(cls) if part.metadata]
+    return {
+        part.name: Field(part.name, hints[part.name], part.default, **part.metadata) for part in described
+    }
+
+
+def with_fields_listed(title: str, described: Mapping[str, Field]) -> Callable[[_Described], _Described]:
+    """A decorator that ends a docstring with the fields, each with its sentence."""
+
+    def add(documented: _Described) -> _Described:
+        lines = [f"    {name}: {described[name].help}." for name in described]
+        if documented.__doc__ is not None:  # there is none under python -OO
+            documented.__doc__ = "\n".join([cleandoc(documented.__doc__), "", f"{title}:", *lines, ""])
+        return documented
+
+    return add
+
+
+def _plain(value: object) -> object:
+    """Numbers of any library, such as NumPy's, as Python's; sequences as lists."""
+    if isinstance(value, bool | str | bytes):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return [_plain(item) for item in value] if isinstance(value, Sequence) else value
+
+
+def _number(text: str) -> int | float | str:
+    """The number that a text is; the text if it is none."""
+    try:
+        return msgspec.convert(text, int | float, strict=False)
+    except msgspec.ValidationError:
+        return text
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """A type, what it is made of, and what `Annotated` says of it."""
+    yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
+
+
+def _limits(hint: Any) -> list[msgspec.Meta]:
+    return [part for part in _parts(hint) if isinstance(part, msgspec.Meta)]

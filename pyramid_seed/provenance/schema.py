@@ -1,0 +1,104 @@
+"""The shape of a manifest of schema version 1 (docs/manifest.md), as types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
+"""Fields that the first manifests of this schema lack, with what was so in their time."""
+
+_WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+_WORDS |= {"array": "a list", "object": "an object", "int | float": "a number"}
+
+
+class _Branch(msgspec.Struct):
+    from_unit: int
+    seed: str
+
+
+class _Model(msgspec.Struct):
+    kind: str
+    name: str | None
+    revision: str | None
+
+
+class _File(msgspec.Struct):
+    file: str
+    size: int
+    sha256: str
+
+
+class _Lora(_File):
+    adapter: str
+    scale: int | float
+    fused: bool
+
+
+class _Geometry(msgspec.Struct):
+    num_units: int
+    latent_channels: int
+    spatial_factor: int
+    temporal_factor: int
+    patch_size: int
+    num_stages: int
+
+
+class _Digests(msgspec.Struct):
+    text: dict[str, str]
+    stages: list[list[str] | None]
+    units: list[str]
+    chunks: list[str]
+    frames: str
+
+
+class _Manifest(msgspec.Struct, kw_only=True):
+    package_version: str
+    noise_scheme: str
+    prompt: str
+    preset: str
+    settings: dict[str, Any]
+    seed: str
+    branches: list[_Branch]
+    noise_device: str
+    determinism: str
+    attention: str = BEFORE_PATHS["attention"]
+    compiled: bool = BEFORE_PATHS["compiled"]
+    image_sha256: str | None
+    model: _Model
+    weights: list[_File] | None
+    loras: list[_Lora] | None
+    geometry: _Geometry
+    ledger: list[dict[str, Any]]
+    digests: _Digests
+    environment: dict[str, Any]
+    timings: dict[str, Any]
+
+
+def check_shape(manifest: Mapping[str, Any]) -> None:
+    """Refuse what has another shape; fields that are not known are ignored.
+
+    Raises:
+        ValueError: a field is missing or of another type; it is named.
+    """
+    try:
+        msgspec.convert(manifest, _Manifest)
+    except msgspec.ValidationError as error:
+        raise ValueError(_in_words(str(error), manifest)) from None
+
+
+def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
+    """What msgspec says, such as "Expected `str`, got `int` - at `$.branches[0].seed`", with the value."""
+    reason, _, place = message.partition(" - at `$")
+    place = place.removeprefix(".").removesuffix("`")
+    if missing := re.fullmatch("Object missing required field `(.*)`", reason):
+        return f"{place}.{missing[1]} is missing".removeprefix(".")
+    value: Any = manifest
+    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place):
+        value = value[int(index) if index else name]
+    expected = reason.split("`")[1]
+    rule = _WORDS.get(expected) or " or ".join(_WORDS.get(word, word) for word in expected.split(" | "))
+    return f"{place} must be {rule}, got {value!r:.60}"

@@ -1,0 +1,47 @@
+"""`pyramid-seed batch`."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyramid_seed.cli import main
+
+
+@pytest.fixture
+def settings(quick):
+    left_out = ("progress", "height", "width", "num_frames")
+    return {name: value for name, value in quick.items() if name not in left_out}
+
+
+def options_of(settings):
+    return [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_it_makes_what_is_missing(tmp_path, settings, capsys):
+    (tmp_path / "list.txt").write_text("a boat\na boat\na sea\n")
+    size = {"height": 64, "width": 64, "num_frames": 1}
+    command = ["batch", str(tmp_path / "list.txt"), "-o", str(tmp_path / "clips")]
+    command += [*options_of({**settings, **size}), "--seed", "1", "2"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "4 made, 2 listed twice" in captured.out
+    assert "4/4 clips, 12/12 steps" in captured.err
+    assert main([*command, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "4 there already" in captured.out
+    assert "clips" not in captured.err
+    assert main([*command, "--num-processes", "2"]) == 2
+    assert "torchrun" in capsys.readouterr().err
+    assert main(["batch", str(tmp_path / "none.txt"), "-o", str(tmp_path / "clips")]) == 2
+    assert f"the list {tmp_path / 'none.txt'} does not exist" in capsys.readouterr().err
+
+
+def test_it_tells_what_failed_and_how_to_go_on(tmp_path, settings, capsys):
+    (tmp_path / "list.csv").write_text("prompt,guidance_scale,num_inference_steps\na,1e38,4\nb,,\n")
+    size = {"height": 64, "width": 64, "num_frames": 1}
+    command = ["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips")]
+    assert main([*command, *options_of({**settings, **size})]) == 1
+    captured = capsys.readouterr()
+    assert "FloatingPointError: latents are not finite after unit 0" in captured.err
+    assert "1 made, 1 failed" in captured.out
+    assert "run the same command again" in captured.out

@@ -1,0 +1,137 @@
+"""`pyramid-seed generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed import generate, load_pipeline
+from pyramid_seed.cli import main
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.video import read_video
+from tests.conftest import REFERENCE
+
+SHORT = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1", "--quiet"]
+
+
+def test_generate_writes_the_clip_and_says_what_it_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["generate", "A red circle / moves!", "--seed", "7", "--lossless", "--scale", "1", *SHORT]) == 0
+    )
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["seed"] == "7"
+    assert said["file"] == "a-red-circle-moves_seed7.mp4"
+    frames, fps = read_video(tmp_path / said["file"])
+    assert frames.shape == (5, 64, 64, 3)
+    assert fps == 8
+    assert frames_digest(frames) == said["digest"]
+
+
+def test_without_a_seed_one_is_drawn_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a star", *SHORT]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert Path(said["file"]).name == f"a-star_seed{said['seed']}.mp4"
+
+
+def test_nothing_is_overwritten_silently(tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"mine")
+    command = ["generate", "a star", "--seed", "1", "-o", str(path), *SHORT]
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert path.read_bytes() != b"mine"
+
+
+MISTAKES = {
+    "--num-frames 18": "num_frames must be 4k + 1, got 18; use 17 or 21",
+    "--height 70": "height must be a multiple of 32, got 70; use 64 or 96",
+    "--num-frames 0": "generate: num_frames must be a whole number of at least 1, got 0; use 1",
+    "--num-frames 16.5": "num_frames must be a whole number of at least 1, got 16.5; use 16",
+    "--fps inf": "fps must be a number above 0, got inf",
+    "--width wide": "width must be a whole number of at least 1, got 'wide'",
+    "--guidance-scale \u0663": "guidance_scale must be a number of at least 0, got '\u0663'",
+    "--preset tinny": "did you mean 'tiny'?",
+    "--preset no.yaml": "the preset no.yaml does not exist",
+    "--image no.png": "the image no.png does not exist",
+    "--lora no.safetensors": "no.safetensors does not exist",
+    "--lora no.safetensors:0.5": "no.safetensors:0.5 does not exist",
+    "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",
+    "--num-inference-steps 2 2": "one entry for each of the 3 stages",
+    "--num-inference-steps 2 0 2": "num_inference_steps must be a whole number of at least 1, or several",
+    "--model /no/such/folder": "/no/such/folder",
+    "--device gpu": "device must be one that torch knows, such as cpu, cuda or mps, got 'gpu'",
+    "--noise-device gpu": "noise_device must be one that torch knows",
+    "-o /dev/null/clip.mp4": "/dev/null is not a folder",
+}
+
+
+def test_a_mistake_is_named_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    for options, message in MISTAKES.items():
+        assert main(["generate", "a star", "--seed", "1", *options.split()]) == 2
+        assert message in capsys.readouterr().err, options
+        assert list(tmp_path.iterdir()) == [], options
+
+
+def test_a_prompt_without_quotes_is_explained(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "a", "red", "circle"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: red circle; put the prompt into quotes" in capsys.readouterr().err
+
+
+def test_a_wrong_seed_is_named(capsys):
+    for seed in ("-1", "1.5", "x", str(2**64), "\u0663", "\u00b2", "1" * 5000):
+        with pytest.raises(SystemExit) as stopped:
+            main(["generate", "a star", f"--seed={seed}"])
+        assert stopped.value.code == 2
+        assert "seed must be a whole number in 0 .. 2**64 - 1, got" in capsys.readouterr().err, seed
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".png"])
+def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
+    held = generate("a boat", seed=5, **quick)
+    path = tmp_path / f"clip{ending}"
+    options = ["--model", quick["model"], "--variant", "384p", "--height", "64", "--width", "64"]
+    options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    more = ["-o", str(path), "--no-metadata", "--quiet"]
+    assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
+    expected = held.save(tmp_path / f"expected{ending}", metadata=False)
+    if ending == ".mp4":
+        assert path.read_bytes() == expected.read_bytes()
+    else:
+        assert [file.read_bytes() for file in sorted(path.iterdir())] == [
+            file.read_bytes() for file in sorted(expected.iterdir())
+        ]
+
+
+def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    size = ["--height", str(2**20), "--width", str(2**20), "--num-frames", "1"]
+    assert main(["generate", "a", *size, "-o", str(clip), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("pyramid-seed generate: out of memory on cpu")
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["miniflux", "sd3"])
+def test_it_says_what_it_loaded(family, tmp_path, capsys):
+    model = str(REFERENCE / f"{family}-tiny")
+    options = ["--variant", "384p", "--num-frames", "1", "--num-inference-steps", "1", "--quiet"]
+    path = tmp_path / "boat.mp4"
+    assert main(["generate", "a boat", "--model", model, *options, "-o", str(path)]) == 0
+    assert f"model       {family}, variant 384p, in the original's layout at" in capsys.readouterr().out
+    saved = tmp_path / "saved"
+    pipeline = load_pipeline(model, variant="384p", device="cpu")
+    pipeline.save_pretrained(saved)
+    assert (
+        load_pipeline(saved, device="cpu").source.description
+        == f"{family}, in the layout of diffusers at {saved}"
+    )
