@@ -8,12 +8,12 @@ from typing import Any
 
 from ..checkpoints.digests import weights_key
 from ..geometry import PyramidGeometry
-from ..models.autoencoder_kl_causal_video import vae_config_from_original
 from ..resources import resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .digests import weight_digests
 from .load import fetch_checkpoint, find_layout, read_original
-from .original import read_config, transformer_config_from_original
+from .original import read_config
+from .original_configs import transformer_config_from_original, vae_config_from_original
 from .source import weight_files_of
 
 
@@ -46,7 +46,7 @@ def model_geometry(model: str, variant: str | None) -> PyramidGeometry:
         checkpoint = read_original(folder, variant)
         transformer = read_config(folder / checkpoint.transformer / "config.json")
         vae_config = read_config(folder / "causal_video_vae" / "config.json")
-        vae = vae_config_from_original({**vae_config, "interpolate": False})
+        vae = vae_config_from_original(vae_config)
         patch_size = transformer_config_from_original(checkpoint.family, transformer)["patch_size"]
         stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
     return PyramidGeometry(
