@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 DeterminismLevel = Literal["strict", "relaxed"]
-"""How far kernels are held to repeat themselves, see `determinism`."""
+"""How far kernels are held to repeat themselves, see `determinism.determinism_level`."""
 DETERMINISM_LEVELS: tuple[DeterminismLevel, ...] = get_args(DeterminismLevel)
 
 AttentionPath = Literal["prefix", "reference"]

@@ -280,7 +280,7 @@ def settings_in_force() -> tuple[object, ...]:
 
 
 @contextmanager
-def determinism(level: DeterminismLevel = "strict") -> Iterator[None]:
+def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
     """Run the body at a level of determinism and put every setting back afterwards, also after an exception.
 
     "strict" asks for the same bits from run to run on one machine; "relaxed" lets kernels be chosen for speed

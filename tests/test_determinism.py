@@ -27,7 +27,7 @@ from pyramid_seed.determinism import (
     SETTINGS,
     Setting,
     ask_for_cublas_workspace,
-    determinism,
+    determinism_level,
     levels_table,
     seed_everything,
     seed_worker,
@@ -182,7 +182,7 @@ def test_workers_draw_what_the_loaders_generator_says():
 def test_strict_sets_all_that_it_says_and_relaxed_likewise():
     for level in DETERMINISM_LEVELS:
         before = _state()
-        with determinism(level):
+        with determinism_level(level):
             for setting in SETTINGS:
                 wanted = setting.at(level)
                 assert setting.get() == (before[setting.name] if wanted is None else wanted), setting.name
@@ -196,10 +196,10 @@ def test_a_setting_goes_back_to_what_it_was():
             setting.set(other)
             before = _state()
             assert before[setting.name] == other != setting.strict
-            with determinism(level):
+            with determinism_level(level):
                 assert setting.get() == (other if setting.at(level) is None else setting.at(level))
             assert _state() == before
-            with pytest.raises(KeyError), determinism(level):
+            with pytest.raises(KeyError), determinism_level(level):
                 raise KeyError
             assert _state() == before
 
@@ -211,16 +211,16 @@ def test_a_setting_goes_back_to_what_it_was():
 def test_levels_nest():
     torch.backends.cudnn.benchmark = True
     outside = _state()
-    with determinism("strict"):
+    with determinism_level("strict"):
         strict = _state()
-        with determinism("relaxed"):
+        with determinism_level("relaxed"):
             relaxed = _state()
             assert not torch.are_deterministic_algorithms_enabled()
-            with determinism("strict"):
+            with determinism_level("strict"):
                 assert _state() == strict
             assert _state() == relaxed
         assert _state() == strict
-        with determinism():
+        with determinism_level():
             assert _state() == strict
         assert _state() == strict
     assert _state() == outside
@@ -234,7 +234,7 @@ def test_what_could_not_be_set_leaves_nothing_behind(monkeypatch):
     last = SETTINGS[-1]
     unsettable = Setting("unsettable", True, None, "", lambda: False, refuse)
     monkeypatch.setattr("pyramid_seed.determinism.SETTINGS", (*SETTINGS[:-1], unsettable, last))
-    with pytest.raises(OSError, match="refused"), determinism("strict"):
+    with pytest.raises(OSError, match="refused"), determinism_level("strict"):
         pytest.fail("the body must not run")
     assert _state() == before
 
@@ -242,14 +242,14 @@ def test_what_could_not_be_set_leaves_nothing_behind(monkeypatch):
 def test_an_unknown_level_is_refused():
     with (
         pytest.raises(ValueError, match="must be strict or relaxed, got 'fast'; use strict"),
-        determinism("fast"),
+        determinism_level("fast"),
     ):
         pass
 
 
 def test_strict_refuses_an_operation_that_has_no_repeatable_kernel():
     twice, values = torch.tensor([0, 0]), torch.tensor([1.0, 2.0])
-    with determinism("strict"), pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
+    with determinism_level("strict"), pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
         torch.zeros(3).put_(twice, values)
     torch.zeros(3).put_(twice, values)
 
@@ -258,10 +258,10 @@ def test_the_attention_backend_of_a_process_is_put_aside():
     from diffusers.models.attention_dispatch import attention_backend
 
     with attention_backend("_native_math"):
-        with determinism("strict"):
+        with determinism_level("strict"):
             assert active_attention_backend() == "native"
         assert active_attention_backend() == "_native_math"
-        with determinism("relaxed"):
+        with determinism_level("relaxed"):
             assert active_attention_backend() == "_native_math"
 
 
@@ -271,9 +271,9 @@ def test_precision_that_was_inherited_still_is_afterwards():
     script = """
 import sys
 import torch
-from pyramid_seed.determinism import determinism
+from pyramid_seed.determinism import determinism_level
 assert "diffusers" not in sys.modules
-with determinism("strict"):
+with determinism_level("strict"):
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 assert torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
@@ -289,11 +289,11 @@ assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 def test_the_older_way_of_asking_for_tf32_goes_back_too():
     script = """
 import torch
-from pyramid_seed.determinism import determinism
+from pyramid_seed.determinism import determinism_level
 for legacy in ("highest", "high", "medium"):
     torch.set_float32_matmul_precision(legacy)
     found = torch.backends.cuda.matmul.allow_tf32
-    with determinism("strict"):
+    with determinism_level("strict"):
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
     assert torch.get_float32_matmul_precision() == legacy
@@ -319,7 +319,7 @@ def pretend_cuda(monkeypatch):
 def test_without_cuda_the_workspace_is_left_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv(CUBLAS_VARIABLE, raising=False)
-    with determinism("strict"):
+    with determinism_level("strict"):
         assert CUBLAS_VARIABLE not in os.environ
 
 
@@ -327,7 +327,7 @@ def test_without_cuda_the_workspace_is_left_alone(monkeypatch):
 def test_before_cuda_starts_the_workspace_is_set_and_put_back(pretend_cuda, monkeypatch, found):
     if found is not None:
         monkeypatch.setenv(CUBLAS_VARIABLE, found)
-    with determinism("strict"):
+    with determinism_level("strict"):
         assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
     assert os.environ.get(CUBLAS_VARIABLE) == found
 
@@ -335,7 +335,7 @@ def test_before_cuda_starts_the_workspace_is_set_and_put_back(pretend_cuda, monk
 def test_a_workspace_that_was_asked_for_serves_once_cuda_has_started(pretend_cuda):
     ask_for_cublas_workspace()
     pretend_cuda["yet"] = True
-    with determinism("strict"):
+    with determinism_level("strict"):
         assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
 
 
@@ -349,18 +349,18 @@ def test_asking_changes_no_workspace_that_was_chosen(pretend_cuda, monkeypatch, 
 def test_strict_computes_in_the_dtype_of_the_tensors_also_under_autocast():
     ones = torch.ones(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        with determinism("strict"):
+        with determinism_level("strict"):
             assert (ones @ ones).dtype == torch.float32
-        with determinism("relaxed"):
+        with determinism_level("relaxed"):
             assert (ones @ ones).dtype == torch.bfloat16
         assert (ones @ ones).dtype == torch.bfloat16
 
 
 def test_a_workspace_that_cuda_has_read_stays(pretend_cuda):
-    with determinism("strict"):
+    with determinism_level("strict"):
         pretend_cuda["yet"] = True
     assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
-    with determinism("strict"):  # and so strict works again
+    with determinism_level("strict"):  # and so strict works again
         pass
 
 
@@ -368,7 +368,7 @@ def test_a_workspace_that_cuda_has_read_stays(pretend_cuda):
 def test_a_workspace_that_serves_is_kept(pretend_cuda, monkeypatch, found):
     pretend_cuda["yet"] = True
     monkeypatch.setenv(CUBLAS_VARIABLE, found)
-    with determinism("strict"):
+    with determinism_level("strict"):
         assert os.environ[CUBLAS_VARIABLE] == found
     assert os.environ[CUBLAS_VARIABLE] == found
 
@@ -380,10 +380,10 @@ def test_too_late_for_the_workspace_is_said(pretend_cuda, monkeypatch, found):
     pretend_cuda["yet"] = True
     before = _state()
     message = "CUBLAS_WORKSPACE_CONFIG to be :4096:8 or :16:8 before CUDA starts"
-    with pytest.raises(RuntimeError, match=message), determinism("strict"):
+    with pytest.raises(RuntimeError, match=message), determinism_level("strict"):
         pytest.fail("the body must not run")
     assert _state() == before
-    with determinism("relaxed"):
+    with determinism_level("relaxed"):
         assert os.environ.get(CUBLAS_VARIABLE) == found
 
 

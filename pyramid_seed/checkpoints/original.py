@@ -11,74 +11,7 @@ from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 
-from .layout import MINIFLUX, Family
-
 Model = TypeVar("Model", bound=ModelMixin)
-
-# Values that the original's loader sets, whatever the file says, or that only concern its training.
-_SET_BY_LOADER = {
-    "use_flash_attn",
-    "use_t5_mask",
-    "use_temporal_causal",
-    "add_temp_pos_embed",
-    "temp_pos_embed_type",
-    "interp_condition_pos",
-    "use_gradient_checkpointing",
-    "gradient_checkpointing_ratio",
-}
-_COMMON = (
-    "num_layers",
-    "attention_head_dim",
-    "num_attention_heads",
-    "joint_attention_dim",
-    "pooled_projection_dim",
-)
-_MINIFLUX_PATCH_SIZE = 2
-
-
-def transformer_config_from_original(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the family's transformer from the config.json of an original diffusion_transformer folder.
-
-    The original miniFLUX counts the channels of 2 x 2 patches that its pipeline made (patch_size 1); ours
-    counts latent channels and makes the patches itself.
-
-    Raises:
-        ValueError: a key is missing or unknown, or a value is one that our model does not implement.
-    """
-    if family is MINIFLUX:
-        copied: tuple[str, ...] = (*_COMMON, "num_single_layers", "axes_dims_rope")
-        required: dict[str, Any] = {"patch_size": 1}
-        converted = {"in_channels"}
-        ignored: set[str] = set()
-    else:
-        copied = (*_COMMON, "in_channels", "patch_size", "sample_size", "pos_embed_max_size")
-        required = {"pos_embed_type": "sincos", "qk_norm": "rms_norm"}
-        required |= {"caption_projection_dim": _width(config)}
-        converted = set()
-        # It belongs to sin-cos time positions, and the loader sets rotary ones.
-        ignored = {"max_num_frames"}
-
-    title = f"the original {family.name} transformer config"
-    if missing := sorted({*copied, *required, *converted} - set(config)):
-        raise ValueError(f"{title} must have {', '.join(missing)}")
-    for key, value in config.items():
-        if key in required and value != required[key]:
-            raise ValueError(f"{key} must be {required[key]!r} in {title}, got {value!r}")
-        if not (
-            key in copied or key in required or key in converted or key in ignored or key in _SET_BY_LOADER
-        ) and not key.startswith("_"):
-            raise ValueError(f"unknown key {key!r} in {title}, with value {value!r}")
-
-    ours = {key: config[key] for key in copied}
-    if family is MINIFLUX:
-        channels, rest = divmod(config["in_channels"], _MINIFLUX_PATCH_SIZE**2)
-        if rest:
-            raise ValueError(
-                f"in_channels must be a multiple of {_MINIFLUX_PATCH_SIZE**2} in {title}, "
-                f"got {config['in_channels']}"
-            )
-        ours |= {"in_channels": channels, "patch_size": _MINIFLUX_PATCH_SIZE}
-    return ours
 
 
 def load_model(

@@ -14,7 +14,6 @@ import huggingface_hub
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 from ..geometry import PyramidGeometry
-from ..models.autoencoder_kl_causal_video import vae_config_from_original
 from ..resources import embedded_name, resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .configs import naming, read_config
@@ -34,7 +33,7 @@ from .layout import (
     shards_of,
     transformer_part,
 )
-from .original import transformer_config_from_original
+from .original_configs import transformer_config_from_original, vae_config_from_original
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # What a folder written by save_pretrained consists of; never a pickle.
@@ -173,10 +172,9 @@ class ModelSource:
 
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
-        # The original's loader sets interpolate to False, whatever the file says.
         name = f"{VAE_PART}/config.json"
         with naming(self.folder / name):
-            config = vae_config_from_original({**self.configs[name], "interpolate": False})
+            config = vae_config_from_original(self.configs[name])
         family = self.family
         return config | {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
 

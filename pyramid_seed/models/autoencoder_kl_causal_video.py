@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -340,70 +340,6 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         down, right = self.tile_sample_stride_height, self.tile_sample_stride_width
         latent_grid = TileGrid((height // ratio, width // ratio), (down // ratio, right // ratio))
         return TileGrid((height, width), (down, right)), latent_grid
-
-
-def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `AutoencoderKLCausalVideo` from the `config.json` of an original causal_video_vae folder.
-
-    The latent statistics are not in that file: the ones of miniFLUX hold unless the caller sets others.
-
-    Raises:
-        ValueError: a needed key is missing, or a value is one that this model does not implement.
-    """
-    missing = sorted({*_RENAMED, *_TWINS} - set(config))
-    if missing:
-        raise ValueError(
-            f"the original VAE config must have {', '.join(missing)}; is this a causal_video_vae folder?"
-        )
-
-    num_blocks = len(config["encoder_block_out_channels"]), len(config["decoder_block_out_channels"])
-    required = {
-        **_REQUIRED,
-        "encoder_down_block_types": ["DownEncoderBlockCausal3D"] * num_blocks[0],
-        "decoder_up_block_types": ["UpDecoderBlockCausal3D"] * num_blocks[1],
-        "encoder_block_dropout": [0.0] * num_blocks[0],
-        "decoder_block_dropout": [0.0] * num_blocks[1],
-        "downsample_scale": 2 ** sum(config["encoder_spatial_down_sample"]),
-        **{twin: config[name] for name, twin in _TWINS.items()},
-    }
-    for key, value in config.items():
-        value = list(value) if isinstance(value, tuple) else value
-        if key in required and value != required[key]:
-            raise ValueError(f"{key} must be {required[key]!r} in the original VAE config, got {value!r}")
-        if not (
-            key in required or key in _RENAMED or key in _TWINS or key in _IGNORED or key.startswith("_")
-        ):
-            raise ValueError(f"unknown key {key!r} in the original VAE config, with value {value!r}")
-    return {ours: config[key] for key, ours in _RENAMED.items()}
-
-
-_RENAMED = {
-    "encoder_in_channels": "in_channels",
-    "encoder_out_channels": "latent_channels",
-    "encoder_block_out_channels": "encoder_block_out_channels",
-    "encoder_layers_per_block": "encoder_layers_per_block",
-    "encoder_spatial_down_sample": "spatial_down_sample",
-    "encoder_temporal_down_sample": "temporal_down_sample",
-    "encoder_norm_num_groups": "norm_num_groups",
-    "decoder_out_channels": "out_channels",
-    "decoder_block_out_channels": "decoder_block_out_channels",
-    "decoder_layers_per_block": "decoder_layers_per_block",
-    "decoder_spatial_up_sample": "spatial_up_sample",
-    "decoder_temporal_up_sample": "temporal_up_sample",
-}
-# Two names for one value of ours.
-_TWINS = {"encoder_out_channels": "decoder_in_channels", "encoder_norm_num_groups": "decoder_norm_num_groups"}
-_REQUIRED = {
-    "encoder_act_fn": "silu",
-    "decoder_act_fn": "silu",
-    "encoder_type": "causal_vae_conv",
-    "decoder_type": "causal_vae_conv",
-    "encoder_double_z": True,
-    "add_post_quant_conv": True,
-    "interpolate": False,
-}
-# sample_size only sets the size of tiles; scaling_factor is never used by the original.
-_IGNORED = {"sample_size", "scaling_factor"}
 
 
 def _check_blocks(network: str, layers_per_block: Sequence[int], *others: Sequence[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,10 @@ class LoraMixin(PeftAdapterMixin):
         _check_names(names, prefix, {name for name, _ in self.named_modules()})
         super().load_lora_adapter(source, prefix=prefix, hotswap=hotswap, **kwargs)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
-        others = {name: known for name, known in self._lora_files.items() if name != adapter}
+        files = {name: entry for name, entry in self._lora_files.items() if name != adapter}
         if file is not None:
-            others[adapter] = (self.peft_config[adapter], lora_of_file(adapter, file))
-        self._lora_files = others
+            files[adapter] = (self.peft_config[adapter], lora_of_file(adapter, file))
+        self._lora_files = files
 
     def fuse_lora(
         self, lora_scale: float = 1.0, safe_fusing: bool = False, adapter_names: list[str] | None = None
@@ -86,7 +86,7 @@ class LoraMixin(PeftAdapterMixin):
         is_first = self._fused_loras == () and not any(layer.merged for layer in self._lora_layers())
         super().fuse_lora(lora_scale, safe_fusing, adapter_names)
         acting = self._acting_loras(merged=True) if is_first else None
-        self._fused_loras = acting and tuple(replace(each, fused=True) for each in acting)
+        self._fused_loras = acting and tuple(replace(lora, fused=True) for lora in acting)
 
     def unload_lora(self) -> None:
         """Take the LoRAs out, as diffusers does; what was fused stays in the weights."""
@@ -113,33 +113,53 @@ class LoraMixin(PeftAdapterMixin):
         return [module for module in self.modules() if hasattr(module, "base_layer")]
 
     def _acting_loras(self, *, merged: bool) -> tuple[LoraInUse, ...] | None:
+        """The LoRAs that are added beside the weights, or are merged into them; None if that is not all."""
         layers = self._lora_layers()
-        disabled = {layer.disable_adapters for layer in layers}
-        if not layers or (disabled == {True} and not any(layer.merged for layer in layers)):
+        if not any(_acts(layer) for layer in layers):
             return ()
-        if True in disabled:
+        if not all(_is_of_kind(layer, merged=merged) for layer in layers):
             return None
-        if any(bool(layer.merged) != merged or not hasattr(layer, "lora_alpha") for layer in layers):
+        rows = [_acting_scales(layer, merged=merged) for layer in layers]
+        adapters = _in_common_order(rows)
+        for layer, row in zip(layers, rows, strict=True):
+            if list(row) != [name for name in adapters if name in layer.r]:
+                return None
+        loras: list[LoraInUse] = []
+        for name in adapters:
+            lora = self._lora_at_scale(name, {row[name] for row in rows if name in row})
+            if lora is None:
+                return None
+            loras.append(lora)
+        return tuple(loras)
+
+    def _lora_at_scale(self, adapter: str, scales: Collection[float | None]) -> LoraInUse | None:
+        """An adapter's LoRA at its only scale; None if no file is known for it, or it has several or none."""
+        config, lora = self._lora_files.get(adapter, (None, None))
+        (scale,) = scales if len(scales) == 1 else (None,)
+        if lora is None or config is not self.peft_config.get(adapter) or scale is None:
             return None
-        acting = [
-            [name for name in (layer.merged_adapters if merged else layer.active_adapters) if name in layer.r]
-            for layer in layers
-        ]
-        order = list(dict.fromkeys(name for names in sorted(acting, key=len, reverse=True) for name in names))
-        found = []
-        for adapter in order:
-            config, lora = self._lora_files.get(adapter, (None, None))
-            scales = {_scale_of(layer, adapter) for layer in layers if adapter in layer.r}
-            if lora is None or config is not self.peft_config.get(adapter) or len(scales) != 1:
-                return None
-            (scale,) = scales
-            if scale is None:
-                return None
-            found.append(replace(lora, scale=scale))
-        for layer, names in zip(layers, acting, strict=True):
-            if names != [name for name in order if name in layer.r]:
-                return None
-        return tuple(found)
+        return replace(lora, scale=scale)
+
+
+def _acts(layer: Any) -> bool:
+    """Whether adapters change what a layer gives: those merged into it do even when disabled."""
+    return bool(layer.merged) or not layer.disable_adapters
+
+
+def _is_of_kind(layer: Any, *, merged: bool) -> bool:
+    """Whether a layer is one of LoRA, enabled, with its adapters merged or not."""
+    return hasattr(layer, "lora_alpha") and not layer.disable_adapters and bool(layer.merged) == merged
+
+
+def _acting_scales(layer: Any, *, merged: bool) -> dict[str, float | None]:
+    """The scale of each adapter that acts in a layer, in the order in which they are added."""
+    names = layer.merged_adapters if merged else layer.active_adapters
+    return {name: _scale_of(layer, name) for name in names if name in layer.r}
+
+
+def _in_common_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All names of the rows, each once, in the order of the longest rows."""
+    return list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
 
 
 def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_options: Any) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from ..determinism import determinism as determinism_level
+from ..determinism import determinism_level
 
 
 def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:

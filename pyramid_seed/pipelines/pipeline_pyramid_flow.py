@@ -208,7 +208,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
                 the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
-            determinism: "strict" or "relaxed", see `pyramid_seed.determinism`; set for this call only.
+            determinism: "strict" or "relaxed", see `determinism.determinism_level`; set for this call only.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
-from pyramid_seed.determinism import determinism
+from pyramid_seed.determinism import determinism_level
 
 from .baseline import decode_in_overlapping_tiles, reference_path
 from .measure import PRODUCT, Bar, Result, compared, summary
@@ -36,7 +36,7 @@ def measure(options: argparse.Namespace) -> Result:
         with reference_path(pipeline):
             latents["baseline"] = pipeline(**settings, output_type="latent").latents
         # The level sets the number of threads, which must be the same on both sides.
-        with determinism(options.determinism):
+        with determinism_level(options.determinism):
             decode_in_overlapping_tiles(
                 pipeline.vae, latents["baseline"].to(device), *TILES.get(size.name, ())
             )

@@ -12,7 +12,8 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from safetensors.torch import load_file
 
-from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo, vae_config_from_original
+from pyramid_seed.checkpoints.original_configs import vae_config_from_original
+from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from pyramid_seed.models.causal_video_blocks import TemporalCache
 from tests.cases import check_cases
 
@@ -403,38 +404,3 @@ class TestErrors:
                 AutoencoderKLCausalVideo(**(SMALL | change))
 
         check_cases(cases, rule)
-
-
-class TestOriginalConfig:
-    def test_values_come_under_our_names(self):
-        config = vae_config_from_original(ORIGINAL_CONFIG)
-        assert config["latent_channels"] == 16
-        assert config["encoder_layers_per_block"] == [1, 2, 1, 1]
-        assert config["decoder_layers_per_block"] == [1, 1, 2, 1]
-        assert config["norm_num_groups"] == 4
-        assert "shift_factor" not in config
-
-    def test_what_we_do_not_have_is_refused(self):
-        cases = [
-            ("add_post_quant_conv", False),
-            ("encoder_act_fn", "gelu"),
-            ("decoder_type", "vae_conv"),
-            ("interpolate", True),
-            ("encoder_block_dropout", [0.0, 0.1, 0.0, 0.0]),
-            ("decoder_up_block_types", ["UpDecoderBlock2D"] * 4),
-            ("decoder_norm_num_groups", 8),
-            ("decoder_in_channels", 4),
-            ("downsample_scale", 4),
-            ("window", 3),
-        ]
-
-        def rule(key, value):
-            with pytest.raises(ValueError, match=key):
-                vae_config_from_original(ORIGINAL_CONFIG | {key: value})
-
-        check_cases(cases, rule)
-
-    def test_missing_key(self):
-        config = {key: value for key, value in ORIGINAL_CONFIG.items() if key != "encoder_in_channels"}
-        with pytest.raises(ValueError, match="must have encoder_in_channels"):
-            vae_config_from_original(config)

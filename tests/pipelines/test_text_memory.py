@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from pyramid_seed.determinism import determinism
+from pyramid_seed.determinism import determinism_level
 from pyramid_seed.pipelines import text_encoders
 from pyramid_seed.pipelines.text import encode_text
 from pyramid_seed.pipelines.text_memory import TextMemory
@@ -116,7 +116,7 @@ def test_merging_an_adapter_is_noticed(own_pipe, encoded):
 def test_length_and_settings_of_the_process_count(own_pipe, encoded):
     own_pipe.remembered_text("a", 20)
     own_pipe.remembered_text("a", 21)
-    with determinism("strict"):
+    with determinism_level("strict"):
         own_pipe.remembered_text("a", 20)
     with torch.autocast("cpu", torch.bfloat16):
         own_pipe.remembered_text("a", 20)

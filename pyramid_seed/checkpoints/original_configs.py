@@ -1,0 +1,166 @@
+"""The config.json of an original folder as arguments of our model; every key is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .layout import MINIFLUX, Family
+
+
+def values_of_original(
+    title: str,
+    config: Mapping[str, Any],
+    *,
+    copied: Mapping[str, str],
+    fixed: Mapping[str, Any],
+    needed: Collection[str] = (),
+    ignored: Collection[str] = (),
+) -> dict[str, Any]:
+    """The copied values of an original config under our names; every other key must be accounted for.
+
+    Args:
+        title: what to call the config in messages.
+        config: as it was read. Keys that begin with an underscore are diffusers' own and are ignored.
+        copied: our name of each key whose value is copied; all must be there.
+        fixed: keys that ours implements for one value only.
+        needed: those of `fixed` that must be there, too.
+        ignored: keys without a meaning for us.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is not the fixed one.
+    """
+    if missing := sorted({*copied, *needed} - set(config)):
+        raise ValueError(f"{title} must have {', '.join(missing)}")
+    for key, value in config.items():
+        if key in fixed and value != fixed[key]:
+            raise ValueError(f"{key} must be {fixed[key]!r} in {title}, got {value!r}")
+        if not key.startswith("_") and key not in {*copied, *fixed, *ignored}:
+            raise ValueError(f"unknown key {key!r} in {title}, with value {value!r}")
+    return {ours: config[key] for key, ours in copied.items()}
+
+
+# Values that the original's loader sets, whatever the file says, or that only concern its training.
+_SET_BY_LOADER = (
+    "use_flash_attn",
+    "use_t5_mask",
+    "use_temporal_causal",
+    "add_temp_pos_embed",
+    "temp_pos_embed_type",
+    "interp_condition_pos",
+    "use_gradient_checkpointing",
+    "gradient_checkpointing_ratio",
+)
+_COMMON = (
+    "in_channels",
+    "num_layers",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+)
+_MINIFLUX_PATCH_SIZE = 2
+
+
+def transformer_config_from_original(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the family's transformer from the config.json of an original diffusion_transformer folder.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is one that our model does not implement.
+    """
+    title = f"the original {family.name} transformer config"
+    return _miniflux_config(title, config) if family is MINIFLUX else _sd3_config(title, config)
+
+
+def _miniflux_config(title: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The original counts the channels of 2 x 2 patches that its pipeline made, as patches of size 1.
+
+    Ours counts latent channels and makes the patches itself.
+    """
+    names = (*_COMMON, "num_single_layers", "axes_dims_rope")
+    values = values_of_original(
+        title,
+        config,
+        copied={name: name for name in names},
+        fixed={"patch_size": 1},
+        needed=["patch_size"],
+        ignored=_SET_BY_LOADER,
+    )
+    channels, rest = divmod(values["in_channels"], _MINIFLUX_PATCH_SIZE**2)
+    if rest:
+        raise ValueError(
+            f"in_channels must be a multiple of {_MINIFLUX_PATCH_SIZE**2} in {title}, "
+            f"got {values['in_channels']}"
+        )
+    return values | {"in_channels": channels, "patch_size": _MINIFLUX_PATCH_SIZE}
+
+
+def _sd3_config(title: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    names = (*_COMMON, "patch_size", "sample_size", "pos_embed_max_size")
+    heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
+    fixed = {
+        "pos_embed_type": "sincos",
+        "qk_norm": "rms_norm",
+        "caption_projection_dim": heads * head_dim if heads and head_dim else None,
+    }
+    return values_of_original(
+        title,
+        config,
+        copied={name: name for name in names},
+        fixed=fixed,
+        needed=fixed,
+        # max_num_frames belongs to sin-cos time positions, and the loader sets rotary ones.
+        ignored=(*_SET_BY_LOADER, "max_num_frames"),
+    )
+
+
+_VAE_NAMES = {
+    "encoder_in_channels": "in_channels",
+    "encoder_out_channels": "latent_channels",
+    "encoder_block_out_channels": "encoder_block_out_channels",
+    "encoder_layers_per_block": "encoder_layers_per_block",
+    "encoder_spatial_down_sample": "spatial_down_sample",
+    "encoder_temporal_down_sample": "temporal_down_sample",
+    "encoder_norm_num_groups": "norm_num_groups",
+    "decoder_out_channels": "out_channels",
+    "decoder_block_out_channels": "decoder_block_out_channels",
+    "decoder_layers_per_block": "decoder_layers_per_block",
+    "decoder_spatial_up_sample": "spatial_up_sample",
+    "decoder_temporal_up_sample": "temporal_up_sample",
+}
+_VAE_FIXED = {
+    "encoder_act_fn": "silu",
+    "decoder_act_fn": "silu",
+    "encoder_type": "causal_vae_conv",
+    "decoder_type": "causal_vae_conv",
+    "encoder_double_z": True,
+    "add_post_quant_conv": True,
+}
+# sample_size only sets the size of tiles, scaling_factor is never used by the original, and its loader sets
+# interpolate to False, whatever the file says.
+_VAE_IGNORED = ("sample_size", "scaling_factor", "interpolate")
+
+
+def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `AutoencoderKLCausalVideo` from the config.json of an original causal_video_vae folder.
+
+    The latent statistics are not in that file: the ones of miniFLUX hold unless the caller sets others.
+
+    Raises:
+        ValueError: a needed key is missing, or a value is one that this model does not implement.
+    """
+    num_down = len(config.get("encoder_block_out_channels", ()))
+    num_up = len(config.get("decoder_block_out_channels", ()))
+    fixed = _VAE_FIXED | {
+        "encoder_down_block_types": ["DownEncoderBlockCausal3D"] * num_down,
+        "decoder_up_block_types": ["UpDecoderBlockCausal3D"] * num_up,
+        "encoder_block_dropout": [0.0] * num_down,
+        "decoder_block_dropout": [0.0] * num_up,
+        "downsample_scale": 2 ** sum(config.get("encoder_spatial_down_sample", ())),
+        # Two names for one value of ours.
+        "decoder_in_channels": config.get("encoder_out_channels"),
+        "decoder_norm_num_groups": config.get("encoder_norm_num_groups"),
+    }
+    return values_of_original(
+        "the original VAE config", config, copied=_VAE_NAMES, fixed=fixed, ignored=_VAE_IGNORED
+    )

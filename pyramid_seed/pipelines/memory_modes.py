@@ -1,0 +1,127 @@
+"""Which memory modes would fit where memory ran out: arithmetic over sizes, without tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What a generation takes and may take on its device, in bytes.
+
+    Attributes:
+        weights: of each component.
+        largest_block: weights of the largest block that is run in one go, such as one transformer block.
+        largest_layer: weights of the largest single layer.
+        text_encoders: names among `weights` that are not needed once the text is encoded.
+        work: everything but weights, at the moment when memory ran out, with what was asked for then.
+        available: what weights and work may take together; None if that cannot be known.
+    """
+
+    weights: Mapping[str, int]
+    largest_block: int
+    largest_layer: int
+    text_encoders: tuple[str, ...]
+    work: int
+    available: int | None
+
+    def fits(self, peak: float) -> bool:
+        """Whether so much can be had; what cannot be known is taken to fit."""
+        return self.available is None or peak <= self.available
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the choice of a memory mode depends on, besides sizes.
+
+    Attributes:
+        on_accelerator: whether there is a CPU to which weights can go.
+        is_float32: whether the models compute in float32.
+        tile_share: what part of the VAE's work one tile takes; 1 where tiles would not help.
+        size: (height, width) of the clip, None if not known.
+        size_multiple: what height and width must be multiples of.
+    """
+
+    on_accelerator: bool
+    is_float32: bool
+    tile_share: float
+    size: tuple[int, int] | None
+    size_multiple: int
+
+
+@dataclass(frozen=True)
+class MemoryMode:
+    """A way to need less, the call that asks for it, and the peak in bytes to expect then."""
+
+    call: str
+    peak: float
+
+
+def memory_modes(need: MemoryNeed, situation: Situation) -> tuple[MemoryMode, ...]:
+    """The modes that lower the peak, cheapest in time first, with plain estimates.
+
+    With W the weights of all components, A the work, and t the share of a tile:
+
+        now                     W + A
+        text encoders freed     W - W_text + A
+        VAE in tiles            W + t A             (only where the VAE ran out)
+        bfloat16                (W + A) / 2         (only from float32)
+        model offload           max W_c + A         (one component at a time; accelerators only)
+        group offload           2 max W_block + A   (one block computes, the next one loads)
+        sequential offload      max W_layer + A
+        a smaller size          W + A h w / (H W)   (work grows at least with the number of pixels)
+
+    The size proposed is the largest one of about the same shape that fits, if any does.
+    """
+    total, work = sum(need.weights.values()), need.work
+    modes = []
+    if text := sum(need.weights[name] for name in need.text_encoders):
+        modes.append(MemoryMode('text_encoders="free"', total - text + work))
+    if situation.tile_share < 1:
+        modes.append(MemoryMode("pipeline.vae.enable_tiling()", total + situation.tile_share * work))
+    if situation.is_float32:
+        modes.append(MemoryMode("load_pipeline(..., dtype=torch.bfloat16)", (total + work) / 2))
+    if situation.on_accelerator:
+        group = 'pipeline.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1)'
+        modes += [
+            MemoryMode("pipeline.enable_model_cpu_offload()", max(need.weights.values()) + work),
+            MemoryMode(group, 2 * need.largest_block + work),
+            MemoryMode("pipeline.enable_sequential_cpu_offload()", need.largest_layer + work),
+        ]
+    if (smaller := _smaller_size(need, situation)) is not None:
+        height, width = smaller
+        assert situation.size is not None
+        share = height * width / math.prod(situation.size)
+        modes.append(MemoryMode(f"height={height}, width={width}", total + work * share))
+    return tuple(modes)
+
+
+def _smaller_size(need: MemoryNeed, situation: Situation) -> tuple[int, int] | None:
+    room = None if need.available is None else need.available - sum(need.weights.values())
+    if situation.size is None or room is None or not 0 < room < need.work:
+        return None
+    multiple, scale = situation.size_multiple, math.sqrt(room / need.work)
+    height, width = (int(side * scale) // multiple * multiple for side in situation.size)
+    return (height, width) if height and width else None
+
+
+def advice(need: MemoryNeed, situation: Situation) -> str:
+    """What would fit, for people; or, where nothing does alone, what comes closest."""
+    modes = memory_modes(need, situation)
+    fitting = [mode for mode in modes if need.fits(mode.peak)]
+    if fitting:
+        return "would fit, by estimate: " + "; ".join(f"{m.call} (about {gib(m.peak)})" for m in fitting)
+    if not modes:
+        return "no memory mode helps here: use a smaller height and width, or fewer frames"
+    best = min(modes, key=lambda mode: mode.peak)
+    return (
+        f"no memory mode fits alone; {best.call} comes closest, with about {gib(best.peak)}: use it with a "
+        "smaller height and width"
+    )
+
+
+def gib(num_bytes: float) -> str:
+    """For people, in GiB."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes < 10 * 2**30 else f"{num_bytes / 2**30:.0f} GiB"
