@@ -25,13 +25,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, title="a whole number of at least 1
 Steps: TypeAlias = Annotated[
     tuple[Count, ...], Meta(min_length=1, title="a whole number of at least 1, or several, one per stage")
 ]
-# The largest float keeps out infinity, which msgspec takes for no limit; NaN is not above 0.
+# The upper limits keep out infinity, and whole numbers that no float holds; NaN is not above 0.
 Number: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
+    Annotated[int, Meta(ge=0, le=2**53)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
     Meta(title="a number of at least 0"),
 ]
 PositiveNumber: TypeAlias = Annotated[
-    Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
+    Annotated[int, Meta(gt=0, le=2**53)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
     Meta(title="a number above 0"),
 ]
 
