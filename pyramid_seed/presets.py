@@ -53,8 +53,10 @@ class Preset:
     dtype: Name = about("number format of the model: float32 or bfloat16", "model", choices=DTYPES)
     negative_prompt: Text = about("what not to show; needs guidance above 1", "pipeline", "TEXT", default="")
     prompt_suffix: Text = about("appended to the prompt", "pipeline", "TEXT", default="")
-    height: Count = about("a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS")
-    width: Count = about("a multiple of the same number", "pipeline", "PIXELS")
+    height: Count = about(
+        "in pixels: a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS"
+    )
+    width: Count = about("in pixels: a multiple of the same number", "pipeline", "PIXELS")
     num_frames: Count = about(
         "frames of the clip: 4k + 1 for tiny, 8k + 1 for the published models", "pipeline"
     )
