@@ -30,9 +30,10 @@ from .models.lora import check_lora
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.first_frames import first_frames
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import Request, check_call, first_frames
-from .pipelines.memory import own_weights
+from .pipelines.inputs import Request, check_call
+from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
@@ -88,7 +89,7 @@ def _load(
         pipeline.to(target)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
-            own_weights(part)
+            unmap_weights(part)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline

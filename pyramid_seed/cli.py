@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
+from .commands.process import reader_has_gone, standard_output, stop_signals
 from .version import __version__
+
+_TOLD_ONLY = ("diff", "presets", "show")
+"""Commands whose output is all that they do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,14 +27,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_prompt = options.command == "generate" and not unknown[0].startswith("-")
         advice = "; put the prompt into quotes" if is_prompt else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{advice}")
+    with standard_output() as output, stop_signals() as signals:
+        status = _run(options, signals)
+    if output.error is not None:
+        what = f"the output could not be written: {output.error}"
+        print(f"pyramid-seed {options.command}: {what}", file=sys.stderr)
+        return 2 if options.command in _TOLD_ONLY else status
+    return status
+
+
+def _run(options: argparse.Namespace, signals: Sequence[int]) -> int:
+    """Run a command and tell its errors; returns the exit status."""
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         status = run(options)
         sys.stdout.flush()
         return status
     except BrokenPipeError as error:
-        if output_is_closed():
-            return 141  # what a shell says of a program that SIGPIPE ended
+        if reader_has_gone():
+            return 128 + signal.SIGPIPE
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
@@ -41,17 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"pyramid-seed {options.command}: stopped; no file was left half-written", file=sys.stderr)
-        return 130
-
-
-def output_is_closed() -> bool:
-    """Whether whoever read the standard output has gone (`| head`); nothing is written to it from then on."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if closed:  # Python flushes once more when it ends, and would complain of the same pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return closed
+        return 128 + (signals[0] if signals else signal.SIGINT)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ import torch
 
 from .checkpoints.source import ModelSource
 from .clip_files import check_outputs
-from .files import replacing
+from .files import file_digest, replacing
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
@@ -180,30 +180,24 @@ class Clip:
             self.frame_file.check(ending, scale, lossless)
             scale = self.frame_file.scale
         scale = self.settings.scale if scale is None else scale
-        text = None
-        if sidecar or (metadata and ending == ".mp4"):
-            shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
-            text = manifest_json(self.manifest | {"file": shown})
+        shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
+        comment = manifest_json(self.manifest | {"file": shown}) if metadata and ending == ".mp4" else None
         # All is written before anything takes its name: if the disk is full, what was there stays as it was.
-        with ExitStack() as beside:
-            if keep_latents:
-                temporary = beside.enter_context(replacing(latents_path(path), overwrite=overwrite))
-                write_latents(temporary, self.latents)
-            if sidecar and text is not None:
-                temporary = beside.enter_context(replacing(sidecar_path(path), overwrite=overwrite))
-                temporary.write_text(text + "\n", encoding="utf-8")
+        # If the process is killed between two names, readers see that latents or sidecar are of another file.
+        with ExitStack() as names:
+            video = names.enter_context(replacing(path, overwrite=overwrite))
             if self.frame_file is not None:
-                self.frame_file.save(path, comment=text, overwrite=overwrite)
-                return path
-            write_video(
-                path,
-                self.frames,
-                self.fps,
-                comment=text if ending == ".mp4" else None,
-                scale=scale,
-                lossless=lossless,
-                overwrite=overwrite,
-            )
+                self.frame_file.save(video, comment=comment)
+            else:
+                write_video(video, self.frames, self.fps, comment=comment, scale=scale, lossless=lossless)
+            if sidecar:
+                digest = {"sha256": file_digest(video)} if video.is_file() else {}
+                text = manifest_json(self.manifest | {"file": shown | digest})
+                temporary = names.enter_context(replacing(sidecar_path(path), overwrite=overwrite))
+                temporary.write_text(text + "\n", encoding="utf-8")
+            if keep_latents:
+                temporary = names.enter_context(replacing(latents_path(path), overwrite=overwrite))
+                write_latents(temporary, self.latents)
         return path
 
     def __repr__(self) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,13 @@ import numpy as np
 import torch
 
 from .choices import DETERMINISM_LEVELS, DeterminismLevel
+from .private_apis import (
+    active_attention_backend,
+    fp32_precision,
+    is_attention_dispatcher_loaded,
+    set_active_attention_backend,
+    set_fp32_precision,
+)
 from .seeds import check_root
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
@@ -159,18 +165,14 @@ def _flag(name: str, strict: bool, relaxed: bool | None, why: str) -> Setting:
 
 
 def _precision(backend: str, op: str, name: str, why: str) -> Setting:
-    """How float32 is computed by `op` of `backend` ("all": whatever inherits from the backend).
-
-    torch's own functions behind `fp32_precision`, because the public `torch.backends.mkldnn.fp32_precision`
-    writes the setting of all backends (torch 2.13).
-    """
+    """How float32 is computed by `op` of `backend`, see `private_apis.fp32_precision`."""
     return Setting(
         f"torch.backends.{name}",
         "ieee",
         None,
         why,
-        lambda: torch._C._get_fp32_precision_getter(backend, op),
-        lambda value: torch._C._set_fp32_precision_setter(backend, op, value),
+        lambda: fp32_precision(backend, op),
+        lambda value: set_fp32_precision(backend, op, value),
     )
 
 
@@ -196,23 +198,6 @@ def _attention_kernel(kernel: str, strict: bool, why: str) -> Setting:
         getattr(torch.backends.cuda, f"{kernel}_sdp_enabled"),
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp"),
     )
-
-
-def _dispatcher() -> Any:
-    """diffusers' attention dispatcher, None where it has not been imported: nothing can use it then."""
-    return sys.modules.get("diffusers.models.attention_dispatch")
-
-
-def active_attention_backend() -> str:
-    """Name of diffusers' attention backend for models that choose none; "native" is torch's own."""
-    if (dispatch := _dispatcher()) is None:
-        return os.environ.get("DIFFUSERS_ATTN_BACKEND", "native")
-    return dispatch.AttentionBackendName(dispatch._AttentionBackendRegistry._active_backend).value
-
-
-def _set_attention_backend(name: str) -> None:
-    dispatch = _dispatcher()
-    dispatch._AttentionBackendRegistry.set_active_backend(dispatch.AttentionBackendName(name))
 
 
 # The rows about precision go from the root to the leaves. Setting the root changes all that inherit from it,
@@ -283,8 +268,8 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "torch's own attention, whatever the process had chosen for all models.",
         active_attention_backend,
-        _set_attention_backend,
-        lambda: _dispatcher() is not None,
+        set_active_attention_backend,
+        is_attention_dispatcher_loaded,
     ),
 )
 

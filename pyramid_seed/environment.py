@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from .choices import DeterminismLevel
-from .determinism import STRICT_NUM_THREADS, active_attention_backend
+from .determinism import STRICT_NUM_THREADS
+from .private_apis import active_attention_backend
 
 PACKAGES = (
     "diffusers",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+import psutil
+
+# Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
+# random), `.tmp` and the ending. The name of the file is not in it: it may be as long as a name can be.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}\.tmp(\.\w+)?")
+_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
 
 @contextmanager
@@ -17,7 +29,8 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     """Give a temporary path beside `path`; what was made there takes the name `path` when the block ends.
 
     The block may make a file or a folder. Missing parent folders are created. If the block raises, what it
-    made is removed and `path` is as it was. The temporary path has the ending of `path`.
+    made is removed and `path` is as it was. The temporary path has the ending of `path`. What killed
+    processes left half-written in the folder is removed, see `clear_leftovers`.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
@@ -25,8 +38,9 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     path = Path(path).resolve()  # so that making the parents cannot change what a path with ".." means
     check_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name does not contain path.name, which may already be as long as the file system allows.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
+    _clear_once(path.parent)
+    owner = f"{_machine()}{os.getpid() % 16**6:06x}"
+    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}.tmp{path.suffix}")
     try:
         yield temporary
         check_free(path, overwrite=overwrite)  # somebody else may have been faster
@@ -82,8 +96,50 @@ def slug(text: str, length: int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].strip("-") or "clip"
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders of `replacing` that no living process owns.
+
+    Those of other machines, whose processes cannot be asked for here, are removed when they are hours old.
+    """
+    for path in folder.iterdir():
+        owner = _TEMPORARY.fullmatch(path.name)
+        if owner is not None and _is_abandoned(path, owner[1], int(owner[2], 16)):
+            _remove(path)
+
+
+@cache
+def _clear_once(folder: Path) -> None:
+    clear_leftovers(folder)
+
+
+def _is_abandoned(path: Path, machine: str, process: int) -> bool:
+    if machine == _machine():
+        return not psutil.pid_exists(process)
+    try:
+        return path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS
+    except FileNotFoundError:  # it has just taken its name
+        return False
+
+
+@cache
+def _machine() -> str:
+    """6 hexadecimal digits of this machine since it was started, and of the processes that are seen here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        processes = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # not Linux
+        boot, processes = str(psutil.boot_time()), uuid.getnode()
+    return hashlib.sha256(f"{boot} {processes}".encode()).hexdigest()[:6]
+
+
 def _swap_folder(new: Path, old: Path) -> None:
-    """Folders cannot be replaced in one step: put the old one aside, and back if the new one cannot come."""
+    """Put a folder in the place of another: in one step where the system can.
+
+    Where it cannot, the old one is put aside first, and back if the new one cannot come.
+    """
+    if _exchange(new, old):
+        _remove(new)
+        return
     aside = new.with_name(f"{new.name}.old")
     old.replace(aside)
     try:
@@ -94,8 +150,16 @@ def _swap_folder(new: Path, old: Path) -> None:
     _remove(aside)
 
 
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two files or folders change names in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    return rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -27,8 +27,8 @@ from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.first_frames import first_frames
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import first_frames
 from .pipelines.stages import StageDigests
 from .provenance.latents import latents_path, read_latents
 from .provenance.manifest import (

@@ -15,20 +15,28 @@ def check_cases(cases: Mapping[str, Any] | Iterable[Any], rule: Callable[..., ob
     by their values. The first failure is the error's cause, so that its traceback is shown.
     """
     __tracebackhide__ = True
-    named = cases.items() if isinstance(cases, Mapping) else [(repr(case), case) for case in cases]
+    named = list(cases.items()) if isinstance(cases, Mapping) else [(_name(case), case) for case in cases]
     assert named, "a rule without a case holds of nothing"
-    failures: dict[str, BaseException] = {}
+    failures: list[tuple[str, BaseException]] = []
     for name, case in named:
         try:
-            rule(*(case if isinstance(case, tuple) else (case,)))
+            rule(*_arguments(case))
         except (Exception, pytest.fail.Exception) as error:
-            failures[name] = error
+            failures.append((name, error))
     if failures:
-        lines = [f"{name}: {_in_one_line(error)}" for name, error in failures.items()]
+        lines = [f"{name}: {_short(f'{type(error).__name__} {error}')}" for name, error in failures]
         summary = f"{len(failures)} of {len(named)} cases break the rule:"
-        raise AssertionError("\n  ".join([summary, *lines])) from next(iter(failures.values()))
+        raise AssertionError("\n  ".join([summary, *lines])) from failures[0][1]
 
 
-def _in_one_line(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__} {error}".split())
+def _arguments(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
+
+
+def _name(case: Any) -> str:
+    return _short(", ".join(getattr(value, "__name__", repr(value)) for value in _arguments(case)))
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
 from pyramid_seed.api import default_device, frame_digest, shared_pipeline
-from pyramid_seed.determinism import _set_attention_backend, active_attention_backend
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.pipelines.beginning import Beginning
-from pyramid_seed.pipelines.inputs import first_frames
+from pyramid_seed.pipelines.first_frames import first_frames
 from pyramid_seed.presets import Preset
+from pyramid_seed.private_apis import active_attention_backend, set_active_attention_backend
 from tests.conftest import REFERENCE
 
 
@@ -206,11 +206,11 @@ def test_a_pipeline_at_work_takes_no_other_call(quick):
 
 def test_the_attention_backend_of_the_run_is_told(quick):
     found = active_attention_backend()
-    _set_attention_backend("_native_math")
+    set_active_attention_backend("_native_math")
     try:
         clips = {level: generate("a boat", determinism=level, **quick) for level in ("strict", "relaxed")}
     finally:
-        _set_attention_backend(found)
+        set_active_attention_backend(found)
     told = {level: clip.environment["attention_backend"] for level, clip in clips.items()}
     assert told == {"strict": "native", "relaxed": "_native_math"}
 

@@ -11,61 +11,41 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = {"checks", "choices", "files", "resources", "unique_keys", "version"}
-ALLOWED = {leaf: set() for leaf in LEAVES} | {
-    "devices": set(),
-    "seeds": {"checks"},
-    "dtypes": {"choices"},
-    "fields": {"checks"},
-    "run_options": {"checks", "choices", "devices", "fields"},
-    "geometry": {"checks"},
-    "noise": {"checks", "geometry", "seeds"},
-    "determinism": {"choices", "seeds"},
-    "environment": {"choices", "determinism", "version"},
-    "presets": {"checks", "choices", "fields", "resources", "unique_keys"},
-    "schedulers": set(),
-    "media": {"files"},
-    "models": {"choices", "files", "schedulers"},
-    "checkpoints": {"choices", "dtypes", "files", "geometry", "models", "resources", "schedulers"},
-    "pipelines": {
-        "checkpoints",
-        "checks",
-        "choices",
-        "determinism",
-        "dtypes",
-        "geometry",
-        "media",
-        "models",
-        "noise",
-    }
-    | {"schedulers"},
-    "provenance": {"checks", "choices", "devices", "environment", "files", "geometry", "media", "noise"}
-    | {"presets", "recipe", "seeds", "version"},
-    "clip_files": {"files", "media", "provenance"},
-    "recipe": {"choices", "geometry", "noise", "presets"},
-    "clip": {"checkpoints", "clip_files", "files", "geometry", "media", "noise", "presets", "provenance"}
-    | {"recipe"},
-    "api": {"checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
-    | {"geometry", "media"}
-    | {"models", "noise", "pipelines", "presets", "recipe", "run_options"},
-    "reproduce": {"api", "checkpoints", "clip", "dtypes", "media", "models", "pipelines", "provenance"}
-    | {"recipe"},
-    "batch": {"api", "checkpoints", "choices", "clip", "determinism", "devices", "dtypes", "environment"}
-    | {"checks", "files", "media", "noise", "pipelines", "presets", "run_options", "seeds", "unique_keys"},
-    "explore": {
-        "batch",
-        "choices",
-        "files",
-        "geometry",
-        "media",
-        "presets",
-        "provenance",
-        "run_options",
-        "seeds",
-    }
-    | {"version"},
-    "ui": {"api", "checkpoints", "clip", "clip_files", "files", "geometry", "media", "noise", "pipelines"}
-    | {"presets", "provenance", "recipe", "reproduce", "run_options", "seeds"},
+LEAVES = ["checks", "choices", "files", "private_apis", "resources", "unique_keys", "version"]
+ALLOWED = {
+    part: set(parts.split())
+    for part, parts in {
+        **dict.fromkeys(LEAVES, ""),
+        "devices": "",
+        "seeds": "checks",
+        "dtypes": "choices",
+        "fields": "checks",
+        "run_options": "checks choices devices fields",
+        "geometry": "checks",
+        "noise": "checks geometry seeds",
+        "determinism": "choices private_apis seeds",
+        "environment": "choices determinism private_apis version",
+        "presets": "checks choices fields resources unique_keys",
+        "schedulers": "",
+        "media": "files",
+        "models": "choices files private_apis schedulers",
+        "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
+        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise private_apis "
+        "schedulers",
+        "recipe": "choices geometry noise presets",
+        "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
+        "version",
+        "clip_files": "files media provenance",
+        "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
+        "api": "checkpoints choices clip determinism devices dtypes environment geometry media models noise "
+        "pipelines presets private_apis recipe run_options",
+        "reproduce": "api checkpoints clip dtypes media models pipelines provenance recipe",
+        "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
+        "noise pipelines presets run_options seeds unique_keys",
+        "explore": "batch choices files geometry media presets provenance run_options seeds version",
+        "ui": "api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
+        "recipe reproduce run_options seeds",
+    }.items()
 }
 FREE = {"__init__", "__main__", "cli", "commands"}
 

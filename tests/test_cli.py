@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,64 @@ def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):
     monkeypatch.setattr("pyramid_seed.provenance.verify.verify_noise_of_file", crash)
     assert main(["verify", str(saved), "--noise-only"]) == 2
     assert "not foreseen" in capsys.readouterr().err
+
+
+def command(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """A command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pyramid_seed", *arguments], cwd=ROOT, check=False, **options
+    )
+
+
+TINY_CLIP = [
+    "generate",
+    "a red circle",
+    "--seed",
+    "1",
+    "--preset",
+    "tiny-fast",
+    "--num-frames",
+    "1",
+    "--quiet",
+]
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_an_output_that_cannot_be_written_decides_nothing_about_the_clip(tmp_path, output):
+    path = tmp_path / "clip.png"
+    with Path("/dev/full").open("w") as full:
+        close = (lambda: os.close(1)) if output == "closed" else None
+        made = command(*TINY_CLIP, "-o", str(path), stdout=full, stderr=subprocess.PIPE, preexec_fn=close)
+    assert made.returncode == 0
+    assert path.is_file()
+    assert (b"the output could not be written" in made.stderr) == (output == "full")
+
+
+def test_an_output_that_cannot_be_written_fails_a_command_that_only_tells():
+    with Path("/dev/full").open("w") as full:
+        told = command("presets", stdout=full, stderr=subprocess.PIPE)
+    assert told.returncode == 2
+    assert b"the output could not be written: [Errno 28]" in told.stderr
+
+
+def test_a_terminal_without_a_character_shows_its_escape(made, tmp_path):
+    path = replace(made, recipe=replace(made.recipe, prompt="a 🎈 rises")).save(tmp_path / "clip.mp4")
+    told = command("show", str(path), env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert told.returncode == 0
+    assert rb"a \U0001f388 rises" in told.stdout
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_stops_a_command_and_leaves_nothing(tmp_path, name):
+    number = getattr(signal, name)
+    arguments = ["-m", "pyramid_seed", *TINY_CLIP, "--num-frames", "33", "-o", str(tmp_path / "clip.mp4")]
+    arguments.remove("--quiet")
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE) as process:
+        for part in iter(lambda: process.stderr.read1(), b""):
+            if b"/" in part and b"%" in part:  # the bar of steps, whatever it shows
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert b"stopped; no file was left half-written" in rest
+    assert list(tmp_path.iterdir()) == []

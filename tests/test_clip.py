@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from pyramid_seed import Clip, generate
 from pyramid_seed.cli import main
@@ -134,6 +139,54 @@ def test_a_clip_that_was_stopped_has_the_ledger_of_its_units(quick, clip):
     assert stopped.settings.num_frames == 9
     assert stopped.digest == clip.digest
     assert stopped.ledger == clip.ledger
+
+
+SAVE_AND_DIE = """
+import os, sys
+from pathlib import Path
+from pyramid_seed import generate
+model, folder, ending, last = sys.argv[1:]
+clip = generate("another", seed=6, model=model, variant="384p", height=64, width=64, num_frames=9,
+                num_inference_steps=1, video_num_inference_steps=1, progress=False)
+names, rename = [], Path.replace
+def counted(self, target):
+    if not Path(target).name.startswith("."):
+        if len(names) == int(last):
+            os._exit(9)
+        names.append(target)
+    return rename(self, target)
+Path.replace = counted
+clip.save(Path(folder, "clip" + ending), sidecar=True, keep_latents=True, overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("ending", [".gif", ".mp4"])
+def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
+    quick, clip, tmp_path, ending
+):
+    root = Path(__file__).parents[1]
+    for renames in range(3):
+        folder = tmp_path / str(renames)
+        path = clip.save(folder / f"clip{ending}", sidecar=True, keep_latents=True)
+        before = path.read_bytes()
+        arguments = [quick["model"], str(folder), ending, str(renames)]
+        killed = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, *arguments], cwd=root, check=False)
+        assert killed.returncode == 9
+        is_new = path.read_bytes() != before
+        sidecar = json.loads((folder / "clip.json").read_text(encoding="utf-8"))
+        if ending == ".gif" and (sidecar["prompt"] == "another") != is_new:
+            with pytest.raises(ValueError, match="is the manifest of another file than"):
+                find_manifest(path)
+            continue
+        manifest = find_manifest(path)
+        assert manifest["prompt"] == ("another" if is_new else "a boat")
+        latents = folder / "clip.latents.safetensors"
+        are_new = noise_digest(load_file(latents)["latents"]) != noise_digest(clip.latents)
+        if is_new == are_new:
+            read_latents(latents, manifest["digests"]["units"])
+        else:
+            with pytest.raises(ValueError, match="does not belong to the clip"):
+                read_latents(latents, manifest["digests"]["units"])
 
 
 # ---- command line

@@ -26,13 +26,13 @@ from pyramid_seed.determinism import (
     CUBLAS_VARIABLE,
     SETTINGS,
     Setting,
-    active_attention_backend,
     ask_for_cublas_workspace,
     determinism,
     levels_table,
     seed_everything,
     seed_worker,
 )
+from pyramid_seed.private_apis import active_attention_backend
 from tests.cases import check_cases
 
 ROOT = Path(__file__).parents[1]

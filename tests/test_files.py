@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from pyramid_seed.files import _swap_folder, check_reachable, file_digest, replacing, slug
+from pyramid_seed import files
+from pyramid_seed.files import _swap_folder, check_reachable, clear_leftovers, file_digest, replacing, slug
 
 
 def names(folder: Path) -> list[str]:
@@ -101,3 +104,53 @@ def test_slugs_are_the_names_of_earlier_versions():
     }.items():
         assert slug(text, 48) == name
     assert slug("x" * 99, 60) == "x" * 60
+
+
+def killed_while_writing(path: Path) -> None:
+    """A real process that is killed inside `replacing`."""
+    script = (
+        "import os, signal, sys; from pyramid_seed.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", script, path], cwd=root, check=False).returncode == -9
+
+
+def test_the_next_writer_clears_what_a_killed_one_left(tmp_path):
+    killed_while_writing(tmp_path / "a.mp4")
+    (left,) = names(tmp_path)
+    assert left.startswith(".")
+    assert left.endswith(".tmp.mp4")
+    with replacing(tmp_path / "b.mp4") as temporary:
+        temporary.write_text("whole")
+    assert names(tmp_path) == ["b.mp4"]
+
+
+def test_what_a_living_process_or_another_machine_writes_is_left_alone(tmp_path):
+    with replacing(tmp_path / "a.mp4") as ours:
+        ours.write_text("half")
+        clear_leftovers(tmp_path)
+        assert ours.exists()
+    machine = "0" * 6 if files._machine() != "0" * 6 else "1" * 6
+    young, old = (tmp_path / f".{machine}0000010{digit}00.tmp.png" for digit in "12")
+    old.mkdir()
+    (old / "0000.png").touch()
+    young.touch()
+    os.utime(old, (0, 0))
+    (tmp_path / ".mine.tmp.mp4").touch()
+    clear_leftovers(tmp_path)
+    assert names(tmp_path) == sorted([young.name, ".mine.tmp.mp4", "a.mp4"])
+
+
+def test_a_folder_is_replaced_in_one_step_or_as_well_without_it(tmp_path, monkeypatch):
+    for step in ("in one", "in two"):
+        if step == "in two":
+            monkeypatch.setattr(files, "_exchange", lambda *_: False)
+        for name, text in (("old", "old"), ("new", "new")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "a.png").write_text(text)
+        _swap_folder(tmp_path / "new", tmp_path / "old")
+        assert names(tmp_path) == ["old"], step
+        assert (tmp_path / "old" / "a.png").read_text() == "new"

@@ -139,7 +139,7 @@ import sys
 from pathlib import Path
 import torch
 from pyramid_seed.models import AutoencoderKLCausalVideo
-from pyramid_seed.pipelines.frame_collector import Film
+from pyramid_seed.pipelines.frame_collector import FrameCollector
 from pyramid_seed.media.frame_file import FrameFile
 
 def peak():
@@ -154,8 +154,8 @@ num_units = int(sys.argv[1])
 before = peak()
 with torch.no_grad(), FrameFile(sys.argv[2]) as file:
     file.start(24, 1)
-    film = Film(vae, "latent", 1, lambda clip, chunk, frames: file.write(frames))
-    decoder = film.decoder(0)
+    collector = FrameCollector(vae, "latent", 1, lambda clip, chunk, frames: file.write(frames))
+    decoder = collector.decoder(0)
     for unit in range(num_units):
         decoder.put(torch.randn(1, 16, 1, 8, 12), is_last=unit + 1 == num_units)
     decoder.finish()

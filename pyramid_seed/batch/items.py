@@ -111,15 +111,15 @@ def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[
 
 def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:
     """The digest of a first frame, and the settings with its size, which must be theirs if one was given."""
-    picture = open_image(image)
+    first_frame = open_image(image)
     if not is_sized:
-        settings = replace(settings, height=picture.height, width=picture.width)
-    if (picture.height, picture.width) != (settings.height, settings.width):
+        settings = replace(settings, height=first_frame.height, width=first_frame.width)
+    if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{image} must have the clip's height and width {settings.height} x {settings.width}, got "
-            f"{picture.height} x {picture.width}; resize it first"
+            f"{first_frame.height} x {first_frame.width}; resize it first"
         )
-    return pixels_digest(picture), settings
+    return pixels_digest(first_frame), settings
 
 
 def _seeds(value: Any) -> list[int]:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import file_digest, replacing
+from ..files import clear_leftovers, file_digest, replacing
 
 logger = logging.getLogger(__name__)
 
 Entry = dict[str, Any]
-
-_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # see files.replacing
-_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from the last byte written to its name
 
 
 class Journal:
@@ -80,15 +75,14 @@ class Journal:
         )
 
     def clean(self) -> None:
-        """Remove the files that killed processes left half-written; no process of a batch may be writing.
+        """Remove what killed processes left half-written; no process of a batch may be writing.
 
         Only batches write in `.work`. In the folder itself others may be writing right now (the page,
-        `generate`), so what lies there must be old.
+        `generate`).
         """
-        newest = time.time() - _LEFT_BEHIND_SECONDS
-        left = [path for path in self.folder.glob("*") if _is_older(path, newest)]
-        for path in (*left, *(self.folder / ".work").rglob("*")):
-            if _TEMPORARY.match(path.name) and path.is_file():
+        clear_leftovers(self.folder)
+        for path in (self.folder / ".work").rglob(".*.tmp*"):
+            if path.is_file():
                 path.unlink()
 
     def finish(self, key: str) -> None:
@@ -120,13 +114,6 @@ class Journal:
             elif "id" in entry:
                 entries.append(entry)
         return entries
-
-
-def _is_older(path: Path, seconds: float) -> bool:
-    try:
-        return path.stat().st_mtime < seconds
-    except FileNotFoundError:  # it has just taken its name
-        return False
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -31,7 +31,8 @@ from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
-from ..pipelines.inputs import Request, first_frames
+from ..pipelines.first_frames import first_frames
+from ..pipelines.inputs import Request
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .identity import Job, content_key

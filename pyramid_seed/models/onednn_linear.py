@@ -1,7 +1,6 @@
 """Linear layers in float32 on a CPU, through oneDNN.
 
-torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (docs/performance.md). There is
-no public switch for it.
+torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+from ..private_apis import onednn_linear
 
 FEWEST_ROWS = 16
 """Rows below which oneDNN's overhead outweighs its speed: the modulations of single samples."""
@@ -33,8 +34,7 @@ class OneDnnLinear(TorchFunctionMode):
     ) -> Any:
         if func is F.linear and not types and not kwargs and _suits(*args):
             x, weight, bias = (*args, None)[:3]
-            # What compiled code calls as well; it could apply an activation afterwards: none, no arguments.
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+            return onednn_linear(x, weight, bias)
         return func(*args, **(kwargs or {}))
 
 

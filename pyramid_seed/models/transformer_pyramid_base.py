@@ -17,6 +17,7 @@ from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from ..choices import ATTENTION_PATHS, AttentionPath
+from ..private_apis import is_compiled
 from .attention import PrefixPlan, Rotary, prefix_plan
 from .lora import LoraMixin
 from .onednn_linear import fast_linears
@@ -83,7 +84,7 @@ class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, 
     @property
     def is_compiled(self) -> bool:
         """Whether the blocks, or all of it, run through `torch.compile`."""
-        return any(module._compiled_call_impl is not None for module in self.modules())
+        return any(map(is_compiled, self.modules()))
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
         """Compile the blocks with `torch.compile`, whose arguments these are.

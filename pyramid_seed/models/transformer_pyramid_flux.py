@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous
@@ -20,6 +19,7 @@ from diffusers.models.transformers.transformer_flux import (
 )
 from torch import nn
 
+from ..private_apis import register_transformer_block
 from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
 from .stage_context import StageContext
 from .token_geometry import pack_latents
@@ -135,10 +135,8 @@ def _joined_with_gelu(attended: torch.Tensor, hidden: torch.Tensor) -> torch.Ten
     return joined
 
 
-# diffusers' step caches look blocks up by their class.
-TransformerBlockRegistry.register(
-    PyramidFluxSingleTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
+register_transformer_block(
+    PyramidFluxSingleTransformerBlock, hidden_states_index=1, encoder_hidden_states_index=0
 )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed
@@ -17,6 +16,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import nn
 
+from ..private_apis import register_transformer_block
 from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
 from .stage_context import StageContext
 from .transformer_pyramid_base import PyramidTransformer3DModel
@@ -136,11 +136,7 @@ class LastJointTransformerBlock(JointTransformerBlock):
         return encoder_hidden_states, add_to_last(hidden_states, change)
 
 
-# diffusers' step caches look blocks up by their class.
-TransformerBlockRegistry.register(
-    LastJointTransformerBlock,
-    TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0),
-)
+register_transformer_block(LastJointTransformerBlock, hidden_states_index=1, encoder_hidden_states_index=0)
 
 
 def joint_block(

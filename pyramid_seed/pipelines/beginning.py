@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..geometry import LatentShape
+from ..noise import noise_digest
+
 TEXT_NAMES = ("prompt", "negative_prompt")
 
 
@@ -58,6 +61,68 @@ class Beginning:
     def num_units(self) -> int:
         """k, the units that are known."""
         return self.latents.shape[2]
+
+
+def check_beginnings(
+    beginning: Beginning | list[Beginning | None] | None,
+    num_clips: int,
+    shape: LatentShape,
+    max_units: int,
+) -> tuple[Beginning, ...]:
+    """The beginnings of all clips of a call, or none.
+
+    Args:
+        beginning: of the only clip, or a list with one entry per clip.
+        num_clips: how many there are.
+        shape: of one unit's latents.
+        max_units: of a clip.
+
+    Raises:
+        ValueError, TypeError: they are not those of such clips, or have different numbers of units.
+    """
+    if beginning is None:
+        return ()
+    entries = beginning if isinstance(beginning, list) else [beginning]
+    if len(entries) != num_clips:
+        raise ValueError(
+            f"beginning must be a list with one entry for each of the {num_clips} clips, got {len(entries)}"
+        )
+    for entry in entries:
+        if not isinstance(entry, Beginning | None):
+            raise TypeError(f"beginning must be a Beginning, a list of them, or None, got {entry!r}")
+    counts = [0 if entry is None else entry.num_units for entry in entries]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"the beginnings of the clips of one call must have equally many units, got {counts}; "
+            "use a call for each number"
+        )
+    beginnings = tuple(entry for entry in entries if entry is not None)
+    for entry in beginnings:
+        _check_shape(entry, shape, max_units)
+        _check_stage_digests(entry, shape.num_stages)
+    return beginnings
+
+
+def _check_shape(beginning: Beginning, shape: LatentShape, max_units: int) -> None:
+    latents = beginning.latents
+    if latents[:, :, :1].shape != shape.as_tuple() or beginning.num_units > max_units:
+        raise ValueError(
+            f"latents of a beginning must have shape (1, {shape.channels}, 1 .. {max_units}, {shape.height}, "
+            f"{shape.width}), got {tuple(latents.shape)}"
+        )
+
+
+def _check_stage_digests(beginning: Beginning, num_stages: int) -> None:
+    units = beginning.latents.split(1, dim=2)
+    for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests or (), strict=False)):
+        # Only a first unit may be an encoded image.
+        if digests is None or (not digests and unit == 0):
+            continue
+        if len(digests) != num_stages or digests[-1] != noise_digest(latents):
+            raise ValueError(
+                f"stage_digests of unit {unit} of a beginning must be {num_stages}, the last one that of its "
+                f"latents, got {len(digests)} that do not fit; use None where they are not known"
+            )
 
 
 def _check_latents(latents: torch.Tensor) -> None:

@@ -12,7 +12,8 @@ from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
-from .memory import own_memory
+from ..private_apis import has_group_offload_hook, has_offload_hook
+from .memory import contiguous_copy
 
 
 class ClipDecoder:
@@ -76,7 +77,7 @@ class ClipDecoder:
         index = self._num_put
         self._num_put += 1
         raw = self._vae.denormalize_latents(latents.to(self._device), first_frame_index=index)
-        pixels = self._decode(own_memory(raw.to(self._vae.dtype)), is_last=is_last)
+        pixels = self._decode(contiguous_copy(raw.to(self._vae.dtype)), is_last=is_last)
         is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=pixels.is_cuda)
         values = self._convert(pixels.float().clamp(-1, 1))
         done = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
@@ -107,16 +108,13 @@ class _Decoded:
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
-    return device.type == "cuda" and not has_offload_hooks(vae) and not _is_group_offloaded(vae)
+    has_hooks = has_offload_hooks(vae) or any(map(has_group_offload_hook, vae.modules()))
+    return device.type == "cuda" and not has_hooks
 
 
 def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:
     """Whether the VAE comes to its device for a call and leaves it for another model (model, sequential)."""
-    return any(hasattr(module, "_hf_hook") for module in vae.modules())
-
-
-def _is_group_offloaded(vae: AutoencoderKLCausalVideo) -> bool:
-    return any(hasattr(module, "_diffusers_hook") for module in vae.modules())
+    return any(map(has_offload_hook, vae.modules()))
 
 
 @cache

@@ -17,7 +17,7 @@ from ..geometry import LatentShape
 from ..noise import NoiseKey, NoiseSource, block_noise, initial_pyramid
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler, RenoiseCoefficients
 from .history import history_clips, latent_pyramid
-from .memory import own_memory
+from .memory import contiguous_copy
 
 
 class VelocityModel(Protocol):
@@ -210,7 +210,7 @@ def denoise_clip(
         The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
     """
     frames = () if known is None else known.split(1, dim=2)
-    past = [latent_pyramid(own_memory(frame), shape.num_stages) for frame in frames]
+    past = [latent_pyramid(contiguous_copy(frame), shape.num_stages) for frame in frames]
     for unit in range(len(past), len(settings)):
         latents = denoise_unit(
             unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step

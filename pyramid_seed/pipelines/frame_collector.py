@@ -1,4 +1,4 @@
-"""What becomes of the decoded frames of a call: told to a callback, kept for the output, or both."""
+"""What becomes of the decoded frames of a call: passed to a callback, kept for the output, or both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UnitDecoder(Protocol):
     def finish(self) -> None: ...
 
 
-class Film:
+class FrameCollector:
     """The frames of a call.
 
     Units are decoded as they come; under hooks that bring one model at a time to the device, all of them
@@ -59,7 +59,7 @@ class Film:
         """Where the units of a clip go as they are finished."""
         return self._decoder(clip) if self._is_decoded and not self._is_late else _NoDecoder()
 
-    def develop(self, clips: list[torch.Tensor], processor: VideoProcessor) -> Any:
+    def collect(self, clips: list[torch.Tensor], processor: VideoProcessor) -> Any:
         """The `frames` of the pipeline's output, of the clips (1, C, t, h, w) that are kept."""
         if self._is_decoded and self._is_late:
             for index, clip in enumerate(clips):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers.hooks import HookRegistry
 
 from ..models.stage_context import StageContext
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
@@ -80,4 +81,4 @@ class GuidedTransformer:
         """
         self._contexts.clear()
         if self.transformer.is_cache_enabled:
-            self.transformer._reset_stateful_cache()
+            HookRegistry.check_if_exists_or_initialize(self.transformer).reset_stateful_hooks()

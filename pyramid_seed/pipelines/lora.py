@@ -9,6 +9,7 @@ import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 
 from ..models.lora import LoraInUse, find_lora_file, lora_names, lora_prefix
+from ..private_apis import lora_options
 
 
 class LoraLoaderMixin(LoraBaseMixin):
@@ -42,8 +43,9 @@ class LoraLoaderMixin(LoraBaseMixin):
             where = ("weight_name", "subfolder", "revision", "cache_dir", "token", "local_files_only")
             source = find_lora_file(source, **{name: kwargs.pop(name) for name in where if name in kwargs})
         names = list(source) if isinstance(source, dict) else lora_names(source)
+        options = lora_options(self) | kwargs
         self.transformer.load_lora_adapter(
-            source, prefix=lora_prefix(names), adapter_name=adapter_name, _pipeline=self, **kwargs
+            source, prefix=lora_prefix(names), adapter_name=adapter_name, **options
         )
 
     def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:

@@ -14,12 +14,12 @@ ALIGNMENT = 64
 """Bytes, to which torch's allocator for the CPU aligns."""
 
 
-def own_memory(values: torch.Tensor) -> torch.Tensor:
+def contiguous_copy(values: torch.Tensor) -> torch.Tensor:
     """A contiguous copy at an address of torch's choosing."""
     return values.clone(memory_format=torch.contiguous_format)
 
 
-def own_weights(module: nn.Module) -> None:
+def unmap_weights(module: nn.Module) -> None:
     """Copy the weights on the CPU: those that are mapped from a file would change with it.
 
     Values, strides and the identity of parameters stay; subclasses of tensors are left alone.

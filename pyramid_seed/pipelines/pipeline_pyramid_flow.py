@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,61 +22,28 @@ from transformers import (
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, DeterminismLevel
-from ..determinism import determinism as determinism_level
 from ..dtypes import check_dtype
-from ..geometry import PyramidGeometry
+from ..geometry import LatentShape, PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
+from .call_wrappers import at_determinism_level, one_at_a_time
 from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
-from .frame_collector import Film, OnFrames, UnitDecoder
+from .frame_collector import FrameCollector, OnFrames, UnitDecoder
 from .guided import GuidedTransformer
-from .inputs import OUTPUT_TYPES, Request, check_call, check_draws, check_replaced, noise_sources
+from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
-from .memory import align_weights, own_memory
+from .memory import align_weights, contiguous_copy
+from .noise_sources import check_draws, noise_sources
 from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
-from .stages import StageDigests, StageRecorder, known_stage_digests
-from .text import TextEmbeddings, text_digests
+from .stages import StageDigests, StageRecorder
+from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
-
-
-def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a call under the level that its `determinism` argument names; flags are as before after it."""
-
-    parameters = inspect.signature(call)
-
-    @wraps(call)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        given = parameters.bind(*args, **kwargs)
-        given.apply_defaults()
-        with determinism_level(given.arguments["determinism"]):
-            return call(*args, **kwargs)
-
-    return wrapped
-
-
-def one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a call of a pipeline that is at work: two would share its scheduler, and spoil each other."""
-
-    @wraps(call)
-    def wrapped(self: PyramidFlowPipeline, *args: Any, **kwargs: Any) -> Any:
-        if self._is_at_work:
-            raise RuntimeError(
-                "this pipeline is making a clip, in another thread or around this callback; wait for it, or "
-                "use a process for each"
-            )
-        self._is_at_work = True
-        try:
-            return call(self, *args, **kwargs)
-        finally:
-            self._is_at_work = False
-
-    return wrapped
 
 
 class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
@@ -265,15 +231,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             GenerationOutOfMemoryError: memory ran out; the modes that would fit are named.
             RuntimeError: stopped before the first unit was finished.
         """
-        # 1. Check inputs.
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        for name in callback_on_step_end_tensor_inputs:
-            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_choice("text_encoders", text_encoders, AFTER_USE)
-        check_dtype(self.transformer.dtype)
-        check_dtype(self.vae.dtype)
         embeddings = {
             "prompt_embeds": prompt_embeds,
             "prompt_attention_mask": prompt_attention_mask,
@@ -282,13 +241,182 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             "negative_prompt_attention_mask": negative_prompt_attention_mask,
             "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
         }
-        request = check_call(
+
+        # 1. Check inputs.
+        request = self.check_inputs(
+            prompt,
+            negative_prompt,
+            image,
+            height,
+            width,
+            num_frames,
+            num_inference_steps,
+            video_num_inference_steps,
+            guidance_scale,
+            video_guidance_scale,
+            guidance_decay,
+            min_guidance_scale,
+            num_videos_per_prompt,
+            beginning=beginning,
+            max_sequence_length=max_sequence_length,
+            text_encoders=text_encoders,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            **embeddings,
+        )
+
+        # 2. Noise: a source and a ledger for each clip.
+        sources = noise_sources(
+            request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
+        )
+        check_draws(sources, request)
+        ledgers = [NoiseLedger() for _ in sources]
+        ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
+
+        # 3. Text: a row for each clip.
+        texts = self.encode_prompt(
+            with_suffix(prompt, prompt_suffix),
+            negative_prompt,
+            request.needs_negative,
+            num_videos_per_prompt,
+            max_sequence_length=request.text_length,
+            device=self._execution_device,
+            **embeddings,
+        )
+        positives = texts.positive.rows()
+        negatives = texts.negative.rows() if texts.negative is not None else [None] * request.num_clips
+        self.after_text(text_encoders)
+
+        # 4. Latents of the units that are known: an image's, or those of a beginning.
+        known_latents = [
+            self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
+            for clip in range(request.num_clips)
+        ]
+
+        # 5. Units, stages, steps: one clip after the other.
+        self._interrupt = False
+        self._num_timesteps = request.num_steps
+        clips: list[torch.Tensor] = []
+        stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
+        collector = FrameCollector(self.vae, output_type, request.num_clips, callback_on_chunk_end)
+        with self.progress_bar(total=request.num_steps) as progress_bar:
+            for index in range(request.num_clips):
+                model = GuidedTransformer(
+                    self.transformer,
+                    positives[index],
+                    negatives[index] if request.is_guided else None,
+                    attention_kwargs,
+                    self._execution_device,
+                )
+                decoder = collector.decoder(index)
+                on_step = self._step_callback(
+                    index,
+                    request,
+                    model,
+                    decoder,
+                    progress_bar,
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
+                )
+                on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
+                clip = self._denoise_clip(
+                    request,
+                    known_latents[index],
+                    model,
+                    ledgered[index],
+                    decoder,
+                    on_step,
+                    on_unit,
+                    stage_digests[index],
+                )
+                # A run that is stopped keeps whole clips, or of its first clip the whole units.
+                if clip is not None and (clip.shape[2] == len(request.units) or not clips):
+                    clips.append(clip)
+                if self.interrupt:
+                    break
+        if not clips:
+            raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
+
+        # 6. Frames.
+        frames = collector.collect(clips, self.video_processor)
+        self.maybe_free_model_hooks()
+
+        # 7. Output.
+        if not return_dict:
+            return (frames,)
+        return PyramidFlowPipelineOutput(
+            frames=frames,
+            latents=torch.cat(clips),
+            seeds=[
+                source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
+            ],
+            ledgers=[ledger.first_units(clip.shape[2]) for ledger, clip in zip(ledgers, clips, strict=False)],
+            text_digests=[
+                clip_text_digests(
+                    positives[index],
+                    negatives[index],
+                    is_guided=request.guides(index, clip.shape[2]),
+                    beginning=request.beginning(index),
+                )
+                for index, clip in enumerate(clips)
+            ],
+            stage_digests=stage_digests[: len(clips)],
+            interrupted=self.interrupt,
+        )
+
+    def check_inputs(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        image: PipelineImageInput | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int = 121,
+        num_inference_steps: int | list[int] = 20,
+        video_num_inference_steps: int | list[int] | None = None,
+        guidance_scale: float = 7.0,
+        video_guidance_scale: float | None = None,
+        guidance_decay: float | None = None,
+        min_guidance_scale: float = 2.0,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        beginning: Beginning | list[Beginning | None] | None = None,
+        max_sequence_length: int = 128,
+        text_encoders: AfterUse = "keep",
+        output_type: str = "np",
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> Request:
+        """What a call with these arguments is to make, which are those of `__call__`; computes nothing.
+
+        Raises:
+            ValueError, TypeError: an argument does not fit the model or the others; what would is named.
+        """
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
+        check_choice("output_type", output_type, OUTPUT_TYPES)
+        check_choice("text_encoders", text_encoders, AFTER_USE)
+        check_dtype(self.transformer.dtype)
+        check_dtype(self.vae.dtype)
+        config = self.transformer.config
+        return check_call(
             self.geometry,
-            self.transformer.config.in_channels,
-            (self.transformer.config.joint_attention_dim, self.transformer.config.pooled_projection_dim),
+            config.in_channels,
+            (config.joint_attention_dim, config.pooled_projection_dim),
             prompt=prompt,
             negative_prompt=negative_prompt,
-            embeddings=embeddings,
+            embeddings={
+                "prompt_embeds": prompt_embeds,
+                "prompt_attention_mask": prompt_attention_mask,
+                "pooled_prompt_embeds": pooled_prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+                "negative_prompt_attention_mask": negative_prompt_attention_mask,
+                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+            },
             image=image,
             beginning=beginning,
             height=height,
@@ -303,136 +431,36 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             num_videos_per_prompt=num_videos_per_prompt,
             max_sequence_length=max_sequence_length,
         )
-        stage_digests = known_stage_digests(request, self.geometry.num_stages)
 
-        # 2. Noise: a source and a ledger for each clip.
-        sources = noise_sources(
-            request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
-        )
-        check_draws(sources, request)
-        ledgers = [NoiseLedger() for _ in sources]
-        ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
-
-        # 3. Text: each prompt alone, equal ones once.
-        given = [embeddings[name] for name in TextEmbeddings._fields]
-        texts = self._texts(prompt, prompt_suffix, given, request.num_prompts, request.text_length)
-        negatives: Sequence[TextEmbeddings | None] = [None] * request.num_prompts
-        if request.needs_negative:
-            given = [embeddings["negative_" + name] for name in TextEmbeddings._fields]
-            negatives = self._texts(negative_prompt, "", given, request.num_prompts, request.text_length)
-        self.after_text(text_encoders)
-
-        # 4. Known units: an encoded image, or the beginnings. Their draws are those of the whole clip.
-        known = self._known_latents(request, ledgered)
-
-        # 5. Units, stages, steps: one clip after the other.
-        self._interrupt = False
-        self._num_timesteps = request.num_steps
-        clips: list[torch.Tensor] = []
-        film = Film(self.vae, output_type, request.num_clips, callback_on_chunk_end)
-        with self.progress_bar(total=request.num_steps) as progress_bar:
-            for index, (source, known_units) in enumerate(zip(ledgered, known, strict=True)):
-                text = index // num_videos_per_prompt
-                model = GuidedTransformer(
-                    self.transformer,
-                    texts[text],
-                    negatives[text] if request.is_guided else None,
-                    attention_kwargs,
-                    self._execution_device,
-                )
-                decoder = film.decoder(index)
-                on_step = self._step_callback(
-                    index,
-                    request,
-                    model,
-                    decoder,
-                    progress_bar,
-                    callback_on_step_end,
-                    callback_on_step_end_tensor_inputs,
-                )
-                on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
-                clip = self._denoise_clip(
-                    request, known_units, model, source, decoder, on_step, on_unit, stage_digests[index]
-                )
-                # A run that is stopped keeps whole clips, or of its first clip the whole units.
-                if clip is not None and (clip.shape[2] == len(request.units) or not clips):
-                    clips.append(clip)
-                if self.interrupt:
-                    break
-        if not clips:
-            raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
-
-        # 6. Pictures.
-        frames = film.develop(clips, self.video_processor)
-        self.maybe_free_model_hooks()
-
-        # 7. Output.
-        if not return_dict:
-            return (frames,)
-        return PyramidFlowPipelineOutput(
-            frames=frames,
-            latents=torch.cat(clips),
-            seeds=[
-                source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
-            ],
-            ledgers=[ledger.first_units(clip.shape[2]) for ledger, clip in zip(ledgers, clips, strict=False)],
-            text_digests=[
-                _text_digests(
-                    request,
-                    index,
-                    clip.shape[2],
-                    texts[index // num_videos_per_prompt],
-                    negatives[index // num_videos_per_prompt],
-                )
-                for index, clip in enumerate(clips)
-            ],
-            stage_digests=stage_digests[: len(clips)],
-            interrupted=self.interrupt,
-        )
-
-    def _texts(
+    def prepare_latents(
         self,
-        prompt: str | list[str] | None,
-        suffix: str,
-        given: list[torch.Tensor | None],
-        num_prompts: int,
-        max_sequence_length: int,
-    ) -> list[TextEmbeddings]:
-        """Embeddings of every prompt, batch size 1 each: given ones cut apart, or freshly encoded."""
-        tensors = [each for each in given if each is not None]
-        if tensors:
-            parts = [[own_memory(row) for row in each.split(1)] for each in tensors]
-            rows = [TextEmbeddings(*row) for row in zip(*parts, strict=True)]
-            return rows * num_prompts if len(rows) == 1 else rows
-        prompts = prompt if isinstance(prompt, list) else [prompt or ""] * num_prompts
-        encoded = {
-            text: self.remembered_text(text + suffix, max_sequence_length) for text in dict.fromkeys(prompts)
-        }
-        return [encoded[text] for text in prompts]
+        noise: NoiseSource,
+        shape: LatentShape,
+        image: torch.Tensor | None = None,
+        beginning: Beginning | None = None,
+    ) -> torch.Tensor | None:
+        """Latents of the first units of a clip, which are known before any is generated.
 
-    def _known_latents(self, request: Request, noise: list[LedgeredNoise]) -> list[torch.Tensor | None]:
-        """Latents (1, C, k, h, w) with which each clip begins, float32, or None."""
+        Args:
+            noise: of the clip. All draws behind the known units are made, for those of a beginning again, so
+                that its ledger is that of the whole clip.
+            shape: of one unit's latents.
+            image: (1, 3, H, W) in [-1, 1], to be encoded as unit 0.
+            beginning: the units themselves; not together with an image.
+
+        Returns:
+            (1, C, k, H/s, W/s) float32 where the transformer computes, normalised; None where neither is
+            given.
+        """
         device = self._execution_device
-        if request.beginnings:
-            for clip, (beginning, source) in enumerate(zip(request.beginnings, noise, strict=True)):
-                draws = draws_of_clip(
-                    beginning.num_units,
-                    request.shape,
-                    with_image=request.begins_with_image(clip),
-                )
-                for key, shape in draws:
-                    source.draw(key, shape.as_tuple())
-            return [
-                own_memory(beginning.latents.to(device, torch.float32)) for beginning in request.beginnings
-            ]
-        if not request.pictures:
-            return [None] * request.num_clips
-        return [
-            encode_image(self.vae, request.pictures[index // request.num_videos_per_prompt], source).to(
-                device
-            )
-            for index, source in enumerate(noise)
-        ]
+        if image is not None:
+            return encode_image(self.vae, image, noise).to(device)
+        if beginning is None:
+            return None
+        with_image = beginning.image_digest is not None
+        for key, size in draws_of_clip(beginning.num_units, shape, with_image=with_image):
+            noise.draw(key, size.as_tuple())
+        return contiguous_copy(beginning.latents.to(device, torch.float32))
 
     def _denoise_clip(
         self,
@@ -449,23 +477,29 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
         Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
-        device = self._execution_device
-        units = [] if known is None else [known]
-        for unit, latents in enumerate(() if known is None else known.split(1, dim=2)):
-            if request.pictures and on_unit is not None:
-                on_unit(unit, latents, ())
-            decoder.put(latents, is_last=unit + 1 == len(request.units))
+        units: list[torch.Tensor] = []
+        for latents in () if known is None else known.split(1, dim=2):
+            units.append(latents)
+            if request.images and on_unit is not None:
+                on_unit(0, latents, ())
+            decoder.put(latents, is_last=len(units) == len(request.units))
         recorder = StageRecorder(request, on_step)
-        settings = request.units[: request.num_known_units] if self.interrupt else request.units
         new_units = denoise_clip(
-            known, model, self.scheduler, noise, request.shape, device, settings, recorder
+            known,
+            model,
+            self.scheduler,
+            noise,
+            request.shape,
+            self._execution_device,
+            request.units[: len(units)] if self.interrupt else request.units,
+            recorder,
         )
-        for unit, latents in enumerate(new_units, start=request.num_known_units):
+        for latents in new_units:
             units.append(latents)
             stage_digests.append(digests := recorder.take())
             if on_unit is not None:
-                on_unit(unit, latents, digests)
-            decoder.put(latents, is_last=unit + 1 == len(request.units))
+                on_unit(len(units) - 1, latents, digests)
+            decoder.put(latents, is_last=len(units) == len(request.units))
             if self.interrupt:
                 break
         decoder.finish()
@@ -488,30 +522,18 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             progress_bar.update()
             decoder.poll()
             if callback is not None:
-                step = request.steps_before(clip, place)
                 tensors = {"latents": latents}
-                told: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
-                told |= {"clip": clip, "unit": place.unit, "stage": place.stage, "stage_step": place.step}
-                replaced = (callback(self, step, timestep, told) or {}).get("latents", latents)
-                latents = check_replaced(replaced, latents.shape).to(latents)
+                arguments: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
+                arguments |= {
+                    "clip": clip,
+                    "unit": place.unit,
+                    "stage": place.stage,
+                    "stage_step": place.step,
+                }
+                returned = callback(self, request.steps_before(clip, place), timestep, arguments) or {}
+                latents = check_replaced(returned.get("latents", latents), latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
             # A unit whose last step this was is finished: the run stops after it.
             return None if self.interrupt and not request.ends_unit(place) else latents
 
         return on_step
-
-
-def _text_digests(
-    request: Request, clip: int, num_units: int, positive: TextEmbeddings, negative: TextEmbeddings | None
-) -> dict[str, str]:
-    """Digests of the texts of a clip of `num_units` units as if it had been made in one go."""
-    if not request.guides(clip, num_units):
-        return text_digests(positive, None)
-    digests = text_digests(positive, negative)
-    if not request.is_guided:
-        digests |= {
-            name: digest
-            for name, digest in request.beginnings[clip].text_digests.items()
-            if name == "negative_prompt"
-        }
-    return digests

@@ -15,6 +15,9 @@ import torch
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from .beginning import Beginning
+from .memory import contiguous_copy
+
 logger = logging.get_logger(__name__)
 
 Encoders: TypeAlias = Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]]
@@ -22,7 +25,7 @@ Encoders: TypeAlias = Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]]
 
 
 class TextEmbeddings(NamedTuple):
-    """What a transformer is told of one prompt, or of a guidance pair.
+    """What a transformer reads of prompts: of one, of several, or of a guidance pair.
 
     Attributes:
         prompt_embeds: (B, L, D) T5 embeddings.
@@ -42,6 +45,63 @@ class TextEmbeddings(NamedTuple):
             self.pooled_prompt_embeds.to(device, dtype),
         )
 
+    def repeat(self, count: int) -> TextEmbeddings:
+        """Every row `count` times, next to each other."""
+        return TextEmbeddings(*(values.repeat_interleave(count, dim=0) for values in self))
+
+    def rows(self) -> list[TextEmbeddings]:
+        """Each row on its own, (1, ...), in memory of its own."""
+        rows = zip(*(values.split(1) for values in self), strict=True)
+        return [TextEmbeddings(*map(contiguous_copy, row)) for row in rows]
+
+
+class PromptEmbeddings(NamedTuple):
+    """What `PyramidFlowPipeline.encode_prompt` gives: the arguments by which a call takes embeddings.
+
+    Attributes:
+        prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: of the prompts, see `TextEmbeddings`.
+        negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds: of the negative
+            prompts; all None without guidance.
+    """
+
+    prompt_embeds: torch.Tensor
+    prompt_attention_mask: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
+    negative_prompt_embeds: torch.Tensor | None = None
+    negative_prompt_attention_mask: torch.Tensor | None = None
+    negative_pooled_prompt_embeds: torch.Tensor | None = None
+
+    @property
+    def positive(self) -> TextEmbeddings:
+        """Those of the prompts."""
+        return TextEmbeddings(*self[:3])
+
+    @property
+    def negative(self) -> TextEmbeddings | None:
+        """Those of the negative prompts."""
+        return text_embeddings(*self[3:])
+
+
+def text_embeddings(
+    embeds: torch.Tensor | None, attention_mask: torch.Tensor | None, pooled_embeds: torch.Tensor | None
+) -> TextEmbeddings | None:
+    """The three as one value, None without them; where one is given, so must be the others."""
+    if embeds is None or attention_mask is None or pooled_embeds is None:
+        return None
+    return TextEmbeddings(embeds, attention_mask, pooled_embeds)
+
+
+def with_suffix(prompt: str | list[str] | None, suffix: str) -> str | list[str] | None:
+    """Prompts with `suffix` appended to each."""
+    if isinstance(prompt, list):
+        return [text + suffix for text in prompt]
+    return None if prompt is None else prompt + suffix
+
+
+def joined(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:
+    """One batch of several."""
+    return TextEmbeddings(*(torch.cat(values) for values in zip(*rows, strict=True)))
+
 
 def guidance_pair(negative: TextEmbeddings, positive: TextEmbeddings) -> TextEmbeddings:
     """Batch of two for classifier-free guidance: the negative prompt first."""
@@ -50,7 +110,7 @@ def guidance_pair(negative: TextEmbeddings, positive: TextEmbeddings) -> TextEmb
             "negative_prompt_embeds must have the shape of prompt_embeds, got "
             f"{tuple(negative.prompt_embeds.shape)} and {tuple(positive.prompt_embeds.shape)}"
         )
-    return TextEmbeddings(*(torch.cat(pair) for pair in zip(negative, positive, strict=True)))
+    return joined([negative, positive])
 
 
 def text_digests(positive: TextEmbeddings, negative: TextEmbeddings | None) -> dict[str, str]:
@@ -61,6 +121,28 @@ def text_digests(positive: TextEmbeddings, negative: TextEmbeddings | None) -> d
     """
     pairs = {"prompt": positive} | ({} if negative is None else {"negative_prompt": negative})
     return {name: _digest(embeddings) for name, embeddings in pairs.items()}
+
+
+def clip_text_digests(
+    positive: TextEmbeddings,
+    negative: TextEmbeddings | None,
+    *,
+    is_guided: bool,
+    beginning: Beginning | None,
+) -> dict[str, str]:
+    """The `text_digests` of a clip, as if it had been made in one go.
+
+    Args:
+        positive: of its prompt.
+        negative: of its negative prompt, None if that was not encoded.
+        is_guided: whether any of its units was guided.
+        beginning: its first units, if it goes on from them; it knows the negative prompt if that was not
+            encoded though it guided.
+    """
+    digests = text_digests(positive, negative if is_guided else None)
+    if is_guided and negative is None and beginning is not None:
+        digests["negative_prompt"] = beginning.text_digests["negative_prompt"]
+    return digests
 
 
 def _digest(embeddings: TextEmbeddings) -> str:

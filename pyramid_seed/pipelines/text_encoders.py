@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..choices import AfterUse
-from .text import Encoders, TextEmbeddings, encode_text
+from .text import Encoders, PromptEmbeddings, TextEmbeddings, encode_text, joined, text_embeddings
+from .text_inputs import check_text
 from .text_memory import TextMemory
 
 
@@ -32,20 +33,87 @@ class TextEncodersMixin:
             if getattr(self, encoder) is not None
         ]
 
-    @torch.no_grad()
     def encode_prompt(
-        self, prompt: str, max_sequence_length: int = 128, device: torch.device | None = None
-    ) -> TextEmbeddings:
-        """Embeddings of one prompt: (1, L, D), mask (1, L), pooled (1, P).
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        max_sequence_length: int = 128,
+        device: torch.device | None = None,
+    ) -> PromptEmbeddings:
+        """Embeddings of prompts and negative prompts, each text encoded alone: a list gives what each gives.
+
+        A call takes them: `pipe(**pipe.encode_prompt("a boat")._asdict())`. Under `torch.no_grad()` they are
+        bit for bit those that a call makes, and equal texts are encoded once, see `TextMemory`. Otherwise
+        gradients flow through, and the last bits differ: T5's attention then takes another kernel.
+
+        Args:
+            prompt: N texts, or one.
+            negative_prompt: one for all, or one each; default: the empty text.
+            do_classifier_free_guidance: whether negative prompts are encoded at all.
+            num_videos_per_prompt: rows of each prompt, next to each other in the output.
+            prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
+                in place of a prompt; likewise the negative ones, of batch size N or 1.
+            max_sequence_length: L, if no prompt_embeds are given.
+            device: where the encoders compute; default: where the pipeline does.
+
+        Returns:
+            Rows of all prompts, N num_videos_per_prompt of them.
 
         Raises:
-            ValueError: the pipeline has no text encoders, or none any more.
+            ValueError: the arguments do not fit; or the pipeline has no text encoders, or none any more.
         """
+        positive = text_embeddings(prompt_embeds, prompt_attention_mask, pooled_prompt_embeds)
+        negative = text_embeddings(
+            negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds
+        )
+        num_prompts = check_text(
+            prompt,
+            negative_prompt,
+            {
+                "prompt_embeds": prompt_embeds,
+                "prompt_attention_mask": prompt_attention_mask,
+                "pooled_prompt_embeds": pooled_prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+                "negative_prompt_attention_mask": negative_prompt_attention_mask,
+                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
+            },
+        )
         device = device or self._execution_device
+        length = max_sequence_length if prompt_embeds is None else prompt_embeds.shape[1]
+        if positive is None:
+            positive = self._encode_texts(prompt, num_prompts, length, device)
+        if not do_classifier_free_guidance:
+            return PromptEmbeddings(*positive.repeat(num_videos_per_prompt))
+        if negative is None:
+            negative = self._encode_texts(negative_prompt, num_prompts, length, device)
+        elif negative.prompt_embeds.shape[0] < num_prompts:
+            negative = negative.repeat(num_prompts)
+        return PromptEmbeddings(
+            *positive.repeat(num_videos_per_prompt), *negative.repeat(num_videos_per_prompt)
+        )
+
+    def _encode_texts(
+        self, text: str | list[str] | None, count: int, max_sequence_length: int, device: torch.device
+    ) -> TextEmbeddings:
+        """Embeddings (count, ...) of as many texts; one text, or none, stands for all."""
+        texts = text if isinstance(text, list) else [text or ""] * count
+        encode = self._encode_text if torch.is_grad_enabled() else self.remembered_text
+        encoded = {each: encode(each, max_sequence_length, device) for each in dict.fromkeys(texts)}
+        return joined([encoded[each] for each in texts])
+
+    def _encode_text(self, text: str, max_sequence_length: int, device: torch.device) -> TextEmbeddings:
         encoders = self._text_encoders()
         if not encoders:
             raise ValueError(
-                f"the text encoders are gone and {prompt!r} was not encoded while they were there; give "
+                f"the text encoders are gone and {text!r} was not encoded while they were there; give "
                 "prompt_embeds, prompt_attention_mask and pooled_prompt_embeds, as encode_prompt gave them, "
                 "or load the pipeline again"
             )
@@ -53,17 +121,25 @@ class TextEncodersMixin:
             for _, encoder in encoders:
                 encoder.to(device)
             self._offloaded_text = False
-        return encode_text(prompt, encoders, max_sequence_length, device)
+        return encode_text(text, encoders, max_sequence_length, device)
 
-    def remembered_text(self, prompt: str, max_sequence_length: int = 128) -> TextEmbeddings:
-        """What `encode_prompt` gives, encoded only if equal text was not encoded lately, see `TextMemory`."""
-        return self._text_memory.get(
-            prompt,
-            max_sequence_length,
-            self._execution_device,
-            self._text_encoders(),
-            lambda: self.encode_prompt(prompt, max_sequence_length),
-        )
+    def remembered_text(
+        self, text: str, max_sequence_length: int = 128, device: torch.device | None = None
+    ) -> TextEmbeddings:
+        """Embeddings (1, ...) of one text without gradients, encoded only if equal text was not lately.
+
+        Raises:
+            ValueError: the pipeline has no text encoders, or none any more.
+        """
+        device = device or self._execution_device
+        with torch.no_grad():
+            return self._text_memory.get(
+                text,
+                max_sequence_length,
+                device,
+                self._text_encoders(),
+                lambda: self._encode_text(text, max_sequence_length, device),
+            )
 
     def after_text(self, then: AfterUse) -> None:
         """Do with the encoders what `AfterUse` says."""

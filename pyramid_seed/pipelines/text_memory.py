@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..determinism import settings_in_force
+from ..private_apis import attention_implementation, num_writes
 from .text import Encoders, TextEmbeddings
 
 REMEMBERED_TEXTS = 16
@@ -71,13 +72,11 @@ def encoders_state(encoders: Encoders) -> Hashable:
 
 
 def _encoder_state(encoder: PreTrainedModel) -> Hashable:
-    parameters = tuple(
-        (id(each), each.dtype, 0 if each.is_inference() else each._version) for each in encoder.parameters()
-    )
+    parameters = tuple((id(weight), weight.dtype, num_writes(weight)) for weight in encoder.parameters())
     adapters = tuple(
         repr([getattr(module, name) for name in ("active_adapters", "merged_adapters", "scaling")])
         for module in encoder.modules()
         if hasattr(module, "merged_adapters")
     )
-    attention = getattr(encoder.config, "_attn_implementation", None)
+    attention = attention_implementation(encoder.config)
     return weakref.ref(encoder), encoder.training, attention, parameters, adapters

@@ -13,6 +13,7 @@ import torch
 
 from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
+from ..files import file_digest
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
@@ -174,7 +175,15 @@ def find_manifest(clip: str | Path) -> dict[str, Any]:
     sidecar = sidecar_path(clip)
     if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
         return read_manifest(clip)
-    return read_manifest(sidecar)
+    manifest = read_manifest(sidecar)
+    digest = (manifest.get("file") or {}).get("sha256")
+    # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
+    if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
+        raise ValueError(
+            f"{sidecar} is the manifest of another file than {clip}: one with the SHA-256 {digest[:16]}...; "
+            "save the clip again"
+        )
+    return manifest
 
 
 def read_verifiable(clip: str | Path) -> dict[str, Any]:

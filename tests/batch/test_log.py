@@ -39,9 +39,14 @@ def test_a_full_disk_is_said_in_the_end_not_in_the_middle_of_the_work(tmp_path, 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "process-0.log").symlink_to("/dev/full")
     worked = []
-    with pytest.raises(OutputError, match="no space is left"), log_file(tmp_path, 0):  # noqa: PT012
-        logger.info("lost")
-        worked.append(True)
+
+    def work():
+        with log_file(tmp_path, 0):
+            logger.info("lost")
+            worked.append(True)
+
+    with pytest.raises(OutputError, match="no space is left"):
+        work()
     assert worked
     assert capsys.readouterr().err == ""
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from pyramid_seed.dtypes import check_dtype
 from pyramid_seed.models import PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from tests.cases import check_cases
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 FAMILIES = ("miniflux", "sd3")
@@ -50,13 +52,20 @@ def loaded(request):
 
 
 @pytest.fixture
-def miniflux(tmp_path):
-    return Path(shutil.copytree(REFERENCE / "miniflux-tiny", tmp_path / "miniflux"))
+def copy_of(tmp_path):
+    """Copies a checkpoint of a family, to be damaged."""
+    folders = (tmp_path / str(number) for number in count())
+    return lambda family: Path(shutil.copytree(REFERENCE / f"{family}-tiny", next(folders) / family))
 
 
 @pytest.fixture
-def sd3(tmp_path):
-    return Path(shutil.copytree(REFERENCE / "sd3-tiny", tmp_path / "sd3"))
+def miniflux(copy_of):
+    return copy_of("miniflux")
+
+
+@pytest.fixture
+def sd3(copy_of):
+    return copy_of("sd3")
 
 
 def edit_config(path, **changes):
@@ -227,13 +236,16 @@ def test_fp16_is_refused_before_any_work():
     check_dtype(torch.bfloat16)
 
 
-@pytest.mark.parametrize("part", [TRANSFORMER, "causal_video_vae", "text_encoder", "text_encoder_2"])
-def test_a_failed_load_leaves_the_default_dtype(miniflux, part):
-    for path in (miniflux / part).glob("*.safetensors"):
-        path.write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match=re.escape(str(miniflux / part))):
-        load(miniflux, dtype=torch.bfloat16)
-    assert torch.get_default_dtype() == torch.float32
+def test_a_failed_load_leaves_the_default_dtype(copy_of):
+    def rule(part):
+        miniflux = copy_of("miniflux")
+        for path in (miniflux / part).glob("*.safetensors"):
+            path.write_bytes(b"no tensors")
+        with pytest.raises(ValueError, match=re.escape(str(miniflux / part))):
+            load(miniflux, dtype=torch.bfloat16)
+        assert torch.get_default_dtype() == torch.float32
+
+    check_cases([TRANSFORMER, "causal_video_vae", "text_encoder", "text_encoder_2"], rule)
 
 
 def test_default_dtype_kept():
@@ -260,10 +272,12 @@ def test_a_saved_pipeline_of_another_model_is_refused(tmp_path):
         read_source(tmp_path)
 
 
-@pytest.mark.parametrize("where", ["/no/such/folder", "./folder", "folder", Path("owner/name")])
-def test_a_path_that_is_not_there(where):
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        load(where)
+def test_a_path_that_is_not_there():
+    def rule(where):
+        with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+            load(where)
+
+    check_cases(["/no/such/folder", "./folder", "folder", Path("owner/name")], rule)
 
 
 def test_a_folder_of_neither(tmp_path):
@@ -281,11 +295,16 @@ def test_a_folder_without_a_transformer(miniflux):
         load(miniflux)
 
 
-@pytest.mark.parametrize("part", ["tokenizer_2", "text_encoder", "causal_video_vae", "text_encoder_2"])
-def test_a_part_is_missing(miniflux, part):
-    shutil.rmtree(miniflux / part)
-    with pytest.raises(ValueError, match=f"a miniflux checkpoint but lacks {part}/. Expected layout of min"):
-        load(miniflux)
+def test_a_part_is_missing(copy_of):
+    def rule(part):
+        miniflux = copy_of("miniflux")
+        shutil.rmtree(miniflux / part)
+        with pytest.raises(
+            ValueError, match=f"a miniflux checkpoint but lacks {part}/. Expected layout of min"
+        ):
+            load(miniflux)
+
+    check_cases(["tokenizer_2", "text_encoder", "causal_video_vae", "text_encoder_2"], rule)
 
 
 def test_an_sd3_folder_without_its_third_text_encoder(sd3):
@@ -314,39 +333,43 @@ def test_a_transformer_of_another_kind(miniflux):
 # Files
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
+def test_a_file_is_missing(copy_of):
+    cases = [
         (f"{TRANSFORMER}/config.json", f"{TRANSFORMER}/config.json is missing"),
         (f"{TRANSFORMER}/{WEIGHTS}", rf"{TRANSFORMER}/{WEIGHTS} is missing \(or "),
         ("causal_video_vae/config.json", "causal_video_vae/config.json is missing"),
         ("text_encoder/model.safetensors", "text_encoder/model.safetensors is missing"),
         ("tokenizer/merges.txt", "tokenizer must hold vocab.json and merges.txt .* merges.txt is missing"),
         ("tokenizer_2/spiece.model", "tokenizer_2 must hold spiece.model .*Expected layout of miniflux"),
-    ],
-)
-def test_a_file_is_missing(miniflux, file, message):
-    (miniflux / file).unlink()
-    with pytest.raises(ValueError, match=message):
-        load(miniflux)
+    ]
+
+    def rule(file, message):
+        miniflux = copy_of("miniflux")
+        (miniflux / file).unlink()
+        with pytest.raises(ValueError, match=message):
+            load(miniflux)
+
+    check_cases(cases, rule)
 
 
-@pytest.mark.parametrize(
-    ("part", "pickle"),
-    [("causal_video_vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")],
-)
-def test_a_pickle_is_refused_and_the_command_it_names_converts_it(miniflux, part, pickle):
-    (weights,) = (miniflux / part).glob("*.safetensors")
-    before = load_file(weights)
-    torch.save(before, miniflux / part / pickle)
-    weights.unlink()
-    with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
+def test_a_pickle_is_refused_and_the_command_it_names_converts_it(copy_of):
+    cases = [("causal_video_vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")]
+
+    def rule(part, pickle):
+        miniflux = copy_of("miniflux")
+        (weights,) = (miniflux / part).glob("*.safetensors")
+        before = load_file(weights)
+        torch.save(before, miniflux / part / pickle)
+        weights.unlink()
+        with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
+            load(miniflux)
+        program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
+        assert program == "python"
+        subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
+        assert_same(load_file(weights), before)
         load(miniflux)
-    program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
-    assert program == "python"
-    subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
-    assert_same(load_file(weights), before)
-    load(miniflux)
+
+    check_cases(cases, rule)
 
 
 def test_a_pickle_beside_safetensors_is_not_read(miniflux):
@@ -365,9 +388,8 @@ def test_a_pickle_in_a_saved_folder_is_refused(tmp_path):
 # Configs
 
 
-@pytest.mark.parametrize(
-    ("family", "changes", "message"),
-    [
+def test_a_config_that_our_transformers_do_not_implement(copy_of):
+    cases = [
         ("miniflux", {"num_layers": None}, "must have num_layers"),
         ("miniflux", {"guidance_embeds": True}, "unknown key 'guidance_embeds'.*with value True"),
         ("miniflux", {"patch_size": 2}, "patch_size must be 1 .* got 2"),
@@ -376,14 +398,16 @@ def test_a_pickle_in_a_saved_folder_is_refused(tmp_path):
         ("sd3", {"pos_embed_type": "rope"}, "pos_embed_type must be 'sincos' .* got 'rope'"),
         ("sd3", {"qk_norm": None}, "must have qk_norm"),
         ("sd3", {"caption_projection_dim": 40}, "caption_projection_dim must be 48 .* got 40"),
-    ],
-)
-def test_a_config_that_our_transformers_do_not_implement(family, changes, message, request):
-    folder = request.getfixturevalue(family)
-    edit_config(folder / TRANSFORMER / "config.json", **changes)
-    path = re.escape(str(folder / TRANSFORMER / "config.json"))
-    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
-        load(folder)
+    ]
+
+    def rule(family, changes, message):
+        folder = copy_of(family)
+        edit_config(folder / TRANSFORMER / "config.json", **changes)
+        path = re.escape(str(folder / TRANSFORMER / "config.json"))
+        with pytest.raises(ValueError, match=f"{path}: .*{message}"):
+            load(folder)
+
+    check_cases(cases, rule)
 
 
 def test_what_the_originals_loader_overrides_is_not_asked_for(sd3):
@@ -399,14 +423,14 @@ def test_a_vae_config_that_ours_does_not_implement(miniflux):
         load(miniflux)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not JSON"), ("[]", "must hold a JSON object, got list")]
-)
-def test_a_config_that_is_no_config(miniflux, text, message):
-    path = miniflux / TRANSFORMER / "config.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))} {message}"):
-        load(miniflux)
+def test_a_config_that_is_no_config(miniflux):
+    def rule(text, message):
+        path = miniflux / TRANSFORMER / "config.json"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"{re.escape(str(path))} {message}"):
+            load(miniflux)
+
+    check_cases([("{", "is not JSON"), ("[]", "must hold a JSON object, got list")], rule)
 
 
 # Tensors

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.cases import check_cases
+
 from .clips import assert_same
 from .global_draws import GlobalDrawError, global_draws_raise, global_states
 
@@ -21,9 +23,8 @@ def picture() -> Image.Image:
     return Image.fromarray(values)
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
+def test_the_guard_raises():
+    cases = [
         lambda: torch.rand(3),
         lambda: torch.randn(3),
         lambda: torch.randint(0, 9, (3,)),
@@ -44,12 +45,14 @@ def picture() -> Image.Image:
         lambda: random.seed(0),
         lambda: random.choice([1, 2]),
         lambda: os.urandom(4),
-    ],
-)
-def test_the_guard_raises(draw):
-    with global_draws_raise(), pytest.raises(GlobalDrawError):
+    ]
+
+    def rule(draw):
+        with global_draws_raise(), pytest.raises(GlobalDrawError):
+            draw()
         draw()
-    draw()
+
+    check_cases(cases, rule)
 
 
 @pytest.mark.parametrize("with_picture", [False, True], ids=["text", "picture"])

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from pyramid_seed.media import frame_file
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.video import read_comment, read_video, video_frames, write_video
+from tests.cases import check_cases
 from tests.media.clips import chunks, moving
 
 
@@ -23,17 +25,19 @@ def fill(file, frames, fps=8, scale=1):
         file.write(chunk)
 
 
-@pytest.mark.parametrize("fps", [8, 24000 / 1001, 0.1])
-@pytest.mark.parametrize("scale", [1, 2])
-@pytest.mark.parametrize("lossless", [False, True])
-def test_the_bytes_are_those_of_all_frames_written_at_once(tmp_path, fps, scale, lossless):
+def test_the_bytes_are_those_of_all_frames_written_at_once(tmp_path):
     frames, comment = moving(), "é" * 5000
-    write_video(tmp_path / "a.mp4", frames, fps, comment=comment, scale=scale, lossless=lossless)
-    with FrameFile(tmp_path / "b.mp4", lossless=lossless) as file:
-        fill(file, frames, fps, scale)
-        file.save(tmp_path / "b.mp4", comment=comment)
-    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
-    assert read_comment(tmp_path / "b.mp4") == comment
+
+    def rule(fps, scale, lossless):
+        options = {"comment": comment, "overwrite": True}
+        write_video(tmp_path / "a.mp4", frames, fps, scale=scale, lossless=lossless, **options)
+        with FrameFile(tmp_path / "b.mp4", lossless=lossless) as file:
+            fill(file, frames, fps, scale)
+            file.save(tmp_path / "b.mp4", **options)
+        assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+        assert read_comment(tmp_path / "b.mp4") == comment
+
+    check_cases(product([8, 24000 / 1001, 0.1], [1, 2], [False, True]), rule)
 
 
 def test_it_can_be_saved_more_than_once(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -14,6 +16,7 @@ from pyramid_seed.media.images import (
     read_image_folder,
 )
 from pyramid_seed.media.video import write_video
+from tests.cases import check_cases
 
 UPRIGHT = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8))
 
@@ -31,21 +34,24 @@ def test_ordinary_images_have_the_digests_they_always_had(tmp_path):
         assert pixels_digest(open_image(tmp_path / "d.tiff")) == pixels_digest(image.convert("RGB"))
 
 
-@pytest.mark.parametrize("ending", ["png", "webp", "tiff"])
-@pytest.mark.parametrize(
-    ("orientation", "turn"),
-    [(2, Image.Transpose.FLIP_LEFT_RIGHT), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270)],
-)
-def test_an_image_is_turned_as_its_exif_says(tmp_path, ending, orientation, turn):
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+"""What undoes the EXIF orientation."""
+
+
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
     """Most cameras store a portrait lying."""
-    lying = UPRIGHT.transpose(turn)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    options = {"lossless": True} if ending == "webp" else {}
-    lying.save(tmp_path / f"a.{ending}", exif=exif, **options)
-    image = open_image(tmp_path / f"a.{ending}")
-    assert image.size == UPRIGHT.size
-    assert pixels_digest(image) == pixels_digest(UPRIGHT)
+
+    def rule(ending, orientation):
+        lying = UPRIGHT.transpose(TURNS[orientation])
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        options = {"lossless": True} if ending == "webp" else {}
+        lying.save(tmp_path / f"a.{ending}", exif=exif, **options)
+        image = open_image(tmp_path / f"a.{ending}")
+        assert image.size == UPRIGHT.size
+        assert pixels_digest(image) == pixels_digest(UPRIGHT)
+
+    check_cases(product(["png", "webp", "tiff"], TURNS), rule)
 
 
 def grey16():
@@ -64,9 +70,8 @@ def palette():
     return image
 
 
-@pytest.mark.parametrize(
-    ("image", "ending", "message"),
-    [
+def test_what_rgb_would_show_in_another_way_is_refused(tmp_path):
+    cases = [
         (grey16, "png", "a.png has pixels of more than 8 bits .*; save it as 8-bit RGB first"),
         (lambda: grey16().convert("F"), "tiff", "a.tiff has pixels of more than 8 bits .*mode F"),
         (
@@ -76,13 +81,15 @@ def palette():
         ),
         (see_through, "webp", "a.webp has transparent pixels"),
         (palette, "png", "a.png has transparent pixels"),
-    ],
-)
-def test_what_rgb_would_show_in_another_way_is_refused(tmp_path, image, ending, message):
-    options = {"lossless": True} if ending == "webp" else {}
-    image().save(tmp_path / f"a.{ending}", **options)
-    with pytest.raises(ValueError, match=message):
-        open_image(tmp_path / f"a.{ending}")
+    ]
+
+    def rule(image, ending, message):
+        options = {"lossless": True} if ending == "webp" else {}
+        image().save(tmp_path / f"a.{ending}", **options)
+        with pytest.raises(ValueError, match=message):
+            open_image(tmp_path / f"a.{ending}")
+
+    check_cases(cases, rule)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from itertools import product
 
 import av
 import imageio.v3 as iio
@@ -11,6 +12,7 @@ import pytest
 
 from pyramid_seed.media import video
 from pyramid_seed.media.video import read_comment, read_video, video_frames, write_image, write_video
+from tests.cases import check_cases
 from tests.media.clips import noise_clip, psnr, smooth_clip
 
 # ---- mp4
@@ -26,10 +28,12 @@ def test_smooth_clip_comes_back(tmp_path):
     assert psnr(decoded, frames) > 35
 
 
-@pytest.mark.parametrize("fps", [8, 23.976, 29.97, 24000 / 1001])
-def test_rate_comes_back(tmp_path, fps):
-    write_video(tmp_path / "a.mp4", smooth_clip(4), fps)
-    assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(fps, abs=1e-4)
+def test_rate_comes_back(tmp_path):
+    def rule(fps):
+        write_video(tmp_path / "a.mp4", smooth_clip(4), fps, overwrite=True)
+        assert read_video(tmp_path / "a.mp4")[1] == pytest.approx(fps, abs=1e-4)
+
+    check_cases([8, 23.976, 29.97, 24000 / 1001], rule)
 
 
 def test_scale_is_nearest_neighbour(tmp_path):
@@ -38,20 +42,21 @@ def test_scale_is_nearest_neighbour(tmp_path):
     assert np.array_equal(read_video(tmp_path / "a.mp4")[0], np.kron(frames, np.ones((1, 3, 3, 1), np.uint8)))
 
 
-@pytest.mark.parametrize(
-    "comment",
-    [
-        "plain",
-        "quotes \" and ', back\\slash, semi; colon: equals= hash#, line\nline\r\n\ttab, 日本語 and 🎬",
-        '{"prompt": "é🎈\\n"}' * 400,
-        "manifest 🎬\n" * 16_000,
-    ],
-    ids=["plain", "special", "8KB", "200KB"],
-)
-def test_comment_survives(tmp_path, comment):
-    write_video(tmp_path / "a.mp4", smooth_clip(2), 8, comment=comment)
-    assert read_comment(tmp_path / "a.mp4") == comment
-    assert len(read_video(tmp_path / "a.mp4")[0]) == 2
+def test_comment_survives(tmp_path):
+    cases = {
+        "plain": "plain",
+        "special": "quotes \" and ', back\\slash, semi; colon: equals= hash#, "
+        "line\nline\r\n\ttab, 日本語 and 🎬",
+        "8KB": '{"prompt": "é🎈\\n"}' * 400,
+        "200KB": "manifest 🎬\n" * 16_000,
+    }
+
+    def rule(comment):
+        write_video(tmp_path / "a.mp4", smooth_clip(2), 8, comment=comment, overwrite=True)
+        assert read_comment(tmp_path / "a.mp4") == comment
+        assert len(read_video(tmp_path / "a.mp4")[0]) == 2
+
+    check_cases(cases, rule)
 
 
 def test_no_comment(tmp_path):
@@ -79,30 +84,33 @@ def test_webp_keeps_count_and_when_lossless_every_bit(tmp_path):
     assert psnr(iio.imread(tmp_path / "b.webp", index=...)[..., :3], smooth_clip(5)) > 30
 
 
-@pytest.mark.parametrize("name", ["clip.png", "clip"])
-def test_png_folder_keeps_every_bit(tmp_path, name):
-    frames = noise_clip(11)
-    write_video(tmp_path / name, frames, 8)
-    files = sorted((tmp_path / name).iterdir())
-    assert [f.name for f in files] == [f"{i:04d}.png" for i in range(11)]
-    assert np.array_equal(np.stack([iio.imread(f) for f in files]), frames)
+def test_png_folder_keeps_every_bit(tmp_path):
+    def rule(name):
+        frames = noise_clip(11)
+        write_video(tmp_path / name, frames, 8)
+        files = sorted((tmp_path / name).iterdir())
+        assert [f.name for f in files] == [f"{i:04d}.png" for i in range(11)]
+        assert np.array_equal(np.stack([iio.imread(f) for f in files]), frames)
+
+    check_cases(["clip.png", "clip"], rule)
 
 
-@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])
-def test_one_frame_is_enough(tmp_path, ending):
-    path = tmp_path / f"a{ending}"
-    write_video(path, noise_clip(1), 8)
-    assert path.is_file()
-    if ending == ".png":
-        assert np.array_equal(iio.imread(path), noise_clip(1)[0])
+def test_one_frame_is_enough(tmp_path):
+    def rule(ending):
+        path = tmp_path / f"a{ending}"
+        write_video(path, noise_clip(1), 8)
+        assert path.is_file()
+        if ending == ".png":
+            assert np.array_equal(iio.imread(path), noise_clip(1)[0])
+
+    check_cases([".mp4", ".gif", ".webp", ".png"], rule)
 
 
 # ---- errors, and nothing half-written
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
+def test_wrong_options(tmp_path):
+    cases = [
         ("a.avi", {}, r"known endings: \.mp4, \.gif, \.webp, \.png"),
         ("a.mp4", {"fps": 0}, "fps must be between 0.1 and 1000 for .mp4, got 0"),
         ("a.mp4", {"fps": float("nan")}, "fps must be between"),
@@ -114,23 +122,28 @@ def test_one_frame_is_enough(tmp_path, ending):
         ("a.mp4", {"comment": "\ud800"}, "surrogates not allowed"),
         ("a.webp", {"comment": "hello"}, r"only \.mp4 has a comment tag"),
         ("a.mp4", {"frames": noise_clip()[0]}, r"shape \(T, H, W, 3\)"),
-    ],
-)
-def test_wrong_options(tmp_path, name, options, message):
-    with pytest.raises(ValueError, match=message):
-        write_video(tmp_path / name, **({"frames": noise_clip(), "fps": 8} | options))
-    assert list(tmp_path.iterdir()) == []
+    ]
+
+    def rule(name, options, message):
+        with pytest.raises(ValueError, match=message):
+            write_video(tmp_path / name, **({"frames": noise_clip(), "fps": 8} | options))
+        assert list(tmp_path.iterdir()) == []
+
+    check_cases(cases, rule)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.png", "a"])
-def test_overwrites_only_when_told(tmp_path, name):
-    write_video(tmp_path / name, noise_clip(), 8)
-    with pytest.raises(FileExistsError, match=r"a.* exists already; .*overwrite=True"):
-        write_video(tmp_path / name, smooth_clip(), 8)
-    write_video(tmp_path / name, smooth_clip(2), 8, overwrite=True)
-    assert [f.name for f in tmp_path.iterdir()] == [name]
-    if (tmp_path / name).is_dir():
-        assert len(list((tmp_path / name).iterdir())) == 2
+def test_overwrites_only_when_told(tmp_path):
+    def rule(name):
+        path = tmp_path / f"folder of {name}" / name
+        write_video(path, noise_clip(), 8)
+        with pytest.raises(FileExistsError, match=r"a.* exists already; .*overwrite=True"):
+            write_video(path, smooth_clip(), 8)
+        write_video(path, smooth_clip(2), 8, overwrite=True)
+        assert list(path.parent.iterdir()) == [path]
+        if path.is_dir():
+            assert len(list(path.iterdir())) == 2
+
+    check_cases(["a.mp4", "a.gif", "a.webp", "a.png", "a"], rule)
 
 
 def test_never_deletes_a_folder_of_other_things(tmp_path):
@@ -144,24 +157,28 @@ def test_never_deletes_a_folder_of_other_things(tmp_path):
     assert (tmp_path / "work" / "thesis.tex").read_text() == "years"
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.png"])
-@pytest.mark.parametrize("existed", [False, True])
-def test_failure_in_the_middle_leaves_everything_as_it_was(tmp_path, monkeypatch, name, existed):
-    if existed:
-        write_video(tmp_path / name, noise_clip(), 8)
-    before = sorted(tmp_path.rglob("*"))
-    enlarge, calls = video.enlarge, []
+def test_failure_in_the_middle_leaves_everything_as_it_was(tmp_path, monkeypatch):
+    def rule(name, existed):
+        path = tmp_path / f"{name}, {existed}" / name
+        path.parent.mkdir()
+        if existed:
+            write_video(path, noise_clip(), 8)
+        before = sorted(tmp_path.rglob("*"))
+        enlarge, calls = video.enlarge, []
 
-    def fails_at_the_third_frame(image, scale):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return enlarge(image, scale)
+        def fails_at_the_third_frame(image, scale):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return enlarge(image, scale)
 
-    monkeypatch.setattr(video, "enlarge", fails_at_the_third_frame)
-    with pytest.raises(KeyboardInterrupt):
-        write_video(tmp_path / name, smooth_clip(), 8, overwrite=True)
-    assert sorted(tmp_path.rglob("*")) == before
+        with monkeypatch.context() as patch:
+            patch.setattr(video, "enlarge", fails_at_the_third_frame)
+            with pytest.raises(KeyboardInterrupt):
+                write_video(path, smooth_clip(), 8, overwrite=True)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    check_cases(product(["a.mp4", "a.gif", "a.png"], [False, True]), rule)
 
 
 def test_parents_are_made(tmp_path):

@@ -34,7 +34,7 @@ def test_the_reference_path_builds_it_at_every_step(pipe, make, built):
 
 
 def test_guidance_may_end_and_begin_again_within_a_stage(pipe, built):
-    text = [pipe.encode_prompt(prompt, 32) for prompt in ("a boat", "fog and rain")]
+    text = [pipe.remembered_text(prompt, 32) for prompt in ("a boat", "fog and rain")]
     model = GuidedTransformer(pipe.transformer, *text, None, torch.device("cpu"))
     latents = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 

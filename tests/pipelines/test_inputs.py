@@ -11,7 +11,9 @@ from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import NoiseStreams, ledger
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.denoise import Place, UnitSettings
-from pyramid_seed.pipelines.inputs import Request, first_frames, noise_sources, picture_size, steps_per_stage
+from pyramid_seed.pipelines.first_frames import clip_size, first_frames
+from pyramid_seed.pipelines.inputs import Request, steps_per_stage
+from pyramid_seed.pipelines.noise_sources import noise_sources
 from tests.cases import check_cases
 
 
@@ -93,11 +95,11 @@ CALLS = {
     ),
     "images, too few": (
         {"prompt": ["a", "b", "c"], "image": [picture(), picture()]},
-        "image must be one picture or one for each of the 3 prompts, got 2",
+        "image must be one image or one for each of the 3 prompts, got 2",
     ),
     "image of bytes": (
         {"image": np.zeros((64, 64, 3), np.uint8)},
-        "image must be a PIL picture or floating point in \\[0, 1\\], got torch.uint8; divide by 255",
+        "image must be a PIL image or floating point in \\[0, 1\\], got torch.uint8; divide by 255",
     ),
     "image out of range": (
         {"image": torch.full((3, 64, 64), 200.0)},
@@ -190,11 +192,11 @@ def test_type_errors(make, forwards):
 class TestEmbeddings:
     @pytest.fixture
     def given(self, pipe):
-        return pipe.encode_prompt("a red circle", max_sequence_length=16)._asdict()
+        return pipe.encode_prompt("a red circle", max_sequence_length=16).positive._asdict()
 
     @pytest.fixture
     def negative(self, pipe):
-        embeddings = pipe.encode_prompt("", max_sequence_length=16)
+        embeddings = pipe.encode_prompt("", max_sequence_length=16).negative
         return {f"negative_{name}": values for name, values in embeddings._asdict().items()}
 
     def refused(self, make, forwards, message, **changes):
@@ -265,7 +267,7 @@ def request(**changes):
         "num_videos_per_prompt": 3,
         "shape": LatentShape(16, 8, 8, num_stages=3),
         "units": units,
-        "pictures": (),
+        "images": (),
         "beginnings": (),
         "text_length": 8,
     }
@@ -294,7 +296,7 @@ def test_steps_are_counted_through_the_whole_call():
 
 def test_the_negative_prompt_is_needed_where_a_generated_unit_is_guided():
     assert request().is_guided
-    assert not request(pictures=(torch.zeros(1, 3, 64, 64),) * 2).is_guided
+    assert not request(images=(torch.zeros(1, 3, 64, 64),) * 2).is_guided
 
 
 def test_noise_sources():
@@ -349,7 +351,7 @@ def test_equal_noise_is_refused_before_anything_is_drawn(make, forwards, monkeyp
 
 def test_size_of_the_clip():
     tall = (torch.zeros(1, 3, 128, 64),)
-    assert picture_size(None, None, ()) == (384, 640)
-    assert picture_size(64, None, ()) == (64, 640)
-    assert picture_size(None, None, tall) == (128, 64)
-    assert picture_size(128, 64, tall) == (128, 64)
+    assert clip_size(None, None, ()) == (384, 640)
+    assert clip_size(64, None, ()) == (64, 640)
+    assert clip_size(None, None, tall) == (128, 64)
+    assert clip_size(128, 64, tall) == (128, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pyramid_seed.pipelines.memory import ALIGNMENT, align_weights, own_memory, own_weights
+from pyramid_seed.pipelines.memory import ALIGNMENT, align_weights, contiguous_copy, unmap_weights
 
 
 def unaligned(values: torch.Tensor) -> torch.Tensor:
@@ -15,10 +15,10 @@ def unaligned(values: torch.Tensor) -> torch.Tensor:
     return room[1:].reshape(values.shape)
 
 
-def test_own_memory():
+def test_contiguous_copy():
     values = torch.arange(24.0).reshape(2, 3, 4)
     for other in (values.permute(2, 0, 1).contiguous().permute(1, 2, 0), unaligned(values)):
-        copy = own_memory(other)
+        copy = contiguous_copy(other)
         assert torch.equal(copy, values)
         assert copy.is_contiguous()
         assert copy.data_ptr() % ALIGNMENT == 0
@@ -48,7 +48,7 @@ def test_owned_weights_lie_elsewhere_and_stay_tied():
     values = {name: value.clone() for name, value in module.state_dict().items()}
     held = {name: value.data_ptr() for name, value in module.state_dict().items()}
     keep = list(module.state_dict().values())  # so that no address is given out again
-    own_weights(module)
+    unmap_weights(module)
     assert all(value.data_ptr() != held[name] for name, value in module.state_dict().items())
     assert module[1].weight is module[0].weight
     assert all(torch.equal(value, values[name]) for name, value in module.state_dict().items())

@@ -21,8 +21,10 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBro
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from pyramid_seed.noise import NoiseKey, NoiseStreams, noise_digest
+from pyramid_seed.geometry import LatentShape
+from pyramid_seed.noise import LedgeredNoise, NoiseKey, NoiseLedger, NoiseStreams, noise_digest
 from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 
 FAMILIES = ("miniflux", "sd3")
@@ -99,11 +101,9 @@ class TestSaveAndLoad:
         rest = {name: None if name in text_names else part for name, part in pipe.components.items()}
         text_pipe, rest_pipe = PyramidFlowPipeline(**text), PyramidFlowPipeline(**rest)
         rest_pipe.set_progress_bar_config(disable=True)
-        positive = text_pipe.encode_prompt("a red circle")._asdict()
-        negative = {
-            f"negative_{name}": values for name, values in text_pipe.encode_prompt("")._asdict().items()
-        }
-        assert same(rest_pipe(**positive, **negative, **small, seed=7).latents, make().latents)
+        with torch.no_grad():
+            embeddings = text_pipe.encode_prompt("a red circle")._asdict()
+        assert same(rest_pipe(**embeddings, **small, seed=7).latents, make().latents)
 
 
 class TestSignature:
@@ -124,6 +124,40 @@ class TestSignature:
         output = make()
         assert same(frames[0], output.frames)
         assert same(output[0], output.frames)
+
+
+class TestLifecycle:
+    """The public steps of a call, as pipelines of diffusers have them."""
+
+    def test_inputs_are_checked_without_a_call(self, pipe, forwards):
+        request = pipe.check_inputs(["a", "b"], height=64, width=128, num_frames=17, num_videos_per_prompt=2)
+        assert request.num_clips == 4
+        assert request.shape.as_tuple() == (1, 16, 1, 8, 16)
+        assert len(request.units) == 3
+        with pytest.raises(ValueError, match=r"num_frames must be 8k \+ 1, got 30; use 25 or 33"):
+            pipe.check_inputs("a", num_frames=30)
+        with pytest.raises(ValueError, match="output_type must be one of"):
+            pipe.check_inputs("a", output_type="gif")
+        assert forwards == []
+
+    def test_its_defaults_are_those_of_a_call(self):
+        check = inspect.signature(PyramidFlowPipeline.check_inputs).parameters
+        call = inspect.signature(PyramidFlowPipeline.__call__).parameters
+        differing = {name for name in check if check[name].default != call[name].default}
+        assert differing == {"callback_on_step_end_tensor_inputs"}  # a tuple here, diffusers' list there
+
+    def test_known_latents_are_prepared(self, pipe, make):
+        shape = LatentShape(16, 8, 8, num_stages=3)
+        output, noise = make(), NoiseStreams(7)
+        with torch.no_grad():
+            assert pipe.prepare_latents(noise, shape) is None
+            ledger = NoiseLedger()
+            beginning = Beginning(output.latents[:, :, :1])
+            known = pipe.prepare_latents(LedgeredNoise(noise, ledger), shape, beginning=beginning)
+            assert same(known, output.latents[:, :, :1])
+            assert ledger == output.ledgers[0].first_units(1)
+            image = torch.rand(1, 3, 64, 64) * 2 - 1
+            assert same(pipe.prepare_latents(noise, shape, image=image), encode_image(pipe.vae, image, noise))
 
 
 class TestOutputs:
@@ -259,15 +293,14 @@ class TestBatch:
         assert scales[::3] == expected
 
     def test_embeddings_in_place_of_text(self, pipe, make):
-        embeddings = [pipe.encode_prompt(prompt, 20) for prompt in ("a", "b")]
-        negative = pipe.encode_prompt("ugly", 20)
-        both = {
-            name: torch.cat([getattr(each, name) for each in embeddings]) for name in embeddings[0]._fields
-        }
-        one_negative = {f"negative_{name}": values for name, values in negative._asdict().items()}
+        with torch.no_grad():
+            encoded = pipe.encode_prompt(["a", "b"], "ugly", max_sequence_length=20)
+        both, two_negatives = encoded.positive._asdict(), {}
+        for name, values in encoded.negative._asdict().items():
+            two_negatives[f"negative_{name}"] = values
+        one_negative = {name: values[:1] for name, values in two_negatives.items()}
         expected = make(["a", "b"], negative_prompt="ugly", max_sequence_length=20).latents
         assert same(make(None, **both, **one_negative).latents, expected)
-        two_negatives = {name: torch.cat([values, values]) for name, values in one_negative.items()}
         assert same(make(None, **both, **two_negatives).latents, expected)
         assert same(make(None, **both, negative_prompt="ugly").latents, expected)
 

@@ -7,8 +7,9 @@ import weakref
 import pytest
 import torch
 
-from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, run_batch
+from pyramid_seed import generate, load_pipeline, run_batch
 from pyramid_seed.api import shared_pipeline
+from pyramid_seed.pipelines import text_encoders
 from pyramid_seed.presets import Settings, load_preset, with_settings
 
 GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
@@ -16,6 +17,74 @@ GONE = "the text encoders are gone and 'b' was not encoded while they were there
 
 def encoders(pipe):
     return [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
+
+
+class TestEncodePrompt:
+    LONG = "a big yellow triangle, slowly, slowly, moves up"
+
+    @torch.no_grad()
+    def test_a_list_gives_what_each_gives_alone(self, pipe):
+        """Bit for bit, also beside a text of another length and twice in one list."""
+        prompts = ["a", self.LONG, "a"]
+        together = pipe.encode_prompt(prompts, ["fog", "", "rain"], max_sequence_length=24)
+        for index, (prompt, negative) in enumerate(zip(prompts, ["fog", "", "rain"], strict=True)):
+            alone = pipe.encode_prompt(prompt, negative, max_sequence_length=24)
+            for ours, theirs in zip(together, alone, strict=True):
+                assert torch.equal(ours[index : index + 1], theirs)
+
+    def test_videos_of_a_prompt_are_next_to_each_other(self, pipe):
+        one = pipe.encode_prompt(["a", "b"], max_sequence_length=24)
+        three = pipe.encode_prompt(["a", "b"], num_videos_per_prompt=3, max_sequence_length=24)
+        for values, repeated in zip(one, three, strict=True):
+            assert torch.equal(repeated, values[[0, 0, 0, 1, 1, 1]])
+
+    def test_without_guidance_there_are_no_negative_ones(self, pipe):
+        encoded = pipe.encode_prompt("a", "fog", do_classifier_free_guidance=False)
+        assert encoded.negative is None
+        assert encoded[3:] == (None, None, None)
+
+    def test_what_is_given_is_not_encoded(self, pipe):
+        encoded = pipe.encode_prompt(["a", "b"], "fog", max_sequence_length=24)
+        given = encoded.positive._asdict()
+        again = pipe.encode_prompt(negative_prompt="fog", **given)
+        one_for_all = {f"negative_{name}": values[:1] for name, values in encoded.negative._asdict().items()}
+        for other in (again, pipe.encode_prompt(**given, **one_for_all)):
+            assert all(torch.equal(*pair) for pair in zip(encoded, other, strict=True))
+
+    def test_gradients_flow_through(self, own_pipe):
+        for encoder in encoders(own_pipe):
+            if encoder is not None:
+                encoder.requires_grad_(True)
+        encoded = own_pipe.encode_prompt("a", "fog", max_sequence_length=24)
+        assert all(values.requires_grad for values in encoded if values.is_floating_point())
+        (encoded.prompt_embeds.sum() + encoded.pooled_prompt_embeds.sum()).backward()
+        for encoder in encoders(own_pipe):
+            if encoder is not None:
+                assert any(weight.grad is not None and weight.grad.any() for weight in encoder.parameters())
+
+    def test_a_call_gives_the_same_clip_with_its_embeddings(self, pipe, small):
+        with torch.no_grad():
+            embeddings = pipe.encode_prompt("a", "fog")
+        given, encoded = pipe(**embeddings._asdict(), seed=1, **small), pipe("a", "fog", seed=1, **small)
+        assert torch.equal(given.latents, encoded.latents)
+        assert given.text_digests == encoded.text_digests
+        with_gradients = pipe.encode_prompt("a", "fog")
+        for values, expected in zip(with_gradients, embeddings, strict=True):
+            torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+        assert pipe(**with_gradients._asdict(), seed=1, **small).latents.isfinite().all()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, "give a prompt or prompt_embeds"),
+            ({"prompt": 3}, "prompt must be a str or a non-empty list of str, got 3"),
+            ({"prompt": "a", "negative_prompt": ["b", "c"]}, "one entry for each of the 1 prompts, got 2"),
+            ({"prompt_embeds": torch.zeros(1, 4, 8)}, "prompt_embeds must come with prompt_attention_mask"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, pipe, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            pipe.encode_prompt(**arguments)
 
 
 @pytest.mark.parametrize("then", ["keep", "offload", "free"])
@@ -52,16 +121,12 @@ def test_after_freeing_old_texts_work_and_new_ones_say_what_to_do(own_pipe, smal
 def test_the_way_of_diffusers(own_pipe, small):
     """Encode first, take the encoders away, give embeddings."""
     whole = own_pipe("b", negative_prompt="fog", seed=1, **small)
-    positive, negative = (own_pipe.encode_prompt(text) for text in ("b", "fog"))
+    with torch.no_grad():
+        embeddings = own_pipe.encode_prompt("b", "fog")
     own_pipe.text_encoder = own_pipe.text_encoder_2 = own_pipe.text_encoder_3 = None
     with pytest.raises(ValueError, match=GONE):
         own_pipe("b", **small)
-    given = own_pipe(
-        **positive._asdict(),
-        **{"negative_" + name: values for name, values in negative._asdict().items()},
-        seed=1,
-        **small,
-    )
+    given = own_pipe(**embeddings._asdict(), seed=1, **small)
     assert torch.equal(whole.latents, given.latents)
 
 
@@ -95,11 +160,9 @@ def test_generate_with_a_pipeline_that_is_freed(quick):
 
 
 def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, quick, monkeypatch):
-    texts, encode = [], PyramidFlowPipeline.encode_prompt
+    texts, encode = [], text_encoders.encode_text
     monkeypatch.setattr(
-        PyramidFlowPipeline,
-        "encode_prompt",
-        lambda self, text, *rest: texts.append(text) or encode(self, text, *rest),
+        text_encoders, "encode_text", lambda text, *rest: texts.append(text) or encode(text, *rest)
     )
     (prompts := tmp_path / "list.txt").write_text("a\nb\nc\n")
     settings = {**quick, "negative_prompt": "fog", "guidance_scale": 3.0}

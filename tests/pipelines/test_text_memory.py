@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from pyramid_seed.determinism import determinism
+from pyramid_seed.pipelines import text_encoders
+from pyramid_seed.pipelines.text import encode_text
 from pyramid_seed.pipelines.text_memory import TextMemory
 
 CPU = torch.device("cpu")
@@ -18,14 +20,20 @@ CPU = torch.device("cpu")
 def encoded(own_pipe, monkeypatch):
     """The texts that the pipeline really encodes, in order."""
     texts: list[str] = []
-    encode = own_pipe.encode_prompt
+    encode = text_encoders.encode_text
 
-    def spy(prompt, *rest):
-        texts.append(prompt)
-        return encode(prompt, *rest)
+    def spy(text, *rest):
+        texts.append(text)
+        return encode(text, *rest)
 
-    monkeypatch.setattr(own_pipe, "encode_prompt", spy)
+    monkeypatch.setattr(text_encoders, "encode_text", spy)
     return texts
+
+
+def fresh_text(pipe, text):
+    """A text encoded now, as a call does it."""
+    with torch.no_grad():
+        return encode_text(text, pipe._text_encoders(), 20, CPU)
 
 
 def assert_bits(one, other):
@@ -37,7 +45,7 @@ def test_what_is_remembered_is_what_encoding_again_gives(own_pipe, encoded):
     again = own_pipe.remembered_text("a red circle", 20)
     assert encoded == ["a red circle"]
     assert_bits(first, again)
-    assert_bits(first, own_pipe.encode_prompt("a red circle", 20))
+    assert_bits(first, fresh_text(own_pipe, "a red circle"))
 
 
 def test_a_negative_prompt_is_encoded_once_for_many_calls(own_pipe, encoded, small):
@@ -91,7 +99,7 @@ def test_a_change_of_an_encoder_is_noticed(own_pipe, encoded, change):
     after = own_pipe.remembered_text("a", 20)
     assert encoded == ["a", "a"]
     assert not torch.equal(before.pooled_prompt_embeds, after.pooled_prompt_embeds)
-    assert_bits(after, own_pipe.encode_prompt("a", 20))
+    assert_bits(after, fresh_text(own_pipe, "a"))
 
 
 def test_merging_an_adapter_is_noticed(own_pipe, encoded):

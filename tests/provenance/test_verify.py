@@ -21,6 +21,7 @@ from pyramid_seed.provenance.manifest import find_manifest, manifest_json
 from pyramid_seed.provenance.pixels import compare_file
 from pyramid_seed.provenance.verify import redraw, verify_noise_of_file
 from pyramid_seed.reproduce import regenerate, verify
+from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
 MODEL = str(REFERENCE / "miniflux-tiny")
@@ -69,9 +70,8 @@ def test_an_image_that_was_not_there_is_refused(saved):
         check(saved, image=Image.new("RGB", (64, 64)))
 
 
-@pytest.mark.parametrize(
-    ("change", "stage", "note"),
-    [
+def test_the_first_difference_in_causal_order(tampered):
+    cases = [
         (lambda m: m["weights"][3].update(sha256="0" * 64), "weights", "file diffusion_transformer_384p/"),
         (lambda m: m.update(prompt="a car"), "text", "embeddings of prompt"),
         (lambda m: m["settings"].update(negative_prompt="x"), "text", "embeddings of negative_prompt"),
@@ -92,13 +92,15 @@ def test_an_image_that_was_not_there_is_refused(saved):
         (lambda m: m["digests"]["units"].__setitem__(1, "0" * 64), "unit", "latents of unit 1"),
         (lambda m: m["digests"]["chunks"].__setitem__(1, "0" * 64), "decode", "chunk 1 (frames 1 to 8)"),
         (lambda m: m["digests"].update(frames="0" * 64), "frames", "all frames"),
-    ],
-)
-def test_the_first_difference_in_causal_order(tampered, change, stage, note):
-    found = check(tampered(change))
-    assert found.difference == found.steps[-1]
-    assert found.difference.stage == stage
-    assert found.difference.note.startswith(note)
+    ]
+
+    def rule(change, stage, note):
+        found = check(tampered(change))
+        assert found.difference == found.steps[-1]
+        assert found.difference.stage == stage
+        assert found.difference.note.startswith(note)
+
+    check_cases(cases, rule)
 
 
 def test_stages_that_are_not_known_are_skipped(tampered):
@@ -136,20 +138,21 @@ def test_what_the_machine_differs_in_is_told(tampered):
     assert machine(found) == [("packages.torch", "1.0")]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_what_cannot_be_run_is_an_error(tampered):
+    cases = [
         (lambda m: m.update(noise_scheme="pyramid-seed/v2"), "noise scheme 'pyramid-seed/v2'"),
         (lambda m: m.update(schema_version=2), "schema version 2"),
         (lambda m: m.pop("ledger"), "ledger is missing"),
-    ],
-)
-def test_what_cannot_be_run_is_an_error(tampered, change, message):
-    path = tampered(change)
-    with pytest.raises(ValueError, match=message):
-        check(path)
-    with pytest.raises(ValueError, match=message):
-        verify_noise_of_file(path)
+    ]
+
+    def rule(change, message):
+        path = tampered(change)
+        with pytest.raises(ValueError, match=message):
+            check(path)
+        with pytest.raises(ValueError, match=message):
+            verify_noise_of_file(path)
+
+    check_cases(cases, rule)
 
 
 def test_weights_from_a_folder_must_be_found_again(saved, tmp_path):
@@ -184,20 +187,21 @@ def test_noise_only_needs_no_model(saved):
     assert done.stdout.endswith("MATCH, as far as the noise goes\n")
 
 
-@pytest.mark.parametrize(
-    ("change", "note"),
-    [
+def test_noise_only_finds_the_first_draw(tampered):
+    cases = [
         (lambda m: m.update(seed="3"), "draw initial/0/0"),
         (lambda m: m["branches"].append({"from_unit": 1, "seed": "3"}), "draw initial/1/0"),
         (lambda m: m["ledger"][4].update(sha256="0" * 64), "draw renoise/1/1"),
         (lambda m: m["ledger"][4].update(shape=[1, 16, 1, 4, 2]), "draw renoise/1/1"),
         (lambda m: m["settings"].update(height=128), "draw initial/0/0"),
-    ],
-)
-def test_noise_only_finds_the_first_draw(tampered, change, note):
-    found = verify_noise_of_file(tampered(change))
-    assert found.difference.stage == "noise"
-    assert found.difference.note.startswith(note)
+    ]
+
+    def rule(change, note):
+        found = verify_noise_of_file(tampered(change))
+        assert found.difference.stage == "noise"
+        assert found.difference.note.startswith(note)
+
+    check_cases(cases, rule)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -245,14 +249,18 @@ def test_one_enlarged_pixel_that_is_not_alike_is_found(made, tmp_path):
     assert verify_noise_of_file(path).difference.stage == "file"
 
 
-@pytest.mark.parametrize(
-    "doctor",
-    [lambda frames: frames[::-1], lambda frames: 255 - frames, lambda frames: np.roll(frames, 1, axis=2)],
-    ids=["reversed", "inverted", "shifted"],
-)
-def test_a_doctored_lossy_file_is_found(made, tmp_path, doctor):
-    path = doctored(tmp_path / "clip.mp4", doctor(made.frames), with_file(made))
-    assert check(path).difference.stage == "file"
+def test_a_doctored_lossy_file_is_found(made, tmp_path):
+    cases = {
+        "reversed": lambda frames: frames[::-1],
+        "inverted": lambda frames: 255 - frames,
+        "shifted": lambda frames: np.roll(frames, 1, axis=2),
+    }
+
+    def rule(doctor):
+        path = doctored(tmp_path / "clip.mp4", doctor(made.frames), with_file(made), overwrite=True)
+        assert check(path).difference.stage == "file"
+
+    check_cases(cases, rule)
 
 
 def test_a_lossy_file_by_another_encoder_is_close(made, tmp_path, monkeypatch):

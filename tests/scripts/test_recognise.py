@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from world import (
     render,
     sample_scene,
 )
+
+from tests.cases import check_cases
 
 EXAMPLES = held_out_examples(432)
 NOTHING = Recognition(None, None, None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
@@ -57,12 +59,19 @@ def _bytes(frames: np.ndarray) -> np.ndarray:
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("damage", "count"), [(_clean, 432), (_coded, 200), (_poor, 200), (_faded, 108)])
-def test_rendered_clips_are_all_recognised(damage, count):
-    for example in EXAMPLES[:count]:
+def test_rendered_clips_are_all_recognised():
+    def rule(damage, example):
         seen = recognise(_bytes(damage(render(example.scene).astype(np.float32), example.seed)))
         assert all(seen.agrees_with(example.scene).values()), (example, seen)
         assert all(0 < seen.confidence[name] <= 1 for name in ATTRIBUTES)
+
+    counts = {_clean: 432, _coded: 200, _poor: 200, _faded: 108}
+    cases = {
+        f"{damage.__name__} {example.caption}, seed {example.seed}": (damage, example)
+        for damage, count in counts.items()
+        for example in EXAMPLES[:count]
+    }
+    check_cases(cases, rule)
 
 
 def test_size_and_speed_have_no_value_without_an_object_or_a_motion():
@@ -83,19 +92,22 @@ def test_edges_are_as_wide_as_they_are_blurred():
     assert edge_width(np.full((2, 64, 64, 3), 128, np.uint8)) is None
 
 
-@pytest.mark.parametrize("background", ["white", "black", "grey"])
-def test_the_ground_is_as_wrong_as_it_is_made(background):
+def test_the_ground_is_as_wrong_as_it_is_made():
     """A tint of 10 levels is an error of 10, a pattern of +10 and -10 too; the object itself is none."""
-    scene = sample_scene(3, shape="star", colour="red", background=background, motion="right")
-    frames = render(scene, 1)
-    assert ground_error(frames, background) == 0
-    tint = -10 if background == "white" else 10
-    tinted = np.clip(frames.astype(int) + tint, 0, 255).astype(np.uint8)
-    assert ground_error(tinted, background) == pytest.approx(10)
-    nothing = np.full((1, 64, 64, 3), 128, np.int64)
-    nothing[:, ::2] += 10
-    nothing[:, 1::2] -= 10
-    assert ground_error(nothing.astype(np.uint8), "grey") == pytest.approx(10)
+
+    def rule(background):
+        scene = sample_scene(3, shape="star", colour="red", background=background, motion="right")
+        frames = render(scene, 1)
+        assert ground_error(frames, background) == 0
+        tint = -10 if background == "white" else 10
+        tinted = np.clip(frames.astype(int) + tint, 0, 255).astype(np.uint8)
+        assert ground_error(tinted, background) == pytest.approx(10)
+        nothing = np.full((1, 64, 64, 3), 128, np.int64)
+        nothing[:, ::2] += 10
+        nothing[:, 1::2] -= 10
+        assert ground_error(nothing.astype(np.uint8), "grey") == pytest.approx(10)
+
+    check_cases(["white", "black", "grey"], rule)
 
 
 def test_centres_are_those_of_the_scene():
@@ -136,20 +148,23 @@ def test_a_clip_that_stands_still_has_no_motion():
     assert seen.shape == EXAMPLES[0].scene.shape
 
 
-@pytest.mark.parametrize(("value", "name"), [(255, "white"), (0, "black"), (128, "grey"), (64, None)])
-def test_blank_clips_show_a_background_at_most(value, name):
-    seen = recognise(np.full((17, 64, 64, 3), value, np.uint8))
-    assert seen.background == name
-    assert seen.shape is seen.colour is seen.motion is None
+def test_blank_clips_show_a_background_at_most():
+    def rule(value, name):
+        seen = recognise(np.full((17, 64, 64, 3), value, np.uint8))
+        assert seen.background == name
+        assert seen.shape is seen.colour is seen.motion is None
+
+    check_cases([(255, "white"), (0, "black"), (128, "grey"), (64, None)], rule)
 
 
-@pytest.mark.parametrize("blur", [0, 1, 3])
-@pytest.mark.parametrize("seed", range(3))
-def test_noise_shows_nothing(blur, seed):
-    noise = np.random.default_rng(seed).standard_normal((17, 64, 64, 3)).astype(np.float32)
-    if blur:
-        noise = _blur(noise, blur)
-    assert recognise(_bytes(128 + 60 * noise / noise.std())) == NOTHING
+def test_noise_shows_nothing():
+    def rule(blur, seed):
+        noise = np.random.default_rng(seed).standard_normal((17, 64, 64, 3)).astype(np.float32)
+        if blur:
+            noise = _blur(noise, blur)
+        assert recognise(_bytes(128 + 60 * noise / noise.std())) == NOTHING
+
+    check_cases(product([0, 1, 3], range(3)), rule)
 
 
 def test_what_is_no_shape_of_this_world_is_not_named():
@@ -182,22 +197,26 @@ def test_a_stray_spot_does_no_harm():
         assert all(recognise(frames).agrees_with(example.scene).values())
 
 
-@pytest.mark.parametrize("background", BACKGROUNDS)
-@pytest.mark.parametrize(("first", "second"), list(permutations(COLOURS, 2)))
-def test_with_a_second_object_of_any_colour_nothing_is_named(background, first, second):
-    frames = np.full((5, 64, 64, 3), BACKGROUND_RGB[background], np.uint8)
-    frames[:, 8:28, 8:28] = COLOUR_RGB[first]
-    assert recognise(frames).colour == first
-    frames[:, 40:54, 40:54] = COLOUR_RGB[second]
-    seen = recognise(frames)
-    assert seen.shape is seen.colour is seen.motion is None
+def test_with_a_second_object_of_any_colour_nothing_is_named():
+    def rule(background, colours):
+        first, second = colours
+        frames = np.full((5, 64, 64, 3), BACKGROUND_RGB[background], np.uint8)
+        frames[:, 8:28, 8:28] = COLOUR_RGB[first]
+        assert recognise(frames).colour == first
+        frames[:, 40:54, 40:54] = COLOUR_RGB[second]
+        seen = recognise(frames)
+        assert seen.shape is seen.colour is seen.motion is None
+
+    check_cases(product(BACKGROUNDS, permutations(COLOURS, 2)), rule)
 
 
-@pytest.mark.parametrize("rgb", [(255, 150, 150), (120, 60, 10), (0, 255, 255), (60, 60, 60)])
-def test_colours_that_are_far_from_the_named_ones_have_no_name(rgb):
-    frames = np.full((3, 64, 64, 3), 255, np.uint8)
-    frames[:, 20:44, 20:44] = rgb
-    assert recognise(frames).colour is None
+def test_colours_that_are_far_from_the_named_ones_have_no_name():
+    def rule(*rgb):
+        frames = np.full((3, 64, 64, 3), 255, np.uint8)
+        frames[:, 20:44, 20:44] = rgb
+        assert recognise(frames).colour is None
+
+    check_cases([(255, 150, 150), (120, 60, 10), (0, 255, 255), (60, 60, 60)], rule)
 
 
 def test_what_is_between_two_names_has_none():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from pyramid_seed.noise import NoiseKey, NoiseStreams, initial_pyramid
 from pyramid_seed.pipelines.denoise import UnitSettings, denoise_unit, renoise, upsample
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 from pyramid_seed.schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from tests.cases import check_cases
 
 SCHEDULER = PyramidFlowMatchEulerDiscreteScheduler()
 SHAPE = (1, LATENT_CHANNELS, 1, 16, 16)
@@ -67,14 +69,16 @@ def test_pixels_and_frames_are_inverse():
     assert (frames_of(pixels_of(frames)) == frames).all()
 
 
-@pytest.mark.parametrize("frames", [1, FACTOR])
-def test_blocks_hold_a_clip_and_lose_nothing(frames):
-    clip = torch.arange(2 * 3 * 8 * 16 * 8.0).reshape(2, 3, 8, 16, 8)
-    blocks = cut(clip, frames)
-    assert blocks.shape == (2, 3 * frames * FACTOR * FACTOR, 8 // frames, 16 // FACTOR, 8 // FACTOR)
-    assert torch.equal(join(blocks, frames), clip)
-    corner = clip[0, :, :frames, :FACTOR, :FACTOR]
-    assert torch.equal(blocks[0, :, 0, 0, 0], corner.flatten())
+def test_blocks_hold_a_clip_and_lose_nothing():
+    def rule(frames):
+        clip = torch.arange(2 * 3 * 8 * 16 * 8.0).reshape(2, 3, 8, 16, 8)
+        blocks = cut(clip, frames)
+        assert blocks.shape == (2, 3 * frames * FACTOR * FACTOR, 8 // frames, 16 // FACTOR, 8 // FACTOR)
+        assert torch.equal(join(blocks, frames), clip)
+        corner = clip[0, :, :frames, :FACTOR, :FACTOR]
+        assert torch.equal(blocks[0, :, 0, 0, 0], corner.flatten())
+
+    check_cases([1, FACTOR], rule)
 
 
 def test_the_codec_that_is_kept_fits_the_world(clips):
@@ -136,21 +140,26 @@ def test_clips_of_the_vae_training_are_of_every_length_and_never_the_same():
     assert not torch.equal(seen[0], seen[3])
 
 
-@pytest.mark.parametrize("shape", range(3))
-def test_clips_of_the_vae_training_start_at_every_frame_they_can(shape, monkeypatch):
+def test_clips_of_the_vae_training_start_at_every_frame_they_can(monkeypatch):
     """Of clips whose frames are their own numbers, so that a part tells where it starts."""
-    numbers = torch.arange(float(world.TRAIN_FRAMES)).reshape(1, 1, -1, 1, 1)
-    monkeypatch.setattr(
-        train_vae, "render_seeds", lambda seeds, frames: numbers.repeat(len(seeds), 3, 1, 1, 1)
-    )
-    frames, count = train_vae.CLIP_SHAPES[shape]
-    starts = set()
-    for turn in range(world.TRAIN_FRAMES - frames + 1):
-        clips = train_vae.training_clips(len(train_vae.CLIP_SHAPES) * turn + shape)
-        start = int(clips[0, 0, 0, 0, 0])
-        assert torch.equal(clips[:, 0, :, 0, 0], torch.arange(start, start + frames).float().repeat(count, 1))
-        starts.add(start)
-    assert starts == set(range(world.TRAIN_FRAMES - frames + 1))
+
+    def rule(shape):
+        numbers = torch.arange(float(world.TRAIN_FRAMES)).reshape(1, 1, -1, 1, 1)
+        monkeypatch.setattr(
+            train_vae, "render_seeds", lambda seeds, frames: numbers.repeat(len(seeds), 3, 1, 1, 1)
+        )
+        frames, count = train_vae.CLIP_SHAPES[shape]
+        starts = set()
+        for turn in range(world.TRAIN_FRAMES - frames + 1):
+            clips = train_vae.training_clips(len(train_vae.CLIP_SHAPES) * turn + shape)
+            start = int(clips[0, 0, 0, 0, 0])
+            assert torch.equal(
+                clips[:, 0, :, 0, 0], torch.arange(start, start + frames).float().repeat(count, 1)
+            )
+            starts.add(start)
+        assert starts == set(range(world.TRAIN_FRAMES - frames + 1))
+
+    check_cases(range(3), rule)
 
 
 def _single_clip(seed: int) -> Latents:
@@ -226,37 +235,45 @@ def _sample(data: Latents, unit: int, root: int) -> tuple[torch.Tensor, Oracle]:
     return latents, oracle
 
 
-@pytest.mark.parametrize("stage", range(NUM_STAGES))
-@pytest.mark.parametrize("unit", [0, 3])
-def test_batches_have_the_velocity_that_the_oracle_knows(stage, unit):
+def test_batches_have_the_velocity_that_the_oracle_knows():
     """Float32 points are exact to about 5e-7; dividing by a noise level of 0.01 or more costs two digits."""
-    data = _single_clip(0)
-    batch = make_batch(data, SCHEDULER, stage, unit, 16, torch.Generator().manual_seed(1))
-    velocity = _best_velocity(data, unit, stage, batch.noisy, batch.timestep)
-    torch.testing.assert_close(batch.target.double(), velocity, atol=1e-4, rtol=0)
+
+    def rule(stage, unit):
+        data = _single_clip(0)
+        batch = make_batch(data, SCHEDULER, stage, unit, 16, torch.Generator().manual_seed(1))
+        velocity = _best_velocity(data, unit, stage, batch.noisy, batch.timestep)
+        torch.testing.assert_close(batch.target.double(), velocity, atol=1e-4, rtol=0)
+
+    check_cases(product(range(NUM_STAGES), [0, 3]), rule)
 
 
-@pytest.mark.parametrize("stage", range(NUM_STAGES))
-def test_batches_start_from_white_noise_of_the_stages_level(stage):
+def test_batches_start_from_white_noise_of_the_stages_level():
     """The velocity alone would not show a wrong start of the last stage: all its ways end in C. The noise
     that is left must not depend on the clip, and have variance 1 (five standard errors of its estimate)."""
-    noises = []
-    for seed in (0, 1):
-        data = _single_clip(seed)
-        batch = make_batch(data, SCHEDULER, stage, 2, 64, torch.Generator().manual_seed(1))
-        local = _local_sigma(stage, batch.timestep)
-        noises.append(_implied_noise(data, 2, stage, batch.noisy, local)[0])
-    torch.testing.assert_close(*noises, atol=2e-4, rtol=0)
-    variance = noises[0].square().mean().item()
-    assert variance == pytest.approx(1, abs=5 * (2 / noises[0].numel()) ** 0.5)
+
+    def rule(stage):
+        noises = []
+        for seed in (0, 1):
+            data = _single_clip(seed)
+            batch = make_batch(data, SCHEDULER, stage, 2, 64, torch.Generator().manual_seed(1))
+            local = _local_sigma(stage, batch.timestep)
+            noises.append(_implied_noise(data, 2, stage, batch.noisy, local)[0])
+        torch.testing.assert_close(*noises, atol=2e-4, rtol=0)
+        variance = noises[0].square().mean().item()
+        assert variance == pytest.approx(1, abs=5 * (2 / noises[0].numel()) ** 0.5)
+
+    check_cases(range(NUM_STAGES), rule)
 
 
-@pytest.mark.parametrize("unit", [0, 1, 3])
-def test_sampler_with_the_best_velocity_gives_the_clip(unit):
+def test_sampler_with_the_best_velocity_gives_the_clip():
     """The ways are straight, so any number of Euler steps follows them exactly."""
-    data = _single_clip(0)
-    latents, _ = _sample(data, unit, root=5)
-    torch.testing.assert_close(latents, data.stages[-1][:, :, unit : unit + 1], atol=1e-4, rtol=0)
+
+    def rule(unit):
+        data = _single_clip(0)
+        latents, _ = _sample(data, unit, root=5)
+        torch.testing.assert_close(latents, data.stages[-1][:, :, unit : unit + 1], atol=1e-4, rtol=0)
+
+    check_cases([0, 1, 3], rule)
 
 
 def test_every_stage_starts_from_noise_that_knows_nothing_of_the_clip():
@@ -270,32 +287,39 @@ def test_every_stage_starts_from_noise_that_knows_nothing_of_the_clip():
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("stage", range(1, NUM_STAGES))
-def test_every_stage_starts_from_white_noise_of_its_level(stage):
+def test_every_stage_starts_from_white_noise_of_its_level():
     """Covariance in closed form: renoise is linear, so it is that of its matrix over one 2x2 block."""
-    coefficients, gamma = SCHEDULER.renoise_coefficients(stage), SCHEDULER.config.gamma
-    old = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
-    white = torch.eye(4, dtype=torch.float64).reshape(4, 1, 1, 1, 2, 2).unbind()
-    of_old = renoise(old, coefficients, torch.zeros_like(white[0]), gamma).flatten()
-    of_white = torch.stack([renoise(0 * old, coefficients, part, gamma).flatten() for part in white], dim=1)
-    level = SCHEDULER.end_sigmas[stage - 1]
-    covariance = level**2 * torch.outer(of_old, of_old) + of_white @ of_white.T
-    expected = SCHEDULER.start_sigmas[stage] ** 2 * torch.eye(4, dtype=torch.float64)
-    torch.testing.assert_close(covariance, expected, atol=1e-6, rtol=0)
+
+    def rule(stage):
+        coefficients, gamma = SCHEDULER.renoise_coefficients(stage), SCHEDULER.config.gamma
+        old = torch.ones(1, 1, 1, 1, 1, dtype=torch.float64)
+        white = torch.eye(4, dtype=torch.float64).reshape(4, 1, 1, 1, 2, 2).unbind()
+        of_old = renoise(old, coefficients, torch.zeros_like(white[0]), gamma).flatten()
+        of_white = torch.stack(
+            [renoise(0 * old, coefficients, part, gamma).flatten() for part in white], dim=1
+        )
+        level = SCHEDULER.end_sigmas[stage - 1]
+        covariance = level**2 * torch.outer(of_old, of_old) + of_white @ of_white.T
+        expected = SCHEDULER.start_sigmas[stage] ** 2 * torch.eye(4, dtype=torch.float64)
+        torch.testing.assert_close(covariance, expected, atol=1e-6, rtol=0)
+
+    check_cases(range(1, NUM_STAGES), rule)
 
 
-@pytest.mark.parametrize("unit", [0, 1, 2, 4])
-def test_history_is_that_of_the_sampler_up_to_its_noise(unit, monkeypatch):
-    data = _single_clip(0)
-    monkeypatch.setattr(train_transformer, "HISTORY_NOISE", 0.0)
-    oracle = _sample(data, unit, root=5)[1]
-    past = [latent_pyramid(frame, NUM_STAGES) for frame in data.stages[-1].split(1, dim=2)[:unit]]
-    for stage in range(NUM_STAGES):
-        batch = make_batch(data, SCHEDULER, stage, unit, 1, torch.Generator().manual_seed(0))
-        met = oracle.histories[stage]
-        assert len(batch.history) == len(met) == len(history_clips(past, stage))
-        for ours, theirs in zip(batch.history, met, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+def test_history_is_that_of_the_sampler_up_to_its_noise(monkeypatch):
+    def rule(unit):
+        data = _single_clip(0)
+        monkeypatch.setattr(train_transformer, "HISTORY_NOISE", 0.0)
+        oracle = _sample(data, unit, root=5)[1]
+        past = [latent_pyramid(frame, NUM_STAGES) for frame in data.stages[-1].split(1, dim=2)[:unit]]
+        for stage in range(NUM_STAGES):
+            batch = make_batch(data, SCHEDULER, stage, unit, 1, torch.Generator().manual_seed(0))
+            met = oracle.histories[stage]
+            assert len(batch.history) == len(met) == len(history_clips(past, stage))
+            for ours, theirs in zip(batch.history, met, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+    check_cases([0, 1, 2, 4], rule)
 
 
 def test_learning_rate_rises_then_falls():

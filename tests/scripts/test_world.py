@@ -31,6 +31,8 @@ from world import (
     training_caption,
 )
 
+from tests.cases import check_cases
+
 VALUES = {"shape": SHAPES, "colour": COLOURS, "motion": MOTIONS, "background": BACKGROUNDS}
 USUAL = {"size": "medium", "speed": "normal"}
 SYNONYMS = {
@@ -115,16 +117,18 @@ def test_a_star_is_the_same_five_times_and_in_a_mirror():
             np.testing.assert_allclose(again, covered, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_frames", [1, 17, 65])
-def test_objects_stay_inside_the_frame(num_frames):
-    for scene in [example.scene for example in held_out_examples(108)]:
-        frames = render(scene, num_frames)
-        assert frames.shape == (num_frames, 64, 64, 3)
-        assert frames.dtype == np.uint8
-        rim = np.ones((64, 64), dtype=bool)
-        rim[1:-1, 1:-1] = False
-        assert (frames[:, rim] == BACKGROUND_RGB[scene.background]).all()
-        assert (frames == COLOUR_RGB[scene.colour]).all(-1).any((1, 2)).all()
+def test_objects_stay_inside_the_frame():
+    def rule(num_frames):
+        for scene in [example.scene for example in held_out_examples(108)]:
+            frames = render(scene, num_frames)
+            assert frames.shape == (num_frames, 64, 64, 3)
+            assert frames.dtype == np.uint8
+            rim = np.ones((64, 64), dtype=bool)
+            rim[1:-1, 1:-1] = False
+            assert (frames[:, rim] == BACKGROUND_RGB[scene.background]).all()
+            assert (frames == COLOUR_RGB[scene.colour]).all(-1).any((1, 2)).all()
+
+    check_cases([1, 17, 65], rule)
 
 
 def test_a_longer_clip_of_a_scene_begins_with_the_shorter_one():
@@ -141,21 +145,23 @@ def test_an_object_rests_when_it_has_come_to_the_edge_or_to_its_last_size():
         assert (frames[0] != frames[-1]).any()
 
 
-@pytest.mark.parametrize(
-    ("shape", "area"),
-    [
+def test_rendered_area():
+    """Coverage sums to the true area: the soft edge neither adds nor takes."""
+
+    cases = [
         ("circle", np.pi),
         ("square", np.pi),
         ("triangle", 0.75 * np.pi),
         # Ten triangles between the centre, a point and a notch.
         ("star", 5 * 1.35 * (0.45 * 1.35) * np.sin(np.pi / 5)),
-    ],
-)
-def test_rendered_area(shape, area):
-    """Coverage sums to the true area: the soft edge neither adds nor takes."""
-    scene = sample_scene(1, shape=shape, motion="right", colour="red", background="black")
-    covered = render(scene)[..., 0].astype(float).sum((1, 2)) / COLOUR_RGB["red"][0]
-    np.testing.assert_allclose(covered, area * scene.radius**2, rtol=0.02)
+    ]
+
+    def rule(shape, area):
+        scene = sample_scene(1, shape=shape, motion="right", colour="red", background="black")
+        covered = render(scene)[..., 0].astype(float).sum((1, 2)) / COLOUR_RGB["red"][0]
+        np.testing.assert_allclose(covered, area * scene.radius**2, rtol=0.02)
+
+    check_cases(cases, rule)
 
 
 def test_a_star_has_five_points_of_which_one_is_up():
@@ -179,15 +185,17 @@ def test_motion_has_constant_speed_in_the_named_direction():
             np.testing.assert_allclose(steps, steps.mean(), atol=0.05)
 
 
-@pytest.mark.parametrize(("motion", "sign"), [("grow", 1), ("shrink", -1)])
-def test_growth_is_linear_and_large(motion, sign):
-    for seed in range(6):
-        scene = sample_scene(seed, motion=motion, colour="red", background="black")
-        radius = np.sqrt(render(scene, int(scene.rest) + 1)[..., 0].astype(float).sum((1, 2)))
-        steps = np.diff(radius) * sign
-        assert steps.min() > 0
-        assert max(radius[0], radius[-1]) / min(radius[0], radius[-1]) > 1.7
-        np.testing.assert_allclose(steps, steps.mean(), rtol=0.35)
+def test_growth_is_linear_and_large():
+    def rule(motion, sign):
+        for seed in range(6):
+            scene = sample_scene(seed, motion=motion, colour="red", background="black")
+            radius = np.sqrt(render(scene, int(scene.rest) + 1)[..., 0].astype(float).sum((1, 2)))
+            steps = np.diff(radius) * sign
+            assert steps.min() > 0
+            assert max(radius[0], radius[-1]) / min(radius[0], radius[-1]) > 1.7
+            np.testing.assert_allclose(steps, steps.mean(), rtol=0.35)
+
+    check_cases([("grow", 1), ("shrink", -1)], rule)
 
 
 def test_sizes_and_speeds_do_not_overlap():
@@ -254,12 +262,14 @@ def test_a_caption_without_a_background_belongs_to_white():
         assert all(any(word in text for word in ("black", "grey", "gray")) for text in captions)
 
 
-@pytest.mark.parametrize(("name", "values"), [("size", ("small", "large")), ("speed", ("slow", "quick"))])
-def test_a_usual_size_or_speed_is_not_said(name, values):
-    words = {word for value in values for word in SYNONYMS[value]}
-    for seed in range(500):
-        scene = sample_scene(seed, motion="right", **{name: USUAL[name]})
-        assert not words & set(re.findall(r"\w+", caption(scene, seed).lower()))
+def test_a_usual_size_or_speed_is_not_said():
+    def rule(name, values):
+        words = {word for value in values for word in SYNONYMS[value]}
+        for seed in range(500):
+            scene = sample_scene(seed, motion="right", **{name: USUAL[name]})
+            assert not words & set(re.findall(r"\w+", caption(scene, seed).lower()))
+
+    check_cases([("size", ("small", "large")), ("speed", ("slow", "quick"))], rule)
 
 
 def test_some_training_captions_leave_something_open():

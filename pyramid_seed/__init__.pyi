@@ -1,0 +1,32 @@
+"""The public names and their homes: what `__init__.py` imports when it is first used."""
+
+from .api import generate as generate
+from .api import load_pipeline as load_pipeline
+from .batch.rows import BatchInputError as BatchInputError
+from .batch.run import run_batch as run_batch
+from .batch.summary import BatchSummary as BatchSummary
+from .checkpoints.source import ModelSource as ModelSource
+from .clip import Clip as Clip
+from .determinism import seed_everything as seed_everything
+from .determinism import seed_worker as seed_worker
+from .environment import environment_fingerprint as environment_fingerprint
+from .explore.sweep import SweepSummary as SweepSummary
+from .explore.sweep import run_sweep as run_sweep
+from .media.frame_file import FrameFile as FrameFile
+from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
+from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel
+from .models import PyramidSD3Transformer3DModel as PyramidSD3Transformer3DModel
+from .noise import Branch as Branch
+from .pipelines import PyramidFlowPipeline as PyramidFlowPipeline
+from .pipelines.beginning import Beginning as Beginning
+from .presets import Preset as Preset
+from .presets import list_presets as list_presets
+from .presets import load_preset as load_preset
+from .provenance.manifest import read_manifest as read_manifest
+from .provenance.verify import Verification as Verification
+from .recipe import Recipe as Recipe
+from .reproduce import extend as extend
+from .reproduce import regenerate as regenerate
+from .reproduce import verify as verify
+from .schedulers import PyramidFlowMatchEulerDiscreteScheduler as PyramidFlowMatchEulerDiscreteScheduler
+from .version import __version__ as __version__

@@ -1,0 +1,104 @@
+"""What surrounds a command: its standard output, and the signals that stop it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TextIO
+
+
+class Output:
+    """Standard output that may fail, as on a full disk, without deciding about the work that it tells of.
+
+    Attributes:
+        error: the first failure; None if everything was written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write text, unless an earlier write has failed; a reader who has gone (`| head`) still raises."""
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        """See `write`."""
+        self._try("flush")
+
+    def _try(self, method: str, *arguments: str) -> None:
+        if self.error is None:
+            try:
+                getattr(self.stream, method)(*arguments)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                self.error = error
+                discard_output()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def standard_output() -> Iterator[Output]:
+    """`sys.stdout` as an `Output` that writes every character, as an escape where the terminal has it not."""
+    for descriptor in range(3):  # one that is closed would become that of a file, and get what is printed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout
+    output = Output(before or open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    if hasattr(output.stream, "reconfigure"):
+        output.stream.reconfigure(errors="backslashreplace")
+    sys.stdout = output
+    try:
+        yield output
+    finally:
+        sys.stdout = before
+
+
+def reader_has_gone() -> bool:
+    """Whether whoever read the standard output has gone (`| head`); nothing is written to it from then on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    has_gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if has_gone:
+        discard_output()
+    return has_gone
+
+
+def discard_output() -> None:
+    """Throw away what is still to be written: Python flushes once more when it ends, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end a command as Ctrl+C does, with all that it cleans up; yields those received."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature
+        received.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        if before[number] is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
