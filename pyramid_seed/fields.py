@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import cleandoc
@@ -70,8 +69,8 @@ class Field:
         return values[0] if len(values) == 1 else values or text
 
     def _advice(self, value: object) -> str:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            return ""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
+            return ""  # NaN has no nearest value either
         lowest = [part.ge for part in _limits(self.type) if part.ge is not None]
         for nearest in (round(value), *lowest):
             try:

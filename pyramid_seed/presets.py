@@ -25,13 +25,13 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, title="a whole number of at least 1
 Steps: TypeAlias = Annotated[
     tuple[Count, ...], Meta(min_length=1, title="a whole number of at least 1, or several, one per stage")
 ]
-# The largest float keeps out infinity, which msgspec takes for no limit; NaN is not above 0.
+# The upper limits keep out infinity, and whole numbers that no float holds; NaN is not above 0.
 Number: TypeAlias = Annotated[
-    Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
+    Annotated[int, Meta(ge=0, le=2**53)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
     Meta(title="a number of at least 0"),
 ]
 PositiveNumber: TypeAlias = Annotated[
-    Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
+    Annotated[int, Meta(gt=0, le=2**53)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
     Meta(title="a number above 0"),
 ]
 
@@ -53,8 +53,10 @@ class Preset:
     dtype: Name = about("number format of the model: float32 or bfloat16", "model", choices=DTYPES)
     negative_prompt: Text = about("what not to show; needs guidance above 1", "pipeline", "TEXT", default="")
     prompt_suffix: Text = about("appended to the prompt", "pipeline", "TEXT", default="")
-    height: Count = about("a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS")
-    width: Count = about("a multiple of the same number", "pipeline", "PIXELS")
+    height: Count = about(
+        "in pixels: a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS"
+    )
+    width: Count = about("in pixels: a multiple of the same number", "pipeline", "PIXELS")
     num_frames: Count = about(
         "frames of the clip: 4k + 1 for tiny, 8k + 1 for the published models", "pipeline"
     )

@@ -301,7 +301,7 @@ def test_settings_replace_the_presets(quick):
         ({"num_inference_steps": [1, 1]}, ValueError, "3 stages"),
         ({"guidance_scale": "high"}, ValueError, "guidance_scale must be a number"),
         ({"determinism": "loose"}, ValueError, "strict"),
-        ({"dtype": "float16"}, ValueError, "float32 or bfloat16"),
+        ({"dtype": "float16"}, ValueError, "dtype must be one of float32, bfloat16, got 'float16'"),
         ({"model": "/nowhere/at/all"}, FileNotFoundError, "/nowhere/at/all"),
     ],
 )

@@ -14,6 +14,7 @@ from pyramid_seed import generate, run_sweep
 from pyramid_seed.cli import main
 from pyramid_seed.explore.measures import measure_clip
 from pyramid_seed.explore.report import NAMES
+from pyramid_seed.provenance.manifest import find_manifest
 
 from .sweeps import FEW, OPTIONS, PROMPTS, SEEDS, Page, tree_of
 
@@ -35,6 +36,17 @@ def test_the_clips_are_those_of_generate(swept):
     exact = measure_clip(clip.frames, clip.geometry)
     for name in ("si", "ti", "motion"):
         assert row["measures"][name] == pytest.approx(exact[name], rel=0.02)
+
+
+def test_the_way_to_run_is_that_of_generate(tmp_path):
+    way = {"attention": "reference", "text_encoders": "offload", "device": "cpu", "progress": False}
+    summary = run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), **way, **FEW)
+    (name,) = summary.batch.digests
+    manifest = find_manifest(tmp_path / "clips" / name)
+    assert (manifest["attention"], manifest["compiled"]) == ("reference", False)
+    assert manifest["digests"]["frames"] == generate(PROMPTS[0], seed=7, **way, **FEW).digest
+    with pytest.raises(ValueError, match="text_encoders must be keep or offload, got 'free'"):
+        run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), text_encoders="free", **FEW)
 
 
 def test_again_makes_only_what_is_missing(swept):
