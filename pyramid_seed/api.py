@@ -98,8 +98,15 @@ def _load(
 def _load_saved(source: ModelSource, dtype: torch.dtype) -> PyramidFlowPipeline:
     """What `save_pretrained` wrote, all weights of which must be there."""
     folder, encoders = source.folder, load_saved_text_encoders(source, dtype)
-    with default_dtype_kept():
-        pipeline = PyramidFlowPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True, **encoders)
+    try:
+        with default_dtype_kept():
+            pipeline = PyramidFlowPipeline.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, **encoders
+            )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # broken files raise anything here
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
     for part in ("transformer", "vae"):
         missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
         if missing:

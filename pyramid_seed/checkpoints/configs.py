@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER_SIZE = 1024  # bytes; it has some 130
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """A config.json.
@@ -28,8 +31,19 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with its content."""
+    """Put the file's name in front of what is wrong with its content; odd types raise anything."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse what Git leaves in place of a large file that was not downloaded."""
+    if path.stat().st_size > _LFS_POINTER_SIZE:
+        return
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise ValueError(
+                f"{path} is a pointer of Git LFS, not the file itself; download it, e.g. with `git lfs pull`"
+            )

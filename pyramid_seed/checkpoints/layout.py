@@ -202,10 +202,25 @@ def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
     raise ValueError(f"{where}/model_index.json must name a transformer {classes}, got {name!r}")
 
 
-def saved_files(files: Collection[str], index: Mapping[str, Any]) -> list[str]:
-    """The files that loading what `save_pretrained` wrote reads: weights, configs, tokenizers."""
-    parts = (name for name in files if name.partition("/")[0] in index and name.endswith(_SAVED_ENDINGS))
-    return ["model_index.json", *(name for name in parts if "/" in name)]
+def saved_files(files: Collection[str], index: Mapping[str, Any], where: str) -> list[str]:
+    """The files that loading what `save_pretrained` wrote reads: weights, configs, tokenizers.
+
+    Raises:
+        ValueError: weights have another name than those that are loaded.
+    """
+    parts = [
+        name
+        for name in files
+        if "/" in name and name.partition("/")[0] in index and name.endswith(_SAVED_ENDINGS)
+    ]
+    for name in parts:
+        part, _, file = name.partition("/")
+        if file.endswith(".safetensors") and not weight_files(files, part):
+            raise ValueError(
+                f"{where}/{part} must hold {_stem(part)}.safetensors, it has {file}; save the pipeline "
+                "without variant="
+            )
+    return ["model_index.json", *parts]
 
 
 def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name: str) -> list[str]:

@@ -32,7 +32,7 @@ def load_model(
     try:
         with init_empty_weights(include_buffers=False):
             model = model_class(**config)
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # values of odd types
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     _check_tensors(model, paths)
 

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 from ..geometry import PyramidGeometry
 from ..resources import embedded_name, resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .configs import naming, read_config
+from .configs import naming, read_config, refuse_lfs_pointer
 from .digests import weight_digests, weights_key
 from .layout import (
     VAE_PART,
@@ -117,12 +117,13 @@ class ModelSource:
         else:
             vae, patch_size = self.vae_config(), self.transformer_config()["patch_size"]
             stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
-        return PyramidGeometry(
-            spatial_factor=2 ** sum(vae["spatial_down_sample"]),
-            temporal_factor=2 ** sum(vae["temporal_down_sample"]),
-            patch_size=patch_size,
-            num_stages=stages,
-        )
+        with naming(self.folder):
+            return PyramidGeometry(
+                spatial_factor=2 ** sum(map(bool, vae["spatial_down_sample"])),
+                temporal_factor=2 ** sum(map(bool, vae["temporal_down_sample"])),
+                patch_size=patch_size,
+                num_stages=stages,
+            )
 
     @cached_property
     def weights(self) -> tuple[dict[str, Any], ...]:
@@ -234,6 +235,8 @@ def read_source(
     judged = _judge(list_files(folder), str(folder), variant, config)
     folders = {name.rpartition("/")[0] + "/" for name in judged.files}
     states = {name: _state(folder / name) for name in (*judged.files, *sorted(folders))}
+    for name in judged.files:
+        refuse_lfs_pointer(folder / name)
     return ModelSource(
         folder=folder,
         variant=variant,
@@ -271,7 +274,7 @@ def _judge(
         refuse_pickles(files, where)
         index = config("model_index.json")
         family, transformer = family_of_saved(index, where), "transformer"
-        needed = saved_files(files, index)
+        needed = saved_files(files, index, where)
         names = ["vae/config.json", "transformer/config.json", "scheduler/scheduler_config.json"]
     else:
         chosen = choose_variant(files, where, variant)

@@ -159,3 +159,48 @@ def test_every_file_that_an_index_names_is_part_of_the_model(copied):
     index = {"metadata": {}, "weight_map": {"text_model.final_layer_norm.weight": "mine.safetensors"}}
     (part / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "text_encoder/mine.safetensors" in read_source(copied).files
+
+
+def test_a_pointer_of_git_lfs_is_named(copied):
+    file = copied / "text_encoder_2" / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"text_encoder_2/model\.safetensors is a pointer of Git LFS"):
+        read_source(copied)
+
+
+def test_a_pipeline_that_was_saved_with_a_variant_is_refused(copied, tmp_path):
+    load_pipeline(copied, device="cpu").save_pretrained(tmp_path / "saved", variant="fp16")
+    with pytest.raises(ValueError, match=r"must hold \w+\.safetensors, it has \w+\.fp16\.safetensors; save"):
+        read_source(tmp_path / "saved")
+
+
+def test_configs_of_odd_types_are_named(copied, tmp_path):
+    saved = tmp_path / "saved"
+    load_pipeline(copied, device="cpu").save_pretrained(saved)
+    cases = [
+        (copied, "causal_video_vae/config.json", "encoder_spatial_down_sample", 3),
+        (copied, "diffusion_transformer_384p/config.json", "num_layers", "two"),
+        (copied, "diffusion_transformer_384p/config.json", "in_channels", [64]),
+        (saved, "vae/config.json", "spatial_down_sample", 3),
+        (saved, "transformer/config.json", "patch_size", None),
+        (saved, "transformer/config.json", "num_layers", "two"),
+        (saved, "scheduler/scheduler_config.json", "stages", "three"),
+        (saved, "tokenizer/tokenizer_config.json", "added_tokens_decoder", 7),
+        (saved, "model_index.json", "transformer", 7),
+    ]
+    offenders = []
+    for folder, file, key, value in cases:
+        path = folder / file
+        before = path.read_text()
+        path.write_text(json.dumps({**json.loads(before), key: value}))
+        try:
+            generate("a boat", model=str(folder), height=64, width=64, num_frames=1, progress=False)
+        except (ValueError, TypeError) as error:
+            if str(folder) not in str(error):
+                offenders.append(f"{file}, {key}: {error!r} does not name it")
+        except Exception as error:
+            offenders.append(f"{file}, {key}: {error!r}")
+        else:
+            offenders.append(f"{file}, {key}: nothing was raised")
+        path.write_text(before)
+    assert not offenders, "\n".join(offenders)
