@@ -389,7 +389,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"encoder_layers_per_block": (1,)}, "one entry a block, got 1, 2, 2, 2 entries"),
+            ({"encoder_layers_per_block": (1,)}, "one entry per block, got 1, 2, 2, 2 entries"),
             ({"decoder_layers_per_block": (0, 1)}, "decoder_layers_per_block must be at least 1"),
             ({"temporal_up_sample": (True, False)}, "got 2 temporal halvings and 1 doublings"),
         ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from pyramid_seed.models.chunked import PartRunner, TileGrid, Tiling, run_in_parts, stitch
+from pyramid_seed.models.chunked import ChunkedRunner, TileGrid, Tiling, run_chunked, stitch
 
 
 def spans(slices, total):
@@ -131,11 +131,9 @@ def test_nothing_is_kept_after_the_last_chunk(small):
 def test_a_clip_of_one_chunk_needs_no_cache():
     caches = []
     list(
-        run_in_parts(
-            lambda x, cache: caches.append(cache) or x, torch.zeros(1, 1, 3, 2, 2), None, None, False
-        )
+        run_chunked(lambda x, cache: caches.append(cache) or x, torch.zeros(1, 1, 3, 2, 2), None, None, False)
     )
-    PartRunner(lambda x, cache: caches.append(cache) or x, None, False)(
+    ChunkedRunner(lambda x, cache: caches.append(cache) or x, None, False)(
         torch.zeros(1, 1, 1, 2, 2), is_last=True
     )
     assert caches == [None, None]
