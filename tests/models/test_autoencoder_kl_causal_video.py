@@ -156,7 +156,7 @@ class TestMemoryModes:
             small.disable_slicing()
             torch.testing.assert_close(small.decode(z).sample, batch[1], rtol=0, atol=1e-5)
 
-    def test_tiles_of_the_whole_picture_change_nothing(self, small):
+    def test_tiles_of_the_whole_image_change_nothing(self, small):
         z = torch.randn(1, 4, 2, 4, 4)
         with torch.no_grad():
             whole = small.decode(z).sample
@@ -248,11 +248,11 @@ class TestCausality:
         torch.testing.assert_close(x[:, :, :5], y[:, :, :5], rtol=0, atol=1e-6)
         assert not torch.allclose(x[:, :, 5], y[:, :, 5])
 
-    def test_posterior_of_the_first_frame_is_that_of_the_picture(self, small):
+    def test_posterior_of_the_first_frame_is_that_of_the_image(self, small):
         x = torch.randn(1, 3, 9, 8, 8)
         with torch.no_grad():
-            picture, clip = moments(small, x[:, :, :1]), moments(small, x)
-        torch.testing.assert_close(picture, clip[:, :, :1], rtol=0, atol=1e-5)
+            image, clip = moments(small, x[:, :, :1]), moments(small, x)
+        torch.testing.assert_close(image, clip[:, :, :1], rtol=0, atol=1e-5)
 
 
 class TestLatentStatistics:

@@ -10,7 +10,7 @@ from pyramid_seed.models.chunked import ChunkedRunner, TileGrid, Tiling, run_chu
 
 
 def spans(slices, total):
-    return [(each.start, min(each.stop, total)) for each in slices]
+    return [(extent.start, min(extent.stop, total)) for extent in slices]
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def stitched_by_definition(rows, size, stride, height, width):
         down = slice(None, None if row == len(blended) - 1 else stride)
         cut = [tile[..., down, :stride] for tile in tiles[:-1]]
         bands.append(torch.cat([*cut, tiles[-1][..., down, :]], dim=-1))
-    picture = torch.cat(bands, dim=-2)
-    assert picture.shape[-2:] == (height, width)
-    return picture
+    image = torch.cat(bands, dim=-2)
+    assert image.shape[-2:] == (height, width)
+    return image
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 6), (8, 4), (8, 3), (8, 8)])
@@ -70,15 +70,15 @@ def test_tiles_are_blended_as_defined(size, stride, height, width):
         for row in grid.windows(height, width)
     ]
     expected = stitched_by_definition(rows, size, stride, height, width)
-    found = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    actual = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
-def test_equal_tiles_make_the_picture():
+def test_equal_tiles_make_the_image():
     grid = TileGrid((8, 8), (6, 6))
-    picture = torch.randn(1, 1, 1, 20, 27)
-    rows = [[picture[..., down, right].clone() for down, right in row] for row in grid.windows(20, 27)]
-    torch.testing.assert_close(stitch(rows, grid, 20, 27), picture)
+    image = torch.randn(1, 1, 1, 20, 27)
+    rows = [[image[..., down, right].clone() for down, right in row] for row in grid.windows(20, 27)]
+    torch.testing.assert_close(stitch(rows, grid, 20, 27), image)
 
 
 def test_sizes_of_the_output():

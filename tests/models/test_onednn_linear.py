@@ -20,9 +20,9 @@ def test_it_is_a_linear_layer(shape, bias):
     layer = nn.Linear(*shape, bias=bias)
     x = torch.randn(2, 50, shape[0])
     with fast_linears(CPU):
-        found = layer(x)
+        actual = layer(x)
     exact = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-    torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-6)
+    torch.testing.assert_close(actual.double(), exact, rtol=0, atol=5e-6)
 
 
 @torch.no_grad()
@@ -49,8 +49,8 @@ def test_what_is_not_meant_is_left_to_torch():
     x = torch.randn(40, 64)
     expected = [layer(few), half(x.bfloat16()), F.linear(x, special)]
     with OneDnnLinear():
-        found = [layer(few), half(x.bfloat16()), F.linear(x, special)]
-    for ours, theirs in zip(found, expected, strict=True):
+        actual = [layer(few), half(x.bfloat16()), F.linear(x, special)]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours, theirs)
         assert type(ours) is type(theirs)
 
