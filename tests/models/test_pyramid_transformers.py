@@ -324,11 +324,11 @@ def test_a_context_given_again_changes_no_bit(model, inputs, path):
 @torch.no_grad()
 def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
     counts = {}
-    for each in ATTENTION_PATHS:
-        model.set_attention_path(each)
+    for path in ATTENTION_PATHS:
+        model.set_attention_path(path)
         with CountedCalls("_linear_pointwise") as calls:
             velocity(model, inputs)
-        counts[each] = calls.count
+        counts[path] = calls.count
     assert counts["reference"] == 0
     assert counts["prefix"] >= 6 * len(model._blocks())
 
