@@ -39,9 +39,9 @@ def test_jsonl_reports_every_bad_line(tmp_path):
     path = write(tmp_path, "a.jsonl", "\n".join(lines))
     rows, bad = read_rows(path)
     assert rows == [Row(1, {"prompt": "a\nboat", "seed": [1, 2]})]
-    assert [each.where for each in bad] == [f"{path}, line {line}" for line in (3, 4, 5, 6)]
-    for each, word in zip(bad, ("not a JSON object", "must be a JSON object", "twice", "NaN"), strict=True):
-        assert word in each.reason
+    assert [row.where for row in bad] == [f"{path}, line {line}" for line in (3, 4, 5, 6)]
+    for row, word in zip(bad, ("not a JSON object", "must be a JSON object", "twice", "NaN"), strict=True):
+        assert word in row.reason
 
 
 def test_csv_counts_lines_of_cells_with_newlines(tmp_path):
@@ -61,7 +61,7 @@ def test_yaml_is_a_list_with_line_numbers(tmp_path):
     path = write(tmp_path, "a.yml", text)
     rows, bad = read_rows(path)
     assert rows == [Row(1, {"prompt": "a boat"}), Row(2, {"prompt": "a\nsea\n", "seed": [1, 2]})]
-    assert [each.where for each in bad] == [f"{path}, line 6", f"{path}, line 7"]
+    assert [row.where for row in bad] == [f"{path}, line 6", f"{path}, line 7"]
     assert "given twice" in bad[1].reason
 
 
@@ -72,9 +72,8 @@ def test_standard_input(monkeypatch):
     assert read_rows("-", "jsonl") == ([Row(1, {"prompt": "b"})], [])
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_lists_that_are_broken_as_a_whole(tmp_path):
+    cases = [
         ("a.docx", "x", "must be one of txt, jsonl, csv, yaml, got 'docx'"),
         ("a.txt", b"fine\n\xff\n", "line 2: the text must be UTF-8"),
         ("a.csv", "text,seed\na,1\n", "`prompt` among them"),
@@ -84,11 +83,10 @@ def test_standard_input(monkeypatch):
         ("a.yaml", "prompt: a\n", "must be a list"),
         ("a.yaml", "- [\n", "not valid YAML"),
         ("a.yaml", "", "must be a list"),
-    ],
-)
-def test_lists_that_are_broken_as_a_whole(tmp_path, name, content, message):
-    with pytest.raises(ValueError, match=message):
-        read_rows(write(tmp_path, name, content))
+    ]
+    for name, content, message in cases:
+        with pytest.raises(ValueError, match=message):
+            read_rows(write(tmp_path, name, content))
 
 
 def test_the_error_names_every_row():
