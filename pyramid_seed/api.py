@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
@@ -118,6 +118,15 @@ def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+class LoraToLoad(NamedTuple):
+    """A LoRA's name in the pipeline, its file, its scale, and whether it is added to the weights."""
+
+    adapter: str
+    file: Path
+    scale: float
+    fused: bool = False
 
 
 class SharedPipeline:
@@ -242,7 +251,11 @@ def generate(
     if pipeline is not None:
         pipeline = _as_it_is(pipeline, compile, loras)
     elif loras:
-        pipeline = _loaded_with(loras, wanted, options, check)
+        to_load = [
+            LoraToLoad(f"lora_{index}", check_lora(file), scale)
+            for index, (file, scale) in enumerate(loras.items())
+        ]
+        pipeline = load_with_loras(wanted, to_load, device=device, compile=compile, check=check)
     else:
         pipeline = _loaded(wanted, options, check)
     recipe = Recipe(
@@ -414,22 +427,31 @@ def _loaded(
     return pipeline
 
 
-def _loaded_with(
-    loras: Mapping[str | Path, float],
+def load_with_loras(
     settings: Preset,
-    options: RunOptions,
-    check: Callable[[PyramidGeometry], object],
+    loras: Sequence[LoraToLoad],
+    *,
+    device: str | None = None,
+    compile: bool = False,
+    check: Callable[[PyramidGeometry], object] = lambda _: None,
 ) -> PyramidFlowPipeline:
-    """A pipeline of these settings that nobody shares, with LoRAs; what is none is refused before."""
-    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    """A pipeline of these settings that nobody shares, with LoRAs.
+
+    Args:
+        settings, device, compile, check: see `SharedPipeline.get`.
+        loras: at least one.
+    """
     source = read_source(settings.model, variant=settings.variant)
     check(source.geometry)
-    target = default_device() if options.device is None else usable_device(options.device)
+    target = default_device() if device is None else usable_device(device)
     pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
-    for adapter, file in files.items():
-        pipeline.load_lora_weights(file, adapter_name=adapter)
-    pipeline.set_adapters(list(files), list(loras.values()))
-    if options.compile:
+    names = [lora.adapter for lora in loras]
+    for lora in loras:
+        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
+    pipeline.set_adapters(names, [lora.scale for lora in loras])
+    if loras[0].fused:
+        pipeline.fuse_lora(adapter_names=names)
+    if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
 

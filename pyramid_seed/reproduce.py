@@ -12,9 +12,10 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
+    LoraToLoad,
     checked_pipeline,
     frame_digest,
-    load_pipeline,
+    load_with_loras,
     lora_rows,
     make_clip,
     shared_pipeline,
@@ -22,7 +23,7 @@ from .api import (
 )
 from .checkpoints.source import is_hub_id, read_source
 from .clip import Clip
-from .dtypes import dtype_name, torch_dtype
+from .dtypes import dtype_name
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pipelines import PyramidFlowPipeline
@@ -306,19 +307,11 @@ def _model_of(
     settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
         return shared_pipeline.get(settings, device, original.recipe.compiled)
-    pipeline = load_pipeline(
-        settings.model, variant=settings.variant, dtype=torch_dtype(settings.dtype), device=device
-    )
-    rows = original.manifest["loras"]
-    names = [row["adapter"] for row in rows]
-    for name, file in zip(names, files, strict=True):
-        pipeline.load_lora_weights(file, adapter_name=name)
-    pipeline.set_adapters(names, [row["scale"] for row in rows])
-    if rows[0]["fused"]:
-        pipeline.fuse_lora(adapter_names=names)
-    if original.recipe.compiled:
-        pipeline.transformer.compile_repeated_blocks()
-    return pipeline
+    loras_to_load = [
+        LoraToLoad(row["adapter"], file, row["scale"], row["fused"])
+        for row, file in zip(original.manifest["loras"], files, strict=True)
+    ]
+    return load_with_loras(settings, loras_to_load, device=device, compile=original.recipe.compiled)
 
 
 def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
