@@ -15,6 +15,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
+from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
@@ -90,6 +91,7 @@ def _load(
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             unmap_weights(part)
+    pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
@@ -307,7 +309,7 @@ def make_clip(
         image, beginning, text_encoders, progress, on_step, on_unit, on_chunk, sink: see `generate`.
     """
     started = time.perf_counter() if started is None else started
-    weights, loras = weights_of(pipeline), lora_rows(pipeline)
+    (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
     counter = FrameCounter()
 
@@ -340,6 +342,7 @@ def make_clip(
         recipe=replace(recipe, settings=settings),
         source=pipeline.source,
         weights=weights,
+        weights_note=weights_note,
         loras=loras,
         geometry=pipeline.geometry,
         frame_facts=facts,
@@ -397,13 +400,21 @@ def check_prompt(prompt: object) -> None:
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
 
 
-def weights_of(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
-    """Name, size and SHA-256 of the files that a pipeline was loaded from; None if they are not known.
+def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
+    """Name, size and SHA-256 of the files that a pipeline's weights are those of.
+
+    Returns:
+        None if no files hold them, and then why.
 
     Raises:
         ValueError, OSError: see `ModelSource.weights`.
     """
-    return None if pipeline.source is None else pipeline.source.weights
+    if pipeline.source is None or pipeline.loaded_weights is None:
+        return None, "the pipeline was not loaded by load_pipeline"
+    is_fused = any(lora.fused for lora in pipeline.loras_in_use() or ())
+    if change := pipeline.loaded_weights.change(pipeline.components, is_fused=is_fused):
+        return None, change
+    return pipeline.source.weights, None
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:

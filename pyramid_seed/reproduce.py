@@ -126,7 +126,7 @@ def verify(
 
     def weights_here() -> Sequence[Mapping[str, Any]] | None:
         if pipeline is not None:
-            return weights_of(checked_pipeline(pipeline))
+            return weights_of(checked_pipeline(pipeline))[0]
         return read_source(original.folder(model), variant=original.recipe.settings.variant).weights_now()
 
     return verify_clip(
@@ -303,6 +303,11 @@ def _model_of(
     """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs."""
     if pipeline is not None:
         return checked_pipeline(pipeline)
+    if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
+        raise ValueError(
+            f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
+            "it can only be made again with the very pipeline: pipeline="
+        )
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
@@ -329,7 +334,7 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
             f"the clip was made with {acted}, this pipeline has {acting}; "
             "pass pipeline= with the clip's LoRAs"
         )
-    weights_here = weights_of(pipeline)
+    weights_here, _ = weights_of(pipeline)
     if weights is None or weights_here is None:
         return
     digests, digests_here = ({row["file"]: row["sha256"] for row in rows} for rows in (weights, weights_here))

@@ -186,7 +186,7 @@ class _ClipMaker:
         """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
         pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
-        weights = weights_of(pipeline) or ()
+        weights = weights_of(pipeline)[0] or ()
         if self.content_key(item, weights_key(weights)) != job.key:
             raise ValueError(
                 f"the files of {item.settings.model} are others here than where and when the batch began; "

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
 from .chunked import ChunkedRunner, TileGrid, Tiling, run_chunked
+from .rounding import RoundingMixin
 
 
-class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
+class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, ConfigMixin):
     """Variational autoencoder for images and clips, causal in time.
 
     Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1, r the

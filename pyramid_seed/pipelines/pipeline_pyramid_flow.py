@@ -19,6 +19,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..checkpoints.loaded_weights import LoadedWeights
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, DeterminismLevel
@@ -66,6 +67,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     source: ModelSource | None = None
     """Which model it is; set by `pyramid_seed.load_pipeline`."""
+    loaded_weights: LoadedWeights | None = None
+    """Its weights as they were loaded; set by `pyramid_seed.load_pipeline`."""
     _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0

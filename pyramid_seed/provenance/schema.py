@@ -70,6 +70,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     image_sha256: str | None
     model: _Model
     weights: list[_File] | None
+    weights_note: str = ""
     loras: list[_Lora] | None
     geometry: _Geometry
     ledger: list[dict[str, Any]]
