@@ -64,18 +64,20 @@ def stitched_by_definition(rows, size, stride, height, width):
     return image
 
 
-@pytest.mark.parametrize(("size", "stride"), [(8, 6), (8, 4), (8, 3), (8, 8)])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (13, 8), (17, 22), (20, 31)])
-def test_tiles_are_blended_as_defined(size, stride, height, width):
-    grid = TileGrid((size, size), (stride, stride))
-    generator = torch.Generator().manual_seed(0)
-    rows = [
-        [torch.randn(1, 2, 3, height, width, generator=generator)[..., down, right] for down, right in row]
-        for row in grid.windows(height, width)
-    ]
-    expected = stitched_by_definition(rows, size, stride, height, width)
-    actual = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+def test_tiles_are_blended_as_defined():
+    def rule(stride, extent, size=8):
+        height, width = extent
+        grid = TileGrid((size, size), (stride, stride))
+        generator = torch.Generator().manual_seed(0)
+        rows = [
+            [torch.randn(1, 2, 3, *extent, generator=generator)[..., down, right] for down, right in row]
+            for row in grid.windows(height, width)
+        ]
+        expected = stitched_by_definition(rows, size, stride, height, width)
+        stitched = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
+        torch.testing.assert_close(stitched, expected, rtol=0, atol=1e-6)
+
+    check_cases(product([6, 4, 3, 8], [(8, 8), (13, 8), (17, 22), (20, 31)]), rule)
 
 
 def test_equal_tiles_make_the_image():

@@ -211,9 +211,8 @@ def test_peaks_of_fresh_processes_are_their_own():
 def test_fresh_processes_have_the_threads_of_this_one():
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            assert run_fresh("torch", "get_num_threads", [])["value"] == threads
+        torch.set_num_threads(before + 1)
+        assert run_fresh("torch", "get_num_threads", [])["value"] == before + 1
     finally:
         torch.set_num_threads(before)
 
