@@ -270,6 +270,7 @@ def generate(
         attention=attention or pipeline.transformer.attention_path,
         compiled=pipeline.transformer.is_compiled,
         image_digest=frame_digest(frame) if beginning is None else beginning.image_digest,
+        vae_tiling=pipeline.vae.tiling,
     )
     return make_clip(
         recipe,
@@ -323,6 +324,7 @@ def make_clip(
     with (
         _progress_bar(pipeline, progress),
         pipeline.transformer.attention_path_set(recipe.attention),
+        pipeline.vae.tiling_set(recipe.vae_tiling),
     ):
         output = pipeline(
             recipe.prompt,

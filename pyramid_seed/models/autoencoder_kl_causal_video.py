@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
 from .chunked import ChunkedRunner, TileGrid, Tiling, run_chunked
 from .rounding import RoundingMixin
+
+_TILE_SIZES = (
+    "tile_sample_min_height",
+    "tile_sample_min_width",
+    "tile_sample_stride_height",
+    "tile_sample_stride_width",
+)
 
 
 class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, ConfigMixin):
@@ -175,6 +183,24 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         for name, value in sizes.items():
             setattr(self, name, value)
         self.use_tiling = True
+
+    @property
+    def tiling(self) -> tuple[int, ...] | None:
+        """The arguments of `enable_tiling` that are in force; None without tiles."""
+        return tuple(getattr(self, name) for name in _TILE_SIZES) if self.use_tiling else None
+
+    @contextmanager
+    def tiling_set(self, tiling: Sequence[int] | None) -> Iterator[None]:
+        """Use these tiles, or none, inside a `with`, and what was used before after it."""
+        before = {name: getattr(self, name) for name in ("use_tiling", *_TILE_SIZES)}
+        try:
+            self.use_tiling = False
+            if tiling is not None:
+                self.enable_tiling(*tiling)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
 
     def enable_temporal_chunking(self, num_latent_frames: int = 1) -> None:
         """Encode and decode the first frame, then `num_latent_frames` latent frames at a time.

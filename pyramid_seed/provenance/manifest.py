@@ -85,6 +85,7 @@ def build_manifest(
         "attention": recipe.attention,
         "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
+        **({"vae_tiling": list(recipe.vae_tiling)} if recipe.vae_tiling else {}),
         "model": dict(model),
         "weights": None if weights is None else [dict(row) for row in weights],
         **({"weights_note": weights_note} if weights is None and weights_note else {}),
@@ -126,6 +127,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         determinism=manifest["determinism"],
         **paths,
         image_digest=manifest["image_sha256"],
+        vae_tiling=tuple(manifest["vae_tiling"]) if manifest.get("vae_tiling") else None,
     )
 
 
