@@ -14,7 +14,6 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBro
 from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyramid_seed.choices import ATTENTION_PATHS
@@ -477,8 +476,11 @@ def as_unit(unit, stage, num_text):
     }
 
 
+@pytest.mark.parametrize("family", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)], indirect=True)
 def test_a_longer_history_does_not_compile_again(family, model):
     """Not the depth of the model either: the blocks of a kind share what was compiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # which takes a second to import
+
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     plain = build(family)

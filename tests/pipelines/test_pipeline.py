@@ -637,7 +637,7 @@ CACHES = [
 @pytest.mark.parametrize("config", CACHES, ids=lambda config: type(config).__name__)
 class TestStepCaches:
     def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
-        small["num_inference_steps"] = 2
+        small |= {"num_inference_steps": 2, "num_frames": 1}
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
         layer.register_forward_hook(lambda *args: calls.append(1))
