@@ -47,6 +47,7 @@ def run_jobs(
 
     Raises:
         OutputError: the folder cannot be written to, or is in use by another launch.
+        ModelError: a model cannot be loaded.
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
@@ -71,9 +72,9 @@ def _lead(
         plan = make_plan()
         bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
         with writing(journal.folder):
+            journal.clean()
             entries = journal.entries()
             missing = in_order([job for job in plan.jobs if not journal.is_whole(entries.get(job.id))])
-            journal.clean()
             journal.merge(bad, without={job.id for job in missing})
     except BaseException:
         launch.publish(json.dumps({"refused": True}))

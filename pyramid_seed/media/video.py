@@ -16,7 +16,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 
-from ..files import check_no_folder, replacing
+from ..files import check_no_folder, check_readable, real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
@@ -63,7 +63,7 @@ def write_video(
         ValueError: a wrong value, an unknown ending, or an option that the format cannot honour.
         FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
     """
-    path = Path(path).resolve()
+    path = real_path(path)
     ending = check_ending(path)
     check_frames(frames)
     check_scale(scale)
@@ -104,7 +104,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
 
     Raises:
         ValueError: the file holds no video frames, or is no media file.
-        FileNotFoundError: it is missing.
+        OSError: it is missing, or no file.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -122,18 +122,20 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
-    """The comment tag of a media file, or None if it has none.
+    """The comment tag of a media file of any kind, or None if it has none.
 
     Raises:
-        ValueError: it is no media file. FileNotFoundError: it is missing.
+        ValueError: it is no media file. OSError: it is missing, or no file.
     """
     with _opened(path) as container:
-        return container.metadata.get("comment")
+        tags = {name.lower(): text for name, text in container.metadata.items()}  # Matroska's are in capitals
+    return tags.get("comment")
 
 
 def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    check_readable(Path(path))
     try:
-        return av.open(os.fspath(path))
+        return av.open(Path(path).absolute().as_posix())  # what has a colon before any slash is a URL
     except av.InvalidDataError as error:
         raise _damaged(path, error) from error
 

@@ -12,7 +12,7 @@ from tests.batch.makers import index, jobs_of, run
 def test_the_index_is_written_now_and_then_while_a_batch_runs(tmp_path, monkeypatch):
     launch, journal, (job,) = join_launch(environment={}), Journal(tmp_path), jobs_of(1)
     report = Report(launch, journal, [], [job], progress=False)
-    journal.record({"id": job.id, "file": job.file, "status": "done"})
+    journal.record({"id": job.id, "file": job.file, "status": "failed", "reason": "too dark"})
     launch.count("done")
     report.update()
     assert not journal.index.exists()
