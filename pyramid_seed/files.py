@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -36,6 +37,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
+        OSError: no space is left.
     """
     path = real_path(path)  # so that making the parents cannot change what a path with ".." means
     check_free(path, overwrite=overwrite)
@@ -50,6 +52,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             _swap_folder(temporary, path)
         else:
             temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, "no space is left, nothing was written", str(path)) from error
+        raise
     finally:
         _remove(temporary)
 

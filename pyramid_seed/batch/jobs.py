@@ -18,7 +18,7 @@ from .launch import Launch
 from .lock import folder_lock
 from .log import log_file
 from .maker import Maker
-from .report import Report, write_contact_sheet
+from .report import Report, write_contact_sheets
 from .signals import StopSignals
 from .summary import BatchSummary, Plan, summarize
 from .worker import Worker
@@ -89,7 +89,7 @@ def _lead(
     launch.wait_for_others(stop.is_stopped, report.update)
     report.close()
     entries = journal.entries()
-    write_contact_sheet(journal, entries)
+    write_contact_sheets(journal, entries)
     return summarize(plan, entries, num_there_before=num_there_before, signal=stop.received)
 
 

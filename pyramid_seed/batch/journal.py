@@ -182,6 +182,10 @@ class Journal:
         """Where an item's row of the contact sheet lies."""
         return self.folder / ".work" / "strips" / f"{key}.png"
 
+    def strips_path(self, sheet: int) -> Path:
+        """Where it is noted which strips a contact sheet was written of."""
+        return self.folder / ".work" / "strips" / f"sheet-{sheet}.txt"
+
     def _record_path(self, key: str) -> Path:
         return self.folder / ".work" / "records" / f"{key}.json"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
+from ..files import real_path
 
 _FIELDS = ("prompt", "image")
 

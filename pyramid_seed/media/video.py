@@ -84,7 +84,7 @@ def write_video(
             images = (enlarge(frame, scale) for frame in frames)
             mux_mp4(temporary, mp4, encode_mp4(mp4, images), comment)
         elif ending == ".png":
-            iio.imwrite(temporary, enlarge(frames[0], scale))
+            _write_whole(temporary, enlarge(frames[0], scale))
         else:
             _write_animation(temporary, frames, fps, scale, lossless)
 
@@ -172,7 +172,7 @@ def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool 
         raise ValueError(f"cannot write an image as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}")
     check_frames(image, name="image", shape="(H, W, 3)")
     with replacing(path, overwrite=overwrite) as temporary:
-        iio.imwrite(temporary, image)
+        _write_whole(temporary, image)
 
 
 def check_scale(scale: int) -> None:
@@ -217,7 +217,7 @@ def _is_folder_of_pngs(path: Path) -> bool:
 def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
     folder.mkdir()
     for index, frame in enumerate(frames):
-        iio.imwrite(folder / f"{index:04d}.png", enlarge(frame, scale))
+        _write_whole(folder / f"{index:04d}.png", enlarge(frame, scale))
 
 
 def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
@@ -227,4 +227,9 @@ def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossles
     options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
     if len(frames) > 1:
         options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
-    iio.imwrite(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)
+    _write_whole(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)
+
+
+def _write_whole(path: Path, images: Frames, **options: Any) -> None:
+    """Encode in memory, then write: on a full disk imageio would try once more, and show a traceback."""
+    path.write_bytes(iio.imwrite("<bytes>", images, extension=path.suffix, **options))

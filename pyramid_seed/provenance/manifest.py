@@ -159,7 +159,8 @@ def manifest_json(manifest: Mapping[str, Any]) -> str:
 
 def sidecar_path(clip: Path) -> Path:
     """Where the manifest of a clip lies beside it: `clip.mp4` has `clip.json`."""
-    return (clip if clip.name else clip.absolute()).with_suffix(".json")  # "." has no name of its own
+    clip = clip if clip.name else clip.absolute()  # "." has no name of its own
+    return clip.parent / f"{clip.stem}.json"
 
 
 def find_manifest(clip: str | Path) -> dict[str, Any]:
