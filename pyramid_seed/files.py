@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, "no space is left, nothing was written", str(path)) from error
+            raise OSError(error.errno, "No space left, nothing was written", str(path)) from error
         raise
     finally:
         _remove(temporary)

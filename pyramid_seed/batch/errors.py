@@ -32,8 +32,8 @@ def refuse_too_many_files(error: BaseException) -> None:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
             raise OSError(
-                "too many files are open; what is finished is kept. Raise the limit (`ulimit -n`) and run the "
-                "batch again"
+                "too many files are open; what is finished is kept. Raise the limit (`ulimit -n`) and run "
+                "the batch again"
             ) from error
         cause = cause.__cause__ or cause.__context__
 

@@ -41,7 +41,7 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
     preset: str | UnsetType = UNSET
     height: int | UnsetType = UNSET
     width: int | UnsetType = UNSET
-    image: str | None | UnsetType = UNSET
+    image: str | UnsetType | None = UNSET
     process: int | UnsetType = UNSET
     digest: _Digest | UnsetType = UNSET
     file_sha256: _Digest | UnsetType = UNSET
@@ -219,7 +219,7 @@ class Journal:
             return None
 
     def _clear_way(self, folder: Path) -> None:
-        """Set aside what is in the way of a folder of ours and its files; links too: they may lead anywhere."""
+        """Set aside what is in the way of a folder of ours and its files; links may lead anywhere."""
         if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
             self.set_aside(folder)
         if folder.is_dir():

@@ -192,8 +192,8 @@ class _ClipMaker:
         except Exception as error:  # whatever it is, it would be so for every clip of the model
             refuse_too_many_files(error)
             raise ModelError(
-                f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the model "
-                "and run the batch again"
+                f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
+                "model and run the batch again"
             ) from error
         weights = weights_of(pipeline) or ()
         if self.content_key(item, weights_key(weights)) != job.key:

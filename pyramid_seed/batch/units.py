@@ -68,7 +68,9 @@ def load_units(
         try:
             values, stages = _read(path, unit, _text(origin), image_digest is not None)
             if latents and values.shape != latents[0].shape:
-                raise ValueError(f"its latents have another shape than those of unit 0: {tuple(values.shape)}")
+                raise ValueError(
+                    f"its latents have another shape than those of unit 0: {tuple(values.shape)}"
+                )
         except (ValueError, OSError) as error:
             refuse_too_many_files(error)
             refusal = f"{path}: {error}"

@@ -134,7 +134,9 @@ def add_field(group: argparse._ActionsContainer, field: Field) -> None:
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
     """The clip that a command reads."""
-    parser.add_argument("clip", type=named_path, metavar="CLIP", help="a clip with a manifest, in it or beside it")
+    parser.add_argument(
+        "clip", type=named_path, metavar="CLIP", help="a clip with a manifest, in it or beside it"
+    )
 
 
 def named_path(text: str) -> Path:

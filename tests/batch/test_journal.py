@@ -15,7 +15,6 @@ from pyramid_seed.batch.journal import Journal, read_entry
 from pyramid_seed.files import file_digest
 from tests.cases import check_cases
 
-
 A, B = "a" * 16, "b" * 16
 FACTS = {"digest": "0" * 64, "file_sha256": "1" * 64, "num_frames": 3}
 

@@ -55,7 +55,11 @@ def test_many_clips_have_several_sheets_and_only_those_that_changed_are_written(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     run(tmp_path, 1, 2, 3, 4, 5)  # a name behind the others: nothing of their sheets changes
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert sheets(tmp_path) == {"contact_sheet.png": 196, "contact_sheet-2.png": 196, "contact_sheet-3.png": 96}
+    assert sheets(tmp_path) == {
+        "contact_sheet.png": 196,
+        "contact_sheet-2.png": 196,
+        "contact_sheet-3.png": 96,
+    }
     for job in jobs_of(4, 5):
         (tmp_path / job.file).unlink()
     (tmp_path / "contact_sheet-9.png").touch()  # not ours

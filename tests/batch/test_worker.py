@@ -77,7 +77,11 @@ def test_what_is_in_the_way_of_units_is_set_aside(tmp_path, plain):
     """Folders, loops and files in the place of units, of the clip and of their folder."""
     (job,) = jobs_of(1)
     work = Path(".work") / job.id
-    makers = {"folder": lambda path: path.mkdir(), "loop": lambda path: path.symlink_to(path), "file": Path.touch}
+    makers = {
+        "folder": lambda path: path.mkdir(),
+        "loop": lambda path: path.symlink_to(path),
+        "file": Path.touch,
+    }
     places = [work, *(work / f"unit-{unit:04d}.safetensors" for unit in range(UNITS)), work / job.file]
 
     def rule(make, place):
