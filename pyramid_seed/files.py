@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +37,9 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
+        OSError: no space is left.
     """
-    path = Path(path).resolve()  # so that making the parents cannot change what a path with ".." means
+    path = real_path(path)  # so that making the parents cannot change what a path with ".." means
     check_free(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_once(path.parent)
@@ -48,8 +52,17 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             _swap_folder(temporary, path)
         else:
             temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, "No space left, nothing was written", str(path)) from error
+        raise
     finally:
         _remove(temporary)
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """The absolute path without links; where these go round in a circle, `Path.resolve` is a RuntimeError."""
+    return Path(os.path.realpath(path))
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
@@ -68,13 +81,27 @@ def check_no_folder(path: Path) -> None:
 
 def check_reachable(path: Path) -> None:
     """Raise OSError unless `path`, and the folders above it that are missing, can be made."""
-    folder = path.resolve().parent
+    folder = real_path(path).parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
         raise NotADirectoryError(f"{path} cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{path} cannot be written: no permission to write into {folder}")
+
+
+def check_readable(path: Path) -> None:
+    """Raise OSError, which names it, unless `path` is a file that is read at once: a FIFO would wait."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be read: {error.strerror}", str(path)) from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder, and a file is needed")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is no file but a FIFO, a socket or a device; write what it gives into a file")
 
 
 def file_digest(path: Path) -> str:
@@ -84,16 +111,25 @@ def file_digest(path: Path) -> str:
 
 
 def slug(text: str, length: int) -> str:
-    """The letters a-z and digits of a text, the rest as hyphens: part of a file name, safe on every system.
+    """The letters and digits of a text, in lower case, the rest as hyphens: the beginning of a file name.
+
+    Letters of every script stay, with their marks. With something behind it, such as a seed, it is safe on
+    every system: alone it may be a name that Windows keeps for itself, such as "con".
 
     Args:
         text: of any kind, such as a prompt.
-        length: of the name at most, in characters.
+        length: of the name at most, in bytes of UTF-8.
 
     Returns:
-        "clip" if there are no such letters.
+        "clip" if there are no letters or digits.
     """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].strip("-") or "clip"
+    folded = unicodedata.normalize("NFC", text.casefold())
+    kept = [" "]
+    for char in folded:
+        is_mark = kept[-1] != " " and unicodedata.category(char).startswith("M")  # as of most Indian vowels
+        kept.append(char if is_mark or char.isalnum() else " ")
+    name = "-".join("".join(kept).split()).encode()[:length].decode(errors="ignore")
+    return name.strip("-") or "clip"
 
 
 def clear_leftovers(folder: Path) -> None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyramid_seed import files
-from pyramid_seed.files import _swap_folder, check_reachable, clear_leftovers, file_digest, replacing, slug
+from pyramid_seed.files import (
+    _swap_folder,
+    check_reachable,
+    check_readable,
+    clear_leftovers,
+    file_digest,
+    replacing,
+    slug,
+)
+from tests.refusals import not_refused
 
 
 def names(folder: Path) -> list[str]:
@@ -81,6 +95,37 @@ def test_a_folder_without_permission_is_found_before_there_is_anything_to_write(
             check_reachable(folder / "new" / "a.mp4")
 
 
+def test_what_is_read_is_a_file_and_named(tmp_path):
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    cases = {
+        tmp_path / "gone.mp4": "does not exist",
+        tmp_path / "fifo.mp4": "is no file but a FIFO",
+        tmp_path / "loop.mp4": "cannot be read: Too many levels of symbolic links",
+        tmp_path: "is a folder",
+        tmp_path / ("x" * 300): "cannot be read: File name too long",
+    }
+    assert not not_refused(check_readable, cases, OSError)
+
+
+def test_a_file_takes_the_place_of_a_loop(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with replacing(tmp_path / "loop") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "loop").read_text() == "whole"
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def write():
+        with replacing(tmp_path / "a.mp4") as temporary:
+            temporary.touch()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match=r"No space left, nothing was written: .*a\.mp4"):
+        write()
+    assert names(tmp_path) == []
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(NotADirectoryError, match=r"b\.mp4 cannot be written: .*a\.mp4 is not a folder"):
@@ -93,11 +138,42 @@ def test_the_digest_is_sha256_of_the_bytes(tmp_path):
     assert file_digest(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
+def test_slugs_of_other_scripts_keep_their_letters():
+    for text, name in {
+        "日本の船、赤い": "日本の船-赤い",
+        "Ein Fuß im Café": "ein-fuss-im-café",
+        "Cafe\u0301": "café",
+        "ΠΛΟΊΟ И КОРАБЛЬ": "πλοίο-и-корабль",
+        "हिन्दी में": "हिन्दी-में",
+        "قارب 7": "قارب-7",
+        "❤\ufe0f 🚢": "clip",
+        "a❤\ufe0fb": "a-b",
+        "日" * 40: "日" * 16,
+        "xx" + "日" * 40: "xx" + "日" * 15,
+        "\ud800 half": "half",
+        "a\u202eb\u200d": "a-b",
+    }.items():
+        assert slug(text, 48) == name
+
+
+@given(st.text(), st.integers(4, 80))
+def test_any_text_gives_a_safe_name(text, length):
+    name = slug(text, length)
+    assert len(name.encode()) <= length
+    assert name == unicodedata.normalize("NFC", name)
+    assert not re.search(r'[\s\x00-\x1f<>:"/\\|?*.]', name)
+    assert not name.startswith("-")
+    assert not name.endswith("-")
+    if text.isascii():
+        assert name == (re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:length].strip("-") or "clip")
+
+
 def test_slugs_are_the_names_of_earlier_versions():
     for text, name in {
         "../../etc/passwd": "etc-passwd",
         "A  Boat!": "a-boat",
-        "日本": "clip",
+        "con": "con",
+        "?!": "clip",
         "": "clip",
         "x" * 99: "x" * 48,
         f"{'x' * 47} y": "x" * 47,

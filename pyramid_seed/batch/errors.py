@@ -8,14 +8,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class OutputError(OSError):
     """The output folder cannot be written to."""
 
 
+class ModelError(ValueError):
+    """A model cannot be loaded, or has changed: the same would happen to every clip that it is to make."""
+
+
 class Stopped(Exception):  # noqa: N818 - not an error
     """Somebody wants the batch to stop."""
+
+
+def refuse_too_many_files(error: BaseException) -> None:
+    """Raise OSError if what went wrong is that this process, or the system, has too many open files.
+
+    Nothing that was to be read or made then is at fault.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
+            raise OSError(
+                "too many files are open; what is finished is kept. Raise the limit (`ulimit -n`) and run "
+                "the batch again"
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 @contextmanager
@@ -23,13 +43,14 @@ def writing(folder: Path) -> Iterator[None]:
     """Say what is wrong with the output folder when it cannot be written to.
 
     Raises:
-        OutputError: in place of any other OSError.
+        OutputError: in place of any other OSError, but that of too many open files.
     """
     try:
         yield
     except OutputError:
         raise
     except OSError as error:
+        refuse_too_many_files(error)
         if error.errno in _FULL:
             reason = "no space is left; what is finished is kept. Free some space and run the batch again"
         else:

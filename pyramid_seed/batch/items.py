@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..files import real_path
 from ..media.images import open_image, pixels_digest
 from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
 from ..seeds import check_root, parse_root
@@ -101,7 +102,7 @@ def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[
     settings = with_settings(preset, Settings(**given))  # type: ignore[typeddict-item]
     image, digest = None, None
     if values.get("image") is not None:
-        image = (folder / _text("image", values["image"])).resolve()
+        image = real_path(folder / _text("image", values["image"]))
         digest, settings = _with_size_of(image, settings, is_sized=bool({"height", "width"} & given.keys()))
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     for seed in seeds:

@@ -18,7 +18,7 @@ from .launch import Launch
 from .lock import folder_lock
 from .log import log_file
 from .maker import Maker
-from .report import Report, write_contact_sheet
+from .report import Report, write_contact_sheets
 from .signals import StopSignals
 from .summary import BatchSummary, Plan, summarize
 from .worker import Worker
@@ -47,6 +47,7 @@ def run_jobs(
 
     Raises:
         OutputError: the folder cannot be written to, or is in use by another launch.
+        ModelError: a model cannot be loaded.
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
@@ -71,9 +72,9 @@ def _lead(
         plan = make_plan()
         bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
         with writing(journal.folder):
+            journal.clean()
             entries = journal.entries()
             missing = in_order([job for job in plan.jobs if not journal.is_whole(entries.get(job.id))])
-            journal.clean()
             journal.merge(bad, without={job.id for job in missing})
     except BaseException:
         launch.publish(json.dumps({"refused": True}))
@@ -88,7 +89,7 @@ def _lead(
     launch.wait_for_others(stop.is_stopped, report.update)
     report.close()
     entries = journal.entries()
-    write_contact_sheet(journal, entries)
+    write_contact_sheets(journal, entries)
     return summarize(plan, entries, num_there_before=num_there_before, signal=stop.received)
 
 

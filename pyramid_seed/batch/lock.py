@@ -15,7 +15,10 @@ from .errors import OutputError, writing
 logger = logging.getLogger(__name__)
 
 # What a file system answers that knows no locks.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+_NO_LOCKS = {
+    *(errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP),
+    *(errno.EINVAL, errno.ENOTTY, errno.EBADF, errno.EPERM),
+}
 # A marker that a crash left half-written is given up when it has been the same for two seconds.
 _MARKER_SECONDS = 5.0
 

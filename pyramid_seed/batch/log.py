@@ -1,12 +1,14 @@
-"""What each process of a batch did, as a file."""
+"""What each process of a batch did, as a file; its warnings also on the terminal."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tqdm import tqdm
 
 from .errors import writing
 
@@ -29,16 +31,29 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
+    told = logging.getLogger(__package__)
+    terminal = _TerminalHandler(logging.WARNING)
+    told.addHandler(terminal)
     try:
         yield
     except Exception:
         logger.exception("ended by an error")
         raise
     finally:
+        told.removeHandler(terminal)
         package.setLevel(level)
         package.removeHandler(handler)
         with writing(folder):
             handler.close()
+
+
+class _TerminalHandler(logging.Handler):
+    """Warnings above the progress line; what has failed is told in the end."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            with suppress(OSError, ValueError):  # output never decides about the work
+                tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
 
 
 class _LogHandler(logging.FileHandler):

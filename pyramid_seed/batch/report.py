@@ -1,18 +1,24 @@
-"""What the main process keeps up to date in a batch: the index, the progress line, the contact sheet."""
+"""What the main process keeps up to date in a batch: the index, the progress line, the contact sheets."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
-from ..media.contact_sheet import Strip, write_sheet
+from ..files import replacing
+from ..media.contact_sheet import SHEET_SIZE, Strip, read_strip, write_sheet
+from ..media.frames import Frames
 from ..media.video import video_frames
-from .errors import writing
+from .errors import refuse_too_many_files, writing
 from .identity import Job
 from .journal import Entry, Journal
 from .launch import Launch
 from .progress import Counts, ProgressLine
+
+logger = logging.getLogger(__name__)
 
 _MERGE_SECONDS = 2.0
 
@@ -77,23 +83,58 @@ class Report:
         self._merged_at = time.monotonic()
 
 
-def write_contact_sheet(journal: Journal, entries: Mapping[str, Entry]) -> None:
+def write_contact_sheets(journal: Journal, entries: Mapping[str, Entry]) -> None:
     """Write the strips of all clips that are there, in the order of the index; missing strips are made anew.
 
+    They are parted into sheets of equal size: `contact_sheet.png`, `contact_sheet-2.png` and so on. One whose
+    strips are those that it was written of stays as it is.
+
     Raises:
-        OutputError: it cannot be written.
+        OutputError: one cannot be written.
     """
     clips = sorted((entry for entry in entries.values() if journal.is_done(entry)), key=lambda e: e["file"])
-    paths = [journal.strip_path(entry["id"]) for entry in clips]
     with writing(journal.folder):
-        for entry, path in zip(clips, paths, strict=True):
-            if not path.is_file():
-                _write_strip(path, journal.folder / entry["file"], entry["num_frames"])
-        write_sheet(journal.folder / "contact_sheet.png", paths)
+        for number, first in enumerate(range(0, len(clips), SHEET_SIZE), start=1):
+            _write_sheet(journal, clips[first : first + SHEET_SIZE], number)
+        for number in count(max(1, -(-len(clips) // SHEET_SIZE)) + 1):  # of clips that are gone
+            if not journal.strips_path(number).is_file():
+                break
+            _sheet_path(journal, number).unlink(missing_ok=True)
+            journal.strips_path(number).unlink()
 
 
-def _write_strip(path: Path, clip: Path, num_frames: int) -> None:
-    strip = Strip(num_frames)
-    for frame in video_frames(clip):
-        strip.add(frame)
-    strip.write(path)
+def _write_sheet(journal: Journal, clips: Sequence[Entry], number: int) -> None:
+    path, record = _sheet_path(journal, number), journal.strips_path(number)
+    made_of = "".join(f"{entry['id']} {entry['file_sha256']}\n" for entry in clips).encode()
+    if path.is_file() and record.is_file() and record.read_bytes() == made_of:
+        return
+    strips = [_strip(journal, entry) for entry in clips]
+    shown = [strip for strip in strips if strip is not None]
+    if shown:
+        write_sheet(path, shown)
+        with replacing(record, overwrite=True) as temporary:
+            temporary.write_bytes(made_of)
+
+
+def _sheet_path(journal: Journal, number: int) -> Path:
+    return journal.folder / ("contact_sheet.png" if number == 1 else f"contact_sheet-{number}.png")
+
+
+def _strip(journal: Journal, entry: Entry) -> Frames | None:
+    """The strip of a clip, made anew if it is not there; None if the clip cannot be read either."""
+    path = journal.strip_path(entry["id"])
+    if path.is_file():
+        try:
+            return read_strip(path)
+        except (ValueError, OSError) as error:
+            refuse_too_many_files(error)
+            journal.set_aside(path)
+    strip = Strip(entry["num_frames"])
+    try:
+        for frame in video_frames(journal.folder / entry["file"]):
+            strip.add(frame)
+        strip.write(path)
+        return read_strip(path)
+    except ValueError as error:
+        logger.warning("%s is not on the contact sheet: %s", entry["file"], error)
+        return None

@@ -35,6 +35,7 @@ from ..pipelines.first_frames import first_frames
 from ..pipelines.inputs import Request
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
+from .errors import ModelError, refuse_too_many_files
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
@@ -97,6 +98,7 @@ def run_batch(
         ValueError: the list cannot be read or is empty, the number of processes is wrong, a device is not
             here, or there is no such way to run.
         OSError: the list cannot be read, or the folder cannot be written to.
+        ModelError: a model cannot be loaded, or its files have changed since the batch began; a ValueError.
         LaunchError: the processes have lost each other.
     """
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
@@ -185,10 +187,17 @@ class _ClipMaker:
     ) -> Clip:
         """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
-        pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
+        try:
+            pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
+        except Exception as error:  # whatever it is, it would be so for every clip of the model
+            refuse_too_many_files(error)
+            raise ModelError(
+                f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
+                "model and run the batch again"
+            ) from error
         weights = weights_of(pipeline)[0] or ()
         if self.content_key(item, weights_key(weights)) != job.key:
-            raise ValueError(
+            raise ModelError(
                 f"the files of {item.settings.model} are others here than where and when the batch began; "
                 "give all machines the same ones, and run the batch again"
             )

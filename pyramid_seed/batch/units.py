@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..files import replacing
+from ..files import check_readable, replacing
 from ..noise import noise_digest
 from ..pipelines.beginning import Beginning
+from .errors import refuse_too_many_files
 
 
 def save_unit(
@@ -61,11 +63,16 @@ def load_units(
     refusal = None
     for unit in range(limit):
         path = _path(folder, unit)
-        if not path.is_file():
+        if not os.path.lexists(path):
             break
         try:
             values, stages = _read(path, unit, _text(origin), image_digest is not None)
-        except ValueError as error:
+            if latents and values.shape != latents[0].shape:
+                raise ValueError(
+                    f"its latents have another shape than those of unit 0: {tuple(values.shape)}"
+                )
+        except (ValueError, OSError) as error:
+            refuse_too_many_files(error)
             refusal = f"{path}: {error}"
             break
         latents.append(values)
@@ -79,11 +86,17 @@ def load_units(
 def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Latents (1, C, 1, h, w) and stage digests of a unit; ValueError says why it cannot be gone on from."""
     try:
+        check_readable(path)
+        path.open("rb").close()  # so that an error of the system's comes as Python's
         with safetensors.safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents")
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise ValueError(f"it is damaged ({error})") from error
+    if latents.dtype != torch.float32 or latents.ndim != 5 or (latents.shape[0], latents.shape[2]) != (1, 1):
+        raise ValueError(f"its latents are no unit's: {latents.dtype} of shape {tuple(latents.shape)}")
+    if not torch.isfinite(latents).all():
+        raise ValueError("its latents are not finite")
     stages = metadata.get("stages", "")
     if metadata.get("sha256") != _digest(latents, stages) or metadata.get("unit") != str(unit):
         raise ValueError("its latents or digests are not those that were written")

@@ -15,7 +15,7 @@ from ..files import file_digest
 from ..media.contact_sheet import Strip
 from ..media.frame_file import FrameFile
 from ..media.frames import Frames
-from .errors import OutputError, Stopped, writing
+from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, writing
 from .identity import Job
 from .journal import Entry, Journal
 from .launch import Launch, LaunchError
@@ -57,6 +57,8 @@ class Worker:
 
         Raises:
             OutputError: the output folder cannot be written to.
+            ModelError: the model of a job cannot be loaded.
+            OSError: too many files are open.
             LaunchError: the processes have lost each other.
         """
         while not self._is_stopped() and (place := self._launch.take()) < len(jobs):
@@ -73,9 +75,10 @@ class Worker:
         with _ClipFile(self._folder / job.file, self._lossless, job.item.settings.num_frames) as file:
             try:
                 clip, num_resumed = self._clip(job, on_progress, file)
-            except (Stopped, OutputError, LaunchError):
+            except (Stopped, OutputError, ModelError, LaunchError):
                 raise
             except Exception as error:  # whatever is wrong with one clip must not stop the others
+                refuse_too_many_files(error)
                 reason = f"{type(error).__name__}: {error}"
                 logger.exception("%s: failed", job.file)
             else:
@@ -89,7 +92,8 @@ class Worker:
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""
-        units = self._journal.work_folder(job.id)
+        with writing(self._folder):
+            units = self._journal.open_work_folder(job.id)
         origin = dict(self._maker.origin(job.item)) | {"key": job.key}
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
         beginning, refusal = load_units(units, len(job.steps) - 1, origin, self._maker.image_digest(job.item))
@@ -110,7 +114,16 @@ class Worker:
             with writing(self._folder):
                 save_unit(units, unit, latents, stage_digests, origin)
 
-        return self._maker.make(job, beginning, on_step, on_unit, file), num_resumed
+        try:
+            return self._maker.make(job, beginning, on_step, on_unit, file), num_resumed
+        except ValueError as error:
+            if beginning is None or isinstance(error, ModelError):
+                raise
+            logger.warning("%s: begun anew, its units cannot be gone on from: %s", job.file, error)
+        with writing(self._folder):
+            self._journal.set_aside(units)
+        self._launch.count("known", -sum(job.steps[:num_resumed]))
+        return self._maker.make(job, None, on_step, on_unit, file), 0
 
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
         unfinished = self._journal.work_folder(job.id) / job.file

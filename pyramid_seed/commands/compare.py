@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .diff import tell_difference
-from .options import Commands, say
+from .options import Commands, named_path, say
 
 if TYPE_CHECKING:
     from ..explore.compare import FrameDifference, PixelComparison
@@ -31,8 +31,8 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     kinds = ".mp4, .gif, .webp, .png or a folder of .png"
-    parser.add_argument("a", type=Path, metavar="A", help=f"a clip: {kinds}")
-    parser.add_argument("b", type=Path, metavar="B", help="another one of the same height and width")
+    parser.add_argument("a", type=named_path, metavar="A", help=f"a clip: {kinds}")
+    parser.add_argument("b", type=named_path, metavar="B", help="another one of the same height and width")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER", help="(default: compare-A-B, after the clips' names)"
     )

@@ -134,7 +134,16 @@ def add_field(group: argparse._ActionsContainer, field: Field) -> None:
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
     """The clip that a command reads."""
-    parser.add_argument("clip", type=Path, metavar="CLIP", help="a clip with a manifest, in it or beside it")
+    parser.add_argument(
+        "clip", type=named_path, metavar="CLIP", help="a clip with a manifest, in it or beside it"
+    )
+
+
+def named_path(text: str) -> Path:
+    """A path that names something: "" would be the folder one is in; argparse shows the error."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path must not be empty")
+    return Path(text)
 
 
 def add_again_options(parser: argparse.ArgumentParser) -> None:

@@ -6,15 +6,12 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..files import check_free, replacing
+from ..media.frame_file import FrameFile
 from ..media.frames import Frames
-from ..media.video import write_video
 from ..provenance.diff import ManifestDiff
 from .compare import FrameDifference, PixelComparison
 from .compare_images import amplified_frames, side_by_side, write_curve
@@ -66,23 +63,20 @@ def write_report(
     check_folder(folder, overwrite=overwrite)
     with replacing(folder, overwrite=overwrite) as temporary:
         temporary.mkdir()
-        count = len(comparison.frames)
-        _write_images(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), count, fps)
-        _write_images(temporary / DIFFERENCE, amplified_frames(a, b, gain), count, fps)
+        _write_images(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), fps)
+        _write_images(temporary / DIFFERENCE, amplified_frames(a, b, gain), fps)
         write_curve(temporary / CURVE, comparison, a, b)
         numbers = json.dumps(_numbers(a, b, comparison, manifests, gain), indent=2, allow_nan=False)
         (temporary / NUMBERS).write_text(numbers + "\n", encoding="utf-8")
 
 
-def _write_images(path: Path, images: Iterator[Frames], count: int, fps: float) -> None:
-    """Write a video of many large images; they lie on the disk meanwhile, not in memory."""
-    store = path.with_suffix(".npy")
-    first = next(images)
-    frames = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=(count, *first.shape))
-    for index, image in enumerate(chain([first], images)):
-        frames[index] = image
-    write_video(path, frames, fps)
-    store.unlink()
+def _write_images(path: Path, images: Iterator[Frames], fps: float) -> None:
+    """Write a video of many large images; they are encoded as they come, and never held."""
+    with FrameFile(path) as file:
+        file.start(fps, 1)
+        for image in images:
+            file.write(image[None])
+        file.save(path, comment=None)
 
 
 def _numbers(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
+from ..files import real_path
 
 _FIELDS = ("prompt", "image")
 
@@ -60,7 +61,7 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
             image = row.values.get("image")
             folder = source.parent
             prompts.append(
-                Prompt(row.values["prompt"], None if image is None else str((folder / image).resolve()))
+                Prompt(row.values["prompt"], None if image is None else str(real_path(folder / image)))
             )
     if bad:
         raise BatchInputError(bad)

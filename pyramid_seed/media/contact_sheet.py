@@ -14,7 +14,9 @@ from .video import write_image
 
 _CELL = 96
 _FRAMES = 6
-_ROWS = 50
+_ROWS, _COLUMNS = 50, 4
+SHEET_SIZE = _ROWS * _COLUMNS
+"""Strips of a sheet at most: 5000 x 2400 pixels, which any viewer shows."""
 _GREY = 64
 
 
@@ -81,11 +83,21 @@ class Strip:
         write_image(path, image_grid(self._cells, _FRAMES), overwrite=True)
 
 
-def write_sheet(path: Path, strips: Sequence[Path]) -> None:
-    """Write the sheet of these strips, in their order; those that are missing are left out."""
-    images = [read_image(strip) for strip in strips if strip.is_file()]
-    if images:
-        write_image(path, image_grid(images, -(-len(images) // _ROWS), gap=4), overwrite=True)
+def read_strip(path: Path) -> Frames:
+    """A strip (H, W, 3) that `Strip` has written.
+
+    Raises:
+        ValueError: it is damaged, or no strip. OSError: it cannot be read.
+    """
+    image = read_image(path)
+    if image.shape != (_CELL, _FRAMES * (_CELL + 2) - 2, 3):
+        raise ValueError(f"{path} is no strip of a clip: {image.shape[1]}x{image.shape[0]} pixels")
+    return image
+
+
+def write_sheet(path: Path, strips: Sequence[Frames]) -> None:
+    """Write the sheet of these strips, in their order: at least one and at most `SHEET_SIZE`."""
+    write_image(path, image_grid(strips, -(-len(strips) // _ROWS), gap=4), overwrite=True)
 
 
 def _evenly_spaced(num_frames: int, count: int) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from ..files import replacing
+from ..files import real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Encoder, Mp4Settings, mux_mp4, store_packet, stored_packets
 from .video import check_comment, check_fps, check_scale
@@ -30,7 +29,7 @@ class FrameFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lossless: bool = False) -> None:
-        path = Path(path).resolve()
+        path = real_path(path)
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"frames can be encoded as they come for .mp4 only, got {path.name!r}")
         self.path = path
@@ -64,7 +63,7 @@ class FrameFile:
         check_fps(fps, ".mp4")
         check_scale(scale)
         self._open_spool()
-        if self._fps:
+        if self._settings is not None:
             raise ValueError(f"{self.path.name} has the frames of another clip; use another FrameFile")
         self._fps = fps
         self.scale = scale

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
+from ..files import check_readable
 from .frames import Frames
 
 
@@ -107,6 +108,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file; whatever Pillow raises for a damaged one becomes a ValueError that names it."""
     if not path.exists():
         raise FileNotFoundError(f"the image {path} does not exist")
+    check_readable(path)
     try:
         with Image.open(path) as image:
             yield image

@@ -16,7 +16,7 @@ import av
 import imageio.v3 as iio
 import numpy as np
 
-from ..files import check_no_folder, replacing
+from ..files import check_no_folder, check_readable, real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
@@ -63,7 +63,7 @@ def write_video(
         ValueError: a wrong value, an unknown ending, or an option that the format cannot honour.
         FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
     """
-    path = Path(path).resolve()
+    path = real_path(path)
     ending = check_ending(path)
     check_frames(frames)
     check_scale(scale)
@@ -84,7 +84,7 @@ def write_video(
             images = (enlarge(frame, scale) for frame in frames)
             mux_mp4(temporary, mp4, encode_mp4(mp4, images), comment)
         elif ending == ".png":
-            iio.imwrite(temporary, enlarge(frames[0], scale))
+            _write_whole(temporary, enlarge(frames[0], scale))
         else:
             _write_animation(temporary, frames, fps, scale, lossless)
 
@@ -104,7 +104,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
 
     Raises:
         ValueError: the file holds no video frames, or is no media file.
-        FileNotFoundError: it is missing.
+        OSError: it is missing, or no file.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -122,18 +122,20 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
-    """The comment tag of a media file, or None if it has none.
+    """The comment tag of a media file of any kind, or None if it has none.
 
     Raises:
-        ValueError: it is no media file. FileNotFoundError: it is missing.
+        ValueError: it is no media file. OSError: it is missing, or no file.
     """
     with _opened(path) as container:
-        return container.metadata.get("comment")
+        tags = {name.lower(): text for name, text in container.metadata.items()}  # Matroska's are in capitals
+    return tags.get("comment")
 
 
 def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+    check_readable(Path(path))
     try:
-        return av.open(os.fspath(path))
+        return av.open(Path(path).absolute().as_posix())  # what has a colon before any slash is a URL
     except av.InvalidDataError as error:
         raise _damaged(path, error) from error
 
@@ -170,7 +172,7 @@ def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool 
         raise ValueError(f"cannot write an image as {path.name!r}; known endings: {', '.join(IMAGE_ENDINGS)}")
     check_frames(image, name="image", shape="(H, W, 3)")
     with replacing(path, overwrite=overwrite) as temporary:
-        iio.imwrite(temporary, image)
+        _write_whole(temporary, image)
 
 
 def check_scale(scale: int) -> None:
@@ -215,7 +217,7 @@ def _is_folder_of_pngs(path: Path) -> bool:
 def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
     folder.mkdir()
     for index, frame in enumerate(frames):
-        iio.imwrite(folder / f"{index:04d}.png", enlarge(frame, scale))
+        _write_whole(folder / f"{index:04d}.png", enlarge(frame, scale))
 
 
 def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
@@ -225,4 +227,9 @@ def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossles
     options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
     if len(frames) > 1:
         options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
-    iio.imwrite(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)
+    _write_whole(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)
+
+
+def _write_whole(path: Path, images: Frames, **options: Any) -> None:
+    """Encode in memory, then write: on a full disk imageio would try once more, and show a traceback."""
+    path.write_bytes(iio.imwrite("<bytes>", images, extension=path.suffix, **options))

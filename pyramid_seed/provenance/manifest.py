@@ -13,11 +13,11 @@ import torch
 
 from ..checks import check_choice
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
-from ..files import file_digest
+from ..files import check_readable, file_digest
 from ..geometry import PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
-from ..media.video import read_comment
+from ..media.video import IMAGE_ENDINGS, read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import preset_of
 from ..recipe import Recipe
@@ -164,19 +164,20 @@ def manifest_json(manifest: Mapping[str, Any]) -> str:
 
 def sidecar_path(clip: Path) -> Path:
     """Where the manifest of a clip lies beside it: `clip.mp4` has `clip.json`."""
-    return clip.with_suffix(".json")
+    clip = clip if clip.name else clip.absolute()  # "." has no name of its own
+    return clip.parent / f"{clip.stem}.json"
 
 
 def find_manifest(clip: str | Path) -> dict[str, Any]:
-    """The manifest inside an .mp4, or else the one beside the clip; of a .json, the one it is.
+    """The manifest inside a video file, or else the one beside the clip; of a .json, the one it is.
 
     Raises:
-        FileNotFoundError: there is no such clip.
+        OSError: there is no such clip, or it is neither a file nor a folder.
         ValueError: there is no manifest in it or beside it, or one that cannot be used.
     """
     clip = Path(clip)
-    if not clip.exists():
-        raise FileNotFoundError(f"{clip} does not exist")
+    if not clip.is_dir():
+        check_readable(clip)
     sidecar = sidecar_path(clip)
     if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
         return read_manifest(clip)
@@ -199,16 +200,16 @@ def read_verifiable(clip: str | Path) -> dict[str, Any]:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest in the comment tag of an .mp4, or in a .json.
+    """The manifest in the comment tag of a video file, or in a .json.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        OSError: there is no such file.
         ValueError: it holds no manifest, or one of another program, of a newer schema, or a damaged one.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
     is_json = path.suffix.lower() == ".json"
+    if is_json or not path.is_dir():
+        check_readable(path)
     text = path.read_text(encoding="utf-8") if is_json else _comment(path)
     if not text:
         raise ValueError(
@@ -268,7 +269,15 @@ def _has_comment(path: Path) -> bool:
 
 
 def _comment(path: Path) -> str | None:
-    return read_comment(path) if path.suffix.lower() == ".mp4" else None
+    ending = path.suffix.lower()
+    if path.is_dir() or ending in (".gif", *IMAGE_ENDINGS):
+        return None
+    try:
+        return read_comment(path)
+    except ValueError:
+        if ending == ".mp4":
+            raise
+        return None  # no media file
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

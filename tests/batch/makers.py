@@ -57,6 +57,9 @@ class NoiseMaker:
         item = job.item
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))
+        sink.start(8, 1)
+        if units and units[0].shape != (1, 3, 1, 16, 16):
+            raise ValueError("latents of a beginning must have shape ...")  # as a pipeline does
         assert known is None or known.stage_digests == tuple((str(unit),) for unit in range(len(units)))
         for unit in range(len(units), UNITS):
             self.before.get((item.seed, unit), lambda: None)()
@@ -67,7 +70,6 @@ class NoiseMaker:
             self.made.append((item.seed, unit))
         values = torch.cat(units, dim=2)[0].permute(1, 2, 3, 0) * 40 + 128
         frames = values.clamp(0, 255).to(torch.uint8).numpy()
-        sink.start(8, 1)
         sink.write(frames)
         return NoiseClip(frames_digest(frames), sink)
 

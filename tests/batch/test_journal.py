@@ -8,13 +8,20 @@ import os
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pyramid_seed.batch.journal import Journal
+from pyramid_seed.batch.journal import Journal, read_entry
 from pyramid_seed.files import file_digest
+from tests.cases import check_cases
+
+A, B = "a" * 16, "b" * 16
+FACTS = {"digest": "0" * 64, "file_sha256": "1" * 64, "num_frames": 3}
 
 
 def entry(key, status="done", **more):
-    return {"id": key, "file": f"{key}.mp4", "status": status, **more}
+    facts = FACTS if status == "done" else {"reason": "bad"}
+    return {"file": f"{key}.mp4", "status": status, "id": key, **facts, **more}
 
 
 @pytest.fixture
@@ -27,48 +34,48 @@ def lines(journal):
 
 
 def test_what_each_process_records_is_gathered_in_order_of_names(journal):
-    journal.record(entry("b"))
-    journal.record(entry("a", "failed", reason="é"))
-    assert set(journal.entries()) == {"a", "b"}
+    journal.record(entry(B))
+    journal.record(entry(A, "failed", reason="é"))
+    assert set(journal.entries()) == {A, B}
     journal.merge()
-    assert lines(journal) == [entry("a", "failed", reason="é"), entry("b")]
-    journal.record(entry("a"))
-    assert journal.entries()["a"]["status"] == "done"
+    assert lines(journal) == [entry(A, "failed", reason="é"), entry(B)]
+    journal.record(entry(A))
+    assert journal.entries()[A]["status"] == "done"
     journal.merge()
-    assert lines(journal) == [entry("a"), entry("b")]
+    assert lines(journal) == [entry(A), entry(B)]
 
 
 def test_rows_without_identity_belong_to_one_launch(journal):
-    journal.record(entry("a"))
+    journal.record(entry(A))
     journal.merge([{"status": "failed", "row": "x, line 1", "reason": "bad"}])
     assert len(lines(journal)) == 2
     journal.merge()
-    assert lines(journal) == [entry("a")]
+    assert lines(journal) == [entry(A)]
 
 
 def test_entries_can_be_forgotten(journal):
-    journal.record(entry("a"))
-    journal.record(entry("b"))
-    journal.merge(without={"a"})
-    assert lines(journal) == [entry("b")]
-    assert set(journal.entries()) == {"b"}
+    journal.record(entry(A))
+    journal.record(entry(B))
+    journal.merge(without={A})
+    assert lines(journal) == [entry(B)]
+    assert set(journal.entries()) == {B}
 
 
 def test_a_damaged_line_is_told_and_left_out(journal, caplog):
-    journal.record(entry("a"))
+    journal.record(entry(A))
     journal.merge()
     with journal.index.open("a") as file:
         file.write('{"id": "b", "fi\n[]\n')
     with caplog.at_level(logging.WARNING):
-        assert set(journal.entries()) == {"a"}
-    assert "line 2 is damaged" in caplog.text
-    assert "line 3 is damaged" in caplog.text
+        assert set(journal.entries()) == {A}
+    assert "line 2: it is no entry" in caplog.text
+    assert "line 3: it is no entry" in caplog.text
 
 
 def test_whole_is_bit_for_bit(journal):
-    path = journal.folder / "a.mp4"
+    path = journal.folder / f"{A}.mp4"
     path.write_bytes(b"clip")
-    done = entry("a", file_sha256=file_digest(path))
+    done = entry(A, file_sha256=file_digest(path))
     assert journal.is_whole(done)
     assert not journal.is_whole(done | {"status": "failed"})
     assert not journal.is_whole(None)
@@ -100,3 +107,119 @@ def test_cleaning_leaves_what_others_write_in_the_folder_right_now(journal):
     path.touch()
     journal.clean()
     assert path.exists()
+
+
+DAMAGED = {
+    "not UTF-8": json.dumps(entry(A)).encode().replace(b"done", b"d\xffne"),
+    "cut off": json.dumps(entry(A)).encode()[:-9],
+    "a list": b"[1]",
+    "nested deep": b"[" * 100_000,
+    "nested deep in a field": b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a number in place of text": json.dumps(entry(A) | {"file": 3}).encode(),
+    "no file": json.dumps({"id": A, "status": "done"}).encode(),
+    "no digest": json.dumps({"id": A, "status": "done", "file": f"{A}.mp4"}).encode(),
+    "an id that leads out": json.dumps(entry(A) | {"id": "../../../evil"}).encode(),
+    "a file that leads out": json.dumps(entry(A) | {"file": f"../{A}.mp4"}).encode(),
+    "a file elsewhere": json.dumps(entry(A) | {"file": f"/tmp/{A}.mp4"}).encode(),
+    "the file of another": json.dumps(entry(A) | {"file": f"{B}.mp4"}).encode(),
+    "a file with a long name": json.dumps(entry(A) | {"file": f"{'x' * 300}{A}.mp4"}).encode(),
+    "a file with an escape": json.dumps(entry(A) | {"file": f"\x1b[2J{A}.mp4"}).encode(),
+    "another ending": json.dumps(entry(A) | {"file": f"{A}.mp4.png"}).encode(),
+    "no frames": json.dumps(entry(A, num_frames=0)).encode(),
+    "not a number": json.dumps(entry(A, seconds=float("nan"))).encode(),
+    "another status": json.dumps(entry(A, "gone")).encode(),
+    "a number too large": json.dumps(entry(A)).encode().replace(b": 3", b": 1" + b"0" * 5000),
+    "nothing": b"\0",
+}
+
+
+def test_damaged_entries_are_set_aside_and_said(tmp_path, caplog):
+    """Both in the index and among the records; their neighbours stay, and the index can be written again."""
+
+    def rule(name, data):
+        folder = tmp_path / name
+        journal = Journal(folder)
+        journal.record(entry(B))
+        journal.merge()
+        record = folder / ".work" / "records" / f"{A}.json"
+        for place in (journal.index, record):
+            caplog.clear()
+            with place.open("ab") as file:
+                file.write(data + b"\n")
+            assert set(journal.entries()) == {B}
+            assert len(caplog.records) == 1, "once"
+            journal.merge()
+            assert lines(journal) == [entry(B)]
+        assert (folder / ".work" / "damaged" / f"1-{A}.json").read_bytes() == data + b"\n"
+        assert sorted(path.name for path in tmp_path.iterdir() if path != folder) == others
+
+    for name, data in DAMAGED.items():
+        others = sorted(path.name for path in tmp_path.iterdir())
+        check_cases({name: (name, data)}, rule)
+
+
+def test_what_is_no_file_of_ours_is_set_aside(tmp_path, caplog):
+    makers = {
+        "folder": lambda path: path.mkdir(),
+        "loop": lambda path: path.symlink_to(path),
+        "FIFO": os.mkfifo,
+    }
+
+    def rule(make, place):
+        journal = Journal(tmp_path / place.replace("/", "-") / make)
+        journal.record(entry(B))
+        journal.merge()
+        path = journal.folder / place
+        if path.exists():
+            path.unlink() if path.is_file() else path.rmdir()
+        makers[make](path)
+        caplog.clear()
+        journal.clean()
+        journal.entries()
+        journal.merge()
+        journal.record(entry(A))
+        assert A in journal.entries()
+        assert (make, place) == ("folder", ".work/records") or "set aside" in caplog.text
+
+    places = ("index.jsonl", ".work/records", f".work/records/{A}.json")
+    check_cases([(make, place) for make in makers for place in places], rule)
+
+
+def test_a_folder_of_work_that_leads_elsewhere_is_not_written_to(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    journal = Journal(tmp_path / "clips")
+    (journal.folder / ".work").mkdir(parents=True)
+    for name in ("records", A):
+        (journal.folder / ".work" / name).symlink_to(outside)
+    journal.clean()
+    journal.record(entry(A))
+    assert not journal.open_work_folder(A).exists()
+    assert list(outside.iterdir()) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.binary()
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.tuples(st.sampled_from(sorted(entry(A))), JSON).map(
+        lambda change: json.dumps(entry(A) | dict([change])).encode()
+    )
+)
+def test_any_line_is_an_entry_or_refused(data):
+    """An entry names nothing outside the folder."""
+    try:
+        found = read_entry(data)
+    except ValueError:
+        return
+    if "id" in found:
+        assert found["id"] == A
+        assert found["file"] == os.path.basename(found["file"])  # noqa: PTH119
+        assert found["file"].endswith(f"{A}.mp4")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -84,7 +84,9 @@ def test_the_lock_goes_with_its_process(tmp_path, before):
     assert not (tmp_path / ".work" / "lock.owner").exists()
 
 
-@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+@pytest.fixture(
+    params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF], ids=errno.errorcode.get
+)
 def no_locks(request, monkeypatch):
     """A file system whose files cannot be locked."""
 
@@ -117,6 +119,15 @@ def test_the_marker_of_another_machine_is_named_not_removed(tmp_path, monkeypatc
         run(tmp_path, 1)
     marker.unlink()
     assert run(tmp_path, 1).status == 0
+
+
+def test_another_error_of_the_lock_names_the_folder(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputError, match=rf"{tmp_path}: cannot be written to: .*Input/output error"):
+        run(tmp_path, 1)
 
 
 def test_a_batch_can_be_imported_where_there_is_no_fcntl():

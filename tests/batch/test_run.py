@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyramid_seed import generate, run_batch
+from pyramid_seed import api, generate, run_batch
 from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch import worker
+from pyramid_seed.batch.errors import ModelError
 from pyramid_seed.batch.launch import Launch, join_launch
 from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
@@ -217,9 +218,29 @@ def test_weights_that_cannot_be_read_any_more_are_named(run, tmp_path, monkeypat
         shutil.rmtree(model)
 
     monkeypatch.setattr(Launch, "publish", publish_and_remove)
-    summary = run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
-    (reason,) = summary.failed.values()
-    assert reason == f"FileNotFoundError: {model} is neither a folder nor a hub id such as owner/name"
+    message = f"{model} cannot be loaded: {model} is neither a folder nor a hub id such as owner/name"
+    with pytest.raises(ModelError, match=message):
+        run({"prompt": "a", "num_frames": 1}, model=str(model), device="cpu")
+
+
+def test_a_damaged_model_file_ends_the_batch_once(run, tmp_path, monkeypatch, capsys):
+    """Not each of its rows anew, with a load each."""
+    model = tmp_path / "model"
+    shutil.copytree(REFERENCE / "miniflux-tiny", model)
+    weights = model / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:9999])
+    loads = []
+    load = api._load
+
+    def counted(*arguments):
+        loads.append(arguments)
+        return load(*arguments)
+
+    monkeypatch.setattr(api, "_load", counted)
+    with pytest.raises(ValueError, match=rf"{model} cannot be loaded: .*text_encoder"):
+        run(*({"prompt": f"boat {n}", "num_frames": 1} for n in range(5)), model=str(model))
+    assert len(loads) <= 1
+    assert not (tmp_path / "clips" / ".work" / "records").exists()
 
 
 def test_each_process_has_an_accelerator_of_its_own():
@@ -264,7 +285,6 @@ def test_a_model_that_changes_during_a_batch_makes_no_clip_under_the_old_names(q
 
     monkeypatch.setattr("pyramid_seed.batch.run.generate", generate_then_retrain)
     settings = quick | {"model": str(model)}
-    summary = run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
-    assert (summary.made, len(summary.failed)) == (1, 1)
-    (reason,) = summary.failed.values()
-    assert "are others here than where and when the batch began" in reason
+    with pytest.raises(ModelError, match="are others here than where and when the batch began"):
+        run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 1

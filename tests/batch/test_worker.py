@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
-from pyramid_seed.batch.errors import OutputError
+from pyramid_seed.batch.errors import ModelError, OutputError
 from pyramid_seed.batch.journal import Journal
 from pyramid_seed.batch.units import save_unit
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from tests.batch.makers import UNITS, Killed, NoiseMaker, index, jobs_of, log_of, raiser, run
+from tests.cases import check_cases
 
 
 @pytest.mark.parametrize("unit", range(UNITS))
@@ -68,6 +70,56 @@ def test_units_that_are_not_the_clips_are_refused(tmp_path, plain):
     (job,) = jobs_of(1)
     folder, latents = tmp_path / ".work" / job.id, torch.zeros(1, 3, 1, 16, 16)
     save_unit(folder, 0, latents, ["0"], {"machine": "here", "key": "x"})
+    assert run(tmp_path, 1).digests.items() <= plain.items()
+
+
+def test_what_is_in_the_way_of_units_is_set_aside(tmp_path, plain):
+    """Folders, loops and files in the place of units, of the clip and of their folder."""
+    (job,) = jobs_of(1)
+    work = Path(".work") / job.id
+    makers = {
+        "folder": lambda path: path.mkdir(),
+        "loop": lambda path: path.symlink_to(path),
+        "file": Path.touch,
+    }
+    places = [work, *(work / f"unit-{unit:04d}.safetensors" for unit in range(UNITS)), work / job.file]
+
+    def rule(make, place):
+        folder = tmp_path / f"{place.name}-{make}"
+        (folder / place).parent.mkdir(parents=True)
+        makers[make](folder / place)
+        assert run(folder, 1).digests.items() <= plain.items()
+
+    check_cases([(make, place) for make in makers for place in places], rule)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 8, 8), (1, 2, 1, 16, 16), (3, 1, 16, 16), (1, 3, 2, 16, 16)])
+def test_forged_units_are_made_anew(tmp_path, plain, capsys, shape):
+    """By somebody who knows the digest and the origin."""
+    (job,) = jobs_of(1)
+    origin = {"machine": "here", "key": job.key}
+    save_unit(tmp_path / ".work" / job.id, 0, torch.zeros(shape), ["0"], origin)
+    assert run(tmp_path, 1).digests.items() <= plain.items()
+    assert "warning: " in capsys.readouterr().err
+    assert index(tmp_path)[0]["resumed_units"] == 0
+
+
+def test_too_many_open_files_are_no_items_fault(tmp_path, plain):
+    """However deep the cause lies."""
+    wrapped = ValueError("image.png cannot be read as an image")
+    wrapped.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    for error in (wrapped, OSError(errno.ENFILE, os.strerror(errno.ENFILE))):
+        with pytest.raises(OSError, match="too many files are open; what is finished is kept"):
+            run(tmp_path, 1, 2, maker=NoiseMaker({(2, 1): raiser(error), (1, 1): raiser(error)}))
+    assert run(tmp_path, 1).digests.items() <= plain.items()
+
+
+def test_a_models_fault_ends_the_batch(tmp_path, plain):
+    error = ModelError("model.safetensors is damaged")
+    maker = NoiseMaker({(seed, 0): raiser(error) for seed in (1, 2, 3)})
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        run(tmp_path, 1, 2, 3, maker=maker)
+    assert log_of(tmp_path).count("begun") == 1
     assert run(tmp_path, 1).digests.items() <= plain.items()
 
 

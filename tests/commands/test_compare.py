@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +153,31 @@ def test_refuses_and_leaves_nothing(frames, tmp_path, capsys, monkeypatch):
     assert 'pip install "pyramid-seed[report]"' in refused(a, a, "-o", report)
     assert not report.exists()
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 100 kilobytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_nothing_left(frames, tmp_path, small_disk, capsys):
+    """An error, and no Bus error as of a memory map without space."""
+    write_video(tmp_path / "a.mp4", frames, 8, lossless=True)
+    write_video(tmp_path / "b.mp4", changed_in(frames, 3, by=20), 8, lossless=True)
+    report = small_disk / "report"
+    assert main(["compare", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), "-o", str(report)]) == 2
+    assert f"No space left, nothing was written: '{report}'" in capsys.readouterr().err
+    assert list(small_disk.iterdir()) == []
+    for ending in (".gif", ".webp", ".png"):
+        with pytest.raises(OSError, match="No space left"):
+            write_video(small_disk / f"a{ending}", np.concatenate([frames] * 40), 8)
+        gc.collect()
+        assert capsys.readouterr().err == ""
+    assert list(small_disk.iterdir()) == []

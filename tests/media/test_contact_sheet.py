@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pyramid_seed.media.contact_sheet import Strip, contact_sheet, image_grid, write_sheet
+from pyramid_seed.media.contact_sheet import (
+    SHEET_SIZE,
+    Strip,
+    contact_sheet,
+    image_grid,
+    read_strip,
+    write_sheet,
+)
 from pyramid_seed.media.images import read_image
 from pyramid_seed.media.video import write_image
 from tests.media.clips import noise_clip
@@ -65,14 +72,21 @@ def test_a_strip_of_few_frames_shows_some_of_them_twice(tmp_path):
     assert read_image(tmp_path / "strip.png")[48, 48::98, 0].tolist() == [10] * 3 + [200] * 3
 
 
-def test_the_sheet_has_the_strips_that_are_there(tmp_path):
-    strips = [tmp_path / f"{grey}.png" for grey in (10, 20, 30)]
-    for grey, path in zip((10, 20, 30), strips, strict=True):
-        if grey != 20:
-            write_image(path, np.full((4, 6, 3), grey, np.uint8))
-    write_sheet(tmp_path / "sheet.png", strips)
-    sheet = read_image(tmp_path / "sheet.png")
-    assert sheet.shape == (4 + 4 + 4, 6, 3)
-    assert sheet[[0, -1], 0, 0].tolist() == [10, 30]
-    write_sheet(tmp_path / "none.png", [strips[1]])
-    assert not (tmp_path / "none.png").exists()
+def test_a_sheet_has_fifty_rows_and_as_few_columns_as_can_be(tmp_path):
+    for count, shape in {1: (4, 6), 50: (396, 6), 51: (26 * 8 - 4, 16), SHEET_SIZE: (396, 36)}.items():
+        strips = [np.full((4, 6, 3), grey, np.uint8) for grey in range(count)]
+        write_sheet(tmp_path / "sheet.png", strips)
+        sheet = read_image(tmp_path / "sheet.png")
+        assert sheet.shape == (*shape, 3)
+        columns = -(-count // 50)
+        assert sheet[::8, ::10, 0].flatten()[:count].tolist() == list(range(count)), columns
+
+
+def test_what_is_no_strip_is_refused(tmp_path):
+    path = tmp_path / "strip.png"
+    write_image(path, np.zeros((96, 96, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"strip\.png is no strip of a clip: 96x96 pixels"):
+        read_strip(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"strip\.png cannot be read"):
+        read_strip(path)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from pyramid_seed import generate
 from pyramid_seed.files import file_digest
-from pyramid_seed.media.video import read_comment, write_video
+from pyramid_seed.media.video import read_comment, read_video, write_video
 from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
 from pyramid_seed.provenance.manifest import (
     SCHEMA_VERSION,
@@ -295,3 +297,22 @@ def test_seeds_keep_all_their_bits(quick):
     clip = generate("a boat", seed=2**63 + 1, branches=branches, **quick)
     again = recipe_of(json.loads(manifest_json(clip.manifest)))
     assert (again.seed, again.branches) == (2**63 + 1, branches)
+
+
+def test_the_tag_of_every_container_is_read(saved, tmp_path, monkeypatch):
+    """As a copy under another ending, as other tools write them anew, and under a name with a colon."""
+    manifest = find_manifest(saved)
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.m4v", "a.mov", "a.MP4", "a", "2025-07-02T13:21:50.mp4", "file:x.mp4", "a%03d.mp4"):
+        shutil.copy(saved, name)
+        assert find_manifest(name) == manifest, name
+        assert len(read_video(name)[0]) == manifest["settings"]["num_frames"]
+    for name in ("b.mov", "b.m4v", "b.mkv"):
+        with av.open(str(saved)) as source, av.open(name, "w") as copy:
+            copy.metadata["comment"] = source.metadata["comment"]
+            stream = copy.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    copy.mux(packet)
+        assert find_manifest(name) == manifest, name
