@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -265,8 +264,8 @@ def generate(
         settings=_with_model_of(pipeline, wanted),
         noise_device=noise_device,
         determinism=determinism,
-        attention=attention or pipeline.transformer.attention_path,
-        compiled=pipeline.transformer.is_compiled,
+        attention=attention,
+        compiled=pipeline.is_compiled,
         image_digest=frame_digest(frame) if beginning is None else beginning.image_digest,
     )
     return make_clip(
@@ -318,26 +317,30 @@ def make_clip(
         if on_chunk is not None:
             on_chunk(clip, chunk, frames)
 
-    with (
-        _progress_bar(pipeline, progress),
-        pipeline.transformer.attention_path_set(recipe.attention),
-    ):
-        output = pipeline(
-            recipe.prompt,
-            beginning=beginning,
-            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
-            text_encoders=text_encoders,
-            output_type="uint8" if sink is None else "latent",
-            determinism=recipe.determinism,
-            callback_on_step_end=on_step,
-            callback_on_unit_end=on_unit,
-            callback_on_chunk_end=on_frames,
-            **_arguments(recipe.settings, image),
-        )
+    output = pipeline(
+        recipe.prompt,
+        beginning=beginning,
+        noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
+        text_encoders=text_encoders,
+        output_type="uint8" if sink is None else "latent",
+        determinism=recipe.determinism,
+        attention=recipe.attention,
+        show_progress=progress,
+        callback_on_step_end=on_step,
+        callback_on_unit_end=on_unit,
+        callback_on_chunk_end=on_frames,
+        **_arguments(recipe.settings, image),
+    )
     facts = counter.facts()
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
-        recipe=replace(recipe, settings=settings),
+        recipe=replace(
+            recipe,
+            settings=settings,
+            attention=output.attention,
+            compiled=pipeline.is_compiled,
+            cache=pipeline.transformer.cache_in_use,
+        ),
         source=pipeline.source,
         weights=weights,
         loras=loras,
@@ -473,7 +476,8 @@ def _as_it_is(
 
 
 def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
-    """The pipeline, if its files are still those that were loaded; else ValueError, see `ModelSource`."""
+    """The pipeline, if it is whole and its files are still those that were loaded; else ValueError."""
+    pipeline.check_parts()
     if pipeline.source is not None:
         pipeline.source.check_unchanged()
     return pipeline
@@ -484,15 +488,3 @@ def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
     settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
     source = pipeline.source
     return settings if source is None else replace(settings, model=source.name, variant=source.variant)
-
-
-@contextmanager
-def _progress_bar(pipeline: PyramidFlowPipeline, shown: bool) -> Iterator[None]:
-    """Hide the bar of a pipeline if it is not to be shown; whatever else was configured stays and returns."""
-    before: Mapping[str, Any] = dict(getattr(pipeline, "_progress_bar_config", {}))
-    if not shown:
-        pipeline.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)

@@ -172,6 +172,7 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "package_version",
     )
     how = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
+    how["cache"] = manifest.get("cache")
     return {name: manifest[name] for name in names} | how | branches | manifest["settings"]
 
 

@@ -83,6 +83,7 @@ def build_manifest(
         "attention": recipe.attention,
         "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
+        **({} if recipe.cache is None else {"cache": dict(recipe.cache)}),
         "model": dict(model),
         "weights": None if weights is None else [dict(row) for row in weights],
         "loras": None if loras is None else [dict(lora) for lora in loras],
@@ -123,6 +124,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         determinism=manifest["determinism"],
         **paths,
         image_digest=manifest["image_sha256"],
+        cache=manifest.get("cache"),
     )
 
 

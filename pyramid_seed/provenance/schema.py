@@ -68,6 +68,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     attention: str = BEFORE_PATHS["attention"]
     compiled: bool = BEFORE_PATHS["compiled"]
     image_sha256: str | None
+    cache: dict[str, Any] | None = None
     model: _Model
     weights: list[_File] | None
     loras: list[_Lora] | None

@@ -631,6 +631,7 @@ CACHES = [
         spatial_attention_timestep_skip_range=(0, 1000),
         current_timestep_callback=lambda: 500,
     ),
+    TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1),
 ]
 
 
