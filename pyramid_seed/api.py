@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -241,8 +240,8 @@ def generate(
     wanted = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
-    root = root_from_entropy() if seed is None else seed
-    NoiseStreams(root, noise_device, branches)  # refuses what is no seed, and branches that do not rise
+    # Refuses what is no seed, and branches that do not rise.
+    noise = NoiseStreams(root_from_entropy() if seed is None else seed, noise_device, branches)
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
@@ -250,30 +249,10 @@ def generate(
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    if pipeline is not None:
-        pipeline = _as_it_is(pipeline, compile, loras)
-    elif loras:
-        to_load = [
-            LoraToLoad(f"lora_{index}", check_lora(file), scale)
-            for index, (file, scale) in enumerate(loras.items())
-        ]
-        pipeline = load_with_loras(wanted, to_load, device=device, compile=compile, check=check)
-    else:
-        pipeline = _loaded(wanted, options, check)
-    recipe = Recipe(
-        prompt=prompt,
-        seed=root,
-        branches=tuple(branches),
-        settings=_with_model_of(pipeline, wanted),
-        noise_device=noise_device,
-        determinism=determinism,
-        attention=attention or pipeline.transformer.attention_path,
-        compiled=pipeline.transformer.is_compiled,
-        image_digest=frame_digest(frame) if beginning is None else beginning.image_digest,
-        vae_tiling=pipeline.vae.tiling,
-    )
+    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check)
+    digest = frame_digest(frame) if beginning is None else beginning.image_digest
     return make_clip(
-        recipe,
+        _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest),
         pipeline,
         image=image,
         beginning=beginning,
@@ -284,6 +263,33 @@ def generate(
         on_unit=on_unit,
         on_chunk=on_chunk,
         sink=sink,
+    )
+
+
+def _recipe(
+    prompt: str,
+    root: int,
+    branches: Sequence[Branch],
+    settings: Preset,
+    options: RunOptions,
+    pipeline: PyramidFlowPipeline,
+    image_digest: str | None,
+) -> Recipe:
+    """How a clip is to be made, with what the pipeline really is in place of the settings' model."""
+    settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
+    if (source := pipeline.source) is not None:
+        settings = replace(settings, model=source.name, variant=source.variant)
+    return Recipe(
+        prompt=prompt,
+        seed=root,
+        branches=tuple(branches),
+        settings=settings,
+        noise_device=options.noise_device,
+        determinism=options.determinism,
+        attention=options.attention,
+        compiled=pipeline.is_compiled,
+        image_digest=image_digest,
+        vae_tiling=pipeline.vae.tiling,
     )
 
 
@@ -321,11 +327,7 @@ def make_clip(
         if on_chunk is not None:
             on_chunk(clip, chunk, frames)
 
-    with (
-        _progress_bar(pipeline, progress),
-        pipeline.transformer.attention_path_set(recipe.attention),
-        pipeline.vae.tiling_set(recipe.vae_tiling),
-    ):
+    with pipeline.vae.tiling_set(recipe.vae_tiling):
         output = pipeline(
             recipe.prompt,
             beginning=beginning,
@@ -333,6 +335,8 @@ def make_clip(
             text_encoders=text_encoders,
             output_type="uint8" if sink is None else "latent",
             determinism=recipe.determinism,
+            attention=recipe.attention,
+            show_progress=progress,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
@@ -341,7 +345,13 @@ def make_clip(
     facts = counter.facts()
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
-        recipe=replace(recipe, settings=settings),
+        recipe=replace(
+            recipe,
+            settings=settings,
+            attention=output.attention,
+            compiled=pipeline.is_compiled,
+            cache=pipeline.transformer.cache_in_use,
+        ),
         source=pipeline.source,
         weights=weights,
         weights_note=weights_note,
@@ -430,13 +440,34 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
     return None if frame is None else noise_digest(frame)
 
 
-def _loaded(
-    settings: Preset, options: RunOptions, check: Callable[[PyramidGeometry], object]
+def _pipeline_for(
+    settings: Preset,
+    options: RunOptions,
+    loras: Mapping[str | Path, float],
+    given: PyramidFlowPipeline | None,
+    check: Callable[[PyramidGeometry], object],
 ) -> PyramidFlowPipeline:
-    """The shared pipeline of these settings; nobody else gets one whose text encoders are to be freed."""
+    """The pipeline that the caller gave, or else the shared one of these settings, or one with LoRAs."""
+    if given is not None:
+        if loras:
+            raise ValueError(
+                "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+            )
+        if options.compile:
+            raise ValueError(
+                "compile is for a pipeline that generate loads; call "
+                "pipeline.transformer.compile_repeated_blocks() on your own"
+            )
+        return checked_pipeline(given)
+    if loras:
+        to_load = [
+            LoraToLoad(f"lora_{index}", check_lora(file), scale)
+            for index, (file, scale) in enumerate(loras.items())
+        ]
+        return load_with_loras(settings, to_load, device=options.device, compile=options.compile, check=check)
     pipeline = shared_pipeline.get(settings, options.device, options.compile, check)
     if options.text_encoders == "free":
-        shared_pipeline.clear()
+        shared_pipeline.clear()  # nobody else is to get what is left of it
     return pipeline
 
 
@@ -469,43 +500,9 @@ def load_with_loras(
     return pipeline
 
 
-def _as_it_is(
-    pipeline: PyramidFlowPipeline, compile: bool, loras: Mapping[str | Path, float] | None
-) -> PyramidFlowPipeline:
-    """A pipeline that the caller gave, whose files are still those that were loaded."""
-    if loras:
-        raise ValueError(
-            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
-        )
-    if compile:
-        raise ValueError(
-            "compile is for a pipeline that generate loads; call "
-            "pipeline.transformer.compile_repeated_blocks() on your own"
-        )
-    return checked_pipeline(pipeline)
-
-
 def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
-    """The pipeline, if its files are still those that were loaded; else ValueError, see `ModelSource`."""
+    """The pipeline, if it is whole and its files are still those that were loaded; else ValueError."""
+    pipeline.check_parts()
     if pipeline.source is not None:
         pipeline.source.check_unchanged()
     return pipeline
-
-
-def _with_model_of(pipeline: PyramidFlowPipeline, settings: Preset) -> Preset:
-    """The settings with what the pipeline really is, in place of the preset's model."""
-    settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
-    source = pipeline.source
-    return settings if source is None else replace(settings, model=source.name, variant=source.variant)
-
-
-@contextmanager
-def _progress_bar(pipeline: PyramidFlowPipeline, shown: bool) -> Iterator[None]:
-    """Hide the bar of a pipeline if it is not to be shown; whatever else was configured stays and returns."""
-    before: Mapping[str, Any] = dict(getattr(pipeline, "_progress_bar_config", {}))
-    if not shown:
-        pipeline.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipeline.set_progress_bar_config(**before)

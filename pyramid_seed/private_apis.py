@@ -65,11 +65,13 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a call of the module itself runs through `torch.compile`, set by `Module.compile`.
+    """Whether a call of the module itself runs through `torch.compile`: `Module.compile`, or wrapped in one.
 
     Without it, a manifest cannot say whether a clip was made by compiled code.
     """
-    return module._compiled_call_impl is not None
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # nothing is wrapped before it has been imported
+    is_wrapped = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
+    return is_wrapped or module._compiled_call_impl is not None
 
 
 def num_writes(parameter: torch.Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .choices import AttentionPath, DeterminismLevel
 from .geometry import PyramidGeometry
@@ -21,10 +23,12 @@ class Recipe:
         settings: all settings after defaults.
         noise_device: where noise is drawn.
         determinism: "strict" or "relaxed".
-        attention: how attention was computed, "prefix" or "reference".
-        compiled: whether the transformer was compiled.
+        attention: how attention is computed, "prefix" or "reference"; None, until the clip is made: as the
+            transformer has it.
+        compiled: whether any model was compiled.
         image_digest: SHA-256 of the first frame given, None without one.
         vae_tiling: the tiles in which the VAE worked, see `AutoencoderKLCausalVideo.tiling`; None: without.
+        cache: the step cache that acted, see `cache_in_use` of the transformer; None without one.
     """
 
     prompt: str
@@ -33,10 +37,11 @@ class Recipe:
     settings: Preset
     noise_device: str
     determinism: DeterminismLevel
-    attention: AttentionPath
+    attention: AttentionPath | None
     compiled: bool
     image_digest: str | None
     vae_tiling: tuple[int, ...] | None = None
+    cache: Mapping[str, Any] | None = None
 
 
 def plan_extension(

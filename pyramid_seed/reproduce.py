@@ -122,6 +122,7 @@ def verify(
         return verify_noise(original.manifest, original.path)
     _check_image(original.recipe, image)
     if pipeline is None:
+        _check_cache(original)
         _lora_files(original.manifest, loras)
 
     def weights_here() -> Sequence[Mapping[str, Any]] | None:
@@ -308,6 +309,7 @@ def _model_of(
             f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
             "it can only be made again with the very pipeline: pipeline="
         )
+    _check_cache(original)
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
@@ -324,11 +326,13 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
     recipe, weights = original.recipe, original.manifest["weights"]
     if (dtype := dtype_name(pipeline.transformer.dtype)) != recipe.settings.dtype:
         raise ValueError(f"the clip was made in {recipe.settings.dtype}, this pipeline is in {dtype}")
-    if pipeline.transformer.is_compiled != recipe.compiled:
+    if pipeline.is_compiled != recipe.compiled:
         how = {True: "with a compiled transformer", False: "without compiling the transformer"}
         raise ValueError(
             f"the clip was made {how[recipe.compiled]}, this pipeline is {how[not recipe.compiled]}"
         )
+    if (cache := pipeline.transformer.cache_in_use) != recipe.cache:
+        raise ValueError(f"the clip was made with the step cache {recipe.cache}, this pipeline has {cache}")
     if (acting := _acting(lora_rows(pipeline))) != (acted := _acting(original.manifest["loras"])):
         raise ValueError(
             f"the clip was made with {acted}, this pipeline has {acting}; "
@@ -343,6 +347,15 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
         raise ValueError(
             f"the clip was made with other weights than those{folder}, they differ in "
             f"{', '.join(differing)}; go on with its own model, or make the clip anew"
+        )
+
+
+def _check_cache(original: _Original) -> None:
+    """Refuse to load a model for a clip whose step cache nobody can set up from its name and values."""
+    if (cache := original.recipe.cache) is not None:
+        raise ValueError(
+            f"the clip was made with the step cache {cache.get('config')}, which is not set up here; pass "
+            "pipeline= with a pipeline on which you have called transformer.enable_cache"
         )
 
 

@@ -17,12 +17,13 @@ from transformers import CLIPTextConfig
 
 from pyramid_seed import private_apis
 from pyramid_seed.checkpoints.load import load_components
+from pyramid_seed.checkpoints.source import read_source
 from tests.conftest import REFERENCE
 
 PACKAGE = Path(private_apis.__file__).parent
 # A named tuple's public methods; what diffusers asks of subclasses; types of argparse, which has no others.
 NOT_PRIVATE = {"_asdict", "_fields", "_execution_device", "_keep_in_fp32_modules"}
-NOT_PRIVATE |= {"_ArgumentGroup", "_SubParsersAction"}
+NOT_PRIVATE |= {"_ArgumentGroup", "_SubParsersAction", "_ActionsContainer"}
 
 
 @pytest.fixture
@@ -60,6 +61,9 @@ def test_onednn_linear():
 
 def test_is_compiled():
     layer = nn.Linear(2, 2)
+    assert not private_apis.is_compiled(layer)
+    wrapped = torch.compile(layer, backend="eager")
+    assert private_apis.is_compiled(wrapped)
     assert not private_apis.is_compiled(layer)
     layer.compile(backend="eager")
     assert private_apis.is_compiled(layer)
@@ -127,7 +131,7 @@ def test_register_transformer_block():
 
 def test_lora_options(tmp_path):
     peft = pytest.importorskip("peft")
-    transformer = load_components(REFERENCE / "miniflux-tiny", variant="384p").transformer
+    transformer = load_components(read_source(REFERENCE / "miniflux-tiny", variant="384p"))["transformer"]
     trained = copy.deepcopy(transformer)
     trained.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
     trained.save_lora_adapter(tmp_path)

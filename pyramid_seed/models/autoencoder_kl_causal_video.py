@@ -194,8 +194,9 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         """Use these tiles, or none, inside a `with`, and what was used before after it."""
         before = {name: getattr(self, name) for name in ("use_tiling", *_TILE_SIZES)}
         try:
-            self.use_tiling = False
-            if tiling is not None:
+            if tiling is None:
+                self.use_tiling = False
+            elif tuple(tiling) != self.tiling:
                 self.enable_tiling(*tiling)
             yield
         finally:

@@ -62,7 +62,7 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not.
+            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, file = pretrained_model_name_or_path_or_dict, None
@@ -214,12 +214,14 @@ def check_lora(source: str | Path) -> Path:
     """The file of a LoRA, see `find_lora_file`, whose names are those of a LoRA.
 
     Raises:
-        ValueError: it is no safetensors, or holds other weights. FileNotFoundError, OSError: it is not there.
+        ValueError: it is no safetensors, or holds other weights, or half a layer.
+        FileNotFoundError, OSError: it is not there.
     """
     file = find_lora_file(source)
     others = [name for name in lora_names(file) if ".lora" not in name]
     if others:
         raise ValueError(f"{file} is no LoRA: it holds {min(others)}")
+    _check_pairs(lora_names(file))
     return file
 
 
@@ -243,6 +245,18 @@ def _check_names(names: Collection[str], prefix: str | None, modules: Collection
             f"the LoRA is of another model: this one has no {', '.join(sorted(strange)[:3])}"
             + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
         )
+    _check_pairs(names)
+
+
+def _check_pairs(names: Collection[str]) -> None:
+    """Refuse half a LoRA: each layer of one is a product of two matrices."""
+    pairs = [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up")]
+    for here, there in [*pairs, *(pair[::-1] for pair in pairs)]:
+        for name in names:
+            if f".{here}." in name and (partner := name.replace(f".{here}.", f".{there}.")) not in names:
+                raise ValueError(
+                    f"a LoRA must hold both matrices of a layer, and {name} is without {partner}"
+                )
 
 
 def lora_of_file(adapter: str, file: Path) -> LoraInUse:

@@ -5,8 +5,10 @@ torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from ..private_apis import onednn_linear
 
 FEWEST_ROWS = 16
 """Rows below which oneDNN's overhead outweighs its speed: the modulations of single samples."""
+ROWS = (16, 17, 100, 333)
+"""Numbers of rows of the products by which oneDNN is judged."""
 
 
 class OneDnnLinear(TorchFunctionMode):
@@ -39,11 +43,41 @@ class OneDnnLinear(TorchFunctionMode):
 
 
 def fast_linears(latents: torch.Tensor) -> AbstractContextManager[object]:
-    """The `with` for a transformer's step on these latents; it does nothing where nothing is gained."""
+    """The `with` for a transformer's step on these latents.
+
+    It does nothing where nothing is gained, or where the rows of a product would depend on one another.
+    """
     is_meant = latents.device.type == "cpu" and latents.dtype == torch.float32
-    if is_meant and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
-        return OneDnnLinear()
-    return nullcontext()
+    if not is_meant or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
+        return nullcontext()
+    return OneDnnLinear() if rows_are_independent(onednn_linear, torch.get_num_threads()) else nullcontext()
+
+
+@cache
+def rows_are_independent(linear: Callable[..., torch.Tensor], num_threads: int) -> bool:  # noqa: ARG001 - a key
+    """Whether each row of small float32 products has the same bits beside other rows, or fewer.
+
+    Looked at once in a process for a number of threads: oneDNN as of torch 2.10.0 chooses its kernel by the
+    number of rows.
+    """
+    return all(
+        _rows_hold(linear, *shape, rows) for shape in ((160, 640), (800, 160), (33, 7)) for rows in ROWS
+    )
+
+
+def _rows_hold(linear: Callable[..., torch.Tensor], width: int, out: int, rows: int) -> bool:
+    """The same for one shape of weights, and one number of rows."""
+    x, weight, bias = (
+        torch.arange(math.prod(shape), dtype=torch.float32).sin().reshape(shape)
+        for shape in ((rows, width), (out, width), (out,))
+    )
+    alone, pair = linear(x, weight, bias), linear(torch.stack([x, x.flip(0)]), weight, bias)
+    fewer = linear(x[:FEWEST_ROWS], weight, bias)
+    return (
+        torch.equal(pair[0], alone)
+        and torch.equal(pair[1].flip(0), alone)
+        and torch.equal(fewer, alone[:FEWEST_ROWS])
+    )
 
 
 def _suits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:

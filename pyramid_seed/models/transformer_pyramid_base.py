@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
@@ -31,6 +32,19 @@ from .token_geometry import (
     unpack_latents,
     video_positions,
 )
+
+COMPILED_AS_A_WHOLE = (
+    "the transformer cannot be compiled as a whole: torch compiles it anew for every number of clips in the "
+    "history, in another way for lengths that it has met, and after 8 times not at all, so that a clip would "
+    "depend on those made before it; use pipeline.transformer.compile_repeated_blocks()"
+)
+
+REFUSED_CACHES = {
+    "FasterCacheConfig": "it leaves out half of the pair that guidance needs",
+    "SeaCacheConfig": "it needs one schedule of steps for the whole clip, here each stage has its own",
+    "TextKVCacheConfig": "it knows only attention to text alone, here text and video are one sequence",
+}
+"""Step caches of diffusers that would crash or do nothing, with the reason."""
 
 
 class PyramidTransformer3DModel(
@@ -96,6 +110,48 @@ class PyramidTransformer3DModel(
         is compiled is not for training: attention then has no gradient.
         """
         super().compile_repeated_blocks(*args, **{"dynamic": True, **kwargs})
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002 - torch's signature
+        """Refused: a clip would depend on those made before it; see `compile_repeated_blocks`.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(COMPILED_AS_A_WHOLE)
+
+    def enable_cache(self, config: Any) -> None:
+        """Skip work of steps as diffusers' config says; those that cannot work here are refused.
+
+        Raises:
+            ValueError: for this kind of cache, with the reason; or another cache acts.
+        """
+        name = type(config).__name__
+        if name in REFUSED_CACHES:
+            raise ValueError(
+                f"{name} cannot be used with this transformer: {REFUSED_CACHES[name]}; "
+                "use FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig or "
+                "TaylorSeerCacheConfig"
+            )
+        super().enable_cache(config)
+
+    @property
+    def cache_in_use(self) -> dict[str, Any] | None:
+        """Class and values of the config of the step cache that acts, as plain values; None without one."""
+        if self._cache_config is None:
+            return None
+        values = {name: _plain(value) for name, value in vars(self._cache_config).items()}
+        return {"config": type(self._cache_config).__name__, "values": values}
+
+    def enable_parallelism(self, **_: Any) -> None:
+        """Refused: diffusers has no plan for this transformer, and marks its processors before it says so.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "enable_parallelism is not there for this transformer, a clip is made on one device; make "
+            "several clips at once, with a process for each device"
+        )
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -217,3 +273,15 @@ class PyramidTransformer3DModel(
     def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
         """What a block takes after its first three arguments."""
         raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value: numbers and lists, functions by their name, the rest as text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    is_plain = (
+        value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value))
+    )
+    return value if is_plain else getattr(value, "__qualname__", str(value))

@@ -1,44 +1,61 @@
-"""What surrounds a pipeline's call: a level of determinism, and a guard against a second call."""
+"""What surrounds a pipeline's call: admission, and what holds for as long as it runs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from ..determinism import determinism_level
+from .out_of_memory import out_of_memory_advice
+
+_at_work: set[int] = set()
+"""Identities of the parts that calls in progress use."""
+_admission = threading.Lock()
+"""Held while `_at_work` is looked at and changed."""
 
 
-def at_determinism_level(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a call under the level that its `determinism` argument names; flags are as before after it."""
+def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a pipeline's call alone, under the level of determinism and the attention that it names.
 
+    All that a call changes is changed after it was admitted, and is as before when it ends.
+    """
     signature = inspect.signature(call)
 
     @wraps(call)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        with determinism_level(bound.arguments["determinism"]):
+        named = bound.arguments
+        pipeline, height, width = (named[name] for name in ("self", "height", "width"))
+        pipeline.check_parts()
+        with (
+            _one_at_a_time(pipeline),
+            determinism_level(named["determinism"]),
+            pipeline.transformer.attention_path_set(named["attention"]),
+            out_of_memory_advice(pipeline, None if height is None or width is None else (height, width)),
+        ):
             return call(*args, **kwargs)
 
     return wrapped
 
 
-def one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a call of a pipeline that is at work: two would share its scheduler, and spoil each other."""
-
-    @wraps(call)
-    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._is_at_work:
+@contextmanager
+def _one_at_a_time(pipeline: Any) -> Iterator[None]:
+    """Refuse a call while another uses the same scheduler or models: each would spoil the other."""
+    parts = {id(pipeline.scheduler), id(pipeline.transformer), id(pipeline.vae)}
+    with _admission:
+        if not parts.isdisjoint(_at_work):
             raise RuntimeError(
                 "this pipeline is making a clip, in another thread or around this callback; wait for it, or "
                 "use a process for each"
             )
-        self._is_at_work = True
-        try:
-            return call(self, *args, **kwargs)
-        finally:
-            self._is_at_work = False
-
-    return wrapped
+        _at_work.update(parts)
+    try:
+        yield
+    finally:
+        with _admission:
+            _at_work.difference_update(parts)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import psutil
@@ -56,21 +54,6 @@ def out_of_memory_advice(
             f"out of memory on {device}: weights take {gib(sum(need.weights.values()))} and the work at "
             f"least {gib(need.work)}{limit}; {first}{advice(need, situation)}"
         ) from error
-
-
-def with_out_of_memory_advice(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A pipeline's call under `out_of_memory_advice`, with the size that its arguments give."""
-    signature = inspect.signature(call)
-
-    @wraps(call)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        arguments = signature.bind(*args, **kwargs).arguments
-        height, width = arguments.get("height"), arguments.get("width")
-        size = None if height is None or width is None else (height, width)
-        with out_of_memory_advice(arguments["self"], size):
-            return call(*args, **kwargs)
-
-    return wrapped
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers.utils import BaseOutput
 
+from ..choices import AttentionPath
 from ..noise import NoiseLedger
 from .stages import StageDigests
 
@@ -26,6 +27,7 @@ class PyramidFlowPipelineOutput(BaseOutput):
         text_digests: SHA-256 of the embeddings that made each clip, as if in one go, see `text.text_digests`.
         stage_digests: of each clip and unit the SHA-256 of its latents after each stage, see
             `stages.StageDigests`; () for an encoded image, None where a beginning does not know them.
+        attention: how attention was computed, see `AttentionPath`.
         interrupted: the run was stopped: only finished clips are there, or the finished units of the first.
     """
 
@@ -35,4 +37,5 @@ class PyramidFlowPipelineOutput(BaseOutput):
     ledgers: list[NoiseLedger]
     text_digests: list[dict[str, str]]
     stage_digests: list[list[StageDigests | None]]
+    attention: AttentionPath = "prefix"
     interrupted: bool = False

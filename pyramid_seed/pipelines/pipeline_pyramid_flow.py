@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
+from tqdm.auto import tqdm
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -22,16 +24,18 @@ from transformers import (
 from ..checkpoints.loaded_weights import LoadedWeights
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
-from ..choices import AFTER_USE, AfterUse, DeterminismLevel
+from ..choices import AFTER_USE, AfterUse, AttentionPath, DeterminismLevel
 from ..dtypes import check_dtype
 from ..geometry import LatentShape, PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip
+from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
-from .call_wrappers import at_determinism_level, one_at_a_time
+from .call_wrappers import admitted
 from .decode import encode_image
 from .denoise import OnStep, Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames, UnitDecoder
@@ -40,7 +44,6 @@ from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
-from .out_of_memory import with_out_of_memory_advice
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder
 from .text import clip_text_digests, with_suffix
@@ -69,7 +72,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     """Which model it is; set by `pyramid_seed.load_pipeline`."""
     loaded_weights: LoadedWeights | None = None
     """Its weights as they were loaded; set by `pyramid_seed.load_pipeline`."""
-    _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
@@ -114,6 +116,26 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         )
 
     @property
+    def is_compiled(self) -> bool:
+        """Whether any of its models, or a part of one, runs through `torch.compile`."""
+        models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
+        return any(is_compiled(module) for model in models for module in model.modules())
+
+    def check_parts(self) -> None:
+        """Refuse to work without a part, or with a transformer of which no clip could be promised.
+
+        Raises:
+            ValueError: which part, and why.
+        """
+        for name in ("scheduler", "transformer", "vae"):
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew"
+                )
+        if is_compiled(self.transformer):
+            raise ValueError(COMPILED_AS_A_WHOLE)
+
+    @property
     def num_timesteps(self) -> int:
         """Transformer steps of the last call, over all its clips."""
         return self._num_timesteps
@@ -134,9 +156,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return self._interrupt
 
     @torch.no_grad()
-    @one_at_a_time
-    @at_determinism_level
-    @with_out_of_memory_advice
+    @admitted
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -168,6 +188,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
         determinism: DeterminismLevel = "strict",  # noqa: ARG002 - read by the decorator
+        attention: AttentionPath | None = None,  # noqa: ARG002 - read by the decorator
+        show_progress: bool = True,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,
         callback_on_step_end: Callable[..., dict[str, Any] | None]
@@ -212,6 +234,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
             determinism: "strict" or "relaxed", see `determinism.determinism_level`; set for this call only.
+            attention: "prefix" or "reference", see `AttentionPath`, for this call only; default: as the
+                transformer has it.
+            show_progress: False hides the progress bar of this call; else it is as configured.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
@@ -302,7 +327,11 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
         collector = FrameCollector(self.vae, output_type, request.num_clips, callback_on_chunk_end)
-        with self.progress_bar(total=request.num_steps) as progress_bar:
+        with (
+            self.progress_bar(total=request.num_steps)
+            if show_progress
+            else tqdm(disable=True) as progress_bar
+        ):
             for index in range(request.num_clips):
                 model = GuidedTransformer(
                     self.transformer,
@@ -364,6 +393,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 for index, clip in enumerate(clips)
             ],
             stage_digests=stage_digests[: len(clips)],
+            attention=self.transformer.attention_path,
             interrupted=self.interrupt,
         )
 
@@ -434,6 +464,21 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             num_videos_per_prompt=num_videos_per_prompt,
             max_sequence_length=max_sequence_length,
         )
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Move groups of layers to the device as they are needed, as diffusers does, but never to a disk.
+
+        Raises:
+            ValueError: a path on a disk was given.
+        """
+        options = signature(super().enable_group_offload).bind(*args, **kwargs).arguments
+        if options.get("offload_to_disk_path") is not None:
+            raise ValueError(
+                "offload_to_disk_path must be left out: diffusers then empties weights that two layers "
+                "share, gives two models one file, and reads files of an earlier model, so that another clip "
+                "is made; group offload to the CPU makes the same one"
+            )
+        super().enable_group_offload(**options)
 
     def prepare_latents(
         self,

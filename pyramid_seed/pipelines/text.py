@@ -184,10 +184,37 @@ def encode_text(
         else:
             outputs = encoder(ids)
             pooled.append(outputs.text_embeds if "text_embeds" in outputs else outputs.pooler_output)
-    if sequence is None or not pooled:
-        kinds = [type(encoder).__name__ for _, encoder in encoders]
-        raise ValueError(f"text needs one T5 encoder and at least one CLIP encoder, got {kinds}")
+    assert sequence is not None
     return TextEmbeddings(*sequence, torch.cat(pooled, dim=-1))
+
+
+def check_encoders(encoders: Encoders, widths: tuple[int, int]) -> None:
+    """Check that encoders together give what a transformer reads.
+
+    Args:
+        encoders: with their tokenizers.
+        widths: of the T5 embeddings, and of the pooled vectors of all CLIP encoders together.
+
+    Raises:
+        ValueError: one is missing, or is of another model.
+    """
+    t5 = [encoder.config.d_model for _, encoder in encoders if isinstance(encoder, T5EncoderModel)]
+    clip = [
+        encoder.config.projection_dim if hasattr(encoder, "text_projection") else encoder.config.hidden_size
+        for _, encoder in encoders
+        if not isinstance(encoder, T5EncoderModel)
+    ]
+    if t5 != [widths[0]] or sum(clip) != widths[1]:
+        raise ValueError(
+            f"text needs one T5 encoder of width {widths[0]} and CLIP encoders of {widths[1]} together, got "
+            f"T5 of {t5} and CLIP of {clip}; set the encoder that is missing (text_encoder, text_encoder_2, "
+            "text_encoder_3), or give prompt_embeds, prompt_attention_mask and pooled_prompt_embeds"
+        )
+    for tokenizer, encoder in encoders:
+        if tokenizer is None:
+            raise ValueError(
+                f"{type(encoder).__name__} has no tokenizer, got None; set the pipeline's tokenizers"
+            )
 
 
 def _warn_if_cut(prompt: str, tokenizer: PreTrainedTokenizerBase, length: int) -> None:

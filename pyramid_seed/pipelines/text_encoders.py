@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from ..choices import AfterUse
-from .text import Encoders, PromptEmbeddings, TextEmbeddings, encode_text, joined, text_embeddings
+from .text import (
+    Encoders,
+    PromptEmbeddings,
+    TextEmbeddings,
+    check_encoders,
+    encode_text,
+    joined,
+    text_embeddings,
+)
 from .text_inputs import check_text
 from .text_memory import TextMemory
 
@@ -18,6 +26,7 @@ class TextEncodersMixin:
     """`encode_prompt` and what becomes of the encoders after it."""
 
     components: dict[str, Any]
+    transformer: Any
     _execution_device: torch.device
     _offloaded_text = False
 
@@ -117,6 +126,9 @@ class TextEncodersMixin:
                 "prompt_embeds, prompt_attention_mask and pooled_prompt_embeds, as encode_prompt gave them, "
                 "or load the pipeline again"
             )
+        if self.transformer is not None:
+            config = self.transformer.config
+            check_encoders(encoders, (config.joint_attention_dim, config.pooled_projection_dim))
         if self._offloaded_text:
             for _, encoder in encoders:
                 encoder.to(device)

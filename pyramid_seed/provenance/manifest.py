@@ -86,6 +86,7 @@ def build_manifest(
         "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
         **({"vae_tiling": list(recipe.vae_tiling)} if recipe.vae_tiling else {}),
+        **({} if recipe.cache is None else {"cache": dict(recipe.cache)}),
         "model": dict(model),
         "weights": None if weights is None else [dict(row) for row in weights],
         **({"weights_note": weights_note} if weights is None and weights_note else {}),
@@ -128,6 +129,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         **paths,
         image_digest=manifest["image_sha256"],
         vae_tiling=tuple(manifest["vae_tiling"]) if manifest.get("vae_tiling") else None,
+        cache=manifest.get("cache"),
     )
 
 

@@ -69,6 +69,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     compiled: bool = BEFORE_PATHS["compiled"]
     image_sha256: str | None
     vae_tiling: list[int] = []
+    cache: dict[str, Any] | None = None
     model: _Model
     weights: list[_File] | None
     weights_note: str = ""

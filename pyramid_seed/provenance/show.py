@@ -54,6 +54,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         "made on",
         f"{device.get('name') or device.get('type')}, {settings['dtype']}, {manifest['determinism']}",
     )
+    yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
     yield "attention", manifest.get("attention", "reference") + compiled
     yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(manifest["timings"])

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyramid_seed.models.onednn_linear import FEWEST_ROWS, OneDnnLinear, fast_linears
+from pyramid_seed import private_apis
+from pyramid_seed.models import onednn_linear
+from pyramid_seed.models.onednn_linear import (
+    FEWEST_ROWS,
+    OneDnnLinear,
+    fast_linears,
+    rows_are_independent,
+)
 from tests.cases import check_cases
 
 CPU = torch.zeros(1)
@@ -43,6 +50,24 @@ def test_a_row_does_not_depend_on_its_neighbours():
 
 
 @torch.no_grad()
+def test_where_rows_depend_on_their_number_torch_multiplies(monkeypatch):
+    def rounds_otherwise_by_rows(x, weight, bias):
+        return F.linear(x, weight, bias) + x.shape[:-1].numel() * 1e-6
+
+    def rounds_otherwise_by_place(x, weight, bias):
+        product = F.linear(x, weight, bias)
+        return product + 1e-6 * torch.arange(product.shape[-2])[:, None]
+
+    def rule(kernel):
+        monkeypatch.setattr(onednn_linear, "onednn_linear", kernel)
+        layer, x = nn.Linear(64, 64), torch.randn(40, 64)
+        with fast_linears(CPU):
+            assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+    check_cases([rounds_otherwise_by_rows, rounds_otherwise_by_place], rule)
+
+
+@torch.no_grad()
 def test_what_is_not_meant_is_left_to_torch():
     class Special(torch.Tensor):
         pass
@@ -62,6 +87,7 @@ def test_what_is_not_meant_is_left_to_torch():
 def test_nothing_is_done_with_gradients_or_elsewhere():
     assert not isinstance(fast_linears(CPU), OneDnnLinear)
     with torch.no_grad():
-        assert isinstance(fast_linears(CPU), OneDnnLinear)
+        is_safe = rows_are_independent(private_apis.onednn_linear, torch.get_num_threads())
+        assert isinstance(fast_linears(CPU), OneDnnLinear) == is_safe
         assert not isinstance(fast_linears(CPU.bfloat16()), OneDnnLinear)
         assert not isinstance(fast_linears(CPU.to("meta")), OneDnnLinear)

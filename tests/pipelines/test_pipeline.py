@@ -17,7 +17,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
+from diffusers import (
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
@@ -631,6 +636,7 @@ CACHES = [
         spatial_attention_timestep_skip_range=(0, 1000),
         current_timestep_callback=lambda: 500,
     ),
+    TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1),
 ]
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pyramid_seed.pipelines.text import TextEmbeddings, encode_text, guidance_pair, logger, text_digests
+from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.pipelines.text import (
+    TextEmbeddings,
+    check_encoders,
+    guidance_pair,
+    logger,
+    text_digests,
+)
+from tests.cases import check_cases
 
 
 @pytest.fixture
@@ -52,13 +60,28 @@ def test_a_long_prompt_is_cut_and_says_what_is_lost(pipe, said):
     )
 
 
-def test_needs_a_t5_and_a_clip_encoder(pipe):
+def test_needs_one_t5_and_all_clip_encoders(pipe):
     clip = [(pipe.tokenizer, pipe.text_encoder)]
-    with pytest.raises(ValueError, match="one T5 encoder and at least one CLIP encoder, got \\['CLIP"):
-        encode_text("a", clip, 16, torch.device("cpu"))
     t5 = [(pipe.tokenizer_3 or pipe.tokenizer_2, pipe.text_encoder_3 or pipe.text_encoder_2)]
-    with pytest.raises(ValueError, match="got \\['T5EncoderModel'\\]"):
-        encode_text("a", t5, 16, torch.device("cpu"))
+    config = pipe.transformer.config
+    widths = config.joint_attention_dim, config.pooled_projection_dim
+
+    def rule(encoders, text):
+        with pytest.raises(ValueError, match=text):
+            check_encoders(encoders, widths)
+
+    needs = f"one T5 encoder of width {widths[0]} and CLIP encoders of {widths[1]} together, got T5 of "
+    check_cases(
+        [(clip, needs + r"\[\]"), (t5, needs + r".* and CLIP of \[\]"), (t5 + t5 + clip, needs)], rule
+    )
+
+
+@torch.no_grad()
+def test_sd3_without_its_second_clip_encoder(load):
+    parts = load("sd3").components
+    other = PyramidFlowPipeline(**parts | {"text_encoder_2": None})
+    with pytest.raises(ValueError, match=r"CLIP encoders of 24 together.*text_encoder_2"):
+        other("a", height=64, width=64, num_frames=1)
 
 
 def embeddings(value: float, length: int = 4) -> TextEmbeddings:

@@ -1,0 +1,112 @@
+"""Pipelines of which no clip can be promised are refused before any work, with the reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import ContextParallelConfig
+from diffusers.hooks import FasterCacheConfig, SeaCacheConfig, TaylorSeerCacheConfig, TextKVCacheConfig
+from safetensors.torch import load_file, save_file
+
+from pyramid_seed.api import generate, load_pipeline
+from pyramid_seed.models.lora import check_lora
+from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.reproduce import extend, regenerate, verify
+from tests.cases import check_cases
+
+
+def test_a_part_that_is_missing(pipe, small):
+    def rule(name):
+        other = PyramidFlowPipeline(**pipe.components | {name: None})
+        for call in (lambda: other("a", **small), lambda: generate("a", pipeline=other)):
+            with pytest.raises(ValueError, match=f"must have a {name}, got None"):
+                call()
+
+    check_cases(["scheduler", "transformer", "vae"], rule)
+
+
+def test_a_transformer_compiled_as_a_whole(own_pipe, small):
+    with pytest.raises(ValueError, match=r"use pipeline\.transformer\.compile_repeated_blocks\(\)"):
+        own_pipe.transformer.compile(backend="eager")
+    assert not own_pipe.is_compiled
+    own_pipe.transformer = torch.compile(own_pipe.transformer, backend="eager")
+    assert own_pipe.is_compiled
+    with pytest.raises(ValueError, match="cannot be compiled as a whole"):
+        own_pipe("a", **small)
+
+
+def test_group_offload_to_a_disk(own_pipe, small, make, tmp_path):
+    with pytest.raises(ValueError, match="offload_to_disk_path must be left out"):
+        own_pipe.enable_group_offload(
+            torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
+        )
+    assert list(tmp_path.iterdir()) == []
+    own_pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+
+
+def test_step_caches_that_do_not_work(own_pipe, small, make):
+    def rule(config, reason):
+        with pytest.raises(ValueError, match=rf"{type(config).__name__} cannot be used.*{reason}"):
+            own_pipe.transformer.enable_cache(config)
+        assert not own_pipe.transformer.is_cache_enabled
+
+    check_cases(
+        [
+            (FasterCacheConfig(), "half of the pair"),
+            (SeaCacheConfig(), "one schedule"),
+            (TextKVCacheConfig(), "attention to text alone"),
+        ],
+        rule,
+    )
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+
+
+def test_parallelism_leaves_nothing_behind(own_pipe):
+    transformer = own_pipe.transformer
+    with pytest.raises(ValueError, match="enable_parallelism is not there"):
+        transformer.enable_parallelism(config=ContextParallelConfig(ring_degree=2))
+    marks = [getattr(each, "_parallel_config", None) for each in transformer.attn_processors.values()]
+    assert marks == [None] * len(marks)
+
+
+def test_a_clip_with_a_step_cache(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    steps = quick | {"num_inference_steps": 3}
+    plain = generate("a boat", seed=3, pipeline=pipeline, **steps)
+    pipeline.transformer.enable_cache(TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1))
+    clip = generate("a boat", seed=3, pipeline=pipeline, **steps)
+    assert "cache" not in plain.manifest
+    assert clip.digest != plain.digest
+    told = clip.manifest["cache"]
+    assert (told["config"], told["values"]["cache_interval"]) == ("TaylorSeerCacheConfig", 2)
+
+    def rule(call):
+        with pytest.raises(ValueError, match="made with the step cache TaylorSeerCacheConfig"):
+            call(clip)
+
+    check_cases([regenerate, verify, lambda clip: extend(clip, 17)], rule)
+    again = regenerate(clip, pipeline=pipeline)
+    assert (again.digest, again.manifest["cache"]) == (clip.digest, told)
+    pipeline.transformer.disable_cache()
+    with pytest.raises(ValueError, match=r"made with the step cache .*this pipeline has None"):
+        extend(clip, 17, pipeline=pipeline)
+    assert "cache" not in regenerate(clip, pipeline=pipeline).manifest
+
+
+def test_half_a_lora(own_pipe, tmp_path):
+    peft = pytest.importorskip("peft")
+    own_pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))
+    own_pipe.transformer.save_lora_adapter(tmp_path, weight_name="whole.safetensors")
+    own_pipe.transformer.unload_lora()
+    whole = load_file(tmp_path / "whole.safetensors")
+
+    def rule(kept):
+        half = tmp_path / f"{kept}.safetensors"
+        save_file({name: value for name, value in whole.items() if kept in name}, half)
+        for read in (check_lora, own_pipe.load_lora_weights):
+            with pytest.raises(ValueError, match="must hold both matrices of a layer"):
+                read(half)
+
+    check_cases(["lora_A", "lora_B"], rule)
+    assert check_lora(tmp_path / "whole.safetensors").name == "whole.safetensors"
