@@ -222,21 +222,27 @@ def test_names_and_shapes_of_the_published_checkpoint(family):
 # Who sees whom --------------------------------------------------------------------------------------------
 
 
-def test_padding_changes_nothing(model, inputs, path):
-    model.set_attention_path(path)
-    longer = F.pad(inputs["encoder_hidden_states"], (0, 0, 0, 7), value=3.0)
-    mask = F.pad(inputs["encoder_attention_mask"], (0, 7))
-    padded = velocity(model, inputs, encoder_hidden_states=longer, encoder_attention_mask=mask)
-    if path == "prefix":
-        assert torch.equal(padded, velocity(model, inputs))
-    torch.testing.assert_close(padded, velocity(model, inputs), rtol=0, atol=1e-6)
+def test_padding_changes_nothing(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        longer = F.pad(inputs["encoder_hidden_states"], (0, 0, 0, 7), value=3.0)
+        mask = F.pad(inputs["encoder_attention_mask"], (0, 7))
+        padded = velocity(model, inputs, encoder_hidden_states=longer, encoder_attention_mask=mask)
+        if path == "prefix":
+            assert torch.equal(padded, velocity(model, inputs))
+        torch.testing.assert_close(padded, velocity(model, inputs), rtol=0, atol=1e-6)
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
-def test_what_the_padding_holds_changes_no_bit(model, inputs, path):
-    model.set_attention_path(path)
-    changed = inputs["encoder_hidden_states"].clone()
-    changed[inputs["encoder_attention_mask"] == 0] = 100
-    assert torch.equal(velocity(model, inputs, encoder_hidden_states=changed), velocity(model, inputs))
+def test_what_the_padding_holds_changes_no_bit(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        changed = inputs["encoder_hidden_states"].clone()
+        changed[inputs["encoder_attention_mask"] == 0] = 100
+        assert torch.equal(velocity(model, inputs, encoder_hidden_states=changed), velocity(model, inputs))
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
 def test_text_history_and_pooled_embedding_matter(model, inputs):
@@ -254,45 +260,58 @@ def test_text_history_and_pooled_embedding_matter(model, inputs):
         assert (velocity(model, inputs, **change) - plain).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
 
 
-def test_text_and_history_do_not_see_the_current_latents(model, inputs, path):
-    model.set_attention_path(path)
-    seen = []
-    block = [*model._blocks()][-2]
-    handle = block.register_forward_hook(lambda module, args, output: seen.append(output))
-    velocity(model, inputs)
-    velocity(model, inputs, hidden_states=inputs["hidden_states"] + 1)
-    handle.remove()
-    (text, video), (text_after, video_after) = seen
-    history_tokens = 2 * 1 * 2 + 2 * 4
-    torch.testing.assert_close(text_after, text, rtol=0, atol=1e-6)
-    torch.testing.assert_close(video_after[:, :history_tokens], video[:, :history_tokens], rtol=0, atol=1e-6)
-    assert (video_after - video)[:, history_tokens:].abs().max() > 1e-3
+def test_text_and_history_do_not_see_the_current_latents(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        seen = []
+        block = [*model._blocks()][-2]
+        handle = block.register_forward_hook(lambda module, args, output: seen.append(output))
+        velocity(model, inputs)
+        velocity(model, inputs, hidden_states=inputs["hidden_states"] + 1)
+        handle.remove()
+        (text, video), (text_after, video_after) = seen
+        history_tokens = 2 * 1 * 2 + 2 * 4
+        torch.testing.assert_close(text_after, text, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            video_after[:, :history_tokens], video[:, :history_tokens], rtol=0, atol=1e-6
+        )
+        assert (video_after - video)[:, history_tokens:].abs().max() > 1e-3
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
-def test_text_sees_the_first_latent_frame_only(model, inputs, path):
-    model.set_attention_path(path)
-    seen = []
-    handle = [*model._blocks()][-2].register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    oldest, newest = inputs["history"]
-    first_frame = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
-    velocity(model, inputs)
-    velocity(model, inputs, history=[oldest + (1 - first_frame), newest + 1])
-    velocity(model, inputs, history=[oldest + first_frame, newest])
-    handle.remove()
-    plain, later_changed, first_changed = (text[1] for text in seen)  # the sample without padding
-    torch.testing.assert_close(later_changed, plain, rtol=0, atol=1e-6)
-    assert (first_changed - plain).abs().max() > 1e-3
+def test_text_sees_the_first_latent_frame_only(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        seen = []
+        handle = [*model._blocks()][-2].register_forward_hook(
+            lambda module, args, output: seen.append(output[0])
+        )
+        oldest, newest = inputs["history"]
+        first_frame = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
+        velocity(model, inputs)
+        velocity(model, inputs, history=[oldest + (1 - first_frame), newest + 1])
+        velocity(model, inputs, history=[oldest + first_frame, newest])
+        handle.remove()
+        plain, later_changed, first_changed = (text[1] for text in seen)  # the sample without padding
+        torch.testing.assert_close(later_changed, plain, rtol=0, atol=1e-6)
+        assert (first_changed - plain).abs().max() > 1e-3
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
-def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs, path):
-    model.set_attention_path(path)
-    current = inputs["hidden_states"].repeat(1, 1, 2, 1, 1)
-    changed = current.clone()
-    changed[:, :, 1] += 1
-    before = velocity(model, inputs, hidden_states=current)
-    after = velocity(model, inputs, hidden_states=changed)
-    torch.testing.assert_close(after[:, :, 0], before[:, :, 0], rtol=0, atol=1e-6)
-    assert (after - before)[:, :, 1].abs().max() > 1e-3
+def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        current = inputs["hidden_states"].repeat(1, 1, 2, 1, 1)
+        changed = current.clone()
+        changed[:, :, 1] += 1
+        before = velocity(model, inputs, hidden_states=current)
+        after = velocity(model, inputs, hidden_states=changed)
+        torch.testing.assert_close(after[:, :, 0], before[:, :, 0], rtol=0, atol=1e-6)
+        assert (after - before)[:, :, 1].abs().max() > 1e-3
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
 # Paths of attention ---------------------------------------------------------------------------------------
@@ -309,15 +328,18 @@ def test_both_paths_agree(model, inputs):
         model.set_attention_path("dense")
 
 
-def test_a_context_given_again_changes_no_bit(model, inputs, path):
-    model.set_attention_path(path)
-    with torch.no_grad():
-        context = model(**inputs).context
-    later = {"timestep": inputs["timestep"] - 100, "hidden_states": inputs["hidden_states"] * 0.9}
-    other = {"history": [], "encoder_hidden_states": torch.zeros(2, 10, 32)}
-    assert torch.equal(
-        velocity(model, inputs, **later, **other, context=context), velocity(model, inputs, **later)
-    )
+def test_a_context_given_again_changes_no_bit(model, inputs):
+    def rule(path):
+        model.set_attention_path(path)
+        with torch.no_grad():
+            context = model(**inputs).context
+        later = {"timestep": inputs["timestep"] - 100, "hidden_states": inputs["hidden_states"] * 0.9}
+        other = {"history": [], "encoder_hidden_states": torch.zeros(2, 10, 32)}
+        assert torch.equal(
+            velocity(model, inputs, **later, **other, context=context), velocity(model, inputs, **later)
+        )
+
+    check_cases(ATTENTION_PATHS, rule)
 
 
 @torch.no_grad()

@@ -133,10 +133,12 @@ def test_branches_change_the_root_from_their_units_on():
     assert streams.root == 1
 
 
-@pytest.mark.parametrize("units", [[0], [-1], [2, 2], [3, 1]])
-def test_branches_must_rise(units):
-    with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
-        NoiseStreams(1, branches=[Branch(unit, 5) for unit in units])
+def test_branches_must_rise():
+    def rule(units):
+        with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
+            NoiseStreams(1, branches=[Branch(unit, 5) for unit in units])
+
+    check_cases([[0], [-1], [2, 2], [3, 1]], rule)
 
 
 def test_root_from_generator_is_one_draw_below_2_63():

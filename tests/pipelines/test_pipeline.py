@@ -31,6 +31,7 @@ from pyramid_seed.noise import LedgeredNoise, NoiseKey, NoiseLedger, NoiseStream
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
+from tests.cases import check_cases
 
 FAMILIES = ("miniflux", "sd3")
 ROOT = Path(__file__).parents[2]
@@ -186,12 +187,14 @@ class TestOutputs:
         assert all(same(output.latents, by_type["np"].latents) for output in by_type.values())
         assert by_type["np"].latents.dtype == torch.float32
 
-    @pytest.mark.parametrize("num_frames", [1, 9, 17])
-    def test_lengths(self, pipe, make, num_frames):
-        output = make(num_frames=num_frames, output_type="uint8")
-        assert output.frames.shape == (1, num_frames, 64, 64, 3)
-        assert output.latents.shape == (1, 16, pipe.geometry.num_latent_frames(num_frames), 8, 8)
-        assert not output.interrupted
+    def test_lengths(self, pipe, make):
+        def rule(num_frames):
+            output = make(num_frames=num_frames, output_type="uint8")
+            assert output.frames.shape == (1, num_frames, 64, 64, 3)
+            assert output.latents.shape == (1, 16, pipe.geometry.num_latent_frames(num_frames), 8, 8)
+            assert not output.interrupted
+
+        check_cases([1, 9, 17], rule)
 
     def test_a_frame_that_is_not_square(self, make):
         assert make(height=64, width=128, num_frames=1, output_type="uint8").frames.shape == (
@@ -605,12 +608,14 @@ class TestMemoryModes:
             output = own_pipe("a red circle", image=image, seed=7, **small)
             assert same(output.frames, make(image=image, output_type="uint8").frames)
 
-    @pytest.mark.parametrize("mode", ["model", "sequential"])
-    def test_cpu_offload_needs_an_accelerator(self, own_pipe, mode):
-        if torch.accelerator.is_available():
-            pytest.skip("there is an accelerator")
-        with pytest.raises(RuntimeError, match="requires accelerator"):
-            getattr(own_pipe, f"enable_{mode}_cpu_offload")()
+    def test_cpu_offload_needs_an_accelerator(self, own_pipe):
+        def rule(mode):
+            if torch.accelerator.is_available():
+                pytest.skip("there is an accelerator")
+            with pytest.raises(RuntimeError, match="requires accelerator"):
+                getattr(own_pipe, f"enable_{mode}_cpu_offload")()
+
+        check_cases(["model", "sequential"], rule)
 
     def test_offload_hooks_of_accelerate(self, own_pipe, small, make):
         """What sequential offload does to each model, with the CPU as the device: weights live elsewhere."""
