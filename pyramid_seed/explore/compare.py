@@ -57,13 +57,6 @@ class PixelComparison:
         return self.first is None and self.lengths[0] == self.lengths[1]
 
 
-def check_sizes(a: Frames, b: Frames) -> None:
-    """Raise ValueError unless the frames (T, H, W, 3) of both clips have one size."""
-    if a.shape[1:] != b.shape[1:]:
-        sizes = [f"{clip.shape[1]}x{clip.shape[2]}" for clip in (a, b)]
-        raise ValueError(f"frames must be of one size, A has {sizes[0]}, B has {sizes[1]}")
-
-
 def compare_frames(a: Frames, b: Frames) -> PixelComparison:
     """Compare the frames that both clips have.
 
@@ -73,25 +66,17 @@ def compare_frames(a: Frames, b: Frames) -> PixelComparison:
     Raises:
         ValueError: the sizes differ, or are too small for SSIM.
     """
-    check_sizes(a, b)
-    pairs = enumerate(zip(a, b, strict=False))
-    return PixelComparison(
-        frames=tuple(_compare_frame(index, left, right) for index, (left, right) in pairs),
-        lengths=(len(a), len(b)),
-    )
+    if a.shape[1:] != b.shape[1:]:
+        sizes = [f"{clip.shape[1]}x{clip.shape[2]}" for clip in (a, b)]
+        raise ValueError(f"frames must be of one size, A has {sizes[0]}, B has {sizes[1]}")
+    frames = []
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        difference = absolute_difference(left, right)
+        largest, mean = int(difference.max()), float(difference.mean())
+        frames.append(FrameDifference(index, largest, mean, psnr(left, right), ssim(left, right)))
+    return PixelComparison(tuple(frames), (len(a), len(b)))
 
 
 def absolute_difference(a: Frames, b: Frames) -> Frames:
     """|a - b|, uint8."""
     return np.maximum(a, b) - np.minimum(a, b)
-
-
-def _compare_frame(index: int, a: Frames, b: Frames) -> FrameDifference:
-    difference = absolute_difference(a, b)
-    return FrameDifference(
-        frame=index,
-        largest=int(difference.max()),
-        mean=float(difference.mean()),
-        psnr=psnr(a, b),
-        ssim=ssim(a, b),
-    )

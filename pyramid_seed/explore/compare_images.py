@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
 from ..media.contact_sheet import image_grid
-from ..media.frames import Frames
+from ..media.frames import Frames, enlarge
 from .compare import FrameDifference, PixelComparison, absolute_difference
 from .extras import check_extra
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
@@ -52,7 +52,7 @@ def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames
     """Images (h, w, 3) of the difference times `gain` alone, as far as the shorter clip goes."""
     scale = panel_scale(*a.frames.shape[1:3])
     for left, right in zip(a.frames, b.frames, strict=False):
-        yield _enlarge(amplified(left, right, gain), scale)
+        yield enlarge(amplified(left, right, gain), scale)
 
 
 def amplified(a: Frames, b: Frames, gain: int) -> Frames:
@@ -134,11 +134,7 @@ def _starts(units: Sequence[int | None]) -> list[int]:
 
 def _panel(frame: Frames, scale: int, title: str) -> Frames:
     """The frame enlarged, under a line of text, which is cut off where it is too long."""
-    enlarged = _enlarge(frame, scale)
+    enlarged = enlarge(frame, scale)
     header = Image.new("L", (enlarged.shape[1], _HEADER), _GROUND)
     ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))
     return np.concatenate([np.asarray(header.convert("RGB")), enlarged])
-
-
-def _enlarge(frame: Frames, scale: int) -> Frames:
-    return frame.repeat(scale, axis=0).repeat(scale, axis=1)

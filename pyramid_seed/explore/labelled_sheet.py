@@ -24,25 +24,26 @@ def labelled_sheet(
         times: the labels of the columns.
     """
     text, heading = _font(14), _font(18)
-    rows = [(label, [_cell(frame) for frame in frames]) for _, block in blocks for label, frames in block]
-    widths = [max(cells[column].width for _, cells in rows) for column in range(len(times))]
-    left = _MARGIN + int(max(text.getlength(label) for label, _ in rows)) + _MARGIN
+    drawn = [
+        (title, [(label, [_cell(frame) for frame in frames]) for label, frames in rows])
+        for title, rows in blocks
+    ]
+    all_rows = [row for _, rows in drawn for row in rows]
+    widths = [max(cells[column].width for _, cells in all_rows) for column in range(len(times))]
+    left = _MARGIN + int(max(text.getlength(label) for label, _ in all_rows)) + _MARGIN
     columns = left + np.cumsum([0, *(width + _GAP for width in widths)])
     heading_height, times_height = 34, 22
-    height = _MARGIN + sum(
-        heading_height + times_height + len(b) * (_CELL + _GAP) + _MARGIN for _, b in blocks
-    )
-    sheet = Image.new("RGB", (int(columns[-1]) + _MARGIN, height), _PAPER)
+    heights = [heading_height + times_height + len(rows) * (_CELL + _GAP) + _MARGIN for _, rows in drawn]
+    sheet = Image.new("RGB", (int(columns[-1]) + _MARGIN, _MARGIN + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     top = _MARGIN
-    remaining = iter(rows)
-    for title, block in blocks:
+    for title, rows in drawn:
         draw.text((_MARGIN, top), _shortened(title, heading, sheet.width - 2 * _MARGIN), _INK, heading)
         top += heading_height
         for time, column in zip(times, columns, strict=False):
             draw.text((int(column), top), time, _FAINT, text)
         top += times_height
-        for label, cells in (next(remaining) for _ in block):
+        for label, cells in rows:
             draw.text((left - _MARGIN, top + _CELL // 2), label, _INK, text, anchor="rm")
             for cell, column in zip(cells, columns, strict=False):
                 sheet.paste(cell, (int(column), top))

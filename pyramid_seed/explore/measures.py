@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import PyramidGeometry
-from ..media.frames import Frames
+from ..media.frames import Frames, check_frames
 from .extras import check_extra
 
 Luma = NDArray[np.float32]
@@ -75,6 +75,9 @@ def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
     """
     check_extra("report", "skimage", "cv2")
     check_frames(frames)
+    if min(frames.shape[1:3]) < MIN_SIDE:
+        height, width = frames.shape[1:3]
+        raise ValueError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE}, got {height}x{width}")
     y = luma(frames)
     units = [slice(unit.start, unit.stop) for unit in geometry.frames_of_units(len(frames))]
     return {
@@ -88,15 +91,6 @@ def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
         "black_frames": float(np.count_nonzero(is_black(y))),
         "frozen_frames": float(np.count_nonzero(is_frozen(y))),
     }
-
-
-def check_frames(frames: Frames) -> None:
-    """Raise ValueError unless frames are (T, H, W, 3) uint8, with T >= 1, and H and W at least 16."""
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames must be (T, H, W, 3) of uint8, got {frames.shape} of {frames.dtype}")
-    if min(frames.shape[1:3]) < MIN_SIDE:
-        height, width = frames.shape[1:3]
-        raise ValueError(f"frames must be at least {MIN_SIDE}x{MIN_SIDE}, got {height}x{width}")
 
 
 def luma(frames: Frames) -> Luma:
