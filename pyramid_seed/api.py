@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
+from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
@@ -90,6 +91,7 @@ def _load(
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             unmap_weights(part)
+    pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
@@ -118,6 +120,15 @@ def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+class LoraToLoad(NamedTuple):
+    """A LoRA's name in the pipeline, its file, its scale, and whether it is added to the weights."""
+
+    adapter: str
+    file: Path
+    scale: float
+    fused: bool = False
 
 
 class SharedPipeline:
@@ -242,7 +253,11 @@ def generate(
     if pipeline is not None:
         pipeline = _as_it_is(pipeline, compile, loras)
     elif loras:
-        pipeline = _loaded_with(loras, wanted, options, check)
+        to_load = [
+            LoraToLoad(f"lora_{index}", check_lora(file), scale)
+            for index, (file, scale) in enumerate(loras.items())
+        ]
+        pipeline = load_with_loras(wanted, to_load, device=device, compile=compile, check=check)
     else:
         pipeline = _loaded(wanted, options, check)
     recipe = Recipe(
@@ -255,6 +270,7 @@ def generate(
         attention=attention or pipeline.transformer.attention_path,
         compiled=pipeline.transformer.is_compiled,
         image_digest=frame_digest(frame) if beginning is None else beginning.image_digest,
+        vae_tiling=pipeline.vae.tiling,
     )
     return make_clip(
         recipe,
@@ -294,7 +310,7 @@ def make_clip(
         image, beginning, text_encoders, progress, on_step, on_unit, on_chunk, sink: see `generate`.
     """
     started = time.perf_counter() if started is None else started
-    weights, loras = weights_of(pipeline), lora_rows(pipeline)
+    (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
     counter = FrameCounter()
 
@@ -308,6 +324,7 @@ def make_clip(
     with (
         _progress_bar(pipeline, progress),
         pipeline.transformer.attention_path_set(recipe.attention),
+        pipeline.vae.tiling_set(recipe.vae_tiling),
     ):
         output = pipeline(
             recipe.prompt,
@@ -327,6 +344,7 @@ def make_clip(
         recipe=replace(recipe, settings=settings),
         source=pipeline.source,
         weights=weights,
+        weights_note=weights_note,
         loras=loras,
         geometry=pipeline.geometry,
         frame_facts=facts,
@@ -384,13 +402,21 @@ def check_prompt(prompt: object) -> None:
         raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
 
 
-def weights_of(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
-    """Name, size and SHA-256 of the files that a pipeline was loaded from; None if they are not known.
+def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
+    """Name, size and SHA-256 of the files that a pipeline's weights are those of.
+
+    Returns:
+        None if no files hold them, and then why.
 
     Raises:
         ValueError, OSError: see `ModelSource.weights`.
     """
-    return None if pipeline.source is None else pipeline.source.weights
+    if pipeline.source is None or pipeline.loaded_weights is None:
+        return None, "the pipeline was not loaded by load_pipeline"
+    is_fused = any(lora.fused for lora in pipeline.loras_in_use() or ())
+    if change := pipeline.loaded_weights.change(pipeline.components, is_fused=is_fused):
+        return None, change
+    return pipeline.source.weights, None
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
@@ -414,22 +440,31 @@ def _loaded(
     return pipeline
 
 
-def _loaded_with(
-    loras: Mapping[str | Path, float],
+def load_with_loras(
     settings: Preset,
-    options: RunOptions,
-    check: Callable[[PyramidGeometry], object],
+    loras: Sequence[LoraToLoad],
+    *,
+    device: str | None = None,
+    compile: bool = False,
+    check: Callable[[PyramidGeometry], object] = lambda _: None,
 ) -> PyramidFlowPipeline:
-    """A pipeline of these settings that nobody shares, with LoRAs; what is none is refused before."""
-    files = {f"lora_{index}": check_lora(source) for index, source in enumerate(loras)}
+    """A pipeline of these settings that nobody shares, with LoRAs.
+
+    Args:
+        settings, device, compile, check: see `SharedPipeline.get`.
+        loras: at least one.
+    """
     source = read_source(settings.model, variant=settings.variant)
     check(source.geometry)
-    target = default_device() if options.device is None else usable_device(options.device)
+    target = default_device() if device is None else usable_device(device)
     pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
-    for adapter, file in files.items():
-        pipeline.load_lora_weights(file, adapter_name=adapter)
-    pipeline.set_adapters(list(files), list(loras.values()))
-    if options.compile:
+    names = [lora.adapter for lora in loras]
+    for lora in loras:
+        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
+    pipeline.set_adapters(names, [lora.scale for lora in loras])
+    if loras[0].fused:
+        pipeline.fuse_lora(adapter_names=names)
+    if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
 

@@ -37,7 +37,8 @@ class Clip:
         recipe: what the clip is a function of, besides the weights; its settings are those after defaults,
             with the size of the frames.
         source: which model it was; None if the pipeline was not loaded by `load_pipeline`.
-        weights: name, size and SHA-256 of the files that were loaded; None if they are not known.
+        weights: name, size and SHA-256 of the files that were loaded; None if no files hold the weights.
+        weights_note: why not.
         loras: the LoRAs that acted, as a manifest names them; None if that could not be told.
         geometry: how the model divides space and time.
         frame_facts: size and digests of the frames.
@@ -67,6 +68,7 @@ class Clip:
     seconds: float
     held_frames: Frames | None = None
     frame_file: FrameFile | None = None
+    weights_note: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -119,6 +121,7 @@ class Clip:
             self.recipe,
             model=UNKNOWN_MODEL if self.source is None else self.source.reference,
             weights=self.weights,
+            weights_note=self.weights_note,
             loras=self.loras,
             geometry=self.geometry,
             ledger=self.ledger,

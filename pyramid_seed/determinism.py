@@ -305,9 +305,9 @@ def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
             wanted = setting.at(level)
             if wanted is None or not setting.applies():
                 continue
-            found = setting.get()
-            if found != wanted:
-                restore.callback(setting.set, found)
+            before = setting.get()
+            if before != wanted:
+                restore.callback(setting.set, before)
                 setting.set(wanted)
         yield
 
@@ -333,15 +333,15 @@ def ask_for_cublas_workspace() -> None:
 
 @contextmanager
 def _cublas_workspace() -> Iterator[None]:
-    found = os.environ.get(CUBLAS_VARIABLE)
+    before = os.environ.get(CUBLAS_VARIABLE)
     # torch.version.cuda is None on ROCm, whose BLAS knows no such variable.
-    if found in CUBLAS_VALUES or torch.version.cuda is None or not torch.cuda.is_available():
+    if before in CUBLAS_VALUES or torch.version.cuda is None or not torch.cuda.is_available():
         yield
         return
     if torch.cuda.is_initialized():
         raise RuntimeError(
             f"determinism 'strict' needs {CUBLAS_VARIABLE} to be {' or '.join(CUBLAS_VALUES)} before CUDA "
-            f"starts, and CUDA has started with {'nothing' if found is None else repr(found)}; set "
+            f"starts, and CUDA has started with {'nothing' if before is None else repr(before)}; set "
             f"{CUBLAS_VARIABLE}={CUBLAS_VALUES[0]} before the program starts, or use determinism 'relaxed'"
         )
     os.environ[CUBLAS_VARIABLE] = CUBLAS_VALUES[0]
@@ -349,10 +349,10 @@ def _cublas_workspace() -> Iterator[None]:
         yield
     finally:
         if not torch.cuda.is_initialized():
-            if found is None:
+            if before is None:
                 os.environ.pop(CUBLAS_VARIABLE, None)
             else:
-                os.environ[CUBLAS_VARIABLE] = found
+                os.environ[CUBLAS_VARIABLE] = before
 
 
 def levels_table() -> str:

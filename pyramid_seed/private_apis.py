@@ -37,7 +37,7 @@ def is_attention_dispatcher_loaded() -> bool:
 def active_attention_backend() -> str:
     """Name of diffusers' attention backend for models that choose none; "native" is torch's own.
 
-    diffusers can only set it, not tell it. Without it, the level strict cannot put it back, and a manifest
+    diffusers has no public way to read it. Without it, the level strict cannot put it back, and a manifest
     cannot say which kernels ran.
     """
     if (dispatcher := _dispatcher()) is None:

@@ -24,6 +24,7 @@ class Recipe:
         attention: how attention was computed, "prefix" or "reference".
         compiled: whether the transformer was compiled.
         image_digest: SHA-256 of the first frame given, None without one.
+        vae_tiling: the tiles in which the VAE worked, see `AutoencoderKLCausalVideo.tiling`; None: without.
     """
 
     prompt: str
@@ -35,6 +36,7 @@ class Recipe:
     attention: AttentionPath
     compiled: bool
     image_digest: str | None
+    vae_tiling: tuple[int, ...] | None = None
 
 
 def plan_extension(

@@ -12,9 +12,10 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
+    LoraToLoad,
     checked_pipeline,
     frame_digest,
-    load_pipeline,
+    load_with_loras,
     lora_rows,
     make_clip,
     shared_pipeline,
@@ -22,7 +23,7 @@ from .api import (
 )
 from .checkpoints.source import is_hub_id, read_source
 from .clip import Clip
-from .dtypes import dtype_name, torch_dtype
+from .dtypes import dtype_name
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pipelines import PyramidFlowPipeline
@@ -125,7 +126,7 @@ def verify(
 
     def weights_here() -> Sequence[Mapping[str, Any]] | None:
         if pipeline is not None:
-            return weights_of(checked_pipeline(pipeline))
+            return weights_of(checked_pipeline(pipeline))[0]
         return read_source(original.folder(model), variant=original.recipe.settings.variant).weights_now()
 
     return verify_clip(
@@ -302,23 +303,20 @@ def _model_of(
     """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs."""
     if pipeline is not None:
         return checked_pipeline(pipeline)
+    if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
+        raise ValueError(
+            f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
+            "it can only be made again with the very pipeline: pipeline="
+        )
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
     if not files:
         return shared_pipeline.get(settings, device, original.recipe.compiled)
-    pipeline = load_pipeline(
-        settings.model, variant=settings.variant, dtype=torch_dtype(settings.dtype), device=device
-    )
-    rows = original.manifest["loras"]
-    names = [row["adapter"] for row in rows]
-    for name, file in zip(names, files, strict=True):
-        pipeline.load_lora_weights(file, adapter_name=name)
-    pipeline.set_adapters(names, [row["scale"] for row in rows])
-    if rows[0]["fused"]:
-        pipeline.fuse_lora(adapter_names=names)
-    if original.recipe.compiled:
-        pipeline.transformer.compile_repeated_blocks()
-    return pipeline
+    loras_to_load = [
+        LoraToLoad(row["adapter"], file, row["scale"], row["fused"])
+        for row, file in zip(original.manifest["loras"], files, strict=True)
+    ]
+    return load_with_loras(settings, loras_to_load, device=device, compile=original.recipe.compiled)
 
 
 def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
@@ -336,7 +334,7 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
             f"the clip was made with {acted}, this pipeline has {acting}; "
             "pass pipeline= with the clip's LoRAs"
         )
-    weights_here = weights_of(pipeline)
+    weights_here, _ = weights_of(pipeline)
     if weights is None or weights_here is None:
         return
     digests, digests_here = ({row["file"]: row["sha256"] for row in rows} for rows in (weights, weights_here))

@@ -292,12 +292,12 @@ import torch
 from pyramid_seed.determinism import determinism_level
 for legacy in ("highest", "high", "medium"):
     torch.set_float32_matmul_precision(legacy)
-    found = torch.backends.cuda.matmul.allow_tf32
+    before = torch.backends.cuda.matmul.allow_tf32
     with determinism_level("strict"):
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
     assert torch.get_float32_matmul_precision() == legacy
-    assert torch.backends.cuda.matmul.allow_tf32 == found
+    assert torch.backends.cuda.matmul.allow_tf32 == before
 """
     subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True)
 
@@ -323,13 +323,13 @@ def test_without_cuda_the_workspace_is_left_alone(monkeypatch):
         assert CUBLAS_VARIABLE not in os.environ
 
 
-@pytest.mark.parametrize("found", [None, ":0:0"])
-def test_before_cuda_starts_the_workspace_is_set_and_put_back(pretend_cuda, monkeypatch, found):
-    if found is not None:
-        monkeypatch.setenv(CUBLAS_VARIABLE, found)
+@pytest.mark.parametrize("before", [None, ":0:0"])
+def test_before_cuda_starts_the_workspace_is_set_and_put_back(pretend_cuda, monkeypatch, before):
+    if before is not None:
+        monkeypatch.setenv(CUBLAS_VARIABLE, before)
     with determinism_level("strict"):
         assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
-    assert os.environ.get(CUBLAS_VARIABLE) == found
+    assert os.environ.get(CUBLAS_VARIABLE) == before
 
 
 def test_a_workspace_that_was_asked_for_serves_once_cuda_has_started(pretend_cuda):
@@ -339,11 +339,11 @@ def test_a_workspace_that_was_asked_for_serves_once_cuda_has_started(pretend_cud
         assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
 
 
-@pytest.mark.parametrize("found", [":16:8", ":0:0"])
-def test_asking_changes_no_workspace_that_was_chosen(pretend_cuda, monkeypatch, found):
-    monkeypatch.setenv(CUBLAS_VARIABLE, found)
+@pytest.mark.parametrize("before", [":16:8", ":0:0"])
+def test_asking_changes_no_workspace_that_was_chosen(pretend_cuda, monkeypatch, before):
+    monkeypatch.setenv(CUBLAS_VARIABLE, before)
     ask_for_cublas_workspace()
-    assert os.environ[CUBLAS_VARIABLE] == found
+    assert os.environ[CUBLAS_VARIABLE] == before
 
 
 def test_strict_computes_in_the_dtype_of_the_tensors_also_under_autocast():
@@ -364,19 +364,19 @@ def test_a_workspace_that_cuda_has_read_stays(pretend_cuda):
         pass
 
 
-@pytest.mark.parametrize("found", [":4096:8", ":16:8"])
-def test_a_workspace_that_serves_is_kept(pretend_cuda, monkeypatch, found):
+@pytest.mark.parametrize("before", [":4096:8", ":16:8"])
+def test_a_workspace_that_serves_is_kept(pretend_cuda, monkeypatch, before):
     pretend_cuda["yet"] = True
-    monkeypatch.setenv(CUBLAS_VARIABLE, found)
+    monkeypatch.setenv(CUBLAS_VARIABLE, before)
     with determinism_level("strict"):
-        assert os.environ[CUBLAS_VARIABLE] == found
-    assert os.environ[CUBLAS_VARIABLE] == found
+        assert os.environ[CUBLAS_VARIABLE] == before
+    assert os.environ[CUBLAS_VARIABLE] == before
 
 
-@pytest.mark.parametrize("found", [None, ":4096:2:16:8"])
-def test_too_late_for_the_workspace_is_said(pretend_cuda, monkeypatch, found):
-    if found is not None:
-        monkeypatch.setenv(CUBLAS_VARIABLE, found)
+@pytest.mark.parametrize("workspace", [None, ":4096:2:16:8"])
+def test_too_late_for_the_workspace_is_said(pretend_cuda, monkeypatch, workspace):
+    if workspace is not None:
+        monkeypatch.setenv(CUBLAS_VARIABLE, workspace)
     pretend_cuda["yet"] = True
     before = _state()
     message = "CUBLAS_WORKSPACE_CONFIG to be :4096:8 or :16:8 before CUDA starts"
@@ -384,7 +384,7 @@ def test_too_late_for_the_workspace_is_said(pretend_cuda, monkeypatch, found):
         pytest.fail("the body must not run")
     assert _state() == before
     with determinism_level("relaxed"):
-        assert os.environ.get(CUBLAS_VARIABLE) == found
+        assert os.environ.get(CUBLAS_VARIABLE) == workspace
 
 
 # Docs

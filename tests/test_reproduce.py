@@ -18,7 +18,7 @@ from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
 from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.recipe import plan_extension
-from pyramid_seed.reproduce import extend, regenerate
+from pyramid_seed.reproduce import extend, regenerate, verify
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +201,19 @@ def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, 
     with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
         extend(path, 25, model=quick["model"], progress=False)
     assert computed == [0]
+
+
+def test_a_clip_made_in_tiles_says_so_and_is_made_again_in_them(quick):
+    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+    plain = generate("a boat", seed=5, pipeline=pipeline, **quick)
+    pipeline.vae.enable_tiling(32, 32, 24, 24)
+    tiled = generate("a boat", seed=5, pipeline=pipeline, **quick)
+    assert tiled.digest != plain.digest
+    assert "vae_tiling" not in plain.manifest
+    assert tiled.manifest["vae_tiling"] == [32, 32, 24, 24]
+    assert regenerate(tiled, progress=False).digest == tiled.digest
+    assert verify(tiled, pipeline=pipeline, progress=False).difference is None
+    assert regenerate(plain, pipeline=pipeline, progress=False).digest == plain.digest
+    assert pipeline.vae.tiling == (32, 32, 24, 24)
+    one_go = generate("a boat", seed=5, pipeline=pipeline, **quick | {"num_frames": 17})
+    assert extend(tiled, 17, progress=False).digest == one_go.digest

@@ -195,7 +195,7 @@ class _ClipMaker:
                 f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
                 "model and run the batch again"
             ) from error
-        weights = weights_of(pipeline) or ()
+        weights = weights_of(pipeline)[0] or ()
         if self.content_key(item, weights_key(weights)) != job.key:
             raise ModelError(
                 f"the files of {item.settings.model} are others here than where and when the batch began; "

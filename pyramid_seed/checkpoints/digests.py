@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 import warnings
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import file_digest, replacing
+
+logger = logging.getLogger(__name__)
 
 # A file can change twice within one tick of its clock: digests of files this young are not kept.
 _SETTLED_NS = 2_000_000_000
@@ -74,7 +77,7 @@ def _cache_path_here() -> Path | None:
     try:
         return cache_path()
     except OSError as error:
-        warnings.warn(f"the cache of weight digests is ignored: {error}", stacklevel=4)
+        _warn(f"the cache of weight digests is ignored: {error}")
         return None
 
 
@@ -92,7 +95,7 @@ def _read_cache() -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        warnings.warn(f"the cache of weight digests {path} is ignored: {error!r}", stacklevel=3)
+        _warn(f"the cache of weight digests {path} is ignored: {error!r}")
         return {}
     return files
 
@@ -112,4 +115,12 @@ def _write_cache(files: dict[str, dict[str, Any]]) -> None:
                 json.dumps({"version": _CACHE_VERSION, "files": files}, sort_keys=True), encoding="utf-8"
             )
     except OSError as error:
-        warnings.warn(f"the cache of weight digests {path} was not written: {error}", stacklevel=3)
+        _warn(f"the cache of weight digests {path} was not written: {error}")
+
+
+def _warn(text: str) -> None:
+    """Warn, into the log where warnings are made errors: nothing ends for want of a cache."""
+    try:
+        warnings.warn(text, stacklevel=4)
+    except UserWarning:
+        logger.warning(text)

@@ -71,14 +71,15 @@ def run(options: argparse.Namespace) -> int:
     presets = [load_preset(name) for name in names]
 
     from ..ui.limits import Limits
-    from ..ui.server import LOOPBACK, serve
+    from ..ui.server import loopback_names, serve
     from ..ui.studio import Studio
 
     quiet_loading()
 
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
+    is_open = not loopback_names(options.host)
     studio = Studio(options.output, presets, limits, RunOptions(device=options.device))
-    if options.host not in LOOPBACK:
+    if is_open:
         print(
             f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "
             f"and see all clips in {studio.folder}",

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import replacing
+from ..media.contact_sheet import image_grid
 from ..media.frames import Frames
 from .compare import FrameDifference, PixelComparison, absolute_difference
 from .extras import check_extra
@@ -18,7 +19,7 @@ from .stored import StoredClip, first_unit_made_otherwise, unit_of
 _PANEL = 256
 _HEADER = 24
 _GAP = 4
-_TEXT, _GROUND = (235, 235, 235), (40, 40, 40)
+_TEXT, _GROUND = 235, 40
 _MOST_UNITS = 40
 
 
@@ -35,8 +36,7 @@ def panel_scale(height: int, width: int) -> int:
 
 def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
     """Images (h, w, 3) of A, B and their difference times `gain`, as far as the shorter clip goes."""
-    height, width, _ = a.frames.shape[1:]
-    scale = panel_scale(height, width)
+    scale = panel_scale(*a.frames.shape[1:3])
     for index, (left, right) in enumerate(zip(a.frames, b.frames, strict=False)):
         unit = unit_of(index, a, b)
         where = f"frame {index}" if unit is None else f"frame {index}, unit {unit}"
@@ -45,8 +45,7 @@ def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
             _panel(right, scale, f"B  {b.path.name}"),
             _panel(amplified(left, right, gain), scale, f"|A - B| x {gain}   {where}"),
         ]
-        gap = np.full((len(panels[0]), _GAP, 3), _GROUND, np.uint8)
-        yield np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
+        yield image_grid(panels, len(panels), gap=_GAP, grey=_GROUND)
 
 
 def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
@@ -136,9 +135,9 @@ def _starts(units: Sequence[int | None]) -> list[int]:
 def _panel(frame: Frames, scale: int, title: str) -> Frames:
     """The frame enlarged, under a line of text, which is cut off where it is too long."""
     enlarged = _enlarge(frame, scale)
-    header = Image.new("RGB", (enlarged.shape[1], _HEADER), _GROUND)
+    header = Image.new("L", (enlarged.shape[1], _HEADER), _GROUND)
     ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))
-    return np.concatenate([np.asarray(header), enlarged])
+    return np.concatenate([np.asarray(header.convert("RGB")), enlarged])
 
 
 def _enlarge(frame: Frames, scale: int) -> Frames:

@@ -91,9 +91,7 @@ def _numbers(
         "farthest_frame": comparison.farthest.frame,
         "gain": gain,
         "frames": [_row(frame, a, b) for frame in comparison.frames],
-        "manifests": None
-        if manifests is None
-        else {"is_same_clip": manifests.is_same_clip, **asdict(manifests)},
+        "manifests": manifests and {"is_same_clip": manifests.is_same_clip, **asdict(manifests)},
     }
 
 

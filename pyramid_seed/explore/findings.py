@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -16,6 +16,8 @@ from .prompts import Prompt
 from .sample_size import PairedDifference, paired_difference
 from .similarity import ssim
 from .variance import VarianceShares, variance_shares
+
+ValuesOfClips = Mapping[tuple[Prompt, int], Values]
 
 MAX_PAIRS = 500
 """All pairs of up to 32 seeds are compared; of more seeds, about this many pairs."""
@@ -74,13 +76,12 @@ def findings_of(clips: Sequence[MeasuredClip]) -> Findings:
     Args:
         clips: in the order of prompts and seeds.
     """
-    prompts = list(dict.fromkeys(clip.prompt for clip in clips))
     values = {(clip.prompt, clip.seed): clip.values for clip in clips}
-    seeds = tuple(s for s in dict.fromkeys(c.seed for c in clips) if all((p, s) in values for p in prompts))
+    prompts, seeds = _prompts_and_seeds(values)
+    is_large_enough = len(prompts) > 1 and len(seeds) > 1
     shares = {}
     for measure in MEASURES:
-        table = _table(lambda *key, name=measure.name: values[key][name], prompts, seeds)
-        is_large_enough = len(prompts) > 1 and len(seeds) > 1
+        table = _table(values, measure.name, prompts, seeds)
         shares[measure.name] = variance_shares(table) if table and is_large_enough else None
     by_prompt = tuple(
         _prompt_findings(prompt, [clip for clip in clips if clip.prompt == prompt]) for prompt in prompts
@@ -89,7 +90,7 @@ def findings_of(clips: Sequence[MeasuredClip]) -> Findings:
 
 
 def paired_differences(
-    clips: Sequence[MeasuredClip], others: Mapping[tuple[Prompt, int], Values]
+    clips: Sequence[MeasuredClip], others: ValuesOfClips
 ) -> dict[str, PairedDifference | None]:
     """Each measure's difference to that of another sweep, at the prompts and seeds that both have.
 
@@ -98,25 +99,28 @@ def paired_differences(
         others: the measures of the other one, which is A.
     """
     both = {(c.prompt, c.seed): c.values for c in clips if (c.prompt, c.seed) in others}
-    prompts = list(dict.fromkeys(prompt for prompt, _ in both))
-    seeds = [s for s in dict.fromkeys(seed for _, seed in both) if all((p, s) in both for p in prompts)]
+    prompts, seeds = _prompts_and_seeds(both)
     paired = {}
     for measure in MEASURES:
-        a, b = (
-            _table(lambda *key, name=measure.name, values=values: values[key].get(name), prompts, seeds)
-            for values in (others, both)
-        )
+        a, b = (_table(values, measure.name, prompts, seeds) for values in (others, both))
         paired[measure.name] = paired_difference(a, b) if a and b and len(seeds) > 1 else None
     return paired
 
 
+def _prompts_and_seeds(values: ValuesOfClips) -> tuple[list[Prompt], tuple[int, ...]]:
+    """All prompts, and the seeds of which each has a clip."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in values))
+    seeds = dict.fromkeys(seed for _, seed in values)
+    return prompts, tuple(s for s in seeds if all((prompt, s) in values for prompt in prompts))
+
+
 def _table(
-    value: Callable[[Prompt, int], float | None], prompts: Sequence[Prompt], seeds: Sequence[int]
+    values: ValuesOfClips, name: str, prompts: Sequence[Prompt], seeds: Sequence[int]
 ) -> list[list[float]] | None:
-    """A row per prompt, a column per seed; None if a value is not defined."""
+    """A measure, a row per prompt, a column per seed; None if a value is not defined."""
     table = []
     for prompt in prompts:
-        row = [number for seed in seeds if (number := value(prompt, seed)) is not None]
+        row = [number for seed in seeds if (number := values[prompt, seed].get(name)) is not None]
         if len(row) < len(seeds):
             return None
         table.append(row)

@@ -61,11 +61,15 @@ def write_report(
     check_report(folder)
     clips = [clip for prompt_findings in findings.prompts for clip in prompt_findings.clips]
     clips_folder = f"../{clips[0].path.parent.name}"
-    is_lossless = all(clip.is_lossless for clip in clips)
-    about: dict[str, Any] = {"settings": settings, "against": against, "failed": failed}
+    about: dict[str, Any] = {
+        "settings": settings,
+        "lossless": all(clip.is_lossless for clip in clips),
+        "against": against,
+        "failed": failed,
+    }
     with replacing(folder, overwrite=True) as temporary:
         temporary.mkdir()
-        tree = findings_json(findings, clips_folder=clips_folder, lossless=is_lossless, **about)
+        tree = findings_json(findings, clips_folder=clips_folder, **about)
         (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
         rows = findings_csv(findings, clips_folder)
         # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
@@ -78,7 +82,7 @@ def write_report(
         else:
             folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
             sources = {path: f"{folders[path]}/{quote(path.name)}" for path in files}
-        page = _page(findings, sources=sources, is_lossless=is_lossless, **about)
+        page = _page(findings, sources, about)
         (temporary / PAGE_NAME).write_text(page, encoding="utf-8", errors="backslashreplace")
     return folder / PAGE_NAME
 
@@ -96,15 +100,7 @@ def _embedded(file: Path) -> str:
     return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
-def _page(
-    findings: Findings,
-    *,
-    sources: Mapping[Path, str],
-    is_lossless: bool,
-    settings: Mapping[str, Any],
-    against: str | None,
-    failed: Mapping[str, str],
-) -> str:
+def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -125,15 +121,12 @@ def _page(
         findings=findings,
         measures=MEASURES,
         sources=sources,
-        is_lossless=is_lossless,
         is_embedded=all(source.startswith("data:") for source in sources.values()),
-        settings=settings,
-        against=against,
-        failed=failed,
         chance=chance_shares(num_prompts, num_seeds) if is_table else None,
         needed=_needed(findings),
         share=SHARE,
         version=__version__,
+        **about,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from .prompts import Prompt
 SCHEMA, SCHEMA_VERSION = "pyramid-seed/sweep", 2
 _READABLE = (1, 2)
 """Version 1 differs in the name of the interaction's share, which is not read."""
+
+_FORMULA = re.compile(r"\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 JSON_NAME, CSV_NAME = "measures.json", "measures.csv"
 
@@ -51,27 +54,26 @@ def findings_json(
         "clips": [row for prompt in findings.prompts for row in _clip_rows(prompt, clips_folder)],
         "between_seeds": [
             {
-                "prompt": prompt_findings.prompt.text,
-                "image": prompt_findings.prompt.image,
-                "pairwise_ssim": prompt_findings.similarity,
-                "spread": {
-                    name: spread and asdict(spread) for name, spread in prompt_findings.spreads.items()
-                },
+                "prompt": each.prompt.text,
+                "image": each.prompt.image,
+                "pairwise_ssim": each.similarity,
+                "spread": _plain(each.spreads),
             }
-            for prompt_findings in findings.prompts
+            for each in findings.prompts
         ],
         "variance": {
             "prompts": len(findings.prompts),
             "seeds": [str(seed) for seed in findings.common_seeds],
-            "shares": {name: shares and asdict(shares) for name, shares in findings.shares.items()},
+            "shares": _plain(findings.shares),
         },
-        "paired": {
-            "against": against,
-            "differences": {name: paired and asdict(paired) for name, paired in findings.paired.items()},
-        },
+        "paired": {"against": against, "differences": _plain(findings.paired)},
         "failed": dict(failed),
     }
     return json.dumps(tree, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _plain(by_measure: Mapping[str, Any]) -> dict[str, dict[str, float] | None]:
+    return {name: found and asdict(found) for name, found in by_measure.items()}
 
 
 def findings_csv(findings: Findings, clips_folder: str) -> str:
@@ -79,13 +81,19 @@ def findings_csv(findings: Findings, clips_folder: str) -> str:
     columns = ["prompt", "image", "seed", "file", "digest", "num_frames"]
     names = [measure.name for measure in MEASURES]
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # with its line ends, RFC 4180, it puts a text with one of them into quotes
     writer.writerow([*columns, *names, "outlier"])
     for prompt_findings in findings.prompts:
         for row in _clip_rows(prompt_findings, clips_folder):
             values = [row["measures"][name] for name in names]
-            writer.writerow([*(row[name] for name in columns), *values, "; ".join(row["outlier"])])
+            texts = [_no_formula(row[name]) for name in columns]
+            writer.writerow([*texts, *values, "; ".join(row["outlier"])])
     return text.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet would compute gets an apostrophe before it (OWASP, "CSV Injection")."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def _clip_rows(prompt_findings: PromptFindings, clips_folder: str) -> list[dict[str, Any]]:

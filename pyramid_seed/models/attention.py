@@ -4,7 +4,8 @@ The sequence is text (time 0), history clips oldest first, current latents: sort
 attend to is a prefix of the sequence, and no mask is needed. Padded text stands in front of the text, where
 cutting it off leaves one piece.
 
-Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads, D head width.
+Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads, D head width, d = D / 2, N
+tokens and n of them, C channels, t times.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def prefix_plan(stops: Iterable[int], padding: torch.Tensor, num_current: int) -
     return PrefixPlan(ends, padding, num_current, is_stop)
 
 
-def add_to_last(tokens: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+def add_to_last(tokens_BNC: torch.Tensor, change_BnC: torch.Tensor) -> torch.Tensor:
     """Tokens (B, N, C) with a change (B, n, C) added to the last n."""
-    num_kept = tokens.shape[1] - change.shape[1]
-    kept, last = tokens.split([num_kept, change.shape[1]], dim=1)
-    return torch.cat([kept, last + change], dim=1)
+    num_changed = change_BnC.shape[1]
+    kept, last_BnC = tokens_BNC.split([tokens_BNC.shape[1] - num_changed, num_changed], dim=1)
+    return torch.cat([kept, last_BnC + change_BnC], dim=1)
 
 
 class PyramidAttnProcessor:
@@ -62,9 +63,9 @@ class PyramidAttnProcessor:
 
     def attend(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
+        query_BQHD: torch.Tensor,
+        key_BSHD: torch.Tensor,
+        value_BSHD: torch.Tensor,
         attention_mask: PrefixPlan | torch.Tensor,
         rotary: Rotary,
     ) -> torch.Tensor:
@@ -72,43 +73,47 @@ class PyramidAttnProcessor:
 
         `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S.
         """
-        first = key.shape[1] - query.shape[1]
+        first = key_BSHD.shape[1] - query_BQHD.shape[1]
         cos, sin = rotary
-        query = rotate(query, (cos[first:], sin[first:]))
-        key = rotate(key, rotary)
+        query_BQHD = rotate(query_BQHD, (cos[first:], sin[first:]))
+        key_BSHD = rotate(key_BSHD, rotary)
         if isinstance(attention_mask, PrefixPlan):
             plan = attention_mask
             backend = None if self._attention_backend is None else self._attention_backend.value
             if torch.compiler.is_compiling():
-                return compiled_attention(query, key, value, plan.is_stop, plan.padding, backend).flatten(2)
-            return prefix_attention(query, key, value, plan.stops, plan.padding, backend).flatten(2)
+                return compiled_attention(
+                    query_BQHD, key_BSHD, value_BSHD, plan.is_stop, plan.padding, backend
+                ).flatten(2)
+            return prefix_attention(
+                query_BQHD, key_BSHD, value_BSHD, plan.stops, plan.padding, backend
+            ).flatten(2)
         return dispatch_attention_fn(
-            query,
-            key,
-            value,
+            query_BQHD,
+            key_BSHD,
+            value_BSHD,
             attn_mask=attention_mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         ).flatten(2)
 
 
-def rotate(tokens: torch.Tensor, rotary: Rotary) -> torch.Tensor:
+def rotate(tokens_BSHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotate the pairs of neighbouring values of tokens (B, S, H, D).
 
     What diffusers' `apply_rotary_emb` does by sums of real numbers, which compiled code fuses; otherwise one
     product of complex numbers is many times faster on a CPU.
     """
     if torch.compiler.is_compiling():
-        return apply_rotary_emb(tokens, rotary, sequence_dim=1)
-    phases = torch.complex(*(each[:, None, ::2].contiguous() for each in rotary))
-    pairs = torch.view_as_complex(tokens.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * phases).flatten(-2).to(tokens.dtype)
+        return apply_rotary_emb(tokens_BSHD, rotary, sequence_dim=1)
+    phases_S1d = torch.complex(*(table_SD[:, None, ::2].contiguous() for table_SD in rotary))
+    pairs_BSHd = torch.view_as_complex(tokens_BSHD.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs_BSHd * phases_S1d).flatten(-2).to(tokens_BSHD.dtype)
 
 
 def prefix_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query_BQHD: torch.Tensor,
+    key_BSHD: torch.Tensor,
+    value_BSHD: torch.Tensor,
     stops: torch.Tensor,
     padding: torch.Tensor,
     backend: str | None = None,
@@ -117,8 +122,8 @@ def prefix_attention(
 
     `backend` is a name of diffusers' attention dispatch; None takes the active one.
     """
-    attended = torch.zeros_like(query, memory_format=torch.contiguous_format)
-    num_before = key.shape[1] - query.shape[1]
+    attended_BQHD = torch.zeros_like(query_BQHD, memory_format=torch.contiguous_format)
+    num_before = key_BSHD.shape[1] - query_BQHD.shape[1]
     ends, fronts = stops.tolist(), padding.tolist()
     # Samples without padding share their calls.
     parts = [(slice(None), 0)] if not any(fronts) else [(slice(i, i + 1), n) for i, n in enumerate(fronts)]
@@ -128,29 +133,29 @@ def prefix_attention(
             if end <= start:
                 continue
             asked = slice(start - num_before, end - num_before)
-            attended[samples, asked] = dispatch_attention_fn(
-                query[samples, asked],
-                key[samples, front:end],
-                value[samples, front:end],
+            attended_BQHD[samples, asked] = dispatch_attention_fn(
+                query_BQHD[samples, asked],
+                key_BSHD[samples, front:end],
+                value_BSHD[samples, front:end],
                 backend=backend,
             )
             start = end
-    return attended
+    return attended_BQHD
 
 
 @torch.library.custom_op("pyramid_seed::prefix_attention", mutates_args=())
 def compiled_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query_BQHD: torch.Tensor,
+    key_BSHD: torch.Tensor,
+    value_BSHD: torch.Tensor,
     is_stop: torch.Tensor,
     padding: torch.Tensor,
     backend: str | None,
 ) -> torch.Tensor:
     """`prefix_attention` as compiled graphs call it: one operation, the same for any number of times."""
-    return prefix_attention(query, key, value, is_stop.nonzero()[:, 0] + 1, padding, backend)
+    return prefix_attention(query_BQHD, key_BSHD, value_BSHD, is_stop.nonzero()[:, 0] + 1, padding, backend)
 
 
 @compiled_attention.register_fake
-def _(query: torch.Tensor, *_: Any) -> torch.Tensor:
-    return query.new_empty(query.shape)
+def _(query_BQHD: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query_BQHD.new_empty(query_BQHD.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,15 +15,23 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
-from .chunked import PartRunner, TileGrid, Tiling, run_in_parts
+from .chunked import ChunkedRunner, TileGrid, Tiling, run_chunked
+from .rounding import RoundingMixin
+
+_TILE_SIZES = (
+    "tile_sample_min_height",
+    "tile_sample_min_width",
+    "tile_sample_stride_height",
+    "tile_sample_stride_width",
+)
 
 
-class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
-    """Variational autoencoder for pictures and clips, causal in time.
+class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, ConfigMixin):
+    """Variational autoencoder for images and clips, causal in time.
 
     Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1, r the
     temporal compression ratio, and height and width multiples of s, the spatial one. Latents are (batch,
-    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; a picture
+    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; an image
     is a clip of one frame.
 
     The defaults are the published checkpoints' sizes: 335 M parameters, compression 8x8x8.
@@ -147,7 +156,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         tile_sample_stride_height: int | None = None,
         tile_sample_stride_width: int | None = None,
     ) -> None:
-        """Encode and decode pictures larger than a tile in overlapping tiles that are blended.
+        """Encode and decode images larger than a tile in overlapping tiles that are blended.
 
         Sizes and strides are in pixels, multiples of `spatial_compression_ratio`, stride <= size; what is not
         given stays as it was. The result is close to that without tiles, not equal: normalisation and
@@ -156,13 +165,13 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         Raises:
             ValueError: a size or stride breaks these rules.
         """
-        given = {
+        chosen = {
             "tile_sample_min_height": tile_sample_min_height,
             "tile_sample_min_width": tile_sample_min_width,
             "tile_sample_stride_height": tile_sample_stride_height,
             "tile_sample_stride_width": tile_sample_stride_width,
         }
-        sizes = {name: getattr(self, name) if value is None else value for name, value in given.items()}
+        sizes = {name: getattr(self, name) if value is None else value for name, value in chosen.items()}
         for name, value in sizes.items():
             _check_multiple(name, value, self.spatial_compression_ratio)
         for axis in ("height", "width"):
@@ -174,6 +183,24 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         for name, value in sizes.items():
             setattr(self, name, value)
         self.use_tiling = True
+
+    @property
+    def tiling(self) -> tuple[int, ...] | None:
+        """The arguments of `enable_tiling` that are in force; None without tiles."""
+        return tuple(getattr(self, name) for name in _TILE_SIZES) if self.use_tiling else None
+
+    @contextmanager
+    def tiling_set(self, tiling: Sequence[int] | None) -> Iterator[None]:
+        """Use these tiles, or none, inside a `with`, and what was used before after it."""
+        before = {name: getattr(self, name) for name in ("use_tiling", *_TILE_SIZES)}
+        try:
+            self.use_tiling = False
+            if tiling is not None:
+                self.enable_tiling(*tiling)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
 
     def enable_temporal_chunking(self, num_latent_frames: int = 1) -> None:
         """Encode and decode the first frame, then `num_latent_frames` latent frames at a time.
@@ -254,7 +281,7 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         chunk_size = None if self.temporal_chunk_size is None else self.temporal_chunk_size * ratio
         pixel_grid, latent_grid = self._tile_grids()
         tiling = Tiling(pixel_grid, latent_grid) if self.use_tiling else None
-        parts = run_in_parts(self._encode_chunk, x, chunk_size, tiling, self.use_slicing)
+        parts = run_chunked(self._encode_chunk, x, chunk_size, tiling, self.use_slicing)
         moments = torch.cat(list(parts), dim=2)
         posterior = DiagonalGaussianDistribution(moments)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
@@ -292,17 +319,17 @@ class AutoencoderKLCausalVideo(ModelMixin, AutoencoderMixin, ConfigMixin):
         self._check_shape(z, self.config.latent_channels, "z")
         if chunk_size is not None and chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, got {chunk_size}; use 1")
-        return run_in_parts(self._decode_chunk, z, chunk_size, self._decode_tiling(), self.use_slicing)
+        return run_chunked(self._decode_chunk, z, chunk_size, self._decode_tiling(), self.use_slicing)
 
     @apply_forward_hook
-    def chunk_decoder(self) -> PartRunner:
+    def chunk_decoder(self) -> ChunkedRunner:
         """`decode_chunks` for latents that are still being made: to be called with one chunk after the other.
 
         A call takes latents (B, latent_channels, t, H, W), not normalised, and gives their pixels; the first
         one has t = 1. With one latent frame a call, they are the very bits of `decode_chunks`. What is
         remembered belongs to this decoder; tiling and slicing are as they were switched when it was made.
         """
-        return PartRunner(self._decode_chunk, self._decode_tiling(), self.use_slicing)
+        return ChunkedRunner(self._decode_chunk, self._decode_tiling(), self.use_slicing)
 
     def forward(
         self,
@@ -347,7 +374,7 @@ def _check_blocks(network: str, layers_per_block: Sequence[int], *others: Sequen
     if not layers_per_block or len(set(lengths)) > 1:
         raise ValueError(
             f"the {network}'s layers_per_block, block_out_channels, spatial and temporal flags must have one "
-            f"entry a block, got {', '.join(map(str, lengths))} entries"
+            f"entry per block, got {', '.join(map(str, lengths))} entries"
         )
     if min(layers_per_block) < 1:
         raise ValueError(f"{network}_layers_per_block must be at least 1, got {list(layers_per_block)}")

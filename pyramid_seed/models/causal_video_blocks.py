@@ -45,9 +45,9 @@ class TemporalCache:
 
 
 def frame_wise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of pictures (N, C, H, W) to each frame of (B, C, T, H, W) on its own."""
-    pictures = function(x.transpose(1, 2).flatten(0, 1))
-    return pictures.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+    """Apply a function of images (N, C, H, W) to each frame of (B, C, T, H, W) on its own."""
+    images = function(x.transpose(1, 2).flatten(0, 1))
+    return images.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class FrameGroupNorm(nn.GroupNorm):
@@ -69,7 +69,7 @@ def has_fast_channels_last(x: Tensor) -> bool:
 class TimeConv3d(nn.Conv3d):
     """`torch.nn.Conv3d` that runs as something smaller where that is better.
 
-    Where one frame comes out, the frames under the kernel are channels of one picture: kernels for pictures
+    Where one frame comes out, the frames under the kernel are channels of one image: kernels for images
     are the better ones, and frames that are known to be zero are left out. The same holds where torch has
     only a slow kernel for clips. A convolution without neighbours, with channels last, is a linear layer.
     """
@@ -81,22 +81,22 @@ class TimeConv3d(nn.Conv3d):
             return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
         weight = self.weight.transpose(1, 2).flatten(1, 2)
         if num_empty + x.shape[2] == span:
-            pictures = x.transpose(1, 2).flatten(1, 2)
+            images = x.transpose(1, 2).flatten(1, 2)
             weight = weight[:, num_empty * self.in_channels :]
         else:
             x = F.pad(x, (0, 0, 0, 0, num_empty, 0))
             if not _is_slow_as_clip(x):
                 return super().forward(x)
             windows = x.unfold(2, span, stride)  # (B, C, T', H, W, span)
-            pictures = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-        y = F.conv2d(pictures, weight, self.bias, self.stride[1:], self.padding[1:])
+            images = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
+        y = F.conv2d(images, weight, self.bias, self.stride[1:], self.padding[1:])
         return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
 def _is_slow_as_clip(x: Tensor) -> bool:
     """Whether torch convolves `x` without oneDNN, see `use_mkldnn` in its Convolution.cpp.
 
-    Its rule is made for pictures and looks at four sizes only; a picture has the width among them.
+    Its rule is made for images and looks at four sizes only; an image has the width among them.
     """
     return x.device.type == "cpu" and x.shape[:4].numel() <= 20480
 
@@ -337,7 +337,7 @@ class CausalEncoder(_Network):
     """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W').
 
     `block_out_channels`, `layers_per_block`, `spatial_down_sample` and `temporal_down_sample` have one entry
-    a block, finest first.
+    per block, finest first.
     """
 
     def __init__(

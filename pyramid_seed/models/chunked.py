@@ -1,4 +1,4 @@
-"""Running a causal network over a clip in parts: sample by sample, chunk by chunk, tile by tile."""
+"""Running a causal network over a clip piece by piece: samples, chunks of time, tiles of the image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TileGrid:
         return self.size[0] - self.stride[0], self.size[1] - self.stride[1]
 
     def windows(self, height: int, width: int) -> list[list[tuple[slice, slice]]]:
-        """Rows of (vertical, horizontal) slices that cover a picture; those at the far edges may be smaller.
+        """Rows of (vertical, horizontal) slices that cover an image; those at the far edges may be smaller.
 
         A tile is left out if its neighbour reaches as far: all of it would be faded into the neighbour.
         """
@@ -51,11 +51,11 @@ class Tiling:
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output for those of the input."""
         sizes = zip((height, width), self.tiles_in.size, self.tiles_out.size, strict=True)
-        out_height, out_width = (given * size_out // size_in for given, size_in, size_out in sizes)
+        out_height, out_width = (side * size_out // size_in for side, size_in, size_out in sizes)
         return out_height, out_width
 
 
-class PartRunner:
+class ChunkedRunner:
     """Runs a causal network over a clip that comes chunk by chunk.
 
     What it remembers between the chunks is this clip's alone: a cache for each tile and sample.
@@ -103,42 +103,42 @@ class PartRunner:
         return cache
 
 
-def run_in_parts(
+def run_chunked(
     network: Network, x: Tensor, chunk_size: int | None, tiling: Tiling | None, slicing: bool
 ) -> Iterator[Tensor]:
     """Yield what `network(chunk, cache)` makes of `x` (B, C, T, H, W), one chunk of time after another.
 
     Args:
-        network, tiling, slicing: see `PartRunner`.
+        network, tiling, slicing: see `ChunkedRunner`.
         x: the whole clip.
         chunk_size: frames in a chunk, after the first, which is one frame; None for all in one chunk.
     """
-    runner = PartRunner(network, tiling, slicing)
+    runner = ChunkedRunner(network, tiling, slicing)
     for time in _chunks(x.shape[2], chunk_size):
         yield runner(x[:, :, time], is_last=time.stop >= x.shape[2])
 
 
 def stitch(rows: Iterable[Sequence[Tensor]], grid: TileGrid, height: int, width: int) -> Tensor:
-    """One picture (..., height, width) from rows of tiles (..., h, w), which are faded into each other.
+    """One image (..., height, width) from rows of tiles (..., h, w), which are faded into each other.
 
     The tiles are overwritten.
     """
     above: Sequence[Tensor] = ()
-    picture: Tensor | None = None
+    image: Tensor | None = None
     for row, top in zip(rows, count(0, grid.stride[0]), strict=False):
         for column, tile in enumerate(row):
             if above:
                 _fade_in(above[column], tile, grid.overlap[0], dim=-2)
             if column:
                 _fade_in(row[column - 1], tile, grid.overlap[1], dim=-1)
-            if picture is None:
-                picture = tile.new_empty((*tile.shape[:-2], height, width))
+            if image is None:
+                image = tile.new_empty((*tile.shape[:-2], height, width))
             # The next tile overwrites what it shares with this one: by then it is faded into it.
-            place = picture[..., top:, column * grid.stride[1] :]
+            place = image[..., top:, column * grid.stride[1] :]
             place[..., : tile.shape[-2], : tile.shape[-1]] = tile
         above = row
-    assert picture is not None
-    return picture
+    assert image is not None
+    return image
 
 
 def _fade_in(before: Tensor, after: Tensor, extent: int, dim: int) -> None:

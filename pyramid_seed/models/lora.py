@@ -43,9 +43,9 @@ class LoraMixin(PeftAdapterMixin):
     """diffusers' methods for LoRA, which remember the files that were read, and what was fused."""
 
     _lora_files: Mapping[str, tuple[object, LoraInUse]] = {}
-    """By adapter: its config, which tells it from others of the same name; its file."""
+    """By adapter: its config, which distinguishes it from others of the same name; its file."""
     _fused_loras: tuple[LoraInUse, ...] | None = ()
-    """What was added to the weights; None if they were changed in a way that cannot be told."""
+    """What was added to the weights; None if they were changed in a way that no file describes."""
 
     def load_lora_adapter(
         self,
@@ -98,7 +98,7 @@ class LoraMixin(PeftAdapterMixin):
         """The LoRAs that act on the output, in the order in which they are added.
 
         Returns:
-            None if that cannot be told: an adapter that was not read from a file, scales by block, some
+            None if that cannot be known: an adapter that was not read from a file, scales by block, some
             adapters fused and others not, or weights that an `unfuse_lora` left rounded.
         """
         if self._fused_loras is None:
@@ -160,6 +160,11 @@ def _acting_scales(layer: Any, *, merged: bool) -> dict[str, float | None]:
 def _in_common_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """All names of the rows, each once, in the order of the longest rows."""
     return list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
+
+
+def has_adapters(module: torch.nn.Module) -> bool:
+    """Whether peft has put adapters into a module."""
+    return any(hasattr(layer, "base_layer") for layer in module.modules())
 
 
 def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_options: Any) -> Path:
@@ -226,13 +231,13 @@ def lora_prefix(names: Collection[str]) -> str | None:
 def _check_names(names: Collection[str], prefix: str | None, modules: Collection[str]) -> None:
     """Refuse what diffusers would leave out with no more than a warning."""
     start = "" if prefix is None else f"{prefix}."
-    mine = [name.removeprefix(start) for name in names if name.startswith(start)]
-    if not mine:
+    own_names = [name.removeprefix(start) for name in names if name.startswith(start)]
+    if not own_names:
         raise ValueError(
             f"no tensor of the LoRA has a name that begins with {start!r}, e.g. {min(names, default='')!r}"
         )
     strange = [name for name in names if not name.startswith(start)]
-    strange += [name for name in mine if ".lora" not in name or name.split(".lora")[0] not in modules]
+    strange += [name for name in own_names if ".lora" not in name or name.split(".lora")[0] not in modules]
     if strange:
         raise ValueError(
             f"the LoRA is of another model: this one has no {', '.join(sorted(strange)[:3])}"

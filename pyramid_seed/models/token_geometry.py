@@ -4,8 +4,9 @@ A transformer step sees one sequence: the text tokens, then the history clips (o
 resolution of their stage), then the current latents. These functions hold the geometry of that sequence
 and nothing else; both transformer families share them.
 
-Shape suffixes: B batch, C channels, T latent frames, H/W latent rows/columns, p patch size,
-h/w token rows/columns (H / p, W / p), L text tokens, N video tokens (history and current), S = L + N.
+Shape suffixes: B batch, C channels, T latent frames, H/W latent rows/columns, p patch size, h/w token
+rows/columns (H / p, W / p), N video tokens (history and current), K values of a token, L text tokens,
+M those of the longest real text, S = L + N all tokens, D width of the text. A size of 1 is 1.
 """
 
 from __future__ import annotations
@@ -29,30 +30,32 @@ def check_clips(clips: Sequence[torch.Tensor], patch_size: int) -> None:
             )
 
 
-def pack_latents(latents: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Cut latents (B, C, T, H, W) into tokens (B, T*h*w, p*p*C), channel last within a token."""
-    batch, channels, frames, height, width = latents.shape
-    patches = latents.reshape(
+def pack_latents(latents_BCTHW: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Cut latents (B, C, T, H, W) into tokens (B, N, K), K = p*p*C with the channel last."""
+    batch, channels, frames, height, width = latents_BCTHW.shape
+    latents_BCThpwp = latents_BCTHW.reshape(
         batch, channels, frames, height // patch_size, patch_size, width // patch_size, patch_size
     )
-    return patches.permute(0, 2, 3, 5, 4, 6, 1).reshape(batch, -1, patch_size * patch_size * channels)
+    patches_BThwppC = latents_BCThpwp.permute(0, 2, 3, 5, 4, 6, 1)
+    return patches_BThwppC.reshape(batch, -1, patch_size * patch_size * channels)
 
 
 def unpack_latents(
-    tokens: torch.Tensor, patch_size: int, num_frames: int, height: int, width: int
+    tokens_BNK: torch.Tensor, patch_size: int, num_frames: int, height: int, width: int
 ) -> torch.Tensor:
-    """Inverse of `pack_latents`: tokens (B, T*h*w, p*p*C) to latents (B, C, T, height, width)."""
-    batch = tokens.shape[0]
-    patches = tokens.reshape(
+    """Inverse of `pack_latents`: tokens (B, N, K) to latents (B, C, T, height, width)."""
+    batch = tokens_BNK.shape[0]
+    patches_BThwppC = tokens_BNK.reshape(
         batch, num_frames, height // patch_size, width // patch_size, patch_size, patch_size, -1
     )
-    return patches.permute(0, 6, 1, 2, 4, 3, 5).reshape(batch, -1, num_frames, height, width)
+    latents_BCThpwp = patches_BThwppC.permute(0, 6, 1, 2, 4, 3, 5)
+    return latents_BCThpwp.reshape(batch, -1, num_frames, height, width)
 
 
 def interpolated_positions(length: int, full_length: int) -> torch.Tensor:
     """Positions of `length` tokens laid over a grid of `full_length`, float32, shape (length,).
 
-    A coarser history clip covers the same picture as the current latents, so its rows and columns stand
+    A coarser history clip covers the same image as the current latents, so its rows and columns stand
     at the linear interpolation of the current grid (Pyramid Flow, arXiv 2410.05954, section 3.4).
     """
     grid = torch.arange(full_length, dtype=torch.float32)
@@ -68,34 +71,34 @@ def video_positions(clips: Sequence[torch.Tensor], patch_size: int) -> torch.Ten
     frames from 0 over all clips; rows and columns refer to the grid of the last clip.
     """
     full_height, full_width = (size // patch_size for size in clips[-1].shape[-2:])
-    positions: list[torch.Tensor] = []
+    positions_N3: list[torch.Tensor] = []
     start = 0
     for clip in clips:
         frames, height, width = clip.shape[2], clip.shape[3] // patch_size, clip.shape[4] // patch_size
-        time = torch.arange(start, start + frames, dtype=torch.float32)
-        rows = interpolated_positions(height, full_height)
-        columns = interpolated_positions(width, full_width)
-        positions.append(torch.cartesian_prod(time, rows, columns))
+        time_T = torch.arange(start, start + frames, dtype=torch.float32)
+        rows_h = interpolated_positions(height, full_height)
+        columns_w = interpolated_positions(width, full_width)
+        positions_N3.append(torch.cartesian_prod(time_T, rows_h, columns_w))
         start += frames
-    return torch.cat(positions)
+    return torch.cat(positions_N3)
 
 
-def causal_attention_mask(text_mask: torch.Tensor, video_times: torch.Tensor) -> torch.Tensor:
+def causal_attention_mask(text_mask_BL: torch.Tensor, video_times_N: torch.Tensor) -> torch.Tensor:
     """Boolean mask (B, 1, S, S), True where a query (row) may attend to a key (column).
 
     Args:
-        text_mask: (B, L), non-zero for real text tokens, 0 for padding.
-        video_times: (N,) latent-frame index of every video token.
+        text_mask_BL: non-zero for real text tokens, 0 for padding.
+        video_times_N: latent-frame index of every video token.
 
     A token attends to tokens of its own and of earlier times; text has time 0. Padding attends to padding
     only and nothing else attends to it.
     """
-    batch, text_length = text_mask.shape
-    real = F.pad(text_mask.bool(), (0, video_times.shape[0]), value=True)
-    times = torch.cat([video_times.new_zeros(text_length), video_times])
-    same_kind = real[:, :, None] == real[:, None, :]
-    in_the_past = times[:, None] >= times[None, :]
-    return (same_kind & in_the_past)[:, None].expand(batch, 1, -1, -1)
+    batch, text_length = text_mask_BL.shape
+    real_BS = F.pad(text_mask_BL.bool(), (0, video_times_N.shape[0]), value=True)
+    times_S = torch.cat([video_times_N.new_zeros(text_length), video_times_N])
+    same_kind_BSS = real_BS[:, :, None] == real_BS[:, None, :]
+    in_the_past_SS = times_S[:, None] >= times_S[None, :]
+    return (same_kind_BSS & in_the_past_SS)[:, None].expand(batch, 1, -1, -1)
 
 
 def frame_stops(clips: Sequence[torch.Tensor], patch_size: int) -> list[int]:
@@ -108,15 +111,17 @@ def frame_stops(clips: Sequence[torch.Tensor], patch_size: int) -> list[int]:
     return list(accumulate(sizes))
 
 
-def text_without_padding(text: torch.Tensor, text_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def text_without_padding(
+    text_BLD: torch.Tensor, text_mask_BL: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut text (B, L, D) to the longest real text of the batch, real tokens last.
 
     Returns:
-        The text (B, longest, D), and how many tokens of padding each sample has in front: int64 (B,) on the
-        CPU.
+        The text (B, M, D), and how many tokens of padding each sample has in front: int64 (B,) on the CPU.
     """
-    real = text_mask.bool()
-    lengths = real.sum(dim=1).cpu()
-    longest = int(lengths.max())
-    last = real.int().argsort(dim=1, stable=True)[:, real.shape[1] - longest :]
-    return text.gather(1, last[..., None].expand(-1, -1, text.shape[2])), longest - lengths
+    real_BL = text_mask_BL.bool()
+    lengths_B = real_BL.sum(dim=1).cpu()
+    longest = int(lengths_B.max())
+    last_BM = real_BL.int().argsort(dim=1, stable=True)[:, real_BL.shape[1] - longest :]
+    text_BMD = text_BLD.gather(1, last_BM[..., None].expand(-1, -1, text_BLD.shape[2]))
+    return text_BMD, longest - lengths_B

@@ -21,6 +21,7 @@ from ..private_apis import is_compiled
 from .attention import PrefixPlan, Rotary, prefix_plan
 from .lora import LoraMixin
 from .onednn_linear import fast_linears
+from .rounding import RoundingMixin
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
     causal_attention_mask,
@@ -32,7 +33,9 @@ from .token_geometry import (
 )
 
 
-class PyramidTransformer3DModel(ModelMixin, ConfigMixin, LoraMixin, CacheMixin, AttentionMixin):
+class PyramidTransformer3DModel(
+    RoundingMixin, ModelMixin, ConfigMixin, LoraMixin, CacheMixin, AttentionMixin
+):
     """Velocity model of Pyramid Flow (arXiv 2410.05954): one sequence of text, history and current tokens.
 
     A family makes the modules named below and says how latents become tokens (`_embed_clips`), how positions

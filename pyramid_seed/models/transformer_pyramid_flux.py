@@ -59,7 +59,7 @@ class PyramidFluxAttnProcessor(PyramidAttnProcessor):
         else:
             projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
             added = tuple(projection(encoder_hidden_states) for projection in projections)
-        text_query, text_key, text_value = (each.unflatten(-1, heads) for each in added)
+        text_query, text_key, text_value = (projected.unflatten(-1, heads) for projected in added)
         attended = self.attend(
             torch.cat([attn.norm_added_q(text_query), query], dim=1),
             torch.cat([attn.norm_added_k(text_key), key], dim=1),
@@ -212,7 +212,7 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
     def _embed_clips(
         self,
         clips: Sequence[torch.Tensor],
-        size: Sequence[int],  # noqa: ARG002 - positions are told by rotation only
+        size: Sequence[int],  # noqa: ARG002 - positions enter by rotation only
     ) -> torch.Tensor:
         packed = torch.cat([pack_latents(clip, self.config.patch_size) for clip in clips], dim=1)
         return self.x_embedder(packed)

@@ -26,7 +26,7 @@ class PyramidPatchEmbed(PatchEmbed):
     """SD3's patches and sin-cos positions, for clips of a pyramid.
 
     The positions of the current latents are cropped from the middle of a square grid. A history clip covers
-    the same picture with fewer tokens, so it gets that crop interpolated to its size.
+    the same image with fewer tokens, so it gets that crop interpolated to its size.
     """
 
     def forward(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
@@ -158,7 +158,7 @@ def joint_block(
 class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
     """Velocity model of Pyramid Flow's SD3 family (arXiv 2410.05954).
 
-    Every parameter has the name and shape of the published checkpoints. Rows and columns are told to the
+    Every parameter has the name and shape of the published checkpoints. Rows and columns reach the
     tokens by sin-cos embeddings, time by rotation of the queries and keys.
 
     Args:
@@ -171,7 +171,7 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         num_attention_heads: heads; the model's width is heads x head width.
         joint_attention_dim: width of the T5 embeddings.
         pooled_projection_dim: width of the pooled CLIP embeddings, both together.
-        pos_embed_max_size: edge of the grid of positions, in tokens: the largest picture.
+        pos_embed_max_size: edge of the grid of positions, in tokens: the largest image.
 
     Raises:
         ValueError: if `attention_head_dim` is odd.

@@ -146,9 +146,9 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
     """
     if not isinstance(source, NoiseStreams):
         return
-    found: dict[int, NoiseKey] = {}
+    first_keys: dict[int, NoiseKey] = {}
     for key in keys:
-        if (first := found.setdefault(_effective_seed(source, key), key)) != key:
+        if (first := first_keys.setdefault(_effective_seed(source, key), key)) != key:
             raise _equal_draws(source, first, key)
 
 

@@ -115,8 +115,8 @@ class RecordedNoise:
             ValueError: if there is none, or it has another shape.
         """
         if key not in self._draws:
-            known = ", ".join(map(str, self._draws)) or "nothing"
-            raise ValueError(f"no draw recorded for {key}; recorded is {known}")
+            recorded = ", ".join(map(str, self._draws)) or "nothing"
+            raise ValueError(f"no draw recorded for {key}; recorded is {recorded}")
         values = self._draws[key]
         if tuple(values.shape) != tuple(shape):
             raise ValueError(f"draw {key} is recorded as {tuple(values.shape)}, asked for {tuple(shape)}")

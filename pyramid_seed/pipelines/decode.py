@@ -1,4 +1,4 @@
-"""Between latents and pictures: decode units as they are finished, encode the first picture."""
+"""Between latents and images: decode units as they are finished, encode the first image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .memory import contiguous_copy
 class ClipDecoder:
     """Decodes a clip one latent frame at a time, while later ones are still being made.
 
-    One latent frame a chunk, always: so the frames of a clip are bitwise the beginning of a longer one's, and
-    memory does not grow with the clip.
+    Always one latent frame per chunk: so the frames of a clip are bitwise the beginning of a longer one's,
+    and memory does not grow with the clip.
 
     On CUDA the work goes to a stream of its own, beside the generation of the next unit, and what is finished
     is handed on at the next call; elsewhere it is handed on at once. The values are the same.
@@ -95,7 +95,7 @@ class ClipDecoder:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A decoded latent frame; on CUDA, `done` tells when its stream has come so far."""
+    """A decoded latent frame; on CUDA, `done` is the event of its stream."""
 
     chunk: int
     values: torch.Tensor
@@ -130,7 +130,7 @@ def decode_chunks(vae: AutoencoderKLCausalVideo, latents: torch.Tensor) -> Itera
         latents: (1, C, T, H, W) float32, normalised.
 
     Yields:
-        Pixels (1, 3, t, s H, s W) in [-1, 1], float32: 1 frame, then r frames a chunk.
+        Pixels (1, 3, t, s H, s W) in [-1, 1], float32: 1 frame, then r frames per chunk.
 
     Raises:
         FloatingPointError: see `ClipDecoder`.

@@ -189,7 +189,7 @@ def denoise_unit(
 
 
 def denoise_clip(
-    known: torch.Tensor | None,
+    first_units: torch.Tensor | None,
     velocity_model: VelocityModel,
     scheduler: PyramidFlowMatchEulerDiscreteScheduler,
     noise: NoiseSource,
@@ -201,16 +201,16 @@ def denoise_clip(
     """Generate a clip unit by unit.
 
     Args:
-        known: latents (1, C, k, H, W) of the first k units when these are given: an image, or the beginning
-            of a clip; None when there are none.
-        settings: one entry a unit of the whole clip, known ones included.
+        first_units: latents (1, C, k, H, W) of the first k units if these are known: an image, or the
+            beginning of a clip; else None.
+        settings: one entry per unit of the whole clip, the first ones included.
         velocity_model, scheduler, noise, shape, device, on_step: see `denoise_unit`.
 
     Yields:
         The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
     """
-    frames = () if known is None else known.split(1, dim=2)
-    past = [latent_pyramid(contiguous_copy(frame), shape.num_stages) for frame in frames]
+    latent_frames = () if first_units is None else first_units.split(1, dim=2)
+    past = [latent_pyramid(contiguous_copy(frame), shape.num_stages) for frame in latent_frames]
     for unit in range(len(past), len(settings)):
         latents = denoise_unit(
             unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from ..models.lora import LoraInUse, find_lora_file, lora_names, lora_prefix
+from ..models.lora import LoraInUse, find_lora_file, has_adapters, lora_names, lora_prefix
 from ..private_apis import lora_options
 
 
@@ -26,7 +26,7 @@ class LoraLoaderMixin(LoraBaseMixin):
     ) -> None:
         """Load a LoRA into the transformer; needs peft.
 
-        Its file is remembered and told in the manifest of a clip; tensors without a file are not known there.
+        Its file is remembered and named in the manifest of a clip; tensors without a file are unknown there.
 
         Args:
             pretrained_model_name_or_path_or_dict: .safetensors, a folder or hub id that holds it, or tensors.
@@ -57,11 +57,8 @@ class LoraLoaderMixin(LoraBaseMixin):
         super().unfuse_lora(["transformer"] if components is None else components, **kwargs)
 
     def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
-        """The LoRAs that act; None if that cannot be told, see `LoraMixin.loras_in_use`."""
-        others = (part for name, part in self.components.items() if name != "transformer")
-        for part in others:
-            if isinstance(part, torch.nn.Module) and any(
-                hasattr(each, "base_layer") for each in part.modules()
-            ):
+        """The LoRAs that act; None if that cannot be known, see `LoraMixin.loras_in_use`."""
+        for name, part in self.components.items():
+            if name != "transformer" and isinstance(part, torch.nn.Module) and has_adapters(part):
                 return None
         return self.transformer.loras_in_use()

@@ -81,7 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def bytes_asked(message: str) -> int:
-    """How much was asked for when memory ran out, read from the message of torch or NumPy; 0 if not told."""
+    """How much was asked for when memory ran out, by the message of torch or NumPy; 0 if it does not say."""
     asked = _ASKED.search(message)
     return 0 if asked is None else int(float(asked["number"]) * _UNITS.get(asked["unit"], 0))
 

@@ -18,14 +18,14 @@ class PyramidFlowPipelineOutput(BaseOutput):
 
     Attributes:
         frames: for output_type "np" an array (B, T, H, W, 3) float32 in [0, 1]; "pt" a tensor (B, T, 3, H, W)
-            float32 in [0, 1]; "pil" a list of lists of pictures; "uint8" an array (B, T, H, W, 3) uint8;
+            float32 in [0, 1]; "pil" a list of lists of images; "uint8" an array (B, T, H, W, 3) uint8;
             "latent" the latents.
         latents: (B, C, t, H/s, W/s) float32, normalised, on the CPU.
         seeds: root seed of each clip; None where `noise` is no `NoiseStreams`.
-        ledgers: the draws of each clip.
-        text_digests: SHA-256 of the embeddings that each clip was told, see `text.text_digests`.
+        ledgers: the draws of each clip, those behind the units of a beginning included.
+        text_digests: SHA-256 of the embeddings that made each clip, as if in one go, see `text.text_digests`.
         stage_digests: of each clip and unit the SHA-256 of its latents after each stage, see
-            `stages.StageDigests`; () for an encoded picture, None where those of a given unit are not known.
+            `stages.StageDigests`; () for an encoded image, None where a beginning does not know them.
         interrupted: the run was stopped: only finished clips are there, or the finished units of the first.
     """
 

@@ -19,6 +19,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..checkpoints.loaded_weights import LoadedWeights
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, DeterminismLevel
@@ -66,6 +67,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
     source: ModelSource | None = None
     """Which model it is; set by `pyramid_seed.load_pipeline`."""
+    loaded_weights: LoadedWeights | None = None
+    """Its weights as they were loaded; set by `pyramid_seed.load_pipeline`."""
     _is_at_work = False
     _interrupt = False
     _guidance_scale = 0.0
@@ -180,11 +183,11 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Args:
             prompt: text, or a list of them: one clip each.
             negative_prompt: what to guide away from; a str serves all prompts. Used only where guided.
-            image: first frame; one picture for all prompts or one each. It must have the clip's size.
+            image: first frame; one image for all prompts or one per prompt, in the clip's size.
             height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
                 and 640.
-            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes a picture.
-            num_inference_steps: Euler steps of the first unit, an int for all stages or one a stage.
+            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
+            num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
             video_num_inference_steps: the same for the later units; default: as the first.
             guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
             video_guidance_scale: of the later units; default: as the first.
@@ -192,10 +195,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 max(guidance_scale - guidance_decay * u, min_guidance_scale) instead.
             num_videos_per_prompt: clips of each prompt, next to each other in the output.
             seed: root seed in [0, 2**64), see `noise_sources` for what it means in a batch. A list has one
-                root a clip.
-            generator: torch.Generator, or one a clip, that gives the root seeds.
-            noise: a `NoiseSource` a clip in place of a seed. With none of the three, root seeds come from the
-                operating system; they are in the output in any case.
+                root per clip.
+            generator: torch.Generator, or one per clip, that gives the root seeds.
+            noise: a `NoiseSource` per clip in place of a seed. With none of the three, root seeds come from
+                the operating system; they are in the output in any case.
             noise_device: where noise is drawn; the CPU's is the same on all machines.
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
@@ -222,7 +225,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 run in the same way.
             callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
                 frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
-                then r frames a chunk. With model or sequential offload that is after the last unit of the
+                then r frames per chunk. With model or sequential offload that is after the last unit of the
                 last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
 
         Raises:
@@ -288,7 +291,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         self.after_text(text_encoders)
 
         # 4. Latents of the units that are known: an image's, or those of a beginning.
-        known_latents = [
+        first_units = [
             self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
             for clip in range(request.num_clips)
         ]
@@ -321,7 +324,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
                 clip = self._denoise_clip(
                     request,
-                    known_latents[index],
+                    first_units[index],
                     model,
                     ledgered[index],
                     decoder,
@@ -465,7 +468,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def _denoise_clip(
         self,
         request: Request,
-        known: torch.Tensor | None,
+        first_units: torch.Tensor | None,
         model: GuidedTransformer,
         noise: LedgeredNoise,
         decoder: UnitDecoder,
@@ -478,14 +481,14 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
         units: list[torch.Tensor] = []
-        for latents in () if known is None else known.split(1, dim=2):
+        for latents in () if first_units is None else first_units.split(1, dim=2):
             units.append(latents)
             if request.images and on_unit is not None:
                 on_unit(0, latents, ())
             decoder.put(latents, is_last=len(units) == len(request.units))
         recorder = StageRecorder(request, on_step)
         new_units = denoise_clip(
-            known,
+            first_units,
             model,
             self.scheduler,
             noise,

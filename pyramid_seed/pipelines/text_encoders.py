@@ -106,8 +106,8 @@ class TextEncodersMixin:
         """Embeddings (count, ...) of as many texts; one text, or none, stands for all."""
         texts = text if isinstance(text, list) else [text or ""] * count
         encode = self._encode_text if torch.is_grad_enabled() else self.remembered_text
-        encoded = {each: encode(each, max_sequence_length, device) for each in dict.fromkeys(texts)}
-        return joined([encoded[each] for each in texts])
+        rows = {words: encode(words, max_sequence_length, device) for words in dict.fromkeys(texts)}
+        return joined([rows[words] for words in texts])
 
     def _encode_text(self, text: str, max_sequence_length: int, device: torch.device) -> TextEmbeddings:
         encoders = self._text_encoders()

@@ -62,7 +62,7 @@ class TextMemory:
 
 
 def encoders_state(encoders: Encoders) -> Hashable:
-    """What tells that encoders, or their adapters, are no longer what they were.
+    """A value that changes when encoders, or their adapters, are no longer what they were.
 
     Which objects they are, which parameters they have, in which dtype, how often each was written to, and
     which adapters of peft act at which scale. Where they lie does not count: offloading changes no bit. A

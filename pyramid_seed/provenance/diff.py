@@ -172,7 +172,8 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "package_version",
     )
     how = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
-    return {name: manifest[name] for name in names} | how | branches | manifest["settings"]
+    tiling = {"vae_tiling": manifest.get("vae_tiling")}
+    return {name: manifest[name] for name in names} | how | tiling | branches | manifest["settings"]
 
 
 def _weights(manifest: Mapping[str, Any]) -> dict[str, Any]:

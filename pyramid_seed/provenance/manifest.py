@@ -38,6 +38,7 @@ def build_manifest(
     *,
     model: Mapping[str, str | None],
     weights: Sequence[Mapping[str, Any]] | None,
+    weights_note: str | None = None,
     loras: Sequence[Mapping[str, Any]] | None = (),
     geometry: PyramidGeometry,
     ledger: NoiseLedger,
@@ -54,7 +55,8 @@ def build_manifest(
     Args:
         recipe: what was asked for.
         model: kind, name and revision, see `checkpoints.source.ModelSource.reference`, or `UNKNOWN_MODEL`.
-        weights: name, size and SHA-256 of the model's files; None if they are not known.
+        weights: name, size and SHA-256 of the model's files; None if no files hold the weights.
+        weights_note: why not.
         loras: adapter, file, size, sha256, scale and fused of each; None if they are not known.
         geometry: of the model.
         ledger: every draw.
@@ -83,8 +85,10 @@ def build_manifest(
         "attention": recipe.attention,
         "compiled": recipe.compiled,
         "image_sha256": recipe.image_digest,
+        **({"vae_tiling": list(recipe.vae_tiling)} if recipe.vae_tiling else {}),
         "model": dict(model),
         "weights": None if weights is None else [dict(row) for row in weights],
+        **({"weights_note": weights_note} if weights is None and weights_note else {}),
         "loras": None if loras is None else [dict(lora) for lora in loras],
         "geometry": {"num_units": latents.shape[2], "latent_channels": latents.shape[1], **asdict(geometry)},
         "ledger": ledger.to_list(),
@@ -123,6 +127,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         determinism=manifest["determinism"],
         **paths,
         image_digest=manifest["image_sha256"],
+        vae_tiling=tuple(manifest["vae_tiling"]) if manifest.get("vae_tiling") else None,
     )
 
 

@@ -68,8 +68,10 @@ class _Manifest(msgspec.Struct, kw_only=True):
     attention: str = BEFORE_PATHS["attention"]
     compiled: bool = BEFORE_PATHS["compiled"]
     image_sha256: str | None
+    vae_tiling: list[int] = []
     model: _Model
     weights: list[_File] | None
+    weights_note: str = ""
     loras: list[_Lora] | None
     geometry: _Geometry
     ledger: list[dict[str, Any]]

@@ -65,6 +65,8 @@ def _model(manifest: Mapping[str, Any]) -> str:
     parts = [name if model["kind"] != "folder" else f"{name} (a folder)"]
     parts += [f"variant {variant}"] if variant else []
     parts += [f"revision {model['revision'][:12]}"] if model["revision"] else []
+    if note := manifest.get("weights_note"):
+        parts.append(f"weights that no file holds ({note})")
     if weights is not None:
         size = sum(row["size"] for row in weights)
         parts.append(f"{len(weights)} files, {size / 1e6:.1f} MB")

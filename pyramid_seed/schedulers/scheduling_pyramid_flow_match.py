@@ -5,7 +5,7 @@ One flow from noise to latent is cut into stages, the coarsest first. Two kinds 
 - a global sigma says how much noise a latent holds: latent = (1 - sigma) * clean + sigma * noise. Stage s
   leads from `start_sigmas[s]` down to `end_sigmas[s]`.
 - a local sigma says where in its stage a latent is: 1 at the stage's start, 0 at its end. The Euler steps are
-  counted in it, and `timestep_of` says what the transformer is told there.
+  counted in it, and `timestep_of` gives the timestep that the transformer gets there.
 
 Between stages a latent is enlarged (nearest neighbour) and renoised, see `renoise_coefficients`.
 """
@@ -144,7 +144,7 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
         return int(self.config.num_train_timesteps)
 
     def timestep_of(self, stage_index: int, local_sigma: float | torch.Tensor) -> torch.Tensor:
-        """The timestep that the transformer is told at a place of a stage, linear in the local sigma.
+        """The timestep that the transformer gets at a place of a stage, linear in the local sigma.
 
         Args:
             stage_index: the stage, 0 = coarsest.
@@ -263,7 +263,7 @@ def _stage_boundaries(
     rising = all(start < end for start, end in pairwise(boundaries))
     if not rising or shares[0] != 0 or shares[-1] != 1:
         raise ValueError(
-            f"stage_range must rise from 0 to 1 by at least one timestep of {num_train_timesteps} a stage, "
+            f"stage_range must rise from 0 to 1 by at least one timestep of {num_train_timesteps} per stage, "
             f"got {shares}"
         )
     return boundaries

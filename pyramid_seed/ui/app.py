@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..media.images import open_image
 from . import html
 from .jobs import Job, Outcome, State
 from .limits import length_label
@@ -136,9 +137,9 @@ class Page:
         blocks.load(self.on_load, [self.clip], of_job, **quiet)
         self.stop.click(self.on_stop, [self.job_id], None, **quick)
         self.gallery.select(self.on_select, None, of_clip, **quick)
-        self.preset.change(
-            self.on_preset, [self.preset], [self.negative, self.length, self.height, self.width], **quick
-        )
+        of_preset = [self.negative, self.length, self.height, self.width]
+        self.preset.change(self.on_preset, [self.preset, self.image], of_preset, **quick)
+        self.image.change(self.on_image, [self.preset, self.image], [self.height, self.width], **quick)
         self.dice.click(lambda: (random_seed_text(), False), None, [self.seed, self.lock], **quick)
         self.seed.input(lambda: True, None, self.lock, **quick)
         self.branch_dice.click(random_seed_text, None, self.branch_seed, **quick)
@@ -221,16 +222,21 @@ class Page:
         with errors_as_messages():
             return self._show(str(event.value))
 
-    def on_preset(self, name: str) -> Changes:
-        """The form takes the preset's values."""
+    def on_preset(self, name: str, image: str | None) -> Changes:
+        """The form takes the preset's values; the size is that of the picture, if there is one."""
         with errors_as_messages():
             preset = self.studio.preset(name)
             return {
                 self.negative: preset.negative_prompt,
                 self.length: gr.Dropdown(self._length_choices(name), value=preset.num_frames),
-                self.height: preset.height,
-                self.width: preset.width,
+                **self.on_image(name, image),
             }
+
+    def on_image(self, preset: str, image: str | None) -> Changes:
+        """The size in the form is the picture's; without one, the preset's."""
+        with errors_as_messages():
+            sized = self.studio.preset(preset) if image is None else open_image(Path(image))
+            return {self.height: sized.height, self.width: sized.width}
 
     def on_tick(self, seen: tuple[str, int], clip: str) -> Changes:
         """The queue as it is now, and the gallery if a job ended, whichever page started it."""

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
-
 from ..provenance.latents import latents_path
 from ..provenance.manifest import find_manifest, sidecar_path
+
+_SHOWN = 300  # characters of a prompt
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Entry:
 
     Attributes:
         name: of the file.
-        prompt, seed: from the manifest.
+        prompt: its beginning, from the manifest.
+        seed: from the manifest.
         num_frames: of the clip.
         num_branches: how often the seed changes on the way.
     """
@@ -63,12 +64,27 @@ def list_clips(folder: Path, limit: int) -> tuple[Entry, ...]:
     return tuple(islice(filter(None, entries), limit))
 
 
+def clip_manifest(path: Path) -> dict[str, Any]:
+    """`find_manifest` of a file that may be anybody's.
+
+    Raises:
+        ValueError: as that, or whatever else the file makes its readers raise.
+        OSError: it cannot be read.
+    """
+    try:
+        return find_manifest(path)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path.name} holds no manifest that can be read: {error!r:.200}") from error
+
+
 @lru_cache(maxsize=4096)
 def _entry(path: Path, time: int, size: int) -> Entry | None:  # noqa: ARG001 - part of the cache's key
     """What the manifest says, None without one; time and size tell whether the file is still the same."""
     try:
-        manifest = find_manifest(path)
-    except (ValueError, OSError, av.FFmpegError):  # another program's video is no mistake: it is left out
+        manifest = clip_manifest(path)
+    except (ValueError, OSError):  # another program's video is no mistake: it is left out
         return None
     return entry_of(path.name, manifest)
 
@@ -77,7 +93,7 @@ def entry_of(name: str, manifest: Mapping[str, Any]) -> Entry:
     """The gallery's line for a manifest."""
     return Entry(
         name=name,
-        prompt=manifest["prompt"],
+        prompt=manifest["prompt"][:_SHOWN],
         seed=manifest["seed"],
         num_frames=manifest["settings"]["num_frames"],
         num_branches=len(manifest["branches"]),

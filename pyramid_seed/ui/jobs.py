@@ -129,13 +129,16 @@ class JobQueue:
 
     Args:
         max_waiting: how many may wait behind the running one.
+
+    Attributes:
+        num_finished: jobs that ended, in whatever way.
     """
 
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
         self._changed = threading.Condition()
         self._jobs: list[Job] = []  # that have not ended: the running one, then those that wait
-        self._num_finished = 0
+        self.num_finished = 0
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pyramid-seed jobs")
 
     @property
@@ -149,11 +152,6 @@ class JobQueue:
         """Jobs behind the running one."""
         with self._changed:
             return sum(job.view.state is State.WAITING for job in self._jobs)
-
-    @property
-    def num_finished(self) -> int:
-        """Jobs that ended, in whatever way."""
-        return self._num_finished
 
     def submit(self, title: str, work: Callable[[Job], Outcome], num_units: int = 0) -> Job:
         """Add a job at the end.
@@ -192,7 +190,7 @@ class JobQueue:
     def _end(self, job: Job, future: Future[Outcome]) -> None:
         with self._changed:
             self._jobs.remove(job)
-            self._num_finished += 1
+            self.num_finished += 1
             self._number()
             job._change(ahead=0, **_ending(job, future))
 
@@ -203,7 +201,12 @@ class JobQueue:
 
 def _run(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
     job._change(state=State.RUNNING)
-    return work(job)
+    try:
+        return work(job)
+    except RuntimeError:  # as the pipeline's, if it is stopped before it has anything
+        if job.is_stopping:
+            raise Stopped from None
+        raise
 
 
 def _ending(job: Job, future: Future[Outcome]) -> dict[str, object]:

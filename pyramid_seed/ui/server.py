@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 # Read by gradio when it is imported and when a page is built.
@@ -16,6 +18,7 @@ import gradio
 import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, PlainTextResponse
+from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,9 +27,7 @@ from .app import CSS, THEME, build_page
 from .gallery import find_clip
 from .html import CLIPS
 from .studio import Studio
-
-LOOPBACK = ("127.0.0.1", "localhost")
-MAX_UPLOAD = "32mb"
+from .uploads import MAX_FILE, BodyLimitMiddleware
 
 # The browser itself keeps the page from other hosts, whatever gradio's assets ask for.
 _POLICY = (
@@ -39,10 +40,14 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
+_OF_PROXIES = (b"x-forwarded-", b"forwarded", b"x-gradio-server")
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts."""
+    """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts.
+
+    What a request says of the proxies that it came through is dropped: gradio would put it into the page.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -55,6 +60,8 @@ class SecurityHeadersMiddleware:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
+        if "headers" in scope:
+            scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(_OF_PROXIES)]
         if scope["type"] == "http" and (_comes_from_elsewhere(scope) or _leads_elsewhere(scope["path"])):
             refusal = PlainTextResponse("Requests from other sites are refused.", 403)
             await refusal(scope, receive, send_with_headers)
@@ -65,10 +72,11 @@ class SecurityHeadersMiddleware:
 def build_server(studio: Studio, host: str) -> FastAPI:
     """The application: the clips of the studio's folder, and the page."""
     app = FastAPI(title="pyramid-seed", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimitMiddleware, folder=Path(get_upload_folder()))
     app.add_middleware(SecurityHeadersMiddleware)
-    if host in LOOPBACK:
+    if names := loopback_names(host):
         # Another site's page whose name was made to resolve to this machine sends another Host.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
 
     @app.api_route(CLIPS + "/{name}", methods=["GET", "HEAD"])
     def clip(name: str) -> FileResponse:
@@ -84,7 +92,7 @@ def build_server(studio: Studio, host: str) -> FastAPI:
         path="",
         server_name=host,
         allowed_paths=[],
-        max_file_size=MAX_UPLOAD,
+        max_file_size=MAX_FILE,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -107,21 +115,40 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
     Raises:
         OSError: the address cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
         tempfile.TemporaryDirectory() as uploads,
-        socket.create_server((host, port), family=family) as listener,
+        socket.create_server((host, port), family=_family(host)) as listener,
     ):
         os.environ["GRADIO_TEMP_DIR"] = uploads
         app = build_server(studio, host)
         announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, proxy_headers=False)
+        )
         # Pages that are still open are disconnected at the end; that is no error.
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         try:
             server.run(sockets=[listener])
         finally:
             studio.queue.close()
+
+
+def loopback_names(host: str) -> list[str]:
+    """What browsers call an address that reaches this machine only, as a Host header; none of any other.
+
+    Raises:
+        OSError: there is no such address.
+    """
+    # An empty one is every address.
+    found = socket.getaddrinfo(host or "0.0.0.0", None, _family(host), socket.SOCK_STREAM)
+    address = ipaddress.ip_address(found[0][4][0])
+    if not address.is_loopback:
+        return []
+    return ["localhost", host.lower(), f"[{address}]" if address.version == 6 else str(address)]
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _comes_from_elsewhere(scope: Scope) -> bool:

@@ -12,12 +12,12 @@ from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
 from ..geometry import PyramidGeometry
 from ..media.images import open_image
 from ..presets import Preset
-from ..provenance.manifest import find_manifest, geometry_of, recipe_of
+from ..provenance.manifest import geometry_of, recipe_of
 from ..recipe import plan_extension
 from ..run_options import RunOptions
-from .gallery import Entry, find_clip, list_clips
+from .gallery import Entry, clip_manifest, find_clip, list_clips
 from .jobs import Job, JobQueue
-from .limits import Limits, lengths
+from .limits import Limits, check_prompt, lengths
 from .work import continue_clip, make_clip, verify_clip
 
 GALLERY_SIZE = 24
@@ -99,6 +99,8 @@ class Studio:
         Raises:
             ValueError: it cannot be made, or is too large for this server; or the queue is full.
         """
+        check_prompt("the prompt", request.prompt)
+        check_prompt("the negative prompt", request.negative_prompt)
         preset = self.preset(request.preset)
         image = None if request.image is None else open_image(request.image)
         height, width = (request.height, request.width) if image is None else (image.height, image.width)
@@ -136,7 +138,7 @@ class Studio:
             FileNotFoundError: there is no such clip in the folder.
         """
         path = find_clip(self.folder, name)
-        manifest = find_manifest(path)
+        manifest = clip_manifest(path)
         recipe, geometry = recipe_of(manifest), geometry_of(manifest)
         settings = recipe.settings
         self.limits.check(num_frames, settings.height, settings.width)
@@ -157,7 +159,7 @@ class Studio:
     def verify(self, name: str) -> Job:
         """Queue a verification of a clip in the folder; raises as `extend`."""
         path = find_clip(self.folder, name)
-        model, device = self._model_of(find_manifest(path)), self.run_options.device
+        model, device = self._model_of(clip_manifest(path)), self.run_options.device
         work = partial(verify_clip, clip_path=path, model=model, device=device)
         return self.queue.submit(f"verify {name}", work)
 
@@ -167,7 +169,7 @@ class Studio:
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of a clip in the folder; raises as `extend`."""
-        return find_manifest(find_clip(self.folder, name))
+        return clip_manifest(find_clip(self.folder, name))
 
     def _model_of(self, manifest: Mapping[str, Any]) -> str | None:
         """Where the weights of a clip are, if its manifest names a folder that a preset has."""

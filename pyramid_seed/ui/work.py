@@ -38,20 +38,7 @@ def make_clip(
     run_options: RunOptions,
 ) -> Outcome:
     """`generate`, and the clip in the folder. Stopped, it keeps the units that are finished."""
-    try:
-        clip = generate(
-            prompt,
-            seed=seed,
-            preset=preset,
-            image=image,
-            progress=False,
-            on_step=step_reporter(job),
-            on_chunk=chunk_reporter(job),
-            **asdict(run_options),
-        )
-    except RuntimeError:
-        _raise_if_stopped(job)
-        raise
+    clip = generate(prompt, seed=seed, preset=preset, image=image, **_reporters(job), **asdict(run_options))
     path = free_path(folder, clip_stem(prompt, seed))
     if image is not None:
         write_image(image_path(path), np.asarray(image))
@@ -72,24 +59,18 @@ def continue_clip(
 ) -> Outcome:
     """`extend`, and the new clip beside the old one, which has `old_num_frames`."""
     first_frame = image_path(clip_path)
-    try:
-        clip = extend(
-            clip_path,
-            num_frames,
-            branch_seed=branch_seed,
-            from_frame=from_frame,
-            model=model,
-            image=image_beside(clip_path),
-            device=device,
-            progress=False,
-            on_step=step_reporter(job),
-            on_chunk=chunk_reporter(job),
-        )
-    except RuntimeError:
-        _raise_if_stopped(job)
-        raise
-    if len(clip.frames) <= (old_num_frames if from_frame is None else from_frame):
-        _raise_if_stopped(job)
+    clip = extend(
+        clip_path,
+        num_frames,
+        branch_seed=branch_seed,
+        from_frame=from_frame,
+        model=model,
+        image=image_beside(clip_path),
+        device=device,
+        **_reporters(job),
+    )
+    if job.is_stopping and len(clip.frames) <= (from_frame or old_num_frames):
+        raise Stopped
     path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
     if first_frame.is_file():
         with replacing(image_path(path)) as temporary:
@@ -100,17 +81,12 @@ def continue_clip(
 
 def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | None) -> Outcome:
     """`verify`: the clip is made again and compared."""
-    try:
-        verification = verify(
-            clip_path,
-            model=model,
-            image=image_beside(clip_path),
-            device=device,
-            progress=False,
-            on_step=step_reporter(job),
-        )
-    finally:
-        _raise_if_stopped(job)
+    image = image_beside(clip_path)
+    verification = verify(
+        clip_path, model=model, image=image, device=device, progress=False, on_step=step_reporter(job)
+    )
+    if job.is_stopping:
+        raise Stopped
     difference = verification.difference
     environment = (f"{field.field}: {field.a!r} then, {field.b!r} now" for field in verification.environment)
     return Outcome(
@@ -122,6 +98,10 @@ def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | N
             *(("environment", text) for text in environment if difference is not None),
         ),
     )
+
+
+def _reporters(job: Job) -> dict[str, Any]:
+    return {"progress": False, "on_step": step_reporter(job), "on_chunk": chunk_reporter(job)}
 
 
 def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
@@ -156,12 +136,6 @@ def image_beside(clip: Path) -> Image | None:
 def _made(path: Path, clip: Clip, num_frames: int) -> Outcome:
     made = len(clip.frames)
     if made < num_frames:
-        return Outcome(
-            path.name, f"Stopped: the first {made} of {num_frames} frames were kept", is_good=False
-        )
+        headline = f"Stopped: the first {made} of {num_frames} frames were kept"
+        return Outcome(path.name, headline, is_good=False)
     return Outcome(path.name, f"Made in {clip.seconds:.1f} s")
-
-
-def _raise_if_stopped(job: Job) -> None:
-    if job.is_stopping:
-        raise Stopped from None

@@ -41,9 +41,9 @@ def test_jsonl_reports_every_bad_line(tmp_path):
     path = write(tmp_path, "a.jsonl", "\n".join(lines))
     rows, bad = read_rows(path)
     assert rows == [Row(1, {"prompt": "a\nboat", "seed": [1, 2]})]
-    assert [each.where for each in bad] == [f"{path}, line {line}" for line in (3, 4, 5, 6)]
-    for each, word in zip(bad, ("not a JSON object", "must be a JSON object", "twice", "NaN"), strict=True):
-        assert word in each.reason
+    assert [row.where for row in bad] == [f"{path}, line {line}" for line in (3, 4, 5, 6)]
+    for row, word in zip(bad, ("not a JSON object", "must be a JSON object", "twice", "NaN"), strict=True):
+        assert word in row.reason
 
 
 def test_csv_counts_lines_of_cells_with_newlines(tmp_path):
@@ -63,7 +63,7 @@ def test_yaml_is_a_list_with_line_numbers(tmp_path):
     path = write(tmp_path, "a.yml", text)
     rows, bad = read_rows(path)
     assert rows == [Row(1, {"prompt": "a boat"}), Row(2, {"prompt": "a\nsea\n", "seed": [1, 2]})]
-    assert [each.where for each in bad] == [f"{path}, line 6", f"{path}, line 7"]
+    assert [row.where for row in bad] == [f"{path}, line 6", f"{path}, line 7"]
     assert "given twice" in bad[1].reason
 
 

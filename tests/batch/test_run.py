@@ -25,7 +25,7 @@ from pyramid_seed.provenance.manifest import find_manifest
 from pyramid_seed.reproduce import verify
 from tests.conftest import REFERENCE
 
-PICTURE = REFERENCE / "i2v_input.png"
+IMAGE = REFERENCE / "i2v_input.png"
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def stop_after(monkeypatch):
     return arm
 
 
-def told(manifest):
-    """What a manifest says of the clip, without the run."""
+def without_the_run(manifest):
+    """What a manifest says of the clip alone."""
     return {name: value for name, value in manifest.items() if name not in ("timings", "environment", "file")}
 
 
@@ -76,7 +76,7 @@ def test_a_batch_makes_the_clips_of_generate(run, settings, tmp_path):
     assert sorted(summary.digests.values()) == sorted(clip.digest for clip in clips)
     for clip in clips:
         (file,) = [name for name, digest in summary.digests.items() if digest == clip.digest]
-        assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
+        assert without_the_run(find_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
 
 
 GUIDED_FIRST = {"guidance_scale": 3.0, "video_guidance_scale": 1.0, "negative_prompt": "fog"}
@@ -88,9 +88,9 @@ GUIDED_FIRST = {"guidance_scale": 3.0, "video_guidance_scale": 1.0, "negative_pr
     [
         {"prompt": "a boat", "num_frames": 17},
         {"prompt": "a boat", "num_frames": 17, **GUIDED_FIRST},
-        {"prompt": "the sea", "num_frames": 17, "image": str(PICTURE), "height": 64, "width": 128},
+        {"prompt": "the sea", "num_frames": 17, "image": str(IMAGE), "height": 64, "width": 128},
     ],
-    ids=["text", "guided at first", "picture"],
+    ids=["text", "guided at first", "image"],
 )
 def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, row, unit):
     disarm = stop_after(unit)
@@ -102,11 +102,11 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert entry["resumed_units"] == unit + 1
 
-    image = open_image(PICTURE) if "image" in row else None
+    image = open_image(IMAGE) if "image" in row else None
     given = {name: value for name, value in row.items() if name not in ("prompt", "image")}
     clip = generate(row["prompt"], seed=5, image=image, **{"height": 64, "width": 64, **given}, **settings)
     assert summary.digests[file] == clip.digest
-    assert told(find_manifest(tmp_path / "clips" / file)) == told(clip.manifest)
+    assert without_the_run(find_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
 
 
 def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after):
@@ -190,17 +190,17 @@ def test_a_way_to_run_that_there_is_not_is_refused_before_anything_starts(run, t
     assert not (tmp_path / "clips").exists()
 
 
-def test_a_picture_that_changes_after_the_plan_fails_its_item(run, tmp_path, monkeypatch):
-    picture = tmp_path / "a.png"
-    shutil.copy(PICTURE, picture)
+def test_an_image_that_changes_after_the_plan_fails_its_item(run, tmp_path, monkeypatch):
+    image = tmp_path / "a.png"
+    shutil.copy(IMAGE, image)
     publish = Launch.publish
 
     def publish_and_change(launch, plan):
         publish(launch, plan)
-        open_image(PICTURE).transpose(0).save(picture)
+        open_image(IMAGE).transpose(0).save(image)
 
     monkeypatch.setattr(Launch, "publish", publish_and_change)
-    row = {"prompt": "a", "image": str(picture), "height": 64, "width": 128, "num_frames": 1}
+    row = {"prompt": "a", "image": str(image), "height": 64, "width": 128, "num_frames": 1}
     summary = run(row, {"prompt": "b", "num_frames": 1})
     assert "another image than when the batch began" in next(iter(summary.failed.values()))
     assert len(summary.digests) == 1

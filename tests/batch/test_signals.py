@@ -32,6 +32,6 @@ def test_a_signal_stops_after_the_running_step(tmp_path, plain, number):
 
 
 def test_handlers_are_given_back(tmp_path):
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run(tmp_path, 1)
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

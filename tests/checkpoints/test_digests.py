@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_rows_are_sorted_and_right(folder):
 def test_a_known_file_is_not_read_again_unless_asked_to(folder, monkeypatch):
     rows = weight_digests(folder, NAMES)
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "_sha256", lambda path: pytest.fail(f"{path} was read again"))
+        patch.setattr(weights, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
         assert weight_digests(folder, NAMES) == rows
     file = folder / "vae/weights.safetensors"
     file.write_bytes(b"54321")
@@ -88,6 +89,15 @@ def test_without_a_place_for_the_cache_there_is_a_warning(folder, tmp_path, monk
         pytest.warns(UserWarning, match="was not written"),
     ):
         assert len(weight_digests(folder, NAMES)) == 2
+
+
+def test_a_warning_that_is_made_an_error_goes_to_the_log(folder, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(weight_digests(folder, NAMES)) == 2
+    assert "was not written" in caplog.text
 
 
 def test_the_cache_is_in_the_home_folder_by_default(monkeypatch, tmp_path):

@@ -595,6 +595,7 @@ class Parts(DiffusionPipeline):
         self.register_modules(transformer=transformer, vae=vae, scheduler=scheduler)
 
 
+@pytest.mark.slow
 def test_every_module_that_model_index_names_is_imported_with_the_loader():
     # diffusers imports no module because a file names it: the caller must have done so.
     modules = {

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyramid_seed.media.video import Frames, write_video
+from pyramid_seed.media.frames import Frames
+from pyramid_seed.media.video import write_video
 from pyramid_seed.provenance.manifest import manifest_json
 from scripts.renew_golden import read_frames, read_manifests
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.prompts import Prompt
-from pyramid_seed.explore.tables import read_measures
+from pyramid_seed.explore.tables import findings_csv, read_measures
 
 from .sweeps import PROMPTS, SEEDS, tree_of
 
@@ -30,6 +32,20 @@ def test_json_and_csv_agree(swept):
         for measure in MEASURES:
             value = row["measures"][measure.name]
             assert line[measure.name] == ("" if value is None else str(value))
+
+
+def test_a_spreadsheet_computes_no_prompt(swept):
+    prompts = {
+        text: f"'{text}" for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\uff1d1")
+    }
+    prompts["a = 1"] = "a = 1"
+    found = swept[1].findings
+    for prompt, cell in prompts.items():
+        one = replace(found, prompts=(replace(found.prompts[0], prompt=Prompt(prompt, prompt)),))
+        row = next(csv.DictReader(io.StringIO(findings_csv(one, "clips"), newline="")))
+        assert (row["prompt"], row["image"], row["seed"]) == (cell, cell, "0")
+        drift = found.prompts[0].clips[0].values["sharpness_drift"]
+        assert row["sharpness_drift"] == str(drift), "numbers stay numbers, also below 0"
 
 
 def test_the_json_says_what_was_found(swept):

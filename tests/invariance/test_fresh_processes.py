@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -26,39 +27,29 @@ print(json.dumps({name: identity(make(load(name))) for name in MODELS}))
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
-    """What two processes that differ in all but the code made, by the model's name."""
-    folders = [tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(ROOT),
-                "PYTHONHASHSEED": str(hash_seed),
-                "OMP_NUM_THREADS": str(threads),
-                "LC_ALL": locale,
-                "TZ": zone,
-            },
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for hash_seed, threads, folder, locale, zone in zip(
-            (1, 2), (1, 3), folders, ("C", "C.UTF-8"), ("UTC", "Asia/Kathmandu"), strict=True
-        )
-    ]
-    done = []
-    for process in processes:
-        output, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
-        done.append(json.loads(output))
-    return done
+    """What a process that differs from this one in all but the code made, by the model's name."""
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1",
+            "OMP_NUM_THREADS": str(torch.get_num_threads() + 2),
+            "LC_ALL": "C",
+            "TZ": "UTC" if time.timezone else "Asia/Kathmandu",
+        },
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
-def test_other_processes_make_the_same_clip(model, reference, identities):
-    here = json.loads(json.dumps(clips.identity(reference)))
-    assert [each[model] for each in identities] == [here, here]
+def test_another_process_makes_the_same_clip(model, reference, identities):
+    assert identities[model] == json.loads(json.dumps(clips.identity(reference)))
 
 
 @pytest.mark.parametrize("threads", [2, 3])

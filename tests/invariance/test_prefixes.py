@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
 from pyramid_seed.pipelines.beginning import Beginning
 
+from . import clips
 from .clips import assert_same
 
 UNITS = 5
 """The clip of the default preset."""
 
 
+@pytest.fixture(scope="module")
+def whole_clip(loaded):
+    return cache(lambda model: clips.make(loaded(model), units=UNITS, num_inference_steps=1))
+
+
 @pytest.fixture
-def whole(make):
-    return make(units=UNITS, num_inference_steps=1)
+def whole(model, whole_clip):
+    """The clip with all its units, made once per model."""
+    return whole_clip(model)
 
 
 def test_every_shorter_clip_is_the_beginning(pipe, make, whole):

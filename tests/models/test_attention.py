@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_dense_mask(tokens):
     weights[0, : PADDING[0]] = 0
 
     def gradients(attend):
-        leaves = [each.clone().requires_grad_() for each in tokens]
+        leaves = [values.clone().requires_grad_() for values in tokens]
         return torch.autograd.grad((attend(leaves) * weights).sum(), leaves)
 
     dense = gradients(lambda leaves: dispatch_attention_fn(*leaves, attn_mask=dense_mask()))
@@ -69,15 +69,15 @@ def test_what_comes_later_changes_no_bit(tokens):
 
 
 def test_padding_is_zero_and_changes_no_bit(tokens):
-    changed = [each.clone() for each in tokens]
-    for each in changed:
-        each[0, : PADDING[0]] = 1e4
+    changed = [values.clone() for values in tokens]
+    for values in changed:
+        values[0, : PADDING[0]] = 1e4
     assert torch.equal(attended(changed), attended(tokens))
     assert not attended(tokens)[0, : PADDING[0]].any()
 
 
 def test_less_padding_changes_no_bit(tokens):
-    alone = [each[:1, PADDING[0] :].contiguous() for each in tokens]
+    alone = [values[:1, PADDING[0] :].contiguous() for values in tokens]
     result = prefix_attention(*alone, STOPS - PADDING[0], torch.zeros(1, dtype=torch.int64))
     assert torch.equal(result, attended(tokens)[:1, PADDING[0] :])
 

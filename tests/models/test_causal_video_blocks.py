@@ -72,13 +72,13 @@ def test_an_activation_in_front_changes_no_bit():
 def test_gradients_with_an_activation_in_front():
     module = CausalConv3d(4, 6, kernel_size=3)
     x = torch.randn(1, 4, 5, 8, 8)
-    found = []
+    actual = []
     for after_silu in (True, False):
         leaf, cache = x.clone().requires_grad_(), TemporalCache()
         parts = [part * 1 if after_silu else F.silu(part) for part in leaf.split([1, 4], dim=2)]
         out = torch.cat([module(part, cache, after_silu=after_silu) for part in parts], dim=2)
-        found.append(torch.autograd.grad(out.square().sum(), leaf)[0])
-    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+        actual.append(torch.autograd.grad(out.square().sum(), leaf)[0])
+    torch.testing.assert_close(*actual, rtol=0, atol=1e-5)
 
 
 def test_gradients_are_those_of_the_convolution():
@@ -89,8 +89,8 @@ def test_gradients_are_those_of_the_convolution():
         for module in (ours, plain):
             module(x).square().sum().backward()
             grads.append((module.weight.grad, module.bias.grad))
-        for found, expected in zip(*grads, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+        for actual, expected in zip(*grads, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()
@@ -129,6 +129,6 @@ def test_frames_are_normalised_one_by_one_without_a_copy():
     norm = FrameGroupNorm(2, 4)
     x = torch.randn(1, 4, 3, 6, 5).contiguous(memory_format=torch.channels_last_3d)
     frames = [nn.GroupNorm.forward(norm, frame) for frame in x.unbind(2)]
-    found = norm(x)
-    torch.testing.assert_close(found, torch.stack(frames, dim=2), rtol=0, atol=1e-5)
-    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    actual = norm(x)
+    torch.testing.assert_close(actual, torch.stack(frames, dim=2), rtol=0, atol=1e-5)
+    assert actual.is_contiguous(memory_format=torch.channels_last_3d)

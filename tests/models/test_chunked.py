@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from pyramid_seed.models.chunked import PartRunner, TileGrid, Tiling, run_in_parts, stitch
+from pyramid_seed.models.chunked import ChunkedRunner, TileGrid, Tiling, run_chunked, stitch
 from tests.cases import check_cases
 
 
 def spans(slices, total):
-    return [(each.start, min(each.stop, total)) for each in slices]
+    return [(extent.start, min(extent.stop, total)) for extent in slices]
 
 
 def test_no_tile_lies_inside_its_neighbour():
@@ -59,30 +59,32 @@ def stitched_by_definition(rows, size, stride, height, width):
         down = slice(None, None if row == len(blended) - 1 else stride)
         cut = [tile[..., down, :stride] for tile in tiles[:-1]]
         bands.append(torch.cat([*cut, tiles[-1][..., down, :]], dim=-1))
-    picture = torch.cat(bands, dim=-2)
-    assert picture.shape[-2:] == (height, width)
-    return picture
+    image = torch.cat(bands, dim=-2)
+    assert image.shape[-2:] == (height, width)
+    return image
 
 
-@pytest.mark.parametrize(("size", "stride"), [(8, 6), (8, 4), (8, 3), (8, 8)])
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (13, 8), (17, 22), (20, 31)])
-def test_tiles_are_blended_as_defined(size, stride, height, width):
-    grid = TileGrid((size, size), (stride, stride))
-    generator = torch.Generator().manual_seed(0)
-    rows = [
-        [torch.randn(1, 2, 3, height, width, generator=generator)[..., down, right] for down, right in row]
-        for row in grid.windows(height, width)
-    ]
-    expected = stitched_by_definition(rows, size, stride, height, width)
-    found = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+def test_tiles_are_blended_as_defined():
+    def rule(stride, extent, size=8):
+        height, width = extent
+        grid = TileGrid((size, size), (stride, stride))
+        generator = torch.Generator().manual_seed(0)
+        rows = [
+            [torch.randn(1, 2, 3, *extent, generator=generator)[..., down, right] for down, right in row]
+            for row in grid.windows(height, width)
+        ]
+        expected = stitched_by_definition(rows, size, stride, height, width)
+        stitched = stitch([[tile.clone() for tile in row] for row in rows], grid, height, width)
+        torch.testing.assert_close(stitched, expected, rtol=0, atol=1e-6)
+
+    check_cases(product([6, 4, 3, 8], [(8, 8), (13, 8), (17, 22), (20, 31)]), rule)
 
 
-def test_equal_tiles_make_the_picture():
+def test_equal_tiles_make_the_image():
     grid = TileGrid((8, 8), (6, 6))
-    picture = torch.randn(1, 1, 1, 20, 27)
-    rows = [[picture[..., down, right].clone() for down, right in row] for row in grid.windows(20, 27)]
-    torch.testing.assert_close(stitch(rows, grid, 20, 27), picture)
+    image = torch.randn(1, 1, 1, 20, 27)
+    rows = [[image[..., down, right].clone() for down, right in row] for row in grid.windows(20, 27)]
+    torch.testing.assert_close(stitch(rows, grid, 20, 27), image)
 
 
 def test_sizes_of_the_output():
@@ -136,11 +138,9 @@ def test_nothing_is_kept_after_the_last_chunk(small):
 def test_a_clip_of_one_chunk_needs_no_cache():
     caches = []
     list(
-        run_in_parts(
-            lambda x, cache: caches.append(cache) or x, torch.zeros(1, 1, 3, 2, 2), None, None, False
-        )
+        run_chunked(lambda x, cache: caches.append(cache) or x, torch.zeros(1, 1, 3, 2, 2), None, None, False)
     )
-    PartRunner(lambda x, cache: caches.append(cache) or x, None, False)(
+    ChunkedRunner(lambda x, cache: caches.append(cache) or x, None, False)(
         torch.zeros(1, 1, 1, 2, 2), is_last=True
     )
     assert caches == [None, None]

@@ -41,7 +41,7 @@ def files(family, tmp_path) -> dict[str, Path]:
 
 def acting(model):
     loras = model.loras_in_use()
-    return None if loras is None else [(each.adapter, each.scale, each.fused) for each in loras]
+    return None if loras is None else [(lora.adapter, lora.scale, lora.fused) for lora in loras]
 
 
 def load(model, file, name):

@@ -53,8 +53,8 @@ def test_what_is_not_meant_is_left_to_torch():
     x = torch.randn(40, 64)
     expected = [layer(few), half(x.bfloat16()), F.linear(x, special)]
     with OneDnnLinear():
-        found = [layer(few), half(x.bfloat16()), F.linear(x, special)]
-    for ours, theirs in zip(found, expected, strict=True):
+        actual = [layer(few), half(x.bfloat16()), F.linear(x, special)]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.equal(ours, theirs)
         assert type(ours) is type(theirs)
 

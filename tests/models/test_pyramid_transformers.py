@@ -14,7 +14,6 @@ from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBro
 from diffusers.models.attention_dispatch import attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyramid_seed.choices import ATTENTION_PATHS
@@ -324,11 +323,11 @@ def test_a_context_given_again_changes_no_bit(model, inputs, path):
 @torch.no_grad()
 def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
     counts = {}
-    for each in ATTENTION_PATHS:
-        model.set_attention_path(each)
+    for path in ATTENTION_PATHS:
+        model.set_attention_path(path)
         with CountedCalls("_linear_pointwise") as calls:
             velocity(model, inputs)
-        counts[each] = calls.count
+        counts[path] = calls.count
     assert counts["reference"] == 0
     assert counts["prefix"] >= 6 * len(model._blocks())
 
@@ -477,8 +476,11 @@ def as_unit(unit, stage, num_text):
     }
 
 
+@pytest.mark.parametrize("family", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)], indirect=True)
 def test_a_longer_history_does_not_compile_again(family, model):
     """Not the depth of the model either: the blocks of a kind share what was compiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # which takes a second to import
+
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     plain = build(family)

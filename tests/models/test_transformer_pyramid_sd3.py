@@ -34,7 +34,7 @@ def positions_only(pos_embed, clips):
     return pos_embed(clips, clips[-1].shape[-2:])
 
 
-def test_one_picture_is_embedded_as_in_sd3(pos_embed):
+def test_one_image_is_embedded_as_in_sd3(pos_embed):
     latents = torch.randn(2, 4, 1, 8, 12)
     sd3 = PatchEmbed.forward(pos_embed, latents[:, :, 0])
     assert torch.equal(pos_embed([latents], (8, 12)), sd3)
@@ -62,7 +62,7 @@ def test_half_sized_history_stands_at_the_mean_of_the_positions_that_it_covers(p
     assert torch.equal(tokens[0, 16:], grid.reshape(-1, 16))
 
 
-def test_a_picture_larger_than_the_grid(pos_embed):
+def test_an_image_larger_than_the_grid(pos_embed):
     with pytest.raises(ValueError, match=r"at most 24 .* got 8 x 26; use 8 x 24"):
         pos_embed([torch.zeros(1, 4, 1, 8, 26)], (8, 26))
 

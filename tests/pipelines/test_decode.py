@@ -1,4 +1,4 @@
-"""Between latents and pictures."""
+"""Between latents and images."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ def test_int8_weights(own_pipe, small, make):
     assert torch.equal(own_pipe("a boat", seed=7, **small).latents, both[1:])
 
 
-def test_a_picture_and_a_clip_from_it(pipe, make):
-    picture = make(num_frames=1, output_type="pil").frames[0][0]
-    assert isinstance(picture, Image.Image)
-    assert picture.size == (64, 64)
-    clip = make(image=picture, num_frames=17, output_type="uint8")
+def test_an_image_and_a_clip_from_it(pipe, make):
+    image = make(num_frames=1, output_type="pil").frames[0][0]
+    assert isinstance(image, Image.Image)
+    assert image.size == (64, 64)
+    clip = make(image=image, num_frames=17, output_type="uint8")
     assert clip.frames.shape == (1, 17, 64, 64, 3)
     assert next(entry.key.stream for entry in clip.ledgers[0]) == "posterior"

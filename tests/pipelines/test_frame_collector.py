@@ -144,8 +144,8 @@ def test_under_model_offload_frames_come_after_the_last_unit(own_pipe, make, sma
 
 
 @torch.no_grad()
-def test_a_picture_leaves_nothing_behind(pipe):
-    """The cache is for chunks to come; a picture has none."""
+def test_an_image_leaves_nothing_behind(pipe):
+    """The cache is for chunks to come; an image has none."""
     chunks = []
     decoder = ClipDecoder(pipe.vae, lambda chunk, pixels: chunks.append(pixels))
     latents = torch.randn(1, pipe.vae.config.latent_channels, 1, 8, 8)

@@ -17,7 +17,7 @@ from pyramid_seed.pipelines.noise_sources import noise_sources
 from tests.cases import check_cases
 
 
-def picture(width=64, height=64):
+def an_image(width=64, height=64):
     return Image.new("RGB", (width, height), (10, 200, 30))
 
 
@@ -84,17 +84,17 @@ CALLS = {
     "guidance decay": ({"guidance_decay": float("nan")}, "guidance_decay must be finite, got nan"),
     "least guidance": ({"min_guidance_scale": float("nan")}, "min_guidance_scale must be finite, got nan"),
     "image of another size": (
-        {"image": picture(64, 128)},
+        {"image": an_image(64, 128)},
         "image must have the clip's height and width 64 x 64, got 128 x 64; resize it first, e.g. "
         "image.resize\\(\\(64, 64\\)\\)",
     ),
     "image whose size does not fit": (
-        {"image": picture(100, 70), "height": None, "width": None},
+        {"image": an_image(100, 70), "height": None, "width": None},
         "image gives the clip its size of 70 x 100, but height must be a multiple of 64, got 70; "
         "use 64 or 128; resize it first",
     ),
     "images, too few": (
-        {"prompt": ["a", "b", "c"], "image": [picture(), picture()]},
+        {"prompt": ["a", "b", "c"], "image": [an_image(), an_image()]},
         "image must be one image or one for each of the 3 prompts, got 2",
     ),
     "image of bytes": (
@@ -317,8 +317,8 @@ def test_noise_sources():
     assert roots(1, 1, noise=given[0]) == [8]
 
 
-def test_pictures_of_every_kind_are_the_same():
-    image = picture()
+def test_images_of_every_kind_are_the_same():
+    image = an_image()
     array = np.asarray(image, np.float32) / 255
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     expected = tensor[None] * 2 - 1
@@ -327,11 +327,11 @@ def test_pictures_of_every_kind_are_the_same():
         assert torch.equal(frame, expected)
     frames = first_frames(image, 3)
     assert len(frames) == 3
-    frames = first_frames([image, picture()], 2)
+    frames = first_frames([image, an_image()], 2)
     assert [frame.shape for frame in frames] == [(1, 3, 64, 64)] * 2
 
 
-def test_a_picture_is_turned_as_its_exif_says_and_opaque_alpha_is_dropped():
+def test_an_image_is_turned_as_its_exif_says_and_opaque_alpha_is_dropped():
     values = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
     upright = Image.fromarray(values)
     lying = upright.transpose(Image.Transpose.ROTATE_90)

@@ -41,7 +41,7 @@ def test_load_scale_fuse_and_unload(own_pipe, lora, small, make):
     own_pipe.set_adapters("style", 0.5)
     half = latents()
     assert 1e-3 < difference(half, plain) < difference(full, plain)
-    assert [(each.adapter, each.scale) for each in own_pipe.loras_in_use()] == [("style", 0.5)]
+    assert [(lora.adapter, lora.scale) for lora in own_pipe.loras_in_use()] == [("style", 0.5)]
     own_pipe.set_adapters("style", 1.0)
     assert torch.equal(latents(attention_kwargs={"scale": 0.5}), half)
     assert torch.equal(latents(), full)
@@ -53,7 +53,7 @@ def test_load_scale_fuse_and_unload(own_pipe, lora, small, make):
     assert difference(fused, full) < 1e-3
     own_pipe.unload_lora_weights()
     assert torch.equal(latents(), fused)
-    assert [(each.scale, each.fused) for each in own_pipe.loras_in_use()] == [(1.0, True)]
+    assert [(lora.scale, lora.fused) for lora in own_pipe.loras_in_use()] == [(1.0, True)]
 
 
 def test_unloading_gives_the_plain_model_bit_for_bit(own_pipe, lora, small, make):

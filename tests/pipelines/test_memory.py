@@ -35,7 +35,7 @@ def test_weights_move_and_stay_tied():
 
     align_weights(module)
 
-    assert all(each.data_ptr() % ALIGNMENT == 0 for each in (*module.parameters(), *module.buffers()))
+    assert all(weight.data_ptr() % ALIGNMENT == 0 for weight in (*module.parameters(), *module.buffers()))
     assert module[0].weight is parameter
     assert module[1].weight is parameter
     assert module[1].bias.data_ptr() == aligned_before

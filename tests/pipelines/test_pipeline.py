@@ -42,7 +42,7 @@ def same(first, second) -> bool:
     return torch.equal(first, second)
 
 
-def picture(height=64, width=64) -> Image.Image:
+def an_image(height=64, width=64) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
@@ -197,8 +197,8 @@ class TestOutputs:
             3,
         )
 
-    def test_pictures_of_every_kind_give_the_same_clip(self, make):
-        image = picture()
+    def test_images_of_every_kind_give_the_same_clip(self, make):
+        image = an_image()
         array = np.asarray(image, np.float32) / 255
         tensor = torch.from_numpy(array).permute(2, 0, 1)
         given = [
@@ -207,8 +207,8 @@ class TestOutputs:
         assert all(same(given[0], other) for other in given[1:])
 
     def test_image_to_video(self, pipe, make):
-        """The picture is unit 0, drawn from its posterior; the size is the picture's."""
-        image = picture(64, 128)
+        """The image is unit 0, drawn from its posterior; the size is the image's."""
+        image = an_image(64, 128)
         output = make(image=image, height=None, width=None, num_frames=17, output_type="uint8")
         assert output.frames.shape == (1, 17, 64, 128, 3)
         pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)[None] * 2 - 1
@@ -220,8 +220,8 @@ class TestOutputs:
             keys += [NoiseKey("initial", unit, 0), NoiseKey("renoise", unit, 1), NoiseKey("renoise", unit, 2)]
         assert [entry.key for entry in output.ledgers[0]] == keys
 
-    def test_pictures_in_a_batch(self, make):
-        images = [picture(), Image.new("RGB", (64, 64), "red")]
+    def test_images_in_a_batch(self, make):
+        images = [an_image(), Image.new("RGB", (64, 64), "red")]
         together = clips(make(["a", "b"], image=images, num_videos_per_prompt=2))
         alone = [
             clip
@@ -257,7 +257,7 @@ class TestBatch:
         output = make(["a red circle", "a"], num_videos_per_prompt=2, num_frames=1)
         assert output.seeds == [7, 8, 7, 8]
         alone = [make(prompt, seed=seed, num_frames=1) for prompt in ("a red circle", "a") for seed in (7, 8)]
-        assert same(output.latents, torch.cat([each.latents for each in alone]))
+        assert same(output.latents, torch.cat([output.latents for output in alone]))
 
     def test_negative_prompts(self, make):
         """One for all is one each; none is an empty one; they matter only where guided."""
@@ -514,8 +514,8 @@ class TestSeeds:
 
 
 class TestPrefixes:
-    def test_a_shorter_clip_of_a_picture_is_the_beginning(self, make):
-        settings = {"image": picture(), "num_inference_steps": [1, 2, 1], "output_type": "uint8"}
+    def test_a_shorter_clip_of_an_image_is_the_beginning(self, make):
+        settings = {"image": an_image(), "num_inference_steps": [1, 2, 1], "output_type": "uint8"}
         whole = make(num_frames=25, **settings)
         for num_frames, num_units in ((1, 1), (9, 2), (17, 3)):
             shorter = make(num_frames=num_frames, **settings)
@@ -588,13 +588,13 @@ class TestPrecision:
 
 
 class TestMemoryModes:
-    """What saves memory changes no bit, with a picture, too."""
+    """What saves memory changes no bit, with an image, too."""
 
     @pytest.mark.parametrize("blocks", [None, 1], ids=["leaves", "blocks"])
     def test_group_offload(self, own_pipe, small, make, blocks):
         kind = "leaf_level" if blocks is None else "block_level"
         own_pipe.enable_group_offload(torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks)
-        image = picture()
+        image = an_image()
         small["output_type"] = "uint8"
         for _ in range(2):
             output = own_pipe("a red circle", image=image, seed=7, **small)
@@ -613,7 +613,7 @@ class TestMemoryModes:
             if isinstance(part, torch.nn.Module):
                 accelerate.cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
         assert own_pipe.transformer.proj_out.weight.device.type == "meta"
-        image = picture()
+        image = an_image()
         for _ in range(2):
             output = own_pipe("a red circle", image=image, seed=7, **small | {"output_type": "uint8"})
             assert same(output.frames, make(image=image, output_type="uint8").frames)
@@ -637,7 +637,7 @@ CACHES = [
 @pytest.mark.parametrize("config", CACHES, ids=lambda config: type(config).__name__)
 class TestStepCaches:
     def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
-        small["num_inference_steps"] = 2
+        small |= {"num_inference_steps": 2, "num_frames": 1}
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
         layer.register_forward_hook(lambda *args: calls.append(1))

@@ -97,11 +97,11 @@ def test_the_clip_is_the_same(own_pipe, small, then):
 
 
 def test_freed_encoders_leave_memory_before_the_units_are_made(own_pipe, small):
-    (references,) = [[weakref.ref(each) for each in encoders(own_pipe) if each is not None]]
+    (references,) = [[weakref.ref(encoder) for encoder in encoders(own_pipe) if encoder is not None]]
     alive = []
 
     def look(*_):
-        alive.append([each for each in references if each() is not None])
+        alive.append([reference for reference in references if reference() is not None])
 
     own_pipe("a", seed=1, text_encoders="free", callback_on_unit_end=look, **small)
     assert alive[0] == []
@@ -182,5 +182,5 @@ def test_offloaded_encoders_come_back(own_pipe, small):
     own_pipe.__dict__.pop("_text_memory")
     for text, wanted in zip(("a", "b"), kept, strict=True):
         made = own_pipe(text, seed=1, text_encoders="offload", **small)
-        assert {each.device.type for each in encoders(own_pipe) if each is not None} == {"cpu"}
+        assert {encoder.device.type for encoder in encoders(own_pipe) if encoder is not None} == {"cpu"}
         assert torch.equal(wanted.latents, made.latents)

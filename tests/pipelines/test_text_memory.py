@@ -104,7 +104,7 @@ def test_a_change_of_an_encoder_is_noticed(own_pipe, encoded, change):
 
 def test_merging_an_adapter_is_noticed(own_pipe, encoded):
     add_adapter(own_pipe)
-    layer = next(each for each in own_pipe.text_encoder.modules() if hasattr(each, "merged_adapters"))
+    layer = next(module for module in own_pipe.text_encoder.modules() if hasattr(module, "merged_adapters"))
     own_pipe.remembered_text("a", 20)
     layer.set_scale("default", 0.5)
     own_pipe.remembered_text("a", 20)

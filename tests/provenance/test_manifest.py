@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pyramid_seed import generate
+from pyramid_seed.files import file_digest
 from pyramid_seed.media.video import read_comment, read_video, write_video
 from pyramid_seed.noise import SCHEME, Branch, NoiseLedger
 from pyramid_seed.provenance.manifest import (
@@ -174,11 +175,15 @@ def test_json_is_canonical(made):
 
 
 def test_it_is_found_inside_or_beside(made, saved, tmp_path):
-    assert (
-        find_manifest(saved) == find_manifest(saved.with_suffix(".json")) == json.loads(read_comment(saved))
-    )
+    inside, beside = find_manifest(saved), find_manifest(saved.with_suffix(".json"))
+    assert inside == json.loads(read_comment(saved))
+    assert beside == inside | {"file": inside["file"] | {"sha256": file_digest(saved)}}
     gif = made.save(tmp_path / "clip.gif", sidecar=True)
-    assert find_manifest(gif)["file"] == {"ending": ".gif", "scale": 6, "lossless": False}
+    shown = {"ending": ".gif", "scale": 6, "lossless": False, "sha256": file_digest(gif)}
+    assert find_manifest(gif)["file"] == shown
+    gif.write_bytes(gif.read_bytes() + b"x")
+    with pytest.raises(ValueError, match=r"clip\.json is the manifest of another file than .*clip\.gif"):
+        find_manifest(gif)
     pictures = made.save(tmp_path / "frames.png", sidecar=True)
     assert pictures.is_dir()
     assert find_manifest(pictures)["file"]["lossless"]

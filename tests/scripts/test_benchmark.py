@@ -110,7 +110,15 @@ def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
     assert "| none | 1 MiB | load_pipeline(...) |" in said
 
 
-@pytest.mark.parametrize("mode", [name for name, mode in memory.MODES.items() if not mode.needs_gpu])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        # A CPU takes ten times as long in bfloat16.
+        pytest.param(name, marks=pytest.mark.slow if mode.dtype else ())
+        for name, mode in memory.MODES.items()
+        if not mode.needs_gpu
+    ],
+)
 def test_modes_of_a_cpu_run(mode):
     if mode == "quantised":
         pytest.importorskip("torchao")
@@ -211,9 +219,8 @@ def test_peaks_of_fresh_processes_are_their_own():
 def test_fresh_processes_have_the_threads_of_this_one():
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            assert run_fresh("torch", "get_num_threads", [])["value"] == threads
+        torch.set_num_threads(before + 1)
+        assert run_fresh("torch", "get_num_threads", [])["value"] == before + 1
     finally:
         torch.set_num_threads(before)
 

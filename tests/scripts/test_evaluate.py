@@ -32,8 +32,18 @@ from tests.cases import check_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = world.held_out_examples(36)
-CLIPS = [world.render(example.scene) for example in EXAMPLES]
-SEEN = [recognise(clip) for clip in CLIPS]
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """The rendered examples."""
+    return [world.render(example.scene) for example in EXAMPLES]
+
+
+@pytest.fixture(scope="module")
+def seen(clips):
+    """What is recognised in them."""
+    return [recognise(clip) for clip in clips]
 
 
 def _run(monkeypatch, *arguments):
@@ -50,8 +60,8 @@ def test_rendered_clips_score_all():
     assert scores["psnr"] == 10 * np.log10(255**2 / 1e-12)
 
 
-def test_what_is_lost_at_the_end_or_out_of_place_is_counted():
-    example, clip = EXAMPLES[0], CLIPS[0].copy()
+def test_what_is_lost_at_the_end_or_out_of_place_is_counted(clips):
+    example, clip = EXAMPLES[0], clips[0].copy()
     assert kept_to_the_end(example, clip)
     assert kept_in_place(example, clip)
     assert kept_in_place(example, np.roll(clip, 2, axis=1))
@@ -63,9 +73,9 @@ def test_what_is_lost_at_the_end_or_out_of_place_is_counted():
     assert not kept_in_place(example, clip)
 
 
-def test_confusion_of_rendered_clips_is_diagonal():
+def test_confusion_of_rendered_clips_is_diagonal(seen):
     def rule(attribute):
-        counts = confusion(EXAMPLES, SEEN, attribute)
+        counts = confusion(EXAMPLES, seen, attribute)
         size = len(NAMES[attribute])
         assert counts.shape == (size, size + 1)
         assert np.array_equal(counts[:, :size], np.diag(counts.diagonal()))
@@ -75,18 +85,18 @@ def test_confusion_of_rendered_clips_is_diagonal():
     check_cases(list(NAMES), rule)
 
 
-def test_what_grows_has_no_size_to_be_right_in():
+def test_what_grows_has_no_size_to_be_right_in(seen):
     grows = next(i for i, example in enumerate(EXAMPLES) if example.scene.motion == "grow")
     moves = next(i for i, example in enumerate(EXAMPLES) if example.scene.motion == "left")
     pair = [EXAMPLES[grows], EXAMPLES[moves]]
-    assert shares(pair, [SEEN[grows], replace(SEEN[moves], size=None)])["size"] == 0
-    assert confusion(pair, [SEEN[grows], SEEN[moves]], "size").sum() == 1
+    assert shares(pair, [seen[grows], replace(seen[moves], size=None)])["size"] == 0
+    assert confusion(pair, [seen[grows], seen[moves]], "size").sum() == 1
 
 
-def test_mistakes_are_counted_where_they_belong():
+def test_mistakes_are_counted_where_they_belong(seen):
     """The first clip is a red circle; call it blue and of no known shape."""
     assert (EXAMPLES[0].scene.colour, EXAMPLES[0].scene.shape) == ("red", "circle")
-    seen = [replace(SEEN[0], colour="blue", shape=None), *SEEN[1:]]
+    seen = [replace(seen[0], colour="blue", shape=None), *seen[1:]]
     found = shares(EXAMPLES, seen)
     wrong = dict.fromkeys(("colour", "shape", "all"), 35 / 36)
     assert found == dict.fromkeys((*ATTRIBUTES, *FINER_ATTRIBUTES), 1) | wrong
@@ -105,10 +115,10 @@ def test_bars_are_least_shares():
     assert below_bars({**bars, "shape": bars["shape"] - 0.01}, bars) == ["shape"]
 
 
-def test_sheet_says_mistakes_in_red():
+def test_sheet_says_mistakes_in_red(clips, seen):
     """The strips of red objects are left out: below labels, red may be paint."""
     index = next(i for i, example in enumerate(EXAMPLES) if example.scene.colour == "blue")
-    example, clip, right = EXAMPLES[index], CLIPS[index], SEEN[index]
+    example, clip, right = EXAMPLES[index], clips[index], seen[index]
 
     def reds(seen):
         sheet = labelled_sheet([example], [seen], [clip]).astype(int)
@@ -118,7 +128,7 @@ def test_sheet_says_mistakes_in_red():
     assert reds(replace(right, motion="down" if right.motion != "down" else "up")) > 10
     assert reds(replace(right, shape=None)) > 10
     assert reds(replace(right, speed="slow" if right.speed != "slow" else "quick")) > 10
-    assert labelled_sheet(EXAMPLES[:4], SEEN[:4], CLIPS[:4]).shape[2] == 3
+    assert labelled_sheet(EXAMPLES[:4], seen[:4], clips[:4]).shape[2] == 3
 
 
 def test_settings_of_the_preset_are_arguments_of_the_pipeline():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from pyramid_seed import generate
 from pyramid_seed.ui.app import Page, message_of, whole
@@ -44,6 +45,14 @@ def test_the_folder_of_a_preset_is_where_its_clips_weights_are(from_folder, tmp_
 def test_a_clip_that_went_away_is_an_error_for_the_page(page):
     with pytest.raises(gr.Error, match=r"there is no clip &#x27;gone\.mp4&#x27; in the output folder"):
         next(page.on_verify("gone.mp4"))
+
+
+def test_the_size_in_the_form_is_that_of_the_picture(page, studio, tmp_path):
+    Image.new("RGB", (96, 32)).save(tmp_path / "a.png")
+    of_picture, of_preset = {page.height: 32, page.width: 96}, {page.height: 64, page.width: 64}
+    for image, size in ((str(tmp_path / "a.png"), of_picture), (None, of_preset)):
+        assert page.on_image("short", image) == size
+        assert page.on_preset("short", image).items() >= size.items()
 
 
 def test_messages_are_text():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from pyramid_seed import generate
 from pyramid_seed.media.video import write_video
-from pyramid_seed.ui.gallery import find_clip, free_path, list_clips
+from pyramid_seed.ui.gallery import clip_manifest, find_clip, free_path, list_clips
 from tests.refusals import not_refused
 
 
@@ -37,6 +38,22 @@ def test_other_files_are_not_shown(clip, tmp_path):
     (tmp_path / "link.mp4").symlink_to(tmp_path / "elsewhere" / "clip.mp4")
     clip.save(tmp_path / ".hidden.mp4")
     assert list_clips(tmp_path, 9) == ()
+
+
+def test_a_file_that_no_reader_can_bear_is_left_out_alone(clip, tmp_path):
+    clip.save(tmp_path / "clip.mp4")
+    frames = np.zeros((1, 64, 64, 3), np.uint8)
+    comments = {"deep": "[" * 100_000, "objects": '{"a":' * 100_000, "large": "[" + "1," * 10**7 + "1]"}
+    for name, comment in comments.items():
+        write_video(tmp_path / f"{name}.mp4", frames, 8, comment=comment)
+    assert [entry.name for entry in list_clips(tmp_path, 9)] == ["clip.mp4"]
+    words = dict.fromkeys(comments, "holds no manifest")
+    assert not_refused(lambda name: clip_manifest(tmp_path / f"{name}.mp4"), words) == {}
+
+
+def test_a_long_prompt_is_shown_in_part(clip, tmp_path):
+    replace(clip, recipe=replace(clip.recipe, prompt="x" * 9000)).save(tmp_path / "clip.mp4")
+    assert list_clips(tmp_path, 9)[0].prompt == "x" * 300
 
 
 def test_a_file_that_was_replaced_is_read_again(clip, tmp_path, short):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from starlette.testclient import TestClient
 
-from pyramid_seed.ui.server import build_server
+from pyramid_seed.ui import uploads
+from pyramid_seed.ui.server import build_server, loopback_names
 from pyramid_seed.ui.studio import Studio
 
 
@@ -95,6 +97,39 @@ def test_a_site_of_another_name_is_refused(client):
     assert client.get("/", headers={"Host": "example.com"}).status_code == 400
 
 
+def test_every_address_of_this_machine_alone_has_its_names():
+    names = {
+        "127.0.0.1": {"127.0.0.1", "localhost"},
+        "localhost": {"127.0.0.1", "localhost"},
+        "127.0.0.2": {"127.0.0.2", "localhost"},
+        "127.1": {"127.1", "127.0.0.1", "localhost"},
+        "::1": {"::1", "[::1]", "localhost"},
+        "0:0:0:0:0:0:0:1": {"0:0:0:0:0:0:0:1", "[::1]", "localhost"},
+        **{host: set() for host in ("0.0.0.0", "", "::", "10.0.0.1", "2001:db8::1")},
+    }
+    assert {host: set(loopback_names(host)) for host in names} == names
+
+
+def test_on_any_loopback_address_a_site_of_another_name_is_refused(studio):
+    statuses = {}
+    for host, name in (("::1", "[::1]:7860"), ("127.0.0.2", "127.0.0.2:7860"), ("0.0.0.0", "example.com")):
+        with TestClient(build_server(studio, host), base_url="http://127.0.0.9") as client:
+            statuses[host] = [
+                client.get("/config", headers={"Host": sent}).status_code for sent in (name, "example.com")
+            ]
+    assert statuses == {"::1": [200, 400], "127.0.0.2": [200, 400], "0.0.0.0": [200, 200]}
+
+
+def test_what_a_request_says_of_proxies_is_ignored(client):
+    names = ("X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-For", "X-Forwarded-Prefix", "Forwarded")
+    for name in (*names, "X-Gradio-Server"):
+        for path in ("/", "/config"):
+            value = "https" if name.endswith("Proto") else "http://evil.example"
+            text = client.get(path, headers={name: value}).text
+            assert "evil.example" not in text, name
+            assert "https://127.0.0.1" not in text, name
+
+
 def test_a_page_of_another_site_can_send_nothing(client):
     files = {"files": ("a.png", b"image")}
     answers = {
@@ -111,3 +146,29 @@ def test_a_page_of_another_site_can_send_nothing(client):
 def test_uploads_are_limited(client):
     files = {"files": ("big.png", bytes(33 * 2**20))}
     assert client.post("/gradio_api/upload", files=files).status_code == 413
+
+
+def test_uploads_are_limited_in_all_and_in_number(studio, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(uploads, "MAX_TOTAL", 3000)
+    with TestClient(build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
+
+        def upload(number: int) -> int:
+            files = {"files": ("a.png", bytes([number]) * 1100)}
+            return client.post("/gradio_api/upload", files=files).status_code
+
+        assert [upload(number) for number in (1, 2, 3)] == [200, 200, 413]
+        for path in tmp_path.iterdir():
+            os.utime(path, (0, 0))
+        assert upload(3) == 200
+        assert [len(list(tmp_path.rglob(name))) for name in ("a.png", "dice.svg")] == [1, 1]
+        monkeypatch.setattr(uploads, "MAX_NUMBER", 1)
+        refusal = client.post("/gradio_api/upload", files={"files": ("a.png", b"1")})
+        assert refusal.text.startswith("there is no room for another picture: this page keeps at most 100")
+
+
+def test_other_requests_are_short_and_say_how_long_they_are(client):
+    answer = client.post("/gradio_api/queue/join", json={"data": ["x" * 20 * 2**20]})
+    assert answer.status_code == 413
+    assert answer.json()["detail"].startswith("a request must be at most 1048576 bytes, got 209")
+    assert client.post("/gradio_api/queue/join", content=iter([b"{}"])).status_code == 411

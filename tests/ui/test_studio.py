@@ -109,6 +109,11 @@ def test_what_cannot_be_made_is_refused_before_it_is_queued(studio):
         ("width", 160): "width must be at most 128 on this server (--max-width), got 160",
         ("num_frames", 6): "num_frames must be 4k + 1, got 6; use 5 or 9",
         ("num_frames", 37): "num_frames must be at most 33 on this server (--max-frames), got 37",
+        ("prompt", "x" * 20_000_000): "the prompt must be at most 10,000 characters, got 20,000,000",
+        (
+            "negative_prompt",
+            "x" * 10_001,
+        ): "the negative prompt must be at most 10,000 characters",
         ("preset", "/etc/passwd.yaml"): "this page has no preset '/etc/passwd.yaml'; it has short",
     }
     assert not_refused(lambda change: studio.make(replace(REQUEST, **dict([change]))), words) == {}

@@ -1,0 +1,37 @@
+"""What `.to(dtype)` does to a model's weights: as loading in that dtype does, and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, Self
+
+import torch
+
+
+class RoundingMixin:
+    """For models of diffusers, whose `_keep_in_fp32_modules` only `from_pretrained` heeds.
+
+    Attributes:
+        was_rounded: whether some weights were brought to a dtype of fewer bits since they were read.
+    """
+
+    was_rounded = False
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """What every `.to()`, `.half()` and the like comes down to."""
+        kept_modules = set(self._keep_in_fp32_modules or ())  # type: ignore[attr-defined]  # of ModelMixin
+        tensors = self._named_tensors()
+        dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+        kept = {name: tensor.data for name, tensor in tensors.items() if kept_modules & set(name.split("."))}
+        del tensors
+        super()._apply(fn, recurse)  # type: ignore[misc]  # of nn.Module
+        for name, tensor in self._named_tensors().items():
+            if name in kept and tensor.dtype != dtypes[name]:
+                tensor.data = kept[name].to(tensor.device)
+            self.was_rounded |= tensor.dtype.itemsize < dtypes.get(name, tensor.dtype).itemsize
+        return self
+
+    def _named_tensors(self) -> dict[str, torch.Tensor]:
+        model: Any = self
+        return dict(chain(model.named_parameters(), model.named_buffers()))
