@@ -65,6 +65,19 @@ def test_what_is_not_whole_is_made_again(tmp_path, damage):
     assert {seed for seed, _ in maker.made} == {1}
 
 
+def test_a_clip_is_known_by_its_id_under_the_name_of_an_earlier_version(tmp_path):
+    """Names left out all letters but a-z: what is finished keeps its name."""
+    before = run(tmp_path, 1).digests
+    (job,) = jobs_of(1)
+    earlier = job.file.replace("a-boat", "clip")
+    (tmp_path / job.file).rename(tmp_path / earlier)
+    index_file = tmp_path / "index.jsonl"
+    index_file.write_text(index_file.read_text().replace(job.file, earlier))
+    maker = NoiseMaker()
+    summary = run(tmp_path, 1, maker=maker)
+    assert (summary.found, summary.digests, maker.made) == (1, {earlier: before[job.file]}, [])
+
+
 def test_a_plan_that_cannot_be_made_ends_the_batch(tmp_path):
     def refuse():
         raise ValueError("bad list")
