@@ -39,6 +39,7 @@ from .pipelines.stages import StageDigests
 from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
+from .texts import check_prompt
 
 
 def load_pipeline(
@@ -376,12 +377,6 @@ def check_request(
         num_videos_per_prompt=1,
         **arguments,
     )
-
-
-def check_prompt(prompt: object) -> None:
-    """Refuse what is not one text."""
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
 
 
 def weights_of(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:

@@ -12,6 +12,9 @@ from .errors import writing
 
 logger = logging.getLogger(__name__)
 
+_TOLD = ("pyramid_seed.batch.rows", "pyramid_seed.pipelines.text")
+"""Whose warnings are shown on the terminal too: of what is left out of a list, and of a prompt."""
+
 
 @contextmanager
 def log_file(folder: Path, rank: int) -> Iterator[None]:
@@ -28,6 +31,10 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     package = logging.getLogger("pyramid_seed")
     level = package.level
     package.addHandler(handler)
+    terminal = logging.StreamHandler()
+    terminal.setLevel(logging.WARNING)
+    terminal.addFilter(lambda record: record.name in _TOLD)
+    package.addHandler(terminal)
     package.setLevel(logging.INFO)
     try:
         yield
@@ -37,6 +44,7 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     finally:
         package.setLevel(level)
         package.removeHandler(handler)
+        package.removeHandler(terminal)
         with writing(folder):
             handler.close()
 
