@@ -12,6 +12,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
+    check_watchers,
     checked_pipeline,
     frame_digest,
     load_pipeline,
@@ -268,6 +269,7 @@ def _original(clip: AnyClip) -> _Original:
 
 
 def _start(callbacks: Callbacks, recipe: Recipe) -> None:
+    check_watchers(**{"sink": None, **callbacks})
     sink = callbacks.get("sink")
     if sink is not None:
         sink.start(recipe.settings.fps, recipe.settings.scale)

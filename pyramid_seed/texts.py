@@ -50,6 +50,11 @@ def printable(text: str) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Each of its lines as `printable` gives it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def read_bounded(path: Path, limit: int, what: str) -> bytes:
     """The bytes of a file.
 

@@ -38,7 +38,7 @@ ALLOWED = {
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
         "api": "checkpoints choices clip determinism devices dtypes environment geometry media models noise "
-        "pipelines presets private_apis recipe run_options texts",
+        "pipelines presets private_apis recipe run_options seeds texts",
         "reproduce": "api checkpoints clip dtypes media models pipelines provenance recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
         "noise pipelines presets run_options seeds texts unique_keys",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..media.images import open_image, pixels_digest
 from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
-from ..seeds import check_root, parse_root
+from ..seeds import parse_root, plain_root
 from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
 
@@ -113,9 +113,7 @@ def _items_of(
         image = (folder / _text("image", values["image"])).resolve()
         digest, settings = _with_size_of(image, settings, is_sized=bool({"height", "width"} & given.keys()))
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
-    for seed in seeds:
-        check_root(seed)
-    return [BatchItem(prompt, seed, settings, image, digest) for seed in seeds]
+    return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
 
 
 def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:

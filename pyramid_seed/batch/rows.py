@@ -148,12 +148,8 @@ def _read_txt(text: str, where: str) -> _Lines:
     prompts = [(line, prompt.strip()) for line, prompt in enumerate(text.split("\n"), start=1)]
     remarks = [line for line, prompt in prompts if prompt.startswith("#")]
     if remarks:
-        logger.warning(
-            "%s: lines that begin with # are no prompts: %d, the first is line %d",
-            where,
-            len(remarks),
-            remarks[0],
-        )
+        told = "%s: lines that begin with # are no prompts: %d, the first is line %d"
+        logger.warning(told, where, len(remarks), remarks[0])
     yield from (
         (line, {"prompt": prompt}) for line, prompt in prompts if prompt and not prompt.startswith("#")
     )
