@@ -269,8 +269,8 @@ def _original(clip: AnyClip) -> _Original:
 
 
 def _start(callbacks: Callbacks, recipe: Recipe) -> None:
-    check_watchers(**{"sink": None, **callbacks})
     sink = callbacks.get("sink")
+    check_watchers(sink, **{name: value for name, value in callbacks.items() if name != "sink"})
     if sink is not None:
         sink.start(recipe.settings.fps, recipe.settings.scale)
 
