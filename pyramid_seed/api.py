@@ -30,7 +30,7 @@ from .models.lora import check_lora
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
-from .pipelines.first_frames import first_frames
+from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
 from .pipelines.memory import unmap_weights
@@ -39,6 +39,8 @@ from .pipelines.stages import StageDigests
 from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
+from .seeds import plain_root
+from .texts import check_prompt
 
 
 def load_pipeline(
@@ -187,7 +189,7 @@ def generate(
     seed: int | None = None,
     branches: Sequence[Branch] = (),
     preset: str | Path | Preset = "tiny",
-    image: PipelineImageInput | None = None,
+    image: PipelineImageInput | str | Path | None = None,
     beginning: Beginning | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
@@ -211,7 +213,8 @@ def generate(
         seed: root seed in [0, 2**64); without one a seed is drawn from the operating system, see `Clip.seed`.
         branches: units from which on another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`.
-        image: the first frame, in the clip's size; without `height` and `width` its size is the clip's.
+        image: the first frame, or its file, in the clip's size; without `height` and `width` its size is the
+            clip's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
             and the clip is the same. Not together with an image.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
@@ -237,11 +240,17 @@ def generate(
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
     """
     check_prompt(prompt)
+    check_watchers(sink, on_step=on_step, on_unit=on_unit, on_chunk=on_chunk)
+    check_kinds(branches=(branches, Sequence), loras=(loras, Mapping), beginning=(beginning, Beginning))
+    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
+    for branch in branches:
+        check_kinds(branches=(branch, Branch))
     wanted = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     # Refuses what is no seed, and branches that do not rise.
-    noise = NoiseStreams(root_from_entropy() if seed is None else seed, noise_device, branches)
+    noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
+    image = opened(image)
     frame = None if image is None else first_frames(image, 1)[0]
     if frame is not None and not settings.keys() & {"height", "width"}:
         wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
@@ -406,10 +415,19 @@ def check_request(
     )
 
 
-def check_prompt(prompt: object) -> None:
-    """Refuse what is not one text."""
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be one str, got {type(prompt).__name__}; call generate once for each")
+def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
+    """Refuse callbacks that cannot be called, and a sink that is none: TypeError."""
+    check_kinds(sink=(sink, FrameFile))
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
+
+
+def check_kinds(**arguments: tuple[object, type]) -> None:
+    """Refuse arguments of another type, by name; None is none: TypeError."""
+    for name, (value, kind) in arguments.items():
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
 def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .commands import batch, compare, diff, extend, generate, presets, show, sweep, ui, verify
 from .commands.process import reader_has_gone, standard_output, stop_signals
+from .texts import printable_lines
 from .version import __version__
 
 _TOLD_ONLY = ("diff", "presets", "show")
@@ -49,7 +50,7 @@ def _run(options: argparse.Namespace, signals: Sequence[int]) -> int:
         print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
         return 2
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"pyramid-seed {options.command}: {error}", file=sys.stderr)
+        print(printable_lines(f"pyramid-seed {options.command}: {error}"), file=sys.stderr)
         return 2
     except Exception:  # not foreseen; a traceback of Python's own would end with 1, a failed check
         traceback.print_exc()

@@ -59,7 +59,10 @@ class Field:
             return msgspec.convert([value] if is_one_of_several else value, self.type)
         except msgspec.ValidationError:
             rule = [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
-            raise ValueError(f"{self.name} must be {rule}, got {value!r}{self._advice(value)}") from None
+            rule += self._limit(value)
+            raise ValueError(
+                f"{self.name} must be {rule}, got {_short(value)}{self._advice(value)}"
+            ) from None
 
     def parse(self, text: str) -> Any:
         """What a text of a command line or a .csv stands for, unchecked; several are parted by spaces."""
@@ -68,11 +71,24 @@ class Field:
         values = [_number(word) for word in text.split()]
         return values[0] if len(values) == 1 else values or text
 
+    @property
+    def _highest(self) -> list[int | float]:
+        """The upper limit, if there is one; what only keeps out numbers that no float holds is none."""
+        return [part.le for part in _limits(self.type) if part.le is not None and part.le < 2**53]
+
+    def _limit(self, value: object) -> str:
+        """The upper limit in words, where it is what a value breaks."""
+        numbers = value if isinstance(value, list) else [value]
+        for highest in self._highest:
+            if any(isinstance(number, int | float) and number > highest for number in numbers):
+                return f" and at most {highest}"
+        return ""
+
     def _advice(self, value: object) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
             return ""  # NaN has no nearest value either
-        lowest = [part.ge for part in _limits(self.type) if part.ge is not None]
-        for nearest in (round(value), *lowest):
+        lowest = [part.ge for part in _limits(self.type) if part.ge is not None and part.ge > value]
+        for nearest in (round(value), *lowest, *self._highest):
             try:
                 return f"; use {msgspec.convert(nearest, self.type)}"
             except msgspec.ValidationError:
@@ -119,13 +135,21 @@ def with_fields_listed(title: str, described: Mapping[str, Field]) -> Callable[[
 
 def _plain(value: object) -> object:
     """Numbers of any library, such as NumPy's, as Python's; sequences as lists."""
-    if isinstance(value, bool | str | bytes):
+    if isinstance(value, bool | str | bytes | bytearray | memoryview | range):
         return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
         return float(value)
     return [_plain(item) for item in value] if isinstance(value, Sequence) else value
+
+
+def _short(value: object) -> str:
+    """A value for messages; numbers of thousands of digits have no repr, and nested lists no end."""
+    try:
+        return f"{value!r:.200}"
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to show"
 
 
 def _number(text: str) -> int | float | str:

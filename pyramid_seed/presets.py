@@ -15,15 +15,25 @@ from .checks import did_you_mean
 from .choices import DTYPES
 from .fields import about, described_fields, with_fields_listed
 from .resources import configs_path, resolve_model
+from .texts import check_prompt, read_bounded
 
+_MAX_PRESET_BYTES = 2**16  # 40 times the largest of ours
 NUM_STAGES = 3
 """Stages of the published models, where nothing else says for how many one number of steps stands."""
 
-Name: TypeAlias = Annotated[str, Meta(min_length=1, title="text that is not empty")]
+# The limits are far above what anybody needs, and keep out what would run for days or not fit into memory.
+MAX_SIDE, MAX_FRAMES, MAX_STEPS, MAX_TOKENS, MAX_SCALE = 8192, 100_000, 10_000, 512, 64
+_MAX_FILE_SIDE = 2**14  # pixels of a video's side; H.264 knows no longer one
+
+Name: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00]*\Z", title="text that is not empty")
+]
 Text: TypeAlias = Annotated[str, Meta(title="text")]
 Count: TypeAlias = Annotated[int, Meta(ge=1, title="a whole number of at least 1")]
+Side: TypeAlias = Annotated[Count, Meta(le=MAX_SIDE)]
 Steps: TypeAlias = Annotated[
-    tuple[Count, ...], Meta(min_length=1, title="a whole number of at least 1, or several, one per stage")
+    tuple[Annotated[Count, Meta(le=MAX_STEPS)], ...],
+    Meta(min_length=1, max_length=16, title="a whole number of at least 1, or several, one per stage"),
 ]
 # The upper limits keep out infinity, and whole numbers that no float holds; NaN is not above 0.
 Number: TypeAlias = Annotated[
@@ -53,11 +63,11 @@ class Preset:
     dtype: Name = about("number format of the model: float32 or bfloat16", "model", choices=DTYPES)
     negative_prompt: Text = about("what not to show; needs guidance above 1", "pipeline", "TEXT", default="")
     prompt_suffix: Text = about("appended to the prompt", "pipeline", "TEXT", default="")
-    height: Count = about(
+    height: Side = about(
         "in pixels: a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS"
     )
-    width: Count = about("in pixels: a multiple of the same number", "pipeline", "PIXELS")
-    num_frames: Count = about(
+    width: Side = about("in pixels: a multiple of the same number", "pipeline", "PIXELS")
+    num_frames: Annotated[Count, Meta(le=MAX_FRAMES)] = about(
         "frames of the clip: 4k + 1 for tiny, 8k + 1 for the published models", "pipeline"
     )
     fps: PositiveNumber = about("frames per second of the file", "file")
@@ -77,8 +87,22 @@ class Preset:
     min_guidance_scale: Number = about(
         "the lowest guidance that guidance_decay leads to", "pipeline", "X", default=2.0
     )
-    max_sequence_length: Count = about("tokens of the prompt that the sequence encoder sees", "pipeline")
-    scale: Count = about("show every pixel as N x N pixels in the file", "file", default=1)
+    max_sequence_length: Annotated[Count, Meta(le=MAX_TOKENS)] = about(
+        "tokens of the prompt that the sequence encoder sees", "pipeline"
+    )
+    scale: Annotated[Count, Meta(le=MAX_SCALE)] = about(
+        "show every pixel as N x N pixels in the file", "file", default=1
+    )
+
+    def __post_init__(self) -> None:
+        side = max(self.height, self.width)
+        if side * self.scale > _MAX_FILE_SIDE:
+            raise ValueError(
+                f"scale must keep the file's height and width within {_MAX_FILE_SIDE} pixels, got "
+                f"{self.scale} for {side}; use {_MAX_FILE_SIDE // side}"
+            )
+        for name in ("description", "negative_prompt", "prompt_suffix"):
+            check_prompt(getattr(self, name), name)
 
 
 _FIELDS = described_fields(Preset)
@@ -192,16 +216,15 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
 def _read(path: Path) -> Preset:
     import yaml  # here, so that the command line's help does not wait for it
 
-    from .unique_keys import UniqueKeyLoader
+    from .unique_keys import YAML_ERRORS, UniqueKeyLoader
 
-    if not path.exists():
-        raise FileNotFoundError(f"the preset {path} does not exist")
+    data = read_bounded(path, _MAX_PRESET_BYTES, "the preset")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
+        values = yaml.load(data.decode("utf-8-sig"), UniqueKeyLoader)  # a SafeLoader
+    except YAML_ERRORS as error:
         raise ValueError(f"{path} is not a valid preset: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a valid preset: expected `key: value` lines, got {values!r}")
+        raise ValueError(f"{path} is not a valid preset: expected `key: value` lines, got {values!r:.60}")
     try:
         return preset_of(path.stem, values)
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 from .choices import AttentionPath, DeterminismLevel
 from .geometry import PyramidGeometry
 from .noise import Branch, check_root
-from .presets import Preset
+from .presets import Preset, with_settings
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def plan_extension(
             named.
     """
     had = recipe.settings.num_frames
+    num_frames = with_settings(recipe.settings, {"num_frames": num_frames}).num_frames  # its limit
     geometry.check_num_frames(num_frames)
     if from_frame is not None and branch_seed is None:
         raise ValueError("from_frame needs a branch_seed: with its own seed the clip goes on as it is")

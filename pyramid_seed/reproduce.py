@@ -13,6 +13,7 @@ from diffusers.image_processor import PipelineImageInput
 
 from .api import (
     LoraToLoad,
+    check_watchers,
     checked_pipeline,
     frame_digest,
     load_with_loras,
@@ -271,6 +272,7 @@ def _original(clip: AnyClip) -> _Original:
 
 def _start(callbacks: Callbacks, recipe: Recipe) -> None:
     sink = callbacks.get("sink")
+    check_watchers(sink, **{name: value for name, value in callbacks.items() if name != "sink"})
     if sink is not None:
         sink.start(recipe.settings.fps, recipe.settings.scale)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from numbers import Integral
+from typing import Any
 
 from .checks import check_int
 
@@ -18,6 +20,13 @@ def check_root(root: int) -> None:
     if not 0 <= root < ROOT_LIMIT:
         nearest = min(max(root, 0), ROOT_LIMIT - 1)
         raise ValueError(f"seed must be in 0 .. 2**64 - 1, got {root}; use {nearest}")
+
+
+def plain_root(root: Any) -> int:
+    """A root seed of any library's whole numbers, such as NumPy's, as Python's; raises as `check_root`."""
+    plain: Any = root if isinstance(root, bool) or not isinstance(root, Integral) else int(root)
+    check_root(plain)
+    return int(plain)
 
 
 def parse_root(text: str) -> int:

@@ -1,22 +1,78 @@
-"""YAML in which a key given twice is a mistake."""
+"""YAML as people mean it: a key given twice is a mistake, and nothing is anything but what is written.
+
+Of YAML there are lists, mappings, and plain values as JSON has them. Aliases, merge keys and tags are
+refused: of a few lines they make gigabytes, or objects. `yes`, `1_000`, `010`, `0x1f`, `1:30` and dates,
+which YAML 1.1 takes for other values than people do, are the texts that they are.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Hashable
+from typing import Any, ClassVar
 
 import yaml
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError)
+"""What reading YAML raises; the second and third for escapes and numbers that are out of range."""
+_MAX_DEPTH = 20
+_VALUES = (
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("merge", r"<<", "<"),
+)
+
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Plain YAML keeps the last of two equal keys without a word."""
+    """Reads one text; plain YAML keeps the last of two equal keys without a word."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(f"the alias *{event.anchor} is not read; write its value out", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refusal(f"the tag {event.tag} is not read; write the plain value", event)
+        if self._depth == _MAX_DEPTH:
+            raise _refusal(f"it is nested more than {_MAX_DEPTH} deep", event)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
+        seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise _refusal("the merge key << is not read; write its values out", key_node)
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _refusal("a key must be text", key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.append(key)
+                raise _refusal(f"key {key!r} is given twice", key_node)
+            seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+for _name, _pattern, _first in _VALUES:
+    UniqueKeyLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}",
+        re.compile(f"^(?:{_pattern})$"),
+        [*_first, *([""] if _name == "null" else [])],
+    )
+
+
+def _refusal(reason: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, reason, at.start_mark)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = ["checks", "choices", "files", "private_apis", "resources", "unique_keys", "version"]
+LEAVES = ["checks", "choices", "files", "private_apis", "resources", "texts", "unique_keys", "version"]
 ALLOWED = {
     part: set(parts.split())
     for part, parts in {
@@ -25,7 +25,7 @@ ALLOWED = {
         "noise": "checks geometry seeds",
         "determinism": "choices private_apis seeds",
         "environment": "choices determinism private_apis version",
-        "presets": "checks choices fields resources unique_keys",
+        "presets": "checks choices fields resources texts unique_keys",
         "schedulers": "",
         "media": "files",
         "models": "choices files private_apis schedulers",
@@ -34,17 +34,17 @@ ALLOWED = {
         "schedulers",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
-        "version",
+        "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
         "api": "checkpoints choices clip determinism devices dtypes environment geometry media models noise "
-        "pipelines presets private_apis recipe run_options",
+        "pipelines presets private_apis recipe run_options seeds texts",
         "reproduce": "api checkpoints clip dtypes media models pipelines provenance recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
-        "noise pipelines presets run_options seeds unique_keys",
-        "explore": "batch choices files geometry media presets provenance run_options seeds version",
+        "noise pipelines presets run_options seeds texts unique_keys",
+        "explore": "batch choices files geometry media presets provenance run_options seeds texts version",
         "ui": "api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
-        "recipe reproduce run_options seeds",
+        "recipe reproduce run_options seeds texts",
     }.items()
 }
 FREE = {"__init__", "__main__", "cli", "commands"}

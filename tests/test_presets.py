@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -179,8 +180,19 @@ def test_the_nearest_good_value_is_named_where_there_is_one():
         ("fps", 0, "got 0"),
         ("fps", math.nan, "got nan"),
         ("height", True, "got True"),
+        ("num_frames", 40_000_001, "at least 1 and at most 100000, got 40000001; use 100000"),
+        ("num_inference_steps", [1, 10**6], "and at most 10000, got [1, 1000000]"),
+        ("height", 10**6, "and at most 8192, got 1000000; use 8192"),
+        ("max_sequence_length", 513, "and at most 512, got 513; use 512"),
+        ("scale", 300, "and at most 64, got 300; use 64"),
+        ("prompt_suffix", "a\udc80", "got the character U+DC80 at 2; leave it out"),
     ]
     check_cases(cases, ends_with)
+
+
+def test_the_file_may_not_be_larger_than_its_codec_knows():
+    with pytest.raises(ValueError, match="within 16384 pixels, got 64 for 768; use 21"):
+        with_settings(load_preset("tiny"), {"width": 768, "scale": 64})
 
 
 def test_numbers_of_numpy_are_numbers_and_steps_are_equal_in_every_form():
@@ -211,10 +223,25 @@ def test_one_number_of_steps_stands_for_every_stage(tmp_path):
 
 
 def test_files_that_are_no_mapping(tmp_path):
-    for text in ("", "- a\n- b\n", "? [a]\n: b", "!!python/object/apply:os.getcwd []"):
+    deep, large = "[" * 50_000, "# " + "x" * 2**16
+    billion = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnop"))
+    tags = ("!!python/object/apply:os.getcwd []", "fps: !!int ''", "model: !!binary aGk=", "<<: {fps: 8}")
+    for text in (
+        "",
+        "- a\n- b\n",
+        "? [a]\n: b",
+        *tags,
+        deep,
+        billion,
+        'a: "\\UFFFFFFFF"',
+        f"fps: {'1' * 5000}",
+    ):
         (tmp_path / "mine.yaml").write_text(text)
         with pytest.raises(ValueError, match=r"mine\.yaml is not a valid preset"):
             load_preset(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(large)
+    with pytest.raises(ValueError, match=r"the preset .*mine\.yaml must be at most 64 KiB, and is larger"):
+        load_preset(tmp_path / "mine.yaml")
 
 
 def test_an_unknown_setting_names_the_nearest():

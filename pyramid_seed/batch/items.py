@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..files import real_path
 from ..media.images import open_image, pixels_digest
 from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
-from ..seeds import check_root, parse_root
+from ..seeds import parse_root, plain_root
+from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
 
 
@@ -69,9 +71,10 @@ def items_from_rows(
     """
     items: list[BatchItem] = []
     bad: list[BadRow] = []
+    preset_of_name = cache(load_preset)
     for row in rows:
         try:
-            items_of_row = _items_of(row.values, defaults, folder)
+            items_of_row = _items_of(row.values, defaults, folder, preset_of_name)
             for item in items_of_row:
                 check(item)
             items += items_of_row
@@ -88,26 +91,30 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
         raise ValueError(f"{where} holds no prompts")
 
 
-def _items_of(values: dict[str, Any], defaults: Defaults, folder: Path) -> list[BatchItem]:
+def _items_of(
+    values: dict[str, Any],
+    defaults: Defaults,
+    folder: Path,
+    preset_of_name: Callable[[str | Path], Preset],
+) -> list[BatchItem]:
     check_names(values)
     prompt = values.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt must be text that is not empty, got {prompt!r}")
+        raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
+    check_prompt(prompt)
     given: dict[str, Any] = {**(defaults.settings or {})}
     for name in filter(values.__contains__, SETTINGS):
         value = values[name]
         given[name] = SETTINGS[name].parse(value) if isinstance(value, str) else value
     chosen = values.get("preset", defaults.preset)
-    preset = chosen if isinstance(chosen, Preset) else load_preset(_text("preset", chosen))
+    preset = chosen if isinstance(chosen, Preset) else preset_of_name(_text("preset", chosen))
     settings = with_settings(preset, Settings(**given))  # type: ignore[typeddict-item]
     image, digest = None, None
     if values.get("image") is not None:
         image = real_path(folder / _text("image", values["image"]))
         digest, settings = _with_size_of(image, settings, is_sized=bool({"height", "width"} & given.keys()))
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
-    for seed in seeds:
-        check_root(seed)
-    return [BatchItem(prompt, seed, settings, image, digest) for seed in seeds]
+    return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
 
 
 def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:
@@ -133,5 +140,5 @@ def _seeds(value: Any) -> list[int]:
 
 def _text(name: str, value: Any) -> str | Path:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f"{name} must be text, got {value!r}")
+        raise ValueError(f"{name} must be text, got {value!r:.60}")
     return value

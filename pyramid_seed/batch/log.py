@@ -31,16 +31,16 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
-    told = logging.getLogger(__package__)
+    batch = logging.getLogger(__package__)
     terminal = _TerminalHandler(logging.WARNING)
-    told.addHandler(terminal)
+    batch.addHandler(terminal)
     try:
         yield
     except Exception:
         logger.exception("ended by an error")
         raise
     finally:
-        told.removeHandler(terminal)
+        batch.removeHandler(terminal)
         package.setLevel(level)
         package.removeHandler(handler)
         with writing(folder):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import logging
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,19 @@ import yaml
 
 from ..checks import did_you_mean
 from ..presets import SETTINGS
-from ..unique_keys import UniqueKeyLoader
+from ..texts import check_prompt, parse_json, read_bounded, read_stream
+from ..unique_keys import YAML_ERRORS, UniqueKeyLoader
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("txt", "jsonl", "csv", "yaml")
 STANDARD_INPUT = "-"
 NAMES = ("prompt", "seed", "image", "preset", *SETTINGS)
 """What a row may hold: values of its own, and every setting."""
+MAX_BYTES = 64 * 2**20
+"""Of a list: some 500,000 prompts."""
+MAX_YAML_BYTES = 256 * 2**10
+"""Of a list in YAML, some 3,000 prompts: it takes a hundred times as long to read as other formats."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
         file_format: one of `FORMATS`; default: the file's ending, for standard input "txt".
 
     Raises:
-        ValueError: an unknown format, text that is not UTF-8, or a .yaml or .csv that is broken as a whole.
+        ValueError: an unknown format, text that is not UTF-8, a list that is too large, or a .yaml or .csv
+            that is broken as a whole.
         OSError: the file cannot be read.
     """
     where = name_of(source)
@@ -67,25 +76,48 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     if file_format not in FORMATS:
         raise ValueError(f"a list must be one of {', '.join(FORMATS)}, got {file_format!r}")
     if str(source) == STANDARD_INPUT:
-        data = sys.stdin.buffer.read()
-    elif Path(source).exists():
-        data = Path(source).read_bytes()
+        data = read_stream(sys.stdin.buffer, MAX_BYTES, where)
     else:
-        raise FileNotFoundError(f"the list {where} does not exist")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"{where}, line {line}: the text must be UTF-8") from error
+        data = read_bounded(Path(source), MAX_BYTES, "the list")
+    if file_format == "yaml" and len(data) > MAX_YAML_BYTES:
+        raise ValueError(
+            f"{where} must be at most {MAX_YAML_BYTES // 2**10} KiB in YAML, got {len(data) // 2**10}; "
+            "use .jsonl for long lists"
+        )
+    text = _decoded(data, where)
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv, "yaml": _read_yaml}[file_format]
     good: list[Row] = []
     bad: list[BadRow] = []
     for line, values_or_reason in reader(text, where):
-        if isinstance(values_or_reason, dict):
+        reason = values_or_reason if isinstance(values_or_reason, str) else _unreadable(values_or_reason)
+        if isinstance(values_or_reason, dict) and reason is None:
             good.append(Row(line, values_or_reason))
         else:
-            bad.append(BadRow(f"{where}, line {line}", values_or_reason))
+            bad.append(BadRow(f"{where}, line {line}", reason or ""))
     return good, bad
+
+
+def _decoded(data: bytes, where: str) -> str:
+    """The text of a list, its line ends as they are on Linux."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = len((data[: error.start] + b"?").splitlines())
+        raise ValueError(f"{where}, line {line}: the text must be UTF-8") from error
+    if "\0" in text:  # of UTF-16, every other character
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{where}, line {line}: the text must be UTF-8, got a NUL character")
+    return re.sub("\r\n?", "\n", text)
+
+
+def _unreadable(values: dict[str, Any]) -> str | None:
+    """Why the prompt of a row is no text; None if it is, or if there is none to be looked at here."""
+    try:
+        if isinstance(prompt := values.get("prompt"), str):
+            check_prompt(prompt)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def check_names(names: Iterable[Any], where: str = "") -> None:
@@ -111,11 +143,16 @@ _Lines = Iterator[tuple[int, dict[str, Any] | str]]
 """Line and values of each row, or line and reason."""
 
 
-def _read_txt(text: str, where: str) -> _Lines:  # noqa: ARG001 - every reader takes the same
-    """A prompt per line; empty lines and those that begin with # are ignored."""
-    for line, prompt in enumerate(text.split("\n"), start=1):
-        if (prompt := prompt.strip()) and not prompt.startswith("#"):
-            yield line, {"prompt": prompt}
+def _read_txt(text: str, where: str) -> _Lines:
+    """A prompt per line; empty lines and those that begin with # are ignored, and the latter are told."""
+    prompts = [(line, prompt.strip()) for line, prompt in enumerate(text.split("\n"), start=1)]
+    remarks = [line for line, prompt in prompts if prompt.startswith("#")]
+    if remarks:
+        told = "%s: lines that begin with # are no prompts: %d, the first is line %d"
+        logger.warning(told, where, len(remarks), remarks[0])
+    yield from (
+        (line, {"prompt": prompt}) for line, prompt in prompts if prompt and not prompt.startswith("#")
+    )
 
 
 def _read_jsonl(text: str, where: str) -> _Lines:  # noqa: ARG001
@@ -123,7 +160,7 @@ def _read_jsonl(text: str, where: str) -> _Lines:  # noqa: ARG001
         if not row.strip():
             continue
         try:
-            value = json.loads(row, object_pairs_hook=_unique, parse_constant=_no_constant)
+            value = parse_json(row, object_pairs_hook=_unique, parse_constant=_no_constant)
         except ValueError as error:
             yield line, f"not a JSON object: {error}"
             continue
@@ -131,11 +168,11 @@ def _read_jsonl(text: str, where: str) -> _Lines:  # noqa: ARG001
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is given twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} is given twice")
+        values[name] = value
     return values
 
 
@@ -148,14 +185,22 @@ def _read_csv(text: str, where: str) -> _Lines:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
+        for mark, called in ((";", "semicolons"), ("\t", "tabs")):
+            if len(columns) == 1 and mark in columns[0]:
+                raise ValueError(
+                    f"{where}, line 1: columns must be parted by commas, got {called}: {columns}"
+                )
+        has_index = len(columns) > 1 and not columns[0]  # pandas numbers the rows in a column without a name
+        columns = columns[has_index:]
         if len(set(columns)) < len(columns) or "prompt" not in columns:
             raise ValueError(f"{where}, line 1: must name each column once, `prompt` among them: {columns}")
         check_names(columns, f"{where}, line 1: ")
         line = reader.line_num + 1
         for cells in reader:
+            cells = cells[has_index:]
             if len(cells) > len(columns):
                 yield line, f"has {len(cells)} cells for {len(columns)} columns; quote cells with commas"
-            elif any(cells):
+            elif any(cell.strip() for cell in cells):
                 yield line, {name: cell for name, cell in zip(columns, cells, strict=False) if cell.strip()}
             line = reader.line_num + 1
     except csv.Error as error:
@@ -164,22 +209,20 @@ def _read_csv(text: str, where: str) -> _Lines:
 
 def _read_yaml(text: str, where: str) -> _Lines:
     """A list of mappings; a plain text in it is a prompt."""
-    loader = UniqueKeyLoader(text)
     try:
+        loader = UniqueKeyLoader(text)
         node = loader.get_single_node()
-        if not isinstance(node, yaml.SequenceNode):
-            raise ValueError(f"{where} must be a list: `- prompt: ...` lines")
-        for entry in node.value:
-            line = entry.start_mark.line + 1
-            try:
-                value = loader.construct_object(entry, deep=True)
-            except (yaml.YAMLError, ValueError) as error:
-                yield line, f"not a valid entry: {error}"
-                continue
-            if isinstance(value, str):
-                value = {"prompt": value}
-            yield line, value if isinstance(value, dict) else f"must be `name: value`, got {value!r:.60}"
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ValueError(f"{where} is not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+    if not isinstance(node, yaml.SequenceNode):
+        raise ValueError(f"{where} must be a list: `- prompt: ...` lines")
+    for entry in node.value:
+        line = entry.start_mark.line + 1
+        try:
+            value = loader.construct_object(entry, deep=True)
+        except YAML_ERRORS as error:
+            yield line, f"not a valid entry: {error}"
+            continue
+        if isinstance(value, str):
+            value = {"prompt": value}
+        yield line, value if isinstance(value, dict) else f"must be `name: value`, got {value!r:.60}"

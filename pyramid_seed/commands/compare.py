@@ -134,7 +134,7 @@ def _tell_pixels(a: StoredClip, b: StoredClip, pixels: PixelComparison) -> None:
 def _tell_manifests(
     a: StoredClip, b: StoredClip, pixels: PixelComparison, manifests: ManifestDiff | None
 ) -> None:
-    from ..provenance.show import printable
+    from ..texts import printable
 
     print()
     for name, clip in (("A", a), ("B", b)):

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 def tell_difference(difference: ManifestDiff) -> None:
     """Print how two manifests differ."""
-    from ..provenance.show import printable
+    from ..texts import printable
 
     for kind in ("settings", "weights", "environment"):
         for field in getattr(difference, kind):

@@ -14,6 +14,7 @@ from ..fields import Field
 from ..presets import SETTINGS, Settings
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..seeds import parse_root
+from ..texts import printable, printable_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -195,8 +196,8 @@ def quiet_loading() -> None:
 
 
 def say(name: str, value: object) -> None:
-    """Print a line of a table of two columns."""
-    print(f"{name:11} {value}")
+    """Print a line of a table of two columns; what steers a terminal is shown as escapes."""
+    print(f"{name:11} {printable_lines(str(value))}")
 
 
 def say_step(step: Step) -> None:
@@ -217,7 +218,7 @@ def tell(clip: Clip, saved: Path) -> None:
 def tell_clips(summary: BatchSummary) -> None:
     """Print what failed of a batch, and how many clips there are of each kind."""
     for name, reason in summary.failed.items():
-        print(f"failed  {name}: {reason}", file=sys.stderr)
+        print(printable(f"failed  {name}: {reason}"), file=sys.stderr)
     counts = {
         "made": summary.made,
         "there already": summary.found,

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         )
 
     from ..explore.sweep import run_sweep
-    from ..provenance.show import printable
+    from ..texts import printable
 
     quiet_loading()
     summary = run_sweep(

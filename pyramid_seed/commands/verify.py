@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..texts import printable
 from .options import Commands, add_again_options, add_clip, open_image, quiet_loading, say, say_step
 
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     if difference is None:
         print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
         return 0
-    print(f"DIFFERS first in {difference.stage}: {difference.note}")
+    print(printable(f"DIFFERS first in {difference.stage}: {difference.note}"))
     for field in verification.environment:
         say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
     return 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
 from ..files import real_path
+from ..texts import check_prompt
 
 _FIELDS = ("prompt", "image")
 
@@ -67,11 +68,14 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
         raise BatchInputError(bad)
     if not prompts:
         raise ValueError("there is no prompt")
+    seen: set[Prompt] = set()
     for prompt in prompts:
+        check_prompt(prompt.text)
         if not prompt.text.strip():
             raise ValueError("a prompt must not be empty")
-        if prompts.count(prompt) > 1:
+        if prompt in seen:
             raise ValueError(f"{str(prompt)!r} is given twice; a sweep compares different prompts")
+        seen.add(prompt)
     return tuple(prompts)
 
 

@@ -44,7 +44,7 @@ def shows_its_frames(clip: StoredClip) -> bool:
     """Whether the file shows the very frames that its manifest describes, enlarged or not."""
     if clip.manifest is None:
         return False
-    scale = clip.manifest.get("file", {}).get("scale", 1)
+    scale = (clip.manifest.get("file") or {}).get("scale", 1)
     return frames_digest(clip.frames[:, ::scale, ::scale]) == clip.manifest["digests"]["frames"]
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..texts import parse_json, read_bounded
 from ..version import __version__
 from .findings import Findings, PromptFindings
 from .measures import MEASURES, Values
@@ -21,6 +22,7 @@ _READABLE = (1, 2)
 """Version 1 differs in the name of the interaction's share, which is not read."""
 
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_MAX_BYTES = 256 * 2**20  # some 100,000 clips
 
 JSON_NAME, CSV_NAME = "measures.json", "measures.csv"
 
@@ -124,14 +126,14 @@ def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Val
         ValueError: it is not what `findings_json` writes, or of the other kind of files.
     """
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(read_bounded(path, _MAX_BYTES, "the measures").decode("utf-8"))
         if tree["schema"] != SCHEMA or tree["schema_version"] not in _READABLE:
             raise ValueError(f"its schema is {tree['schema']!r}, version {tree['schema_version']!r}")
         measures = {
             (Prompt(row["prompt"], row["image"]), int(row["seed"])): row["measures"] for row in tree["clips"]
         }
         is_lossless: bool = tree["lossless"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} holds no measures of a sweep of this version: {error!r}") from error
     if is_lossless != lossless:
         kinds = ("lossy", "lossless")

@@ -1,17 +1,23 @@
-"""Images given as files: read as 8-bit RGB, or refused where that would change what they show."""
+"""Images given as files: read as 8-bit sRGB, or refused where that would change what they show."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageCms, ImageOps, ImageSequence
 
 from ..files import check_readable
 from .frames import Frames
+
+MAX_PIXELS = 2**26
+"""Of an image, 8192 x 8192; of what lies in a file that is to be read."""
+_MAX_CLIP_PIXELS = 2**30  # of all images together, 3 GiB
 
 
 def open_image(path: Path) -> Image.Image:
@@ -19,9 +25,12 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no image that can be read, or none that RGB shows just as it is.
+        ValueError: it is no image that can be read, several, or none that RGB shows just as it is.
     """
     with _opened(path) as image:
+        # A phone's photograph holds others (MPO): of another exposure, or for the other eye.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise ValueError("it holds several images; save one of them")
         image.load()
         image.getexif()  # of some formats it can only be read while the file is open
     return to_rgb8(image, str(path))
@@ -41,9 +50,11 @@ def read_image_folder(folder: Path) -> Frames:
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise ValueError(f"{folder} holds no .png images")
-    images = [read_image(path) for path in paths]
-    first = images[0]
-    for path, image in zip(paths, images, strict=True):
+    images: list[Frames] = []
+    for path in paths:
+        images.append(image := read_image(path))
+        first = images[0]
+        _check_total(folder, len(paths) * first[..., 0].size)
         if image.shape != first.shape:
             sizes = [f"{height}x{width}" for height, width, _ in (first.shape, image.shape)]
             raise ValueError(f"{folder}: {paths[0].name} is {sizes[0]}, {path.name} is {sizes[1]}")
@@ -62,30 +73,34 @@ def read_animation(path: Path, fps: float | None) -> Frames:
         FileNotFoundError, ValueError: see `open_image`.
     """
     with _opened(path) as animation:
-        copies = [image.copy() for image in ImageSequence.Iterator(animation)]
+        copies = []
+        for image in ImageSequence.Iterator(animation):
+            copies.append(image.copy())
+            _check_total(path, len(copies) * image.width * image.height)
     images = np.stack([np.asarray(to_rgb8(image, str(path))) for image in copies])
     if fps is None or len(images) == 1:
         return images
     ends = np.cumsum([image.info.get("duration") or 0 for image in copies])  # milliseconds
-    middles = (np.arange(round(ends[-1] * fps / 1000)) + 0.5) * 1000 / fps
+    count = round(ends[-1] * fps / 1000)
+    _check_total(path, count * images[0, ..., 0].size)
+    middles = (np.arange(count) + 0.5) * 1000 / fps
     return images[np.searchsorted(ends, middles).clip(max=len(images) - 1)]
 
 
 def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
-    """An image as 8-bit RGB, turned as its EXIF orientation says.
+    """An image as 8-bit sRGB, turned as its EXIF orientation says.
 
     Args:
-        image: in any mode of Pillow.
+        image: in any mode of Pillow, with the colour profile that it may have.
         name: what to call it in messages.
 
     Raises:
-        ValueError: its pixels have more than 8 bits, or some of them are transparent.
+        ValueError: its pixels have more than 8 bits, some of them are transparent, or its colour
+            profile cannot be read.
     """
     # Pillow's convert cuts such values off at 255, so that most of the image would be white.
     if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{name} has pixels of more than 8 bits (Pillow's mode {image.mode}); save it as 8-bit RGB first"
-        )
+        raise _TooDeepError(name, image.mode)
     # Pillow's convert shows the colour that is hidden behind transparent pixels.
     if image.has_transparency_data:
         counts = image.convert("RGBA").getchannel("A").histogram()
@@ -95,7 +110,48 @@ def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
                 f"{name} has transparent pixels (the lowest alpha is {lowest}, it must be 255); put it on a "
                 "background first"
             )
-    return ImageOps.exif_transpose(image).convert("RGB")
+    turned = ImageOps.exif_transpose(image)
+    profile = turned.info.get("icc_profile")
+    rgb = turned.convert("RGB") if not profile else _in_srgb(turned, profile, name)
+    rgb.info.pop("icc_profile", None)  # it is not to be applied twice
+    return rgb
+
+
+def _in_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+    """An image whose colours a profile describes, in sRGB; as it is if they are that, but for rounding."""
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    try:
+        there = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        transform = ImageCms.buildTransform(there, ImageCms.createProfile("sRGB"), image.mode, "RGB", intent)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} has a colour profile that cannot be used ({error}); save it as sRGB"
+        ) from error
+    if image.mode != "CMYK":
+        grey = np.linspace(0, 255, 16, dtype=np.uint8)
+        cube = np.stack(np.meshgrid(grey, grey, grey), axis=-1).reshape(64, 64, 3)
+        probe = Image.fromarray(cube[..., 0] if image.mode == "L" else cube)
+        shown = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+        if abs(shown - np.asarray(probe.convert("RGB"), np.int16)).max() <= 2:
+            return image.convert("RGB")
+    converted = ImageCms.applyTransform(image, transform)
+    assert converted is not None  # only with inPlace
+    return converted
+
+
+class _TooDeepError(ValueError):
+    def __init__(self, name: str, mode: str) -> None:
+        super().__init__(
+            f"{name} has pixels of more than 8 bits (Pillow's mode {mode}); save it as 8-bit RGB first"
+        )
+
+
+def _check_total(path: Path, pixels: int) -> None:
+    """Refuse what would not fit into memory as frames."""
+    if pixels > _MAX_CLIP_PIXELS:
+        raise ValueError(f"{path} has {pixels:,} pixels in all, at most {_MAX_CLIP_PIXELS:,} are read")
 
 
 def pixels_digest(image: Image.Image) -> str:
@@ -111,8 +167,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     check_readable(path)
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"it has {image.width} x {image.height} pixels, at most 8192 x 8192 are read"
+                )
+            # Pillow cuts 16 bits of a colour off at 8 without a word; only how it is to be decoded tells.
+            if deep := re.search(r"\w+;16[BLN]", str([tile[3] for tile in image.tile])):
+                raise _TooDeepError(str(path), deep[0])
             yield image
-    except (PermissionError, IsADirectoryError):
+    except (PermissionError, IsADirectoryError, _TooDeepError):
         raise
     # What Pillow raises for damaged files: UnidentifiedImageError and truncation are OSErrors.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -110,6 +110,10 @@ class LedgeredNoise:
     def __init__(self, source: NoiseSource, ledger: NoiseLedger) -> None:
         self.source = source
         self.ledger = ledger
+        self._keys: dict[int, NoiseKey] = {}
+        """Of the draws in the ledger, by the seed that a generator makes of theirs."""
+        if isinstance(source, NoiseStreams):
+            self._keys = {_effective_seed(source, entry.key): entry.key for entry in ledger}
 
     def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
         """The source's draw, recorded.
@@ -119,7 +123,9 @@ class LedgeredNoise:
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
         if isinstance(self.source, NoiseStreams):
-            _check_new(self.source, key, self.ledger)
+            first = self._keys.setdefault(_effective_seed(self.source, key), key)
+            if first != key:
+                raise _equal_draws(self.source, first, key)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
             raise ValueError(
@@ -152,13 +158,6 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
             raise _equal_draws(source, first, key)
 
 
-def _check_new(source: NoiseStreams, key: NoiseKey, ledger: NoiseLedger) -> None:
-    seed = _effective_seed(source, key)
-    for entry in ledger:
-        if entry.key != key and _effective_seed(source, entry.key) == seed:
-            raise _equal_draws(source, entry.key, key)
-
-
 def _equal_draws(source: NoiseStreams, first: NoiseKey, second: NoiseKey) -> ValueError:
     return ValueError(
         f"seed {source.root_of(second)} gives the draws {first} and {second} the same noise; use another seed"
@@ -173,5 +172,9 @@ def _entry_from_row(row: Mapping[str, Any]) -> LedgerEntry:
     names = {"stream", "unit", "stage", "shape", "sha256"}
     if set(row) != names:
         raise ValueError(f"a ledger row must have the fields {sorted(names)}, got {sorted(row)}")
-    key = NoiseKey(row["stream"], row["unit"], row["stage"])
-    return LedgerEntry(key, tuple(row["shape"]), row["sha256"])
+    shape, digest = row["shape"], row["sha256"]
+    if not isinstance(shape, list | tuple) or not all(type(size) is int for size in shape):
+        raise ValueError(f"shape of a ledger row must be a list of whole numbers, got {shape!r:.60}")
+    if not isinstance(digest, str):
+        raise ValueError(f"sha256 of a ledger row must be text, got {digest!r:.60}")
+    return LedgerEntry(NoiseKey(row["stream"], row["unit"], row["stage"]), tuple(shape), digest)

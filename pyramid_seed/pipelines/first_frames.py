@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from PIL import Image
 
 from ..geometry import LatentShape, PyramidGeometry
-from ..media.images import to_rgb8
+from ..media.images import open_image, to_rgb8
 from .memory import contiguous_copy
 
 DEFAULT_SIZE = (384, 640)
@@ -22,17 +24,26 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     """Images (1, 3, H, W) in [-1, 1], one per prompt, in the size in which they are given.
 
     Args:
-        image: what diffusers takes: PIL images, arrays (H, W, 3), tensors (3, H, W) or batches of them, in
-            [0, 1]; one serves all prompts. PIL images are read as `media.images.to_rgb8` does.
+        image: a file's path, or what diffusers takes: PIL images, arrays (H, W, 3), tensors
+            (3, H, W) or batches of them, in [0, 1]; one serves all prompts. PIL
+            images are read as `media.images.to_rgb8` does.
         num_prompts: how many are needed.
 
     Raises:
+        TypeError: it is nothing of that kind. FileNotFoundError: there is no such file.
         ValueError: another number of images, of channels, or values that are out of range.
     """
-    values = image if isinstance(image, list) else [image]
+    values = opened(image if isinstance(image, list) else [image])
+    if not values:
+        raise ValueError("image must be an image or a list of some, got an empty list")
     for value in values:
         if isinstance(value, ARRAYS):
             _check_values(torch.as_tensor(value))
+        elif not isinstance(value, Image.Image):
+            raise TypeError(
+                "image must be a file's path, a PIL image, or an array or tensor in [0, 1], got "
+                f"{type(value).__name__}"
+            )
     in_rgb = [to_rgb8(value) if isinstance(value, Image.Image) else value for value in values]
     batch = VaeImageProcessor(do_resize=False).preprocess(in_rgb if isinstance(image, list) else in_rgb[0])
     images = tuple(contiguous_copy(row) for row in batch.split(1))
@@ -43,6 +54,13 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     if batch.shape[1] != 3:
         raise ValueError(f"image must have 3 channels, got {batch.shape[1]}")
     return images * num_prompts if len(images) == 1 else images
+
+
+def opened(image: Any) -> Any:
+    """What was given as an image, or a list of some, with files read in place of their paths."""
+    if isinstance(image, list):
+        return [opened(value) for value in image]
+    return open_image(Path(image)) if isinstance(image, str | Path) else image
 
 
 def _check_values(values: torch.Tensor) -> None:

@@ -22,11 +22,14 @@ from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
 from ..presets import preset_of
 from ..recipe import Recipe
 from ..seeds import parse_root
+from ..texts import parse_json, read_bounded
 from ..version import __version__
 from .schema import BEFORE_PATHS, check_shape
 
 SCHEMA = "pyramid-seed/manifest"
 SCHEMA_VERSION = 1
+MAX_BYTES = 32 * 2**20
+"""Of a manifest; one of 100,000 frames, the longest clip, has 20 MiB."""
 
 UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revision": None}
 """The model of a pipeline that `load_pipeline` did not load."""
@@ -212,15 +215,17 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     is_json = path.suffix.lower() == ".json"
     if is_json or not path.is_dir():
         check_readable(path)
-    text = path.read_text(encoding="utf-8") if is_json else _comment(path)
+    text = _text_of_json(path) if is_json else _comment(path)
     if not text:
         raise ValueError(
             f"{path} holds no manifest, and there is no {sidecar_path(path).name} beside it"
             if not is_json
             else f"{path} is empty"
         )
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{path}: its comment must be at most {MAX_BYTES:,} characters, got {len(text):,}")
     try:
-        manifest = json.loads(text)
+        manifest = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} holds no manifest of pyramid-seed, but {text[:60]!r}") from error
     check_manifest(manifest, str(path))
@@ -268,6 +273,13 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
 
 def _has_comment(path: Path) -> bool:
     return bool(_comment(path))
+
+
+def _text_of_json(path: Path) -> str:
+    try:
+        return read_bounded(path, MAX_BYTES, "the manifest").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} holds no manifest of pyramid-seed, but bytes that are not UTF-8") from error
 
 
 def _comment(path: Path) -> str | None:

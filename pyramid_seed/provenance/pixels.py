@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
 
 from ..geometry import PyramidGeometry
 from ..media.frames import Frames, frames_digest
+from ..media.images import read_image, read_image_folder
 from ..media.video import read_video, write_video
 from .diff import Step
 from .manifest import chunk_digests, geometry_of
@@ -73,10 +73,10 @@ def _compare_lossy(pixels: Frames, expected: Frames, same_encoder: bool) -> Step
 def _read_pixels(path: Path) -> Frames | None:
     """(T, H, W, 3), or None for formats that lose or merge frames."""
     if path.is_dir():
-        return np.stack([iio.imread(file) for file in sorted(path.glob("*.png"))])
+        return read_image_folder(path)
     if path.suffix.lower() == ".mp4":
         return read_video(path)[0]
-    return iio.imread(path)[None] if path.suffix.lower() == ".png" else None
+    return read_image(path)[None] if path.suffix.lower() == ".png" else None
 
 
 def _encoded(frames: Frames, fps: float, scale: int) -> Frames:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
+
+from ..presets import MAX_SCALE
 
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
 """Fields that the first manifests of this schema lack, with what was so in their time."""
@@ -38,13 +40,16 @@ class _Lora(_File):
     fused: bool
 
 
+_Factor: TypeAlias = Annotated[int, msgspec.Meta(le=256)]
+
+
 class _Geometry(msgspec.Struct):
     num_units: int
-    latent_channels: int
-    spatial_factor: int
-    temporal_factor: int
-    patch_size: int
-    num_stages: int
+    latent_channels: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    spatial_factor: _Factor
+    temporal_factor: _Factor
+    patch_size: _Factor
+    num_stages: Annotated[int, msgspec.Meta(le=16)]
 
 
 class _Digests(msgspec.Struct):
@@ -53,6 +58,23 @@ class _Digests(msgspec.Struct):
     units: list[str]
     chunks: list[str]
     frames: str
+
+
+class _Environment(msgspec.Struct):
+    packages: dict[str, Any] = {}
+    libraries: dict[str, Any] = {}
+    device: dict[str, Any] = {}
+
+
+class _Timings(msgspec.Struct):
+    load_seconds: int | float
+    seconds: int | float
+
+
+class _Written(msgspec.Struct):
+    scale: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCALE)] = 1
+    lossless: bool = False
+    sha256: str | None = None
 
 
 class _Manifest(msgspec.Struct, kw_only=True):
@@ -77,8 +99,9 @@ class _Manifest(msgspec.Struct, kw_only=True):
     geometry: _Geometry
     ledger: list[dict[str, Any]]
     digests: _Digests
-    environment: dict[str, Any]
-    timings: dict[str, Any]
+    environment: _Environment
+    timings: _Timings
+    file: _Written | None = None
 
 
 def check_shape(manifest: Mapping[str, Any]) -> None:
@@ -102,6 +125,6 @@ def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
     value: Any = manifest
     for index, name in re.findall(r"\[(\d+)\]|(\w+)", place):
         value = value[int(index) if index else name]
-    expected = reason.split("`")[1]
+    expected, limit = reason.split("`")[1], reason.rpartition("`")[2]  # such as " <= 256"
     rule = _WORDS.get(expected) or " or ".join(_WORDS.get(word, word) for word in expected.split(" | "))
-    return f"{place} must be {rule}, got {value!r:.60}"
+    return f"{place} must be {rule}{limit}, got {value!r:.60}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..texts import printable
 from .manifest import geometry_of
 
 
@@ -13,14 +13,6 @@ def describe(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lines of (name, text) that say how a clip was made. Control characters are written as escapes."""
     lines = [(name, str(value)) for name, value in _lines(manifest) if value is not None]
     return [(name, printable(text)) for name, text in lines]
-
-
-def printable(text: str) -> str:
-    """The text on one line, every control character written as an escape: a prompt may be anybody's."""
-    return "".join(
-        char.encode("unicode_escape").decode("ascii") if unicodedata.category(char) in ("Cc", "Cs") else char
-        for char in text
-    )
 
 
 def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

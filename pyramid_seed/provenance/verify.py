@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams, draws_of_clip
 from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
 from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
+
+_MAX_VALUES, _MAX_VALUES_OF_A_DRAW = 2**32, 2**27  # an hour of 768p has 3.5e9, its draws 245,760
 
 
 class RegeneratedClip(Protocol):
@@ -96,7 +99,8 @@ def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification
         manifest, path: see `verify_clip`.
 
     Raises:
-        ValueError: this machine has no device such as the one where the noise was drawn.
+        ValueError: this machine has no device such as the one where the noise was drawn, or it is more noise
+            than any clip has.
     """
     steps = [compare_noise(manifest, {"ledger": redraw(manifest).to_list()})]
     if path is not None and path.suffix.lower() != ".json":
@@ -117,6 +121,13 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
         geometry.latent_shape(channels, settings.height, settings.width),
         with_image=recipe.image_digest is not None,
     )
+    values = sum(math.prod(shape.as_tuple()) for _, shape in draws)
+    largest = max(math.prod(shape.as_tuple()) for _, shape in draws)
+    if values > _MAX_VALUES or largest > _MAX_VALUES_OF_A_DRAW:
+        raise ValueError(
+            f"the manifest asks for {values:,} values of noise, {largest:,} in one draw; at most "
+            f"{_MAX_VALUES:,} and {_MAX_VALUES_OF_A_DRAW:,} are drawn again"
+        )
     for key, shape in draws:
         noise.draw(key, shape.as_tuple())
     return ledger

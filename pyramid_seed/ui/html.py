@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..provenance.show import describe, printable
+from ..provenance.show import describe
+from ..texts import printable
 from .gallery import Entry
 from .jobs import JobQueue, Outcome, State, View
 

@@ -89,6 +89,63 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
         ("a.yaml", "prompt: a\n", "must be a list"),
         ("a.yaml", "- [\n", "not valid YAML"),
         ("a.yaml", "", "must be a list"),
+        ("a.txt", b"one\rtwo\rfin\xe9\r", "line 3: the text must be UTF-8"),
+        ("a.txt", "a boat\n".encode("utf-16"), "line 1: the text must be UTF-8"),
+        ("a.txt", "a boat\nsea".encode("utf-32-le"), "line 1: the text must be UTF-8, got a NUL"),
+        ("a.csv", "prompt;seed\na boat;1\n", "line 1: columns must be parted by commas, got semicolons"),
+        ("a.csv", "prompt\tseed\na boat\t1\n", "line 1: columns must be parted by commas, got tabs"),
+        ("a.yaml", "- a: &x [1]\n- *x", "the alias *x is not read; write its value out"),
+        ("a.yaml", "[" * 50_000, "nested more than 20 deep"),
+        ("a.yaml", "- !!int ''", "the tag tag:yaml.org,2002:int is not read"),
+        ("a.yaml", '- "\\U00110000"', "not valid YAML"),
+        ("a.yaml", "- a\x01", "not valid YAML"),
+        ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, got 256; use .jsonl"),
+    ]
+    check_cases(cases, is_refused)
+
+
+def test_every_line_end_and_the_index_of_pandas_are_understood(tmp_path):
+    for end in ("\n", "\r\n", "\r"):
+        rows, _ = read_rows(write(tmp_path, "a.txt", f"one{end}two{end}{end}three{end}"))
+        assert rows == [Row(line, {"prompt": text}) for line, text in ((1, "one"), (2, "two"), (4, "three"))]
+        rows, _ = read_rows(write(tmp_path, "a.csv", f",prompt,seed{end}0,one,1{end} , ,{end}2,two,{end}"))
+        assert rows == [Row(2, {"prompt": "one", "seed": "1"}), Row(4, {"prompt": "two"})]
+
+
+def test_lines_that_are_remarks_are_counted(tmp_path, caplog):
+    rows, _ = read_rows(write(tmp_path, "a.txt", "#1 fan of boats\na sea\n# a remark\n"))
+    assert [row.values["prompt"] for row in rows] == ["a sea"]
+    assert "a.txt: lines that begin with # are no prompts: 2, the first is line 1" in caplog.text
+
+
+def test_yaml_holds_what_is_written(tmp_path):
+    """YAML 1.1 makes booleans, octal numbers, minutes and dates of these."""
+    texts = ["yes", "no", "1_000", "010", "0o7", "0x1f", "1:30", "2025-07-02", "off"]
+    rows, bad = read_rows(write(tmp_path, "a.yaml", "".join(f"- {text}\n" for text in texts)))
+    assert ([row.values["prompt"] for row in rows], bad) == (texts, [])
+    numbers = "- {prompt: a, fps: 1e1, scale: 2, guidance_scale: 1.5, image: null, seed: [0, -1]}"
+    assert read_rows(write(tmp_path, "a.yaml", numbers))[0][0].values == {
+        "prompt": "a", "fps": 10.0, "scale": 2, "guidance_scale": 1.5, "image": None, "seed": [0, -1],
+    }  # fmt: skip
+
+
+def test_bad_entries_of_yaml_and_jsonl_name_their_line(tmp_path):
+    def is_refused(name, text, message):
+        path = write(tmp_path, name, text)
+        (bad,) = read_rows(path)[1]
+        assert bad.where == f"{path}, line 2"
+        assert message in bad.reason
+
+    cases = [
+        ("a.yaml", "- a\n- {<<: {prompt: b}}", "the merge key << is not read"),
+        ("a.yaml", "- a\n- ? [x]\n  : b", "a key must be text"),
+        ("a.jsonl", '{"prompt": "a"}\nnull', "must be a JSON object, got null"),
+        ("a.jsonl", '{"prompt": "a"}\n' + "[" * 50_000, "nested more than 64 deep"),
+        ("a.jsonl", '{"prompt": "a"}\n{"prompt": "\\udc80"}', "got the character U+DC80 at 1"),
+        ("a.txt", "a\na\x1b[2Jb", "got the character U+001B at 2"),
+        ("a.txt", "a\na \u202eb", "got the character U+202E at 3"),
+        ("a.txt", "a\n\ufeffb", "got the character U+FEFF at 1"),
+        ("a.txt", "a\n" + "x" * 10_001, "prompt must be at most 10,000 characters, got 10,001"),
     ]
     check_cases(cases, is_refused)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+from fractions import Fraction
 from itertools import product
 
+import av
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from pyramid_seed.media.images import (
     open_image,
@@ -14,6 +17,7 @@ from pyramid_seed.media.images import (
     read_animation,
     read_image,
     read_image_folder,
+    to_rgb8,
 )
 from pyramid_seed.media.video import write_video
 from tests.cases import check_cases
@@ -114,6 +118,59 @@ def test_what_is_no_image(tmp_path):
         for read in (open_image, lambda path: read_animation(path, None)):
             with pytest.raises(ValueError, match=r"a\.png cannot be read as an image .*; use PNG"):
                 read(tmp_path / "a.png")
+
+
+def adobe_rgb() -> bytes:
+    """A colour profile of primaries and a gamma: Adobe RGB (1998), adapted to D50."""
+
+    def fixed(*values):
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    primaries = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
+    tags = {b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249)}
+    tags |= {
+        name + b"XYZ": b"XYZ \0\0\0\0" + fixed(*xyz)
+        for name, xyz in zip((b"r", b"g", b"b"), primaries, strict=True)
+    }
+    curve = b"curv" + struct.pack(">IIHH", 0, 1, 563, 0)  # gamma 2.2 as 563 / 256
+    tags |= {name + b"TRC": curve for name in (b"r", b"g", b"b")}
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data
+    header = struct.pack(">I4xI", start + len(body), 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    header = (header + bytes(28) + fixed(0.9642, 1.0, 0.8249)).ljust(128, b"\0")
+    return header + struct.pack(">I", len(tags)) + table + body
+
+
+def test_colours_are_those_of_the_profile(tmp_path):
+    """(60, 200, 60) of Adobe RGB is (0, 201, 37) in sRGB; it stays that however often it is read."""
+    Image.new("RGB", (4, 4), (60, 200, 60)).save(tmp_path / "a.png", icc_profile=adobe_rgb())
+    for image in (open_image(tmp_path / "a.png"), to_rgb8(open_image(tmp_path / "a.png"))):
+        assert image.getpixel((0, 0)) == pytest.approx((0, 201, 37), abs=1)
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    UPRIGHT.save(tmp_path / "b.png", icc_profile=own)
+    assert pixels_digest(open_image(tmp_path / "b.png")) == pixels_digest(UPRIGHT)
+    UPRIGHT.save(tmp_path / "c.png", icc_profile=b"no profile")
+    with pytest.raises(ValueError, match=r"c\.png has a colour profile that cannot be used"):
+        open_image(tmp_path / "c.png")
+
+
+def test_files_that_are_not_one_image_of_8_bits(tmp_path):
+    UPRIGHT.save(tmp_path / "a.gif", save_all=True, append_images=[UPRIGHT.rotate(180)])
+    with pytest.raises(ValueError, match=r"a\.gif cannot be read as an image \(it holds several images"):
+        open_image(tmp_path / "a.gif")
+    deep = av.VideoFrame.from_ndarray(np.full((4, 4, 3), 30000, np.uint16), format="rgb48le")
+    encoder = av.CodecContext.create("png", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 4, 4, "rgb48be"
+    encoder.time_base = Fraction(1)
+    packets = encoder.encode(deep.reformat(format="rgb48be"))
+    (tmp_path / "b.png").write_bytes(b"".join(map(bytes, packets)))
+    with pytest.raises(ValueError, match=r"b\.png has pixels of more than 8 bits"):
+        open_image(tmp_path / "b.png")
+    Image.new("L", (8200, 8200)).save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"c\.png cannot .* 8200 x 8200 pixels, at most 8192 x 8192"):
+        open_image(tmp_path / "c.png")
 
 
 # ---- images as frames

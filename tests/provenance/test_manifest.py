@@ -207,6 +207,22 @@ def test_what_is_not_ours_is_refused(made, tmp_path):
         find_manifest(path)
 
 
+def test_json_that_is_deep_or_large_is_refused(made, tmp_path):
+    path = tmp_path / "clip.json"
+    contents = {"deep": "[" * 100_000, "large": " " * 2**25 + " ", "binary": b"\xff", "number": "1" * 5000}
+    contents["deep inside"] = '{"schema": ' + "[" * 900 + "]" * 900 + "}"
+
+    def is_refused(content):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ValueError, match=r"clip\.json (holds no manifest|must be at most)"):
+            read_manifest(path)
+
+    check_cases(contents, is_refused)
+    write_video(tmp_path / "clip.mp4", made.frames, 8, comment=contents["deep"])
+    with pytest.raises(ValueError, match=r"clip\.mp4 holds no manifest of pyramid-seed"):
+        read_manifest(tmp_path / "clip.mp4")
+
+
 def test_a_newer_schema_is_refused_with_advice(made):
     newer = made.manifest | {"schema_version": SCHEMA_VERSION + 1}
     with pytest.raises(
@@ -244,6 +260,17 @@ DAMAGED = [
     (("settings", "guidance_scale"), "high", "guidance_scale must be a number of at least 0, got 'high'"),
     (("settings", "speed"), 3, "not those of this version: unknown key 'speed'"),
     (("ledger",), [{"stream": "initial"}], "a ledger row must have the fields"),
+    (("ledger", 0, "shape"), 5, "shape of a ledger row must be a list of whole numbers, got 5"),
+    (("ledger", 0, "sha256"), None, "sha256 of a ledger row must be text, got None"),
+    (("geometry", "latent_channels"), 10**9, "latent_channels must be a whole number <= 4096, got 10000"),
+    (("geometry", "num_stages"), 10**6, "num_stages must be a whole number <= 16, got 1000000"),
+    (("environment", "packages"), "all", "environment.packages must be an object, got 'all'"),
+    (("environment", "device"), [], "environment.device must be an object, got []"),
+    (("timings", "seconds"), "1", "timings.seconds must be a number, got '1'"),
+    (("timings",), {}, "timings.load_seconds is missing"),
+    (("file",), {"scale": 0}, "file.scale must be a whole number >= 1, got 0"),
+    (("file",), 5, "file must be an object or null, got 5"),
+    (("settings", "height"), 10**6, "height must be a whole number of at least 1 and at most 8192"),
 ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pyramid_seed import generate
 from pyramid_seed.noise import Branch
-from pyramid_seed.provenance.show import describe, printable
+from pyramid_seed.provenance.show import describe
+from pyramid_seed.texts import printable
 
 
 def test_people_see_what_matters(made):

@@ -204,6 +204,15 @@ def test_noise_only_finds_the_first_draw(tampered):
     check_cases(cases, rule)
 
 
+def test_more_noise_than_any_clip_has_is_not_drawn(tampered):
+    def grow(manifest):
+        manifest["settings"] |= {"height": 8192, "width": 8192, "scale": 1}
+        manifest["geometry"] |= {"spatial_factor": 1, "latent_channels": 64}
+
+    with pytest.raises(ValueError, match="4,294,967,296 in one draw; at most 4,294,967,296 and 134,"):
+        verify_noise_of_file(tampered(grow))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_noise_of_a_device_that_is_not_here_is_an_error(tampered, capsys):
     path = tampered(lambda m: m.update(noise_device="cuda"))
@@ -290,6 +299,8 @@ def test_pictures_are_read_back_and_gifs_are_not(made, tmp_path):
     pictures = made.save(tmp_path / "frames.png", sidecar=True)
     assert verify_noise_of_file(pictures).steps[-1].status == "equal"
     one = pictures / "0004.png"
+    Image.open(one).convert("RGBA").save(one)
+    assert verify_noise_of_file(pictures).steps[-1].status == "equal"
     Image.open(one).rotate(90).save(one)
     assert verify_noise_of_file(pictures).difference.note.endswith("from chunk 1 (frames 1 to 8) on")
     gif = made.save(tmp_path / "clip.gif", sidecar=True)

@@ -1,0 +1,109 @@
+"""Text that somebody else wrote: read up to a size, parsed up to a depth, shown on one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import unicodedata
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MAX_PROMPT_LENGTH = 10_000
+"""Characters; the text encoders read some 500 at most of what is longer."""
+_MAX_DEPTH = 64  # of JSON; a manifest has 5
+
+# Half surrogates, control characters but for tab and line ends, byte order marks, and what turns the
+# direction of writing around: nobody types them, and nobody sees what they do.
+_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_STEERS = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def check_prompt(prompt: object, name: str = "prompt") -> None:
+    """Refuse what is not one text that people could have typed.
+
+    Raises:
+        TypeError: it is not a str.
+        ValueError: it is longer than `MAX_PROMPT_LENGTH`, or holds a character that nobody sees.
+    """
+    if not isinstance(prompt, str):
+        raise TypeError(f"{name} must be one str, got {type(prompt).__name__}; call generate once for each")
+    if len(prompt) > MAX_PROMPT_LENGTH:
+        raise ValueError(
+            f"{name} must be at most {MAX_PROMPT_LENGTH:,} characters, got {len(prompt):,}; the model reads "
+            "only the first few hundred words"
+        )
+    if unseen := _UNSEEN.search(prompt):
+        raise ValueError(
+            f"{name} must be plain text, got the character U+{ord(unseen[0]):04X} at {unseen.start() + 1}; "
+            "leave it out"
+        )
+
+
+def printable(text: str) -> str:
+    """The text on one line, every character that steers a terminal as an escape: it may be anybody's."""
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in ("Cc", "Cs") or _STEERS.match(char)
+        else char
+        for char in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Each of its lines as `printable` gives it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def read_bounded(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: a regular file.
+        limit: bytes that are read at most.
+        what: it is, for messages, such as "the preset".
+
+    Raises:
+        FileNotFoundError: it is missing. OSError: it cannot be read.
+        ValueError: it is larger than the limit, or a device or a pipe.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{what} {path} does not exist") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # which could go on for ever, or never begin
+        raise ValueError(f"{what} {path} must be a file, not a device or a pipe")
+    with path.open("rb") as file:
+        return read_stream(file, limit, f"{what} {path}")
+
+
+def read_stream(stream: BinaryIO, limit: int, what: str) -> bytes:
+    """All bytes of a stream; ValueError if they are more than `limit`."""
+    data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{what} must be at most {limit // 2**10} KiB, and is larger")
+    return data
+
+
+def parse_json(text: str, **hooks: Any) -> Any:
+    """What a JSON text says; `hooks` are those of `json.loads`.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper than anything of ours.
+    """
+    too_deep = f"it is nested more than {_MAX_DEPTH} deep"
+    try:
+        value = json.loads(text, **hooks)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    raise ValueError(too_deep)
