@@ -36,6 +36,7 @@ from .pipelines.inputs import Request, check_call
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
+from .pipelines.text_inputs import EMBEDDINGS
 from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
 from .recipe import Recipe
 from .run_options import RunOptions
@@ -402,15 +403,12 @@ def check_request(
     """
     arguments = _arguments(settings, image)
     del arguments["prompt_suffix"]  # any text will do
-    embeddings = ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
     return check_call(
         geometry,
         1,
         (1, 1),
         prompt=prompt,
-        embeddings={f"{sign}{name}": None for sign in ("", "negative_") for name in embeddings},
-        beginning=None,
-        num_videos_per_prompt=1,
+        embeddings=dict.fromkeys(EMBEDDINGS),
         **arguments,
     )
 

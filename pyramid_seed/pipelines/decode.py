@@ -16,7 +16,20 @@ from ..private_apis import has_group_offload_hook, has_offload_hook
 from .memory import contiguous_copy
 
 
-class ClipDecoder:
+class UnitDecoder:
+    """Takes the units of one clip as they are finished; this one leaves them undecoded."""
+
+    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
+        """Take the next unit."""
+
+    def poll(self) -> None:
+        """Hand on what is finished by now."""
+
+    def finish(self) -> None:
+        """Hand on all that was put."""
+
+
+class ClipDecoder(UnitDecoder):
     """Decodes a clip one latent frame at a time, while later ones are still being made.
 
     Always one latent frame per chunk: so the frames of a clip are bitwise the beginning of a longer one's,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,20 +12,10 @@ from diffusers.video_processor import VideoProcessor
 from numpy.typing import NDArray
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from .decode import ClipDecoder, has_offload_hooks, to_frames
+from .decode import ClipDecoder, UnitDecoder, has_offload_hooks, to_frames
 
 OnFrames: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
 """Called as (clip, chunk, frames) with frames (t, H, W, 3) uint8."""
-
-
-class UnitDecoder(Protocol):
-    """Takes the units of one clip, see `ClipDecoder`."""
-
-    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None: ...
-
-    def poll(self) -> None: ...
-
-    def finish(self) -> None: ...
 
 
 class FrameCollector:
@@ -57,7 +47,7 @@ class FrameCollector:
 
     def decoder(self, clip: int) -> UnitDecoder:
         """Where the units of a clip go as they are finished."""
-        return self._decoder(clip) if self._is_decoded and not self._is_late else _NoDecoder()
+        return self._decoder(clip) if self._is_decoded and not self._is_late else UnitDecoder()
 
     def collect(self, clips: list[torch.Tensor], processor: VideoProcessor) -> Any:
         """The `frames` of the pipeline's output, of the clips (1, C, t, h, w) that are kept."""
@@ -96,19 +86,6 @@ class FrameCollector:
                 on_frames(clip, chunk, to_frames(pixels).numpy())
 
         return ClipDecoder(self._vae, on_pixels)
-
-
-class _NoDecoder:
-    """For units that are not decoded, or later."""
-
-    def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
-        pass
-
-    def poll(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 def _joined(clips: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:

@@ -36,9 +36,9 @@ from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
 from .call_wrappers import admitted
-from .decode import encode_image
+from .decode import UnitDecoder, encode_image
 from .denoise import OnStep, Place, denoise_clip
-from .frame_collector import FrameCollector, OnFrames, UnitDecoder
+from .frame_collector import FrameCollector, OnFrames
 from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
@@ -48,6 +48,7 @@ from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests, StageRecorder
 from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
+from .text_inputs import EMBEDDINGS
 
 
 class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
@@ -275,16 +276,16 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             prompt,
             negative_prompt,
             image,
-            height,
-            width,
-            num_frames,
-            num_inference_steps,
-            video_num_inference_steps,
-            guidance_scale,
-            video_guidance_scale,
-            guidance_decay,
-            min_guidance_scale,
-            num_videos_per_prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            video_num_inference_steps=video_num_inference_steps,
+            guidance_scale=guidance_scale,
+            video_guidance_scale=video_guidance_scale,
+            guidance_decay=guidance_decay,
+            min_guidance_scale=min_guidance_scale,
+            num_videos_per_prompt=num_videos_per_prompt,
             beginning=beginning,
             max_sequence_length=max_sequence_length,
             text_encoders=text_encoders,
@@ -402,33 +403,18 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         image: PipelineImageInput | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int = 121,
-        num_inference_steps: int | list[int] = 20,
-        video_num_inference_steps: int | list[int] | None = None,
-        guidance_scale: float = 7.0,
-        video_guidance_scale: float | None = None,
-        guidance_decay: float | None = None,
-        min_guidance_scale: float = 2.0,
-        num_videos_per_prompt: int = 1,
-        prompt_embeds: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-        pooled_prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_attention_mask: torch.Tensor | None = None,
-        negative_pooled_prompt_embeds: torch.Tensor | None = None,
-        beginning: Beginning | list[Beginning | None] | None = None,
-        max_sequence_length: int = 128,
+        *,
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **arguments: Any,
     ) -> Request:
         """What a call with these arguments is to make, which are those of `__call__`; computes nothing.
 
         Raises:
             ValueError, TypeError: an argument does not fit the model or the others; what would is named.
         """
+        self.check_parts()
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         check_choice("output_type", output_type, OUTPUT_TYPES)
@@ -442,27 +428,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             (config.joint_attention_dim, config.pooled_projection_dim),
             prompt=prompt,
             negative_prompt=negative_prompt,
-            embeddings={
-                "prompt_embeds": prompt_embeds,
-                "prompt_attention_mask": prompt_attention_mask,
-                "pooled_prompt_embeds": pooled_prompt_embeds,
-                "negative_prompt_embeds": negative_prompt_embeds,
-                "negative_prompt_attention_mask": negative_prompt_attention_mask,
-                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-            },
             image=image,
-            beginning=beginning,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            video_num_inference_steps=video_num_inference_steps,
-            guidance_scale=guidance_scale,
-            video_guidance_scale=video_guidance_scale,
-            guidance_decay=guidance_decay,
-            min_guidance_scale=min_guidance_scale,
-            num_videos_per_prompt=num_videos_per_prompt,
-            max_sequence_length=max_sequence_length,
+            embeddings={name: arguments.pop(name, None) for name in EMBEDDINGS},
+            **arguments,
         )
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:

@@ -6,8 +6,13 @@ from collections.abc import Mapping
 
 import torch
 
+EMBEDDINGS = tuple(
+    sign + name
+    for sign in ("", "negative_")
+    for name in ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
+)
 Embeddings = Mapping[str, torch.Tensor | None]
-"""prompt_embeds, prompt_attention_mask, pooled_prompt_embeds and their negative_ twins."""
+"""All `EMBEDDINGS`, None for those that were not given."""
 
 
 def check_text(
