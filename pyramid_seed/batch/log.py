@@ -14,6 +14,9 @@ from .errors import writing
 
 logger = logging.getLogger(__name__)
 
+_ON_TERMINAL = ("pyramid_seed.batch", "pyramid_seed.pipelines.text")
+"""Whose warnings are shown on the terminal, too: of a batch's files, and of prompts that are cut."""
+
 
 @contextmanager
 def log_file(folder: Path, rank: int) -> Iterator[None]:
@@ -31,16 +34,18 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
-    batch = logging.getLogger(__package__)
     terminal = _TerminalHandler(logging.WARNING)
-    batch.addHandler(terminal)
+    told = [logging.getLogger(name) for name in _ON_TERMINAL]
+    for source in told:
+        source.addHandler(terminal)
     try:
         yield
     except Exception:
         logger.exception("ended by an error")
         raise
     finally:
-        batch.removeHandler(terminal)
+        for source in told:
+            source.removeHandler(terminal)
         package.setLevel(level)
         package.removeHandler(handler)
         with writing(folder):
