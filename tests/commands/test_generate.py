@@ -10,6 +10,7 @@ from pyramid_seed import generate, load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
+from pyramid_seed.pipelines.out_of_memory import GenerationOutOfMemoryError
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
@@ -117,10 +118,15 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
         ]
 
 
-def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path):
+def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path, monkeypatch):
+    """The error itself is tested with the pipeline, at a size that no command takes."""
+
+    def out_of_memory(*_, **__):
+        raise GenerationOutOfMemoryError("out of memory on cpu")
+
+    monkeypatch.setattr("pyramid_seed.api.generate", out_of_memory)
     clip = tmp_path / "clip.mp4"
-    size = ["--height", str(2**20), "--width", str(2**20), "--num-frames", "1"]
-    assert main(["generate", "a", *size, "-o", str(clip), "--quiet"]) == 2
+    assert main(["generate", "a", "-o", str(clip), "--quiet"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("pyramid-seed generate: out of memory on cpu")
     assert "Traceback" not in said

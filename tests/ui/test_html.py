@@ -20,7 +20,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"
 
 
 def test_nothing_that_people_wrote_is_html(short):
-    manifest = generate(EVIL, seed=1, preset=short, progress=False, num_frames=1).manifest
+    manifest = generate("a", seed=1, preset=short, progress=False, num_frames=1).manifest | {"prompt": EVIL}
     name = "a'\"<b>.mp4"
     page = facts(name, manifest, Outcome(name, EVIL, details=((EVIL, EVIL),)))
     page += cards([entry_of(name, manifest)], "") + clip_stage(name)
