@@ -21,7 +21,7 @@ from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.sample_size import SHARE, PairedDifference, seeds_for_share
 from pyramid_seed.explore.variance import VarianceShares
 from pyramid_seed.media.video import read_video, write_video
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 
 PAGE = Path(__file__).parents[1] / "docs" / "seeds.md"
 BEGIN = "<!-- figures: written by scripts/seed_figures.py -->\n"
@@ -42,7 +42,7 @@ def codec_errors(usual: Findings) -> dict[str, float]:
     """What a usual, lossy file changes in each measure: the largest deviation over a clip of each prompt."""
     errors: dict[str, list[float]] = {}
     for exact in (prompt.clips[0] for prompt in usual.prompts):
-        manifest = find_manifest(exact.path)
+        manifest = read_manifest(exact.path)
         frames, fps = read_video(exact.path)
         with tempfile.TemporaryDirectory() as folder:
             lossy = Path(folder) / "lossy.mp4"

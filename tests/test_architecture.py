@@ -43,7 +43,7 @@ ALLOWED = {
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
         "noise pipelines presets run_options seeds texts unique_keys",
         "explore": "batch choices files geometry media presets provenance run_options seeds texts version",
-        "ui": "api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
+        "ui": "texts api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
         "recipe reproduce run_options seeds texts",
     }.items()
 }

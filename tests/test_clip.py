@@ -22,7 +22,7 @@ from pyramid_seed.media.video import read_comment, read_video
 from pyramid_seed.noise import noise_digest
 from pyramid_seed.provenance import latents as kept
 from pyramid_seed.provenance.latents import read_latents, write_latents
-from pyramid_seed.provenance.manifest import find_manifest, unit_digests
+from pyramid_seed.provenance.manifest import read_manifest, unit_digests
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def names(folder):
 def test_an_mp4_carries_its_manifest(clip, tmp_path):
     path = clip.save(tmp_path / "clip.mp4", scale=3, lossless=True)
     shown = {"ending": ".mp4", "scale": 3, "lossless": True}
-    assert find_manifest(path) == clip.manifest | {"file": shown}
+    assert read_manifest(path) == clip.manifest | {"file": shown}
     assert names(tmp_path) == ["clip.mp4"]
 
 
@@ -55,8 +55,8 @@ def test_the_manifest_is_made_once(clip):
 def test_sidecar_and_latents_lie_beside_the_clip(clip, tmp_path, ending):
     path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
     assert names(tmp_path) == sorted([f"clip{ending}", "clip.json", "clip.latents.safetensors"])
-    assert find_manifest(path)["file"]["ending"] == ending
-    assert find_manifest(path)["digests"] == clip.manifest["digests"]
+    assert read_manifest(path)["file"]["ending"] == ending
+    assert read_manifest(path)["digests"] == clip.manifest["digests"]
     latents = read_latents(tmp_path / "clip.latents.safetensors", clip.manifest["digests"]["units"])
     assert torch.equal(latents, clip.latents)
 
@@ -176,9 +176,9 @@ def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
         sidecar = json.loads((folder / "clip.json").read_text(encoding="utf-8"))
         if ending == ".gif" and (sidecar["prompt"] == "another") != is_new:
             with pytest.raises(ValueError, match="is the manifest of another file than"):
-                find_manifest(path)
+                read_manifest(path)
             continue
-        manifest = find_manifest(path)
+        manifest = read_manifest(path)
         assert manifest["prompt"] == ("another" if is_new else "a boat")
         latents = folder / "clip.latents.safetensors"
         are_new = noise_digest(load_file(latents)["latents"]) != noise_digest(clip.latents)
@@ -202,7 +202,7 @@ def command(quick, *more):
 def test_generate_writes_what_was_asked_for(quick, clip, tmp_path):
     assert command(quick, "-o", tmp_path / "clip.mp4", "--sidecar", "--keep-latents") == 0
     assert names(tmp_path) == ["clip.json", "clip.latents.safetensors", "clip.mp4"]
-    assert find_manifest(tmp_path / "clip.mp4")["digests"] == clip.manifest["digests"]
+    assert read_manifest(tmp_path / "clip.mp4")["digests"] == clip.manifest["digests"]
     assert command(quick, "-o", tmp_path / "bare.mp4", "--no-metadata") == 0
     assert read_comment(tmp_path / "bare.mp4") is None
 

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from pyramid_seed import Clip, generate, load_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.provenance.diff import diff_manifests
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.provenance.show import describe
 from pyramid_seed.reproduce import extend, regenerate, verify
 from tests.conftest import REFERENCE
@@ -123,7 +123,7 @@ def test_an_adapter_that_no_file_holds(settings, tmp_path):
     path = clip.save(tmp_path / "boat.mp4")
     with pytest.raises(ValueError, match="weights that no file holds"):
         verify(path, model=settings["model"], progress=False)
-    assert ("lora", "adapters that are not known") in describe(find_manifest(path))
+    assert ("lora", "adapters that are not known") in describe(read_manifest(path))
 
 
 def test_show_and_diff(clip, plain):
@@ -153,7 +153,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
     command = ["generate", "a boat", "--seed", "3", *options, "--quiet", "-o", str(path)]
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
-    manifest = find_manifest(path)
+    manifest = read_manifest(path)
     assert manifest["digests"] == made_by(adapted, settings).manifest["digests"]
     (row,) = manifest["loras"]
     assert (row["file"], row["scale"], row["fused"]) == (lora.name, 0.7, False)
@@ -162,7 +162,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     assert capsys.readouterr().out.endswith("MATCH\n")
 
     assert main([*command, "--overwrite", "--lora", str(lora), "--lora", f"{other}:-0.5"]) == 0
-    assert [(row["file"], row["scale"]) for row in find_manifest(path)["loras"]] == [
+    assert [(row["file"], row["scale"]) for row in read_manifest(path)["loras"]] == [
         (lora.name, 1.0),
         (other.name, -0.5),
     ]

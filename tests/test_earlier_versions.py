@@ -21,7 +21,7 @@ from pyramid_seed.cli import main
 from pyramid_seed.environment import environment_fingerprint, fingerprint_differences
 from pyramid_seed.files import file_digest
 from pyramid_seed.media.video import read_video
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import verify
 from tests.test_golden import DECISIVE
 
@@ -97,7 +97,7 @@ def test_an_interrupted_batch_is_gone_on_with(written, name, made, there):
     assert (second.status, second.made, second.found) == (0, 0, made + there)
     assert second.digests == summary.digests
     for file, digest in summary.digests.items():
-        assert find_manifest(folder / file)["digests"]["frames"] == digest
+        assert read_manifest(folder / file)["digests"]["frames"] == digest
         assert verify(folder / file, noise_only=True).difference is None
     if summary.digests != expected:
         skip_if_other_kernels(origin)
@@ -110,7 +110,7 @@ def test_an_interrupted_batch_is_gone_on_with(written, name, made, there):
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_clip_is_shown(name, capsys):
     path = WRITTEN / "clips" / name
-    manifest = find_manifest(path)
+    manifest = read_manifest(path)
     assert main(["show", str(path)]) == 0
     text = capsys.readouterr().out
     for fact in (manifest["prompt"], manifest["seed"], manifest["digests"]["frames"], "pyramid-seed 0.1.0"):
@@ -134,20 +134,20 @@ def test_a_clip_is_made_again(name, capsys):
     if status != 0:
         assert any(line.startswith("DIFFERS first in ") for line in lines)
         assert any(line.startswith("environment ") for line in lines)
-        skip_if_other_kernels(find_manifest(path)["environment"])
+        skip_if_other_kernels(read_manifest(path)["environment"])
     assert (status, lines[-1]) == (0, "MATCH")
 
 
 @pytest.mark.parametrize("name", ["branched.mp4", "from_image.mp4", "pictures.png"])
 def test_a_clip_is_extended(written, name):
     path, longer = written / "clips" / name, written / "longer.mp4"
-    manifest = find_manifest(path)
+    manifest = read_manifest(path)
     num_frames = manifest["settings"]["num_frames"] + 4
     if name != "from_image.mp4":  # no latents: its beginning is made again, and refused if it is another one
         skip_if_other_kernels(manifest["environment"])
     command = ["extend", str(path), "--num-frames", str(num_frames), "-o", str(longer), "--lossless"]
     assert main([*command, "--quiet", "--device", "cpu", *image_options(name)]) == 0
-    extended = find_manifest(longer)
+    extended = read_manifest(longer)
     frames, _ = read_video(longer)
     assert len(frames) == extended["settings"]["num_frames"] == num_frames
     for field in ("seed", "branches", "image_sha256", "prompt", "weights"):
@@ -160,7 +160,7 @@ def test_a_clip_is_extended(written, name):
         skip_if_other_kernels(manifest["environment"])
     assert begins_with(extended["digests"]["chunks"], manifest["digests"]["chunks"])
     if name == "pictures.png":  # circle.mp4 is the same clip, made in one go
-        assert extended["digests"] == find_manifest(written / "clips" / "circle.mp4")["digests"]
+        assert extended["digests"] == read_manifest(written / "clips" / "circle.mp4")["digests"]
 
 
 def begins_with(longer: list[Any], shorter: list[Any]) -> bool:
@@ -173,7 +173,7 @@ def test_a_clip_goes_on_in_another_way(written):
     command = ["extend", str(clips / "circle.mp4"), "--num-frames", "13", "--branch-seed", "7"]
     branched = written / "branched.mp4"
     assert main([*command, "--from-frame", "5", "-o", str(branched), "--quiet", "--device", "cpu"]) == 0
-    expected, made = find_manifest(clips / "branched.mp4"), find_manifest(branched)
+    expected, made = read_manifest(clips / "branched.mp4"), read_manifest(branched)
     assert made["ledger"] == expected["ledger"]
     if made["digests"] != expected["digests"]:
         skip_if_other_kernels(expected["environment"])

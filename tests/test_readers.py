@@ -15,7 +15,7 @@ from pyramid_seed import generate
 from pyramid_seed.batch.items import Defaults, items_from_rows
 from pyramid_seed.batch.rows import FORMATS, read_rows
 from pyramid_seed.presets import SETTINGS, load_preset, with_settings
-from pyramid_seed.provenance.manifest import check_manifest, find_manifest, read_manifest, recipe_of
+from pyramid_seed.provenance.manifest import check_manifest, read_manifest, recipe_of
 from pyramid_seed.provenance.show import describe
 from tests.cases import check_cases
 
@@ -114,7 +114,7 @@ def test_files_that_are_to_hold_a_manifest(content, tmp_path):
     for ending in ("json", "mp4"):
         (tmp_path / f"clip.{ending}").write_bytes(content)
         with pytest.raises(OURS):
-            find_manifest(tmp_path / f"clip.{ending}")
+            read_manifest(tmp_path / f"clip.{ending}")
 
 
 def test_arguments_of_odd_types_are_refused_before_anything_is_loaded():

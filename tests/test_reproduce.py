@@ -16,7 +16,7 @@ from pyramid_seed.api import load_pipeline
 from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.recipe import plan_extension
 from pyramid_seed.reproduce import extend, regenerate, verify
 
@@ -139,7 +139,7 @@ def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
 def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeypatch):
     monkeypatch.setattr("pyramid_seed.provenance.manifest.SCHEME", "pyramid-seed/v2")
     path = replace(clip).save(tmp_path / "clip.mp4", keep_latents=True)  # without the manifest it had built
-    later = find_manifest(path)
+    later = read_manifest(path)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v2', this version knows"):
         extend(path, 17, model=clip.source.folder)

@@ -17,7 +17,7 @@ from pyramid_seed.api import shared_pipeline
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import extend, regenerate
 
 
@@ -66,7 +66,7 @@ def test_the_scale_is_that_of_the_settings(quick, tmp_path):
     with FrameFile(tmp_path / "clip.mp4") as file:
         clip = generate("a boat", seed=5, scale=3, sink=file, **quick)
         clip.save(tmp_path / "clip.mp4")
-    assert find_manifest(tmp_path / "clip.mp4")["file"]["scale"] == 3
+    assert read_manifest(tmp_path / "clip.mp4")["file"]["scale"] == 3
     assert read_video(tmp_path / "clip.mp4")[0].shape == (9, 64 * 3, 64 * 3, 3)
 
 
@@ -91,7 +91,7 @@ def test_a_longer_clip_streams_from_its_first_frame(quick, tmp_path):
         longer = extend(first, 17, model=quick["model"], progress=False, sink=file)
         longer.save(file.path)
     assert longer.frame_facts == whole.frame_facts
-    assert find_manifest(file.path)["digests"] == whole.manifest["digests"]
+    assert read_manifest(file.path)["digests"] == whole.manifest["digests"]
 
 
 def test_a_run_that_is_stopped_has_the_frames_of_its_units(quick, held, tmp_path):

@@ -29,9 +29,9 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed diff`."""
     from ..provenance.diff import diff_manifests
-    from ..provenance.manifest import find_manifest
+    from ..provenance.manifest import read_manifest
 
-    difference = diff_manifests(find_manifest(options.a), find_manifest(options.b))
+    difference = diff_manifests(read_manifest(options.a), read_manifest(options.b))
     tell_difference(difference)
     return 0 if difference.is_same_clip else 1
 

@@ -57,11 +57,11 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed extend`."""
     from ..clip_files import check_outputs, continued_stem
-    from ..provenance.manifest import find_manifest, recipe_of
+    from ..provenance.manifest import read_manifest, recipe_of
 
     clip, branch = options.clip, options.branch_seed
     path = options.output or clip.with_stem(continued_stem(clip.stem, options.num_frames, branch))
-    fps = recipe_of(find_manifest(clip)).settings.fps
+    fps = recipe_of(read_manifest(clip)).settings.fps
     check_outputs(path, **output_options(options), fps=fps, num_frames=options.num_frames)
     image = open_image(options.image)
 

@@ -20,10 +20,10 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed show`."""
-    from ..provenance.manifest import find_manifest
+    from ..provenance.manifest import read_manifest
     from ..provenance.show import describe
 
-    manifest = find_manifest(options.clip)
+    manifest = read_manifest(options.clip)
     if options.json:
         print(json.dumps(manifest, indent=2, sort_keys=True))
         return 0

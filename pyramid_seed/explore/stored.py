@@ -10,7 +10,7 @@ from typing import Any
 from ..media.frames import Frames, frames_digest
 from ..media.images import read_animation, read_image, read_image_folder
 from ..media.video import read_video
-from ..provenance.manifest import find_manifest, geometry_of
+from ..provenance.manifest import geometry_of, read_manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def read_clip(path: str | Path) -> StoredClip:
     if ending == ".json":
         raise ValueError(f"{path} holds no images; to compare manifests alone use `pyramid-seed diff`")
     try:
-        manifest, no_manifest = find_manifest(path), ""
+        manifest, no_manifest = read_manifest(path), ""
     except ValueError as error:
         manifest, no_manifest = None, str(error)
     settings = {} if manifest is None else manifest["settings"]

@@ -16,7 +16,7 @@ from ..batch.summary import BatchSummary
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed
-from ..provenance.manifest import find_manifest
+from ..provenance.manifest import read_manifest
 from .extras import check_extra
 from .findings import Findings, findings_of, paired_differences
 from .measured import MeasuredClip, measured_clip
@@ -159,7 +159,7 @@ def _measured(
     made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
     for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
-        manifest = find_manifest(path)
+        manifest = read_manifest(path)
         made_with = made_with or manifest["settings"]
         clips.append(measured_clip(*key, path=path, manifest=manifest))
     return clips, made_with

@@ -173,7 +173,7 @@ def sidecar_path(clip: Path) -> Path:
     return clip.parent / f"{clip.stem}.json"
 
 
-def find_manifest(clip: str | Path) -> dict[str, Any]:
+def read_manifest(clip: str | Path) -> dict[str, Any]:
     """The manifest inside a video file, or else the one beside the clip; of a .json, the one it is.
 
     Raises:
@@ -185,8 +185,8 @@ def find_manifest(clip: str | Path) -> dict[str, Any]:
         check_readable(clip)
     sidecar = sidecar_path(clip)
     if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
-        return read_manifest(clip)
-    manifest = read_manifest(sidecar)
+        return _manifest_in(clip)
+    manifest = _manifest_in(sidecar)
     digest = (manifest.get("file") or {}).get("sha256")
     # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
     if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
@@ -198,13 +198,13 @@ def find_manifest(clip: str | Path) -> dict[str, Any]:
 
 
 def read_verifiable(clip: str | Path) -> dict[str, Any]:
-    """`find_manifest`, of a clip whose noise this version can draw again; raises as it, or ValueError."""
-    manifest = find_manifest(clip)
+    """`read_manifest`, of a clip whose noise this version can draw again; raises as it, or ValueError."""
+    manifest = read_manifest(clip)
     check_noise_scheme(manifest, clip)
     return manifest
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
+def _manifest_in(path: str | Path) -> dict[str, Any]:
     """The manifest in the comment tag of a video file, or in a .json.
 
     Raises:

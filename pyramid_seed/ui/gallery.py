@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..provenance.latents import latents_path
-from ..provenance.manifest import find_manifest, sidecar_path
+from ..provenance.manifest import read_manifest, sidecar_path
 
 _SHOWN = 300  # characters of a prompt
 
@@ -65,14 +65,14 @@ def list_clips(folder: Path, limit: int) -> tuple[Entry, ...]:
 
 
 def clip_manifest(path: Path) -> dict[str, Any]:
-    """`find_manifest` of a file that may be anybody's.
+    """`read_manifest` of a file that may be anybody's.
 
     Raises:
         ValueError: as that, or whatever else the file makes its readers raise.
         OSError: it cannot be read.
     """
     try:
-        return find_manifest(path)
+        return read_manifest(path)
     except (ValueError, OSError):
         raise
     except Exception as error:

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from ..geometry import PyramidGeometry
 
-MAX_PROMPT = 10_000
-"""Characters; text encoders read a few hundred words of a prompt."""
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,12 +37,6 @@ class Limits:
             if value > limit:
                 option = "--max-" + name.removeprefix("num_")
                 raise ValueError(f"{name} must be at most {limit} on this server ({option}), got {value}")
-
-
-def check_prompt(name: str, text: str) -> None:
-    """Raise ValueError if a text is longer than any prompt."""
-    if len(text) > MAX_PROMPT:
-        raise ValueError(f"{name} must be at most {MAX_PROMPT:,} characters, got {len(text):,}")
 
 
 def lengths(geometry: PyramidGeometry, limits: Limits) -> list[int]:

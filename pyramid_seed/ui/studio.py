@@ -15,9 +15,10 @@ from ..presets import Preset
 from ..provenance.manifest import geometry_of, recipe_of
 from ..recipe import plan_extension
 from ..run_options import RunOptions
+from ..texts import check_prompt
 from .gallery import Entry, clip_manifest, find_clip, list_clips
 from .jobs import Job, JobQueue
-from .limits import Limits, check_prompt, lengths
+from .limits import Limits, lengths
 from .work import continue_clip, make_clip, verify_clip
 
 GALLERY_SIZE = 24
@@ -99,8 +100,8 @@ class Studio:
         Raises:
             ValueError: it cannot be made, or is too large for this server; or the queue is full.
         """
-        check_prompt("the prompt", request.prompt)
-        check_prompt("the negative prompt", request.negative_prompt)
+        check_prompt(request.prompt)
+        check_prompt(request.negative_prompt, "negative_prompt")
         preset = self.preset(request.preset)
         image = None if request.image is None else open_image(request.image)
         height, width = (request.height, request.width) if image is None else (image.height, image.width)

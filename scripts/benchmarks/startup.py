@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 
 from .fresh import environment
 from .measure import CPU, PRODUCT, Bar, Result, Row, compared, in_turn, summary
@@ -53,7 +53,7 @@ def _clip_row(repeats: int) -> Row:
 
         def generate() -> None:
             _run((*command, "--device", "cpu", "--quiet", "--overwrite"))
-            timings = find_manifest(path)["timings"]
+            timings = read_manifest(path)["timings"]
             loading.append(timings["load_seconds"])
             generating.append(timings["seconds"])
 

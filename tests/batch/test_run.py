@@ -21,7 +21,7 @@ from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import _device_of
 from pyramid_seed.media.images import open_image
 from pyramid_seed.presets import Settings, load_preset, with_settings
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import verify
 from tests.conftest import REFERENCE
 
@@ -76,7 +76,7 @@ def test_a_batch_makes_the_clips_of_generate(run, settings, tmp_path):
     assert sorted(summary.digests.values()) == sorted(clip.digest for clip in clips)
     for clip in clips:
         (file,) = [name for name, digest in summary.digests.items() if digest == clip.digest]
-        assert without_the_run(find_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
+        assert without_the_run(read_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
 
 
 GUIDED_FIRST = {"guidance_scale": 3.0, "video_guidance_scale": 1.0, "negative_prompt": "fog"}
@@ -106,7 +106,7 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     given = {name: value for name, value in row.items() if name not in ("prompt", "image")}
     clip = generate(row["prompt"], seed=5, image=image, **{"height": 64, "width": 64, **given}, **settings)
     assert summary.digests[file] == clip.digest
-    assert without_the_run(find_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
+    assert without_the_run(read_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
 
 
 def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after):
@@ -119,7 +119,7 @@ def test_another_path_of_attention_makes_another_clip(run, tmp_path, stop_after)
     entries = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, prefix: 1}
     for file, path in ((reference, "reference"), (prefix, "prefix")):
-        assert find_manifest(tmp_path / "clips" / file)["attention"] == path
+        assert read_manifest(tmp_path / "clips" / file)["attention"] == path
         assert (
             verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny", progress=False).difference
             is None

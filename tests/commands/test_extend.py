@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyramid_seed import generate
 from pyramid_seed.cli import main
 from pyramid_seed.noise import Branch
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import verify
 
 
@@ -16,8 +16,8 @@ def test_it_goes_on_from_a_saved_clip(quick, tmp_path, capsys):
     extend = ["extend", str(path), "--num-frames", "25", "--branch-seed", "9", *arguments]
     assert main([*extend, "--keep-latents"]) == 0
     made = tmp_path / "clip_25frames_seed9.mp4"
-    assert find_manifest(made)["digests"] == branched.manifest["digests"]
-    assert find_manifest(made)["branches"] == [{"from_unit": 2, "seed": "9"}]
+    assert read_manifest(made)["digests"] == branched.manifest["digests"]
+    assert read_manifest(made)["branches"] == [{"from_unit": 2, "seed": "9"}]
     assert verify(made, model=quick["model"], progress=False).difference is None
     assert main(extend) == 2
     assert "exists already" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.cli import main
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from tests.cases import check_cases
 
 
@@ -19,7 +19,7 @@ def test_it_prints_for_people_and_for_programs(saved, capsys):
     assert main(["show", str(saved)]) == 0
     assert "seed        18446744073709551615\n" in capsys.readouterr().out
     assert main(["show", str(saved), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == find_manifest(saved)
+    assert json.loads(capsys.readouterr().out) == read_manifest(saved)
 
 
 def test_what_is_no_clip_is_refused_by_name_at_once(tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ from pyramid_seed import generate, run_sweep
 from pyramid_seed.cli import main
 from pyramid_seed.explore.measures import measure_clip
 from pyramid_seed.explore.report import NAMES
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 
 from .sweeps import FEW, OPTIONS, PROMPTS, SEEDS, Page, tree_of
 
@@ -43,7 +43,7 @@ def test_the_way_to_run_is_that_of_generate(tmp_path):
     way = {"attention": "reference", "text_encoders": "offload", "device": "cpu", "progress": False}
     summary = run_sweep(PROMPTS[:1], tmp_path, seeds=(7,), **way, **FEW)
     (name,) = summary.batch.digests
-    manifest = find_manifest(tmp_path / "clips" / name)
+    manifest = read_manifest(tmp_path / "clips" / name)
     assert (manifest["attention"], manifest["compiled"]) == ("reference", False)
     assert manifest["digests"]["frames"] == generate(PROMPTS[0], seed=7, **way, **FEW).digest
     with pytest.raises(ValueError, match="text_encoders must be keep or offload, got 'free'"):

@@ -21,7 +21,6 @@ from pyramid_seed.provenance.manifest import (
     build_manifest,
     check_manifest,
     chunk_digests,
-    find_manifest,
     geometry_of,
     manifest_json,
     read_manifest,
@@ -175,36 +174,36 @@ def test_json_is_canonical(made):
 
 
 def test_it_is_found_inside_or_beside(made, saved, tmp_path):
-    inside, beside = find_manifest(saved), find_manifest(saved.with_suffix(".json"))
+    inside, beside = read_manifest(saved), read_manifest(saved.with_suffix(".json"))
     assert inside == json.loads(read_comment(saved))
     assert beside == inside | {"file": inside["file"] | {"sha256": file_digest(saved)}}
     gif = made.save(tmp_path / "clip.gif", sidecar=True)
     shown = {"ending": ".gif", "scale": 6, "lossless": False, "sha256": file_digest(gif)}
-    assert find_manifest(gif)["file"] == shown
+    assert read_manifest(gif)["file"] == shown
     gif.write_bytes(gif.read_bytes() + b"x")
     with pytest.raises(ValueError, match=r"clip\.json is the manifest of another file than .*clip\.gif"):
-        find_manifest(gif)
+        read_manifest(gif)
     pictures = made.save(tmp_path / "frames.png", sidecar=True)
     assert pictures.is_dir()
-    assert find_manifest(pictures)["file"]["lossless"]
+    assert read_manifest(pictures)["file"]["lossless"]
     stripped = tmp_path / "stripped.mp4"
     write_video(stripped, made.frames, 8)
     with pytest.raises(ValueError, match=r"holds no manifest, and there is no stripped.json beside it"):
-        find_manifest(stripped)
+        read_manifest(stripped)
     stripped.with_suffix(".json").write_text(manifest_json(made.manifest), encoding="utf-8")
-    assert find_manifest(stripped) == made.manifest
+    assert read_manifest(stripped) == made.manifest
 
 
 def test_what_is_not_ours_is_refused(made, tmp_path):
     path = tmp_path / "clip.mp4"
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_manifest(path)
+        read_manifest(path)
     write_video(path, made.frames, 8, comment="my holiday")
     with pytest.raises(ValueError, match=r"no manifest of pyramid-seed, but 'my holiday'"):
-        find_manifest(path)
+        read_manifest(path)
     write_video(path, made.frames, 8, comment='{"schema": "else"}', overwrite=True)
     with pytest.raises(ValueError, match="holds no manifest of pyramid-seed"):
-        find_manifest(path)
+        read_manifest(path)
 
 
 def test_json_that_is_deep_or_large_is_refused(made, tmp_path):
@@ -328,11 +327,11 @@ def test_seeds_keep_all_their_bits(quick):
 
 def test_the_tag_of_every_container_is_read(saved, tmp_path, monkeypatch):
     """As a copy under another ending, as other tools write them anew, and under a name with a colon."""
-    manifest = find_manifest(saved)
+    manifest = read_manifest(saved)
     monkeypatch.chdir(tmp_path)
     for name in ("a.m4v", "a.mov", "a.MP4", "a", "2025-07-02T13:21:50.mp4", "file:x.mp4", "a%03d.mp4"):
         shutil.copy(saved, name)
-        assert find_manifest(name) == manifest, name
+        assert read_manifest(name) == manifest, name
         assert len(read_video(name)[0]) == manifest["settings"]["num_frames"]
     for name in ("b.mov", "b.m4v", "b.mkv"):
         with av.open(str(saved)) as source, av.open(name, "w") as copy:
@@ -342,4 +341,4 @@ def test_the_tag_of_every_container_is_read(saved, tmp_path, monkeypatch):
                 if packet.dts is not None:
                     packet.stream = stream
                     copy.mux(packet)
-        assert find_manifest(name) == manifest, name
+        assert read_manifest(name) == manifest, name

@@ -17,7 +17,7 @@ from pyramid_seed.cli import main
 from pyramid_seed.media.video import read_comment, read_video, write_video
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance import pixels
-from pyramid_seed.provenance.manifest import find_manifest, manifest_json
+from pyramid_seed.provenance.manifest import manifest_json, read_manifest
 from pyramid_seed.provenance.pixels import compare_file
 from pyramid_seed.provenance.verify import redraw, verify_noise_of_file
 from pyramid_seed.reproduce import regenerate, verify
@@ -163,7 +163,7 @@ def test_weights_from_a_folder_must_be_found_again(saved, tmp_path):
 
 
 def test_regenerate_gives_the_clip(saved, made):
-    again = regenerate(find_manifest(saved), model=MODEL, progress=False)
+    again = regenerate(read_manifest(saved), model=MODEL, progress=False)
     assert np.array_equal(again.frames, made.frames)
     assert again.ledger == made.ledger
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 
 pytestmark = pytest.mark.browser
 
@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_clip_again(page, folder):
     first = page.run()
     digest = page.text("#digest")
     assert page.text("#seed") == SEED
-    manifest = find_manifest(folder / first)
+    manifest = read_manifest(folder / first)
     assert (manifest["seed"], manifest["prompt"]) == (SEED, PROMPT)
     assert manifest["digests"]["frames"] == digest
 
@@ -233,7 +233,7 @@ def test_a_running_job_is_stopped(page, folder):
     page.wait(lambda: "Working: " in page.text("#queue"))
     page.click("#stop")
     headline = page.text("#outcome b")
-    kept = find_manifest(folder / page.files()[0])["settings"]["num_frames"]
+    kept = read_manifest(folder / page.files()[0])["settings"]["num_frames"]
     assert headline == f"Stopped: the first {kept} of 241 frames were kept"
     assert page.wait(lambda: page.text("#queue") == "Ready")
 
@@ -256,7 +256,7 @@ def test_verify_extend_and_branch(page, folder):
     page.wait(lambda: page.files() not in ([], [made]))
     branch = page.files()[0]
     assert branch == made.replace(".mp4", "_9frames_seed7.mp4")
-    kept, other = (find_manifest(folder / name)["digests"]["units"] for name in (longer, branch))
+    kept, other = (read_manifest(folder / name)["digests"]["units"] for name in (longer, branch))
     assert kept[:2] == other[:2]
     assert kept[2] != other[2]
 

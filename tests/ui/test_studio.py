@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pyramid_seed import generate
-from pyramid_seed.provenance.manifest import find_manifest
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.run_options import RunOptions
 from pyramid_seed.ui.jobs import State
 from pyramid_seed.ui.studio import ClipRequest, Studio
@@ -45,7 +45,7 @@ def test_a_clip_is_that_of_generate(studio, short, tmp_path):
     assert (view.state, view.step, view.num_steps) == (State.DONE, 6, 6)
     assert [image[:16] for image in view.images] == ["data:image/webp;"] * 2
     clip = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, progress=False)
-    there = find_manifest(clip.save(tmp_path / "there.mp4"))
+    there = read_manifest(clip.save(tmp_path / "there.mp4"))
     assert without_timings(studio.manifest(view.outcome.clip)) == without_timings(there)
     stem = f"a-red-circle_seed{2**64 - 1}"
     assert files(studio) == [f"{stem}.latents.safetensors", f"{stem}.mp4"]
@@ -109,11 +109,11 @@ def test_what_cannot_be_made_is_refused_before_it_is_queued(studio):
         ("width", 160): "width must be at most 128 on this server (--max-width), got 160",
         ("num_frames", 6): "num_frames must be 4k + 1, got 6; use 5 or 9",
         ("num_frames", 37): "num_frames must be at most 33 on this server (--max-frames), got 37",
-        ("prompt", "x" * 20_000_000): "the prompt must be at most 10,000 characters, got 20,000,000",
+        ("prompt", "x" * 20_000_000): "prompt must be at most 10,000 characters, got 20,000,000",
         (
             "negative_prompt",
             "x" * 10_001,
-        ): "the negative prompt must be at most 10,000 characters",
+        ): "negative_prompt must be at most 10,000 characters",
         ("preset", "/etc/passwd.yaml"): "this page has no preset '/etc/passwd.yaml'; it has short",
     }
     assert not_refused(lambda change: studio.make(replace(REQUEST, **dict([change]))), words) == {}
@@ -150,7 +150,7 @@ def test_a_stopped_run_keeps_its_finished_units(studio, short, tmp_path):
     assert outcome.headline == f"Stopped: the first {frames} of 33 frames were kept"
     assert 1 <= frames < 33
     wanted = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, num_frames=frames, progress=False)
-    assert manifest["digests"] == find_manifest(wanted.save(tmp_path / "clip.mp4"))["digests"]
+    assert manifest["digests"] == read_manifest(wanted.save(tmp_path / "clip.mp4"))["digests"]
 
 
 def test_a_stopped_verification_has_no_outcome(studio, made):
