@@ -107,7 +107,9 @@ def test_a_terminal_without_a_character_shows_its_escape(made, tmp_path):
     assert rb"a \U0001f388 rises" in told.stdout
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGHUP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
+)
 def test_a_signal_stops_a_command_and_leaves_nothing(tmp_path, name):
     number = getattr(signal, name)
     arguments = ["-m", "pyramid_seed", *TINY_CLIP, "--num-frames", "33", "-o", str(tmp_path / "clip.mp4")]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from safetensors.torch import load_file
 from pyramid_seed import Clip, generate
 from pyramid_seed.cli import main
 from pyramid_seed.media import video
+from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_comment, read_video
 from pyramid_seed.noise import noise_digest
 from pyramid_seed.provenance import latents as kept
@@ -141,37 +140,37 @@ def test_a_clip_that_was_stopped_has_the_ledger_of_its_units(quick, clip):
     assert stopped.ledger == clip.ledger
 
 
-SAVE_AND_DIE = """
-import os, sys
-from pathlib import Path
-from pyramid_seed import generate
-model, folder, ending, last = sys.argv[1:]
-clip = generate("another", seed=6, model=model, variant="384p", height=64, width=64, num_frames=9,
-                num_inference_steps=1, video_num_inference_steps=1, progress=False)
-names, rename = [], Path.replace
-def counted(self, target):
-    if not Path(target).name.startswith("."):
-        if len(names) == int(last):
-            os._exit(9)
-        names.append(target)
-    return rename(self, target)
-Path.replace = counted
-clip.save(Path(folder, "clip" + ending), sidecar=True, keep_latents=True, overwrite=True)
-"""
+def save_and_die(clip, path, renames):
+    """Save in a process that ends, as SIGKILL would end it, after so many files have taken their names."""
+    if (process := os.fork()) == 0:
+        names, rename = [], Path.replace
+
+        def counted(self, target):
+            if not Path(target).name.startswith("."):
+                if len(names) == renames:
+                    os._exit(9)
+                names.append(target)
+            return rename(self, target)
+
+        Path.replace = counted
+        try:
+            clip.save(path, sidecar=True, keep_latents=True, overwrite=True)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
 
 
 @pytest.mark.parametrize("ending", [".gif", ".mp4"])
-def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
-    quick, clip, tmp_path, ending
-):
-    root = Path(__file__).parents[1]
+def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(clip, tmp_path, ending):
+    frames = 255 - clip.frames
+    facts = replace(clip.frame_facts, digest=frames_digest(frames))
+    recipe = replace(clip.recipe, prompt="another")
+    other = replace(clip, recipe=recipe, latents=clip.latents + 1, held_frames=frames, frame_facts=facts)
     for renames in range(3):
         folder = tmp_path / str(renames)
         path = clip.save(folder / f"clip{ending}", sidecar=True, keep_latents=True)
         before = path.read_bytes()
-        arguments = [quick["model"], str(folder), ending, str(renames)]
-        killed = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, *arguments], cwd=root, check=False)
-        assert killed.returncode == 9
+        save_and_die(other, path, renames)
         is_new = path.read_bytes() != before
         sidecar = json.loads((folder / "clip.json").read_text(encoding="utf-8"))
         if ending == ".gif" and (sidecar["prompt"] == "another") != is_new:

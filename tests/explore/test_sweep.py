@@ -127,6 +127,7 @@ def test_two_processes_write_the_report_of_one(swept, tmp_path):
         assert (tmp_path / "two" / "report" / name).read_bytes() == (swept[0] / "report" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_while_measuring_ends_with_a_message_and_leaves_nothing(tmp_path):
     arguments = ["-m", "pyramid_seed", "sweep", *PROMPTS[:1], "--seeds", "0-3", "-o", str(tmp_path), *OPTIONS]
     arguments.remove("--quiet")

@@ -498,7 +498,7 @@ def as_unit(unit, stage, num_text):
     }
 
 
-@pytest.mark.parametrize("family", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
 def test_a_longer_history_does_not_compile_again(family, model):
     """Not the depth of the model either: the blocks of a kind share what was compiled."""
     from torch._dynamo.testing import CompileCounterWithBackend  # which takes a second to import
