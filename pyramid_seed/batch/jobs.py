@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import writing
@@ -51,12 +53,25 @@ def run_jobs(
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
-    with StopSignals() as stop, log_file(folder, launch.rank):
+    with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless)
         if not launch.is_main:
             return _follow(launch, worker, stop)
         with folder_lock(folder):
             return _lead(journal, launch, worker, stop, make_plan, progress=progress)
+
+
+@contextmanager
+def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
+    """A folder that was made for a list that is refused goes again, if there is nothing in it but the log."""
+    is_new = launch.world_size == 1 and not folder.exists()
+    try:
+        yield
+    except (ValueError, TypeError, OSError):
+        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in files):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _lead(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pyramid_seed.cli import main
@@ -45,3 +47,14 @@ def test_it_tells_what_failed_and_how_to_go_on(tmp_path, settings, capsys):
     assert "FloatingPointError: latents are not finite after unit 0" in captured.err
     assert "1 made, 1 failed" in captured.out
     assert "run the same command again" in captured.out
+
+
+def test_a_list_that_is_refused_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text('{"prompt": "a", "num_frames": 10}\n')
+    Path("mine").mkdir()
+    Path("mine/notes.txt").touch()
+    for arguments in (["nothere.txt", "-o", "new"], ["bad.jsonl", "-o", "new"], ["bad.jsonl", "-o", "mine"]):
+        assert main(["batch", *arguments]) == 2
+    assert not Path("new").exists()
+    assert Path("mine/notes.txt").exists()
