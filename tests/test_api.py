@@ -344,5 +344,5 @@ def test_every_public_name_is_there():
     for name in pyramid_seed.__all__:
         assert getattr(pyramid_seed, name) is not None
     assert set(pyramid_seed.__all__) <= set(dir(pyramid_seed))
-    with pytest.raises(AttributeError, match="nothing"):
+    with pytest.raises(AttributeError, match="No pyramid_seed attribute nothing"):
         _ = pyramid_seed.nothing
