@@ -579,7 +579,7 @@ def test_the_package_imports_its_names_when_they_are_used():
     for name in pyramid_seed.models.__all__:
         assert getattr(pyramid_seed.models, name).__name__ == name
     assert dir(pyramid_seed.models) == sorted(pyramid_seed.models.__all__)
-    with pytest.raises(AttributeError, match="No pyramid_seed.models attribute absent"):
+    with pytest.raises(AttributeError, match=r"No pyramid_seed\.models attribute absent"):
         pyramid_seed.models.absent  # noqa: B018
     command = "import pyramid_seed.models, sys; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], cwd=Path(__file__).parents[2], check=True)
