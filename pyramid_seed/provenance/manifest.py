@@ -184,9 +184,11 @@ def read_manifest(clip: str | Path) -> dict[str, Any]:
     if not clip.is_dir():
         check_readable(clip)
     sidecar = sidecar_path(clip)
-    if clip.suffix.lower() == ".json" or (_has_comment(clip) or not sidecar.is_file()):
-        return _manifest_in(clip)
-    manifest = _manifest_in(sidecar)
+    text = _text_in(clip)
+    if clip.suffix.lower() == ".json" or text or not sidecar.is_file():
+        return _parsed(text, clip)
+    check_readable(sidecar)
+    manifest = _parsed(_text_in(sidecar), sidecar)
     digest = (manifest.get("file") or {}).get("sha256")
     # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
     if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
@@ -204,23 +206,22 @@ def read_verifiable(clip: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def _manifest_in(path: str | Path) -> dict[str, Any]:
-    """The manifest in the comment tag of a video file, or in a .json.
+def _text_in(path: Path) -> str | None:
+    """What may be a manifest: the comment tag of a video file, or the text of a .json."""
+    return _text_of_json(path) if path.suffix.lower() == ".json" else _comment(path)
+
+
+def _parsed(text: str | None, path: Path) -> dict[str, Any]:
+    """The manifest that the text in a file is.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it holds no manifest, or one of another program, of a newer schema, or a damaged one.
+        ValueError: there is none, or it is one of another program, of a newer schema, or a damaged one.
     """
-    path = Path(path)
-    is_json = path.suffix.lower() == ".json"
-    if is_json or not path.is_dir():
-        check_readable(path)
-    text = _text_of_json(path) if is_json else _comment(path)
     if not text:
         raise ValueError(
-            f"{path} holds no manifest, and there is no {sidecar_path(path).name} beside it"
-            if not is_json
-            else f"{path} is empty"
+            f"{path} is empty"
+            if path.suffix.lower() == ".json"
+            else f"{path} holds no manifest, and there is no {sidecar_path(path).name} beside it"
         )
     if len(text) > MAX_BYTES:
         raise ValueError(f"{path}: its comment must be at most {MAX_BYTES:,} characters, got {len(text):,}")
@@ -269,10 +270,6 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
         is_image = unit == 0 and stages == []
         if stages is not None and len(stages) != num_stages and not is_image:
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
-
-
-def _has_comment(path: Path) -> bool:
-    return bool(_comment(path))
 
 
 def _text_of_json(path: Path) -> str:
