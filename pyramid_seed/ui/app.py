@@ -266,7 +266,8 @@ class Page:
             changes: Changes = {self.progress: html.progress(view)}
             if view.images != images:
                 images = view.images
-                changes[self.stage] = html.live_stage(view) if images or not clip else html.clip_stage(clip)
+                if images or not clip:  # a clip that is verified stays on the stage
+                    changes[self.stage] = html.live_stage(view)
             yield changes
         self.jobs.pop(job.id, None)
         yield {
@@ -295,7 +296,7 @@ class Page:
         longer = list(range(1 + factor, self.studio.limits.max_frames + 1, factor))
         return {
             self.clip: name,
-            self.stage: html.clip_stage(name),
+            self.stage: html.clip_stage(name, num_frames),
             self.facts: html.facts(name, manifest, outcome),
             self.actions: gr.Column(visible=True),
             self.manifest_box: gr.Accordion(visible=True),

@@ -89,9 +89,9 @@ def progress(view: View) -> str:
     return _piece("progress", share, text)
 
 
-def clip_stage(name: str) -> str:
+def clip_stage(name: str, num_frames: int) -> str:
     """A finished clip."""
-    return _piece("clip_stage", clip_url(name))
+    return _piece("clip_stage", clip_url(name), num_frames)
 
 
 def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = None) -> str:

@@ -84,7 +84,7 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, condition):
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 
         def holds(_):
             try:
@@ -92,7 +92,11 @@ class Browser:
             except StaleElementReferenceException:  # the page has just put a new one in its place
                 return False
 
-        return self._wait.until(holds)
+        try:
+            return self._wait.until(holds)
+        except TimeoutException:
+            shown = next((body.text for body in self.all("body")), "")
+            pytest.fail(f"after {SECONDS} s the page does not show what was waited for, but:\n{shown}")
 
     def one(self, selector: str):
         return self.wait(lambda: next(iter(self.all(selector)), None))

@@ -23,7 +23,7 @@ def test_nothing_that_people_wrote_is_html(short):
     manifest = generate("a", seed=1, preset=short, progress=False, num_frames=1).manifest | {"prompt": EVIL}
     name = "a'\"<b>.mp4"
     page = facts(name, manifest, Outcome(name, EVIL, details=((EVIL, EVIL),)))
-    page += cards([entry_of(name, manifest)], "") + clip_stage(name)
+    page += cards([entry_of(name, manifest)], "") + clip_stage(name, 1)
     assert "<img" not in page
     assert "<b>.mp4" not in page
     assert "\x1b" not in page
@@ -75,6 +75,13 @@ def test_a_card_names_its_file_exactly_and_the_chosen_one_is_marked():
     assert 'data-clip="b.mp4" class="chosen"' in page
     assert "9 frames, 1 branched" in page
     assert "No clips yet" in cards([], "")
+
+
+def test_one_frame_does_not_loop():
+    """A browser seeks back to its beginning without end; on a busy machine it is never shown as loaded."""
+    assert " loop" in clip_stage("a.mp4", 5)
+    assert " loop" not in clip_stage("a.mp4", 1)
+    assert " loop" not in cards([Entry("a.mp4", "a", "1", 1, 0)], "")
 
 
 def test_the_queue_line_says_what_runs():
