@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.frames import Frames
+from .model_presets import chosen_settings, misfit, preset_of_model
 from .models.lora import check_lora
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
@@ -37,11 +39,23 @@ from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.stages import StageDigests
 from .pipelines.text_inputs import EMBEDDINGS
-from .presets import Preset, Settings, load_preset, pipeline_arguments, settings_listed, with_settings
+from .presets import (
+    Preset,
+    Settings,
+    load_preset,
+    pipeline_arguments,
+    preset_config,
+    settings_listed,
+    settings_of_model,
+    untrained,
+    with_size_of_image,
+)
 from .recipe import Recipe
 from .run_options import RunOptions
 from .seeds import plain_root
 from .texts import check_prompt
+
+logger = logging.getLogger(__name__)
 
 
 def load_pipeline(
@@ -81,13 +95,16 @@ def load_pipeline(
 def _load(
     source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
 ) -> PyramidFlowPipeline:
-    """The pipeline of a model that was told; see `load_pipeline`."""
+    """The pipeline of a model whose files have been read; see `load_pipeline`."""
+    preset = preset_of_model(source)
     ask_for_cublas_workspace()
     if source.layout == "diffusers":
         pipeline = _load_saved(source, dtype)
     else:
         pipeline = PyramidFlowPipeline(**load_components(source, dtype))
     pipeline.source = source
+    if preset is not None:
+        pipeline.register_to_config(preset=preset_config(preset))
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
         pipeline.to(target)
     for part in pipeline.components.values():
@@ -148,12 +165,14 @@ class SharedPipeline:
         device: str | None = None,
         compile: bool = False,
         check: Callable[[PyramidGeometry], object] = lambda _: None,
+        source: ModelSource | None = None,
     ) -> PyramidFlowPipeline:
         """The pipeline of these settings, loaded again if its files have changed.
 
         Args:
             settings: name the model, its variant and dtype.
             device, compile: see `load_pipeline`.
+            source: the same model, if its files have just been read.
             check: called with the model's geometry before anything is downloaded or loaded, as far as it
                 is known by then; what it raises is passed on.
         """
@@ -162,17 +181,25 @@ class SharedPipeline:
         key = (settings.model, settings.variant, settings.dtype, device, compile)
         with self._lock:
             if self._pipeline is not None and self._key == key:
-                source = self._pipeline.source
-                if source is None or not source.changed_files():
+                held = self._pipeline.source
+                if held is None or held is source or not held.changed_files():
                     return self._pipeline
             self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
             target = default_device() if device is None else usable_device(device)
-            source = read_source(settings.model, variant=settings.variant)
+            source = source or read_source(settings.model, variant=settings.variant)
             check(source.geometry)
             self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
             self._key = key
             self.num_loads += 1
             return self._pipeline
+
+    def source(self, model: str, variant: str | None) -> ModelSource:
+        """Which model that is: as the pipeline here has it, unless its files have changed, or read now."""
+        with self._lock:
+            held = None if self._pipeline is None else self._pipeline.source
+            if held is None or self._key is None or self._key[:2] != (model, variant) or held.changed_files():
+                return read_source(model, variant=variant)
+            return held
 
     def clear(self) -> None:
         """Let the pipeline go."""
@@ -189,7 +216,7 @@ def generate(
     *,
     seed: int | None = None,
     branches: Sequence[Branch] = (),
-    preset: str | Path | Preset = "tiny",
+    preset: str | Path | Preset | None = None,
     image: PipelineImageInput | str | Path | None = None,
     beginning: Beginning | None = None,
     device: str | None = None,
@@ -213,7 +240,8 @@ def generate(
         prompt: what to show.
         seed: root seed in [0, 2**64); without one a seed is drawn from the operating system, see `Clip.seed`.
         branches: units from which on another seed is used.
-        preset: a preset's name, a YAML file, or a `Preset`.
+        preset: a preset's name, a YAML file, or a `Preset`; default: the settings that the model is made
+            for, see `model_presets.preset_of_model`, and without a model those of "tiny".
         image: the first frame, or its file, in the clip's size; without `height` and `width` its size is the
             clip's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
@@ -246,20 +274,25 @@ def generate(
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     for branch in branches:
         check_kinds(branches=(branch, Branch))
-    wanted = with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
     options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     options.check()
     # Refuses what is no seed, and branches that do not rise.
     noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
     image = opened(image)
     frame = None if image is None else first_frames(image, 1)[0]
-    if frame is not None and not settings.keys() & {"height", "width"}:
-        wanted = replace(wanted, height=frame.shape[2], width=frame.shape[3])
+    if frame is not None:
+        settings = with_size_of_image(settings, *frame.shape[2:])
+    preset = load_preset(preset) if isinstance(preset, str | Path) else preset
+    sources: list[ModelSource] = []
+    wanted = _settings_of(preset, settings, pipeline, sources)
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check)
+    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, *sources)
+    if preset is not None and pipeline.source is not None and (what := misfit(preset, pipeline.source)):
+        logger.warning(what)
+    tell_untrained(wanted, pipeline)
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     return make_clip(
         _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest),
@@ -274,6 +307,25 @@ def generate(
         on_chunk=on_chunk,
         sink=sink,
     )
+
+
+def _settings_of(
+    preset: Preset | None,
+    settings: Settings,
+    pipeline: PyramidFlowPipeline | None,
+    sources: list[ModelSource],
+) -> Preset:
+    """The settings of a clip, see `chosen_settings`; a model whose files are read for it joins `sources`."""
+
+    def source_of(model: str, variant: str | None) -> ModelSource:
+        sources.append(shared_pipeline.source(model, variant))
+        return sources[0]
+
+    if preset is None and pipeline is not None:
+        source = pipeline.source
+        model = "the pipeline's model" if source is None else source.description
+        return settings_of_model(model, pipeline.preset, settings)
+    return chosen_settings(preset, settings, source_of)
 
 
 def _recipe(
@@ -353,6 +405,11 @@ def make_clip(
             **_arguments(recipe.settings, image),
         )
     facts = counter.facts()
+    length = recipe.settings.max_sequence_length
+    texts = {"the prompt": recipe.prompt + recipe.settings.prompt_suffix}
+    if "negative_prompt" in output.text_digests[0]:
+        texts["the negative prompt"] = recipe.settings.negative_prompt
+    cuts = [cut for name, text in texts.items() for cut in pipeline.text_cuts(text, length, name)]
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
         recipe=replace(
@@ -380,6 +437,7 @@ def make_clip(
         ),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
+        notes=(*cuts, *untrained(recipe.settings, pipeline.preset)),
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
     )
@@ -411,6 +469,12 @@ def check_request(
         embeddings=dict.fromkeys(EMBEDDINGS),
         **arguments,
     )
+
+
+def tell_untrained(settings: Preset, pipeline: PyramidFlowPipeline) -> None:
+    """Warn of what settings ask of a model beyond its training."""
+    for note in untrained(settings, pipeline.preset):
+        logger.warning(note)
 
 
 def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
@@ -462,6 +526,7 @@ def _pipeline_for(
     loras: Mapping[str | Path, float],
     given: PyramidFlowPipeline | None,
     check: Callable[[PyramidGeometry], object],
+    source: ModelSource | None = None,
 ) -> PyramidFlowPipeline:
     """The pipeline that the caller gave, or else the shared one of these settings, or one with LoRAs."""
     if given is not None:
@@ -481,7 +546,7 @@ def _pipeline_for(
             for index, (file, scale) in enumerate(loras.items())
         ]
         return load_with_loras(settings, to_load, device=options.device, compile=options.compile, check=check)
-    pipeline = shared_pipeline.get(settings, options.device, options.compile, check)
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source)
     if options.text_encoders == "free":
         shared_pipeline.clear()  # nobody else is to get what is left of it
     return pipeline

@@ -51,6 +51,7 @@ class Clip:
         load_seconds, seconds: time to load the model, time to generate.
         held_frames: the frames; None if they went straight into `frame_file`, see `generate`.
         frame_file: where they went.
+        notes: for people: what was cut of the prompts, and what was asked of the model beyond its training.
     """
 
     recipe: Recipe
@@ -69,6 +70,7 @@ class Clip:
     held_frames: Frames | None = None
     frame_file: FrameFile | None = None
     weights_note: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -105,6 +107,11 @@ class Clip:
         return self.held_frames
 
     @property
+    def preset(self) -> str:
+        """The name of the preset whose settings were taken; "custom" where each was named."""
+        return self.settings.name
+
+    @property
     def fps(self) -> float:
         """Frames per second."""
         return self.settings.fps
@@ -132,6 +139,7 @@ class Clip:
             environment=self.environment,
             load_seconds=self.load_seconds,
             seconds=self.seconds,
+            notes=self.notes,
         )
 
     def save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,10 @@ from .resources import configs_path, resolve_model
 from .texts import check_prompt, read_bounded
 
 _MAX_PRESET_BYTES = 2**16  # 40 times the largest of ours
+DEFAULT_PRESET = "tiny"
+"""Where neither a preset nor a model is named."""
+CUSTOM = "custom"
+"""In place of a preset's name, where all settings were given one by one."""
 NUM_STAGES = 3
 """Stages of the published models, where nothing else says for how many one number of steps stands."""
 
@@ -34,6 +39,9 @@ Side: TypeAlias = Annotated[Count, Meta(le=MAX_SIDE)]
 Steps: TypeAlias = Annotated[
     tuple[Annotated[Count, Meta(le=MAX_STEPS)], ...],
     Meta(min_length=1, max_length=16, title="a whole number of at least 1, or several, one per stage"),
+]
+Sizes: TypeAlias = Annotated[
+    tuple[tuple[Side, Side], ...], Meta(max_length=64, title="a list of [height, width] in pixels")
 ]
 # The upper limits keep out infinity, and whole numbers that no float holds; NaN is not above 0.
 Number: TypeAlias = Annotated[
@@ -92,6 +100,12 @@ class Preset:
     )
     scale: Annotated[Count, Meta(le=MAX_SCALE)] = about(
         "show every pixel as N x N pixels in the file", "file", default=1
+    )
+    trained_sizes: Sizes = about(
+        "the [height, width] that the model was trained on, where that is known", default=()
+    )
+    trained_frames: Annotated[Count, Meta(le=MAX_FRAMES)] | None = about(
+        "the most frames that the model was trained on, where that is known", default=None
     )
 
     def __post_init__(self) -> None:
@@ -155,6 +169,56 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     return replace(preset, **values)
 
 
+def with_size_of_image(settings: Settings, height: int, width: int) -> Settings:
+    """The settings with the size of a clip's first frame, unless they name one."""
+    if settings.keys() & {"height", "width"}:
+        return settings
+    return settings | Settings(height=height, width=width)
+
+
+def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Preset:
+    """The settings of a clip for which no preset was named: its model's own, some of their values replaced.
+
+    Args:
+        model: what to call the model in messages.
+        own: the settings that it is made for; None if they are not known: `settings` must then have all
+            that have no default, but for the dtype, which is float32 as that of `load_pipeline`.
+        settings: the values.
+
+    Raises:
+        TypeError, ValueError: as `with_settings`; or settings are missing, which are named.
+    """
+    if own is not None:
+        return with_settings(own, settings)
+    given = {"model": model, "dtype": "float32", **settings}
+    if missing := [name for name in SETTINGS if SETTINGS[name].default is MISSING and name not in given]:
+        raise ValueError(
+            f"no preset knows {model}: name the settings that it needs ({', '.join(missing)}), or a preset"
+        )
+    return preset_of(CUSTOM, given)
+
+
+def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
+    """What settings ask of a model beyond its training, for people; () if nothing, or nobody knows.
+
+    Args:
+        settings: of the clip.
+        own: those that the model is made for, None if they are not known.
+    """
+    if own is None:
+        return ()
+    notes = []
+    if own.trained_sizes and (settings.height, settings.width) not in own.trained_sizes:
+        known = " or ".join(f"{height}x{width}" for height, width in own.trained_sizes)
+        notes.append(
+            f"the model was trained on {known} pixels, the clip has {settings.height}x{settings.width}"
+        )
+    if own.trained_frames is not None and settings.num_frames > own.trained_frames:
+        most = own.trained_frames
+        notes.append(f"the model was trained on at most {most} frames, the clip has {settings.num_frames}")
+    return tuple(f"{note}; what it shows may fall apart" for note in notes)
+
+
 def preset_of(name: str, values: Mapping[str, object]) -> Preset:
     """The preset of a name and these values, as a file or a manifest has them.
 
@@ -171,6 +235,18 @@ def preset_of(name: str, values: Mapping[str, object]) -> Preset:
     return Preset(name=name, **_decoded(values, NUM_STAGES))
 
 
+def preset_config(preset: Preset) -> dict[str, Any]:
+    """A preset as a pipeline's config holds it, to travel with the model: all but model and variant."""
+    values = {name: getattr(preset, name) for name in ("name", *_FIELDS) if name not in ("model", "variant")}
+    return json.loads(json.dumps(values))  # tuples as the lists that a file has
+
+
+def preset_from_config(config: Mapping[str, Any], model: str) -> Preset:
+    """The preset of a `preset_config`, for the model that it came with; raises as `preset_of`."""
+    values = dict(config)
+    return preset_of(_FIELDS["model"].decode(values.pop("name", None)), values | {"model": model})
+
+
 def pipeline_arguments(preset: Preset) -> dict[str, Any]:
     """The settings that are arguments of the pipeline's call, by its names."""
     names = [name for name in SETTINGS if SETTINGS[name].reader == "pipeline"]
@@ -181,7 +257,7 @@ def pipeline_arguments(preset: Preset) -> dict[str, Any]:
 def _decoded(values: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
     """Values as a preset holds them; one number of steps stands for every stage."""
     decoded = {name: _FIELDS[name].decode(value) for name, value in values.items()}
-    steps = [name for name, value in decoded.items() if isinstance(value, tuple)]
+    steps = [name for name, value in decoded.items() if name.endswith("_steps") and value is not None]
     several = [name for name in steps if isinstance(values[name], Sequence)]
     for name in set(steps) - set(several):
         decoded[name] *= len(decoded[several[0]]) if several else num_stages

@@ -20,6 +20,7 @@ from .api import (
     lora_rows,
     make_clip,
     shared_pipeline,
+    tell_untrained,
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
@@ -191,6 +192,7 @@ def extend(
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
     _check_same_model(original, loaded)
+    tell_untrained(longer.settings, loaded)
     if latents is None:
         callbacks["on_unit"] = _unit_check(digests["units"][:kept], original, callbacks.get("on_unit"))
         return make_clip(longer, loaded, image=image, started=started, progress=progress, **callbacks)

@@ -26,6 +26,7 @@ def quick() -> dict[str, Any]:
     return {
         "model": str(REFERENCE / "miniflux-tiny"),
         "variant": "384p",
+        "preset": "tiny",
         "height": 64,
         "width": 64,
         "num_frames": 9,

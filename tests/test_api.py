@@ -283,7 +283,7 @@ def test_a_notebook_plays_the_clip(quick):
 def test_settings_replace_the_presets(quick):
     preset = load_preset("tiny")
     assert isinstance(preset, Preset)
-    clip = generate("a boat", seed=3, preset=preset, **quick)
+    clip = generate("a boat", seed=3, **quick | {"preset": preset})
     assert clip.settings.fps == preset.fps
     assert clip.settings.guidance_scale == preset.guidance_scale
     assert clip.settings.num_frames == 9

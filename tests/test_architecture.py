@@ -30,18 +30,19 @@ ALLOWED = {
         "media": "files",
         "models": "choices files private_apis schedulers",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
-        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise private_apis "
-        "schedulers",
+        "model_presets": "checkpoints checks presets resources",
+        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise presets "
+        "private_apis schedulers",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
-        "api": "checkpoints choices clip determinism devices dtypes environment geometry media models noise "
-        "pipelines presets private_apis recipe run_options seeds texts",
+        "api": "checkpoints choices clip determinism devices dtypes environment geometry media model_presets "
+        "models noise pipelines presets private_apis recipe run_options seeds texts",
         "reproduce": "api checkpoints clip dtypes media models pipelines provenance recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
-        "noise pipelines presets run_options seeds texts unique_keys",
+        "model_presets noise pipelines presets run_options seeds texts unique_keys",
         "explore": "batch choices files geometry media presets provenance run_options seeds texts version",
         "ui": "texts api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
         "recipe reproduce run_options seeds texts",

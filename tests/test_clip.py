@@ -193,6 +193,7 @@ def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
 
 def command(quick, *more):
     options = {"--model": quick["model"], "--variant": "384p", "--num-frames": "9"}
+    options["--preset"] = "tiny"
     steps = {"--num-inference-steps": "1", "--video-num-inference-steps": "1"}
     flat = [text for pair in (options | steps).items() for text in pair]
     return main(["generate", "a boat", "--seed", "5", "--quiet", *flat, *map(str, more)])

@@ -252,7 +252,12 @@ def test_an_unknown_setting_names_the_nearest():
 def test_settings_for_type_checkers_are_the_settings():
     """`Settings` repeats the names of the fields: type checkers read no dataclass as keywords."""
     kinds = get_type_hints(Settings)
-    assert set(kinds) == set(SETTINGS) == {field.name for field in fields(Preset)} - {"name", "description"}
+    assert (
+        set(kinds)
+        == set(SETTINGS)
+        == {field.name for field in fields(Preset)}
+        - {*("name", "description", "trained_sizes", "trained_frames")}
+    )
     can_be_none = {name for name, kind in kinds.items() if type(None) in get_args(kind)}
     assert can_be_none == {name for name, field in SETTINGS.items() if type(None) in get_args(field.type)}
 

@@ -12,14 +12,14 @@ import msgspec
 
 from ..files import slug
 from ..noise import SCHEME
-from ..presets import Preset
+from ..presets import SETTINGS, Preset
 from .items import BatchItem
 
 KEY_LENGTH = 16
 """Hexadecimal digits of a key in names of files: 64 bits."""
 
 _WORDS_LENGTH = 48
-_NOT_CONTENT = ("name", "description", "model", "variant")
+_PLACES = ("model", "variant")  # whose weights count
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         weights: see `checkpoints.digests.weights_key`.
         run: whatever else of the run changes the clip or its file: noise device, determinism, lossless.
     """
-    settings = asdict(_meaning(item.settings))
+    settings = _meaning(item.settings)
     content = {
         "scheme": SCHEME,
         "prompt": item.prompt,
         "seed": str(item.seed),
-        "settings": {name: value for name, value in settings.items() if name not in _NOT_CONTENT},
+        "settings": {name: getattr(settings, name) for name in SETTINGS if name not in _PLACES},
         "image": item.image_digest,
         "weights": weights,
         "run": run,

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
+from ..checkpoints.source import ModelSource
 from ..files import real_path
 from ..media.images import open_image, pixels_digest
-from ..presets import SETTINGS, Preset, Settings, load_preset, with_settings
+from ..model_presets import chosen_settings, misfit
+from ..presets import SETTINGS, Preset, Settings, load_preset, with_size_of_image
 from ..seeds import parse_root, plain_root
 from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,12 @@ class Defaults:
     """What holds for rows that do not say otherwise.
 
     Attributes:
-        preset: a name or a .yaml file.
+        preset: a name or a .yaml file; None: see `model_presets.chosen_settings`.
         settings: values that replace the preset's.
         seeds: root seeds; a clip is made of each.
     """
 
-    preset: str | Path | Preset = "tiny"
+    preset: str | Path | Preset | None = None
     settings: Settings | None = None
     seeds: Sequence[int] = (0,)
 
@@ -56,6 +63,7 @@ def items_from_rows(
     *,
     where: str,
     folder: Path,
+    source_of: Callable[[str, str | None], ModelSource],
     check: Callable[[BatchItem], object],
 ) -> tuple[list[BatchItem], list[BadRow]]:
     """One item for each row and each of its seeds; and the rows of which none can be made.
@@ -67,14 +75,15 @@ def items_from_rows(
         defaults: see there.
         where: what to call the list in messages.
         folder: where relative paths of images start.
+        source_of: see `model_presets.chosen_settings`.
         check: raises ValueError, TypeError or OSError if the model of an item cannot make it.
     """
     items: list[BatchItem] = []
     bad: list[BadRow] = []
-    preset_of_name = cache(load_preset)
+    preset_of_name, warn_once = cache(load_preset), cache(logger.warning)
     for row in rows:
         try:
-            items_of_row = _items_of(row.values, defaults, folder, preset_of_name)
+            items_of_row = _items_of(row.values, defaults, folder, preset_of_name, source_of, warn_once)
             for item in items_of_row:
                 check(item)
             items += items_of_row
@@ -96,6 +105,8 @@ def _items_of(
     defaults: Defaults,
     folder: Path,
     preset_of_name: Callable[[str | Path], Preset],
+    source_of: Callable[[str, str | None], ModelSource],
+    warn: Callable[[str], object],
 ) -> list[BatchItem]:
     check_names(values)
     prompt = values.get("prompt")
@@ -106,28 +117,35 @@ def _items_of(
     for name in filter(values.__contains__, SETTINGS):
         value = values[name]
         given[name] = SETTINGS[name].parse(value) if isinstance(value, str) else value
-    chosen = values.get("preset", defaults.preset)
-    preset = chosen if isinstance(chosen, Preset) else preset_of_name(_text("preset", chosen))
-    settings = with_settings(preset, Settings(**given))  # type: ignore[typeddict-item]
-    image, digest = None, None
+    wanted = Settings(**given)  # type: ignore[typeddict-item]
+    image, first_frame = None, None
     if values.get("image") is not None:
         image = real_path(folder / _text("image", values["image"]))
-        digest, settings = _with_size_of(image, settings, is_sized=bool({"height", "width"} & given.keys()))
+        first_frame = open_image(image)
+        wanted = with_size_of_image(wanted, first_frame.height, first_frame.width)
+    preset = values.get("preset", defaults.preset)
+    if preset is not None and not isinstance(preset, Preset):
+        preset = preset_of_name(_text("preset", preset))
+    settings = chosen_settings(preset, wanted, source_of)
+    if preset is not None and preset.model != settings.model:
+        source = source_of(settings.model, settings.variant)
+        if (warning := misfit(preset, source)) is not None:
+            warn(warning)
+    digest = None
+    if first_frame is not None:
+        _check_size(f"{image}", first_frame, settings)
+        digest = pixels_digest(first_frame)
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
 
 
-def _with_size_of(image: Path, settings: Preset, *, is_sized: bool) -> tuple[str, Preset]:
-    """The digest of a first frame, and the settings with its size, which must be theirs if one was given."""
-    first_frame = open_image(image)
-    if not is_sized:
-        settings = replace(settings, height=first_frame.height, width=first_frame.width)
+def _check_size(name: str, first_frame: Image, settings: Preset) -> None:
+    """Refuse a first frame of another size than the clip's."""
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
-            f"{image} must have the clip's height and width {settings.height} x {settings.width}, got "
+            f"{name} must have the clip's height and width {settings.height} x {settings.width}, got "
             f"{first_frame.height} x {first_frame.width}; resize it first"
         )
-    return pixels_digest(first_frame), settings
 
 
 def _seeds(value: Any) -> list[int]:

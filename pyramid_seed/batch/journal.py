@@ -48,6 +48,7 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
     num_frames: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     resumed_units: int | UnsetType = UNSET
+    notes: list[str] | UnsetType = UNSET
     reason: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:

@@ -14,8 +14,9 @@ from .errors import writing
 
 logger = logging.getLogger(__name__)
 
-_ON_TERMINAL = ("pyramid_seed.batch", "pyramid_seed.pipelines.text")
-"""Whose warnings are shown on the terminal, too: of a batch's files, and of prompts that are cut."""
+_ON_TERMINAL = ("pyramid_seed.batch", "pyramid_seed.pipelines.text", "pyramid_seed.api")
+"""Whose warnings are shown on the terminal, too, each once: of a batch's files, of prompts that are cut, and
+of clips that a model was not trained for."""
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
-    terminal = _TerminalHandler(logging.WARNING)
+    terminal = _TerminalHandler()
     told = [logging.getLogger(name) for name in _ON_TERMINAL]
     for source in told:
         source.addHandler(terminal)
@@ -53,12 +54,18 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
 
 
 class _TerminalHandler(logging.Handler):
-    """Warnings above the progress line; what has failed is told in the end."""
+    """Warnings above the progress line, each once; what has failed is told in the end."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING:
+        message = record.getMessage()
+        if record.levelno == logging.WARNING and message not in self._told:
+            self._told.add(message)
             with suppress(OSError, ValueError):  # output never decides about the work
-                tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)
+                tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 class _LogHandler(logging.FileHandler):

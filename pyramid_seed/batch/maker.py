@@ -22,6 +22,11 @@ class MadeClip(Protocol):
         """SHA-256 of the frames."""
         ...
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What people should know of it, see `pyramid_seed.Clip`."""
+        ...
+
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
         """Write it, whole or not at all."""
         ...

@@ -54,7 +54,7 @@ def run_batch(
     *,
     file_format: str | None = None,
     seeds: Sequence[int] = (0,),
-    preset: str | Path | Preset = "tiny",
+    preset: str | Path | Preset | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
@@ -78,7 +78,8 @@ def run_batch(
         output: the folder for clips, `index.jsonl`, `contact_sheet.png` and `logs`.
         file_format: "txt", "jsonl", "csv" or "yaml" in place of the file's ending.
         seeds: for rows that name none.
-        preset: for rows that name none.
+        preset: for rows that name none; default: the settings that their model is made for, and without a
+            model those of "tiny".
         device: where models run; default: an accelerator of its own for each process, else the CPU.
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
@@ -123,7 +124,12 @@ def run_batch(
             _request(item, source_of(item.settings.model, item.settings.variant))
 
         items, bad = items_from_rows(
-            rows, Defaults(preset, settings, seeds), where=where, folder=folder, check=check
+            rows,
+            Defaults(preset, settings, seeds),
+            where=where,
+            folder=folder,
+            source_of=source_of,
+            check=check,
         )
         if not keep_going or not items:
             refuse_bad_rows([*unread, *bad], len(items), where)

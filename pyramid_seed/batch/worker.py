@@ -138,6 +138,7 @@ class Worker:
                 "num_frames": file.num_frames,
                 "seconds": round(seconds, 3),
                 "resumed_units": num_resumed,
+                **({"notes": list(clip.notes)} if clip.notes else {}),
             }
             self._journal.record(self._entry(job, "done") | outcome)
         self._journal.finish(job.id)

@@ -17,7 +17,7 @@ from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import MINIFLUX, VAE_PART
+from .layout import MINIFLUX, VAE_PART, Family
 from .original import load_model
 from .source import ModelSource
 
@@ -56,7 +56,6 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
         )
     logger.info(f"Loading {source.description}")
     folder, family = source.folder, source.family
-    transformer_class = PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
     with default_dtype_kept():
         return {
             "scheduler": PyramidFlowMatchEulerDiscreteScheduler(),
@@ -68,7 +67,7 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
                 dtype,
             ),
             "transformer": load_model(
-                transformer_class,
+                transformer_class(family),
                 source.transformer_config(),
                 folder / source.transformer,
                 source.weight_paths(source.transformer),
@@ -80,6 +79,13 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
                 for part, class_name in family.tokenizers.items()
             },
         }
+
+
+def transformer_class(
+    family: Family,
+) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
+    """The class of a family's transformers; the defaults of its arguments are the published sizes."""
+    return PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
 
 
 def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[str, PreTrainedModel]:

@@ -19,6 +19,8 @@ from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .configs import naming, read_config, refuse_lfs_pointer
 from .digests import weight_digests, weights_key
 from .layout import (
+    MINIFLUX,
+    SD3,
     VAE_PART,
     Family,
     Layout,
@@ -40,7 +42,8 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SAVED_PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
 
 
-PUBLISHED_MODELS = frozenset({"rain1011/pyramid-flow-miniflux", "rain1011/pyramid-flow-sd3"})
+PUBLISHED_MODELS = {"rain1011/pyramid-flow-miniflux": MINIFLUX, "rain1011/pyramid-flow-sd3": SD3}
+"""The published checkpoints on the hub."""
 PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
 """Of the published checkpoints: tells what fits before the hub is asked."""
 
@@ -81,8 +84,13 @@ class ModelSource:
         """What it is, for people."""
         if self.layout == "diffusers":
             return f"{self.family.name}, in the layout of diffusers at {self.folder}"
-        variant = self.transformer.removeprefix(transformer_part(""))
+        variant = self.transformer_variant
         return f"{self.family.name}, variant {variant}, in the original's layout at {self.folder}"
+
+    @property
+    def transformer_variant(self) -> str | None:
+        """The variant in the original's layout, also where there is only one and none was asked for."""
+        return None if self.layout == "diffusers" else self.transformer.removeprefix(transformer_part(""))
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from .options import (
     add_output_options,
     add_run_options,
     add_setting_options,
+    chosen_settings,
     frame_file,
     open_image,
     output_options,
@@ -62,13 +63,12 @@ def run(options: argparse.Namespace) -> int:
     from ..clip_files import check_outputs, clip_stem
     from ..explore.extras import check_extra
     from ..noise import root_from_entropy
-    from ..presets import load_preset, with_settings
 
     seed = root_from_entropy() if options.seed is None else options.seed
     path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
-    settings = with_settings(load_preset(options.preset), settings_from(options))
-    check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
     image = open_image(options.image)
+    settings = chosen_settings(options, image)
+    check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
     if options.lora:
         check_extra("lora", "peft")
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         clip = generate(
             options.prompt,
             seed=seed,
-            preset=options.preset,
+            preset=options.preset or settings,
             image=image,
             loras=dict(options.lora),
             progress=not options.quiet,

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..fields import Field
-from ..presets import SETTINGS, Settings
+from ..presets import (
+    DEFAULT_PRESET,
+    SETTINGS,
+    Preset,
+    Settings,
+    load_preset,
+    with_settings,
+    with_size_of_image,
+)
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..seeds import parse_root
 from ..texts import printable, printable_lines
@@ -75,7 +83,7 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     """Options for the preset and for values that replace the preset's."""
     group = parser.add_argument_group("settings", "default: the preset's")
     group.add_argument(
-        "--preset", default="tiny", metavar="NAME", help="a preset, or your .yaml (default: tiny)"
+        "--preset", metavar="NAME", help="a preset, or your .yaml (default: the model's own, or tiny)"
     )
     for field in SETTINGS.values():
         add_field(group, field)
@@ -89,6 +97,19 @@ def settings_from(options: argparse.Namespace) -> Settings:
         for name, words in given.items()
     }
     return Settings(**values)  # type: ignore[typeddict-item]
+
+
+def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> Preset:
+    """The settings of a clip; where its model is to say them, its files are read for that."""
+    given = settings_from(options)
+    if image is not None:
+        given = with_size_of_image(given, image.height, image.width)
+    if options.preset is not None or "model" not in given:
+        return with_settings(load_preset(options.preset or DEFAULT_PRESET), given)
+    from .. import model_presets  # slow to import
+    from ..api import shared_pipeline
+
+    return model_presets.chosen_settings(None, given, shared_pipeline.source)
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
@@ -208,6 +229,7 @@ def say_step(step: Step) -> None:
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
     say("model", clip.source and clip.source.description)
+    say("preset", clip.settings.name)
     say("seed", clip.seed)
     say("digest", clip.digest)
     say("frames", clip.frame_facts.size.replace(" frames", "", 1))

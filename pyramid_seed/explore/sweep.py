@@ -51,7 +51,7 @@ def run_sweep(
     *,
     seeds: Sequence[int] = tuple(range(16)),
     against: str | Path | None = None,
-    preset: str | Path | Preset = "tiny",
+    preset: str | Path | Preset | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",

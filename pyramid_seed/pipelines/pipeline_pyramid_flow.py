@@ -32,6 +32,7 @@ from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip
+from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
@@ -64,6 +65,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         text_encoder, tokenizer: CLIP.
         text_encoder_2, tokenizer_2: T5 (miniFLUX), or the second CLIP (SD3).
         text_encoder_3, tokenizer_3: T5 (SD3), or None.
+        preset: the settings that the model is made for, see `presets.preset_config`; `save_pretrained` writes
+            them into model_index.json, and `generate(pipeline=...)` takes them where no preset is named.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
@@ -88,6 +91,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         tokenizer_2: T5Tokenizer | CLIPTokenizer,
         text_encoder_3: T5EncoderModel | None = None,
         tokenizer_3: T5Tokenizer | None = None,
+        preset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for module in (vae, transformer, text_encoder, text_encoder_2, text_encoder_3):
@@ -104,7 +108,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             text_encoder_3=text_encoder_3,
             tokenizer_3=tokenizer_3,
         )
+        self.register_to_config(preset=preset)
         self.video_processor = VideoProcessor(do_resize=False)
+
+    @property
+    def preset(self) -> Preset | None:
+        """The settings that the model is made for; None if they are not known."""
+        if self.config.preset is None:
+            return None
+        return preset_from_config(self.config.preset, "unknown" if self.source is None else self.source.name)
 
     @property
     def geometry(self) -> PyramidGeometry:

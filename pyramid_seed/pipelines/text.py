@@ -177,7 +177,8 @@ def encode_text(
         tokens = tokenizer(
             prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         )
-        _warn_if_cut(prompt, tokenizer, length)
+        if (cut := cut_of(prompt, tokenizer, length)) is not None:
+            logger.warning(cut)
         ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         if is_t5:
             sequence = encoder(ids, attention_mask=mask).last_hidden_state, mask
@@ -217,10 +218,12 @@ def check_encoders(encoders: Encoders, widths: tuple[int, int]) -> None:
             )
 
 
-def _warn_if_cut(prompt: str, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
-    ids = tokenizer(prompt, padding=False, truncation=False, verbose=False).input_ids
-    if len(ids) > length:
-        lost = tokenizer.decode(ids[length - 1 : -1])
-        logger.warning(
-            f"the prompt has {len(ids)} tokens, {type(tokenizer).__name__} keeps {length}; lost: {lost!r}"
-        )
+def cut_of(
+    text: str, tokenizer: PreTrainedTokenizerBase, length: int, name: str = "the prompt"
+) -> str | None:
+    """What a tokenizer that keeps so many tokens loses of a text, for people; None if nothing."""
+    ids = tokenizer(text, padding=False, truncation=False, verbose=False).input_ids
+    if len(ids) <= length:
+        return None
+    lost = tokenizer.decode(ids[length - 1 : -1])
+    return f"{name} has {len(ids)} tokens, {type(tokenizer).__name__} keeps {length}; lost: {lost!r}"

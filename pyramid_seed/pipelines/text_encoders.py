@@ -14,6 +14,7 @@ from .text import (
     PromptEmbeddings,
     TextEmbeddings,
     check_encoders,
+    cut_of,
     encode_text,
     joined,
     text_embeddings,
@@ -152,6 +153,14 @@ class TextEncodersMixin:
                 self._text_encoders(),
                 lambda: self._encode_text(text, max_sequence_length, device),
             )
+
+    def text_cuts(self, text: str, max_sequence_length: int, name: str = "the prompt") -> tuple[str, ...]:
+        """What each tokenizer loses of a text, for people; () if none loses anything."""
+        tokenizers = [self.components[part] for part in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        *clip, t5 = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
+        cuts = [cut_of(text, tokenizer, tokenizer.model_max_length, name) for tokenizer in clip]
+        cuts.append(cut_of(text, t5, max_sequence_length, name))
+        return tuple(cut for cut in cuts if cut is not None)
 
     def after_text(self, then: AfterUse) -> None:
         """Do with the encoders what `AfterUse` says."""

@@ -19,7 +19,7 @@ from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
 from ..media.video import IMAGE_ENDINGS, read_comment
 from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
-from ..presets import preset_of
+from ..presets import SETTINGS, preset_of
 from ..recipe import Recipe
 from ..seeds import parse_root
 from ..texts import parse_json, read_bounded
@@ -52,6 +52,7 @@ def build_manifest(
     environment: Mapping[str, Any],
     load_seconds: float,
     seconds: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of a finished clip.
 
@@ -69,17 +70,16 @@ def build_manifest(
         frames: what is known of the frames.
         environment: see `environment_fingerprint`.
         load_seconds, seconds: time to load the model, time to generate.
+        notes: what people should know of the clip, see `Clip.notes`.
     """
-    settings = asdict(recipe.settings)
-    name = settings.pop("name")
-    del settings["description"]
+    settings = {name: getattr(recipe.settings, name) for name in SETTINGS}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
         "noise_scheme": SCHEME,
         "prompt": recipe.prompt,
-        "preset": name,
+        "preset": recipe.settings.name,
         "settings": _plain(settings | {"model": model["name"]}),
         "seed": str(recipe.seed),
         "branches": [{"from_unit": each.from_unit, "seed": str(each.seed)} for each in recipe.branches],
@@ -104,6 +104,7 @@ def build_manifest(
             "frames": frames.digest,
         },
         "environment": dict(environment),
+        **({"notes": list(notes)} if notes else {}),
         "timings": {"load_seconds": round(load_seconds, 3), "seconds": round(seconds, 3)},
     }
 

@@ -100,6 +100,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     ledger: list[dict[str, Any]]
     digests: _Digests
     environment: _Environment
+    notes: list[str] = []
     timings: _Timings
     file: _Written | None = None
 

@@ -49,6 +49,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
     yield "attention", manifest.get("attention", "reference") + compiled
+    for note in manifest.get("notes", ()):
+        yield "note", note
     yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(manifest["timings"])
 
 

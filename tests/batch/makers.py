@@ -32,6 +32,7 @@ class Killed(BaseException):
 class NoiseClip:
     digest: str
     file: FrameFile
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
         self.file.check(path.suffix, None, lossless)

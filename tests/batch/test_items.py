@@ -17,9 +17,13 @@ DEFAULTS = Defaults()
 HERE = Path()
 
 
-def items_of(*rows, defaults=DEFAULTS, folder=HERE, check=lambda item: None):
+def no_source(model, variant):
+    pytest.fail(f"the files of {model} were read, and are not needed")
+
+
+def items_of(*rows, defaults=DEFAULTS, folder=HERE, check=lambda item: None, source_of=no_source):
     numbered = [Row(line, values) for line, values in enumerate(rows, start=1)]
-    return items_from_rows(numbered, defaults, where="list", folder=folder, check=check)
+    return items_from_rows(numbered, defaults, where="list", folder=folder, source_of=source_of, check=check)
 
 
 def reason_of(values, **options):

@@ -107,7 +107,7 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
     path = tmp_path / f"clip{ending}"
     options = ["--model", quick["model"], "--variant", "384p", "--height", "64", "--width", "64"]
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-    more = ["-o", str(path), "--no-metadata", "--quiet"]
+    more = ["--preset", "tiny", "-o", str(path), "--no-metadata", "--quiet"]
     assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
     expected = held.save(tmp_path / f"expected{ending}", metadata=False)
     if ending == ".mp4":
@@ -136,9 +136,9 @@ def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path, monkeypatch
 @pytest.mark.parametrize("family", ["miniflux", "sd3"])
 def test_it_says_what_it_loaded(family, tmp_path, capsys):
     model = str(REFERENCE / f"{family}-tiny")
-    options = ["--variant", "384p", "--num-frames", "1", "--num-inference-steps", "1", "--quiet"]
+    options = ["--variant", "384p", "--preset", "tiny", "--num-frames", "1", "--num-inference-steps", "1"]
     path = tmp_path / "boat.mp4"
-    assert main(["generate", "a boat", "--model", model, *options, "-o", str(path)]) == 0
+    assert main(["generate", "a boat", "--model", model, *options, "--quiet", "-o", str(path)]) == 0
     assert f"model       {family}, variant 384p, in the original's layout at" in capsys.readouterr().out
     saved = tmp_path / "saved"
     pipeline = load_pipeline(model, variant="384p", device="cpu")

@@ -1,0 +1,122 @@
+"""The settings that a model is made for: those in its folder, or those of the preset that knows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from .checkpoints.configs import naming, read_config
+from .checkpoints.layout import Family, family_of_saved
+from .checkpoints.load import transformer_class
+from .checkpoints.source import PUBLISHED_MODELS, ModelSource
+from .checks import check_choice
+from .presets import (
+    DEFAULT_PRESET,
+    Preset,
+    Settings,
+    list_presets,
+    load_preset,
+    preset_from_config,
+    settings_of_model,
+    with_settings,
+)
+from .resources import resolve_model
+
+
+def preset_of_model(source: ModelSource) -> Preset | None:
+    """The settings that a model is made for; None if nobody knows them.
+
+    Those in its model_index.json, as `save_pretrained` writes them there; else those of the first preset of
+    ours, by name, for this model: of the same name, or a published one of the same family, variant and sizes.
+
+    Raises:
+        ValueError: the folder holds settings that are none; file and setting are named.
+    """
+    if (saved := source.configs.get("model_index.json", {}).get("preset")) is not None:
+        with naming(source.folder / "model_index.json"):
+            return preset_from_config(saved, source.name)
+    variant = source.transformer_variant
+    known = (preset for preset in _presets() if _is_for(preset, source) and preset.variant == variant)
+    return next(known, None)
+
+
+def chosen_settings(
+    preset: str | Path | Preset | None,
+    settings: Settings,
+    source_of: Callable[[str, str | None], ModelSource],
+) -> Preset:
+    """The settings of a clip: a preset's, a model's own or the default's, some of their values replaced.
+
+    Args:
+        preset: a preset, its name or file; None: the model's own settings, see `preset_of_model`, where the
+            values name a model, else those of `DEFAULT_PRESET`.
+        settings: the values.
+        source_of: reads which model it is, by its name and variant; not called for a published one, whose
+            settings are known before anything is downloaded.
+
+    Raises:
+        TypeError, ValueError: as `with_settings`; or no preset knows the model and settings are missing,
+            which are named.
+    """
+    if preset is None and "model" not in settings:
+        preset = DEFAULT_PRESET
+    if preset is not None:
+        chosen = preset if isinstance(preset, Preset) else load_preset(preset)
+        return with_settings(chosen, settings)
+    model, variant = settings["model"], settings.get("variant")
+    if model in PUBLISHED_MODELS and not Path(model).is_dir():
+        known = {each.variant: each for each in _presets() if each.model == model}
+        check_choice(f"variant of {model}", variant, tuple(map(str, known)))
+        return settings_of_model(model, known[variant], settings)
+    source = source_of(model, variant)
+    return settings_of_model(source.description, preset_of_model(source), settings)
+
+
+def misfit(preset: Preset, source: ModelSource) -> str | None:
+    """For people: a preset of another family or variant than the model's; None if it fits, or nobody knows.
+
+    Args:
+        preset: as it was named, with the model that it is for.
+        source: the model that it is used with.
+    """
+    own = preset_of_model(source)
+    family = _family_of(preset.model)
+    is_of_family = family in (None, source.family)
+    if is_of_family and (own is None or own.name == preset.name or own.variant == preset.variant):
+        return None
+    variant = "" if preset.variant is None else f", variant {preset.variant}"
+    known = "" if own is None else f", for which there is preset {own.name}"
+    return f"preset {preset.name} is for {preset.model}{variant}; the model is {source.description}{known}"
+
+
+def _is_for(preset: Preset, source: ModelSource) -> bool:
+    if preset.model == source.name:
+        return True
+    return PUBLISHED_MODELS.get(preset.model) is source.family and _has_published_sizes(source)
+
+
+def _has_published_sizes(source: ModelSource) -> bool:
+    if source.layout == "diffusers":
+        config: Mapping[str, Any] = source.configs["transformer/config.json"]
+    else:
+        config = source.transformer_config()
+    sizes = signature(transformer_class(source.family)).parameters.values()
+    as_lists = json.loads(json.dumps({size.name: size.default for size in sizes}))
+    return all(config.get(name) == value for name, value in as_lists.items())
+
+
+def _family_of(model: str) -> Family | None:
+    """The family of a published model or an embedded one; None of others, which would have to be read."""
+    if not model.startswith("embedded:"):
+        return PUBLISHED_MODELS.get(model)
+    folder = Path(resolve_model(model))
+    return family_of_saved(read_config(folder / "model_index.json"), str(folder))
+
+
+@cache
+def _presets() -> tuple[Preset, ...]:
+    return tuple(map(load_preset, list_presets()))
