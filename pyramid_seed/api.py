@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
+from PIL.Image import Image
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
 from .checkpoints.loaded_weights import LoadedWeights
@@ -23,6 +24,7 @@ from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
+from .first_image import in_clip_size, in_its_own_size
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
@@ -42,13 +44,14 @@ from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
     Preset,
     Settings,
+    gives_size,
     load_preset,
     pipeline_arguments,
     preset_config,
     settings_listed,
     settings_of_model,
     untrained,
-    with_size_of_image,
+    with_size,
 )
 from .recipe import Recipe
 from .run_options import RunOptions
@@ -242,8 +245,8 @@ def generate(
         branches: units from which on another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`; default: the settings that the model is made
             for, see `model_presets.preset_of_model`, and without a model those of "tiny".
-        image: the first frame, or its file, in the clip's size; without `height` and `width` its size is the
-            clip's.
+        image: the first frame, or its file. Without `height`, `width` and `fit` its size is the clip's, or
+            that of the small image, where every pixel is shown `scale` x `scale`.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
             and the clip is the same. Not together with an image.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
@@ -279,12 +282,16 @@ def generate(
     # Refuses what is no seed, and branches that do not rise.
     noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
     image = opened(image)
-    frame = None if image is None else first_frames(image, 1)[0]
-    if frame is not None:
-        settings = with_size_of_image(settings, *frame.shape[2:])
     preset = load_preset(preset) if isinstance(preset, str | Path) else preset
+    is_sized_by_image = image is not None and gives_size(settings, preset)
+    if is_sized_by_image:
+        settings = with_size(settings, *first_frames(image, 1)[0].shape[2:])
     sources: list[ModelSource] = []
     wanted = _settings_of(preset, settings, pipeline, sources)
+    if is_sized_by_image and isinstance(image, Image):
+        wanted = in_its_own_size(image, wanted)
+    image = in_clip_size(image, wanted)
+    frame = None if image is None else first_frames(image, 1)[0]
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()

@@ -6,16 +6,18 @@ import difflib
 from collections.abc import Sequence
 
 
-def check_int(name: str, value: object, minimum: int | None = None) -> None:
-    """Refuse what is not an int, or is below a minimum.
+def check_int(name: str, value: object, minimum: int | None = None, maximum: int | None = None) -> None:
+    """Refuse what is not an int, or is below a minimum or above a maximum.
 
     Raises:
-        TypeError: it is not an int; True and False are none. ValueError: it is below the minimum.
+        TypeError: it is not an int; True and False are none. ValueError: it is out of range.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if minimum is not None and value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value}; use {maximum}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

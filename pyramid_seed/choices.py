@@ -19,6 +19,11 @@ AfterUse = Literal["keep", "offload", "free"]
 the CPU until the next new text, or are given up for good."""
 AFTER_USE: tuple[AfterUse, ...] = get_args(AfterUse)
 
+Fit = Literal["crop", "pad", "stretch"]
+"""How an image of another size becomes a clip's first frame: cut to its shape around the middle, put on
+black, or stretched."""
+FITS: tuple[Fit, ...] = get_args(Fit)
+
 DTYPES = ("float32", "bfloat16")
 """What the models can run in."""
 

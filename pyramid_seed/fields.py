@@ -51,7 +51,7 @@ class Field:
             ValueError: it breaks the rule; field, rule, value and the nearest good value are named.
         """
         value = _plain(value)
-        if self.choices:
+        if self.choices and (value is not None or self.default is not None):
             check_choice(self.name, value, self.choices)
             return value
         is_one_of_several = self.is_several and not isinstance(value, list | None)

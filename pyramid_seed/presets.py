@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypedDict
 from msgspec import Meta
 
 from .checks import did_you_mean
-from .choices import DTYPES
+from .choices import DTYPES, FITS, Fit
 from .fields import about, described_fields, with_fields_listed
 from .resources import configs_path, resolve_model
 from .texts import check_prompt, read_bounded
@@ -98,6 +98,12 @@ class Preset:
     max_sequence_length: Annotated[Count, Meta(le=MAX_TOKENS)] = about(
         "tokens of the prompt that the sequence encoder sees", "pipeline"
     )
+    fit: Fit | None = about(
+        "how an image of another size becomes the first frame; without it, the clip takes the image's size",
+        "image",
+        choices=FITS,
+        default=None,
+    )
     scale: Annotated[Count, Meta(le=MAX_SCALE)] = about(
         "show every pixel as N x N pixels in the file", "file", default=1
     )
@@ -147,6 +153,7 @@ class Settings(TypedDict, total=False):
     negative_prompt: str
     prompt_suffix: str
     max_sequence_length: int
+    fit: Fit | None
     scale: int
 
 
@@ -169,10 +176,19 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     return replace(preset, **values)
 
 
-def with_size_of_image(settings: Settings, height: int, width: int) -> Settings:
-    """The settings with the size of a clip's first frame, unless they name one."""
-    if settings.keys() & {"height", "width"}:
-        return settings
+def gives_size(settings: Settings, preset: Preset | None) -> bool:
+    """Whether an image gives its clip the size: where none is named, nor how the image is to fit.
+
+    Args:
+        settings: values that replace the preset's.
+        preset: None if none was named.
+    """
+    fit = settings.get("fit", None if preset is None else preset.fit)
+    return fit is None and not settings.keys() & {"height", "width"}
+
+
+def with_size(settings: Settings, height: int, width: int) -> Settings:
+    """The settings with another size, in pixels."""
     return settings | Settings(height=height, width=width)
 
 

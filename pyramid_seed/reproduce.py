@@ -26,11 +26,12 @@ from .api import (
 from .checkpoints.source import is_hub_id, read_source
 from .clip import Clip
 from .dtypes import dtype_name
+from .first_image import in_clip_size
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
-from .pipelines.first_frames import first_frames
+from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
 from .provenance.latents import latents_path, read_latents
@@ -87,7 +88,7 @@ def regenerate(
         OSError: the weights cannot be read.
     """
     original = _original(clip)
-    _check_image(original.recipe, image)
+    image = _checked_image(original.recipe, image)
     _start(callbacks, original.recipe)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
@@ -122,7 +123,7 @@ def verify(
     original = _original(clip)
     if noise_only:
         return verify_noise(original.manifest, original.path)
-    _check_image(original.recipe, image)
+    image = _checked_image(original.recipe, image)
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
@@ -187,7 +188,7 @@ def extend(
     )
     latents = original.latents()
     if latents is None:
-        _check_image(recipe, image)
+        image = _checked_image(recipe, image)
     _start(callbacks, longer)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
@@ -394,7 +395,9 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
     return ", ".join(descriptions) or "no LoRA"
 
 
-def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
+def _checked_image(recipe: Recipe, image: PipelineImageInput | None) -> PipelineImageInput | None:
+    """The image that a clip was made from, in the clip's size."""
+    image = in_clip_size(opened(image), recipe.settings)
     if recipe.image_digest is None and image is not None:
         raise ValueError("the clip was made without an image; leave it out")
     if recipe.image_digest is not None and image is None:
@@ -407,3 +410,4 @@ def _check_image(recipe: Recipe, image: PipelineImageInput | None) -> None:
             f"this is not the image that the clip was made from: SHA-256 of its pixels is "
             f"{str(digest)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
         )
+    return image

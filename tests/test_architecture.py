@@ -27,7 +27,8 @@ ALLOWED = {
         "environment": "choices determinism private_apis version",
         "presets": "checks choices fields resources texts unique_keys",
         "schedulers": "",
-        "media": "files",
+        "media": "choices files",
+        "first_image": "media presets",
         "models": "choices files private_apis schedulers",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
         "model_presets": "checkpoints checks presets resources",
@@ -38,14 +39,14 @@ ALLOWED = {
         "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
-        "api": "checkpoints choices clip determinism devices dtypes environment geometry media model_presets "
-        "models noise pipelines presets private_apis recipe run_options seeds texts",
-        "reproduce": "api checkpoints clip dtypes media models pipelines provenance recipe",
-        "batch": "api checkpoints checks choices clip determinism devices dtypes environment files media "
-        "model_presets noise pipelines presets run_options seeds texts unique_keys",
+        "api": "checkpoints choices clip determinism devices dtypes environment first_image geometry media "
+        "model_presets models noise pipelines presets private_apis recipe run_options seeds texts",
+        "reproduce": "api checkpoints clip dtypes first_image media models pipelines provenance recipe",
+        "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
+        "first_image media model_presets noise pipelines presets run_options seeds texts unique_keys",
         "explore": "batch choices files geometry media presets provenance run_options seeds texts version",
-        "ui": "texts api checkpoints clip clip_files files geometry media noise pipelines presets provenance "
-        "recipe reproduce run_options seeds texts",
+        "ui": "api checkpoints clip clip_files files first_image geometry media noise pipelines presets "
+        "provenance recipe reproduce run_options seeds texts",
     }.items()
 }
 FREE = {"__init__", "__main__", "cli", "commands"}

@@ -53,7 +53,7 @@ def test_every_preset_loads_and_gives_every_setting(name):
     assert preset.name == name
     text = (ROOT / "configs" / f"{name}.yaml").read_text()
     for field in fields(Preset):
-        assert field.name == "name" or f"\n{field.name}: " in text
+        assert field.name in ("name", "fit") or f"\n{field.name}: " in text
     assert preset.description
     assert hash(preset) == hash(load_preset(ROOT / "configs" / f"{name}.yaml"))
 
@@ -273,7 +273,7 @@ def test_every_setting_is_described_once_for_people():
     actions = commands.choices["generate"]._actions
     options = {option: action.help for action in actions for option in action.option_strings}
     for name, field in SETTINGS.items():
-        assert field.reader in ("model", "pipeline", "file")
+        assert field.reader in ("model", "pipeline", "image", "file")
         assert options[field.option] == field.help
         assert f"| `{name}` | {field.help} |" in table, name
 
@@ -283,7 +283,7 @@ def test_the_pipeline_gets_what_it_reads():
     arguments = pipeline_arguments(tiny)
     parameters = inspect.signature(PyramidFlowPipeline.__call__).parameters
     assert set(arguments) <= set(parameters)
-    assert arguments.keys() == SETTINGS.keys() - {"model", "variant", "dtype", "fps", "scale"}
+    assert arguments.keys() == SETTINGS.keys() - {"model", "variant", "dtype", "fit", "fps", "scale"}
     assert arguments["num_inference_steps"] == [8, 8, 8]
 
 

@@ -63,12 +63,15 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         weights: see `checkpoints.digests.weights_key`.
         run: whatever else of the run changes the clip or its file: noise device, determinism, lossless.
     """
-    settings = _meaning(item.settings)
+    meaning = _meaning(item.settings)
+    settings = {name: getattr(meaning, name) for name in SETTINGS if name not in _PLACES}
+    if settings["fit"] is None:  # as in folders of earlier versions
+        del settings["fit"]
     content = {
         "scheme": SCHEME,
         "prompt": item.prompt,
         "seed": str(item.seed),
-        "settings": {name: getattr(settings, name) for name in SETTINGS if name not in _PLACES},
+        "settings": settings,
         "image": item.image_digest,
         "weights": weights,
         "run": run,

@@ -13,9 +13,10 @@ from PIL.Image import Image
 
 from ..checkpoints.source import ModelSource
 from ..files import real_path
+from ..first_image import in_clip_size, in_its_own_size
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
-from ..presets import SETTINGS, Preset, Settings, load_preset, with_size_of_image
+from ..presets import SETTINGS, Preset, Settings, gives_size, load_preset, with_size
 from ..seeds import parse_root, plain_root
 from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
@@ -56,6 +57,9 @@ class Defaults:
     settings: Settings | None = None
     seeds: Sequence[int] = (0,)
 
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+
 
 def items_from_rows(
     rows: Iterable[Row],
@@ -92,6 +96,14 @@ def items_from_rows(
     return items, bad
 
 
+def check_seeds(seeds: object) -> None:
+    """Refuse what is no list of root seeds: TypeError, ValueError."""
+    if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds must be a list of root seeds, got {seeds!r:.60}; use [{seeds!r:.40}]")
+    for seed in seeds:
+        plain_root(seed)
+
+
 def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
     """Raise BatchInputError if there are bad rows, ValueError if there is nothing to make."""
     if bad:
@@ -118,14 +130,16 @@ def _items_of(
         value = values[name]
         given[name] = SETTINGS[name].parse(value) if isinstance(value, str) else value
     wanted = Settings(**given)  # type: ignore[typeddict-item]
+    preset = values.get("preset", defaults.preset)
+    if preset is not None and not isinstance(preset, Preset):
+        preset = preset_of_name(_text("preset", preset))
     image, first_frame = None, None
     if values.get("image") is not None:
         image = real_path(folder / _text("image", values["image"]))
         first_frame = open_image(image)
-        wanted = with_size_of_image(wanted, first_frame.height, first_frame.width)
-    preset = values.get("preset", defaults.preset)
-    if preset is not None and not isinstance(preset, Preset):
-        preset = preset_of_name(_text("preset", preset))
+    is_sized_by_image = gives_size(wanted, preset)
+    if first_frame is not None and is_sized_by_image:
+        wanted = with_size(wanted, first_frame.height, first_frame.width)
     settings = chosen_settings(preset, wanted, source_of)
     if preset is not None and preset.model != settings.model:
         source = source_of(settings.model, settings.variant)
@@ -133,7 +147,9 @@ def _items_of(
             warn(warning)
     digest = None
     if first_frame is not None:
-        _check_size(f"{image}", first_frame, settings)
+        if is_sized_by_image:
+            settings = in_its_own_size(first_frame, settings)
+        _check_size(f"{image}", in_clip_size(first_frame, settings), settings)
         digest = pixels_digest(first_frame)
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
@@ -144,7 +160,8 @@ def _check_size(name: str, first_frame: Image, settings: Preset) -> None:
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{name} must have the clip's height and width {settings.height} x {settings.width}, got "
-            f"{first_frame.height} x {first_frame.width}; resize it first"
+            f"{first_frame.height} x {first_frame.width}; resize it first, or say how it is to fit "
+            "(fit: crop, pad or stretch)"
         )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from PIL.Image import Image
 
 from ..api import (
     check_request,
@@ -26,6 +25,7 @@ from ..determinism import attention_backend_at
 from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
+from ..first_image import in_clip_size
 from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
@@ -211,6 +211,8 @@ class _ClipMaker:
             item.prompt,
             seed=item.seed,
             preset=item.settings,
+            height=item.settings.height,
+            width=item.settings.width,
             image=_image_of(item) if known is None else None,
             beginning=known,
             noise_device=options.noise_device,
@@ -225,13 +227,13 @@ class _ClipMaker:
         )
 
 
-def _image_of(item: BatchItem) -> Image | None:
+def _image_of(item: BatchItem) -> Any:
     if item.image is None:
         return None
     image = open_image(item.image)
     if pixels_digest(image) != item.image_digest:
         raise ValueError(f"{item.image} is another image than when the batch began")
-    return image
+    return in_clip_size(image, item.settings)
 
 
 def _request(item: BatchItem, source: ModelSource) -> Request:

@@ -16,9 +16,10 @@ from ..presets import (
     SETTINGS,
     Preset,
     Settings,
+    gives_size,
     load_preset,
     with_settings,
-    with_size_of_image,
+    with_size,
 )
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..seeds import parse_root
@@ -102,10 +103,11 @@ def settings_from(options: argparse.Namespace) -> Settings:
 def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> Preset:
     """The settings of a clip; where its model is to say them, its files are read for that."""
     given = settings_from(options)
-    if image is not None:
-        given = with_size_of_image(given, image.height, image.width)
-    if options.preset is not None or "model" not in given:
-        return with_settings(load_preset(options.preset or DEFAULT_PRESET), given)
+    preset = None if options.preset is None else load_preset(options.preset)
+    if image is not None and gives_size(given, preset):
+        given = with_size(given, image.height, image.width)
+    if preset is not None or "model" not in given:
+        return with_settings(preset or load_preset(DEFAULT_PRESET), given)
     from .. import model_presets  # slow to import
     from ..api import shared_pipeline
 

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from tqdm import tqdm
 
+from ..batch.items import check_seeds
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
@@ -87,6 +88,7 @@ def run_sweep(
     """
     check_extra("report", "skimage", "cv2", "scipy", "matplotlib", "jinja2")
     output = Path(output)
+    check_seeds(seeds)
     chosen = read_prompts(prompts)
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")

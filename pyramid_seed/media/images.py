@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, ImageSequence
 
+from ..choices import Fit
 from ..files import check_readable
-from .frames import Frames
+from .frames import Frames, enlarge
 
 MAX_PIXELS = 2**26
 """Of an image, 8192 x 8192; of what lies in a file that is to be read."""
@@ -54,7 +56,7 @@ def read_image_folder(folder: Path) -> Frames:
     for path in paths:
         images.append(image := read_image(path))
         first = images[0]
-        _check_total(folder, len(paths) * first[..., 0].size)
+        check_total(folder, len(paths) * first[..., 0].size)
         if image.shape != first.shape:
             sizes = [f"{height}x{width}" for height, width, _ in (first.shape, image.shape)]
             raise ValueError(f"{folder}: {paths[0].name} is {sizes[0]}, {path.name} is {sizes[1]}")
@@ -76,13 +78,13 @@ def read_animation(path: Path, fps: float | None) -> Frames:
         copies = []
         for image in ImageSequence.Iterator(animation):
             copies.append(image.copy())
-            _check_total(path, len(copies) * image.width * image.height)
+            check_total(path, len(copies) * image.width * image.height)
     images = np.stack([np.asarray(to_rgb8(image, str(path))) for image in copies])
     if fps is None or len(images) == 1:
         return images
     ends = np.cumsum([image.info.get("duration") or 0 for image in copies])  # milliseconds
     count = round(ends[-1] * fps / 1000)
-    _check_total(path, count * images[0, ..., 0].size)
+    check_total(path, count * images[0, ..., 0].size)
     middles = (np.arange(count) + 0.5) * 1000 / fps
     return images[np.searchsorted(ends, middles).clip(max=len(images) - 1)]
 
@@ -117,6 +119,37 @@ def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
     return rgb
 
 
+def fitted(image: Image.Image, height: int, width: int, fit: Fit | None) -> Image.Image:
+    """An image as the first frame of a clip of this size.
+
+    Args:
+        image: RGB.
+        height, width: of the clip, in pixels.
+        fit: what to do with an image of another size; None: nothing, unless every pixel of it is shown as
+            n x n pixels, n times the clip's size, as our own files show them: then it is the small one.
+    """
+    if image.size == (width, height):
+        return image
+    scale, rest = divmod(image.width, width)
+    if not rest and image.size == (scale * width, scale * height) and is_enlarged(image, scale):
+        return image.resize((width, height), Image.Resampling.NEAREST)
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    if fit == "pad":
+        return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
+    if fit == "stretch":
+        return image.resize((width, height), Image.Resampling.LANCZOS)
+    return image
+
+
+def is_enlarged(image: Image.Image, scale: int) -> bool:
+    """Whether every pixel of an RGB image is shown as scale x scale pixels, see `frames.enlarge`."""
+    if scale == 1 or image.width % scale or image.height % scale:
+        return False
+    pixels = np.asarray(image)
+    return np.array_equal(enlarge(pixels[::scale, ::scale], scale), pixels)
+
+
 def _in_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
     """An image whose colours a profile describes, in sRGB; as it is if they are that, but for rounding."""
     if image.mode not in ("L", "RGB", "CMYK"):
@@ -148,7 +181,7 @@ class _TooDeepError(ValueError):
         )
 
 
-def _check_total(path: Path, pixels: int) -> None:
+def check_total(path: str | os.PathLike[str], pixels: int) -> None:
     """Refuse what would not fit into memory as frames."""
     if pixels > _MAX_CLIP_PIXELS:
         raise ValueError(f"{path} has {pixels:,} pixels in all, at most {_MAX_CLIP_PIXELS:,} are read")

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..files import check_no_folder, check_readable, real_path, replacing
 from .frames import Frames, check_frames, enlarge
+from .images import MAX_PIXELS, check_total
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
 VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
@@ -103,13 +104,16 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
 
     Raises:
-        ValueError: the file holds no video frames, or is no media file.
+        ValueError: the file holds no video frames, is no media file, or would not fit into memory.
         OSError: it is missing, or no file.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
-        frames = list(_decoded(container, stream, path))
+        frames = []
+        for frame in _decoded(container, stream, path):
+            frames.append(frame)
+            check_total(path, len(frames) * frame[..., 0].size)
     if not frames or not rate:
         raise ValueError(f"{path} holds no video frames")
     return np.stack(frames), float(rate)
@@ -151,6 +155,9 @@ def _decoded(
 ) -> Iterator[Frames]:
     try:
         for frame in container.decode(stream):
+            if frame.width * frame.height > MAX_PIXELS:
+                size = f"{frame.width} x {frame.height}"
+                raise ValueError(f"{path} has {size} pixels, at most 8192 x 8192 are read")
             yield frame.to_ndarray(format="rgb24")
     except av.InvalidDataError as error:
         raise _damaged(path, error) from error

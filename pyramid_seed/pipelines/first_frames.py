@@ -88,7 +88,7 @@ def clip_size(height: int | None, width: int | None, images: Sequence[torch.Tens
             raise ValueError(
                 f"image must have the clip's height and width {size[0]} x {size[1]}, got "
                 f"{image.shape[-2]} x {image.shape[-1]}; resize it first, e.g. "
-                f"image.resize(({size[1]}, {size[0]}))"
+                f"image.resize(({size[1]}, {size[0]})), or let generate fit it: crop, pad or stretch"
             )
     return size
 
@@ -107,6 +107,7 @@ def latent_shape(
     except ValueError as error:
         if images and (height is None or width is None):
             raise ValueError(
-                f"image gives the clip its size of {size[0]} x {size[1]}, but {error}; resize it first"
+                f"image gives the clip its size of {size[0]} x {size[1]}, but {error}; resize it first, "
+                "or let generate fit it: crop, pad or stretch"
             ) from None
         raise

@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from diffusers.image_processor import PipelineImageInput
 
+from ..checks import check_int
 from ..geometry import LatentShape, PyramidGeometry
+from ..presets import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from .beginning import Beginning, check_beginnings
 from .denoise import Place, UnitSettings, guidance_schedule
 from .first_frames import first_frames, latent_shape
 from .text_inputs import Embeddings, check_embeddings, check_text
 
 OUTPUT_TYPES = ("np", "pt", "pil", "uint8", "latent")
-MAX_TEXT_LENGTH = 512
+MAX_VIDEOS = 10_000
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,15 @@ def check_call(
     Raises:
         ValueError, TypeError: an argument does not fit.
     """
+    # Before anything of that size is built.
+    for name, side in (("height", height), ("width", width)):
+        if side is not None:
+            check_int(name, side, maximum=MAX_SIDE)
+    check_int("num_frames", num_frames, maximum=MAX_FRAMES)
+    check_int("num_videos_per_prompt", num_videos_per_prompt, 1, MAX_VIDEOS)
     num_prompts = check_text(prompt, negative_prompt, embeddings)
-    check_positive("max_sequence_length", max_sequence_length)
-    if max_sequence_length > MAX_TEXT_LENGTH:
-        raise ValueError(
-            f"max_sequence_length must be at most {MAX_TEXT_LENGTH}, got {max_sequence_length}; "
-            f"use {MAX_TEXT_LENGTH}"
-        )
+    check_int("max_sequence_length", max_sequence_length, 1, MAX_TOKENS)
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
-    check_positive("num_videos_per_prompt", num_videos_per_prompt)
     images = () if image is None else first_frames(image, num_prompts)
     shape = latent_shape(geometry, channels, height, width, images)
     num_units = geometry.num_latent_frames(num_frames)
@@ -190,8 +192,7 @@ def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> t
             f"got {len(values)} entries: {list(values)}"
         )
     for value in values:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must hold ints of at least 1, got {value!r}; use 1 or more")
+        check_int(name, value, 1, MAX_STEPS)
     return values
 
 
@@ -210,9 +211,3 @@ def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     if not torch.isfinite(latents).all():
         raise ValueError("a callback must return finite latents")
     return latents
-
-
-def check_positive(name: str, value: int) -> None:
-    """The value must be an int of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an int of at least 1, got {value!r}; use 1 or more")

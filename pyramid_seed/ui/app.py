@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..first_image import in_its_own_size
 from ..media.images import open_image
 from . import html
 from .jobs import Job, Outcome, State
@@ -235,7 +236,9 @@ class Page:
     def on_image(self, preset: str, image: str | None) -> Changes:
         """The size in the form is the picture's; without one, the preset's."""
         with errors_as_messages():
-            sized = self.studio.preset(preset) if image is None else open_image(Path(image))
+            sized = self.studio.preset(preset)
+            if image is not None:
+                sized = in_its_own_size(open_image(Path(image)), sized)
             return {self.height: sized.height, self.width: sized.width}
 
     def on_tick(self, seen: tuple[str, int], clip: str) -> Changes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
+from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..media.images import open_image
 from ..presets import Preset
@@ -104,7 +105,10 @@ class Studio:
         check_prompt(request.negative_prompt, "negative_prompt")
         preset = self.preset(request.preset)
         image = None if request.image is None else open_image(request.image)
-        height, width = (request.height, request.width) if image is None else (image.height, image.width)
+        height, width = request.height, request.width
+        if image is not None:
+            sized = in_its_own_size(image, preset)
+            height, width = sized.height, sized.width
         self.limits.check(request.num_frames, height, width)
         geometry = self.geometry(request.preset)
         if geometry is not None:

@@ -45,6 +45,18 @@ def test_a_rows_values_replace_settings_which_replace_the_presets():
     assert third.settings.num_frames == load_preset("tiny").num_frames
 
 
+def test_seeds_are_a_list_of_root_seeds():
+    for seeds, error, words in (
+        (5, TypeError, r"seeds must be a list of root seeds, got 5; use \[5\]"),
+        ("12", TypeError, "seeds must be a list of root seeds, got '12'"),
+        (None, TypeError, "seeds must be a list of root seeds, got None"),
+        ([1, -1], ValueError, "seed must be in"),
+        ([1.5], TypeError, "seed must be an int"),
+    ):
+        with pytest.raises(error, match=words):
+            Defaults(seeds=seeds)
+
+
 def test_a_row_may_name_a_preset():
     (item,), _ = items_of({"prompt": "a", "preset": "miniflux-384p"})
     assert item.settings == load_preset("miniflux-384p")

@@ -288,3 +288,11 @@ def test_a_model_that_changes_during_a_batch_makes_no_clip_under_the_old_names(q
     with pytest.raises(ModelError, match="are others here than where and when the batch began"):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 1
+
+
+def test_seeds_that_are_none_are_refused_and_nothing_is_left(quick, tmp_path):
+    (tmp_path / "list.txt").write_text("a boat")
+    settings = {name: value for name, value in quick.items() if name != "progress"}
+    with pytest.raises(TypeError, match="seeds must be a list of root seeds, got 5"):
+        run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=5, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]

@@ -226,6 +226,20 @@ def test_reading_what_is_damaged(tmp_path):
         list(video_frames(tmp_path / "text.mp4"))
 
 
+def test_what_would_not_fit_into_memory_is_refused_while_it_is_read(tmp_path, monkeypatch):
+    frames = noise_clip()
+    write_video(tmp_path / "a.mp4", frames, 8)
+    pixels = frames[..., 0].size
+    monkeypatch.setattr("pyramid_seed.media.images._MAX_CLIP_PIXELS", pixels)
+    assert read_video(tmp_path / "a.mp4")[0].shape == frames.shape
+    monkeypatch.setattr("pyramid_seed.media.images._MAX_CLIP_PIXELS", pixels - 1)
+    with pytest.raises(ValueError, match=rf"a\.mp4 has {pixels:,} pixels in all, at most {pixels - 1:,}"):
+        read_video(tmp_path / "a.mp4")
+    monkeypatch.setattr("pyramid_seed.media.video.MAX_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"a\.mp4 has 32 x 32 pixels, at most"):
+        list(video_frames(tmp_path / "a.mp4"))
+
+
 # ---- images
 
 

@@ -40,21 +40,34 @@ CALLS = {
     ),
     "max_sequence_length, small": (
         {"max_sequence_length": 0},
-        "max_sequence_length must be an int of at least 1, got 0; use 1",
+        "max_sequence_length must be at least 1, got 0; use 1",
     ),
     "max_sequence_length, large": (
         {"max_sequence_length": 513},
         "max_sequence_length must be at most 512, got 513; use 512",
     ),
-    "max_sequence_length, bool": ({"max_sequence_length": True}, "max_sequence_length must be an int"),
-    "max_sequence_length, float": ({"max_sequence_length": 8.0}, "max_sequence_length must be an int"),
     "height": ({"height": 72}, "height must be a multiple of 64, got 72; use 64 or 128"),
     "width": ({"width": 32}, "width must be a multiple of 64, got 32; use 64"),
     "num_frames": ({"num_frames": 30}, "num_frames must be 8k \\+ 1, got 30; use 25 or 33"),
     "num_frames, none": ({"num_frames": 0}, "num_frames must be 8k \\+ 1, got 0; use 1"),
     "num_videos_per_prompt": (
         {"num_videos_per_prompt": 0},
-        "num_videos_per_prompt must be an int of at least 1, got 0; use 1",
+        "num_videos_per_prompt must be at least 1, got 0; use 1",
+    ),
+    # What would take minutes or all memory before anything is said.
+    "height, huge": ({"height": 2**40}, "height must be at most 8192, got 1099511627776; use 8192"),
+    "width, huge": ({"width": 2**20}, "width must be at most 8192, got 1048576; use 8192"),
+    "num_frames, huge": (
+        {"num_frames": 40_000_001},
+        "num_frames must be at most 100000, got 40000001; use 100000",
+    ),
+    "num_videos_per_prompt, huge": (
+        {"num_videos_per_prompt": 10**9},
+        "num_videos_per_prompt must be at most 10000, got 1000000000; use 10000",
+    ),
+    "steps, huge": (
+        {"num_inference_steps": [1, 10**9, 1]},
+        "num_inference_steps must be at most 10000, got 1000000000; use 10000",
     ),
     "steps, too few stages": (
         {"num_inference_steps": [1, 1]},
@@ -62,19 +75,11 @@ CALLS = {
     ),
     "steps, none": (
         {"num_inference_steps": 0},
-        "num_inference_steps must hold ints of at least 1, got 0; use 1",
+        "num_inference_steps must be at least 1, got 0; use 1",
     ),
     "steps, one none": (
         {"video_num_inference_steps": [1, 0, 1]},
-        "video_num_inference_steps must hold ints of at least 1, got 0; use 1",
-    ),
-    "steps, float": (
-        {"num_inference_steps": 2.5},
-        "num_inference_steps must hold ints of at least 1, got 2.5",
-    ),
-    "steps, bool": (
-        {"num_inference_steps": True},
-        "num_inference_steps must hold ints of at least 1, got True",
+        "video_num_inference_steps must be at least 1, got 0; use 1",
     ),
     "guidance": ({"guidance_scale": float("nan")}, "guidance_scale must be finite, got nan"),
     "video guidance": (
@@ -162,6 +167,10 @@ CALLS = {
 TYPES = {
     "height, float": ({"height": 64.0}, "height must be an int, got 64.0"),
     "num_frames, bool": ({"num_frames": True}, "num_frames must be an int, got True"),
+    "max_sequence_length, bool": ({"max_sequence_length": True}, "max_sequence_length must be an int"),
+    "max_sequence_length, float": ({"max_sequence_length": 8.0}, "max_sequence_length must be an int"),
+    "steps, float": ({"num_inference_steps": 2.5}, "num_inference_steps must be an int, got 2.5"),
+    "steps, bool": ({"num_inference_steps": True}, "num_inference_steps must be an int, got True"),
     "seed, float": ({"seed": 1.5}, "seed must be an int, got 1.5"),
     "generator": (
         {"seed": None, "generator": 5},
