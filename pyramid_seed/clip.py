@@ -155,7 +155,8 @@ class Clip:
     ) -> Path:
         """Write the clip in the format of the path's ending: .mp4, .gif, .webp, or .png.
 
-        An .mp4 carries the manifest in its comment tag; other formats only with `sidecar`.
+        An .mp4 carries the manifest in its comment tag, without timings: equal clips are equal files. Other
+        formats have it only with `sidecar`.
 
         Args:
             path: the file; .png of several frames makes a folder of pictures.
@@ -192,7 +193,10 @@ class Clip:
             scale = self.frame_file.scale
         scale = self.settings.scale if scale is None else scale
         shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
-        comment = manifest_json(self.manifest | {"file": shown}) if metadata and ending == ".mp4" else None
+        manifest = self.manifest | {"file": shown}
+        comment = None
+        if metadata and ending == ".mp4":  # of equal clips equal bytes, however long they took
+            comment = manifest_json({name: value for name, value in manifest.items() if name != "timings"})
         # All is written before anything takes its name: if the disk is full, what was there stays as it was.
         # If the process is killed between two names, readers see that latents or sidecar are of another file.
         with ExitStack() as names:
@@ -203,7 +207,7 @@ class Clip:
                 write_video(video, self.frames, self.fps, comment=comment, scale=scale, lossless=lossless)
             if sidecar:
                 digest = {"sha256": file_digest(video)} if video.is_file() else {}
-                text = manifest_json(self.manifest | {"file": shown | digest})
+                text = manifest_json(manifest | {"file": shown | digest})
                 temporary = names.enter_context(replacing(sidecar_path(path), overwrite=overwrite))
                 temporary.write_text(text + "\n", encoding="utf-8")
             if keep_latents:

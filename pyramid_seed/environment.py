@@ -39,18 +39,18 @@ VARIABLES = (
     "DIFFUSERS_ATTN_BACKEND",
     "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
-    "KMP_AFFINITY",
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
-    "MKL_NUM_THREADS",
     "NVIDIA_TF32_OVERRIDE",
-    "OMP_NUM_THREADS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
-    "PYTHONHASHSEED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Environment variables that can change bits; those that begin with PYTORCH_ are recorded besides."""
+"""Environment variables that can change bits; those that begin with PYTORCH_ are recorded besides.
+
+Those that only set the number of threads are not among them: it is recorded itself, and launchers set them
+for their processes.
+"""
 
 
 def environment_fingerprint(

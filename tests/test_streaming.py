@@ -56,9 +56,9 @@ def test_the_clip_is_the_same(quick, held, tmp_path):
 
 
 def test_the_bytes_of_the_file_are_the_same(quick, held, tmp_path):
-    held.save(tmp_path / "held.mp4", metadata=False)
+    held.save(tmp_path / "held.mp4")
     with FrameFile(tmp_path / "clip.mp4") as file:
-        generate("a boat", seed=5, sink=file, **quick).save(tmp_path / "clip.mp4", metadata=False)
+        generate("a boat", seed=5, sink=file, **quick).save(tmp_path / "clip.mp4")
     assert (tmp_path / "clip.mp4").read_bytes() == (tmp_path / "held.mp4").read_bytes()
 
 

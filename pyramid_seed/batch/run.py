@@ -43,9 +43,6 @@ from .launch import Launch, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
 from .summary import BatchSummary, Plan
 
-# Variables that a launcher sets, and whose effect is recorded as the number of threads.
-_LAUNCHER_VARIABLES = {"KMP_AFFINITY", "OMP_NUM_THREADS", "PYTHONHASHSEED"}
-
 
 @settings_listed
 def run_batch(
@@ -177,11 +174,7 @@ class _ClipMaker:
         options = self.options
         dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
         fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
-        variables = {
-            name: value for name, value in fingerprint["variables"].items() if name not in _LAUNCHER_VARIABLES
-        }
-        paths = {"attention": options.attention or "prefix", "compiled": options.compile}
-        return fingerprint | {"variables": variables} | paths
+        return fingerprint | {"attention": options.attention or "prefix", "compiled": options.compile}
 
     def make(
         self,

@@ -101,7 +101,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     digests: _Digests
     environment: _Environment
     notes: list[str] = []
-    timings: _Timings
+    timings: _Timings | None = None
     file: _Written | None = None
 
 

@@ -51,7 +51,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "attention", manifest.get("attention", "reference") + compiled
     for note in manifest.get("notes", ()):
         yield "note", note
-    yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(manifest["timings"])
+    if timings := manifest.get("timings"):
+        yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(timings)
 
 
 def _model(manifest: Mapping[str, Any]) -> str:

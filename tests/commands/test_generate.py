@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import generate, load_pipeline
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.pipelines.out_of_memory import GenerationOutOfMemoryError
+from pyramid_seed.provenance.manifest import read_manifest
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
@@ -99,6 +101,16 @@ def test_a_wrong_seed_is_named(capsys):
         assert "seed must be a whole number in 0 .. 2**64 - 1, got" in capsys.readouterr().err
 
     check_cases(("-1", "1.5", "x", str(2**64), "\u0663", "\u00b2", "1" * 5000), is_named)
+
+
+def test_the_same_command_writes_the_same_bytes(tmp_path):
+    command = ["generate", "a red circle", "--seed", "5", "--num-frames", "1", "--num-inference-steps", "1"]
+    for name in ("a", "b"):
+        assert main([*command, "--quiet", "--sidecar", "-o", str(tmp_path / f"{name}.mp4")]) == 0
+        shared_pipeline.clear()  # so that it is loaded anew
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert "timings" not in read_manifest(tmp_path / "a.mp4")
+    assert read_manifest(tmp_path / "a.json")["timings"]["seconds"] > 0
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".png"])

@@ -1,7 +1,8 @@
 """A clip does not depend on how the work is shared out, interrupted or resumed: real processes and signals.
 
-Each test compares file names and digests with one plain run. A launch starts Python several times, which
-takes most of the time; what is marked slow covers more numbers of processes and more moments.
+Each test compares file names, digests and the bytes of files with one plain run. A launch starts Python
+several times, which takes most of the time; what is marked slow covers more numbers of processes and more
+moments.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import run_batch
+from pyramid_seed.files import file_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "scripts" / "generate_batch.py")
@@ -41,12 +43,13 @@ def settings(quick) -> dict:
 
 
 @pytest.fixture(scope="module")
-def plain(settings, tmp_path_factory) -> dict[str, str]:
-    """File names and digests of one plain run."""
+def plain(settings, tmp_path_factory) -> dict[str, tuple[str, str]]:
+    """What `digests` finds after one plain run."""
     folder = tmp_path_factory.mktemp("plain")
     summary = run_batch(write_list(folder, ROWS), folder / "clips", progress=False, **settings)
     assert summary.status == 0
-    return dict(summary.digests)
+    assert summary.digests == {file: digest for file, (digest, _) in digests(folder / "clips").items()}
+    return digests(folder / "clips")
 
 
 def start(launcher: list[str], source: Path, output: Path, settings: dict) -> subprocess.Popen:
@@ -70,9 +73,13 @@ def index(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "index.jsonl").read_text().splitlines()]
 
 
-def digests(output: Path) -> dict[str, str]:
-    """What the index says, after a look at what is there."""
-    done = {entry["file"]: entry["digest"] for entry in index(output) if entry["status"] == "done"}
+def digests(output: Path) -> dict[str, tuple[str, str]]:
+    """Digests of the frames, as the index has them, and of the very bytes of the files that are there."""
+    done = {
+        entry["file"]: (entry["digest"], file_digest(output / entry["file"]))
+        for entry in index(output)
+        if entry["status"] == "done"
+    }
     assert sorted(done) == sorted(path.name for path in output.glob("*.mp4"))
     return done
 
