@@ -282,6 +282,8 @@ def generate(
     # Refuses what is no seed, and branches that do not rise.
     noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
     image = opened(image)
+    if pipeline is not None:
+        checked_pipeline(pipeline)
     preset = load_preset(preset) if isinstance(preset, str | Path) else preset
     is_sized_by_image = image is not None and gives_size(settings, preset)
     if is_sized_by_image:
@@ -546,7 +548,7 @@ def _pipeline_for(
                 "compile is for a pipeline that generate loads; call "
                 "pipeline.transformer.compile_repeated_blocks() on your own"
             )
-        return checked_pipeline(given)
+        return given
     if loras:
         to_load = [
             LoraToLoad(f"lora_{index}", check_lora(file), scale)

@@ -98,12 +98,14 @@ def has_offload_hook(module: nn.Module) -> bool:
     return hasattr(module, "_hf_hook")
 
 
-def has_group_offload_hook(module: nn.Module) -> bool:
-    """Whether hooks of diffusers are on the module, as group offload puts them there.
+def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
+    """The hooks of diffusers on a module itself, by name, as group offload and step caches put them there.
 
-    Without it, decoding would take a CUDA stream of its own beside that of the hooks.
+    Without it, decoding would take a CUDA stream of its own beside that of the hooks, and a step cache that
+    was not put on by `enable_cache` would make another clip without the manifest saying so.
     """
-    return hasattr(module, "_diffusers_hook")
+    registry = getattr(module, "_diffusers_hook", None)
+    return {} if registry is None else dict(registry.hooks)
 
 
 def register_transformer_block(

@@ -93,11 +93,12 @@ def test_has_offload_hook():
     assert private_apis.has_offload_hook(layer)
 
 
-def test_has_group_offload_hook():
+def test_diffusers_hooks():
     layer = nn.Linear(2, 2)
-    assert not private_apis.has_group_offload_hook(layer)
-    HookRegistry.check_if_exists_or_initialize(layer).register_hook(ModelHook(), "any")
-    assert private_apis.has_group_offload_hook(layer)
+    assert private_apis.diffusers_hooks(layer) == {}
+    hook = ModelHook()
+    HookRegistry.check_if_exists_or_initialize(layer).register_hook(hook, "any")
+    assert private_apis.diffusers_hooks(layer) == {"any": hook}
 
 
 class Block(nn.Module):

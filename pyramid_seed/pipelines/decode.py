@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
-from ..private_apis import has_group_offload_hook, has_offload_hook
+from ..private_apis import diffusers_hooks, has_offload_hook
 from .memory import contiguous_copy
 
 
@@ -121,7 +121,7 @@ class _Decoded:
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
-    has_hooks = has_offload_hooks(vae) or any(map(has_group_offload_hook, vae.modules()))
+    has_hooks = has_offload_hooks(vae) or any(map(diffusers_hooks, vae.modules()))
     return device.type == "cuda" and not has_hooks
 
 

@@ -41,6 +41,7 @@ from .decode import UnitDecoder, encode_image
 from .denoise import OnStep, Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames
 from .guided import GuidedTransformer
+from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
@@ -135,7 +136,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return any(is_compiled(module) for model in models for module in model.modules())
 
     def check_parts(self) -> None:
-        """Refuse to work without a part, or with a transformer of which no clip could be promised.
+        """Refuse to work without a part, or with parts of which no clip could be promised.
 
         Raises:
             ValueError: which part, and why.
@@ -147,6 +148,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 )
         if is_compiled(self.transformer):
             raise ValueError(COMPILED_AS_A_WHOLE)
+        for name, part in self.components.items():
+            if isinstance(part, torch.nn.Module):
+                is_cached = part is self.transformer and part.cache_in_use is not None
+                check_hooks(name, part, has_cache=is_cached)
 
     @property
     def num_timesteps(self) -> int:
@@ -453,11 +458,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         """
         options = signature(super().enable_group_offload).bind(*args, **kwargs).arguments
         if options.get("offload_to_disk_path") is not None:
-            raise ValueError(
-                "offload_to_disk_path must be left out: diffusers then empties weights that two layers "
-                "share, gives two models one file, and reads files of an earlier model, so that another clip "
-                "is made; group offload to the CPU makes the same one"
-            )
+            raise ValueError(OFFLOADED_TO_DISK)
         super().enable_group_offload(**options)
 
     def prepare_latents(

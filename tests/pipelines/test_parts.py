@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import ContextParallelConfig
-from diffusers.hooks import FasterCacheConfig, SeaCacheConfig, TaylorSeerCacheConfig, TextKVCacheConfig
+from diffusers.hooks import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    SeaCacheConfig,
+    TaylorSeerCacheConfig,
+    TextKVCacheConfig,
+    apply_first_block_cache,
+    apply_group_offloading,
+)
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed.api import generate, load_pipeline
@@ -43,6 +51,32 @@ def test_group_offload_to_a_disk(own_pipe, small, make, tmp_path):
     assert list(tmp_path.iterdir()) == []
     own_pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+
+
+def test_a_single_model_offloaded_to_a_disk(own_pipe, small, tmp_path):
+    apply_group_offloading(
+        own_pipe.text_encoder_2,
+        torch.device("cpu"),
+        offload_type="leaf_level",
+        offload_to_disk_path=str(tmp_path),
+    )
+    with pytest.raises(ValueError, match="text_encoder_2: offload_to_disk_path must be left out"):
+        own_pipe("a", **small)
+
+
+def test_a_single_model_offloaded_to_the_cpu_makes_the_same_clip(own_pipe, small, make):
+    for part in (own_pipe.transformer, own_pipe.vae):
+        apply_group_offloading(part, torch.device("cpu"), offload_type="leaf_level")
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+
+
+def test_hooks_that_no_manifest_would_tell_of(own_pipe, small):
+    """As functions of diffusers put them on, past `enable_cache`."""
+    apply_first_block_cache(own_pipe.transformer, FirstBlockCacheConfig(threshold=0.5))
+    with pytest.raises(ValueError, match=r"transformer has a hook of diffusers.*fbc_.*enable_cache"):
+        own_pipe("a", **small)
+    with pytest.raises(ValueError, match="transformer has a hook of diffusers"):
+        generate("a", pipeline=own_pipe, **small)
 
 
 def test_step_caches_that_do_not_work(own_pipe, small, make):
