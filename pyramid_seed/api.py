@@ -281,27 +281,17 @@ def generate(
     options.check()
     # Refuses what is no seed, and branches that do not rise.
     noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
-    image = opened(image)
     if pipeline is not None:
         checked_pipeline(pipeline)
     preset = load_preset(preset) if isinstance(preset, str | Path) else preset
-    is_sized_by_image = image is not None and gives_size(settings, preset)
-    if is_sized_by_image:
-        settings = with_size(settings, *first_frames(image, 1)[0].shape[2:])
-    sources: list[ModelSource] = []
-    wanted = _settings_of(preset, settings, pipeline, sources)
-    if is_sized_by_image and isinstance(image, Image):
-        wanted = in_its_own_size(image, wanted)
-    image = in_clip_size(image, wanted)
+    wanted, image, source = _wanted(preset, settings, opened(image), pipeline)
     frame = None if image is None else first_frames(image, 1)[0]
     if sink is not None:
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, *sources)
-    if preset is not None and pipeline.source is not None and (what := misfit(preset, pipeline.source)):
-        logger.warning(what)
-    tell_untrained(wanted, pipeline)
+    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, source)
+    tell_unfit(wanted, pipeline, preset)
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     return make_clip(
         _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest),
@@ -318,23 +308,27 @@ def generate(
     )
 
 
-def _settings_of(
-    preset: Preset | None,
-    settings: Settings,
-    pipeline: PyramidFlowPipeline | None,
-    sources: list[ModelSource],
-) -> Preset:
-    """The settings of a clip, see `chosen_settings`; a model whose files are read for it joins `sources`."""
+def _wanted(
+    preset: Preset | None, settings: Settings, image: Any, pipeline: PyramidFlowPipeline | None
+) -> tuple[Preset, Any, ModelSource | None]:
+    """The settings of a clip, its image in their size, and which model it is, where its files were read."""
+    sources: list[ModelSource] = []
 
     def source_of(model: str, variant: str | None) -> ModelSource:
         sources.append(shared_pipeline.source(model, variant))
         return sources[0]
 
+    is_sized_by_image = image is not None and gives_size(settings, preset)
+    if is_sized_by_image:
+        settings = with_size(settings, *first_frames(image, 1)[0].shape[2:])
     if preset is None and pipeline is not None:
-        source = pipeline.source
-        model = "the pipeline's model" if source is None else source.description
-        return settings_of_model(model, pipeline.preset, settings)
-    return chosen_settings(preset, settings, source_of)
+        model = "the pipeline's model" if pipeline.source is None else pipeline.source.description
+        wanted = settings_of_model(model, pipeline.preset, settings)
+    else:
+        wanted = chosen_settings(preset, settings, source_of)
+    if is_sized_by_image and isinstance(image, Image):
+        wanted = in_its_own_size(image, wanted)
+    return wanted, in_clip_size(image, wanted), next(iter(sources), None)
 
 
 def _recipe(
@@ -480,8 +474,10 @@ def check_request(
     )
 
 
-def tell_untrained(settings: Preset, pipeline: PyramidFlowPipeline) -> None:
-    """Warn of what settings ask of a model beyond its training."""
+def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
+    """Warn of a preset that is for another model, and of what settings ask of a model beyond its training."""
+    if preset is not None and pipeline.source is not None and (what := misfit(preset, pipeline.source)):
+        logger.warning(what)
     for note in untrained(settings, pipeline.preset):
         logger.warning(note)
 

@@ -20,7 +20,7 @@ from .api import (
     lora_rows,
     make_clip,
     shared_pipeline,
-    tell_untrained,
+    tell_unfit,
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
@@ -193,7 +193,7 @@ def extend(
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
     _check_same_model(original, loaded)
-    tell_untrained(longer.settings, loaded)
+    tell_unfit(longer.settings, loaded)
     if latents is None:
         callbacks["on_unit"] = _unit_check(digests["units"][:kept], original, callbacks.get("on_unit"))
         return make_clip(longer, loaded, image=image, started=started, progress=progress, **callbacks)
