@@ -283,7 +283,7 @@ def generate(
     noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
     if pipeline is not None:
         checked_pipeline(pipeline)
-    preset = load_preset(preset) if isinstance(preset, str | Path) else preset
+    preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
     wanted, image, source = _wanted(preset, settings, opened(image), pipeline)
     frame = None if image is None else first_frames(image, 1)[0]
     if sink is not None:

@@ -296,7 +296,13 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
         ValueError: an unknown name; or a file with an unknown, repeated or missing key, or a wrong value.
             The message names file, key and value, and the nearest thing that is known.
         FileNotFoundError: the file is missing.
+        TypeError: neither a name nor a path.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or isinstance(os.fspath(name_or_path), bytes):
+        kind = type(name_or_path).__name__
+        raise TypeError(
+            f"preset must be a preset, its name or a .yaml file, got {name_or_path!r:.60}, a {kind}"
+        )
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         return _read(Path(name_or_path))
     name, known = os.fspath(name_or_path), list_presets()

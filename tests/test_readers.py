@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyramid_seed import generate
 from pyramid_seed.batch.items import Defaults, items_from_rows
 from pyramid_seed.batch.rows import FORMATS, read_rows
+from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.presets import SETTINGS, load_preset, with_settings
 from pyramid_seed.provenance.manifest import check_manifest, read_manifest, recipe_of
 from pyramid_seed.provenance.show import describe
@@ -58,7 +59,14 @@ def test_lists_and_presets(content, tmp_path):
         path.write_bytes(content)
         try:
             rows, bad = read_rows(path)
-            items, more = items_from_rows(rows, Defaults(), where="x", folder=tmp_path, check=lambda _: None)
+            items, more = items_from_rows(
+                rows,
+                Defaults(),
+                where="x",
+                folder=tmp_path,
+                source_of=lambda model, variant: read_source(model, variant=variant),
+                check=lambda _: None,
+            )
         except OURS:
             continue
         assert all(isinstance(reason.reason, str) and reason.reason for reason in bad + more)
@@ -126,7 +134,8 @@ def test_arguments_of_odd_types_are_refused_before_anything_is_loaded():
         "prompt": [b"a", 5, None, "a\udc80", "x" * 10_001],
         "seed": [1.5, "1", True, -1, 2**64, np.float64(3), b"1"],
         "branches": [5, "ab", [5]],
-        "preset": [1e308, b"tiny", "nothing", None],
+        "preset": [1e308, b"tiny", "nothing", {}, ["tiny"]],
+        "fit": ["squeeze", 5, b"crop", ["crop"]],
         "image": [["a"], 5, b"x", [], "not there.png", {}],
         "sink": [1e308, "a.mp4", object()],
         "on_step": [5, "print"],
