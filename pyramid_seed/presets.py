@@ -301,7 +301,7 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
     if not isinstance(name_or_path, str | os.PathLike) or isinstance(os.fspath(name_or_path), bytes):
         kind = type(name_or_path).__name__
         raise TypeError(
-            f"preset must be a preset, its name or a .yaml file, got {name_or_path!r:.60}, a {kind}"
+            f"preset must be a preset, its name or a .yaml file, got {name_or_path!r:.60} of type {kind}"
         )
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         return _read(Path(name_or_path))
