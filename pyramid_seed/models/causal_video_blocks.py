@@ -10,7 +10,7 @@ So a clip can run through the network in chunks, given what each convolution has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -246,15 +246,32 @@ class CausalMidBlock(nn.Module):
         return self.resnets[1](x, cache)
 
 
-class _Resnets(nn.Module):
-    """Resnets in a row, then the resamplers that a subclass registers after them; run in that order."""
+class _Level(nn.Module):
+    """Resnets in a row, then a resampler of space, then one of time, each if asked for; run in that order."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int) -> None:
+    resampler: type[nn.Module]
+    resamplers: str
+    """Name of the list that holds the one of space."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int,
+        norm_num_groups: int,
+        space: bool,
+        time: bool,
+    ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
             CausalResnetBlock(in_channels if layer == 0 else out_channels, out_channels, norm_num_groups)
             for layer in range(num_layers)
         )
+        for name, is_wanted, factor in (
+            (self.resamplers, space, (1, 2, 2)),
+            (f"temporal_{self.resamplers}", time, (2, 1, 1)),
+        ):
+            self.add_module(name, nn.ModuleList([self.resampler(out_channels, factor)] if is_wanted else []))
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
         for modules in self.children():
@@ -263,40 +280,39 @@ class _Resnets(nn.Module):
         return x
 
 
-class CausalDownBlock(_Resnets):
+class CausalDownBlock(_Level):
     """One level of the encoder: resnets, then half the space, then half the time, each if asked for."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_layers: int,
-        norm_num_groups: int,
-        space: bool,
-        time: bool,
-    ) -> None:
-        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
-        self.downsamplers = nn.ModuleList([CausalDownsample(out_channels, (1, 2, 2))] if space else [])
-        self.temporal_downsamplers = nn.ModuleList(
-            [CausalDownsample(out_channels, (2, 1, 1))] if time else []
-        )
+    resampler, resamplers = CausalDownsample, "downsamplers"
 
 
-class CausalUpBlock(_Resnets):
+class CausalUpBlock(_Level):
     """One level of the decoder: resnets, then twice the space, then twice the time, each if asked for."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_layers: int,
-        norm_num_groups: int,
-        space: bool,
-        time: bool,
-    ) -> None:
-        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
-        self.upsamplers = nn.ModuleList([CausalUpsample(out_channels, (1, 2, 2))] if space else [])
-        self.temporal_upsamplers = nn.ModuleList([CausalUpsample(out_channels, (2, 1, 1))] if time else [])
+    resampler, resamplers = CausalUpsample, "upsamplers"
+
+
+class Levels(NamedTuple):
+    """What the levels of an encoder or a decoder are, one entry per level in the order in which they run.
+
+    Attributes:
+        num_layers: resnets.
+        widths: channels that come out; of the first level the same number goes in.
+        space, time: is it resampled?
+    """
+
+    num_layers: Sequence[int]
+    widths: Sequence[int]
+    space: Sequence[bool]
+    time: Sequence[bool]
+
+    def blocks(self, block: type[_Level], norm_num_groups: int) -> nn.ModuleList:
+        """A block of each."""
+        rows = zip([self.widths[0], *self.widths[:-1]], *self, strict=True)
+        return nn.ModuleList(
+            block(block_in, block_out, num_layers, norm_num_groups, space, time)
+            for block_in, num_layers, block_out, space, time in rows
+        )
 
 
 class _Network(nn.Module):
@@ -305,18 +321,12 @@ class _Network(nn.Module):
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
 
-    def __init__(
-        self,
-        in_channels: int,
-        first_channels: int,
-        last_channels: int,
-        out_channels: int,
-        norm_num_groups: int,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int) -> None:
         super().__init__()
-        self.conv_in = CausalConv3d(in_channels, first_channels, kernel_size=3)
-        self.conv_norm_out = FrameGroupNorm(norm_num_groups, last_channels, eps=NORM_EPS)
-        self.conv_out = CausalConv3d(last_channels, out_channels, kernel_size=3)
+        first, last = levels.widths[0], levels.widths[-1]
+        self.conv_in = CausalConv3d(in_channels, first, kernel_size=3)
+        self.conv_norm_out = FrameGroupNorm(norm_num_groups, last, eps=NORM_EPS)
+        self.conv_out = CausalConv3d(last, out_channels, kernel_size=3)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks between conv_in and conv_norm_out, in order."""
@@ -334,77 +344,28 @@ class _Network(nn.Module):
 
 
 class CausalEncoder(_Network):
-    """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W').
-
-    `block_out_channels`, `layers_per_block`, `spatial_down_sample` and `temporal_down_sample` have one entry
-    per block, finest first.
-    """
+    """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W')."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
-        spatial_down_sample: Sequence[bool],
-        temporal_down_sample: Sequence[bool],
-        norm_num_groups: int,
-        mid_block_add_attention: bool,
+        self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int, add_attention: bool
     ) -> None:
-        super().__init__(
-            in_channels, block_out_channels[0], block_out_channels[-1], out_channels, norm_num_groups
-        )
-        self.down_blocks = nn.ModuleList(
-            CausalDownBlock(block_in, block_out, layers, norm_num_groups, space, time)
-            for block_in, block_out, layers, space, time in zip(
-                [block_out_channels[0], *block_out_channels[:-1]],
-                block_out_channels,
-                layers_per_block,
-                spatial_down_sample,
-                temporal_down_sample,
-                strict=True,
-            )
-        )
-        self.mid_block = CausalMidBlock(block_out_channels[-1], norm_num_groups, mid_block_add_attention)
+        super().__init__(in_channels, out_channels, levels, norm_num_groups)
+        self.down_blocks = levels.blocks(CausalDownBlock, norm_num_groups)
+        self.mid_block = CausalMidBlock(levels.widths[-1], norm_num_groups, add_attention)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.down_blocks, self.mid_block]
 
 
 class CausalDecoder(_Network):
-    """Latents (B, in_channels, T, H, W) to pixels (B, out_channels, T', H', W').
-
-    `block_out_channels` is finest first, as the encoder's; `layers_per_block`, `spatial_up_sample` and
-    `temporal_up_sample` follow the order of the up blocks, coarsest first.
-    """
+    """Latents (B, in_channels, T, H, W) to pixels (B, out_channels, T', H', W')."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
-        spatial_up_sample: Sequence[bool],
-        temporal_up_sample: Sequence[bool],
-        norm_num_groups: int,
-        mid_block_add_attention: bool,
+        self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int, add_attention: bool
     ) -> None:
-        super().__init__(
-            in_channels, block_out_channels[-1], block_out_channels[0], out_channels, norm_num_groups
-        )
-        coarsest_first = list(reversed(block_out_channels))
-        self.mid_block = CausalMidBlock(coarsest_first[0], norm_num_groups, mid_block_add_attention)
-        self.up_blocks = nn.ModuleList(
-            CausalUpBlock(block_in, block_out, layers, norm_num_groups, space, time)
-            for block_in, block_out, layers, space, time in zip(
-                [coarsest_first[0], *coarsest_first[:-1]],
-                coarsest_first,
-                layers_per_block,
-                spatial_up_sample,
-                temporal_up_sample,
-                strict=True,
-            )
-        )
+        super().__init__(in_channels, out_channels, levels, norm_num_groups)
+        self.mid_block = CausalMidBlock(levels.widths[0], norm_num_groups, add_attention)
+        self.up_blocks = levels.blocks(CausalUpBlock, norm_num_groups)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [self.mid_block, *self.up_blocks]
