@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from numbers import Integral
 
 
 def check_int(name: str, value: object, minimum: int | None = None, maximum: int | None = None) -> None:
-    """Refuse what is not an int, or is below a minimum or above a maximum.
+    """Refuse what is no whole number, or is below a minimum or above a maximum.
 
     Raises:
-        TypeError: it is not an int; True and False are none. ValueError: it is out of range.
+        TypeError: neither an int nor one of another library's, such as NumPy's; True and False are none.
+        ValueError: it is out of range.
     """
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
-    if minimum is not None and value < minimum:
+    number = int(value)
+    if minimum is not None and number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
-    if maximum is not None and value > maximum:
+    if maximum is not None and number > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {value}; use {maximum}")
 
 

@@ -191,7 +191,7 @@ def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> t
         )
     for value in values:
         check_int(name, value, 1, MAX_STEPS)
-    return values
+    return tuple(map(int, values))
 
 
 def check_finite(name: str, value: float) -> None:

@@ -189,6 +189,21 @@ def test_value_errors(make, forwards):
     check_cases(CALLS, rule)
 
 
+def test_numbers_of_numpy_are_numbers(make):
+    """In a call of the pipeline as in `generate`, on the command line and in lists."""
+    numbers = {
+        "height": 64,
+        "width": 64,
+        "num_frames": 9,
+        "num_inference_steps": 1,
+        "max_sequence_length": 16,
+    }
+    plain = make(**numbers)
+    of_numpy = make(**{name: np.int64(value) for name, value in numbers.items()}, seed=np.uint64(7))
+    assert torch.equal(of_numpy.latents, plain.latents)
+    assert of_numpy.seeds == plain.seeds
+
+
 def test_type_errors(make, forwards):
     def rule(changes, message):
         with pytest.raises(TypeError, match=message):
