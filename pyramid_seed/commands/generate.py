@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
         "--image",
         type=Path,
         metavar="FILE",
-        help="first frame; its size is the clip's, unless height and width are given",
+        help="first frame; its size is the clip's, unless height and width or fit are given",
     )
     parser.add_argument(
         "--lora",
