@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ _SHA256_LENGTH = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"(?!\.)[^/\\]+(/(?!\.)[^/\\]+)?")  # part/name, as `list_files` gives them
 _AGAIN = "what has arrived is kept; run the same command again to go on"
+_ELSEWHERE = "a folder on another disk (HF_HOME, or -o of `pyramid-seed fetch`)"
 
 
 class HubError(OSError):
@@ -55,13 +56,6 @@ class HubError(OSError):
 
 class HubDownError(HubError):
     """The hub did not answer, or said that it cannot: what is here already may do."""
-
-
-class _OtherFileError(HubError):
-    """What came is not what was listed."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(f"{url} is not the file that was listed ({why}); run the same command again")
 
 
 class HubFile(NamedTuple):
@@ -77,20 +71,20 @@ class Repository:
 
     Attributes:
         name: owner/name.
-        commit: its SHA-1.
-        files: all that it holds, by name.
         cache: the repository's part of the hub's cache.
         local_dir: the folder where files go; None is a snapshot in the cache.
         token: as in huggingface_hub.
+        commit: its SHA-1.
+        files: all that it holds, by name.
         offline: what to say of a file that is not here, where the hub is not asked; None where it is.
     """
 
     name: str
-    commit: str
-    files: Mapping[str, HubFile]
     cache: Path
     local_dir: Path | None
     token: str | bool | None
+    commit: str = ""
+    files: Mapping[str, HubFile] = field(default_factory=dict)
     offline: str | None = None
 
     @property
@@ -98,38 +92,23 @@ class Repository:
         """Where files are found by their names."""
         return self.local_dir or self.cache / "snapshots" / self.commit
 
-    def path(self, name: str) -> Path:
-        """A small file, fetched if it is not here."""
-        return self.fetch([name]) / name
-
     def fetch(self, names: Collection[str]) -> Path:
         """The folder, with files of these names in it; those that are missing are fetched.
 
         Raises:
             HubError: the hub did not give one. OSError: there is no room for them.
         """
-        missing = sorted(
-            (name for name in names if not self._is_here(name)), key=lambda name: self.files[name].size
-        )
-        if not missing:
-            return self.folder
-        if self.offline is not None:
+        missing = [name for name in names if not self._is_here(name)]
+        missing.sort(key=lambda name: self.files[name].size)
+        if missing and self.offline is not None:
             raise self.incomplete(f"{len(missing)} of {len(names)} files, {missing[-1]} among them")
-        sizes = {name: self.files[name].size - _size(self._partial(name)) for name in missing}
-        check_space(self.folder, sum(sizes.values()), self.name, "set HF_HOME to a larger disk")
         total = sum(self.files[name].size for name in missing)
-        with (
-            _told(self.name, self.commit),
-            tqdm(
-                total=total,
-                initial=total - sum(sizes.values()),
-                desc=self.name,
-                unit="B",
-                unit_scale=True,
-                disable=None,
-                leave=False,
-            ) as bar,
-        ):
+        here = sum(_size(self._partial(name)) for name in missing)
+        check_space(self.folder, total - here, self.name, f"choose {_ELSEWHERE}")
+        bar = tqdm(
+            total=total, initial=here, desc=self.name, unit="B", unit_scale=True, disable=None, leave=False
+        )
+        with _told(self.name, self.commit), bar:
             for name in missing:
                 self._receive(name, bar)
             for name in missing:  # the largest last: what has its weights has everything
@@ -142,28 +121,25 @@ class Repository:
 
     def _is_here(self, name: str) -> bool:
         path = self.folder / name
-        if _size(path) != self.files[name].size or not path.is_file():
-            return False
-        return self.local_dir is None or self._is_right(name, path)
+        if self.local_dir is not None:
+            return self._is_right(name, path)
+        return path.is_file() and _size(path) == self.files[name].size
 
     def _is_right(self, name: str, path: Path) -> bool:
         """Whether a file has the listed content; where no digest is listed, the listed size."""
         size, digest = self.files[name]
-        if _size(path) != size or digest is None:
-            return _size(path) == size
+        if not path.is_file() or _size(path) != size or digest is None:
+            return path.is_file() and _size(path) == size
         if len(digest) == _SHA256_LENGTH:
             return bool(weight_digests(path.parent, [path.name])[0]["sha256"] == digest)
-        return (
-            hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest() == digest
-        )
+        git_blob = b"blob %d\0" % size + path.read_bytes()
+        return hashlib.sha1(git_blob, usedforsecurity=False).hexdigest() == digest
 
     def _blob(self, name: str) -> Path:
         """Where content lies until it has its name, and in the cache stays: named by its digest."""
         store = self.cache if self.local_dir is None else self.local_dir / ".cache" / "huggingface"
-        return store / "blobs" / self._key(name)
-
-    def _key(self, name: str) -> str:
-        return self.files[name].digest or hashlib.sha1(f"{self.commit}/{name}".encode()).hexdigest()
+        digest = self.files[name].digest or hashlib.sha1(f"{self.commit}/{name}".encode()).hexdigest()
+        return store / "blobs" / digest
 
     def _partial(self, name: str) -> Path:
         """What has arrived of a file, where older clients of the hub keep it too."""
@@ -187,7 +163,7 @@ class Repository:
             _receive(url, build_hf_headers(token=self.token), partial, file.size, bar)
             if not self._is_right(name, partial):
                 partial.unlink()
-                raise _OtherFileError(url, "its digest differs")
+                raise _other_file(url, "its digest differs")
             partial.replace(blob)
 
     def _place(self, name: str) -> None:
@@ -227,27 +203,27 @@ def open_repository(
     Raises:
         HubError: it cannot be listed.
     """
-    caches = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    cache = caches / f"models--{name.replace('/', '--')}"
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
     target = None if local_dir is None else Path(local_dir).expanduser().absolute()
+    repository = Repository(name, cache, target, token)
     if local_files_only or constants.HF_HUB_OFFLINE:
         setting = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         which = name if revision is None else f"{name} at {revision}"
         lacking = f"{which} is not here, or only in part, and {setting} is set: run this once without it"
-        if (kept := _kept(name, revision, cache, target, token, lacking)) is None:
+        if (kept := _kept(repository, revision, lacking)) is None:
             raise HubError(lacking)
         return kept
     try:
         with _told(name, revision):
             commit, files = _listed(name, revision, token)
     except HubDownError as error:
-        if (kept := _kept(name, revision, cache, target, token, str(error))) is None:
+        if (kept := _kept(repository, revision, str(error))) is None:
             raise
         logger.warning("%s; using commit %s of %s, which is here", error, kept.commit[:12], name)
         return kept
     if revision != commit:
         _keep_reference(cache / "refs" / (revision or constants.DEFAULT_REVISION), commit)
-    return Repository(name, commit, files, cache, target, token)
+    return replace(repository, commit=commit, files=files)
 
 
 def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[str, dict[str, HubFile]]:
@@ -281,28 +257,22 @@ def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[
     return digests[0], files
 
 
-def _kept(
-    name: str,
-    revision: str | None,
-    cache: Path,
-    local_dir: Path | None,
-    token: str | bool | None,
-    offline: str,
-) -> Repository | None:
+def _kept(repository: Repository, revision: str | None, offline: str) -> Repository | None:
     """The repository as it was fetched before; None if it never was."""
+    name, cache = repository.name, repository.cache.parent
     try:
         folder = huggingface_hub.snapshot_download(
-            name, revision=revision, cache_dir=cache.parent, local_files_only=True, allow_patterns=[]
+            name, revision=revision, cache_dir=cache, local_files_only=True, allow_patterns=[]
         )
     except LocalEntryNotFoundError:
         return None
     snapshot = Path(folder)
     try:
-        tree = huggingface_hub.get_cached_repo_tree(name, revision=snapshot.name, cache_dir=cache.parent)
+        tree = huggingface_hub.get_cached_repo_tree(name, revision=snapshot.name, cache_dir=cache)
         files = {file.path: HubFile(file.size, None) for file in tree}
     except CachedRepoTreeNotFoundError:
         files = {file: HubFile(_size(snapshot / file), None) for file in list_files(snapshot)}
-    return Repository(name, snapshot.name, files, cache, local_dir, token, offline)
+    return replace(repository, commit=snapshot.name, files=files, offline=offline)
 
 
 def _keep_reference(path: Path, commit: str) -> None:
@@ -320,23 +290,17 @@ def _receive(url: str, headers: Mapping[str, str], partial: Path, size: int, bar
     partial.touch()
     has_rested = False
     while (start := _size(partial)) < size:
-        ranged = {"Range": f"bytes={start}-"} if start else {}
+        ranged = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         try:
-            with get_session().stream(
-                "GET",
-                url,
-                headers={**headers, "Accept-Encoding": "identity", **ranged},
-                timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
-            ) as response:
+            with get_session().stream("GET", url, headers={**headers, **ranged}, timeout=timeout) as response:
                 hf_raise_for_status(response)
-                # A page that comes in place of the file must not replace what has arrived of it.
-                length = response.headers.get(
-                    "Content-Range" if response.status_code == 206 else "Content-Length", ""
-                )
-                whole = length.rpartition("/")[2]
-                if whole.isdigit() and int(whole) != size:
-                    raise _OtherFileError(url, f"{whole} bytes in place of {size}")
                 is_rest = response.status_code == 206
+                length = response.headers.get("Content-Range" if is_rest else "Content-Length", "")
+                whole = length.rpartition("/")[2]
+                # A page that comes in place of the file must not replace what has arrived of it.
+                if whole.isdigit() and int(whole) != size:
+                    raise _other_file(url, f"{whole} bytes in place of {size}")
                 with partial.open("ab" if is_rest else "wb") as file:
                     for chunk in response.iter_bytes():
                         file.write(chunk)
@@ -348,13 +312,17 @@ def _receive(url: str, headers: Mapping[str, str], partial: Path, size: int, bar
             raise
         except HTTPError as error:
             ending = error
-        if _size(partial) <= start:
-            if has_rested:
-                raise ending
+        if _size(partial) > start:
+            has_rested = False
+        elif has_rested:
+            raise ending
+        else:
             has_rested = True
             time.sleep(_PAUSE)
-        else:
-            has_rested = False
+
+
+def _other_file(url: str, why: str) -> HubError:
+    return HubError(f"{url} is not the file that was listed ({why}); run the same command again")
 
 
 @contextmanager
@@ -364,57 +332,56 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
         yield
     except HubError:
         raise
-    except (HTTPError, OSError) as error:
-        raise _sentence(error, name, revision) from error
-
-
-def _sentence(error: Exception, name: str, revision: str | None) -> HubError:
-    hub, kinds = constants.ENDPOINT, {kind.__name__ for kind in type(error).__mro__}
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    login = "log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, GatedRepoError):
-        return HubError(
-            f"{name} is for those who were given access: ask for it at {hub}/{name}, then {login}"
+    except HfHubHTTPError as error:
+        raise _refusal(error, name, revision) from error
+    except HTTPError as error:
+        raise _silence(error) from error
+    except OSError as error:
+        reason = f"{error.strerror or error}".split("\n")[0] + (
+            f": {error.filename}" if error.filename else ""
         )
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f"make room; {_AGAIN}" if is_full else f"choose {_ELSEWHERE}"
+        raise HubError(f"files of {name} cannot be written ({reason}); {advice}") from error
+
+
+def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError:
+    """What the hub said."""
+    hub, status, headers = constants.ENDPOINT, error.response.status_code, error.response.headers
+    login = "log in with `hf auth login`, or set HF_TOKEN"
+    # The hub's answer for what is not there, too, to those who are not logged in.
+    is_hidden = status == 401 and "credentials" not in headers.get("X-Error-Message", "")
+    if isinstance(error, GatedRepoError):
+        return HubError(f"{name} is not for everybody: ask for access at {hub}/{name}, then {login}")
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{name} has no revision {revision or 'main'} on {hub}; check its spelling")
-    said = "" if status is None else error.response.headers.get("X-Error-Message", "")  # type: ignore[attr-defined]
-    is_hidden = status == 401 and "credentials" not in said  # the hub's answer for what is not there, too
     if isinstance(error, RepositoryNotFoundError) or is_hidden:
         return HubError(
-            f"{hub} has no model {name}, or none for you: check the spelling; if it is private, {login}"
+            f"{hub} has no model {name}, or hides it: check the spelling; if it is private, {login}"
         )
     if status in (401, 403):
         return HubError(f"{hub} refuses access to {name} ({status}): {login}, with a token that may read it")
-    if status == 404:
-        return HubError(f"{hub} lacks a file of {name} ({status}); run the same command again")
     if status == 429:
-        wait = error.response.headers.get("Retry-After", "")  # type: ignore[attr-defined]
+        wait = headers.get("Retry-After", "")
         when = f"in {wait} seconds" if wait.isdigit() else "in a few minutes"
         return HubDownError(f"{hub} has had too many requests from here (429); {_AGAIN}, {when}")
-    if status is not None and status >= 500:
+    if status >= 500:
         return HubDownError(f"{hub} fails at the moment ({status}); {_AGAIN}, later")
+    return HubError(f"{hub} does not give a file of {name} ({status}); {_AGAIN}")
+
+
+def _silence(error: Exception) -> HubError:
+    """What it means that nothing more was heard. Classes of the HTTP client are known by name: it changes."""
+    hub, kinds = constants.ENDPOINT, {kind.__name__ for kind in type(error).__mro__}
     if "TimeoutException" in kinds:
         return HubDownError(
             f"{hub} does not answer in time; {_AGAIN}, or set HF_HUB_DOWNLOAD_TIMEOUT in seconds"
         )
-    if "ConnectError" in kinds or "UnsupportedProtocol" in kinds:
+    if kinds & {"ConnectError", "ProxyError", "UnsupportedProtocol"}:
         return HubDownError(
             f"{hub} cannot be reached ({error}); check the network, and HF_ENDPOINT if it is set"
         )
-    if "TransportError" in kinds:
-        return HubDownError(f"the connection to {hub} broke off; {_AGAIN}")
-    if isinstance(error, OSError) and status is None:
-        return _disk_sentence(error, name)
-    return HubError(f"{hub} did not give {name} ({str(error).split(chr(10))[0]}); {_AGAIN}")
-
-
-def _disk_sentence(error: OSError, name: str) -> HubError:
-    reason = f"{error.strerror or error}, in {error.filename or constants.HF_HUB_CACHE}"
-    where = f"files of {name} cannot be written: {reason}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError(f"{where}; make room, and {_AGAIN}")
-    return HubError(f"{where}; set HF_HOME to a folder that can be written")
+    return HubDownError(f"the connection to {hub} broke off; {_AGAIN}")
 
 
 def _size(path: Path) -> int:

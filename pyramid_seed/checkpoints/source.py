@@ -297,7 +297,7 @@ def read_source(
 
     def config(name: str) -> Mapping[str, Any]:
         if name not in configs:
-            configs[name] = read_config(repository.path(name) if repository else folder / name)
+            configs[name] = read_config((repository.fetch([name]) if repository else folder) / name)
         return configs[name]
 
     if repository is None:

@@ -240,7 +240,7 @@ def on_file(fail, name=TRANSFORMER):
 def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
     gated = (
         answers(403, X_Error_Code="GatedRepo"),
-        ["ask for it at", "/owner/name, then log in with `hf auth"],
+        ["ask for access at http", "/owner/name, then log in with `hf auth"],
     )
     forbidden = answers(403), ["refuses access to owner/name (403)", "with a token that may read it"]
     busy = (
@@ -259,7 +259,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
             answers(404, X_Error_Code="RepoNotFound"),
             ["has no model owner/name", "check the spelling"],
         ),
-        "private": (answers(401), ["has no model owner/name, or none for you", "HF_TOKEN"]),
+        "private": (answers(401), ["has no model owner/name, or hides it", "HF_TOKEN"]),
         "bad token": (
             answers(401, X_Error_Message="Invalid credentials in Authorization header"),
             ["refuses access to owner/name (401)", "log in"],
@@ -280,7 +280,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "forbidden": forbidden,
         "gone": (
             answers(404, X_Error_Code="EntryNotFound"),
-            ["lacks a file of owner/name (404)"],
+            ["does not give a file of owner/name (404)"],
         ),
         "busy": busy,
         "away": away,
@@ -376,7 +376,7 @@ def test_a_file_that_is_not_the_listed_one_is_thrown_away(hub, published):
 
 def test_a_full_disk_and_a_cache_that_cannot_be_written(hub, tmp_path):
     hub.change_listing = lambda rows: [row["lfs"].update(size=10**16) for row in rows if "lfs" in row]
-    told(read, "owner/name needs 50,000,000,000 MB in", "MB are free; make room there, or set HF_HOME")
+    told(read, "owner/name needs 50,000,000,000 MB in", "MB are free; make room there, or choose")
     hub.heal()
     partial = tmp_path / "hub" / "models--owner--name" / "blobs"
     read()
@@ -385,11 +385,15 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written(hub, tmp_path):
     (folder / TRANSFORMER).unlink()
     blob.unlink()
     (partial / f"{blob.name}.incomplete").symlink_to("/dev/full")
-    told(read, "cannot be written: No space left on device", "make room, and what has arrived is kept")
+    told(read, "cannot be written (No space left on device); make room; what has arrived is kept")
     (partial / f"{blob.name}.incomplete").unlink()
     assert read()
     (tmp_path / "file").touch()
-    told(lambda: read(cache_dir=tmp_path / "file" / "hub"), "cannot be written: ", "set HF_HOME to a folder")
+    told(
+        lambda: read(cache_dir=tmp_path / "file" / "hub"),
+        "cannot be written (",
+        "choose a folder on another disk",
+    )
 
 
 # The commands
