@@ -66,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        if not path.startswith("/api/models/") and "/resolve/" not in path:
+            self.answer(404)  # the client asks for what else the hub offers
+            return
         self.hub.requests.append((self.command, path, self.headers["Range"]))
         if self.hub.fail(self):
             return

@@ -46,7 +46,7 @@ _PAUSE = 1.0  # seconds before another try, where nothing arrived at the last on
 _SHA256_LENGTH = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"(?!\.)[^/\\]+(/(?!\.)[^/\\]+)?")  # part/name, as `list_files` gives them
-_AGAIN = "what has arrived is kept; run the same command again to go on"
+_AGAIN = "what has arrived is kept: run the same command again"
 _ELSEWHERE = "a folder on another disk (HF_HOME, or -o of `pyramid-seed fetch`)"
 
 
@@ -77,6 +77,7 @@ class Repository:
         commit: its SHA-1.
         files: all that it holds, by name.
         offline: what to say of a file that is not here, where the hub is not asked; None where it is.
+        warning: what to say if all is here, and the hub was asked and did not answer.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Repository:
     commit: str = ""
     files: Mapping[str, HubFile] = field(default_factory=dict)
     offline: str | None = None
+    warning: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -109,15 +111,14 @@ class Repository:
             total=total, initial=here, desc=self.name, unit="B", unit_scale=True, disable=None, leave=False
         )
         with _told(self.name, self.commit), bar:
-            for name in missing:
-                self._receive(name, bar)
             for name in missing:  # the largest last: what has its weights has everything
+                self._receive(name, bar)
                 self._place(name)
         return self.folder
 
     def incomplete(self, missing: str) -> HubError:
-        """What to raise where not all is here and the hub is not asked."""
-        return HubError(f"{self.offline} (not here yet: {missing})")
+        """What to raise where not all is here and the hub cannot be asked."""
+        return HubError(f"{self.offline} (not here yet: {missing})" if self.warning is None else self.offline)
 
     def _is_here(self, name: str) -> bool:
         path = self.folder / name
@@ -194,7 +195,7 @@ def open_repository(
 ) -> Repository:
     """What a repository holds at a revision: one request, and none offline.
 
-    Where the hub is down and the revision was fetched before, that commit is used, with a warning.
+    Where the hub is down and the revision was fetched before, it is as it was then.
 
     Args:
         name: owner/name.
@@ -219,8 +220,8 @@ def open_repository(
     except HubDownError as error:
         if (kept := _kept(repository, revision, str(error))) is None:
             raise
-        logger.warning("%s; using commit %s of %s, which is here", error, kept.commit[:12], name)
-        return kept
+        reason = str(error).partition(";")[0]
+        return replace(kept, warning=f"{reason}; using commit {kept.commit[:12]} of {name}, which is here")
     if revision != commit:
         _keep_reference(cache / "refs" / (revision or constants.DEFAULT_REVISION), commit)
     return replace(repository, commit=commit, files=files)
@@ -364,9 +365,9 @@ def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError
     if status == 429:
         wait = headers.get("Retry-After", "")
         when = f"in {wait} seconds" if wait.isdigit() else "in a few minutes"
-        return HubDownError(f"{hub} has had too many requests from here (429); {_AGAIN}, {when}")
+        return HubDownError(f"{hub} has had too many requests from here (429); {_AGAIN} {when}")
     if status >= 500:
-        return HubDownError(f"{hub} fails at the moment ({status}); {_AGAIN}, later")
+        return HubDownError(f"{hub} fails at the moment ({status}); {_AGAIN} later")
     return HubError(f"{hub} does not give a file of {name} ({status}); {_AGAIN}")
 
 
@@ -375,7 +376,7 @@ def _silence(error: Exception) -> HubError:
     hub, kinds = constants.ENDPOINT, {kind.__name__ for kind in type(error).__mro__}
     if "TimeoutException" in kinds:
         return HubDownError(
-            f"{hub} does not answer in time; {_AGAIN}, or set HF_HUB_DOWNLOAD_TIMEOUT in seconds"
+            f"{hub} does not answer in time; {_AGAIN}, or set HF_HUB_DOWNLOAD_TIMEOUT (seconds)"
         )
     if kinds & {"ConnectError", "ProxyError", "UnsupportedProtocol"}:
         return HubDownError(

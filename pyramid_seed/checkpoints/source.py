@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping
@@ -43,6 +44,8 @@ from .layout import (
 from .original import check_files, empty_model
 from .original_configs import transformer_config_from_original, vae_config_from_original
 from .pickles import Converted, converted
+
+logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -336,6 +339,8 @@ def _judged_on_hub(
             raise
         raise repository.incomplete(str(error).split(". ")[0]) from error
     repository.fetch(judged.files)
+    if repository.warning is not None:
+        logger.warning(repository.warning)
     return judged
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import huggingface_hub
@@ -151,6 +152,13 @@ def test_the_clients_cache_is_shared_both_ways(hub, tmp_path):
     assert repository.size_on_disk == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def test_processes_that_start_together_fetch_each_file_once(hub):
+    with ThreadPoolExecutor(3) as pool:  # locks are between open files, so threads are like processes here
+        folders = [future.result().folder for future in [pool.submit(read) for _ in range(3)]]
+    assert len(set(folders)) == 1
+    assert len(hub.files) == len(set(hub.files)) == 14
+
+
 def test_half_a_snapshot_of_the_client_is_seen(hub):
     names = [name for name in read().files if name != "tokenizer/tokenizer_config.json"]
     shutil.rmtree(constants.HF_HUB_CACHE)
@@ -245,7 +253,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
     forbidden = answers(403), ["refuses access to owner/name (403)", "with a token that may read it"]
     busy = (
         answers(429, Retry_After="20"),
-        ["too many requests", "run the same command again to go on, in 20 s"],
+        ["too many requests", "run the same command again in 20 s"],
     )
     away = answers(503), ["fails at the moment (503)", "run the same command again"]
     silent = (lambda handler: handler.hub.stopped.wait(2) or True), ["does not answer in time"]
@@ -335,7 +343,7 @@ def test_a_connection_that_breaks_goes_on_from_what_has_arrived(hub, published):
     shutil.rmtree(constants.HF_HUB_CACHE)
     hub.heal()
     hub.fail = on_file(lambda handler: handler.break_off(path, size // 3) or True)
-    told(read, "broke off; what has arrived is kept; run the same command again")
+    told(read, "broke off; what has arrived is kept: run the same command again")
     hub.heal()
     assert (read().folder / TRANSFORMER).read_bytes() == path.read_bytes()
     (asked,) = (part for _, path, part in hub.requests if path.endswith(TRANSFORMER))
