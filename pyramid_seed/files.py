@@ -90,6 +90,19 @@ def check_reachable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: no permission to write into {folder}")
 
 
+def check_space(path: Path, size: int, what: str, advice: str) -> None:
+    """Raise OSError unless `size` bytes, of `what`, are free where `path` is or will be."""
+    folder = real_path(path)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(
+            f"{what} needs {size / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; make room "
+            f"there, or {advice}"
+        )
+
+
 def check_readable(path: Path) -> None:
     """Raise OSError, which names it, unless `path` is a file that is read at once: a FIFO would wait."""
     try:

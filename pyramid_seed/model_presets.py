@@ -11,8 +11,7 @@ from typing import Any
 
 from .checkpoints.configs import naming, read_config
 from .checkpoints.layout import Family, family_of_saved
-from .checkpoints.load import transformer_class
-from .checkpoints.source import PUBLISHED_MODELS, ModelSource
+from .checkpoints.source import PUBLISHED_MODELS, ModelSource, transformer_class
 from .checks import check_choice
 from .presets import (
     DEFAULT_PRESET,

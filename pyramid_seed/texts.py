@@ -55,6 +55,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def size_text(size: int) -> str:
+    """Bytes as people read them, such as "1.3 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def read_bounded(path: Path, limit: int, what: str) -> bytes:
     """The bytes of a file.
 

@@ -19,6 +19,7 @@ Layout = Literal["original", "diffusers"]
 VAE_PART = "causal_video_vae"
 _TRANSFORMER = "diffusion_transformer_"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PICKLE_STEMS = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model"}
 _TOKENIZER_FILES = (".json", ".txt", ".model")
 _SAVED_ENDINGS = (".safetensors", *_TOKENIZER_FILES)
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -165,10 +166,12 @@ def find_family(
 
 
 def original_files(files: Collection[str], where: str, family: Family, variant: str) -> list[str]:
-    """The files that loading a variant reads: configs, safetensors, tokenizers.
+    """The files that loading a variant reads: configs, weights, tokenizers.
+
+    Weights are safetensors, or a pickle where a part has nothing else.
 
     Raises:
-        ValueError: a file is missing, or weights are there as a pickle only.
+        ValueError: a file is missing, or a part has several pickles.
     """
     transformer = transformer_part(variant)
     needed = []
@@ -251,13 +254,32 @@ def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name
 
 
 def refuse_pickles(files: Collection[str], where: str) -> None:
-    """Refuse a checkpoint in which the weights of some part are there as a pickle only.
+    """Refuse what `save_pretrained` wrote if weights of a part are a pickle: ValueError."""
+    for part in sorted(_parts(files)):
+        if (name := pickle_of(files, where, part)) is not None:
+            raise ValueError(
+                f"{where}/{name} is a pickle; of what save_pretrained wrote only safetensors is read: save "
+                "it again with safe_serialization=True"
+            )
+
+
+def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
+    """The pickle, `part/name`, that holds the weights of a part; None where there are safetensors, or none.
 
     Raises:
-        ValueError: names the file, says why and how to convert it.
+        ValueError: there are several.
     """
-    for part in sorted(_parts(files)):
-        _refuse_pickle(files, where, part)
+    mine = _files_of(part, files)
+    pickles = [name for name in mine if is_pickle(name)]
+    if not pickles or any(name.endswith(".safetensors") for name in mine):
+        return None
+    usual = f"{part}/{_PICKLE_STEMS[_stem(part)]}.bin"
+    if len(pickles) > 1 and usual not in pickles:
+        names = ", ".join(name.rpartition("/")[2] for name in pickles)
+        raise ValueError(
+            f"{where}/{part} must hold its weights in one pickle, or in safetensors, got {names}"
+        )
+    return usual if usual in pickles else pickles[0]
 
 
 def weight_files(files: Collection[str], part: str) -> list[str]:
@@ -271,15 +293,19 @@ def weight_files(files: Collection[str], part: str) -> list[str]:
     return [index, *sorted(filter(shard.fullmatch, files))] if index in files else []
 
 
+def is_pickle(name: str) -> bool:
+    """Whether a file is a pickle, by its name."""
+    return name.endswith(_PICKLES)
+
+
 def _stem(part: str) -> str:
     """What weight files are called: transformers' name for text encoders, diffusers' for the rest."""
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
 def _model_files(files: Collection[str], where: str, part: str) -> list[str]:
-    weights = weight_files(files, part)
+    weights = weight_files(files, part) or [name for name in [pickle_of(files, where, part)] if name]
     if not weights:
-        _refuse_pickle(files, where, part)
         stem = _stem(part)
         raise ValueError(
             f"{where}/{part}/{stem}.safetensors is missing (or {stem}.safetensors.index.json and its shards)"
@@ -288,23 +314,6 @@ def _model_files(files: Collection[str], where: str, part: str) -> list[str]:
     if config not in files:
         raise ValueError(f"{where}/{config} is missing")
     return [config, *weights]
-
-
-def _refuse_pickle(files: Collection[str], where: str, part: str) -> None:
-    mine = _files_of(part, files)
-    pickles = [name for name in mine if name.endswith(_PICKLES)]
-    if not pickles or any(name.endswith(".safetensors") for name in mine):
-        return
-    convert = (
-        "import torch, safetensors.torch as s; "
-        f"d = torch.load('{pickles[0]}', map_location='cpu', weights_only=True); "
-        f"s.save_file({{k: v.clone() for k, v in d.items()}}, '{part}/{_stem(part)}.safetensors')"
-    )
-    raise ValueError(
-        f"{where}/{pickles[0]} is a pickle, which can run code when it is read; only safetensors is read. "
-        "In a local copy (hf download OWNER/NAME --local-dir FOLDER), which is then loaded in its place, "
-        f'convert it with: python -c "{convert}"'
-    )
 
 
 def _files_of(part: str, files: Collection[str]) -> list[str]:

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 import transformers
 from diffusers.utils import logging
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
-from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import MINIFLUX, VAE_PART, Family
+from .layout import VAE_PART
 from .original import load_model
 from .source import ModelSource
 
@@ -59,33 +57,16 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
     with default_dtype_kept():
         return {
             "scheduler": PyramidFlowMatchEulerDiscreteScheduler(),
-            "vae": load_model(
-                AutoencoderKLCausalVideo,
-                source.vae_config(),
-                folder / VAE_PART,
-                source.weight_paths(VAE_PART),
-                dtype,
-            ),
-            "transformer": load_model(
-                transformer_class(family),
-                source.transformer_config(),
-                folder / source.transformer,
-                source.weight_paths(source.transformer),
-                dtype,
-            ),
-            **_load_text_encoders(folder, family.text_encoders, dtype),
+            **{
+                name: load_model(*source.model_of(part), folder / part, source.weight_paths(part), dtype)
+                for name, part in {"vae": VAE_PART, "transformer": source.transformer}.items()
+            },
+            **_load_text_encoders(source, family.text_encoders, dtype),
             **{
                 part: _load_tokenizer(folder / part, getattr(transformers, class_name))
                 for part, class_name in family.tokenizers.items()
             },
         }
-
-
-def transformer_class(
-    family: Family,
-) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
-    """The class of a family's transformers; the defaults of its arguments are the published sizes."""
-    return PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
 
 
 def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
@@ -99,25 +80,34 @@ def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[st
         for part, entry in source.configs["model_index.json"].items()
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
-    return _load_text_encoders(source.folder, classes, dtype)
+    return _load_text_encoders(source, classes, dtype)
 
 
 def _load_text_encoders(
-    folder: Path, classes: Mapping[str, str], dtype: torch.dtype
+    source: ModelSource, classes: Mapping[str, str], dtype: torch.dtype
 ) -> dict[str, PreTrainedModel]:
     return {
-        part: _load_text_encoder(folder / part, getattr(transformers, class_name), dtype)
+        part: _load_text_encoder(source, part, getattr(transformers, class_name), dtype)
         for part, class_name in classes.items()
     }
 
 
 def _load_text_encoder(
-    folder: Path, model_class: type[PreTrainedModel], dtype: torch.dtype
+    source: ModelSource, part: str, model_class: type[PreTrainedModel], dtype: torch.dtype
 ) -> PreTrainedModel:
     """Raises a ValueError where transformers would fill missing weights with random numbers."""
+    folder, weights = source.folder / part, source.converted_weights(part)
+    arguments: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if weights is not None:
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        arguments = {
+            "pretrained_model_name_or_path": None,
+            "config": config,
+            "state_dict": load_file(weights),
+        }
     try:
         model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, dtype=dtype, local_files_only=True, output_loading_info=True
+            **arguments, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # broken files raise anything here, a bare Exception among it
         raise ValueError(f"{folder} cannot be loaded as {model_class.__name__}: {error}") from error

@@ -10,8 +10,18 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 Model = TypeVar("Model", bound=ModelMixin)
+
+
+def empty_model(model_class: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
+    """A model of `config` without weights; ValueError names the config.json in `folder`."""
+    try:
+        with init_empty_weights(include_buffers=False):
+            return model_class(**config)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # values of odd types
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
 def load_model(
@@ -29,12 +39,8 @@ def load_model(
     Raises:
         ValueError: a name is missing, unexpected or has another shape; the message names tensors and file.
     """
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = model_class(**config)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # values of odd types
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    _check_tensors(model, paths)
+    model = empty_model(model_class, config, folder)
+    check_files(model, paths)
 
     keep_in_fp32 = set(model._keep_in_fp32_modules or ())
     state: dict[str, torch.Tensor] = {}
@@ -56,18 +62,26 @@ def _width(config: Mapping[str, Any]) -> Any:
     return heads * head_dim if heads and head_dim else None
 
 
-def _check_tensors(model: ModelMixin, paths: Sequence[Path]) -> None:
-    """Refuse files whose tensors are not exactly those of the model."""
+def check_files(model: nn.Module, paths: Sequence[Path]) -> None:
+    """Refuse safetensors files that do not hold exactly the tensors of a model, see `check_tensors`."""
+    check_tensors(model, _shapes(paths), ", ".join(map(str, paths)))
+
+
+def check_tensors(model: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Refuse tensors that are not exactly those of a model; of tied ones, one is enough.
+
+    Args:
+        model: with its weights or without.
+        found: name -> shape of each tensor.
+        where: the files that hold them, for the message.
+
+    Raises:
+        ValueError: a name is missing, unexpected or has another shape.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
     wrong = {
-        "missing": sorted(expected.keys() - found.keys()),
+        "missing": sorted(expected.keys() - found.keys() - tied),
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": [
             f"{name} {found[name]} instead of {shape}"
@@ -78,9 +92,20 @@ def _check_tensors(model: ModelMixin, paths: Sequence[Path]) -> None:
     problems = [f"{len(names)} {what}: {_some(names)}" for what, names in wrong.items() if names]
     if problems:
         raise ValueError(
-            f"{', '.join(map(str, paths))} must hold exactly the {len(expected)} tensors that "
+            f"{where} must hold exactly the {len(expected)} tensors that "
             f"{type(model).__name__} has with the config.json beside it; {'; '.join(problems)}"
         )
+
+
+def _shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    return found
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

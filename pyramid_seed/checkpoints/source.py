@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import huggingface_hub
-from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+import transformers
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from ..geometry import PyramidGeometry
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
+from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..resources import embedded_name, resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .configs import naming, read_config, refuse_lfs_pointer
 from .digests import weight_digests, weights_key
+from .hub import Repository, open_repository
 from .layout import (
     MINIFLUX,
     SD3,
@@ -27,6 +33,7 @@ from .layout import (
     choose_variant,
     family_of_saved,
     find_family,
+    is_pickle,
     layout_of,
     list_files,
     original_files,
@@ -35,17 +42,25 @@ from .layout import (
     shards_of,
     transformer_part,
 )
+from .original import check_files, empty_model
 from .original_configs import transformer_config_from_original, vae_config_from_original
+from .pickles import Converted, converted
+
+logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-# What a folder written by save_pretrained consists of; never a pickle.
-_SAVED_PATTERNS = ("model_index.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model")
-
 
 PUBLISHED_MODELS = {"rain1011/pyramid-flow-miniflux": MINIFLUX, "rain1011/pyramid-flow-sd3": SD3}
 """The published checkpoints on the hub."""
 PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
 """Of the published checkpoints: tells what fits before the hub is asked."""
+
+
+def transformer_class(
+    family: Family,
+) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
+    """The class of a family's transformers; the defaults of its arguments are the published sizes."""
+    return PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
 
 
 class FileState(NamedTuple):
@@ -68,6 +83,7 @@ class ModelSource:
         files: names of what loading reads, relative to `folder`, sorted.
         states: of these files, and of the folders that they lie in (names ending in "/").
         configs: the JSON files that were read to tell all this, by name.
+        converted: the safetensors copy of each file that is a pickle, by name.
     """
 
     folder: Path
@@ -78,6 +94,7 @@ class ModelSource:
     files: tuple[str, ...]
     states: Mapping[str, FileState]
     configs: Mapping[str, Mapping[str, Any]]
+    converted: Mapping[str, Converted] = field(default_factory=dict)
 
     @property
     def description(self) -> str:
@@ -141,7 +158,7 @@ class ModelSource:
             ValueError: a file has changed since, so that nobody can say any more what it was.
             OSError: a file cannot be read.
         """
-        rows = weight_digests(self.folder, self.files)
+        rows = self._rows(fresh=False)
         self.check_unchanged()
         return tuple(rows)
 
@@ -152,7 +169,16 @@ class ModelSource:
 
     def weights_now(self) -> list[dict[str, Any]]:
         """The same rows as `weights`, with every file read now, whatever is known about it."""
-        return weight_digests(self.folder, self.files, fresh=True)
+        return self._rows(fresh=True)
+
+    def _rows(self, fresh: bool) -> list[dict[str, Any]]:
+        """A pickle has the digest of its safetensors copy, too: that is what is loaded."""
+        return [
+            row | {"converted_sha256": self.converted[row["file"]].check(fresh=fresh)}
+            if row["file"] in self.converted
+            else row
+            for row in weight_digests(self.folder, self.files, fresh=fresh)
+        ]
 
     def changed_files(self) -> list[str]:
         """Names of files that were written, removed or added since; one pass of stats if there are none."""
@@ -161,7 +187,7 @@ class ModelSource:
             return changed
         # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
         try:
-            files = _judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
+            files = judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
         except ValueError:  # not even a model any more
             return list(self.files)
         names = {name for name in changed if not name.endswith("/")}
@@ -176,8 +202,34 @@ class ModelSource:
 
     def weight_paths(self, part: str) -> list[Path]:
         """The safetensors files of a part."""
+        if (copy := self.converted_weights(part)) is not None:
+            return [copy]
         names = (name for name in self.files if name.startswith(f"{part}/"))
         return [self.folder / name for name in names if name.endswith(".safetensors")]
+
+    def converted_weights(self, part: str) -> Path | None:
+        """The safetensors copy of the pickle that holds a part's weights; None if they are no pickle."""
+        copies = (copy.path for name, copy in self.converted.items() if name.startswith(f"{part}/"))
+        return next(copies, None)
+
+    def model_of(self, part: str) -> tuple[type[ModelMixin], dict[str, Any]]:
+        """Class and arguments of our model of the VAE or the transformer, from the original's config.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        if part == VAE_PART:
+            return AutoencoderKLCausalVideo, self.vae_config()
+        return transformer_class(self.family), self.transformer_config()
+
+    def empty(self, part: str) -> nn.Module:
+        """The model of a part in the original's layout without its weights; raises as `model_of`."""
+        if (name := self.family.text_encoders.get(part)) is None:
+            return empty_model(*self.model_of(part), self.folder / part)
+        encoder = getattr(transformers, name)
+        with naming(self.folder / part / "config.json"):
+            config = encoder.config_class.from_pretrained(self.folder / part, local_files_only=True)
+        return empty_model(encoder, {"config": config}, self.folder / part)
 
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
@@ -193,6 +245,15 @@ class ModelSource:
         with naming(self.folder / name):
             return transformer_config_from_original(self.family, self.configs[name])
 
+    def check_weights(self) -> None:
+        """Refuse weights of another model without loading them; of the original's VAE and transformer.
+
+        Raises:
+            ValueError: names or shapes are not those that the config asks for.
+        """
+        for part in (VAE_PART, self.transformer) if self.layout == "original" else ():
+            check_files(self.empty(part), self.weight_paths(part))
+
     def _config(self, file: str, *names: str) -> Mapping[str, Any]:
         """A config that was read; ValueError if it lacks one of the names."""
         config = self.configs.get(file, {})
@@ -207,45 +268,62 @@ def read_source(
     variant: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    local_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> ModelSource:
-    """Tell which model it is, from the names of its files and a few configs; no weights are read.
+    """Tell which model it is, from the names of its files and a few configs.
 
-    Of a hub id, what loading needs is downloaded.
+    Of a hub id, what loading needs is downloaded. Weights are read only where they are a pickle that has not
+    been converted yet, see `pickles.converted`.
 
     Args:
         path_or_hub_id: a folder here, `owner/name` on the hub, both in either layout, or `embedded:NAME`.
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None takes the only
             one there.
-        revision, cache_dir, token, local_files_only: as in huggingface_hub; `local_files_only` uses what was
-            downloaded before.
+        revision, cache_dir, local_dir, token, local_files_only: as in huggingface_hub; `local_files_only`
+            uses what was downloaded before.
 
     Raises:
         FileNotFoundError: a path that is not there.
-        OSError: the hub cannot be asked, or has no such repository.
+        OSError: the hub cannot be asked, or has no such repository; there is no room; the safetensors copy of
+            a pickle cannot be written.
         ValueError: neither layout; a variant that is not there, or not named among several; parts of both
-            families or of none; a missing file, or weights that are a pickle or lie elsewhere.
+            families or of none; a missing file, weights that lie elsewhere, or a pickle that is refused.
     """
     model = resolve_model(str(path_or_hub_id))
     folder = Path(model).expanduser()
+    repository = None
     if not folder.is_dir():
         if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
             raise FileNotFoundError(f"{model} is neither a folder nor a hub id such as owner/name")
-        folder = _download(model, variant, revision, cache_dir, token, local_files_only)
+        repository = open_repository(
+            model,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_dir=local_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        folder = repository.folder
+    elif local_dir is not None:
+        raise ValueError(f"{folder} is a folder already; local_dir is for a model of the hub")
     configs: dict[str, Mapping[str, Any]] = {}
 
     def config(name: str) -> Mapping[str, Any]:
         if name not in configs:
-            configs[name] = read_config(folder / name)
+            configs[name] = read_config((repository.fetch([name]) if repository else folder) / name)
         return configs[name]
 
-    judged = _judge(list_files(folder), str(folder), variant, config)
+    if repository is None:
+        judged = judge(list_files(folder), str(folder), variant, config)
+    else:
+        judged = _judged_on_hub(repository, variant, config)
     folders = {name.rpartition("/")[0] + "/" for name in judged.files}
     states = {name: _state(folder / name) for name in (*judged.files, *sorted(folders))}
     for name in judged.files:
         refuse_lfs_pointer(folder / name)
-    return ModelSource(
+    source = ModelSource(
         folder=folder,
         variant=variant,
         layout=judged.layout,
@@ -255,6 +333,27 @@ def read_source(
         states={name: state for name, state in states.items() if state is not None},
         configs=configs,
     )
+    pickles = filter(is_pickle, source.files)
+    return replace(
+        source,
+        converted={name: converted(folder / name, source.empty(name.partition("/")[0])) for name in pickles},
+    )
+
+
+def _judged_on_hub(
+    repository: Repository, variant: str | None, config: Callable[[str], Mapping[str, Any]]
+) -> Judged:
+    """What a repository holds, with all of it that the variant needs fetched."""
+    try:
+        judged = judge(repository.files, repository.name, variant, config)
+    except ValueError as error:
+        if repository.offline is None:
+            raise
+        raise repository.incomplete(str(error).split(". ")[0]) from error
+    repository.fetch(judged.files)
+    if repository.warning is not None:
+        logger.warning(repository.warning)
+    return judged
 
 
 def is_hub_id(name: str) -> bool:
@@ -262,17 +361,23 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None
 
 
-class _Judged(NamedTuple):
+class Judged(NamedTuple):
+    """What the files of a model say: see `ModelSource`."""
+
     layout: Layout
     family: Family
     transformer: str
     files: tuple[str, ...]
 
 
-def _judge(
+def judge(
     files: Collection[str], where: str, variant: str | None, config: Callable[[str], Mapping[str, Any]]
-) -> _Judged:
-    """What a folder called `where` holds, from its file names and its configs by name."""
+) -> Judged:
+    """What a folder or repository called `where` holds, from its file names and its configs by name.
+
+    Raises:
+        ValueError: see `read_source`.
+    """
     layout = layout_of(files, where)
     if layout == "diffusers":
         if variant is not None:
@@ -301,45 +406,7 @@ def _judge(
         if name.endswith(".safetensors.index.json")
         for shard in shards_of(config(name), files, where, name)
     ]
-    return _Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))
-
-
-def _download(
-    repository: str,
-    variant: str | None,
-    revision: str | None,
-    cache_dir: str | Path | None,
-    token: str | bool | None,
-    local_files_only: bool,
-) -> Path:
-    """The folder of a repository's snapshot, with what loading the variant needs."""
-    patterns = None
-    local_files_only = local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE
-    if not local_files_only:
-        try:
-            files = frozenset(huggingface_hub.list_repo_files(repository, revision=revision, token=token))
-        except (OSError, HTTPError) as error:
-            raise OSError(
-                f"{repository} is not a folder here, and the hub did not list its files: {error}; "
-                "HF_HUB_OFFLINE=1 in the environment (local_files_only=True) uses what was downloaded"
-            ) from error
-        if layout_of(files, repository) == "diffusers":
-            refuse_pickles(files, repository)
-            patterns = list(_SAVED_PATTERNS)
-        else:
-            chosen = choose_variant(files, repository, variant)
-            family = find_family(files, repository, chosen, configs={})
-            patterns = original_files(files, repository, family, chosen)
-    return Path(
-        huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            allow_patterns=patterns,
-        )
-    )
+    return Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))
 
 
 def _state(path: Path) -> FileState | None:

@@ -28,13 +28,14 @@ class _Model(msgspec.Struct):
     revision: str | None
 
 
-class _File(msgspec.Struct):
+class _File(msgspec.Struct, kw_only=True):
     file: str
     size: int
     sha256: str
+    converted_sha256: str | None = None
 
 
-class _Lora(_File):
+class _Lora(_File, kw_only=True):
     adapter: str
     scale: int | float
     fused: bool

@@ -1,13 +1,9 @@
-"""Checkpoints in the original's layout: loaded as they are, refused with the reason where not whole.
-
-The hub does not exist here, so its two calls are replaced; everything else is real files.
-"""
+"""Checkpoints in the original's layout: loaded as they are, refused with the reason where not whole."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +11,6 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -352,26 +347,6 @@ def test_a_file_is_missing(copy_of):
     check_cases(cases, rule)
 
 
-def test_a_pickle_is_refused_and_the_command_it_names_converts_it(copy_of):
-    cases = [("causal_video_vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")]
-
-    def rule(part, pickle):
-        miniflux = copy_of("miniflux")
-        (weights,) = (miniflux / part).glob("*.safetensors")
-        before = load_file(weights)
-        torch.save(before, miniflux / part / pickle)
-        weights.unlink()
-        with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
-            load(miniflux)
-        program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
-        assert program == "python"
-        subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
-        assert_same(load_file(weights), before)
-        load(miniflux)
-
-    check_cases(cases, rule)
-
-
 def test_a_pickle_beside_safetensors_is_not_read(miniflux):
     (miniflux / TRANSFORMER / "diffusion_pytorch_model.bin").write_bytes(b"never read")
     load(miniflux)
@@ -471,105 +446,6 @@ def test_a_broken_tokenizer(miniflux):
     folder = re.escape(str(miniflux / "tokenizer"))
     with pytest.raises(ValueError, match=f"{folder} cannot be loaded as CLIPTokenizer"):
         load(miniflux)
-
-
-# The hub
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub of one repository: `files` is its listing, `folder` its snapshot, `calls` what was asked."""
-    hub = SimpleNamespace(files=[], folder=None, calls=[])
-
-    def list_repo_files(repository, **arguments):
-        hub.calls.append(("list", repository, arguments))
-        return hub.files
-
-    def snapshot_download(repository, **arguments):
-        hub.calls.append(("download", repository, arguments))
-        return str(hub.folder)
-
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", list_repo_files)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return hub
-
-
-def test_only_the_files_of_the_variant_are_downloaded(hub, loaded):
-    hub.folder = REFERENCE / f"{loaded.family}-tiny"
-    present = sorted(files_of(hub.folder))
-    hub.files = [
-        *present,
-        "README.md",
-        "assets/teaser.mp4",
-        "diffusion_transformer_768p/config.json",
-        f"diffusion_transformer_768p/{WEIGHTS}",
-        "text_encoder/pytorch_model.bin",
-        "text_encoder/model.fp16.safetensors",
-        f"{TRANSFORMER}/diffusion_pytorch_model.bin",
-    ]
-    source = read_source("owner/name", variant="384p", revision="v1", cache_dir="cache", token="secret")
-    assert source.family.name == loaded.family
-    (_, listed, list_arguments), (_, downloaded, arguments) = hub.calls
-    assert listed == downloaded == "owner/name"
-    assert list_arguments == {"revision": "v1", "token": "secret"}
-    assert sorted(arguments.pop("allow_patterns")) == present
-    assert arguments == {"revision": "v1", "cache_dir": "cache", "token": "secret", "local_files_only": False}
-
-
-def test_shards_are_downloaded_with_their_index(hub):
-    hub.folder = REFERENCE / "miniflux-tiny"
-    shards = [
-        "text_encoder_2/model-00001-of-00002.safetensors",
-        "text_encoder_2/model-00002-of-00002.safetensors",
-        "text_encoder_2/model.safetensors.index.json",
-    ]
-    hub.files = [*files_of(hub.folder), *shards]
-    hub.files.remove("text_encoder_2/model.safetensors")
-    read_source("owner/name")
-    patterns = hub.calls[-1][2]["allow_patterns"]
-    assert [name for name in patterns if name.startswith("text_encoder_2/model")] == [shards[2], *shards[:2]]
-
-
-def test_a_repository_is_refused_before_its_weights_are_downloaded(hub):
-    hub.files = [
-        "causal_video_vae/diffusion_pytorch_model.bin" if name == f"causal_video_vae/{WEIGHTS}" else name
-        for name in files_of(REFERENCE / "miniflux-tiny")
-    ]
-    with pytest.raises(ValueError, match=r"owner/name/causal_video_vae/\S+\.bin is a pickle"):
-        load("owner/name")
-    with pytest.raises(ValueError, match="owner/name has no variant '768p', it has 384p"):
-        load("owner/name", variant="768p")
-    hub.files = ["README.md", "model.safetensors"]
-    with pytest.raises(ValueError, match="owner/name is neither"):
-        load("owner/name")
-    assert [call[0] for call in hub.calls] == ["list"] * 3
-
-
-def test_a_repository_that_save_pretrained_wrote(hub, tmp_path):
-    hub.folder = tmp_path
-    load_pipeline(REFERENCE / "miniflux-tiny", device="cpu").save_pretrained(tmp_path)
-    hub.files = files_of(tmp_path)
-    assert read_source("owner/name").folder == tmp_path
-    patterns = hub.calls[-1][2]["allow_patterns"]
-    assert "model_index.json" in patterns
-    assert not any(pattern.endswith(("*", ".bin", ".pt", ".py")) for pattern in patterns)
-
-
-def test_local_files_only_asks_the_hub_for_nothing(hub):
-    hub.folder = REFERENCE / "miniflux-tiny"
-    assert read_source("owner/name", local_files_only=True).family == MINIFLUX
-    ((kind, _, arguments),) = hub.calls
-    assert kind == "download"
-    assert arguments["local_files_only"] is True
-
-
-def test_a_hub_that_does_not_answer(monkeypatch):
-    def unreachable(repository, **arguments):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
-    with pytest.raises(OSError, match=r"owner/name is not a folder here.*no route; HF_HUB_OFFLINE=1"):
-        load("owner/name")
 
 
 # The package, and model_index.json

@@ -1,0 +1,171 @@
+"""Weights that are published as a pickle: read without running its code, written once as safetensors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from ..files import check_space, file_digest, replacing
+from .digests import cache_path, weight_digests
+from .original import check_tensors
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS, _RECORD = "weights.safetensors", "converted.json"
+
+
+class Converted(NamedTuple):
+    """A pickle as safetensors.
+
+    Attributes:
+        path: of the safetensors file, in a folder that is named after the pickle's SHA-256.
+        sha256: of that file.
+        pickle: what it was made of, as `part/name`.
+    """
+
+    path: Path
+    sha256: str
+    pickle: str
+
+    def check(self, *, fresh: bool = False) -> str:
+        """Its SHA-256, if that is still the one it was written with; else ValueError."""
+        (row,) = weight_digests(self.path.parent, [self.path.name], fresh=fresh)
+        if row["sha256"] != self.sha256:
+            raise ValueError(f"{self.path} is damaged; delete its folder, and it will be made again")
+        return self.sha256
+
+
+def converted_folder() -> Path:
+    """Where converted files are kept: `pyramid_seed/converted` in the cache; raises as `cache_path`."""
+    return cache_path().parent / "converted"
+
+
+def kept_conversions() -> list[Converted]:
+    """All conversions in the cache."""
+    found = (_recorded(path.parent) for path in sorted(converted_folder().glob(f"*/{_RECORD}")))
+    return [each for each in found if each is not None]
+
+
+def converted(path: Path, model: nn.Module) -> Converted:
+    """The weights in a pickle as safetensors, from the cache, or else converted now.
+
+    Args:
+        path: of the pickle.
+        model: what they must fit, without its weights: nothing missing, nothing more, all finite.
+
+    Raises:
+        ValueError: it asks for more than tensors, is damaged, or does not fit; the message names the file.
+        OSError: the safetensors file cannot be written.
+    """
+    (row,) = weight_digests(path.parent, [path.name])
+    folder = converted_folder() / row["sha256"]
+    kept = _recorded(folder)
+    if kept is not None:
+        try:
+            kept.check()
+            return kept
+        except (OSError, ValueError) as error:
+            logger.warning("%s; it is made again", error)
+    state = _checked(read_pickle(path), path, model)
+    size = sum(tensor.nbytes for tensor in state.values())
+    check_space(folder, size, f"the safetensors copy of {path.name}", "set XDG_CACHE_HOME to a larger disk")
+    try:
+        with replacing(folder, overwrite=True) as temporary:
+            temporary.mkdir()
+            save_file(state, temporary / _WEIGHTS, metadata={"format": "pt"})
+            if file_digest(path) != row["sha256"]:
+                raise ValueError(f"{path} changed while it was read; run the same command again")
+            sha256 = file_digest(temporary / _WEIGHTS)
+            record = {"pickle": f"{path.parent.name}/{path.name}", "sha256": sha256}
+            (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"the safetensors copy of {path} cannot be written: {error}; set XDG_CACHE_HOME to a folder "
+            "that has room and can be written"
+        ) from error
+    # A warning, so that it is seen once by whoever has set up nothing.
+    logger.warning("%s was converted to safetensors once: %s (%.1f MB)", path, folder, size / 1e6)
+    return Converted(folder / _WEIGHTS, sha256, record["pickle"])
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle of tensors holds, mapped from the file; none of its code is run.
+
+    Raises:
+        ValueError: it asks for something else than tensors and containers, or is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it asks for {asked[1]}" if asked else "it is no plain pickle of tensors"
+        raise ValueError(
+            f"{path} is refused, and none of its code was run: {what}, and a pickle that needs more than "
+            "tensors can run anything; use a copy in safetensors"
+        ) from error
+    except Exception as error:  # a file that is cut off or no pickle at all raises anything
+        raise ValueError(
+            f"{path} cannot be read as a pickle of tensors ({type(error).__name__}); it is damaged or cut "
+            "off, so download it again"
+        ) from error
+
+
+def _checked(loaded: Any, path: Path, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a pickle, also from under a key, that fit a model exactly; ready to be saved."""
+    nested = loaded if isinstance(loaded, Mapping) else {}
+    candidates = {"the file itself": loaded, **nested}
+    states = {
+        key: {str(name): tensor for name, tensor in value.items() if isinstance(tensor, torch.Tensor)}
+        for key, value in candidates.items()
+        if isinstance(value, Mapping)
+    }
+    expected = model.state_dict().keys()
+    fitting = [key for key, tensors in states.items() if tensors.keys() == expected]
+    if len(fitting) > 1:  # such as weights and their moving average
+        raise ValueError(
+            f"{path} holds several sets of weights, {', '.join(map(str, fitting))}; it must hold one"
+        )
+    state = max(states.values(), key=lambda tensors: len(tensors.keys() & expected), default={})
+    check_tensors(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+    odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
+    if odd:
+        raise ValueError(
+            f"{path} must hold finite floating-point numbers in dense tensors, not so in {len(odd)}: {odd[0]}"
+        )
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    # safetensors refuses tensors that share memory, or lie in it in another order.
+    return {
+        name: tensor.detach()
+        if tensor.is_contiguous() and storages[tensor.untyped_storage().data_ptr()] == 1
+        else tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return is_dense and tensor.is_floating_point() and bool(torch.isfinite(tensor).all())
+
+
+def _recorded(folder: Path) -> Converted | None:
+    """The conversion in a folder; None if there is none, or what lies there is not ours."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        found = Converted(folder / _WEIGHTS, str(record["sha256"]), str(record["pickle"]))
+        return found if found.path.is_file() else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
