@@ -160,6 +160,7 @@ class SharedPipeline:
         self._lock = threading.Lock()
         self._key: tuple[object, ...] | None = None
         self._pipeline: PyramidFlowPipeline | None = None
+        self._read: dict[tuple[str, str | None], ModelSource] = {}  # the last one, by model and variant
         self.num_loads = 0
 
     def get(
@@ -189,6 +190,9 @@ class SharedPipeline:
                     return self._pipeline
             self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
             target = default_device() if device is None else usable_device(device)
+            read = self._read.pop((settings.model, settings.variant), None)
+            if source is None and read is not None and not read.changed_files():
+                source = read
             source = source or read_source(settings.model, variant=settings.variant)
             check(source.geometry)
             self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
@@ -201,7 +205,8 @@ class SharedPipeline:
         with self._lock:
             held = None if self._pipeline is None else self._pipeline.source
             if held is None or self._key is None or self._key[:2] != (model, variant) or held.changed_files():
-                return read_source(model, variant=variant)
+                held = read_source(model, variant=variant)
+                self._read = {(model, variant): held}
             return held
 
     def clear(self) -> None:

@@ -91,6 +91,7 @@ def test_one_command_makes_a_clip_and_the_next_fetches_and_converts_nothing(hub,
     shared_pipeline.clear()
     command = ["generate", "a boat", "--seed", "1", "--model", "owner/name", "--variant", "384p", "--quiet"]
     command += ["--height", "64", "--width", "64", "--num-frames", "9", "--num-inference-steps", "1"]
+    command += ["--fps", "8", "--guidance-scale", "2", "--max-sequence-length", "32"]
     assert main([*command, "-o", str(tmp_path / "a.mp4")]) == 0
     assert len(hub.files) == len(set(hub.files)) == 14
     assert not [name for name in hub.files if "768p" in name or "image" in name or name == "README.md"]
