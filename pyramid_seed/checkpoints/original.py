@@ -13,15 +13,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 Model = TypeVar("Model", bound=ModelMixin)
+Built = TypeVar("Built", bound=nn.Module)
 
 
-def empty_model(model_class: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
-    """A model of `config` without weights; ValueError names the config.json in `folder`."""
-    try:
-        with init_empty_weights(include_buffers=False):
-            return model_class(**config)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # values of odd types
-        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+def empty_model(model_class: type[nn.Module], config: Mapping[str, Any], folder: Path) -> nn.Module:
+    """A model of `config` without weights, to compare names and shapes with; raises as `load_model`."""
+    with torch.device("meta"):  # of this thread alone, which `init_empty_weights` is not
+        return _build(model_class, config, folder)
 
 
 def load_model(
@@ -39,7 +37,8 @@ def load_model(
     Raises:
         ValueError: a name is missing, unexpected or has another shape; the message names tensors and file.
     """
-    model = empty_model(model_class, config, folder)
+    with init_empty_weights(include_buffers=False):
+        model = _build(model_class, config, folder)
     check_files(model, paths)
 
     keep_in_fp32 = set(model._keep_in_fp32_modules or ())
@@ -54,6 +53,13 @@ def load_model(
                 state[name] = tensor.to(target if tensor.is_floating_point() else tensor.dtype, copy=True)
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _build(model_class: type[Built], config: Mapping[str, Any], folder: Path) -> Built:
+    try:
+        return model_class(**config)
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # values of odd types
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
 def _width(config: Mapping[str, Any]) -> Any:
@@ -78,10 +84,11 @@ def check_tensors(model: nn.Module, found: Mapping[str, tuple[int, ...]], where:
     Raises:
         ValueError: a name is missing, unexpected or has another shape.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    state = model.state_dict(keep_vars=True)
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    there = {id(state[name]) for name in found if name in state}
     wrong = {
-        "missing": sorted(expected.keys() - found.keys() - tied),
+        "missing": sorted(name for name, tensor in state.items() if id(tensor) not in there),
         "unexpected": sorted(found.keys() - expected.keys()),
         "of another shape": [
             f"{name} {found[name]} instead of {shape}"

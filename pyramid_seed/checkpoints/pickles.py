@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,12 +58,13 @@ def kept_conversions() -> list[Converted]:
     return [each for each in found if each is not None]
 
 
-def converted(path: Path, model: nn.Module) -> Converted:
+def converted(path: Path, model_of: Callable[[str], nn.Module]) -> Converted:
     """The weights in a pickle as safetensors, from the cache, or else converted now.
 
     Args:
         path: of the pickle.
-        model: what they must fit, without its weights: nothing missing, nothing more, all finite.
+        model_of: called with the part's name if it is to be converted; gives the model, without its weights,
+            that they must fit: nothing missing, nothing more, all finite.
 
     Raises:
         ValueError: it asks for more than tensors, is damaged, or does not fit; the message names the file.
@@ -78,7 +79,7 @@ def converted(path: Path, model: nn.Module) -> Converted:
             return kept
         except (OSError, ValueError) as error:
             logger.warning("%s; it is made again", error)
-    state = _checked(read_pickle(path), path, model)
+    state = _checked(read_pickle(path), path, model_of(path.parent.name))
     size = sum(tensor.nbytes for tensor in state.values())
     check_space(folder, size, f"the safetensors copy of {path.name}", "set XDG_CACHE_HOME to a larger disk")
     try:

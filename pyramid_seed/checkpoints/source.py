@@ -229,7 +229,9 @@ class ModelSource:
         encoder = getattr(transformers, name)
         with naming(self.folder / part / "config.json"):
             config = encoder.config_class.from_pretrained(self.folder / part, local_files_only=True)
-        return empty_model(encoder, {"config": config}, self.folder / part)
+        model: Any = empty_model(encoder, {"config": config}, self.folder / part)
+        model.tie_weights()
+        return model
 
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
@@ -334,10 +336,7 @@ def read_source(
         configs=configs,
     )
     pickles = filter(is_pickle, source.files)
-    return replace(
-        source,
-        converted={name: converted(folder / name, source.empty(name.partition("/")[0])) for name in pickles},
-    )
+    return replace(source, converted={name: converted(folder / name, source.empty) for name in pickles})
 
 
 def _judged_on_hub(
