@@ -35,17 +35,17 @@ def test_a_transformer_compiled_as_a_whole(own_pipe, small):
         own_pipe("a", **small)
 
 
-def test_group_offload_to_a_disk(own_pipe, small, make, tmp_path):
+def test_group_offload_to_a_disk(own_pipe, small, known, tmp_path):
     with pytest.raises(ValueError, match="offload_to_disk_path must be left out"):
         own_pipe.enable_group_offload(
             torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
         )
     assert list(tmp_path.iterdir()) == []
     own_pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
-    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
-def test_step_caches_that_do_not_work(own_pipe, small, make):
+def test_step_caches_that_do_not_work(own_pipe, small, known):
     def rule(config, reason):
         with pytest.raises(ValueError, match=rf"{type(config).__name__} cannot be used.*{reason}"):
             own_pipe.transformer.enable_cache(config)
@@ -59,7 +59,7 @@ def test_step_caches_that_do_not_work(own_pipe, small, make):
         ],
         rule,
     )
-    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
 def test_parallelism_leaves_nothing_behind(own_pipe):
