@@ -25,6 +25,12 @@ from pyramid_seed.private_apis import active_attention_backend, set_active_atten
 from tests.conftest import REFERENCE
 
 
+@pytest.fixture
+def picture(quick):
+    """Settings of one frame, where the length of a clip says nothing."""
+    return quick | {"num_frames": 1}
+
+
 def test_the_same_seed_gives_the_same_clip_and_another_seed_another(quick):
     first, again, other = (generate("a boat", seed=seed, **quick) for seed in (3, 3, 4))
     assert np.array_equal(first.frames, again.frames)
@@ -58,13 +64,13 @@ def test_a_path_of_attention_for_one_clip(quick):
         generate("a boat", attention="flash", **quick)
 
 
-def test_a_given_pipeline_keeps_its_path_and_is_compiled_by_its_owner(quick):
-    pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
+def test_a_given_pipeline_keeps_its_path_and_is_compiled_by_its_owner(picture):
+    pipeline = load_pipeline(picture["model"], variant="384p", device="cpu")
     pipeline.transformer.set_attention_path("reference")
-    clip = generate("a boat", seed=3, pipeline=pipeline, **quick)
+    clip = generate("a boat", seed=3, pipeline=pipeline, **picture)
     assert (clip.manifest["attention"], clip.manifest["compiled"]) == ("reference", False)
     with pytest.raises(ValueError, match=r"call pipeline\.transformer\.compile_repeated_blocks\(\)"):
-        generate("a boat", pipeline=pipeline, compile=True, **quick)
+        generate("a boat", pipeline=pipeline, compile=True, **picture)
 
 
 def test_what_is_compiled_is_told(quick):
@@ -78,16 +84,16 @@ def test_load_pipeline_compiles_when_asked(quick):
     assert load_pipeline(quick["model"], variant="384p", device="cpu", compile=True).transformer.is_compiled
 
 
-def test_without_a_seed_the_one_used_is_told(quick):
-    clip = generate("a boat", **quick)
+def test_without_a_seed_the_one_used_is_told(picture):
+    clip = generate("a boat", **picture)
     assert 0 <= clip.seed < 2**64
-    assert generate("a boat", seed=clip.seed, **quick).digest == clip.digest
+    assert generate("a boat", seed=clip.seed, **picture).digest == clip.digest
 
 
-def test_the_model_is_loaded_once(quick):
-    generate("a boat", seed=1, **quick)
+def test_the_model_is_loaded_once(picture):
+    generate("a boat", seed=1, **picture)
     before = shared_pipeline.num_loads
-    generate("a boat", seed=2, **quick)
+    generate("a boat", seed=2, **picture)
     assert shared_pipeline.num_loads == before
 
 
@@ -134,8 +140,8 @@ def retrain(model: Path) -> None:
     save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
 
 
-def test_a_model_that_was_trained_further_is_loaded_again(quick, copied_model):
-    settings = quick | {"model": str(copied_model)}
+def test_a_model_that_was_trained_further_is_loaded_again(picture, copied_model):
+    settings = picture | {"model": str(copied_model)}
     before = generate("a boat", seed=1, **settings)
     retrain(copied_model)
     after = generate("a boat", seed=1, **settings)
@@ -208,7 +214,7 @@ def test_the_attention_backend_of_the_run_is_told(quick):
     found = active_attention_backend()
     set_active_attention_backend("_native_math")
     try:
-        clips = {level: generate("a boat", determinism=level, **quick) for level in ("strict", "relaxed")}
+        clips = {level: generate("a boat", determinism=level, **picture) for level in ("strict", "relaxed")}
     finally:
         set_active_attention_backend(found)
     told = {level: clip.environment["attention_backend"] for level, clip in clips.items()}

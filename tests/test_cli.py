@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.cli import main
+from tests.forks import fork
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,34 +64,30 @@ def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):
 
 
 def command(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """A command in a process of its own."""
+    """A command in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "pyramid_seed", *arguments], cwd=ROOT, check=False, **options
     )
 
 
-TINY_CLIP = [
-    "generate",
-    "a red circle",
-    "--seed",
-    "1",
-    "--preset",
-    "tiny-fast",
-    "--num-frames",
-    "1",
-    "--quiet",
-]
+@pytest.fixture
+def generate_clip(quick):
+    """Arguments of a command that makes a small clip."""
+    steps = ["--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    model = ["--model", quick["model"], "--variant", quick["variant"], "--height", "64", "--width", "64"]
+    return ["generate", "a red circle", "--seed", "1", *model, *steps]
 
 
 @pytest.mark.parametrize("output", ["full", "closed"])
-def test_an_output_that_cannot_be_written_decides_nothing_about_the_clip(tmp_path, output):
+def test_an_output_that_cannot_be_written_decides_nothing_about_the_clip(tmp_path, generate_clip, output):
     path = tmp_path / "clip.png"
+    arguments = [*generate_clip, "--num-frames", "1", "--quiet", "-o", str(path)]
     with Path("/dev/full").open("w") as full:
-        close = (lambda: os.close(1)) if output == "closed" else None
-        made = command(*TINY_CLIP, "-o", str(path), stdout=full, stderr=subprocess.PIPE, preexec_fn=close)
-    assert made.returncode == 0
+        making = fork(lambda: main(arguments), stdout=full.fileno() if output == "full" else -1)
+        status, errors = making.wait()
+    assert status == 0, errors
     assert path.is_file()
-    assert (b"the output could not be written" in made.stderr) == (output == "full")
+    assert ("the output could not be written" in errors) == (output == "full")
 
 
 def test_an_output_that_cannot_be_written_fails_a_command_that_only_tells():
@@ -110,11 +107,11 @@ def test_a_terminal_without_a_character_shows_its_escape(made, tmp_path):
 @pytest.mark.parametrize(
     "name", ["SIGHUP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
 )
-def test_a_signal_stops_a_command_and_leaves_nothing(tmp_path, name):
+def test_a_signal_stops_a_command_and_leaves_nothing(tmp_path, generate_clip, name):
     number = getattr(signal, name)
-    arguments = ["-m", "pyramid_seed", *TINY_CLIP, "--num-frames", "33", "-o", str(tmp_path / "clip.mp4")]
-    arguments.remove("--quiet")
-    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE) as process:
+    arguments = [*generate_clip, "--num-frames", "249", "-o", str(tmp_path / "clip.mp4")]
+    command = [sys.executable, "-m", "pyramid_seed", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         for part in iter(lambda: process.stderr.read1(), b""):
             if b"/" in part and b"%" in part:  # the bar of steps, whatever it shows
                 break

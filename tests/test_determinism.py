@@ -265,14 +265,22 @@ def test_the_attention_backend_of_a_process_is_put_aside():
             assert active_attention_backend() == "_native_math"
 
 
-def test_precision_that_was_inherited_still_is_afterwards():
-    # In a fresh process, for torch cannot go back to its initial state once a convolution's precision was
-    # written: cuDNN's default of TF32 then no longer follows its parents.
-    script = """
-import sys
+# In copies of a fresh process, for torch cannot go back to its initial state once a convolution's precision
+# was written: cuDNN's default of TF32 then no longer follows its parents.
+IN_COPIES = """
+import os, sys, warnings
 import torch
 from pyramid_seed.determinism import determinism_level
 assert "diffusers" not in sys.modules
+statuses = []
+for script in sys.argv[1:]:
+    if (copy := os.fork()) == 0:
+        exec(script)
+        sys.exit(0)
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]))
+sys.exit(repr(statuses) if any(statuses) else 0)
+"""
+INHERITED = """
 with determinism_level("strict"):
     assert torch.backends.cudnn.conv.fp32_precision == "ieee"
 assert torch.backends.cudnn.conv.fp32_precision == "tf32"
@@ -283,13 +291,8 @@ assert torch.backends.mkldnn.matmul.fp32_precision == "none"
 torch.backends.fp32_precision = "bf16"
 assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 """
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-
-
-def test_the_older_way_of_asking_for_tf32_goes_back_too():
-    script = """
-import torch
-from pyramid_seed.determinism import determinism_level
+OLDER_WAY = """
+warnings.simplefilter("error")
 for legacy in ("highest", "high", "medium"):
     torch.set_float32_matmul_precision(legacy)
     before = torch.backends.cuda.matmul.allow_tf32
@@ -299,7 +302,12 @@ for legacy in ("highest", "high", "medium"):
     assert torch.get_float32_matmul_precision() == legacy
     assert torch.backends.cuda.matmul.allow_tf32 == before
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, check=True)
+
+
+def test_precision_that_was_inherited_or_asked_for_in_the_older_way_is_so_afterwards():
+    command = [sys.executable, "-c", IN_COPIES, INHERITED, OLDER_WAY]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # cuBLAS's workspace. There is no CUDA here, so torch's answers about it are replaced.

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
 
 from pyramid_seed.batch import launch as launch_module
 from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forks import fork
 
 
 def test_a_plain_process_is_a_launch_of_one():
@@ -54,27 +50,23 @@ def test_one_process_of_accelerate_is_fine():
     assert join_launch(1, environment).world_size == 1
 
 
-TWO_RUNS = """
-import json
-from pyramid_seed.batch.launch import join_launch
-
-never = lambda: False
-taken = []
-for jobs in (5, 4):
-    launch = join_launch(2)
-    if launch.is_main:
-        launch.publish(json.dumps(jobs))
-    number = json.loads(launch.plan(never))
-    taken.append([])
-    while (place := launch.take()) < number:
-        taken[-1].append(place)
-        launch.count("done")
-    launch.count("left")
-    if launch.is_main:
-        launch.wait_for_others(never, lambda: None)
-        assert launch.count("done", 0) == jobs, (launch.count("done", 0), jobs)
-print(json.dumps(taken))
-"""
+def two_runs() -> int:
+    taken = []
+    for jobs in (5, 4):
+        launch = join_launch(2)
+        if launch.is_main:
+            launch.publish(json.dumps(jobs))
+        number = json.loads(launch.plan(lambda: False))
+        taken.append([])
+        while (place := launch.take()) < number:
+            taken[-1].append(place)
+            launch.count("done")
+        launch.count("left")
+        if launch.is_main:
+            launch.wait_for_others(lambda: False, lambda: None)
+            assert launch.count("done", 0) == jobs, (launch.count("done", 0), jobs)
+    sys.stdout.write(json.dumps(taken))
+    return 0
 
 
 def test_a_second_run_of_a_launch_has_a_list_of_its_own():
@@ -82,17 +74,10 @@ def test_a_second_run_of_a_launch_has_a_list_of_its_own():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_RUNS],
-            env=os.environ | launch | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(2)
-    ]
-    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    processes = [fork(two_runs, environment=launch | {"RANK": str(rank)}) for rank in range(2)]
+    ended = [process.wait() for process in processes]
+    assert [status for status, _ in ended] == [0, 0], ended
+    first, second = (json.loads(text) for _, text in ended)
     assert sorted(first[0] + second[0]) == list(range(5))
     assert sorted(first[1] + second[1]) == list(range(4))
 

@@ -13,6 +13,7 @@ from tests.conftest import REFERENCE
 @pytest.fixture
 def clip_of(quick):
     settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}
+    settings["num_frames"] = 1
     return lambda pipeline: generate("a boat", seed=1, pipeline=pipeline, **settings)
 
 

@@ -152,11 +152,16 @@ def test_more_processes_than_items(tmp_path, plain, settings):
     assert made.items() <= plain.items()
 
 
-def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, plain, settings):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, plain, settings, processes):
     source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
-    process = start([*TORCHRUN, "2"], source, output, settings)
-    assert wait_for(lambda: 1 in pids(output) and list(output.glob(".work/*/unit-0000.safetensors")), process)
-    kill(pids(output)[1])
+    launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
+    process = start(launcher, source, output, settings)
+    last = processes - 1
+    assert wait_for(
+        lambda: last in pids(output) and list(output.glob(".work/*/unit-0000.safetensors")), process
+    )
+    kill(pids(output)[last])
     text, _ = process.communicate(timeout=600)
     assert process.returncode != 0, text
     finish(source, output, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,11 @@ from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutpu
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 FAMILIES = {"miniflux": "miniflux-tiny", "sd3": "sd3-tiny"}
+
+FAMILY_NEUTRAL = pytest.mark.parametrize(
+    "family", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)], indirect=True
+)
+"""For tests of code in which families do not differ: with the second one they are repetitions."""
 
 SMALL = {
     "height": 64,
@@ -63,6 +69,29 @@ def own_pipe(pipe) -> PyramidFlowPipeline:
 def make(pipe) -> Callable[..., PyramidFlowPipelineOutput]:
     """Generate from the shared pipeline with small settings, changed as given."""
     return lambda prompt="a red circle", **changes: pipe(prompt, **{**SMALL, "seed": 7, **changes})
+
+
+@pytest.fixture(scope="session")
+def clip_of(load) -> Callable[[str, str], PyramidFlowPipelineOutput]:
+    """The clip of a family and of a call, as JSON knows it, made once."""
+
+    @cache
+    def make(family: str, call: str) -> PyramidFlowPipelineOutput:
+        prompt, settings = json.loads(call)
+        return load(family)(prompt, **settings)
+
+    return make
+
+
+@pytest.fixture
+def known(family, clip_of) -> Callable[..., PyramidFlowPipelineOutput]:
+    """What `make` gives, made once for all tests that compare with it; not to be changed.
+
+    A clip is a function of what is asked for, so this is for calls of plain values: no callbacks, no images.
+    """
+    return lambda prompt="a red circle", **changes: clip_of(
+        family, json.dumps([prompt, {**SMALL, "seed": 7, **changes}], sort_keys=True)
+    )
 
 
 @pytest.fixture

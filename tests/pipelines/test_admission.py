@@ -13,7 +13,7 @@ from pyramid_seed.pipelines import PyramidFlowPipeline
 
 
 def test_the_running_call_keeps_its_attention(quick):
-    """While one thread makes ten clips, another asks all the time, with the other path and a bar."""
+    """While one thread makes five clips, another asks all the time, with the other path and a bar."""
     pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
     small = {**quick, "num_frames": 1, "pipeline": pipeline, "progress": False}
     expected = {
@@ -34,7 +34,7 @@ def test_the_running_call_keeps_its_attention(quick):
     other.start()
     made = []
     try:
-        while len(made) < 10:
+        while len(made) < 5:
             try:
                 clip = generate("a", seed=1, **small)
             except RuntimeError as error:
@@ -45,7 +45,7 @@ def test_the_running_call_keeps_its_attention(quick):
         is_done.set()
         other.join()
         sys.setswitchinterval(before)
-    assert made == [("prefix", expected["prefix"])] * 10
+    assert made == [("prefix", expected["prefix"])] * 5
     assert refusals
     assert all("this pipeline is making a clip" in text for text in refusals)
     assert pipeline.transformer.attention_path == "prefix"
@@ -60,7 +60,7 @@ def test_what_a_call_names_is_for_this_call_only(own_pipe, small, capfd):
     assert "6/6" in capfd.readouterr().err
 
 
-def test_pipelines_that_share_a_model_take_turns(own_pipe, small):
+def test_pipelines_that_share_a_model_take_turns(own_pipe, known, small):
     other = PyramidFlowPipeline(**own_pipe.components)
     refusals = []
 
@@ -69,8 +69,7 @@ def test_pipelines_that_share_a_model_take_turns(own_pipe, small):
             other("b", seed=2, attention="reference", **small)
         refusals.append(refusal)
 
-    plain = own_pipe("a", seed=1, **small)
-    asked = own_pipe("a", seed=1, callback_on_unit_end=ask, **small)
+    asked = own_pipe("a", seed=7, callback_on_unit_end=ask, **small)
     assert len(refusals) == 2
-    assert torch.equal(plain.latents, asked.latents)
+    assert torch.equal(known("a").latents, asked.latents)
     other("b", seed=2, **small)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 from pyramid_seed.pipelines.beginning import Beginning
+from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 LATENTS = torch.zeros(1, 16, 1, 8, 8)
 IMAGE = Image.new("RGB", (64, 64), (10, 200, 30))
@@ -38,32 +39,35 @@ def assert_same(one, other):
     assert one.seeds == other.seeds
 
 
-@pytest.mark.parametrize("known", [1, 2, 3])
-def test_clips_go_on(make, forwards, known):
+@FAMILY_NEUTRAL
+@pytest.mark.parametrize("num_units", [1, 2, 3])
+def test_clips_go_on(make, known, forwards, num_units):
     prompts = ["a", "b"]
     settings = {"num_frames": 17, "output_type": "uint8"}
-    whole = make(prompts, **settings)
+    whole = known(prompts, **settings)
     forwards.clear()
     units = []
     continued = make(
         prompts,
-        beginning=beginnings(whole, known),
+        beginning=beginnings(whole, num_units),
         callback_on_unit_end=lambda clip, unit, latents, stages: units.append((clip, unit)),
         **settings,
     )
     assert_same(continued, whole)
-    assert units == [(clip, unit) for clip in range(2) for unit in range(known, 3)]
-    assert len(forwards) == 2 * 3 * (3 - known)
+    assert units == [(clip, unit) for clip in range(2) for unit in range(num_units, 3)]
+    assert len(forwards) == 2 * 3 * (3 - num_units)
 
 
-def test_one_clip_takes_the_value_or_a_list_of_it(make):
-    whole = make()
+@FAMILY_NEUTRAL
+def test_one_clip_takes_the_value_or_a_list_of_it(make, known):
+    whole = known()
     (beginning,) = beginnings(whole, 1)
     for given in (beginning, [beginning]):
         assert_same(make(beginning=given), whole)
     assert_same(make(beginning=[None]), whole)
 
 
+@FAMILY_NEUTRAL
 def test_a_clip_that_began_with_an_image(make):
     whole = make(image=IMAGE, num_frames=17)
     assert [len(digests) for digests in whole.stage_digests[0]] == [0, 3, 3]
@@ -72,14 +76,16 @@ def test_a_clip_that_began_with_an_image(make):
     assert next(iter(continued.ledgers[0])).key == NoiseKey("posterior", 0, 0)
 
 
-def test_what_a_beginning_does_not_know(make):
-    whole = make(num_frames=17)
+@FAMILY_NEUTRAL
+def test_what_a_beginning_does_not_know(make, known):
+    whole = known(num_frames=17)
     continued = make(num_frames=17, beginning=Beginning(whole.latents[:, :, :2]))
     assert torch.equal(continued.latents, whole.latents)
     assert continued.stage_digests == [[None, None, whole.stage_digests[0][2]]]
     assert continued.text_digests == whole.text_digests
 
 
+@FAMILY_NEUTRAL
 class TestTextDigests:
     """Those of the whole clip, whichever of its units were guided and whichever are made now."""
 
@@ -110,9 +116,9 @@ class TestTextDigests:
         assert encoded == ["a red circle", "a red circle", "blurry"]
         assert forwards == [1] * 6
 
-    def test_only_new_units_are_guided(self, make):
-        whole = make(**self.LATER_ONLY)
-        (beginning,) = beginnings(make(num_frames=1, **self.LATER_ONLY), 1)
+    def test_only_new_units_are_guided(self, make, known):
+        whole = known(**self.LATER_ONLY)
+        (beginning,) = beginnings(known(num_frames=1, **self.LATER_ONLY), 1)
         assert set(beginning.text_digests) == {"prompt"}
         assert_same(make(beginning=beginning, **self.LATER_ONLY), whole)
 
@@ -124,14 +130,15 @@ class TestTextDigests:
             make(beginning=Beginning(whole.latents[:, :, :1], image_digest=image_digest), **self.FIRST_ONLY)
             assert len(encoded) == (2 if image_digest is None else 1)
 
-    def test_a_run_that_was_stopped_before_its_guided_units(self, pipe, make):
+    def test_a_run_that_was_stopped_before_its_guided_units(self, pipe, make, known):
         def stop(*_):
             pipe._interrupt = True
 
         stopped = make(callback_on_unit_end=stop, **self.LATER_ONLY)
-        assert_same(stopped, make(num_frames=1, **self.LATER_ONLY))
+        assert_same(stopped, known(num_frames=1, **self.LATER_ONLY))
 
 
+@FAMILY_NEUTRAL
 class TestEncodedImages:
     """The unit of an image is told like any other, so that a run can be gone on with after it."""
 
@@ -161,16 +168,18 @@ class TestEncodedImages:
         assert [entry.key for entry in output.ledgers[0]] == [NoiseKey("posterior", 0, 0)]
 
 
-def test_a_run_that_goes_on_and_is_stopped(pipe, make):
-    whole = make(num_frames=25)
+@FAMILY_NEUTRAL
+def test_a_run_that_goes_on_and_is_stopped(pipe, make, known):
+    whole = known(num_frames=25)
 
     def stop(clip, unit, latents, stages):
         pipe._interrupt = unit == 2
 
     stopped = make(num_frames=25, beginning=beginnings(whole, 2), callback_on_unit_end=stop)
-    assert_same(stopped, make(num_frames=17))
+    assert_same(stopped, known(num_frames=17))
 
 
+@FAMILY_NEUTRAL
 def test_noise_of_known_units_is_drawn_again_for_the_ledger(make):
     """So a source that only has the rest is refused, before the transformer is asked."""
     streams = NoiseStreams(7)
@@ -256,8 +265,9 @@ class TestRefusals:
             make(image=IMAGE, beginning=Beginning(LATENTS))
 
 
-def test_a_ledger_of_the_first_units(make):
-    ledger = make(num_frames=17).ledgers[0]
+@FAMILY_NEUTRAL
+def test_a_ledger_of_the_first_units(known):
+    ledger = known(num_frames=17).ledgers[0]
     parts = [list(ledger.first_units(units)) for units in range(4)]
     assert [len(part) for part in parts] == [0, 3, 6, 9]
     assert all(longer[: len(shorter)] == shorter for shorter, longer in pairwise(parts))

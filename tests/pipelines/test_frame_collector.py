@@ -11,6 +11,7 @@ import torch
 
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import ClipDecoder, decode_chunks, to_uint8
+from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 SHAPES = [(1, 64, 64, 3), (8, 64, 64, 3)]
 
@@ -30,11 +31,12 @@ def frames_of(told, clip):
     return np.concatenate([frames for index, _, frames in told if index == clip])
 
 
+@FAMILY_NEUTRAL
 @pytest.mark.parametrize("output_type", ["uint8", "latent", "np", "pt", "pil"])
-def test_frames_of_two_clips(make, told, tell, output_type):
-    expected = make(["a", "b"], seed=[1, 2], output_type="uint8")
+def test_frames_of_two_clips(make, known, told, tell, output_type):
+    expected = known(["a", "b"], seed=[1, 2], output_type="uint8")
     output = make(["a", "b"], seed=[1, 2], output_type=output_type, callback_on_chunk_end=tell)
-    plain = make(["a", "b"], seed=[1, 2], output_type=output_type)
+    plain = known(["a", "b"], seed=[1, 2], output_type=output_type)
 
     assert [call[:2] for call in told] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [frames.shape for *_, frames in told] == SHAPES * 2
@@ -49,14 +51,16 @@ def test_frames_of_two_clips(make, told, tell, output_type):
         assert np.array_equal(output.frames, plain.frames)
 
 
-def test_the_frames_are_the_callees_to_change(make):
+@FAMILY_NEUTRAL
+def test_the_frames_are_the_callees_to_change(make, known):
     def spoil(clip, chunk, frames):
         frames[:] = 0
 
-    plain = make(output_type="uint8")
+    plain = known(output_type="uint8")
     assert np.array_equal(make(output_type="uint8", callback_on_chunk_end=spoil).frames, plain.frames)
 
 
+@FAMILY_NEUTRAL
 def test_a_chunk_is_told_before_the_next_unit_begins(make):
     events = []
     make(
@@ -69,8 +73,9 @@ def test_a_chunk_is_told_before_the_next_unit_begins(make):
     assert order == [(what, unit) for unit in range(3) for what in ("step", "unit", "chunk")]
 
 
-def test_known_units_are_told_first(make, told, tell):
-    whole = make(num_frames=25, output_type="uint8")
+@FAMILY_NEUTRAL
+def test_known_units_are_told_first(make, known, told, tell):
+    whole = known(num_frames=25, output_type="uint8")
     steps = []
     make(
         num_frames=25,
@@ -82,7 +87,8 @@ def test_known_units_are_told_first(make, told, tell):
     assert np.array_equal(frames_of(told, 0), whole.frames[0])
 
 
-def test_it_may_stop_the_run(pipe, make, told):
+@FAMILY_NEUTRAL
+def test_it_may_stop_the_run(pipe, make, known, told):
     def stop(clip, chunk, frames):
         told.append(chunk)
         pipe._interrupt = chunk == 1
@@ -91,14 +97,16 @@ def test_it_may_stop_the_run(pipe, make, told):
     assert told == [0, 1]
     assert output.interrupted
     assert output.latents.shape[2] == 2
-    assert np.array_equal(output.frames, make(num_frames=9, output_type="uint8").frames)
+    assert np.array_equal(output.frames, known(num_frames=9, output_type="uint8").frames)
 
 
+@FAMILY_NEUTRAL
 def test_no_unit_pays_for_a_garbage_collection(make, monkeypatch):
     monkeypatch.setattr(gc, "collect", lambda *_: pytest.fail("collected"))
     make(num_frames=17, output_type="uint8")
 
 
+@FAMILY_NEUTRAL
 def test_what_it_raises_ends_the_run(make, told, tell):
     def fail(*call):
         raise OSError("no space left")
@@ -107,6 +115,7 @@ def test_what_it_raises_ends_the_run(make, told, tell):
         make(callback_on_chunk_end=fail)
 
 
+@FAMILY_NEUTRAL
 def test_values_that_are_not_finite_end_the_run_at_their_unit(pipe, make, told, tell, monkeypatch):
     decode = pipe.vae._decode_chunk
     monkeypatch.setattr(
@@ -124,9 +133,9 @@ def test_values_that_are_not_finite_end_the_run_at_their_unit(pipe, make, told, 
     assert units == [0, 1]
 
 
-def test_under_model_offload_frames_come_after_the_last_unit(own_pipe, make, small, told, tell):
+def test_under_model_offload_frames_come_after_the_last_unit(own_pipe, known, small, told, tell):
     """Else each unit would carry the transformer away from its device and back."""
-    expected = make(["a", "b"], num_frames=9, output_type="uint8")
+    expected = known(["a", "b"], num_frames=9, output_type="uint8")
     hook = None
     for name in own_pipe.model_cpu_offload_seq.split("->"):
         if getattr(own_pipe, name) is not None:

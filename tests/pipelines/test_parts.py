@@ -43,14 +43,14 @@ def test_a_transformer_compiled_as_a_whole(own_pipe, small):
         own_pipe("a", **small)
 
 
-def test_group_offload_to_a_disk(own_pipe, small, make, tmp_path):
+def test_group_offload_to_a_disk(own_pipe, small, known, tmp_path):
     with pytest.raises(ValueError, match="offload_to_disk_path must be left out"):
         own_pipe.enable_group_offload(
             torch.device("cpu"), offload_type="leaf_level", offload_to_disk_path=str(tmp_path)
         )
     assert list(tmp_path.iterdir()) == []
     own_pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
-    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
 def test_a_single_model_offloaded_to_a_disk(own_pipe, small, tmp_path):
@@ -64,10 +64,10 @@ def test_a_single_model_offloaded_to_a_disk(own_pipe, small, tmp_path):
         own_pipe("a", **small)
 
 
-def test_a_single_model_offloaded_to_the_cpu_makes_the_same_clip(own_pipe, small, make):
+def test_a_single_model_offloaded_to_the_cpu_makes_the_same_clip(own_pipe, small, known):
     for part in (own_pipe.transformer, own_pipe.vae):
         apply_group_offloading(part, torch.device("cpu"), offload_type="leaf_level")
-    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
 def test_hooks_that_no_manifest_would_tell_of(own_pipe, small):
@@ -79,7 +79,7 @@ def test_hooks_that_no_manifest_would_tell_of(own_pipe, small):
         generate("a", pipeline=own_pipe, **small)
 
 
-def test_step_caches_that_do_not_work(own_pipe, small, make):
+def test_step_caches_that_do_not_work(own_pipe, small, known):
     def rule(config, reason):
         with pytest.raises(ValueError, match=rf"{type(config).__name__} cannot be used.*{reason}"):
             own_pipe.transformer.enable_cache(config)
@@ -93,7 +93,7 @@ def test_step_caches_that_do_not_work(own_pipe, small, make):
         ],
         rule,
     )
-    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, make().latents)
+    assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
 def test_parallelism_leaves_nothing_behind(own_pipe):

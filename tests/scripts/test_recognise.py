@@ -68,14 +68,14 @@ def _check_recognition(damage, examples):
     check_cases({f"{example.caption}, seed {example.seed}": example for example in examples}, rule)
 
 
-@pytest.mark.parametrize(("damage", "count"), [(_clean, 432), (_coded, 72), (_poor, 72), (_faded, 72)])
+@pytest.mark.parametrize(("damage", "count"), [(_clean, 200), (_coded, 72), (_poor, 72), (_faded, 72)])
 def test_rendered_clips_are_all_recognised(damage, count):
     _check_recognition(damage, EXAMPLES[:count])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("damage", "count"), [(_coded, 200), (_poor, 200), (_faded, 108)])
-def test_more_damaged_clips_are_all_recognised(damage, count):
+@pytest.mark.parametrize(("damage", "count"), [(_clean, 432), (_coded, 200), (_poor, 200), (_faded, 108)])
+def test_more_clips_are_all_recognised(damage, count):
     _check_recognition(damage, EXAMPLES[72:count])
 
 
@@ -130,7 +130,7 @@ def test_confidence_is_high_on_clean_clips():
 
 
 def test_longer_clips_and_other_sizes():
-    for seed in range(36):
+    for seed in range(12):
         scene = sample_scene(seed)
         assert all(recognise(render(scene, 33)).agrees_with(scene).values())
         large = recognise(render(scene, 33, 128, 128)[::4]).agrees_with(scene)
