@@ -95,7 +95,8 @@ class PyramidAttnProcessor:
         if attn.fused_projections:
             added = attn.to_added_qkv(encoder_hidden_states).chunk(3, dim=-1)
         else:
-            projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)[not text_asks :]
+            asked = (attn.add_k_proj, attn.add_v_proj)
+            projections = (attn.add_q_proj, *asked) if text_asks else asked
             added = tuple(projection(encoder_hidden_states) for projection in projections)
         *text_query, text_key, text_value = (projected.unflatten(-1, heads) for projected in added)
         norm_query, norm_key = (getattr(attn, name) for name in self.text_norms)
