@@ -350,8 +350,9 @@ def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError
     """What the hub said."""
     hub, status, headers = constants.ENDPOINT, error.response.status_code, error.response.headers
     login = "log in with `hf auth login`, or set HF_TOKEN"
-    # The hub's answer for what is not there, too, to those who are not logged in.
+    # Those who are not logged in get 401 for what is not there, too.
     is_hidden = status == 401 and "credentials" not in headers.get("X-Error-Message", "")
+    is_hidden |= status == 404 and "/api/models/" in str(error.response.url)
     if isinstance(error, GatedRepoError):
         return HubError(f"{name} is not for everybody: ask for access at {hub}/{name}, then {login}")
     if isinstance(error, RevisionNotFoundError):

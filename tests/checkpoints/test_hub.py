@@ -268,6 +268,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
             answers(404, X_Error_Code="RepoNotFound"),
             ["has no model owner/name", "check the spelling"],
         ),
+        "no such page": (answers(404), ["has no model owner/name"]),
         "private": (answers(401), ["has no model owner/name, or hides it", "HF_TOKEN"]),
         "bad token": (
             answers(401, X_Error_Message="Invalid credentials in Authorization header"),
