@@ -353,23 +353,25 @@ def test_a_file_is_missing(copy_of):
 
 
 def test_a_pickle_is_refused_and_the_command_it_names_converts_it(copy_of):
-    cases = [("causal_video_vae", "diffusion_pytorch_model.bin"), ("text_encoder", "pytorch_model.bin")]
-
-    def rule(part, pickle):
-        miniflux = copy_of("miniflux")
-        (weights,) = (miniflux / part).glob("*.safetensors")
-        before = load_file(weights)
-        torch.save(before, miniflux / part / pickle)
-        weights.unlink()
+    """Both commands are run by one process."""
+    cases = {"causal_video_vae": "diffusion_pytorch_model.bin", "text_encoder": "pytorch_model.bin"}
+    folders, weights, before, program = {}, {}, {}, []
+    for part, pickle in cases.items():
+        folders[part] = copy_of("miniflux")
+        (weights[part],) = (folders[part] / part).glob("*.safetensors")
+        before[part] = load_file(weights[part])
+        torch.save(before[part], folders[part] / part / pickle)
+        weights[part].unlink()
         with pytest.raises(ValueError, match=rf"{part}/{pickle} is a pickle, which can run code") as error:
-            load(miniflux)
-        program, *arguments = shlex.split(str(error.value).split("convert it with: ")[1])
-        assert program == "python"
-        subprocess.run([sys.executable, *arguments], cwd=miniflux, check=True)
-        assert_same(load_file(weights), before)
-        load(miniflux)
-
-    check_cases(cases, rule)
+            load(folders[part])
+        command = shlex.split(str(error.value).split("convert it with: ")[1])
+        assert command[:2] == ["python", "-c"]
+        assert len(command) == 3
+        program += [f"os.chdir({str(folders[part])!r})", command[2]]
+    subprocess.run([sys.executable, "-c", "\n".join(["import os", *program])], check=True)
+    for part in cases:
+        assert_same(load_file(weights[part]), before[part])
+        load(folders[part])
 
 
 def test_a_pickle_beside_safetensors_is_not_read(miniflux):
