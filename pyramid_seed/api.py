@@ -60,6 +60,9 @@ from .texts import check_prompt
 
 logger = logging.getLogger(__name__)
 
+_LOADING = threading.Lock()
+"""Held while weights are read: torch's modules are empty for the whole process meanwhile."""
+
 
 def load_pipeline(
     path_or_hub_id: str | Path,
@@ -101,10 +104,11 @@ def _load(
     """The pipeline of a model whose files have been read; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
-    if source.layout == "diffusers":
-        pipeline = _load_saved(source, dtype)
-    else:
-        pipeline = PyramidFlowPipeline(**load_components(source, dtype))
+    with _LOADING:
+        if source.layout == "diffusers":
+            pipeline = _load_saved(source, dtype)
+        else:
+            pipeline = PyramidFlowPipeline(**load_components(source, dtype))
     pipeline.source = source
     if preset is not None:
         pipeline.register_to_config(preset=preset_config(preset))

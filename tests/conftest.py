@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pyramid_seed import Clip
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 # One thread a process: tests run in as many processes as there are cores, and threads that wait for each
 # other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Much time for an example, so that a busy machine is not a failure.
+settings.register_profile("pyramid_seed", deadline=timedelta(seconds=5), max_examples=50)
+settings.load_profile("pyramid_seed")
 
 REFERENCE = Path(__file__).parent / "reference"
 

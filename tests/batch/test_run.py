@@ -82,15 +82,20 @@ def test_a_batch_makes_the_clips_of_generate(run, settings, tmp_path):
 GUIDED_FIRST = {"guidance_scale": 3.0, "video_guidance_scale": 1.0, "negative_prompt": "fog"}
 
 
-@pytest.mark.parametrize("unit", [0, 1])
+TEXT = {"prompt": "a boat", "num_frames": 17}
+FROM_IMAGE = {"prompt": "the sea", "num_frames": 17, "image": str(IMAGE), "height": 64, "width": 128}
+
+
 @pytest.mark.parametrize(
-    "row",
+    ("row", "unit"),
     [
-        {"prompt": "a boat", "num_frames": 17},
-        {"prompt": "a boat", "num_frames": 17, **GUIDED_FIRST},
-        {"prompt": "the sea", "num_frames": 17, "image": str(IMAGE), "height": 64, "width": 128},
+        pytest.param(TEXT, 0, id="text 0"),
+        pytest.param(TEXT, 1, id="text 1", marks=pytest.mark.slow),
+        pytest.param({**TEXT, **GUIDED_FIRST}, 0, id="guided at first 0"),
+        pytest.param({**TEXT, **GUIDED_FIRST}, 1, id="guided at first 1"),
+        pytest.param(FROM_IMAGE, 0, id="image 0"),
+        pytest.param(FROM_IMAGE, 1, id="image 1", marks=pytest.mark.slow),
     ],
-    ids=["text", "guided at first", "image"],
 )
 def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, row, unit):
     disarm = stop_after(unit)

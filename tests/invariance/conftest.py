@@ -1,4 +1,7 @@
-"""Every promise is kept by the embedded model and by both published families, here with random weights."""
+"""Every promise is kept by the embedded model and by both published families, here with random weights.
+
+The embedded model has the classes of miniFLUX, so with it most tests are repetitions, which are slow.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def loaded() -> Callable[[str], PyramidFlowPipeline]:
     return cache(clips.load)
 
 
-@pytest.fixture(params=list(clips.MODELS))
+@pytest.fixture(params=[pytest.param("tiny", marks=pytest.mark.slow), "miniflux", "sd3"])
 def model(request) -> str:
     return request.param
 

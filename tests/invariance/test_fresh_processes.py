@@ -48,6 +48,7 @@ def identities(tmp_path_factory):
     return json.loads(process.stdout)
 
 
+@pytest.mark.parametrize("model", list(clips.MODELS), indirect=True)
 def test_another_process_makes_the_same_clip(model, reference, identities):
     assert identities[model] == json.loads(json.dumps(clips.identity(reference)))
 

@@ -10,11 +10,6 @@ import torch
 from . import clips
 from .clips import assert_same
 
-# The embedded model has the classes of miniFLUX: with it these are repetitions.
-pytestmark = pytest.mark.parametrize(
-    "model", [pytest.param("tiny", marks=pytest.mark.slow), "miniflux", "sd3"], indirect=True
-)
-
 
 def test_offload_of_accelerate(own_pipe, reference):
     """What sequential offload does to each model, with the CPU as the device: the weights live elsewhere."""

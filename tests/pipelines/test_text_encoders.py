@@ -21,6 +21,12 @@ def one_frame(small):
     return small | {"num_frames": 1}
 
 
+@pytest.fixture
+def picture(quick):
+    """The same for `generate`."""
+    return quick | {"num_frames": 1}
+
+
 def encoders(pipe):
     return [part for name, part in pipe.components.items() if name.startswith("text_encoder")]
 
@@ -149,29 +155,29 @@ def test_what_to_do_after_use_must_be_known(own_pipe, small):
     assert None not in [own_pipe.text_encoder, own_pipe.text_encoder_2]
 
 
-def test_generate_frees_and_loads_again(quick):
-    one, other = (generate("a", seed=1, text_encoders=then, **quick) for then in ("free", "keep"))
+def test_generate_frees_and_loads_again(picture):
+    one, other = (generate("a", seed=1, text_encoders=then, **picture) for then in ("free", "keep"))
     assert one.digest == other.digest
     assert one.manifest["digests"] == other.manifest["digests"]
-    tiny = with_settings(load_preset("tiny"), Settings(model=quick["model"], variant="384p"))
+    tiny = with_settings(load_preset("tiny"), Settings(model=picture["model"], variant="384p"))
     assert shared_pipeline.get(tiny).text_encoder is not None
 
 
-def test_generate_with_a_pipeline_that_is_freed(quick):
-    pipe = load_pipeline(quick["model"], variant="384p")
-    first = generate("a", seed=1, text_encoders="free", pipeline=pipe, **quick)
-    assert generate("a", seed=1, pipeline=pipe, **quick).digest == first.digest
+def test_generate_with_a_pipeline_that_is_freed(picture):
+    pipe = load_pipeline(picture["model"], variant="384p")
+    first = generate("a", seed=1, text_encoders="free", pipeline=pipe, **picture)
+    assert generate("a", seed=1, pipeline=pipe, **picture).digest == first.digest
     with pytest.raises(ValueError, match=GONE):
-        generate("b", seed=1, pipeline=pipe, **quick)
+        generate("b", seed=1, pipeline=pipe, **picture)
 
 
-def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, quick, monkeypatch):
+def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, picture, monkeypatch):
     texts, encode = [], text_encoders.encode_text
     monkeypatch.setattr(
         text_encoders, "encode_text", lambda text, *rest: texts.append(text) or encode(text, *rest)
     )
     (prompts := tmp_path / "list.txt").write_text("a\nb\nc\n")
-    settings = {**quick, "negative_prompt": "fog", "guidance_scale": 3.0}
+    settings = {**picture, "negative_prompt": "fog", "guidance_scale": 3.0}
     shared_pipeline.clear()
     assert run_batch(prompts, tmp_path / "clips", text_encoders="offload", **settings).made == 3
     assert sorted(texts) == ["a", "b", "c", "fog"]
