@@ -75,22 +75,15 @@ class PyramidAttnProcessor:
         """
         first = key_BSHD.shape[1] - query_BQHD.shape[1]
         cos, sin = rotary
-        query_BQHD = rotate(query_BQHD, (cos[first:], sin[first:]))
-        key_BSHD = rotate(key_BSHD, rotary)
+        tokens = rotate(query_BQHD, (cos[first:], sin[first:])), rotate(key_BSHD, rotary), value_BSHD
         if isinstance(attention_mask, PrefixPlan):
             plan = attention_mask
             backend = None if self._attention_backend is None else self._attention_backend.value
             if torch.compiler.is_compiling():
-                return compiled_attention(
-                    query_BQHD, key_BSHD, value_BSHD, plan.is_stop, plan.padding, backend
-                ).flatten(2)
-            return prefix_attention(
-                query_BQHD, key_BSHD, value_BSHD, plan.stops, plan.padding, backend
-            ).flatten(2)
+                return compiled_attention(*tokens, plan.is_stop, plan.padding, backend).flatten(2)
+            return prefix_attention(*tokens, plan.stops, plan.padding, backend).flatten(2)
         return dispatch_attention_fn(
-            query_BQHD,
-            key_BSHD,
-            value_BSHD,
+            *tokens,
             attn_mask=attention_mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config,

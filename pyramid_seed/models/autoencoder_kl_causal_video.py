@@ -81,28 +81,15 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         video_scaling_factor: float = 1 / 3.0986,  # noqa: ARG002 - read from the config
     ) -> None:
         super().__init__()
-        _check_blocks(
-            "encoder",
-            encoder_layers_per_block,
-            encoder_block_out_channels,
-            spatial_down_sample,
-            temporal_down_sample,
-        )
-        _check_blocks(
-            "decoder",
-            decoder_layers_per_block,
-            decoder_block_out_channels,
-            spatial_up_sample,
-            temporal_up_sample,
-        )
-        for axis, down, up in (
-            ("spatial", spatial_down_sample, spatial_up_sample),
-            ("temporal", temporal_down_sample, temporal_up_sample),
-        ):
-            if sum(down) != sum(up):
+        down = (spatial_down_sample, temporal_down_sample)
+        up = (spatial_up_sample, temporal_up_sample)
+        _check_blocks("encoder", encoder_layers_per_block, encoder_block_out_channels, *down)
+        _check_blocks("decoder", decoder_layers_per_block, decoder_block_out_channels, *up)
+        for axis, halvings, doublings in zip(("spatial", "temporal"), down, up, strict=True):
+            if sum(halvings) != sum(doublings):
                 raise ValueError(
-                    f"the decoder must double what the encoder halves, got {sum(down)} {axis} halvings "
-                    f"and {sum(up)} doublings"
+                    f"the decoder must double what the encoder halves, got {sum(halvings)} {axis} halvings "
+                    f"and {sum(doublings)} doublings"
                 )
 
         self.encoder = CausalEncoder(
@@ -110,8 +97,7 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
             2 * latent_channels,
             encoder_block_out_channels,
             encoder_layers_per_block,
-            spatial_down_sample,
-            temporal_down_sample,
+            *down,
             norm_num_groups,
             mid_block_add_attention,
         )
@@ -122,8 +108,7 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
             out_channels,
             decoder_block_out_channels,
             decoder_layers_per_block,
-            spatial_up_sample,
-            temporal_up_sample,
+            *up,
             norm_num_groups,
             mid_block_add_attention,
         )
@@ -165,13 +150,14 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         Raises:
             ValueError: a size or stride breaks these rules.
         """
-        chosen = {
-            "tile_sample_min_height": tile_sample_min_height,
-            "tile_sample_min_width": tile_sample_min_width,
-            "tile_sample_stride_height": tile_sample_stride_height,
-            "tile_sample_stride_width": tile_sample_stride_width,
-        }
-        sizes = {name: getattr(self, name) if value is None else value for name, value in chosen.items()}
+        given = (
+            tile_sample_min_height,
+            tile_sample_min_width,
+            tile_sample_stride_height,
+            tile_sample_stride_width,
+        )
+        chosen = zip(_TILE_SIZES, given, strict=True)
+        sizes = {name: getattr(self, name) if value is None else value for name, value in chosen}
         for name, value in sizes.items():
             _check_multiple(name, value, self.spatial_compression_ratio)
         for axis in ("height", "width"):
@@ -280,8 +266,7 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         _check_multiple("width", width, self.spatial_compression_ratio)
 
         chunk_size = None if self.temporal_chunk_size is None else self.temporal_chunk_size * ratio
-        pixel_grid, latent_grid = self._tile_grids()
-        tiling = Tiling(pixel_grid, latent_grid) if self.use_tiling else None
+        tiling = Tiling(*self._tile_grids()) if self.use_tiling else None
         parts = run_chunked(self._encode_chunk, x, chunk_size, tiling, self.use_slicing)
         moments = torch.cat(list(parts), dim=2)
         posterior = DiagonalGaussianDistribution(moments)

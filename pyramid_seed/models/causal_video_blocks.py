@@ -10,7 +10,7 @@ So a clip can run through the network in chunks, given what each convolution has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -246,15 +246,32 @@ class CausalMidBlock(nn.Module):
         return self.resnets[1](x, cache)
 
 
-class _Resnets(nn.Module):
-    """Resnets in a row, then the resamplers that a subclass registers after them; run in that order."""
+class _Level(nn.Module):
+    """Resnets in a row, then a resampler of space, then one of time, each if asked for; run in that order."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_layers: int, norm_num_groups: int) -> None:
+    resampler: type[nn.Module]
+    resamplers: str
+    """Name of the list that holds the one of space."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_layers: int,
+        norm_num_groups: int,
+        space: bool,
+        time: bool,
+    ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
             CausalResnetBlock(in_channels if layer == 0 else out_channels, out_channels, norm_num_groups)
             for layer in range(num_layers)
         )
+        for name, is_wanted, factor in (
+            (self.resamplers, space, (1, 2, 2)),
+            (f"temporal_{self.resamplers}", time, (2, 1, 1)),
+        ):
+            self.add_module(name, nn.ModuleList([self.resampler(out_channels, factor)] if is_wanted else []))
 
     def forward(self, x: Tensor, cache: TemporalCache | None = None) -> Tensor:
         for modules in self.children():
@@ -263,40 +280,27 @@ class _Resnets(nn.Module):
         return x
 
 
-class CausalDownBlock(_Resnets):
+class CausalDownBlock(_Level):
     """One level of the encoder: resnets, then half the space, then half the time, each if asked for."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_layers: int,
-        norm_num_groups: int,
-        space: bool,
-        time: bool,
-    ) -> None:
-        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
-        self.downsamplers = nn.ModuleList([CausalDownsample(out_channels, (1, 2, 2))] if space else [])
-        self.temporal_downsamplers = nn.ModuleList(
-            [CausalDownsample(out_channels, (2, 1, 1))] if time else []
-        )
+    resampler, resamplers = CausalDownsample, "downsamplers"
 
 
-class CausalUpBlock(_Resnets):
+class CausalUpBlock(_Level):
     """One level of the decoder: resnets, then twice the space, then twice the time, each if asked for."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        num_layers: int,
-        norm_num_groups: int,
-        space: bool,
-        time: bool,
-    ) -> None:
-        super().__init__(in_channels, out_channels, num_layers, norm_num_groups)
-        self.upsamplers = nn.ModuleList([CausalUpsample(out_channels, (1, 2, 2))] if space else [])
-        self.temporal_upsamplers = nn.ModuleList([CausalUpsample(out_channels, (2, 1, 1))] if time else [])
+    resampler, resamplers = CausalUpsample, "upsamplers"
+
+
+def _levels(
+    block: type[_Level], widths: Sequence[int], *per_level: Sequence[Any], norm_num_groups: int
+) -> nn.ModuleList:
+    """A block per width, in the order in which they run; `per_level` is layers, space and time of each."""
+    rows = zip([widths[0], *widths[:-1]], widths, *per_level, strict=True)
+    return nn.ModuleList(
+        block(block_in, block_out, num_layers, norm_num_groups, space, time)
+        for block_in, block_out, num_layers, space, time in rows
+    )
 
 
 class _Network(nn.Module):
@@ -306,17 +310,12 @@ class _Network(nn.Module):
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
 
     def __init__(
-        self,
-        in_channels: int,
-        first_channels: int,
-        last_channels: int,
-        out_channels: int,
-        norm_num_groups: int,
+        self, in_channels: int, widths: Sequence[int], out_channels: int, norm_num_groups: int
     ) -> None:
         super().__init__()
-        self.conv_in = CausalConv3d(in_channels, first_channels, kernel_size=3)
-        self.conv_norm_out = FrameGroupNorm(norm_num_groups, last_channels, eps=NORM_EPS)
-        self.conv_out = CausalConv3d(last_channels, out_channels, kernel_size=3)
+        self.conv_in = CausalConv3d(in_channels, widths[0], kernel_size=3)
+        self.conv_norm_out = FrameGroupNorm(norm_num_groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=3)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks between conv_in and conv_norm_out, in order."""
@@ -351,19 +350,10 @@ class CausalEncoder(_Network):
         norm_num_groups: int,
         mid_block_add_attention: bool,
     ) -> None:
-        super().__init__(
-            in_channels, block_out_channels[0], block_out_channels[-1], out_channels, norm_num_groups
-        )
-        self.down_blocks = nn.ModuleList(
-            CausalDownBlock(block_in, block_out, layers, norm_num_groups, space, time)
-            for block_in, block_out, layers, space, time in zip(
-                [block_out_channels[0], *block_out_channels[:-1]],
-                block_out_channels,
-                layers_per_block,
-                spatial_down_sample,
-                temporal_down_sample,
-                strict=True,
-            )
+        super().__init__(in_channels, block_out_channels, out_channels, norm_num_groups)
+        per_level = (layers_per_block, spatial_down_sample, temporal_down_sample)
+        self.down_blocks = _levels(
+            CausalDownBlock, block_out_channels, *per_level, norm_num_groups=norm_num_groups
         )
         self.mid_block = CausalMidBlock(block_out_channels[-1], norm_num_groups, mid_block_add_attention)
 
@@ -389,22 +379,11 @@ class CausalDecoder(_Network):
         norm_num_groups: int,
         mid_block_add_attention: bool,
     ) -> None:
-        super().__init__(
-            in_channels, block_out_channels[-1], block_out_channels[0], out_channels, norm_num_groups
-        )
         coarsest_first = list(reversed(block_out_channels))
+        super().__init__(in_channels, coarsest_first, out_channels, norm_num_groups)
+        per_level = (layers_per_block, spatial_up_sample, temporal_up_sample)
         self.mid_block = CausalMidBlock(coarsest_first[0], norm_num_groups, mid_block_add_attention)
-        self.up_blocks = nn.ModuleList(
-            CausalUpBlock(block_in, block_out, layers, norm_num_groups, space, time)
-            for block_in, block_out, layers, space, time in zip(
-                [coarsest_first[0], *coarsest_first[:-1]],
-                coarsest_first,
-                layers_per_block,
-                spatial_up_sample,
-                temporal_up_sample,
-                strict=True,
-            )
-        )
+        self.up_blocks = _levels(CausalUpBlock, coarsest_first, *per_level, norm_num_groups=norm_num_groups)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [self.mid_block, *self.up_blocks]
