@@ -40,10 +40,7 @@ class NoiseKey:
         if self.stream not in get_args(Stream):
             raise ValueError(f"stream must be one of {', '.join(get_args(Stream))}, got {self.stream!r}")
         for name in ("unit", "stage"):
-            value = getattr(self, name)
-            check_int(name, value)
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}; use 0")
+            check_int(name, getattr(self, name), minimum=0)
         if self.stream == "renoise" and self.stage == 0:
             raise ValueError("stage must be at least 1 in stream renoise, got 0; use 1")
         if self.stream != "renoise" and self.stage != 0:

@@ -112,8 +112,8 @@ class LedgeredNoise:
         self.ledger = ledger
         self._keys: dict[int, NoiseKey] = {}
         """Of the draws in the ledger, by the seed that a generator makes of theirs."""
-        if isinstance(source, NoiseStreams):
-            self._keys = {_effective_seed(source, entry.key): entry.key for entry in ledger}
+        for entry in ledger:
+            _claim_seed(source, entry.key, self._keys)
 
     def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
         """The source's draw, recorded.
@@ -122,10 +122,7 @@ class LedgeredNoise:
             ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
                 seeds and so be equal noise; if the source gives another shape or dtype than float32.
         """
-        if isinstance(self.source, NoiseStreams):
-            first = self._keys.setdefault(_effective_seed(self.source, key), key)
-            if first != key:
-                raise _equal_draws(self.source, first, key)
+        _claim_seed(self.source, key, self._keys)
         values = self.source.draw(key, shape)
         if tuple(values.shape) != tuple(shape) or values.dtype != torch.float32:
             raise ValueError(
@@ -150,22 +147,20 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
     Raises:
         ValueError: see above. Only sources that derive their seeds are asked.
     """
-    if not isinstance(source, NoiseStreams):
-        return
-    first_keys: dict[int, NoiseKey] = {}
+    claimed: dict[int, NoiseKey] = {}
     for key in keys:
-        if (first := first_keys.setdefault(_effective_seed(source, key), key)) != key:
-            raise _equal_draws(source, first, key)
+        _claim_seed(source, key, claimed)
 
 
-def _equal_draws(source: NoiseStreams, first: NoiseKey, second: NoiseKey) -> ValueError:
-    return ValueError(
-        f"seed {source.root_of(second)} gives the draws {first} and {second} the same noise; use another seed"
-    )
-
-
-def _effective_seed(source: NoiseStreams, key: NoiseKey) -> int:
-    return derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
+def _claim_seed(source: NoiseSource, key: NoiseKey, claimed: dict[int, NoiseKey]) -> None:
+    """Note the seed that a generator makes of a key's; ValueError if another key has it already."""
+    if isinstance(source, NoiseStreams):
+        seed = derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
+        if (first := claimed.setdefault(seed, key)) != key:
+            root = source.root_of(key)
+            raise ValueError(
+                f"seed {root} gives the draws {first} and {key} the same noise; use another seed"
+            )
 
 
 def _entry_from_row(row: Mapping[str, Any]) -> LedgerEntry:
