@@ -44,10 +44,8 @@ class LatentShape:
         for field in fields(self):
             check_int(field.name, getattr(self, field.name), minimum=1)
         multiple = 2 ** (self.num_stages - 1)
-        for name, value in (("height", self.height), ("width", self.width)):
-            if value % multiple:
-                advice = _advice(value, value // multiple * multiple, multiple)
-                raise ValueError(f"latent {name} must be a multiple of {multiple}, {advice}")
+        _check_multiple("latent height", self.height, multiple)
+        _check_multiple("latent width", self.width, multiple)
 
     def as_tuple(self) -> tuple[int, int, int, int, int]:
         """(1, C, 1, H, W): one clip, one latent frame."""
@@ -90,12 +88,8 @@ class PyramidGeometry:
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError unless height and width (pixels) are positive multiples of `size_multiple`."""
-        multiple = self.size_multiple
-        for name, value in (("height", height), ("width", width)):
-            check_int(name, value)
-            if value < multiple or value % multiple:
-                advice = _advice(value, max(value // multiple, 0) * multiple, multiple)
-                raise ValueError(f"{name} must be a multiple of {multiple}, {advice}")
+        _check_multiple("height", height, self.size_multiple)
+        _check_multiple("width", width, self.size_multiple)
 
     def check_num_frames(self, num_frames: int) -> None:
         """Raise ValueError unless `num_frames` (pixel time) is temporal_factor * k + 1 for a k >= 0."""
@@ -144,10 +138,8 @@ class PyramidGeometry:
 
     def stage_size(self, height: int, width: int, stage: int) -> tuple[int, int]:
         """Height and width of the latents at `stage` (0 = coarsest, num_stages - 1 = full latent size)."""
-        _check_stage(stage, self.num_stages)
-        latent_height, latent_width = self.latent_size(height, width)
-        divisor = 2 ** (self.num_stages - 1 - stage)
-        return latent_height // divisor, latent_width // divisor
+        shape = LatentShape(1, *self.latent_size(height, width), self.num_stages).stage(stage)
+        return shape.height, shape.width
 
 
 def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryClip, ...]:
@@ -185,6 +177,13 @@ def _check_stage(stage: int, num_stages: int) -> None:
     if not 0 <= stage < num_stages:
         nearest = min(max(stage, 0), num_stages - 1)
         raise ValueError(f"stage must be in 0 .. {num_stages - 1}, got {stage}; use {nearest}")
+
+
+def _check_multiple(name: str, value: int, multiple: int) -> None:
+    check_int(name, value)
+    if value < multiple or value % multiple:
+        advice = _advice(value, max(value // multiple, 0) * multiple, multiple)
+        raise ValueError(f"{name} must be a multiple of {multiple}, {advice}")
 
 
 def _advice(value: int, lower: int, step: int) -> str:
