@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import msgspec
 
@@ -73,7 +72,8 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         "weights": weights,
         "run": run,
     }
-    return hashlib.sha256(_canonical(content)).hexdigest()
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
@@ -113,7 +113,3 @@ def _meaning(settings: Preset) -> Preset:
         guidance_decay=None if decay is None else float(decay),
         min_guidance_scale=float(settings.min_guidance_scale),
     )
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed
 
@@ -33,18 +33,6 @@ class LaunchError(ConnectionError):
     """The processes of a launch have lost each other."""
 
 
-class Store(Protocol):
-    """What is used of a torch.distributed.Store."""
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def get(self, key: str) -> bytes: ...
-
-    def add(self, key: str, amount: int) -> int: ...
-
-    def check(self, keys: list[str]) -> bool: ...
-
-
 @dataclass(frozen=True)
 class Launch:
     """This process among those of its launch.
@@ -59,7 +47,7 @@ class Launch:
     rank: int
     local_rank: int
     world_size: int
-    store: Store
+    store: torch.distributed.Store  # type: ignore[name-defined]
 
     @property
     def is_main(self) -> bool:

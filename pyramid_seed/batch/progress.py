@@ -51,9 +51,8 @@ class ProgressLine:
 
     def show(self, counts: Counts) -> None:
         """Write the line if the last one is old enough."""
-        bar = self._bar
         self._set(counts)
-        bar.update(0)
+        self._bar.update(0)
 
     def close(self, counts: Counts) -> None:
         """Write the line for the last time."""

@@ -71,11 +71,12 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
             that is broken as a whole.
         OSError: the file cannot be read.
     """
-    where = name_of(source)
-    file_format = file_format or _format_of(source)
+    where, is_standard_input = name_of(source), str(source) == STANDARD_INPUT
+    ending = "txt" if is_standard_input else Path(source).suffix.lower().removeprefix(".")
+    file_format = file_format or ("yaml" if ending == "yml" else ending)
     if file_format not in FORMATS:
         raise ValueError(f"a list must be one of {', '.join(FORMATS)}, got {file_format!r}")
-    if str(source) == STANDARD_INPUT:
+    if is_standard_input:
         data = read_stream(sys.stdin.buffer, MAX_BYTES, where)
     else:
         data = read_bounded(Path(source), MAX_BYTES, "the list")
@@ -89,11 +90,14 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     good: list[Row] = []
     bad: list[BadRow] = []
     for line, values_or_reason in reader(text, where):
-        reason = values_or_reason if isinstance(values_or_reason, str) else _unreadable(values_or_reason)
-        if isinstance(values_or_reason, dict) and reason is None:
+        try:
+            if isinstance(values_or_reason, str):
+                raise ValueError(values_or_reason)
+            if isinstance(prompt := values_or_reason.get("prompt"), str):
+                check_prompt(prompt)
             good.append(Row(line, values_or_reason))
-        else:
-            bad.append(BadRow(f"{where}, line {line}", reason or ""))
+        except ValueError as error:
+            bad.append(BadRow(f"{where}, line {line}", str(error)))
     return good, bad
 
 
@@ -110,16 +114,6 @@ def _decoded(data: bytes, where: str) -> str:
     return re.sub("\r\n?", "\n", text)
 
 
-def _unreadable(values: dict[str, Any]) -> str | None:
-    """Why the prompt of a row is no text; None if it is, or if there is none to be looked at here."""
-    try:
-        if isinstance(prompt := values.get("prompt"), str):
-            check_prompt(prompt)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 def check_names(names: Iterable[Any], where: str = "") -> None:
     """Refuse names that no row may hold: ValueError, with the known one spelled most like it."""
     for name in names:
@@ -130,13 +124,6 @@ def check_names(names: Iterable[Any], where: str = "") -> None:
 def name_of(source: str | Path) -> str:
     """What to call a list in messages."""
     return "standard input" if str(source) == STANDARD_INPUT else str(source)
-
-
-def _format_of(source: str | Path) -> str:
-    ending = Path(source).suffix.lower().removeprefix(".")
-    if str(source) == STANDARD_INPUT:
-        return "txt"
-    return "yaml" if ending == "yml" else ending
 
 
 _Lines = Iterator[tuple[int, dict[str, Any] | str]]

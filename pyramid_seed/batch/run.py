@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -32,7 +33,6 @@ from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pipelines.beginning import Beginning
 from ..pipelines.first_frames import first_frames
-from ..pipelines.inputs import Request
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .errors import ModelError, refuse_too_many_files
@@ -118,12 +118,9 @@ def run_batch(
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         rows, unread = read_rows(prompts, file_format)
         source_of = cache(lambda model, variant: read_source(model, variant=variant))
-
-        def check(item: BatchItem) -> None:
-            _request(item, source_of(item.settings.model, item.settings.variant))
-
+        steps_of = cache(lambda item: _steps(item, source_of(item.settings.model, item.settings.variant)))
         items, bad = items_from_rows(
-            rows, Defaults(preset, settings, seeds), where=where, folder=folder, check=check
+            rows, Defaults(preset, settings, seeds), where=where, folder=folder, check=steps_of
         )
         if not keep_going or not items:
             refuse_bad_rows([*unread, *bad], len(items), where)
@@ -131,19 +128,19 @@ def run_batch(
         for item in items:
             source = source_of(item.settings.model, item.settings.variant)
             key = maker.content_key(item, source.weights_key)
-            jobs.setdefault(key, Job(item, key, _steps(item, _request(item, source))))
+            jobs.setdefault(key, Job(item, key, steps_of(item)))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
     return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)
 
 
+@dataclass(frozen=True)
 class _ClipMaker:
     """Makes the clips of a batch with the shared pipeline of this process."""
 
-    def __init__(self, device: str, options: RunOptions, lossless: bool) -> None:
-        self.device = device
-        self.options = options
-        self.lossless = lossless
+    device: str
+    options: RunOptions
+    lossless: bool
 
     def content_key(self, item: BatchItem, weights: str) -> str:
         """The identity of an item that is made of these weights, see `identity.content_key`."""
@@ -228,14 +225,13 @@ def _image_of(item: BatchItem) -> Image | None:
     return image
 
 
-def _request(item: BatchItem, source: ModelSource) -> Request:
-    """The checked call of an item; raises what pipeline and file would raise, before anything is loaded."""
+def _steps(item: BatchItem, source: ModelSource) -> tuple[int, ...]:
+    """Transformer steps of each unit; an image is the first one, and takes none.
+
+    Raises what pipeline and file would raise, before anything is loaded.
+    """
     check_fps(item.settings.fps, ".mp4")
-    return check_request(source.geometry, item.prompt, item.settings)
-
-
-def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
-    """Transformer steps of each unit; an image is the first one, and takes none."""
+    request = check_request(source.geometry, item.prompt, item.settings)
     steps = [sum(unit.num_inference_steps) for unit in request.units]
     return tuple(steps if item.image is None else [0, *steps[1:]])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +15,7 @@ from ..files import file_digest
 from ..media.contact_sheet import Strip
 from ..media.frame_file import FrameFile
 from ..media.frames import Frames
+from ..pipelines.memory import free_memory
 from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, writing
 from .identity import Job
 from .journal import Entry, Journal
@@ -25,6 +26,7 @@ from .units import load_units, save_unit
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class Worker:
     """Takes jobs and makes them, until there are none or somebody wants it to stop.
 
@@ -36,21 +38,11 @@ class Worker:
         lossless: keep every bit in the files.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        launch: Launch,
-        maker: Maker,
-        is_stopped: Callable[[], bool],
-        *,
-        lossless: bool,
-    ) -> None:
-        self._journal = journal
-        self._folder = journal.folder
-        self._launch = launch
-        self._maker = maker
-        self._is_stopped = is_stopped
-        self._lossless = lossless
+    journal: Journal
+    launch: Launch
+    maker: Maker
+    is_stopped: Callable[[], bool]
+    lossless: bool
 
     def work(self, jobs: Sequence[Job], on_progress: Callable[[], None]) -> None:
         """Make jobs; `on_progress` is called after every step and every clip.
@@ -61,7 +53,7 @@ class Worker:
             OSError: too many files are open.
             LaunchError: the processes have lost each other.
         """
-        while not self._is_stopped() and (place := self._launch.take()) < len(jobs):
+        while not self.is_stopped() and (place := self.launch.take()) < len(jobs):
             try:
                 self._make(jobs[place], on_progress)
             except Stopped:
@@ -72,7 +64,7 @@ class Worker:
         logger.info("%s: begun", job.file)
         started = time.perf_counter()
         reason = None
-        with _ClipFile(self._folder / job.file, self._lossless, job.item.settings.num_frames) as file:
+        with _ClipFile(self.journal.folder / job.file, self.lossless, job.item.settings.num_frames) as file:
             try:
                 clip, num_resumed = self._clip(job, on_progress, file)
             except (Stopped, OutputError, ModelError, LaunchError):
@@ -85,53 +77,53 @@ class Worker:
                 self._save(job, clip, file, num_resumed, time.perf_counter() - started)
         if reason is not None:
             # Here, where the error and with it the tensors of its frames are gone.
-            _free_memory()
-            with writing(self._folder):
-                self._journal.record(self._entry(job, "failed") | {"reason": reason})
-            self._launch.count("failed")
+            free_memory()
+            with writing(self.journal.folder):
+                self.journal.record(self._entry(job, "failed") | {"reason": reason})
+            self.launch.count("failed")
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""
-        with writing(self._folder):
-            units = self._journal.open_work_folder(job.id)
-        origin = dict(self._maker.origin(job.item)) | {"key": job.key}
+        with writing(self.journal.folder):
+            units = self.journal.open_work_folder(job.id)
+        origin = dict(self.maker.origin(job.item)) | {"key": job.key}
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
-        beginning, refusal = load_units(units, len(job.steps) - 1, origin, self._maker.image_digest(job.item))
+        beginning, refusal = load_units(units, len(job.steps) - 1, origin, self.maker.image_digest(job.item))
         if refusal is not None:
             logger.warning("%s: not gone on from %s", job.file, refusal)
         num_resumed = 0 if beginning is None else beginning.num_units
         if num_resumed:
             logger.info("%s: goes on after unit %d", job.file, num_resumed - 1)
-            self._launch.count("known", sum(job.steps[:num_resumed]))
+            self.launch.count("known", sum(job.steps[:num_resumed]))
 
         def on_step() -> None:
-            self._launch.count("steps")
+            self.launch.count("steps")
             on_progress()
-            if self._is_stopped():
+            if self.is_stopped():
                 raise Stopped
 
         def on_unit(unit: int, latents: torch.Tensor, stage_digests: Sequence[str]) -> None:
-            with writing(self._folder):
+            with writing(self.journal.folder):
                 save_unit(units, unit, latents, stage_digests, origin)
 
         try:
-            return self._maker.make(job, beginning, on_step, on_unit, file), num_resumed
+            return self.maker.make(job, beginning, on_step, on_unit, file), num_resumed
         except ValueError as error:
             if beginning is None or isinstance(error, ModelError):
                 raise
             logger.warning("%s: begun anew, its units cannot be gone on from: %s", job.file, error)
-        with writing(self._folder):
-            self._journal.set_aside(units)
-        self._launch.count("known", -sum(job.steps[:num_resumed]))
-        return self._maker.make(job, None, on_step, on_unit, file), 0
+        with writing(self.journal.folder):
+            self.journal.set_aside(units)
+        self.launch.count("known", -sum(job.steps[:num_resumed]))
+        return self.maker.make(job, None, on_step, on_unit, file), 0
 
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
-        unfinished = self._journal.work_folder(job.id) / job.file
-        with writing(self._folder):
+        unfinished = self.journal.work_folder(job.id) / job.file
+        with writing(self.journal.folder):
             # What is half-written lies where only batches write, see `Journal.clean`.
-            clip.save(unfinished, lossless=self._lossless, overwrite=True)
+            clip.save(unfinished, lossless=self.lossless, overwrite=True)
             unfinished.replace(file.path)
-            file.strip.write(self._journal.strip_path(job.id))
+            file.strip.write(self.journal.strip_path(job.id))
             outcome = {
                 "digest": clip.digest,
                 "file_sha256": file_digest(file.path),
@@ -139,9 +131,9 @@ class Worker:
                 "seconds": round(seconds, 3),
                 "resumed_units": num_resumed,
             }
-            self._journal.record(self._entry(job, "done") | outcome)
-        self._journal.finish(job.id)
-        self._launch.count("done")
+            self.journal.record(self._entry(job, "done") | outcome)
+        self.journal.finish(job.id)
+        self.launch.count("done")
         logger.info("%s: done in %.1f s, digest %s", job.file, seconds, clip.digest)
 
     def _entry(self, job: Job, status: str) -> Entry:
@@ -157,7 +149,7 @@ class Worker:
             "height": item.settings.height,
             "width": item.settings.width,
             "image": None if item.image is None else str(item.image),
-            "process": self._launch.rank,
+            "process": self.launch.rank,
         }
 
 
@@ -178,10 +170,3 @@ class _ClipFile(FrameFile):
             super().write(frames)
         for frame in frames:
             self.strip.add(frame)
-
-
-def _free_memory() -> None:
-    """Give back what a failed clip held, so that the next one has it."""
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()

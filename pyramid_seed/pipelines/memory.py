@@ -7,6 +7,8 @@ brought to one layout first.
 
 from __future__ import annotations
 
+import gc
+
 import torch
 from torch import nn
 
@@ -17,6 +19,13 @@ ALIGNMENT = 64
 def contiguous_copy(values: torch.Tensor) -> torch.Tensor:
     """A contiguous copy at an address of torch's choosing."""
     return values.clone(memory_format=torch.contiguous_format)
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more, so that what comes next has it."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def unmap_weights(module: nn.Module) -> None:

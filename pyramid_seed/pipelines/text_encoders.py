@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..choices import AfterUse
+from .memory import free_memory
 from .text import (
     Encoders,
     PromptEmbeddings,
@@ -18,7 +18,7 @@ from .text import (
     joined,
     text_embeddings,
 )
-from .text_inputs import check_text
+from .text_inputs import EMBEDDINGS, check_text
 from .text_memory import TextMemory
 
 
@@ -79,22 +79,15 @@ class TextEncodersMixin:
         Raises:
             ValueError: the arguments do not fit; or the pipeline has no text encoders, or none any more.
         """
-        positive = text_embeddings(prompt_embeds, prompt_attention_mask, pooled_prompt_embeds)
-        negative = text_embeddings(
-            negative_prompt_embeds, negative_prompt_attention_mask, negative_pooled_prompt_embeds
+        positive_values = (prompt_embeds, prompt_attention_mask, pooled_prompt_embeds)
+        negative_values = (
+            negative_prompt_embeds,
+            negative_prompt_attention_mask,
+            negative_pooled_prompt_embeds,
         )
-        num_prompts = check_text(
-            prompt,
-            negative_prompt,
-            {
-                "prompt_embeds": prompt_embeds,
-                "prompt_attention_mask": prompt_attention_mask,
-                "pooled_prompt_embeds": pooled_prompt_embeds,
-                "negative_prompt_embeds": negative_prompt_embeds,
-                "negative_prompt_attention_mask": negative_prompt_attention_mask,
-                "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-            },
-        )
+        given = dict(zip(EMBEDDINGS, (*positive_values, *negative_values), strict=True))
+        num_prompts = check_text(prompt, negative_prompt, given)
+        positive, negative = text_embeddings(*positive_values), text_embeddings(*negative_values)
         device = device or self._execution_device
         length = max_sequence_length if prompt_embeds is None else prompt_embeds.shape[1]
         if positive is None:
@@ -180,6 +173,4 @@ class TextEncodersMixin:
         for name in self.components:
             if name.startswith("text_encoder"):
                 setattr(self, name, None)
-        gc.collect()
-        if torch.accelerator.is_available():
-            torch.accelerator.empty_cache()
+        free_memory()
