@@ -56,10 +56,59 @@ def add_to_last(tokens_BNC: torch.Tensor, change_BnC: torch.Tensor) -> torch.Ten
 
 
 class PyramidAttnProcessor:
-    """What the attention processors of both families share: the part after the projections."""
+    """Attention of the blocks of both families: of text and video with their own weights, or of one sequence.
 
+    A family whose blocks have text says how they call the norms of its queries and keys.
+    """
+
+    text_norms: tuple[str, str]
     _attention_backend: AttentionBackendName | None = None
     _parallel_config: Any = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None,
+        attention_mask: PrefixPlan | torch.Tensor,
+        image_rotary_emb: Rotary,
+        num_queries: int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, D), and text (B, L, D) if it comes apart, to the same; see `attend`.
+
+        With `num_queries` only the last video tokens ask, and only for them something is returned. Text that
+        does not ask, or that goes no further than this block (`context_pre_only`), is returned as it came.
+        """
+        heads = (attn.heads, -1)
+        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:].contiguous()
+        if attn.fused_projections:
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+            query = query[:, -asking.shape[1] :]
+        else:
+            query, key, value = attn.to_q(asking), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query, key = attn.norm_q(query.unflatten(-1, heads)), attn.norm_k(key.unflatten(-1, heads))
+        value = value.unflatten(-1, heads)
+        if encoder_hidden_states is None:
+            return self.attend(query, key, value, attention_mask, image_rotary_emb)
+
+        text_asks = num_queries is None
+        if attn.fused_projections:
+            added = attn.to_added_qkv(encoder_hidden_states).chunk(3, dim=-1)
+        else:
+            projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)[not text_asks :]
+            added = tuple(projection(encoder_hidden_states) for projection in projections)
+        *text_query, text_key, text_value = (projected.unflatten(-1, heads) for projected in added)
+        norm_query, norm_key = (getattr(attn, name) for name in self.text_norms)
+        key, value = torch.cat([norm_key(text_key), key], dim=1), torch.cat([text_value, value], dim=1)
+        if text_asks:
+            query = torch.cat([norm_query(text_query[0]), query], dim=1)
+        attended = self.attend(query, key, value, attention_mask, image_rotary_emb)
+        num_text = attended.shape[1] - asking.shape[1]
+        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
+        text, video = (part.contiguous() for part in attended.split([num_text, asking.shape[1]], dim=1))
+        video = attn.to_out[1](attn.to_out[0](video))
+        goes_on = text_asks and not attn.context_pre_only
+        return video, attn.to_add_out(text) if goes_on else encoder_hidden_states
 
     def attend(
         self,

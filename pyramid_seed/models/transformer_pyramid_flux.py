@@ -27,52 +27,9 @@ from .transformer_pyramid_base import PyramidTransformer3DModel
 
 
 class PyramidFluxAttnProcessor(PyramidAttnProcessor):
-    """Attention of diffusers' Flux blocks: of text and video with their own weights, or of one sequence."""
+    """Attention of diffusers' Flux blocks."""
 
-    def __call__(
-        self,
-        attn: FluxAttention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None,
-        attention_mask: PrefixPlan | torch.Tensor,
-        image_rotary_emb: Rotary,
-        num_queries: int | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, D), and text (B, L, D) if it comes apart, to the same; see `PyramidAttnProcessor.attend`.
-
-        With `num_queries` only the last tokens ask, and only for them something is returned.
-        """
-        heads = (-1, attn.head_dim)
-        asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:].contiguous()
-        if attn.fused_projections:
-            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
-            query = query[:, -asking.shape[1] :]
-        else:
-            query, key, value = attn.to_q(asking), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key = attn.norm_q(query.unflatten(-1, heads)), attn.norm_k(key.unflatten(-1, heads))
-        value = value.unflatten(-1, heads)
-        if encoder_hidden_states is None:
-            return self.attend(query, key, value, attention_mask, image_rotary_emb)
-
-        if attn.fused_projections:
-            added = attn.to_added_qkv(encoder_hidden_states).chunk(3, dim=-1)
-        else:
-            projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
-            added = tuple(projection(encoder_hidden_states) for projection in projections)
-        text_query, text_key, text_value = (projected.unflatten(-1, heads) for projected in added)
-        attended = self.attend(
-            torch.cat([attn.norm_added_q(text_query), query], dim=1),
-            torch.cat([attn.norm_added_k(text_key), key], dim=1),
-            torch.cat([text_value, value], dim=1),
-            attention_mask,
-            image_rotary_emb,
-        )
-        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
-        text, video = (
-            part.contiguous()
-            for part in attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
-        )
-        return attn.to_out[1](attn.to_out[0](video)), attn.to_add_out(text)
+    text_norms = ("norm_added_q", "norm_added_k")
 
 
 class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):

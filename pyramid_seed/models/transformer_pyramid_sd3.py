@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import JointTransformerBlock
-from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings, PatchEmbed
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 - from_pretrained looks for it here
 from diffusers.models.normalization import AdaLayerNormContinuous, RMSNorm
@@ -60,51 +59,9 @@ class PyramidPatchEmbed(PatchEmbed):
 
 
 class PyramidJointAttnProcessor(PyramidAttnProcessor):
-    """Attention of diffusers' SD3 blocks over text and video tokens in one sequence, text first."""
+    """Attention of diffusers' SD3 blocks, in the last of which the text does not ask."""
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        attention_mask: PrefixPlan | torch.Tensor,
-        image_rotary_emb: Rotary,
-        num_queries: int | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Video (B, N, D) and text (B, L, D) to the same, see `PyramidAttnProcessor.attend`.
-
-        With `num_queries` only the last video tokens ask, and only for them something is returned. In a block
-        whose text goes no further (`context_pre_only`) the text is returned as it came.
-        """
-        heads = (attn.heads, -1)
-        key = torch.cat(
-            [
-                attn.norm_add_k(attn.add_k_proj(encoder_hidden_states).unflatten(-1, heads)),
-                attn.norm_k(attn.to_k(hidden_states).unflatten(-1, heads)),
-            ],
-            dim=1,
-        )
-        value = torch.cat([attn.add_v_proj(encoder_hidden_states), attn.to_v(hidden_states)], dim=1)
-        value = value.unflatten(-1, heads)
-        if num_queries is not None:
-            query = attn.norm_q(attn.to_q(hidden_states[:, -num_queries:].contiguous()).unflatten(-1, heads))
-            video = self.attend(query, key, value, attention_mask, image_rotary_emb)
-            return attn.to_out[1](attn.to_out[0](video)), encoder_hidden_states
-        query = torch.cat(
-            [
-                attn.norm_add_q(attn.add_q_proj(encoder_hidden_states).unflatten(-1, heads)),
-                attn.norm_q(attn.to_q(hidden_states).unflatten(-1, heads)),
-            ],
-            dim=1,
-        )
-        attended = self.attend(query, key, value, attention_mask, image_rotary_emb)
-        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
-        text, video = (
-            part.contiguous()
-            for part in attended.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)
-        )
-        video = attn.to_out[1](attn.to_out[0](video))
-        return video, encoder_hidden_states if attn.context_pre_only else attn.to_add_out(text)
+    text_norms = ("norm_add_q", "norm_add_k")
 
 
 class LastJointTransformerBlock(JointTransformerBlock):
