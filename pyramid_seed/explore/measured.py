@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..media.contact_sheet import evenly_spaced
 from ..media.frames import Frames
 from ..media.video import read_video
 from ..provenance.manifest import geometry_of
@@ -96,5 +97,4 @@ def sample(frames: Frames) -> Frames:
 
 def sample_times(num_frames: int) -> list[int]:
     """The frames of a sample: the first, the last, and evenly spaced ones between."""
-    count = min(SAMPLE_FRAMES, num_frames)
-    return [round(index) for index in np.linspace(0, num_frames - 1, count)]
+    return evenly_spaced(num_frames, min(SAMPLE_FRAMES, num_frames))

@@ -55,15 +55,12 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
         rows, unread = read_rows(source)
         bad += unread
         for row in rows:
-            reason = _refusal(row)
-            if reason is not None:
+            if (reason := _refusal(row)) is not None:
                 bad.append(BadRow(f"{source}, line {row.line}", reason))
                 continue
             image = row.values.get("image")
-            folder = source.parent
-            prompts.append(
-                Prompt(row.values["prompt"], None if image is None else str(real_path(folder / image)))
-            )
+            path = None if image is None else str(real_path(source.parent / image))
+            prompts.append(Prompt(row.values["prompt"], path))
     if bad:
         raise BatchInputError(bad)
     if not prompts:

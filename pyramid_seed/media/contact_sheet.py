@@ -56,7 +56,7 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
     """
     for clip in clips:
         check_frames(clip)
-    return image_grid([clip[i] for clip in clips for i in _evenly_spaced(len(clip), columns)], columns)
+    return image_grid([clip[i] for clip in clips for i in evenly_spaced(len(clip), columns)], columns)
 
 
 class Strip:
@@ -67,7 +67,7 @@ class Strip:
     """
 
     def __init__(self, num_frames: int) -> None:
-        self._chosen = _evenly_spaced(num_frames, _FRAMES)
+        self._chosen = evenly_spaced(num_frames, _FRAMES)
         self._cells: list[Frames] = []
         self._num_seen = 0
 
@@ -100,7 +100,7 @@ def write_sheet(path: Path, strips: Sequence[Frames]) -> None:
     write_image(path, image_grid(strips, -(-len(strips) // _ROWS), gap=4), overwrite=True)
 
 
-def _evenly_spaced(num_frames: int, count: int) -> list[int]:
+def evenly_spaced(num_frames: int, count: int) -> list[int]:
     """Indices from the first frame to the last; some of them twice if there are fewer frames."""
     indices: list[int] = np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
     return indices
