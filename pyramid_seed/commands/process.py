@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TextIO
+
+from ..batch.signals import handled_by
 
 
 class Output:
@@ -90,15 +90,5 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, stop)
-    try:
+    with handled_by(stop, "SIGTERM", "SIGHUP"):
         yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
