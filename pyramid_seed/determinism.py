@@ -75,7 +75,9 @@ def seed_everything(seed: int) -> SeedReport:
     random.seed(seed)
     _seed_numpy(numpy_words)
     torch.manual_seed(torch_seed)
-    return SeedReport(seed, seed, numpy_words, torch_seed, ("cpu", *_accelerators()), (_hash_seed_note(),))
+    hash_seed = os.environ.get("PYTHONHASHSEED", "unset: random")
+    not_set = f"PYTHONHASHSEED ({hash_seed}): Python reads it once, when the process starts"
+    return SeedReport(seed, seed, numpy_words, torch_seed, ("cpu", *_accelerators()), (not_set,))
 
 
 def seed_worker(worker_id: int) -> None:  # noqa: ARG001 - DataLoader passes it; torch's seed contains it
@@ -110,11 +112,6 @@ def _accelerators() -> tuple[str, ...]:
     if kind is None:
         return ()
     return tuple(f"{kind.type}:{index}" for index in range(torch.accelerator.device_count()))
-
-
-def _hash_seed_note() -> str:
-    value = os.environ.get("PYTHONHASHSEED", "unset: random")
-    return f"PYTHONHASHSEED ({value}): Python reads it once, when the process starts"
 
 
 # Levels ----------------------------------------------------------------------------------------------------
@@ -299,7 +296,8 @@ def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
     with ExitStack() as restore:
         if level == "strict":
             restore.enter_context(_cublas_workspace())
-            for device_type in _device_types():
+            accelerator = torch.accelerator.current_accelerator(check_available=True)
+            for device_type in ["cpu"] if accelerator is None else ["cpu", accelerator.type]:
                 restore.enter_context(torch.autocast(device_type, enabled=False))
         for setting in SETTINGS:
             wanted = setting.at(level)
@@ -310,11 +308,6 @@ def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
                 restore.callback(setting.set, before)
                 setting.set(wanted)
         yield
-
-
-def _device_types() -> list[str]:
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
 
 
 def attention_backend_at(level: DeterminismLevel) -> str:

@@ -89,16 +89,15 @@ def environment_fingerprint(
         },
         "cpu": {"name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()},
         "device": _describe_device(torch.device(device)),
-        "threads": {"intraop": _num_threads(level), "interop": torch.get_num_interop_threads()},
+        "threads": {
+            "intraop": STRICT_NUM_THREADS if level == "strict" else torch.get_num_threads(),
+            "interop": torch.get_num_interop_threads(),
+        },
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
         "determinism": level,
         "variables": _variables(os.environ),
     }
-
-
-def _num_threads(level: DeterminismLevel | None) -> int:
-    return STRICT_NUM_THREADS if level == "strict" else torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -153,24 +152,23 @@ def _cpu_name() -> str:
 
 
 def _describe_device(device: torch.device) -> dict[str, str | None]:
+    name: str | None
+    capability = None
     if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return {
-            "type": "cuda",
-            "name": torch.cuda.get_device_name(device),
-            "capability": f"{major}.{minor}",
-        }
-    if device.type == "xpu":
-        return {"type": "xpu", "name": torch.xpu.get_device_name(device), "capability": None}
-    if device.type == "cpu":
-        return {"type": "cpu", "name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()}
-    return {"type": device.type, "name": platform.processor() or None, "capability": None}
+        name = torch.cuda.get_device_name(device)
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    elif device.type == "cpu":
+        name, capability = _cpu_name(), torch.backends.cpu.get_cpu_capability()
+    elif device.type == "xpu":
+        name = torch.xpu.get_device_name(device)
+    else:
+        name = platform.processor() or None
+    return {"type": device.type, "name": name, "capability": capability}
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    names = sorted(name for name in environment if name in VARIABLES or name.startswith("PYTORCH_"))
-    return {name: _without_path(environment[name]) for name in names}
-
-
-def _without_path(value: str) -> str:
-    return "(a path)" if any(mark in value for mark in ("/", "\\", "~")) else value
+    return {
+        name: "(a path)" if any(mark in value for mark in ("/", "\\", "~")) else value
+        for name, value in sorted(environment.items())
+        if name in VARIABLES or name.startswith("PYTORCH_")
+    }

@@ -143,9 +143,7 @@ def clear_leftovers(folder: Path) -> None:
             _remove(path)
 
 
-@cache
-def _clear_once(folder: Path) -> None:
-    clear_leftovers(folder)
+_clear_once = cache(clear_leftovers)
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:

@@ -11,8 +11,6 @@ from .checks import check_int
 ROOT_LIMIT = 2**64
 """Root seeds are below this."""
 
-_RULE = "a whole number in 0 .. 2**64 - 1"
-
 
 def check_root(root: int) -> None:
     """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
@@ -37,7 +35,7 @@ def parse_root(text: str) -> int:
     """
     # Far longer numbers are refused by their length: reading one of a million digits takes minutes.
     if not (text.isascii() and text.isdecimal()) or len(text) > 40 or int(text) >= ROOT_LIMIT:
-        raise ValueError(f"seed must be {_RULE}, got {text[:60]!r}")
+        raise ValueError(f"seed must be a whole number in 0 .. 2**64 - 1, got {text[:60]!r}")
     return int(text)
 
 
