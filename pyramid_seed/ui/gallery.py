@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,9 @@ def image_path(clip: Path) -> Path:
 
 def free_path(folder: Path, stem: str) -> Path:
     """`stem.mp4`, or else the first of `stem_2.mp4`, `stem_3.mp4`, ... of which no file is there."""
-    number = 1
-    while True:
-        path = folder / (f"{stem}.mp4" if number == 1 else f"{stem}_{number}.mp4")
-        if not any(
-            file.exists() for file in (path, latents_path(path), sidecar_path(path), image_path(path))
-        ):
-            return path
-        number += 1
+    for end in chain([""], (f"_{number}" for number in count(2))):
+        path = folder / f"{stem}{end}.mp4"
+        files = (path, latents_path(path), sidecar_path(path), image_path(path))
+        if not any(file.exists() for file in files):
+            break
+    return path

@@ -107,9 +107,10 @@ class Studio:
         height, width = (request.height, request.width) if image is None else (image.height, image.width)
         self.limits.check(request.num_frames, height, width)
         geometry = self.geometry(request.preset)
+        num_units = 0
         if geometry is not None:
             geometry.check_size(height, width)
-            geometry.check_num_frames(request.num_frames)
+            num_units = geometry.num_latent_frames(request.num_frames)
         preset = replace(
             preset,
             num_frames=request.num_frames,
@@ -126,7 +127,7 @@ class Studio:
             image=image,
             run_options=self.run_options,
         )
-        num_units = geometry.num_latent_frames(request.num_frames) if geometry is not None else 0
+
         return self.queue.submit(f"“{request.prompt}”, seed {request.seed}", work, num_units)
 
     def extend(

@@ -58,23 +58,23 @@ def continue_clip(
     device: str | None,
 ) -> Outcome:
     """`extend`, and the new clip beside the old one, which has `old_num_frames`."""
-    first_frame = image_path(clip_path)
+    image = image_beside(clip_path)
     clip = extend(
         clip_path,
         num_frames,
         branch_seed=branch_seed,
         from_frame=from_frame,
         model=model,
-        image=image_beside(clip_path),
+        image=image,
         device=device,
         **_reporters(job),
     )
     if job.is_stopping and len(clip.frames) <= (from_frame or old_num_frames):
         raise Stopped
     path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
-    if first_frame.is_file():
+    if image is not None:
         with replacing(image_path(path)) as temporary:
-            shutil.copyfile(first_frame, temporary)
+            shutil.copyfile(image_path(clip_path), temporary)
     clip.save(path, keep_latents=True)
     return _made(path, clip, num_frames)
 
@@ -101,7 +101,12 @@ def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | N
 
 
 def _reporters(job: Job) -> dict[str, Any]:
-    return {"progress": False, "on_step": step_reporter(job), "on_chunk": chunk_reporter(job)}
+    """Arguments that report to a job: each step, and the last frame of each unit as its preview."""
+
+    def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
+        job.report_image(unit, image_url(frames[-1]))
+
+    return {"progress": False, "on_step": step_reporter(job), "on_chunk": on_chunk}
 
 
 def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
@@ -116,15 +121,6 @@ def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
         return {}
 
     return on_step
-
-
-def chunk_reporter(job: Job) -> Callable[[int, int, Frames], None]:
-    """The pipeline's `callback_on_chunk_end`: the last frame of each unit is its preview."""
-
-    def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
-        job.report_image(unit, image_url(frames[-1]))
-
-    return on_chunk
 
 
 def image_beside(clip: Path) -> Image | None:
