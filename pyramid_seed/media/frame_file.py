@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from ..files import real_path, replacing
@@ -47,9 +46,7 @@ class FrameFile:
         self._spool = tempfile.TemporaryFile(dir=folder)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # `write` has raised for what a full disk did not take
             self._open_spool().close()
         self._spool = self._encoder = None

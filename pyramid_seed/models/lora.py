@@ -65,14 +65,13 @@ class LoraMixin(PeftAdapterMixin):
             ValueError: no name in it is one of this model's, or some are not, or half a layer is missing.
             FileNotFoundError, OSError: it cannot be found.
         """
-        source, file = pretrained_model_name_or_path_or_dict, None
-        if not isinstance(source, dict):
-            where = ("weight_name", "revision", "subfolder", "cache_dir", "token", "local_files_only")
-            file = find_lora_file(source, **{name: kwargs.pop(name) for name in where if name in kwargs})
-            source, kwargs["weight_name"] = str(file), file.name
-        names = list(source) if isinstance(source, dict) else lora_names(Path(source))
+        source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
         _check_names(names, prefix, {name for name, _ in self.named_modules()})
-        super().load_lora_adapter(source, prefix=prefix, hotswap=hotswap, **kwargs)
+        file = None if isinstance(source, dict) else source
+        if file is not None:
+            kwargs["weight_name"] = file.name
+        given = source if file is None else str(file)
+        super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
         files = {name: entry for name, entry in self._lora_files.items() if name != adapter}
         if file is not None:
@@ -195,6 +194,22 @@ def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_opt
     if path.suffix != ".safetensors":
         raise ValueError(f"a LoRA must be a .safetensors, got {path.name}")
     return path
+
+
+def find_lora(
+    source: str | Path | dict[str, torch.Tensor], options: dict[str, Any]
+) -> tuple[Path | dict[str, torch.Tensor], list[str]]:
+    """The file of a LoRA, or its tensors, and the names in it; raises as `find_lora_file` and `lora_names`.
+
+    Args:
+        source: see `find_lora_file`; or tensors, without a file.
+        options: of those who load it; what says where the file is goes out of them.
+    """
+    if isinstance(source, dict):
+        return source, list(source)
+    where = ("weight_name", "subfolder", "revision", "cache_dir", "token", "local_files_only")
+    file = find_lora_file(source, **{name: options.pop(name) for name in where if name in options})
+    return file, lora_names(file)
 
 
 def lora_names(file: Path) -> list[str]:

@@ -161,12 +161,10 @@ def check_call(
     if images and beginnings:
         raise ValueError("give either image or beginning, not both")
 
-    first_steps = steps_per_stage("num_inference_steps", num_inference_steps, geometry.num_stages)
-    later_steps = first_steps
+    stages = geometry.num_stages
+    first_steps = later_steps = steps_per_stage("num_inference_steps", num_inference_steps, stages)
     if video_num_inference_steps is not None:
-        later_steps = steps_per_stage(
-            "video_num_inference_steps", video_num_inference_steps, geometry.num_stages
-        )
+        later_steps = steps_per_stage("video_num_inference_steps", video_num_inference_steps, stages)
     video_guidance_scale = guidance_scale if video_guidance_scale is None else video_guidance_scale
     check_finite("guidance_scale", guidance_scale)
     check_finite("video_guidance_scale", video_guidance_scale)

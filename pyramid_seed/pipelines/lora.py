@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 
-from ..models.lora import LoraInUse, find_lora_file, has_adapters, lora_names, lora_prefix
+from ..models.lora import LoraInUse, find_lora, has_adapters, lora_prefix
 from ..private_apis import lora_options
 
 
@@ -38,11 +38,7 @@ class LoraLoaderMixin(LoraBaseMixin):
             ValueError: it is of another model, or no .safetensors.
             FileNotFoundError, OSError: it cannot be found.
         """
-        source = pretrained_model_name_or_path_or_dict
-        if not isinstance(source, dict):
-            where = ("weight_name", "subfolder", "revision", "cache_dir", "token", "local_files_only")
-            source = find_lora_file(source, **{name: kwargs.pop(name) for name in where if name in kwargs})
-        names = list(source) if isinstance(source, dict) else lora_names(source)
+        source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
         options = lora_options(self) | kwargs
         self.transformer.load_lora_adapter(
             source, prefix=lora_prefix(names), adapter_name=adapter_name, **options
