@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
-from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, TemporalCache
+from .causal_video_blocks import CausalConv3d, CausalDecoder, CausalEncoder, Levels, TemporalCache
 from .chunked import ChunkedRunner, TileGrid, Tiling, run_chunked
 from .rounding import RoundingMixin
 
@@ -81,37 +80,29 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         video_scaling_factor: float = 1 / 3.0986,  # noqa: ARG002 - read from the config
     ) -> None:
         super().__init__()
-        down = (spatial_down_sample, temporal_down_sample)
-        up = (spatial_up_sample, temporal_up_sample)
-        _check_blocks("encoder", encoder_layers_per_block, encoder_block_out_channels, *down)
-        _check_blocks("decoder", decoder_layers_per_block, decoder_block_out_channels, *up)
-        for axis, halvings, doublings in zip(("spatial", "temporal"), down, up, strict=True):
-            if sum(halvings) != sum(doublings):
+        encoder = Levels(
+            encoder_layers_per_block, encoder_block_out_channels, spatial_down_sample, temporal_down_sample
+        )
+        decoder = Levels(
+            decoder_layers_per_block, decoder_block_out_channels[::-1], spatial_up_sample, temporal_up_sample
+        )
+        _check_levels("encoder", encoder)
+        _check_levels("decoder", decoder)
+        for axis, halvings, doublings in (
+            ("spatial", sum(encoder.space), sum(decoder.space)),
+            ("temporal", sum(encoder.time), sum(decoder.time)),
+        ):
+            if halvings != doublings:
                 raise ValueError(
-                    f"the decoder must double what the encoder halves, got {sum(halvings)} {axis} halvings "
-                    f"and {sum(doublings)} doublings"
+                    f"the decoder must double what the encoder halves, got {halvings} {axis} halvings and "
+                    f"{doublings} doublings"
                 )
 
-        self.encoder = CausalEncoder(
-            in_channels,
-            2 * latent_channels,
-            encoder_block_out_channels,
-            encoder_layers_per_block,
-            *down,
-            norm_num_groups,
-            mid_block_add_attention,
-        )
+        both = (norm_num_groups, mid_block_add_attention)
+        self.encoder = CausalEncoder(in_channels, 2 * latent_channels, encoder, *both)
         self.quant_conv = CausalConv3d(2 * latent_channels, 2 * latent_channels, kernel_size=1)
         self.post_quant_conv = CausalConv3d(latent_channels, latent_channels, kernel_size=1)
-        self.decoder = CausalDecoder(
-            latent_channels,
-            out_channels,
-            decoder_block_out_channels,
-            decoder_layers_per_block,
-            *up,
-            norm_num_groups,
-            mid_block_add_attention,
-        )
+        self.decoder = CausalDecoder(latent_channels, out_channels, decoder, *both)
 
         self.use_slicing = False
         self.use_tiling = False
@@ -355,15 +346,15 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         return TileGrid((height, width), (down, right)), latent_grid
 
 
-def _check_blocks(network: str, layers_per_block: Sequence[int], *others: Sequence[Any]) -> None:
-    lengths = [len(values) for values in (layers_per_block, *others)]
-    if not layers_per_block or len(set(lengths)) > 1:
+def _check_levels(network: str, levels: Levels) -> None:
+    lengths = [len(values) for values in levels]
+    if not levels.num_layers or len(set(lengths)) > 1:
         raise ValueError(
             f"the {network}'s layers_per_block, block_out_channels, spatial and temporal flags must have one "
             f"entry per block, got {', '.join(map(str, lengths))} entries"
         )
-    if min(layers_per_block) < 1:
-        raise ValueError(f"{network}_layers_per_block must be at least 1, got {list(layers_per_block)}")
+    if min(levels.num_layers) < 1:
+        raise ValueError(f"{network}_layers_per_block must be at least 1, got {list(levels.num_layers)}")
 
 
 def _check_multiple(name: str, value: int, factor: int) -> None:

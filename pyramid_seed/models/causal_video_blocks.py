@@ -10,7 +10,7 @@ So a clip can run through the network in chunks, given what each convolution has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -292,15 +292,27 @@ class CausalUpBlock(_Level):
     resampler, resamplers = CausalUpsample, "upsamplers"
 
 
-def _levels(
-    block: type[_Level], widths: Sequence[int], *per_level: Sequence[Any], norm_num_groups: int
-) -> nn.ModuleList:
-    """A block per width, in the order in which they run; `per_level` is layers, space and time of each."""
-    rows = zip([widths[0], *widths[:-1]], widths, *per_level, strict=True)
-    return nn.ModuleList(
-        block(block_in, block_out, num_layers, norm_num_groups, space, time)
-        for block_in, block_out, num_layers, space, time in rows
-    )
+class Levels(NamedTuple):
+    """What the levels of an encoder or a decoder are, one entry per level in the order in which they run.
+
+    Attributes:
+        num_layers: resnets.
+        widths: channels that come out; of the first level the same number goes in.
+        space, time: is it resampled?
+    """
+
+    num_layers: Sequence[int]
+    widths: Sequence[int]
+    space: Sequence[bool]
+    time: Sequence[bool]
+
+    def blocks(self, block: type[_Level], norm_num_groups: int) -> nn.ModuleList:
+        """A block of each."""
+        rows = zip([self.widths[0], *self.widths[:-1]], *self, strict=True)
+        return nn.ModuleList(
+            block(block_in, block_out, num_layers, norm_num_groups, space, time)
+            for block_in, num_layers, block_out, space, time in rows
+        )
 
 
 class _Network(nn.Module):
@@ -309,13 +321,12 @@ class _Network(nn.Module):
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
 
-    def __init__(
-        self, in_channels: int, widths: Sequence[int], out_channels: int, norm_num_groups: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int) -> None:
         super().__init__()
-        self.conv_in = CausalConv3d(in_channels, widths[0], kernel_size=3)
-        self.conv_norm_out = FrameGroupNorm(norm_num_groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=3)
+        first, last = levels.widths[0], levels.widths[-1]
+        self.conv_in = CausalConv3d(in_channels, first, kernel_size=3)
+        self.conv_norm_out = FrameGroupNorm(norm_num_groups, last, eps=NORM_EPS)
+        self.conv_out = CausalConv3d(last, out_channels, kernel_size=3)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks between conv_in and conv_norm_out, in order."""
@@ -333,57 +344,28 @@ class _Network(nn.Module):
 
 
 class CausalEncoder(_Network):
-    """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W').
-
-    `block_out_channels`, `layers_per_block`, `spatial_down_sample` and `temporal_down_sample` have one entry
-    per block, finest first.
-    """
+    """Pixels (B, in_channels, T, H, W) to features (B, out_channels, T', H', W')."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
-        spatial_down_sample: Sequence[bool],
-        temporal_down_sample: Sequence[bool],
-        norm_num_groups: int,
-        mid_block_add_attention: bool,
+        self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int, add_attention: bool
     ) -> None:
-        super().__init__(in_channels, block_out_channels, out_channels, norm_num_groups)
-        per_level = (layers_per_block, spatial_down_sample, temporal_down_sample)
-        self.down_blocks = _levels(
-            CausalDownBlock, block_out_channels, *per_level, norm_num_groups=norm_num_groups
-        )
-        self.mid_block = CausalMidBlock(block_out_channels[-1], norm_num_groups, mid_block_add_attention)
+        super().__init__(in_channels, out_channels, levels, norm_num_groups)
+        self.down_blocks = levels.blocks(CausalDownBlock, norm_num_groups)
+        self.mid_block = CausalMidBlock(levels.widths[-1], norm_num_groups, add_attention)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [*self.down_blocks, self.mid_block]
 
 
 class CausalDecoder(_Network):
-    """Latents (B, in_channels, T, H, W) to pixels (B, out_channels, T', H', W').
-
-    `block_out_channels` is finest first, as the encoder's; `layers_per_block`, `spatial_up_sample` and
-    `temporal_up_sample` follow the order of the up blocks, coarsest first.
-    """
+    """Latents (B, in_channels, T, H, W) to pixels (B, out_channels, T', H', W')."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        block_out_channels: Sequence[int],
-        layers_per_block: Sequence[int],
-        spatial_up_sample: Sequence[bool],
-        temporal_up_sample: Sequence[bool],
-        norm_num_groups: int,
-        mid_block_add_attention: bool,
+        self, in_channels: int, out_channels: int, levels: Levels, norm_num_groups: int, add_attention: bool
     ) -> None:
-        coarsest_first = list(reversed(block_out_channels))
-        super().__init__(in_channels, coarsest_first, out_channels, norm_num_groups)
-        per_level = (layers_per_block, spatial_up_sample, temporal_up_sample)
-        self.mid_block = CausalMidBlock(coarsest_first[0], norm_num_groups, mid_block_add_attention)
-        self.up_blocks = _levels(CausalUpBlock, coarsest_first, *per_level, norm_num_groups=norm_num_groups)
+        super().__init__(in_channels, out_channels, levels, norm_num_groups)
+        self.mid_block = CausalMidBlock(levels.widths[0], norm_num_groups, add_attention)
+        self.up_blocks = levels.blocks(CausalUpBlock, norm_num_groups)
 
     def blocks(self) -> Sequence[nn.Module]:
         return [self.mid_block, *self.up_blocks]
