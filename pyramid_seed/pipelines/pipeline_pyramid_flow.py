@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -31,13 +30,13 @@ from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
-from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip
+from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip, noise_digest
 from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
 from .call_wrappers import admitted
 from .decode import UnitDecoder, encode_image
-from .denoise import OnStep, Place, denoise_clip
+from .denoise import Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames
 from .guided import GuidedTransformer
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
@@ -45,7 +44,7 @@ from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
-from .stages import StageDigests, StageRecorder
+from .stages import StageDigests
 from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
@@ -299,8 +298,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
         )
         check_draws(sources, request)
-        ledgers = [NoiseLedger() for _ in sources]
-        ledgered = [LedgeredNoise(source, ledger) for source, ledger in zip(sources, ledgers, strict=True)]
+        ledgered = [LedgeredNoise(source, NoiseLedger()) for source in sources]
 
         # 3. Text: a row for each clip.
         texts = self.encode_prompt(
@@ -341,26 +339,18 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     attention_kwargs,
                     self._execution_device,
                 )
-                decoder = collector.decoder(index)
-                on_step = self._step_callback(
+                clip = self._make_units(
                     index,
-                    request,
-                    model,
-                    decoder,
-                    progress_bar,
-                    callback_on_step_end,
-                    callback_on_step_end_tensor_inputs,
-                )
-                on_unit = None if callback_on_unit_end is None else partial(callback_on_unit_end, index)
-                clip = self._denoise_clip(
                     request,
                     first_units[index],
                     model,
                     ledgered[index],
-                    decoder,
-                    on_step,
-                    on_unit,
+                    collector.decoder(index),
                     stage_digests[index],
+                    progress_bar,
+                    callback_on_step_end,
+                    callback_on_step_end_tensor_inputs,
+                    callback_on_unit_end,
                 )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
@@ -383,7 +373,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             seeds=[
                 source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
             ],
-            ledgers=[ledger.first_units(clip.shape[2]) for ledger, clip in zip(ledgers, clips, strict=False)],
+            ledgers=[
+                noise.ledger.first_units(clip.shape[2]) for noise, clip in zip(ledgered, clips, strict=False)
+            ],
             text_digests=[
                 clip_text_digests(
                     positives[index],
@@ -478,66 +470,32 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise.draw(key, size.as_tuple())
         return contiguous_copy(beginning.latents.to(device, torch.float32))
 
-    def _denoise_clip(
+    def _make_units(
         self,
+        clip: int,
         request: Request,
         first_units: torch.Tensor | None,
         model: GuidedTransformer,
         noise: LedgeredNoise,
         decoder: UnitDecoder,
-        on_step: OnStep,
-        on_unit: Callable[[int, torch.Tensor, StageDigests], None] | None,
         stage_digests: list[StageDigests | None],
+        progress_bar: Any,
+        on_step_end: Callable[..., dict[str, Any] | None] | None,
+        tensor_inputs: list[str],
+        on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
     ) -> torch.Tensor | None:
         """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
 
         Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
         units: list[torch.Tensor] = []
-        for latents in () if first_units is None else first_units.split(1, dim=2):
-            units.append(latents)
-            if request.images and on_unit is not None:
-                on_unit(0, latents, ())
-            decoder.put(latents, is_last=len(units) == len(request.units))
-        recorder = StageRecorder(request, on_step)
-        new_units = denoise_clip(
-            first_units,
-            model,
-            self.scheduler,
-            noise,
-            request.shape,
-            self._execution_device,
-            request.units[: len(units)] if self.interrupt else request.units,
-            recorder,
-        )
-        for latents in new_units:
-            units.append(latents)
-            stage_digests.append(digests := recorder.take())
-            if on_unit is not None:
-                on_unit(len(units) - 1, latents, digests)
-            decoder.put(latents, is_last=len(units) == len(request.units))
-            if self.interrupt:
-                break
-        decoder.finish()
-        return torch.cat(units, dim=2).cpu() if units else None
-
-    def _step_callback(
-        self,
-        clip: int,
-        request: Request,
-        model: GuidedTransformer,
-        decoder: UnitDecoder,
-        progress_bar: Any,
-        callback: Callable[..., dict[str, Any] | None] | None,
-        tensor_inputs: list[str],
-    ) -> OnStep:
-        """What happens after each step: the bar, the user's callback, the check for a stop."""
+        digests: list[str] = []
 
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = model.guidance_scale
             progress_bar.update()
             decoder.poll()
-            if callback is not None:
+            if on_step_end is not None:
                 tensors = {"latents": latents}
                 arguments: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
                 arguments |= {
@@ -546,10 +504,40 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     "stage": place.stage,
                     "stage_step": place.step,
                 }
-                returned = callback(self, request.steps_before(clip, place), timestep, arguments) or {}
+                returned = on_step_end(self, request.steps_before(clip, place), timestep, arguments) or {}
                 latents = check_replaced(returned.get("latents", latents), latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
             # A unit whose last step this was is finished: the run stops after it.
-            return None if self.interrupt and not request.ends_unit(place) else latents
+            if self.interrupt and not request.ends_unit(place):
+                return None
+            if request.ends_stage(place):
+                digests.append(noise_digest(latents))
+            return latents
 
-        return on_step
+        def take(latents: torch.Tensor, digests_of_unit: StageDigests) -> None:
+            units.append(latents)
+            # Those of a beginning are known to whoever gave it.
+            if on_unit_end is not None and (digests_of_unit or not request.beginnings):
+                on_unit_end(clip, len(units) - 1, latents, digests_of_unit)
+            decoder.put(latents, is_last=len(units) == len(request.units))
+
+        for latents in () if first_units is None else first_units.split(1, dim=2):
+            take(latents, ())
+        new_units = denoise_clip(
+            first_units,
+            model,
+            self.scheduler,
+            noise,
+            request.shape,
+            self._execution_device,
+            request.units[: len(units)] if self.interrupt else request.units,
+            on_step,
+        )
+        for latents in new_units:
+            digests_of_unit = tuple(digests[-request.shape.num_stages :])
+            stage_digests.append(digests_of_unit)
+            take(latents, digests_of_unit)
+            if self.interrupt:
+                break
+        decoder.finish()
+        return torch.cat(units, dim=2).cpu() if units else None
