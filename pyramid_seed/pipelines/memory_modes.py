@@ -18,6 +18,11 @@ class MemoryNeed:
         text_encoders: names among `weights` that are not needed once the text is encoded.
         work: everything but weights, at the moment when memory ran out, with what was asked for then.
         available: what weights and work may take together; None if that cannot be known.
+        on_accelerator: whether there is a CPU to which weights can go.
+        is_float32: whether the models compute in float32.
+        tile_share: what part of the VAE's work one tile takes; 1 where tiles would not help.
+        size: (height, width) of the clip, None if not known.
+        size_multiple: what height and width must be multiples of.
     """
 
     weights: Mapping[str, int]
@@ -26,29 +31,15 @@ class MemoryNeed:
     text_encoders: tuple[str, ...]
     work: int
     available: int | None
-
-    def fits(self, peak: float) -> bool:
-        """Whether so much can be had; what cannot be known is taken to fit."""
-        return self.available is None or peak <= self.available
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the choice of a memory mode depends on, besides sizes.
-
-    Attributes:
-        on_accelerator: whether there is a CPU to which weights can go.
-        is_float32: whether the models compute in float32.
-        tile_share: what part of the VAE's work one tile takes; 1 where tiles would not help.
-        size: (height, width) of the clip, None if not known.
-        size_multiple: what height and width must be multiples of.
-    """
-
     on_accelerator: bool
     is_float32: bool
     tile_share: float
     size: tuple[int, int] | None
     size_multiple: int
+
+    def fits(self, peak: float) -> bool:
+        """Whether so much can be had; what cannot be known is taken to fit."""
+        return self.available is None or peak <= self.available
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class MemoryMode:
     peak: float
 
 
-def memory_modes(need: MemoryNeed, situation: Situation) -> tuple[MemoryMode, ...]:
+def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
     """The modes that lower the peak, cheapest in time first, with plain estimates.
 
     With W the weights of all components, A the work, and t the share of a tile:
@@ -79,37 +70,29 @@ def memory_modes(need: MemoryNeed, situation: Situation) -> tuple[MemoryMode, ..
     modes = []
     if text := sum(need.weights[name] for name in need.text_encoders):
         modes.append(MemoryMode('text_encoders="free"', total - text + work))
-    if situation.tile_share < 1:
-        modes.append(MemoryMode("pipeline.vae.enable_tiling()", total + situation.tile_share * work))
-    if situation.is_float32:
+    if need.tile_share < 1:
+        modes.append(MemoryMode("pipeline.vae.enable_tiling()", total + need.tile_share * work))
+    if need.is_float32:
         modes.append(MemoryMode("load_pipeline(..., dtype=torch.bfloat16)", (total + work) / 2))
-    if situation.on_accelerator:
+    if need.on_accelerator:
         group = 'pipeline.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1)'
         modes += [
             MemoryMode("pipeline.enable_model_cpu_offload()", max(need.weights.values()) + work),
             MemoryMode(group, 2 * need.largest_block + work),
             MemoryMode("pipeline.enable_sequential_cpu_offload()", need.largest_layer + work),
         ]
-    if (smaller := _smaller_size(need, situation)) is not None:
-        height, width = smaller
-        assert situation.size is not None
-        share = height * width / math.prod(situation.size)
-        modes.append(MemoryMode(f"height={height}, width={width}", total + work * share))
+    room = 0 if need.available is None else need.available - total
+    if need.size is not None and 0 < room < work:
+        multiple, scale = need.size_multiple, math.sqrt(room / work)
+        height, width = (int(side * scale) // multiple * multiple for side in need.size)
+        if share := height * width / math.prod(need.size):
+            modes.append(MemoryMode(f"height={height}, width={width}", total + work * share))
     return tuple(modes)
 
 
-def _smaller_size(need: MemoryNeed, situation: Situation) -> tuple[int, int] | None:
-    room = None if need.available is None else need.available - sum(need.weights.values())
-    if situation.size is None or room is None or not 0 < room < need.work:
-        return None
-    multiple, scale = situation.size_multiple, math.sqrt(room / need.work)
-    height, width = (int(side * scale) // multiple * multiple for side in situation.size)
-    return (height, width) if height and width else None
-
-
-def advice(need: MemoryNeed, situation: Situation) -> str:
+def advice(need: MemoryNeed) -> str:
     """What would fit, for people; or, where nothing does alone, what comes closest."""
-    modes = memory_modes(need, situation)
+    modes = memory_modes(need)
     fitting = [mode for mode in modes if need.fits(mode.peak)]
     if fitting:
         return "would fit, by estimate: " + "; ".join(f"{m.call} (about {gib(m.peak)})" for m in fitting)

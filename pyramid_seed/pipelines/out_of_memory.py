@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..models import autoencoder_kl_causal_video
-from .memory_modes import MemoryNeed, Situation, advice, gib
+from .memory_modes import MemoryNeed, advice, gib
 
 _ASKED = re.compile(r"to allocate (?P<number>[\d.]+) (?P<unit>\w+)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -47,12 +47,11 @@ def out_of_memory_advice(
         if not is_out_of_memory(error):
             raise
         device = pipeline._execution_device
-        need = memory_need(pipeline, device, bytes_asked(str(error)))
-        situation = _situation(pipeline, device, size, _ran_in_vae(error))
+        need = memory_need(pipeline, device, bytes_asked(str(error)), size, _ran_in_vae(error))
         limit = "" if need.available is None else f", {gib(need.available)} can be had"
         raise GenerationOutOfMemoryError(
             f"out of memory on {device}: weights take {gib(sum(need.weights.values()))} and the work at "
-            f"least {gib(need.work)}{limit}; {first}{advice(need, situation)}"
+            f"least {gib(need.work)}{limit}; {first}{advice(need)}"
         ) from error
 
 
@@ -69,8 +68,14 @@ def bytes_asked(message: str) -> int:
     return 0 if asked is None else int(float(asked["number"]) * _UNITS.get(asked["unit"], 0))
 
 
-def memory_need(pipeline: Any, device: torch.device, asked: int) -> MemoryNeed:
-    """What a pipeline takes on a device now.
+def memory_need(
+    pipeline: Any,
+    device: torch.device,
+    asked: int,
+    size: tuple[int, int] | None = None,
+    in_vae: bool = False,
+) -> MemoryNeed:
+    """What a pipeline takes on a device now, for clips of a size, when memory ran out, in the VAE or not.
 
     The work is what torch has allocated there besides the weights, plus what it was asked for last; torch
     does not count on the CPU, where the work is at least what was asked for. Available is what is free, plus
@@ -78,6 +83,10 @@ def memory_need(pipeline: Any, device: torch.device, asked: int) -> MemoryNeed:
     """
     models = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     weights = {name: num_bytes(model) for name, model in models.items()}
+    modules = [module for model in models.values() for module in model.modules()]
+    # What stands in a list of modules is run in one go.
+    blocks = [block for module in modules if isinstance(module, nn.ModuleList) for block in module]
+    layers = [module for module in modules if next(module.children(), None) is None]
     available: int | None = None
     work = asked
     if device.type == "cuda":
@@ -87,13 +96,22 @@ def memory_need(pipeline: Any, device: torch.device, asked: int) -> MemoryNeed:
         work += max(torch.cuda.memory_allocated(device) - here, 0)
     elif device.type == "cpu":
         available = psutil.virtual_memory().available + sum(weights.values())
+    vae, tile_share = pipeline.vae, 1.0
+    if in_vae and size is not None and not vae.use_tiling:
+        tile = vae.tile_sample_min_height, vae.tile_sample_min_width
+        tile_share = math.prod(min(edge / side, 1.0) for edge, side in zip(tile, size, strict=True))
     return MemoryNeed(
         weights=weights,
-        largest_block=_largest(_blocks(models.values())),
-        largest_layer=_largest(_layers(models.values())),
+        largest_block=max(map(num_bytes, blocks), default=0),
+        largest_layer=max(map(num_bytes, layers), default=0),
         text_encoders=tuple(name for name in models if name.startswith("text_encoder")),
         work=work,
         available=available,
+        on_accelerator=device.type != "cpu",
+        is_float32=pipeline.transformer.dtype == torch.float32,
+        tile_share=tile_share,
+        size=size,
+        size_multiple=pipeline.geometry.size_multiple,
     )
 
 
@@ -101,37 +119,6 @@ def num_bytes(module: nn.Module, device: torch.device | None = None) -> int:
     """Bytes of the weights of a module, or of those on a device."""
     weights = (*module.parameters(), *module.buffers())
     return sum(weight.nbytes for weight in weights if device is None or weight.device == device)
-
-
-def _largest(modules: Iterable[nn.Module]) -> int:
-    return max(map(num_bytes, modules), default=0)
-
-
-def _blocks(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """What stands in a list of modules is run in one go."""
-    for model in models:
-        for module in model.modules():
-            if isinstance(module, nn.ModuleList):
-                yield from module
-
-
-def _layers(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    for model in models:
-        yield from (module for module in model.modules() if next(module.children(), None) is None)
-
-
-def _situation(pipeline: Any, device: torch.device, size: tuple[int, int] | None, in_vae: bool) -> Situation:
-    vae, share = pipeline.vae, 1.0
-    if in_vae and size is not None and not vae.use_tiling:
-        tile = vae.tile_sample_min_height, vae.tile_sample_min_width
-        share = math.prod(min(edge / side, 1.0) for edge, side in zip(tile, size, strict=True))
-    return Situation(
-        on_accelerator=device.type != "cpu",
-        is_float32=pipeline.transformer.dtype == torch.float32,
-        tile_share=share,
-        size=size,
-        size_multiple=pipeline.geometry.size_multiple,
-    )
 
 
 def _ran_in_vae(error: BaseException) -> bool:

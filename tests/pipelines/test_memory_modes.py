@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyramid_seed.pipelines.memory_modes import MemoryNeed, Situation, advice, memory_modes
+from pyramid_seed.pipelines.memory_modes import MemoryNeed, advice, memory_modes
 
 GIB = 2**30
 
@@ -16,27 +16,21 @@ def need(**changes):
         "text_encoders": ("text_encoder", "text_encoder_2"),
         "work": 6 * GIB,
         "available": 16 * GIB,
-    }
-    return MemoryNeed(**{**values, **changes})
-
-
-def situation(**changes):
-    values = {
         "on_accelerator": True,
         "is_float32": False,
         "tile_share": 1.0,
         "size": (768, 1280),
         "size_multiple": 64,
     }
-    return Situation(**{**values, **changes})
+    return MemoryNeed(**{**values, **changes})
 
 
-def peaks(*arguments):
-    return {mode.call.split("(")[0]: mode.peak / GIB for mode in memory_modes(*arguments)}
+def peaks(**changes):
+    return {mode.call.split("(")[0]: mode.peak / GIB for mode in memory_modes(need(**changes))}
 
 
 def test_the_arithmetic_of_every_mode():
-    told = peaks(need(), situation(is_float32=True, tile_share=0.25))
+    told = peaks(is_float32=True, tile_share=0.25)
     assert told == {
         'text_encoders="free"': 15 - 10 + 6,
         "pipeline.vae.enable_tiling": 15 + 1.5,
@@ -49,23 +43,23 @@ def test_the_arithmetic_of_every_mode():
 
 
 def test_modes_that_cannot_help_are_not_named():
-    on_cpu = peaks(need(text_encoders=()), situation(on_accelerator=False, size=None))
+    on_cpu = peaks(text_encoders=(), on_accelerator=False, size=None)
     assert on_cpu == {}
-    assert "height" not in "".join(peaks(need(available=12 * GIB), situation()))  # weights alone are more
-    assert "height" not in "".join(peaks(need(available=None), situation()))
+    assert "height" not in "".join(peaks(available=12 * GIB))  # weights alone are more
+    assert "height" not in "".join(peaks(available=None))
 
 
 def test_only_what_fits_is_advised():
-    told = advice(need(available=12 * GIB), situation())
+    told = advice(need(available=12 * GIB))
     assert 'text_encoders="free" (about 11 GiB)' in told
     assert "group_offload" in told
     assert "model_cpu_offload" not in told
 
 
 def test_where_nothing_fits():
-    told = advice(need(available=5 * GIB), situation())
+    told = advice(need(available=5 * GIB))
     assert told.startswith(
         "no memory mode fits alone; pipeline.enable_sequential_cpu_offload() comes closest"
     )
-    nothing = advice(need(text_encoders=()), situation(on_accelerator=False, size=None))
+    nothing = advice(need(text_encoders=(), on_accelerator=False, size=None))
     assert nothing == "no memory mode helps here: use a smaller height and width, or fewer frames"
