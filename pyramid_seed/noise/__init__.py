@@ -1,42 +1,20 @@
 """The noise of a clip: keyed draws from one root seed (scheme v1), block noise, the ledger of draws."""
 
-from ..seeds import check_root, root_from_entropy
-from .block import block_noise
-from .keys import SCHEME, NoiseKey, derive_seed
-from .ledger import (
-    LedgeredNoise,
-    LedgerEntry,
-    NoiseLedger,
-    check_distinct,
-    draws_of_clip,
-    noise_digest,
-)
-from .pyramid import initial_pyramid
-from .streams import (
-    Branch,
-    NoiseSource,
-    NoiseStreams,
-    RecordedNoise,
-    root_from_generator,
-)
-
-__all__ = [
-    "SCHEME",
-    "Branch",
-    "LedgerEntry",
-    "LedgeredNoise",
-    "NoiseKey",
-    "NoiseLedger",
-    "NoiseSource",
-    "NoiseStreams",
-    "RecordedNoise",
-    "block_noise",
-    "check_distinct",
-    "check_root",
-    "derive_seed",
-    "draws_of_clip",
-    "initial_pyramid",
-    "noise_digest",
-    "root_from_entropy",
-    "root_from_generator",
-]
+from ..seeds import check_root as check_root
+from ..seeds import root_from_entropy as root_from_entropy
+from .block import block_noise as block_noise
+from .keys import SCHEME as SCHEME
+from .keys import NoiseKey as NoiseKey
+from .keys import derive_seed as derive_seed
+from .ledger import LedgeredNoise as LedgeredNoise
+from .ledger import LedgerEntry as LedgerEntry
+from .ledger import NoiseLedger as NoiseLedger
+from .ledger import check_distinct as check_distinct
+from .ledger import draws_of_clip as draws_of_clip
+from .ledger import noise_digest as noise_digest
+from .pyramid import initial_pyramid as initial_pyramid
+from .streams import Branch as Branch
+from .streams import NoiseSource as NoiseSource
+from .streams import NoiseStreams as NoiseStreams
+from .streams import RecordedNoise as RecordedNoise
+from .streams import root_from_generator as root_from_generator
