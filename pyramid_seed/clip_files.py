@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .files import check_free, check_no_folder, check_reachable, slug
-from .media.video import check_ending, check_fps, check_replaceable
+from .media.video import check_format, check_replaceable
 from .provenance.latents import latents_path
 from .provenance.manifest import sidecar_path
 
@@ -28,10 +28,7 @@ def check_outputs(
         FileExistsError: one of the files is there already, or something that a clip does not replace.
         OSError: the folder cannot be written to.
     """
-    ending = check_ending(path)
-    check_fps(fps, ending)
-    if ending == ".gif" and lossless:
-        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
+    check_format(path, fps, lossless=lossless)
     if sidecar and not metadata:
         raise ValueError(
             "a sidecar is metadata: leave out either the sidecar or metadata=False (--no-metadata)"

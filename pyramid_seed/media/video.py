@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,13 @@ def write_video(
         FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
     """
     path = real_path(path)
-    ending = check_ending(path)
+    ending = check_format(path, fps, lossless=lossless)
     check_frames(frames)
     check_scale(scale)
-    check_fps(fps, ending)
     if comment is not None:
         check_comment(comment, ending)
     if ending == ".mp4":
         mp4 = Mp4Settings.of(frames[0], fps, scale=scale, lossless=lossless)
-    if ending == ".gif" and lossless:
-        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     if overwrite:
         check_replaceable(path, len(frames))
 
@@ -89,11 +87,18 @@ def write_video(
             _write_animation(temporary, frames, fps, scale, lossless)
 
 
-def check_ending(path: Path) -> str:
-    """The ending of `path`, lower case; ValueError if no format has it. No ending is a folder of images."""
+def check_format(path: Path, fps: float, *, lossless: bool) -> str:
+    """The ending of `path`, lower case; no ending is a folder of images.
+
+    Raises:
+        ValueError: no format has it, or its format does not have that rate, or is never lossless.
+    """
     ending = path.suffix.lower()
     if ending and ending not in VIDEO_ENDINGS:
         raise ValueError(f"cannot write a video as {path.name!r}; known endings: {', '.join(VIDEO_ENDINGS)}")
+    check_fps(fps, ending)
+    if ending == ".gif" and lossless:
+        raise ValueError("a .gif has 256 colours and cannot be lossless; use .mp4, .webp or .png")
     return ending
 
 
@@ -109,7 +114,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     with _opened(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
-        frames = list(_decoded(container, stream, path))
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     if not frames or not rate:
         raise ValueError(f"{path} holds no video frames")
     return np.stack(frames), float(rate)
@@ -118,7 +123,8 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
 def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
     """The frames (H, W, 3) of a video file one after the other; raises as `read_video`."""
     with _opened(path) as container:
-        yield from _decoded(container, _video_stream(container, path), path)
+        for frame in container.decode(_video_stream(container, path)):
+            yield frame.to_ndarray(format="rgb24")
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
@@ -132,32 +138,22 @@ def read_comment(path: str | os.PathLike[str]) -> str | None:
     return tags.get("comment")
 
 
-def _opened(path: str | os.PathLike[str]) -> av.container.InputContainer:
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
+    """A media file; that it is none, or damaged, is a ValueError that names it, also while it is read."""
     check_readable(Path(path))
     try:
-        return av.open(Path(path).absolute().as_posix())  # what has a colon before any slash is a URL
+        # What has a colon before any slash is a URL.
+        with av.open(Path(path).absolute().as_posix()) as container:
+            yield container
     except av.InvalidDataError as error:
-        raise _damaged(path, error) from error
+        raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
 
 
 def _video_stream(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.VideoStream:
     if not container.streams.video:
         raise ValueError(f"{path} holds no video stream")
     return container.streams.video[0]
-
-
-def _decoded(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str | os.PathLike[str]
-) -> Iterator[Frames]:
-    try:
-        for frame in container.decode(stream):
-            yield frame.to_ndarray(format="rgb24")
-    except av.InvalidDataError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: str | os.PathLike[str], error: av.InvalidDataError) -> ValueError:
-    return ValueError(f"{path} is not a video, or a damaged one ({error.strerror})")
 
 
 def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool = False) -> None:
@@ -202,16 +198,14 @@ def check_replaceable(path: Path, num_frames: int) -> None:
     """
     if not _is_folder(path.suffix.lower(), num_frames):
         check_no_folder(path)
-    elif path.exists() and not _is_folder_of_pngs(path):
+    elif path.exists() and not (
+        path.is_dir() and all(file.suffix == ".png" and file.stem.isdigit() for file in path.iterdir())
+    ):
         raise FileExistsError(f"{path} exists and is not a folder of numbered PNGs; choose another name")
 
 
 def _is_folder(ending: str, num_frames: int) -> bool:
     return not ending or (ending == ".png" and num_frames > 1)
-
-
-def _is_folder_of_pngs(path: Path) -> bool:
-    return path.is_dir() and all(f.suffix == ".png" and f.stem.isdigit() for f in path.iterdir())
 
 
 def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
