@@ -16,18 +16,14 @@ import yaml
 YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError)
 """What reading YAML raises; the second and third for escapes and numbers that are out of range."""
 _MAX_DEPTH = 20
-_VALUES = (
-    ("null", r"~|null|Null|NULL|", "~nN"),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    ("merge", r"<<", "<"),
-)
+_VALUES = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "merge": r"<<",
+}
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
@@ -66,12 +62,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-for _name, _pattern, _first in _VALUES:
-    UniqueKeyLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}",
-        re.compile(f"^(?:{_pattern})$"),
-        [*_first, *([""] if _name == "null" else [])],
-    )
+for _name, _pattern in _VALUES.items():
+    UniqueKeyLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
 
 
 def _refusal(reason: str, at: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
