@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ def write_report(
         write_image(temporary / SHEET_NAME, _sheet(findings))
         files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
         if sum(file.stat().st_size for file in files.values()) <= embedded_bytes:
-            sources = {path: _embedded(file) for path, file in files.items()}
+            start = "data:video/mp4;base64,"
+            sources = {path: start + b64encode(file.read_bytes()).decode() for path, file in files.items()}
             shutil.rmtree(temporary / COPIES, ignore_errors=True)
         else:
             folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
@@ -94,10 +95,6 @@ def _playable(clip: MeasuredClip, copies: Path) -> Path:
     copy = copies / clip.path.name
     write_video(copy, *read_video(clip.path))
     return copy
-
-
-def _embedded(file: Path) -> str:
-    return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, Any]) -> str:

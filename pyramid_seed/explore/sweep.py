@@ -17,6 +17,7 @@ from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
+from ..run_options import RunOptions
 from .extras import check_extra
 from .findings import Findings, findings_of, paired_differences
 from .measured import MeasuredClip, measured_clip
@@ -97,20 +98,16 @@ def run_sweep(
     listed = output / "prompts.jsonl"
     with replacing(listed, overwrite=True) as temporary:
         temporary.write_text("".join(_row(prompt) for prompt in chosen), encoding="utf-8")
+    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
     summary = run_batch(
         listed,
         output / CLIPS,
         seeds=seeds,
         preset=preset,
-        device=device,
-        noise_device=noise_device,
-        determinism=determinism,
-        text_encoders=text_encoders,
-        attention=attention,
-        compile=compile,
         lossless=lossless,
         num_processes=num_processes,
         progress=progress,
+        **options.arguments(),
         **settings,
     )
     if not summary.is_main or summary.signal is not None or not summary.digests:

@@ -26,7 +26,10 @@ def check_text(
     """
     _check_kind(prompt, embeddings, prefix="")
     _check_kind(negative_prompt, embeddings, prefix="negative_")
-    count = _num_prompts(prompt, embeddings["prompt_embeds"])
+    embeds = embeddings["prompt_embeds"]
+    if prompt is None and embeds is None:
+        raise ValueError("give a prompt or prompt_embeds")
+    count = embeds.shape[0] if embeds is not None else len(prompt) if isinstance(prompt, list) else 1
     negative_embeds = embeddings["negative_prompt_embeds"]
     if negative_embeds is not None and negative_embeds.shape[0] not in (1, count):
         raise ValueError(
@@ -56,14 +59,6 @@ def _check_kind(text: str | list[str] | None, embeddings: Embeddings, *, prefix:
 def _is_text(value: object) -> bool:
     texts = value if isinstance(value, list) else [value]
     return bool(texts) and all(isinstance(text, str) for text in texts)
-
-
-def _num_prompts(prompt: str | list[str] | None, embeds: torch.Tensor | None) -> int:
-    if embeds is not None:
-        return embeds.shape[0]
-    if prompt is None:
-        raise ValueError("give a prompt or prompt_embeds")
-    return len(prompt) if isinstance(prompt, list) else 1
 
 
 def check_embeddings(embeddings: Embeddings, text_widths: tuple[int, int], length: int) -> int:

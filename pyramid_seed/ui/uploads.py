@@ -60,16 +60,13 @@ class BodyLimitMiddleware:
             is_short = int(length) <= MAX_BODY
             await (self.app if is_short else JSONResponse(refusal, 413))(scope, receive, send)
         elif self._has_room(int(length)):
-            await self._take(int(length), scope, receive, send)
+            self._coming += int(length)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self._coming -= int(length)
         else:
             await PlainTextResponse(_FULL, 413)(scope, receive, send)
-
-    async def _take(self, length: int, scope: Scope, receive: Receive, send: Send) -> None:
-        self._coming += length
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self._coming -= length
 
     def _has_room(self, length: int) -> bool:
         pictures = [path for path in self.folder.glob("*") if path not in self._own]
