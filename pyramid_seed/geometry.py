@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 
 from .checks import check_int
 
-__all__ = ["HistoryClip", "LatentShape", "PyramidGeometry", "history_plan"]
-
 
 @dataclass(frozen=True)
 class HistoryClip:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ MAX_BYTES = 32 * 2**20
 
 UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revision": None}
 """The model of a pipeline that `load_pipeline` did not load."""
-_PYRAMID = ("spatial_factor", "temporal_factor", "patch_size", "num_stages")
 
 
 def build_manifest(
@@ -70,7 +69,10 @@ def build_manifest(
         environment: see `environment_fingerprint`.
         load_seconds, seconds: time to load the model, time to generate.
     """
-    settings = asdict(recipe.settings)
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(recipe.settings).items()
+    }
     name = settings.pop("name")
     del settings["description"]
     return {
@@ -80,7 +82,7 @@ def build_manifest(
         "noise_scheme": SCHEME,
         "prompt": recipe.prompt,
         "preset": name,
-        "settings": _plain(settings | {"model": model["name"]}),
+        "settings": settings | {"model": model["name"]},
         "seed": str(recipe.seed),
         "branches": [{"from_unit": each.from_unit, "seed": str(each.seed)} for each in recipe.branches],
         "noise_device": recipe.noise_device,
@@ -146,7 +148,8 @@ def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
 
 def geometry_of(manifest: Mapping[str, Any]) -> PyramidGeometry:
     """The geometry of a manifest's model."""
-    return PyramidGeometry(**{name: manifest["geometry"][name] for name in _PYRAMID})
+    names = (field.name for field in fields(PyramidGeometry))
+    return PyramidGeometry(**{name: manifest["geometry"][name] for name in names})
 
 
 def unit_digests(latents: torch.Tensor) -> list[str]:
@@ -208,7 +211,12 @@ def read_verifiable(clip: str | Path) -> dict[str, Any]:
 
 def _text_in(path: Path) -> str | None:
     """What may be a manifest: the comment tag of a video file, or the text of a .json."""
-    return _text_of_json(path) if path.suffix.lower() == ".json" else _comment(path)
+    if path.suffix.lower() != ".json":
+        return _comment(path)
+    try:
+        return read_bounded(path, MAX_BYTES, "the manifest").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} holds no manifest of pyramid-seed, but bytes that are not UTF-8") from error
 
 
 def _parsed(text: str | None, path: Path) -> dict[str, Any]:
@@ -272,13 +280,6 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
 
 
-def _text_of_json(path: Path) -> str:
-    try:
-        return read_bounded(path, MAX_BYTES, "the manifest").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} holds no manifest of pyramid-seed, but bytes that are not UTF-8") from error
-
-
 def _comment(path: Path) -> str | None:
     ending = path.suffix.lower()
     if path.is_dir() or ending in (".gif", *IMAGE_ENDINGS):
@@ -289,10 +290,3 @@ def _comment(path: Path) -> str | None:
         if ending == ".mp4":
             raise
         return None  # no media file
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in settings.items()
-    }
