@@ -106,19 +106,14 @@ def has_group_offload_hook(module: nn.Module) -> bool:
     return hasattr(module, "_diffusers_hook")
 
 
-def register_transformer_block(
-    block: type[nn.Module], *, hidden_states_index: int, encoder_hidden_states_index: int
-) -> None:
-    """Tell diffusers' step caches which of a block's outputs are the video's and the text's tokens.
+def register_transformer_block(block: type[nn.Module]) -> None:
+    """Tell diffusers' step caches that of a block's outputs the text's tokens are first, the video's second.
 
     They look blocks up by their class. Without it, `enable_cache` refuses transformers with blocks of ours.
     """
     from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 
-    metadata = TransformerBlockMetadata(
-        return_hidden_states_index=hidden_states_index,
-        return_encoder_hidden_states_index=encoder_hidden_states_index,
-    )
+    metadata = TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0)
     TransformerBlockRegistry.register(block, metadata)
 
 

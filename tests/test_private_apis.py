@@ -122,7 +122,7 @@ def test_register_transformer_block():
     config = diffusers.FirstBlockCacheConfig(threshold=1e9)
     with pytest.raises(ValueError, match="not registered"):
         Blocks().enable_cache(config)
-    private_apis.register_transformer_block(Block, hidden_states_index=1, encoder_hidden_states_index=0)
+    private_apis.register_transformer_block(Block)
     model = Blocks()
     model.enable_cache(config)
     with model.cache_context("any"):

@@ -92,9 +92,7 @@ def _joined_with_gelu(attended: torch.Tensor, hidden: torch.Tensor) -> torch.Ten
     return joined
 
 
-register_transformer_block(
-    PyramidFluxSingleTransformerBlock, hidden_states_index=1, encoder_hidden_states_index=0
-)
+register_transformer_block(PyramidFluxSingleTransformerBlock)
 
 
 class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):

@@ -93,7 +93,7 @@ class LastJointTransformerBlock(JointTransformerBlock):
         return encoder_hidden_states, add_to_last(hidden_states, change)
 
 
-register_transformer_block(LastJointTransformerBlock, hidden_states_index=1, encoder_hidden_states_index=0)
+register_transformer_block(LastJointTransformerBlock)
 
 
 def joint_block(
