@@ -43,7 +43,7 @@ from .provenance.manifest import (
     recipe_of,
     unit_digests,
 )
-from .provenance.verify import Verification, verify_clip, verify_noise
+from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
@@ -124,30 +124,28 @@ def verify(
     if noise_only:
         return verify_noise(original.manifest, original.path)
     image = _checked_image(original.recipe, image)
+    weights_here: Sequence[Mapping[str, Any]] | None
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
-
-    def weights_here() -> Sequence[Mapping[str, Any]] | None:
-        if pipeline is not None:
-            return weights_of(checked_pipeline(pipeline))[0]
-        return read_source(original.folder(model), variant=original.recipe.settings.variant).weights_now()
-
-    return verify_clip(
-        original.manifest,
-        original.path,
-        weights_here=weights_here,
-        regenerate=lambda: regenerate(
-            clip,
-            model=model,
-            image=image,
-            loras=loras,
-            device=device,
-            pipeline=pipeline,
-            progress=progress,
-            **callbacks,
-        ),
+        source = read_source(original.folder(model), variant=original.recipe.settings.variant)
+        weights_here = source.weights_now()
+    else:
+        weights_here, _ = weights_of(checked_pipeline(pipeline))
+    weights = verify_weights(original.manifest, weights_here)
+    if weights.difference is not None:
+        return weights
+    again = regenerate(
+        clip,
+        model=model,
+        image=image,
+        loras=loras,
+        device=device,
+        pipeline=pipeline,
+        progress=progress,
+        **callbacks,
     )
+    return verify_clip(original.manifest, original.path, weights, again.manifest, again.frames)
 
 
 def extend(
@@ -222,11 +220,6 @@ class _Original:
     path: Path | None = None
     clip: Clip | None = None
 
-    @property
-    def name(self) -> str:
-        """What to call it in messages."""
-        return "the clip" if self.path is None else str(self.path)
-
     def latents(self) -> torch.Tensor | None:
         """(1, C, t, h, w) float32; None if they were not kept."""
         if self.clip is not None:
@@ -263,14 +256,12 @@ class _Original:
 def _original(clip: AnyClip) -> _Original:
     if isinstance(clip, Clip):
         return _Original(clip.manifest, clip.recipe, clip=clip)
-    path = None if isinstance(clip, Mapping) else Path(clip)
     if isinstance(clip, Mapping):
         check_manifest(dict(clip), "the manifest")
         check_noise_scheme(clip, "the clip")
-        manifest: Mapping[str, Any] = clip
-    else:
-        manifest = read_verifiable(clip)
-    return _Original(manifest, recipe_of(manifest), path)
+        return _Original(clip, recipe_of(clip))
+    manifest = read_verifiable(clip)
+    return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
 def _start(callbacks: Callbacks, recipe: Recipe) -> None:
@@ -290,8 +281,9 @@ def _unit_check(
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
         if unit < len(digests) and unit_digests(latents) != [digests[unit]]:
             raise ValueError(
-                f"making {original.name} again gives another unit {unit} here, so it cannot go on from it; "
-                "pyramid-seed verify says what differs; keep latents to continue a clip on other machines"
+                f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot go "
+                "on from it; pyramid-seed verify says what differs; keep latents to continue a clip on other "
+                "machines"
             )
         if on_unit is not None:
             on_unit(clip, unit, latents, stage_digests)

@@ -60,10 +60,10 @@ class RunOptions:
         Raises:
             ValueError: an unknown word, or a noise device that this machine does not have.
         """
-        check_choice("determinism", self.determinism, DETERMINISM_LEVELS)
-        if self.attention is not None:
-            check_choice("attention", self.attention, ATTENTION_PATHS)
-        check_choice("text_encoders", self.text_encoders, AFTER_USE)
+        for name, field in RUN_OPTIONS.items():
+            value = getattr(self, name)
+            if field.choices and not (value is None and field.default is None):
+                check_choice(name, value, field.choices)
         from .devices import usable_device
 
         usable_device(self.noise_device, "noise_device")

@@ -116,14 +116,19 @@ def run_batch(
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         rows, unread = read_rows(prompts, file_format)
         source_of = cache(lambda model, variant: read_source(model, variant=variant))
-        steps_of = cache(lambda item: _steps(item, source_of(item.settings.model, item.settings.variant)))
+        # By identity: a preset of somebody's own may hold lists, which have no hash.
+        steps: dict[int, tuple[int, ...]] = {}
+
+        def check(item: BatchItem) -> None:
+            steps[id(item)] = _steps(item, source_of(item.settings.model, item.settings.variant))
+
         items, bad = items_from_rows(
             rows,
             Defaults(preset, settings, seeds),
             where=where,
             folder=folder,
             source_of=source_of,
-            check=steps_of,
+            check=check,
         )
         if not keep_going or not items:
             refuse_bad_rows([*unread, *bad], len(items), where)
@@ -131,7 +136,7 @@ def run_batch(
         for item in items:
             source = source_of(item.settings.model, item.settings.variant)
             key = maker.content_key(item, source.weights_key)
-            jobs.setdefault(key, Job(item, key, steps_of(item)))
+            jobs.setdefault(key, Job(item, key, steps[id(item)]))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
     return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,22 +114,20 @@ class LoraMixin(PeftAdapterMixin):
     def _acting_loras(self, *, merged: bool) -> tuple[LoraInUse, ...] | None:
         """The LoRAs that are added beside the weights, or are merged into them; None if that is not all."""
         layers = self._lora_layers()
-        if not any(_acts(layer) for layer in layers):
+        # Those merged into the weights act even when disabled.
+        if not any(layer.merged or not layer.disable_adapters for layer in layers):
             return ()
         if not all(_is_of_kind(layer, merged=merged) for layer in layers):
             return None
         rows = [_acting_scales(layer, merged=merged) for layer in layers]
-        adapters = _in_common_order(rows)
+        # Each once, in the order of the longest rows.
+        adapters = list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
         for layer, row in zip(layers, rows, strict=True):
             if list(row) != [name for name in adapters if name in layer.r]:
                 return None
-        loras: list[LoraInUse] = []
-        for name in adapters:
-            lora = self._lora_at_scale(name, {row[name] for row in rows if name in row})
-            if lora is None:
-                return None
-            loras.append(lora)
-        return tuple(loras)
+        found = (self._lora_at_scale(name, {row[name] for row in rows if name in row}) for name in adapters)
+        loras = tuple(lora for lora in found if lora is not None)
+        return loras if len(loras) == len(adapters) else None
 
     def _lora_at_scale(self, adapter: str, scales: Collection[float | None]) -> LoraInUse | None:
         """An adapter's LoRA at its only scale; None if no file is known for it, or it has several or none."""
@@ -138,11 +136,6 @@ class LoraMixin(PeftAdapterMixin):
         if lora is None or config is not self.peft_config.get(adapter) or scale is None:
             return None
         return replace(lora, scale=scale)
-
-
-def _acts(layer: Any) -> bool:
-    """Whether adapters change what a layer gives: those merged into it do even when disabled."""
-    return bool(layer.merged) or not layer.disable_adapters
 
 
 def _is_of_kind(layer: Any, *, merged: bool) -> bool:
@@ -154,11 +147,6 @@ def _acting_scales(layer: Any, *, merged: bool) -> dict[str, float | None]:
     """The scale of each adapter that acts in a layer, in the order in which they are added."""
     names = layer.merged_adapters if merged else layer.active_adapters
     return {name: _scale_of(layer, name) for name in names if name in layer.r}
-
-
-def _in_common_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """All names of the rows, each once, in the order of the longest rows."""
-    return list(dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row))
 
 
 def has_adapters(module: torch.nn.Module) -> bool:

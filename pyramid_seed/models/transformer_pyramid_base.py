@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from math import isfinite
 from typing import Any
 
@@ -199,7 +199,9 @@ class PyramidTransformer3DModel(
         video = torch.cat([context.history, self._embed_clips([hidden_states], (height, width))], dim=1)
         block_arguments = self._block_arguments(context)
 
-        with self._products(hidden_states):
+        # The reference path and compiled code multiply matrices as torch does.
+        is_plain = self._attention_path == "reference" or torch.compiler.is_compiling() or self.is_compiled
+        with nullcontext() if is_plain else fast_linears(hidden_states):
             for block in self._blocks():
                 if torch.is_grad_enabled() and self.gradient_checkpointing:
                     text, video = self._gradient_checkpointing_func(
@@ -214,12 +216,6 @@ class PyramidTransformer3DModel(
         if not return_dict:
             return (velocity, context)
         return PyramidTransformerOutput(sample=velocity, context=context)
-
-    def _products(self, latents: torch.Tensor) -> AbstractContextManager[object]:
-        """How the blocks multiply matrices: the reference path and compiled code as torch does."""
-        if self._attention_path == "reference" or torch.compiler.is_compiling() or self.is_compiled:
-            return nullcontext()
-        return fast_linears(latents)
 
     def _stage_context(
         self,

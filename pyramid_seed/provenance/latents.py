@@ -49,17 +49,15 @@ def read_latents(path: Path, digests: Sequence[str] | None = None) -> torch.Tens
         raise ValueError(f"{path} holds no latents: {error}") from error
     if latents.ndim != 5 or latents.dtype != torch.float32 or noise_digest(latents) != recorded:
         raise ValueError(f"{path} is damaged: its latents are not those that were written")
-    if digests is not None:
-        _check_units(path, unit_digests(latents), digests)
-    return latents
-
-
-def _check_units(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
-    if len(found) != len(wanted):
-        raise ValueError(f"{path} holds {len(found)} units, the clip has {len(wanted)}")
-    for unit, (here, there) in enumerate(zip(found, wanted, strict=True)):
+    if digests is None:
+        return latents
+    found = unit_digests(latents)
+    if len(found) != len(digests):
+        raise ValueError(f"{path} holds {len(found)} units, the clip has {len(digests)}")
+    for unit, (here, there) in enumerate(zip(found, digests, strict=True)):
         if here != there:
             raise ValueError(
                 f"{path} does not belong to the clip: unit {unit} has SHA-256 {here[:16]}..., the manifest "
                 f"says {there[:16]}...; remove the file to regenerate the clip instead"
             )
+    return latents

@@ -35,17 +35,13 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "preset", manifest["preset"]
     yield "steps", _first_and_later(settings, "num_inference_steps", "video_num_inference_steps")
     yield "guidance", _guidance(settings)
-    yield (
-        "noise",
-        (f"{manifest['noise_scheme']}, {len(manifest['ledger'])} draws on {manifest['noise_device']}"),
-    )
+    draws = f"{len(manifest['ledger'])} draws on {manifest['noise_device']}"
+    yield "noise", f"{manifest['noise_scheme']}, {draws}"
     yield "frames", f"SHA-256 {digests['frames']}"
     packages, device = environment.get("packages", {}), environment.get("device", {})
     yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
-    yield (
-        "made on",
-        f"{device.get('name') or device.get('type')}, {settings['dtype']}, {manifest['determinism']}",
-    )
+    machine = device.get("name") or device.get("type")
+    yield "made on", f"{machine}, {settings['dtype']}, {manifest['determinism']}"
     yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
     yield "attention", manifest.get("attention", "reference") + compiled

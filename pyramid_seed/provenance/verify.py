@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
@@ -17,20 +17,6 @@ from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 
 _MAX_VALUES, _MAX_VALUES_OF_A_DRAW = 2**32, 2**27  # an hour of 768p has 3.5e9, its draws 245,760
-
-
-class RegeneratedClip(Protocol):
-    """A clip as `reproduce.regenerate` returns it."""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Its own manifest."""
-        ...
-
-    @property
-    def frames(self) -> Frames:
-        """(T, H, W, 3) uint8."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,35 +37,36 @@ class Verification:
         return first_difference(self.steps)
 
 
+def verify_weights(
+    manifest: Mapping[str, Any], weights_here: Sequence[Mapping[str, Any]] | None
+) -> Verification:
+    """Compare the weights of a clip with those that would be used here, before anything runs."""
+    return Verification((compare_weights(manifest["weights"], weights_here),), _here(manifest))
+
+
 def verify_clip(
     manifest: Mapping[str, Any],
     path: Path | None,
-    *,
-    weights_here: Callable[[], Sequence[Mapping[str, Any]] | None],
-    regenerate: Callable[[], RegeneratedClip],
+    weights: Verification,
+    made: Mapping[str, Any],
+    frames: Frames,
 ) -> Verification:
-    """Run a clip again and compare, first the weights, then everything that came out.
-
-    Weights are compared before anything runs; where they differ, nothing does.
+    """Compare everything that came out when a clip was made again.
 
     Args:
         manifest: how the clip was made.
         path: its file, whose pixels are compared as well; None without one.
-        weights_here: the digests of the weights that would be used here.
-        regenerate: makes the clip again.
+        weights: see `verify_weights`; they were equal, or could not be compared.
+        made: the manifest of the clip that was made again.
+        frames: its frames, (T, H, W, 3) uint8.
     """
-    steps = [compare_weights(manifest["weights"], weights_here())]
-    if first_difference(steps):
-        return Verification(tuple(steps), _here(manifest))
-    again = regenerate()
-    made = again.manifest
     environment = tuple(fingerprint_differences(manifest["environment"], made["environment"]))
-    steps += compare_results(manifest, made)
+    steps = [*weights.steps, *compare_results(manifest, made)]
     difference = first_difference(steps)
     if difference is not None:
         return Verification(tuple(steps[: steps.index(difference) + 1]), environment)
     if path is not None and path.suffix.lower() != ".json":
-        steps.append(compare_file(path, manifest, again.frames, made["environment"]))
+        steps.append(compare_file(path, manifest, frames, made["environment"]))
     return Verification(tuple(steps), environment)
 
 
