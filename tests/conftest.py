@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 # One thread a process: tests run in as many processes as there are cores, and threads that wait for each
 # other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Imports make half a million objects that stay. To look at them in every garbage collection took a quarter of
+# the time of the pipelines' tests, so none happens while tests are collected, and later ones leave them out.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on only what tests make is looked at."""
+    gc.freeze()
+    gc.enable()
+
 
 # Much time for an example, so that a busy machine is not a failure.
 settings.register_profile("pyramid_seed", deadline=timedelta(seconds=5), max_examples=50)

@@ -210,7 +210,7 @@ def test_a_pipeline_at_work_takes_no_other_call(quick):
     assert clip.digest == generate("a boat", seed=1, pipeline=pipeline, **quick).digest
 
 
-def test_the_attention_backend_of_the_run_is_told(quick):
+def test_the_attention_backend_of_the_run_is_told(picture):
     found = active_attention_backend()
     set_active_attention_backend("_native_math")
     try:

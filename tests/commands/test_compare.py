@@ -177,7 +177,7 @@ def test_a_full_disk_is_said_and_nothing_left(frames, tmp_path, small_disk, caps
     assert list(small_disk.iterdir()) == []
     for ending in (".gif", ".webp", ".png"):
         with pytest.raises(OSError, match="No space left"):
-            write_video(small_disk / f"a{ending}", np.concatenate([frames] * 40), 8)
+            write_video(small_disk / f"a{ending}", np.concatenate([frames] * 20), 8)
         gc.collect()
         assert capsys.readouterr().err == ""
     assert list(small_disk.iterdir()) == []
