@@ -75,7 +75,7 @@ def generate_clip(quick):
     """Arguments of a command that makes a small clip."""
     steps = ["--num-inference-steps", "1", "--video-num-inference-steps", "1"]
     model = ["--model", quick["model"], "--variant", quick["variant"], "--height", "64", "--width", "64"]
-    return ["generate", "a red circle", "--seed", "1", *model, *steps]
+    return ["generate", "a red circle", "--seed", "1", "--preset", "tiny", *model, *steps]
 
 
 @pytest.mark.parametrize("output", ["full", "closed"])

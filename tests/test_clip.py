@@ -36,7 +36,8 @@ def names(folder):
 def test_an_mp4_carries_its_manifest(clip, tmp_path):
     path = clip.save(tmp_path / "clip.mp4", scale=3, lossless=True)
     shown = {"ending": ".mp4", "scale": 3, "lossless": True}
-    assert read_manifest(path) == clip.manifest | {"file": shown}
+    timeless = {name: value for name, value in clip.manifest.items() if name != "timings"}
+    assert read_manifest(path) == timeless | {"file": shown}
     assert names(tmp_path) == ["clip.mp4"]
 
 

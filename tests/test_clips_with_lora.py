@@ -151,7 +151,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     other.write_bytes(lora.read_bytes())
     options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-    command = ["generate", "a boat", "--seed", "3", *options, "--quiet", "-o", str(path)]
+    command = ["generate", "a boat", "--seed", "3", "--preset", "tiny", *options, "--quiet", "-o", str(path)]
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
     manifest = read_manifest(path)
     assert manifest["digests"] == made_by(adapted, settings).manifest["digests"]
@@ -185,6 +185,6 @@ def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_
         with pytest.raises((ValueError, OSError), match=re.escape(message)):
             generate("a boat", seed=3, loras={file: 1.0}, **settings)
     with pytest.raises(ValueError, match="loras are for a pipeline that generate loads"):
-        generate("a boat", seed=3, loras={lora: 1.0}, pipeline=adapted)
+        generate("a boat", seed=3, loras={lora: 1.0}, pipeline=adapted, preset="tiny")
     with pytest.raises(SystemExit):
         main(["generate", "a boat", "--lora", f"{lora}:strong"])

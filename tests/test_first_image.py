@@ -59,7 +59,13 @@ def test_an_image_of_ours_is_known_by_its_equal_blocks(picture):
 
 
 def test_the_enlargement_of_our_own_files_is_undone(tmp_path):
-    few = {"num_inference_steps": 1, "num_frames": 1, "preset": "tiny", "progress": False}
+    few = {
+        "num_inference_steps": 1,
+        "video_num_inference_steps": 1,
+        "num_frames": 1,
+        "preset": "tiny",
+        "progress": False,
+    }
     first = generate("a red circle", seed=1, **few)
     path = first.save(tmp_path / "first.png")
     assert open_image(path).size == (384, 384)
@@ -82,26 +88,26 @@ def test_the_enlargement_of_our_own_files_is_undone(tmp_path):
     assert verify(made, image=path, progress=False).difference is None
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_a_picture_is_fitted_and_the_manifest_says_how(fit, picture, tmp_path):
-    few = {"num_inference_steps": 1, "preset": "tiny", "progress": False}
+def test_a_picture_is_fitted_and_the_manifest_says_how(picture, tmp_path):
+    few = {"num_inference_steps": 1, "video_num_inference_steps": 1, "preset": "tiny", "progress": False}
     path = tmp_path / "picture.png"
     picture.save(path)
-    clip = generate("a red circle", seed=2, image=path, fit=fit, num_frames=5, **few)
-    assert clip.frames.shape == (5, 64, 64, 3)
-    assert clip.manifest["settings"]["fit"] == fit
     by_hand = {
         "crop": ImageOps.fit(picture, (64, 64), Image.Resampling.LANCZOS),
-        "pad": ImageOps.pad(picture, (64, 64), Image.Resampling.LANCZOS),
         "stretch": picture.resize((64, 64), Image.Resampling.LANCZOS),
-    }[fit]
-    assert generate("a red circle", seed=2, image=by_hand, num_frames=5, **few).digest == clip.digest
+        "pad": ImageOps.pad(picture, (64, 64), Image.Resampling.LANCZOS),
+    }
+    for fit, image in by_hand.items():
+        clip = generate("a red circle", seed=2, image=path, fit=fit, num_frames=1, **few)
+        assert clip.frames.shape == (1, 64, 64, 3)
+        assert clip.manifest["settings"]["fit"] == fit
+        assert generate("a red circle", seed=2, image=image, num_frames=1, **few).digest == clip.digest
     saved = clip.save(tmp_path / "clip.mp4")
     assert verify(saved, image=path, progress=False).difference is None
-    longer = generate("a red circle", seed=2, image=path, fit=fit, num_frames=9, **few)
-    assert extend(saved, 9, image=path, progress=False).digest == longer.digest
+    longer = generate("a red circle", seed=2, image=path, fit=fit, num_frames=5, **few)
+    assert extend(saved, 5, image=path, progress=False).digest == longer.digest
     (tmp_path / "list.csv").write_text(f"prompt,seed,image,fit\na red circle,2,picture.png,{fit}\n")
-    options = ["--num-inference-steps", "1", "--num-frames", "5", "--quiet"]
+    options = ["--num-inference-steps", "1", "--num-frames", "1", "--quiet"]
     assert main(["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips"), *options]) == 0
     (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert entry["digest"] == clip.digest

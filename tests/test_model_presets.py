@@ -218,9 +218,9 @@ def test_a_misfit_is_told_and_the_clip_made(quick, caplog, tmp_path, capsys):
 
 
 def test_what_a_model_was_not_trained_for_is_told(caplog, tmp_path, capsys):
-    few = {"num_inference_steps": 1, "progress": False, "preset": "tiny"}
+    few = {"num_inference_steps": 1, "video_num_inference_steps": 1, "progress": False, "preset": "tiny"}
     with caplog.at_level(logging.WARNING):
-        clip = generate("a red circle", seed=1, height=32, width=32, num_frames=37, **few)
+        clip = generate("a red circle", seed=1, height=32, width=32, num_frames=37, guidance_scale=1, **few)
         plain = generate("a red circle", seed=1, num_frames=1, **few)
     size, length = clip.notes
     assert size == "the model was trained on 64x64 pixels, the clip has 32x32; what it shows may fall apart"

@@ -52,8 +52,8 @@ def _clip_row(repeats: int) -> Row:
         command = (sys.executable, "-m", "pyramid_seed", "generate", PROMPT, "--seed", "42", "-o", str(path))
 
         def generate() -> None:
-            _run((*command, "--device", "cpu", "--quiet", "--overwrite"))
-            timings = read_manifest(path)["timings"]
+            _run((*command, "--device", "cpu", "--quiet", "--overwrite", "--sidecar"))
+            timings = read_manifest(path.with_suffix(".json"))["timings"]
             loading.append(timings["load_seconds"])
             generating.append(timings["seconds"])
 

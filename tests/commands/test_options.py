@@ -62,6 +62,7 @@ def test_every_setting_has_its_option_and_means_what_a_value_means():
         "guidance_decay": 0.25,
         "min_guidance_scale": 1e-3,
         "max_sequence_length": 64,
+        "fit": "pad",
         "scale": 2,
     }
     assert values.keys() == SETTINGS.keys()

@@ -51,8 +51,9 @@ def test_what_counts_as_out_of_memory():
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_an_image_that_is_too_large_for_this_machine(pipe):
-    """A real allocation that fails: 2 TiB of noise."""
+def test_an_image_that_is_too_large_for_this_machine(pipe, monkeypatch):
+    """A real allocation that fails: 2 TiB of noise, of a size that a call refuses."""
+    monkeypatch.setattr("pyramid_seed.pipelines.inputs.MAX_SIDE", 2**20)
     with pytest.raises(GenerationOutOfMemoryError) as caught:
         pipe("a", height=2**20, width=2**20, num_frames=1, num_inference_steps=1, seed=1)
     message = str(caught.value)

@@ -96,7 +96,7 @@ class TestSaveAndLoad:
             PyramidFlowPipeline.from_pretrained(tmp_path, variant="theirs")
 
     def test_from_pipe_and_components(self, pipe, known, small):
-        parameters = set(inspect.signature(PyramidFlowPipeline.__init__).parameters) - {"self"}
+        parameters = set(inspect.signature(PyramidFlowPipeline.__init__).parameters) - {"self", "preset"}
         assert set(pipe.components) == parameters
         for other in (PyramidFlowPipeline(**pipe.components), PyramidFlowPipeline.from_pipe(pipe)):
             other.set_progress_bar_config(disable=True)
