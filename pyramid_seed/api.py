@@ -449,7 +449,7 @@ def make_clip(
         ),
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
-        notes=(*cuts, *untrained(recipe.settings, pipeline.preset)),
+        notes=(*cuts, *untrained(settings, pipeline.preset)),
         held_frames=None if sink is not None else output.frames[0],
         frame_file=sink,
     )

@@ -97,7 +97,7 @@ def clip_stage(name: str, num_frames: int) -> str:
 def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = None) -> str:
     """Seed and digest to be copied, how the last job on the clip ended, and how the clip was made."""
     keys = {"seed": manifest["seed"], "digest": manifest["digests"]["frames"]}
-    fields = {"prompt", "negative", "branch", "clip", "model"}
+    fields = {"prompt", "negative", "branch", "clip", "model", "note"}
     rows = [(field, text) for field, text in describe(manifest) if field in fields]
     return _piece("facts", name, clip_url(name), keys, rows, job_outcome)
 

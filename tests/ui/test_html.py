@@ -38,6 +38,12 @@ def test_seed_and_digest_can_be_copied(short):
         assert f">{value}</code>" in page
 
 
+def test_what_people_should_know_of_a_clip_is_shown(short):
+    clip = generate("a red circle", seed=1, preset=short, progress=False, num_frames=1, height=32, width=32)
+    (note,) = clip.notes
+    assert note in facts("clip.mp4", clip.manifest)
+
+
 def test_progress():
     views = {
         "Waiting, 2 ahead": View(ahead=2),
