@@ -53,6 +53,15 @@ for their processes.
 """
 
 
+# Nobody reads them on a CPU, and the command line sets the first one before it knows the device.
+_CUDA_VARIABLES = {
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+}
+
+
 def environment_fingerprint(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
@@ -96,7 +105,7 @@ def environment_fingerprint(
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
         "determinism": level,
-        "variables": _variables(os.environ),
+        "variables": _variables(os.environ, torch.device(device)),
     }
 
 
@@ -166,9 +175,10 @@ def _describe_device(device: torch.device) -> dict[str, str | None]:
     return {"type": device.type, "name": name, "capability": capability}
 
 
-def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+def _variables(environment: Mapping[str, str], device: torch.device) -> dict[str, str]:
+    read = set(VARIABLES) if device.type == "cuda" else set(VARIABLES) - _CUDA_VARIABLES
     return {
         name: "(a path)" if any(mark in value for mark in ("/", "\\", "~")) else value
         for name, value in sorted(environment.items())
-        if name in VARIABLES or name.startswith("PYTORCH_")
+        if name in read or name.startswith("PYTORCH_")
     }

@@ -77,6 +77,13 @@ def test_only_variables_that_matter_are_recorded(monkeypatch):
     assert not {"SECRET_TOKEN", "OMP_NUM_THREADS"} & set(variables)
 
 
+def test_variables_of_cuda_are_not_recorded_of_the_cpu(monkeypatch):
+    """The command line sets one of them: a clip of the CPU is the same file from Python."""
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.setenv(name, "1")
+    assert not any("CU" in name or "NVIDIA" in name for name in environment_fingerprint("cpu")["variables"])
+
+
 def test_a_cuda_device_is_named_with_its_capability(monkeypatch):
     # Pretended: there is none here.
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")
