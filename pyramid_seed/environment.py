@@ -34,17 +34,13 @@ PACKAGES = (
 
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
     "DIFFUSERS_ATTN_BACKEND",
     "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
-    "NVIDIA_TF32_OVERRIDE",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
 """Environment variables that can change bits; those that begin with PYTORCH_ are recorded besides.
 
@@ -52,14 +48,13 @@ Those that only set the number of threads are not among them: it is recorded its
 for their processes.
 """
 
-
-# Nobody reads them on a CPU, and the command line sets the first one before it knows the device.
-_CUDA_VARIABLES = {
+CUDA_VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_LAUNCH_BLOCKING",
     "NVIDIA_TF32_OVERRIDE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-}
+)
+"""Those that CUDA alone reads; the command line sets the first one before it knows the device."""
 
 
 def environment_fingerprint(
@@ -176,7 +171,7 @@ def _describe_device(device: torch.device) -> dict[str, str | None]:
 
 
 def _variables(environment: Mapping[str, str], device: torch.device) -> dict[str, str]:
-    read = set(VARIABLES) if device.type == "cuda" else set(VARIABLES) - _CUDA_VARIABLES
+    read = (*VARIABLES, *CUDA_VARIABLES) if device.type == "cuda" else VARIABLES
     return {
         name: "(a path)" if any(mark in value for mark in ("/", "\\", "~")) else value
         for name, value in sorted(environment.items())
