@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
-from PIL.Image import Image
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
 from .checkpoints.loaded_weights import LoadedWeights
@@ -24,7 +23,7 @@ from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
-from .first_image import in_clip_size, in_its_own_size
+from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
@@ -44,14 +43,12 @@ from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
     Preset,
     Settings,
-    gives_size,
     load_preset,
     pipeline_arguments,
     preset_config,
     settings_listed,
     settings_of_model,
     untrained,
-    with_size,
 )
 from .recipe import Recipe
 from .run_options import RunOptions
@@ -300,10 +297,11 @@ def generate(
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
     pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, source)
-    tell_unfit(wanted, pipeline, preset)
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
+    recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
+    tell_unfit(recipe.settings, pipeline, preset)
     return make_clip(
-        _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest),
+        recipe,
         pipeline,
         image=image,
         beginning=beginning,
@@ -327,16 +325,17 @@ def _wanted(
         sources.append(shared_pipeline.source(model, variant))
         return sources[0]
 
-    is_sized_by_image = image is not None and gives_size(settings, preset)
-    if is_sized_by_image:
-        settings = with_size(settings, *first_frames(image, 1)[0].shape[2:])
-    if preset is None and pipeline is not None:
+    def choose(values: Settings) -> Preset:
+        if preset is not None or pipeline is None:
+            return chosen_settings(preset, values, source_of)
         model = "the pipeline's model" if pipeline.source is None else pipeline.source.description
-        wanted = settings_of_model(model, pipeline.preset, settings)
+        return settings_of_model(model, pipeline.preset, values)
+
+    if image is None:
+        wanted = choose(settings)
     else:
-        wanted = chosen_settings(preset, settings, source_of)
-    if is_sized_by_image and isinstance(image, Image):
-        wanted = in_its_own_size(image, wanted)
+        height, width = first_frames(image, 1)[0].shape[2:]
+        wanted = sized_by_image(image, (height, width), settings, preset, choose)
     return wanted, in_clip_size(image, wanted), next(iter(sources), None)
 
 
@@ -485,7 +484,8 @@ def check_request(
 
 def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
     """Warn of a preset that is for another model, and of what settings ask of a model beyond its training."""
-    if preset is not None and pipeline.source is not None and (what := misfit(preset, pipeline.source)):
+    source = pipeline.source
+    if preset is not None and source is not None and (what := misfit(preset, settings, lambda *_: source)):
         logger.warning(what)
     for note in untrained(settings, pipeline.preset):
         logger.warning(note)

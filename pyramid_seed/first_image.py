@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from PIL.Image import Image
 
 from .media.images import fitted, is_enlarged, to_rgb8
-from .presets import Preset
+from .presets import Preset, Settings, gives_size, with_size
+
+
+def sized_by_image(
+    image: Any,
+    size: tuple[int, int],
+    settings: Settings,
+    preset: Preset | None,
+    choose: Callable[[Settings], Preset],
+) -> Preset:
+    """The settings of a clip that begins with an image, which gives it its size unless something else does.
+
+    Args:
+        image: as `opened` gives it.
+        size: its height and width, turned as its EXIF orientation says.
+        settings: values that replace the preset's; height, width or fit in them keep the image from it.
+        preset: None if none was named.
+        choose: the settings of the clip from such values.
+    """
+    if not gives_size(settings, preset):
+        return choose(settings)
+    chosen = choose(with_size(settings, *size))
+    return in_its_own_size(image, chosen) if isinstance(image, Image) else chosen
 
 
 def in_its_own_size(image: Image, settings: Preset) -> Preset:
@@ -16,8 +39,9 @@ def in_its_own_size(image: Image, settings: Preset) -> Preset:
 
     Where every pixel is shown as N x N pixels, as files are written with this `scale`, that of the small one.
     """
-    scale = settings.scale if is_enlarged(to_rgb8(image), settings.scale) else 1
-    return replace(settings, height=image.height // scale, width=image.width // scale)
+    rgb = to_rgb8(image)  # turned as its EXIF orientation says
+    scale = settings.scale if is_enlarged(rgb, settings.scale) else 1
+    return replace(settings, height=rgb.height // scale, width=rgb.width // scale)
 
 
 def in_clip_size(image: Any, settings: Preset) -> Any:

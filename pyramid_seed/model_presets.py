@@ -14,14 +14,13 @@ from .checkpoints.layout import Family, family_of_saved
 from .checkpoints.source import PUBLISHED_MODELS, ModelSource, transformer_class
 from .checks import check_choice
 from .presets import (
-    DEFAULT_PRESET,
     Preset,
     Settings,
     list_presets,
     load_preset,
+    named_settings,
     preset_from_config,
     settings_of_model,
-    with_settings,
 )
 from .resources import resolve_model
 
@@ -61,11 +60,8 @@ def chosen_settings(
         TypeError, ValueError: as `with_settings`; or no preset knows the model and settings are missing,
             which are named.
     """
-    if preset is None and "model" not in settings:
-        preset = DEFAULT_PRESET
-    if preset is not None:
-        chosen = preset if isinstance(preset, Preset) else load_preset(preset)
-        return with_settings(chosen, settings)
+    if (named := named_settings(preset, settings)) is not None:
+        return named
     model, variant = settings["model"], settings.get("variant")
     if model in PUBLISHED_MODELS and not Path(model).is_dir():
         known = {each.variant: each for each in _presets() if each.model == model}
@@ -75,13 +71,19 @@ def chosen_settings(
     return settings_of_model(source.description, preset_of_model(source), settings)
 
 
-def misfit(preset: Preset, source: ModelSource) -> str | None:
+def misfit(
+    preset: Preset, settings: Preset, source_of: Callable[[str, str | None], ModelSource]
+) -> str | None:
     """For people: a preset of another family or variant than the model's; None if it fits, or nobody knows.
 
     Args:
         preset: as it was named, with the model that it is for.
-        source: the model that it is used with.
+        settings: of the clip, with the name and the variant of the model that it is used with.
+        source_of: reads which model that is, by its name and variant, if it is another one.
     """
+    if (preset.model, preset.variant) == (settings.model, settings.variant):
+        return None
+    source = source_of(settings.model, settings.variant)
     own = preset_of_model(source)
     family = _family_of(preset.model)
     is_of_family = family in (None, source.family)

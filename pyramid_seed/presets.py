@@ -176,6 +176,19 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
     return replace(preset, **values)
 
 
+def named_settings(preset: str | Path | Preset | None, settings: Settings) -> Preset | None:
+    """The settings of a clip, by the preset that is named or the default one; None where its model says them.
+
+    Args:
+        preset: a preset, its name or file.
+        settings: values that replace the preset's.
+    """
+    if preset is None and "model" in settings:
+        return None
+    preset = DEFAULT_PRESET if preset is None else preset
+    return with_settings(preset if isinstance(preset, Preset) else load_preset(preset), settings)
+
+
 def gives_size(settings: Settings, preset: Preset | None) -> bool:
     """Whether an image gives its clip the size: where none is named, nor how the image is to fit.
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pyramid_seed import extend, generate, verify
 from pyramid_seed.cli import main
@@ -111,6 +111,17 @@ def test_a_picture_is_fitted_and_the_manifest_says_how(picture, tmp_path):
     assert main(["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips"), *options]) == 0
     (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert entry["digest"] == clip.digest
+
+
+def test_a_turned_photograph_gives_the_clip_the_size_that_it_shows():
+    """EXIF orientation 6: the pixels lie on their side, and a viewer turns them."""
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 32, 3), np.uint8))
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    lying.getexif()[ExifTags.Base.Orientation] = 6
+    few = {"num_inference_steps": 1, "num_frames": 1, "preset": "tiny", "progress": False}
+    turned = generate("a", seed=1, image=lying, **few)
+    assert turned.frames.shape == (1, 64, 32, 3)
+    assert turned.digest == generate("a", seed=1, image=upright, **few).digest
 
 
 def test_without_a_fit_the_message_offers_it(picture, tmp_path, capsys):

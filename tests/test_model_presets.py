@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyramid_seed import generate, load_pipeline
 from pyramid_seed.api import shared_pipeline
+from pyramid_seed.batch.items import Defaults, items_from_rows
+from pyramid_seed.batch.rows import Row
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
 from pyramid_seed.model_presets import chosen_settings, misfit, preset_of_model
@@ -65,6 +68,12 @@ def of_files(model, variant=None, **settings):
     """The settings of a model in a folder."""
     given = {"model": str(model), **({} if variant is None else {"variant": variant}), **settings}
     return chosen_settings(None, given, lambda name, which: read_source(name, variant=which))
+
+
+def misfit_of(preset, source):
+    """What is told of a preset that is used with the model of a source."""
+    settings = replace(preset, model=source.name, variant=source.variant)
+    return misfit(preset, settings, lambda model, variant: source)
 
 
 def unread(model, variant):
@@ -193,15 +202,33 @@ def test_damaged_settings_in_a_folder_are_refused_by_name(tmp_path):
 
 def test_a_preset_of_another_family_or_variant_is_told_with_both_names(family, published, caplog):
     here, other = read_source(published, variant="384p"), {"miniflux": "sd3", "sd3": "miniflux"}[family]
-    assert misfit(load_preset(f"{family}-384p"), here) is None
-    said = misfit(load_preset(f"{other}-384p"), here)
+    assert misfit_of(load_preset(f"{family}-384p"), here) is None
+    said = misfit_of(load_preset(f"{other}-384p"), here)
     assert said is not None
     assert f"preset {other}-384p is for rain1011/pyramid-flow-{other}, variant 384p" in said
     assert f"the model is {family}, variant 384p" in said
     assert f"for which there is preset {family}-384p" in said
-    assert f"preset {family}-768p is for" in str(misfit(load_preset(f"{family}-768p"), here))
-    assert "preset tiny is for embedded:tiny" in str(misfit(load_preset("tiny"), here))
-    assert misfit(load_preset("tiny-fast"), read_source("embedded:tiny")) is None
+    assert f"preset {family}-768p is for" in str(misfit_of(load_preset(f"{family}-768p"), here))
+    assert "preset tiny is for embedded:tiny" in str(misfit_of(load_preset("tiny"), here))
+    assert misfit_of(load_preset("tiny-fast"), read_source("embedded:tiny")) is None
+
+
+def test_another_variant_of_the_same_model_is_told_in_a_batch(published, family, caplog):
+    """Row by row, with the model's name as it is."""
+    preset = replace(load_preset(f"{family}-384p"), model=str(published))
+    defaults = Defaults(preset, {"variant": "768p"})
+    items, bad = items_from_rows(
+        [Row(1, {"prompt": "a"}), Row(2, {"prompt": "b"})],
+        defaults,
+        where="list",
+        folder=Path(),
+        source_of=lambda model, variant: read_source(model, variant=variant),
+        check=lambda _: None,
+    )
+    assert (len(items), bad) == (2, [])
+    (message,) = caplog.messages
+    assert f"preset {family}-384p is for {published}, variant 384p" in message
+    assert f"for which there is preset {family}-768p" in message
 
 
 def test_a_misfit_is_told_and_the_clip_made(quick, caplog, tmp_path, capsys):

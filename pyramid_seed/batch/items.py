@@ -13,10 +13,10 @@ from PIL.Image import Image
 
 from ..checkpoints.source import ModelSource
 from ..files import real_path
-from ..first_image import in_clip_size, in_its_own_size
+from ..first_image import in_clip_size, sized_by_image
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
-from ..presets import SETTINGS, Preset, Settings, gives_size, load_preset, with_size
+from ..presets import SETTINGS, Preset, Settings, load_preset
 from ..seeds import parse_root, plain_root
 from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
@@ -133,33 +133,30 @@ def _items_of(
     preset = values.get("preset", defaults.preset)
     if preset is not None and not isinstance(preset, Preset):
         preset = preset_of_name(_text("preset", preset))
-    image, first_frame = None, None
-    if values.get("image") is not None:
+
+    def choose(chosen: Settings) -> Preset:
+        return chosen_settings(preset, chosen, source_of)
+
+    if values.get("image") is None:
+        image, digest, settings = None, None, choose(wanted)
+    else:
         image = real_path(folder / _text("image", values["image"]))
         first_frame = open_image(image)
-    is_sized_by_image = gives_size(wanted, preset)
-    if first_frame is not None and is_sized_by_image:
-        wanted = with_size(wanted, first_frame.height, first_frame.width)
-    settings = chosen_settings(preset, wanted, source_of)
-    if preset is not None and preset.model != settings.model:
-        source = source_of(settings.model, settings.variant)
-        if (warning := misfit(preset, source)) is not None:
-            warn(warning)
-    digest = None
-    if first_frame is not None:
-        if is_sized_by_image:
-            settings = in_its_own_size(first_frame, settings)
-        _check_size(f"{image}", in_clip_size(first_frame, settings), settings)
+        size = first_frame.height, first_frame.width
+        settings = sized_by_image(first_frame, size, wanted, preset, choose)
+        _check_size(image, in_clip_size(first_frame, settings), settings)
         digest = pixels_digest(first_frame)
+    if preset is not None and (warning := misfit(preset, settings, source_of)) is not None:
+        warn(warning)
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
 
 
-def _check_size(name: str, first_frame: Image, settings: Preset) -> None:
+def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
     """Refuse a first frame of another size than the clip's."""
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
-            f"{name} must have the clip's height and width {settings.height} x {settings.width}, got "
+            f"{path} must have the clip's height and width {settings.height} x {settings.width}, got "
             f"{first_frame.height} x {first_frame.width}; resize it first, or say how it is to fit "
             "(fit: crop, pad or stretch)"
         )

@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..fields import Field
-from ..presets import (
-    DEFAULT_PRESET,
-    SETTINGS,
-    Preset,
-    Settings,
-    gives_size,
-    load_preset,
-    with_settings,
-    with_size,
-)
+from ..presets import SETTINGS, Preset, Settings, gives_size, load_preset, named_settings, with_size
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..seeds import parse_root
 from ..texts import printable, printable_lines
@@ -106,8 +97,8 @@ def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> 
     preset = None if options.preset is None else load_preset(options.preset)
     if image is not None and gives_size(given, preset):
         given = with_size(given, image.height, image.width)
-    if preset is not None or "model" not in given:
-        return with_settings(preset or load_preset(DEFAULT_PRESET), given)
+    if (named := named_settings(preset, given)) is not None:
+        return named
     from .. import model_presets  # slow to import
     from ..api import shared_pipeline
 
