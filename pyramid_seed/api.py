@@ -16,7 +16,14 @@ from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
 from .checkpoints.loaded_weights import LoadedWeights
-from .checkpoints.source import PUBLISHED_GEOMETRY, PUBLISHED_MODELS, ModelSource, read_source
+from .checkpoints.source import (
+    PUBLISHED_GEOMETRY,
+    PUBLISHED_MODELS,
+    ModelSource,
+    RecognisedModel,
+    read_source,
+    recognise_model,
+)
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
@@ -161,7 +168,7 @@ class SharedPipeline:
         self._lock = threading.Lock()
         self._key: tuple[object, ...] | None = None
         self._pipeline: PyramidFlowPipeline | None = None
-        self._read: dict[tuple[str, str | None], ModelSource] = {}  # the last one, by model and variant
+        self._read: dict[tuple[str, str | None], RecognisedModel] = {}  # the last one, by model and variant
         self.num_loads = 0
 
     def get(
@@ -170,7 +177,7 @@ class SharedPipeline:
         device: str | None = None,
         compile: bool = False,
         check: Callable[[PyramidGeometry], object] = lambda _: None,
-        source: ModelSource | None = None,
+        source: RecognisedModel | None = None,
     ) -> PyramidFlowPipeline:
         """The pipeline of these settings, loaded again if its files have changed.
 
@@ -178,8 +185,8 @@ class SharedPipeline:
             settings: name the model, its variant and dtype.
             device, compile: see `load_pipeline`.
             source: the same model, if its files have just been read.
-            check: called with the model's geometry before anything is downloaded or loaded, as far as it
-                is known by then; what it raises is passed on.
+            check: called with the model's geometry before its weights are downloaded or loaded; what it
+                raises is passed on.
         """
         if settings.model in PUBLISHED_MODELS:
             check(PUBLISHED_GEOMETRY)
@@ -194,20 +201,21 @@ class SharedPipeline:
             read = self._read.pop((settings.model, settings.variant), None)
             if source is None and read is not None and not read.changed_files():
                 source = read
-            source = source or read_source(settings.model, variant=settings.variant)
+            source = source or recognise_model(settings.model, variant=settings.variant)
             check(source.geometry)
-            self._pipeline = _load(source, torch_dtype(settings.dtype), target, compile)
+            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile)
             self._key = key
             self.num_loads += 1
             return self._pipeline
 
-    def source(self, model: str, variant: str | None) -> ModelSource:
+    def source(self, model: str, variant: str | None) -> RecognisedModel:
         """Which model that is: as the pipeline here has it, unless its files have changed, or read now."""
         with self._lock:
             held = None if self._pipeline is None else self._pipeline.source
             if held is None or self._key is None or self._key[:2] != (model, variant) or held.changed_files():
-                held = read_source(model, variant=variant)
-                self._read = {(model, variant): held}
+                read = recognise_model(model, variant=variant)
+                self._read = {(model, variant): read}
+                return read
             return held
 
     def clear(self) -> None:
@@ -317,11 +325,11 @@ def generate(
 
 def _wanted(
     preset: Preset | None, settings: Settings, image: Any, pipeline: PyramidFlowPipeline | None
-) -> tuple[Preset, Any, ModelSource | None]:
+) -> tuple[Preset, Any, RecognisedModel | None]:
     """The settings of a clip, its image in their size, and which model it is, where its files were read."""
-    sources: list[ModelSource] = []
+    sources: list[RecognisedModel] = []
 
-    def source_of(model: str, variant: str | None) -> ModelSource:
+    def source_of(model: str, variant: str | None) -> RecognisedModel:
         sources.append(shared_pipeline.source(model, variant))
         return sources[0]
 
@@ -540,7 +548,7 @@ def _pipeline_for(
     loras: Mapping[str | Path, float],
     given: PyramidFlowPipeline | None,
     check: Callable[[PyramidGeometry], object],
-    source: ModelSource | None = None,
+    source: RecognisedModel | None = None,
 ) -> PyramidFlowPipeline:
     """The pipeline that the caller gave, or else the shared one of these settings, or one with LoRAs."""
     if given is not None:
@@ -580,10 +588,10 @@ def load_with_loras(
         settings, device, compile, check: see `SharedPipeline.get`.
         loras: at least one.
     """
-    source = read_source(settings.model, variant=settings.variant)
+    source = recognise_model(settings.model, variant=settings.variant)
     check(source.geometry)
     target = default_device() if device is None else usable_device(device)
-    pipeline = _load(source, torch_dtype(settings.dtype), target, compile=False)
+    pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile=False)
     names = [lora.adapter for lora in loras]
     for lora in loras:
         pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)

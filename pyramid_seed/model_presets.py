@@ -11,7 +11,7 @@ from typing import Any
 
 from .checkpoints.configs import naming, read_config
 from .checkpoints.layout import Family, family_of_saved
-from .checkpoints.source import PUBLISHED_MODELS, ModelSource, transformer_class
+from .checkpoints.source import PUBLISHED_MODELS, RecognisedModel, transformer_class
 from .checks import check_choice
 from .presets import (
     Preset,
@@ -25,7 +25,7 @@ from .presets import (
 from .resources import resolve_model
 
 
-def preset_of_model(source: ModelSource) -> Preset | None:
+def preset_of_model(source: RecognisedModel) -> Preset | None:
     """The settings that a model is made for; None if nobody knows them.
 
     Those in its model_index.json, as `save_pretrained` writes them there; else those of the first preset of
@@ -45,7 +45,7 @@ def preset_of_model(source: ModelSource) -> Preset | None:
 def chosen_settings(
     preset: str | Path | Preset | None,
     settings: Settings,
-    source_of: Callable[[str, str | None], ModelSource],
+    source_of: Callable[[str, str | None], RecognisedModel],
 ) -> Preset:
     """The settings of a clip: a preset's, a model's own or the default's, some of their values replaced.
 
@@ -72,7 +72,7 @@ def chosen_settings(
 
 
 def misfit(
-    preset: Preset, settings: Preset, source_of: Callable[[str, str | None], ModelSource]
+    preset: Preset, settings: Preset, source_of: Callable[[str, str | None], RecognisedModel]
 ) -> str | None:
     """For people: a preset of another family or variant than the model's; None if it fits, or nobody knows.
 
@@ -94,13 +94,13 @@ def misfit(
     return f"preset {preset.name} is for {preset.model}{variant}; the model is {source.description}{known}"
 
 
-def _is_for(preset: Preset, source: ModelSource) -> bool:
+def _is_for(preset: Preset, source: RecognisedModel) -> bool:
     if preset.model == source.name:
         return True
     return PUBLISHED_MODELS.get(preset.model) is source.family and _has_published_sizes(source)
 
 
-def _has_published_sizes(source: ModelSource) -> bool:
+def _has_published_sizes(source: RecognisedModel) -> bool:
     if source.layout == "diffusers":
         config: Mapping[str, Any] = source.configs["transformer/config.json"]
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..checkpoints.source import ModelSource
+from ..checkpoints.source import RecognisedModel
 from ..files import real_path
 from ..first_image import in_clip_size, sized_by_image
 from ..media.images import open_image, pixels_digest
@@ -67,7 +67,7 @@ def items_from_rows(
     *,
     where: str,
     folder: Path,
-    source_of: Callable[[str, str | None], ModelSource],
+    source_of: Callable[[str, str | None], RecognisedModel],
     check: Callable[[BatchItem], object],
 ) -> tuple[list[BatchItem], list[BadRow]]:
     """One item for each row and each of its seeds; and the rows of which none can be made.
@@ -117,7 +117,7 @@ def _items_of(
     defaults: Defaults,
     folder: Path,
     preset_of_name: Callable[[str | Path], Preset],
-    source_of: Callable[[str, str | None], ModelSource],
+    source_of: Callable[[str, str | None], RecognisedModel],
     warn: Callable[[str], object],
 ) -> list[BatchItem]:
     check_names(values)

@@ -19,7 +19,7 @@ from ..api import (
     weights_of,
 )
 from ..checkpoints.digests import weights_key
-from ..checkpoints.source import ModelSource, read_source
+from ..checkpoints.source import RecognisedModel, recognise_model
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
@@ -115,12 +115,16 @@ def run_batch(
         where = name_of(prompts)
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         rows, unread = read_rows(prompts, file_format)
-        source_of = cache(lambda model, variant: read_source(model, variant=variant))
+        source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
+        fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         steps: dict[int, tuple[int, ...]] = {}
 
         def check(item: BatchItem) -> None:
-            steps[id(item)] = _steps(item, source_of(item.settings.model, item.settings.variant))
+            model = item.settings.model, item.settings.variant
+            steps[id(item)] = _steps(item, source_of(*model))
+            if keep_going:  # a model of which not all can be had is the fault of its rows alone
+                fetched(*model)
 
         items, bad = items_from_rows(
             rows,
@@ -134,7 +138,7 @@ def run_batch(
             refuse_bad_rows([*unread, *bad], len(items), where)
         jobs: dict[str, Job] = {}
         for item in items:
-            source = source_of(item.settings.model, item.settings.variant)
+            source = fetched(item.settings.model, item.settings.variant)
             key = maker.content_key(item, source.weights_key)
             jobs.setdefault(key, Job(item, key, steps[id(item)]))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
@@ -231,7 +235,7 @@ def _image_of(item: BatchItem) -> Any:
     return in_clip_size(image, item.settings)
 
 
-def _steps(item: BatchItem, source: ModelSource) -> tuple[int, ...]:
+def _steps(item: BatchItem, source: RecognisedModel) -> tuple[int, ...]:
     """Transformer steps of each unit; an image is the first one, and takes none.
 
     Raises what pipeline and file would raise, before anything is loaded.

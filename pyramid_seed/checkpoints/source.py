@@ -1,4 +1,7 @@
-"""Which model it is: the one answer that is read once and handed on."""
+"""Which model it is: the one answer that is read once and handed on.
+
+It is told from small files, so that what a model cannot make is refused before its weights are downloaded.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import logging
 import re
 import stat
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypedDict, Unpack
 
 import transformers
 from diffusers.models.modeling_utils import ModelMixin
@@ -71,19 +74,19 @@ class FileState(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ModelSource:
-    """A model's files, as they were when `read_source` read them.
+class RecognisedModel:
+    """Which model it is, told from the names of its files and a few configs, see `recognise_model`.
 
     Attributes:
-        folder: where they are.
+        folder: where its files are, or will be.
         variant: as asked for: "384p", "768p", "image", or None for the only one.
         layout: "original", as published, or "diffusers", as `save_pretrained` writes it.
         family: miniFLUX or SD3.
         transformer: the part, a folder in `folder`, that holds the transformer.
         files: names of what loading reads, relative to `folder`, sorted.
-        states: of these files, and of the folders that they lie in (names ending in "/").
+        states: of those that are here, and of the folders that they lie in (names ending in "/").
         configs: the JSON files that were read to tell all this, by name.
-        converted: the safetensors copy of each file that is a pickle, by name.
+        repository: where the files that are not here come from; None of a folder.
     """
 
     folder: Path
@@ -94,7 +97,30 @@ class ModelSource:
     files: tuple[str, ...]
     states: Mapping[str, FileState]
     configs: Mapping[str, Mapping[str, Any]]
-    converted: Mapping[str, Converted] = field(default_factory=dict)
+    repository: Repository | None = field(default=None, repr=False)
+
+    def fetched(self) -> ModelSource:
+        """The model with all that loading reads here: what is missing is downloaded, pickles are converted.
+
+        Raises:
+            OSError: the hub does not give a file; there is no room; the safetensors copy of a pickle cannot
+                be written.
+            ValueError: a file is a pointer of Git LFS, or a pickle that is refused.
+        """
+        states = self.states
+        if self.repository is not None:
+            self.repository.fetch(self.files)
+            states = _states(self.folder, self.files)
+            if self.repository.warning is not None:
+                logger.warning(self.repository.warning)
+        for name in self.files:
+            refuse_lfs_pointer(self.folder / name)
+        values = {each.name: getattr(self, each.name) for each in fields(RecognisedModel)}
+        source = ModelSource(**values | {"states": states, "repository": None})
+        pickles = filter(is_pickle, self.files)
+        return replace(
+            source, converted={name: converted(self.folder / name, source.empty) for name in pickles}
+        )
 
     @property
     def description(self) -> str:
@@ -150,6 +176,66 @@ class ModelSource:
                 num_stages=stages,
             )
 
+    def changed_files(self) -> list[str]:
+        """Names of files that were written, removed or added since; one pass of stats if there are none."""
+        changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]
+        if not any(name.endswith("/") for name in changed):
+            return changed
+        # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
+        try:
+            files = judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
+        except ValueError:  # not even a model any more
+            return list(self.files)
+        names = {name for name in changed if not name.endswith("/")}
+        return sorted(names | set(self.files).symmetric_difference(files))
+
+    def model_of(self, part: str) -> tuple[type[ModelMixin], dict[str, Any]]:
+        """Class and arguments of our model of the VAE or the transformer, from the original's config.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        if part == VAE_PART:
+            return AutoencoderKLCausalVideo, self.vae_config()
+        return transformer_class(self.family), self.transformer_config()
+
+    def vae_config(self) -> dict[str, Any]:
+        """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
+        name = f"{VAE_PART}/config.json"
+        with naming(self.folder / name):
+            config = vae_config_from_original(self.configs[name])
+        family = self.family
+        return config | {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Arguments of our transformer, from the original's config; raises as `vae_config`."""
+        name = f"{self.transformer}/config.json"
+        with naming(self.folder / name):
+            return transformer_config_from_original(self.family, self.configs[name])
+
+    def _config(self, file: str, *names: str) -> Mapping[str, Any]:
+        """A config that was read; ValueError if it lacks one of the names."""
+        config = self.configs.get(file, {})
+        if missing := [name for name in names if name not in config]:
+            raise ValueError(f"{self.folder / file} must have {', '.join(missing)}")
+        return config
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource(RecognisedModel):
+    """A model whose files are all here, as they were when `read_source` read them.
+
+    Attributes:
+        states: of all of them.
+        converted: the safetensors copy of each file that is a pickle, by name.
+    """
+
+    converted: Mapping[str, Converted] = field(default_factory=dict)
+
+    def fetched(self) -> Self:
+        """The model itself."""
+        return self
+
     @cached_property
     def weights(self) -> tuple[dict[str, Any], ...]:
         """Name, size and SHA-256 of every file; read the first time, see `digests.weight_digests`.
@@ -180,19 +266,6 @@ class ModelSource:
             for row in weight_digests(self.folder, self.files, fresh=fresh)
         ]
 
-    def changed_files(self) -> list[str]:
-        """Names of files that were written, removed or added since; one pass of stats if there are none."""
-        changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]
-        if not any(name.endswith("/") for name in changed):
-            return changed
-        # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
-        try:
-            files = judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
-        except ValueError:  # not even a model any more
-            return list(self.files)
-        names = {name for name in changed if not name.endswith("/")}
-        return sorted(names | set(self.files).symmetric_difference(files))
-
     def check_unchanged(self) -> None:
         """Raise ValueError if a file is another one now; they are named."""
         if changed := self.changed_files():
@@ -212,16 +285,6 @@ class ModelSource:
         copies = (copy.path for name, copy in self.converted.items() if name.startswith(f"{part}/"))
         return next(copies, None)
 
-    def model_of(self, part: str) -> tuple[type[ModelMixin], dict[str, Any]]:
-        """Class and arguments of our model of the VAE or the transformer, from the original's config.
-
-        Raises:
-            ValueError: it is of another model.
-        """
-        if part == VAE_PART:
-            return AutoencoderKLCausalVideo, self.vae_config()
-        return transformer_class(self.family), self.transformer_config()
-
     def empty(self, part: str) -> nn.Module:
         """The model of a part in the original's layout without its weights; raises as `model_of`."""
         if (name := self.family.text_encoders.get(part)) is None:
@@ -233,20 +296,6 @@ class ModelSource:
         model.tie_weights()
         return model
 
-    def vae_config(self) -> dict[str, Any]:
-        """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
-        name = f"{VAE_PART}/config.json"
-        with naming(self.folder / name):
-            config = vae_config_from_original(self.configs[name])
-        family = self.family
-        return config | {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
-
-    def transformer_config(self) -> dict[str, Any]:
-        """Arguments of our transformer, from the original's config; raises as `vae_config`."""
-        name = f"{self.transformer}/config.json"
-        with naming(self.folder / name):
-            return transformer_config_from_original(self.family, self.configs[name])
-
     def check_weights(self) -> None:
         """Refuse weights of another model without loading them; of the original's VAE and transformer.
 
@@ -256,15 +305,31 @@ class ModelSource:
         for part in (VAE_PART, self.transformer) if self.layout == "original" else ():
             check_files(self.empty(part), self.weight_paths(part))
 
-    def _config(self, file: str, *names: str) -> Mapping[str, Any]:
-        """A config that was read; ValueError if it lacks one of the names."""
-        config = self.configs.get(file, {})
-        if missing := [name for name in names if name not in config]:
-            raise ValueError(f"{self.folder / file} must have {', '.join(missing)}")
-        return config
+
+class SourceOptions(TypedDict, total=False):
+    """What `read_source` takes besides the model."""
+
+    variant: str | None
+    revision: str | None
+    cache_dir: str | Path | None
+    local_dir: str | Path | None
+    token: str | bool | None
+    local_files_only: bool
 
 
-def read_source(
+def read_source(path_or_hub_id: str | Path, **options: Unpack[SourceOptions]) -> ModelSource:
+    """Tell which model it is, and bring here what loading it needs.
+
+    Weights are read only where they are a pickle that has not been converted yet, see `pickles.converted`.
+
+    Args:
+        path_or_hub_id, options: see `recognise_model`; it raises what that raises, and `fetched` of its
+            result.
+    """
+    return recognise_model(path_or_hub_id, **options).fetched()
+
+
+def recognise_model(
     path_or_hub_id: str | Path,
     *,
     variant: str | None = None,
@@ -273,11 +338,10 @@ def read_source(
     local_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-) -> ModelSource:
+) -> RecognisedModel:
     """Tell which model it is, from the names of its files and a few configs.
 
-    Of a hub id, what loading needs is downloaded. Weights are read only where they are a pickle that has not
-    been converted yet, see `pickles.converted`.
+    Of a hub id, only these configs are downloaded.
 
     Args:
         path_or_hub_id: a folder here, `owner/name` on the hub, both in either layout, or `embedded:NAME`.
@@ -288,10 +352,9 @@ def read_source(
 
     Raises:
         FileNotFoundError: a path that is not there.
-        OSError: the hub cannot be asked, or has no such repository; there is no room; the safetensors copy of
-            a pickle cannot be written.
+        OSError: the hub cannot be asked, or has no such repository; there is no room.
         ValueError: neither layout; a variant that is not there, or not named among several; parts of both
-            families or of none; a missing file, weights that lie elsewhere, or a pickle that is refused.
+            families or of none; a missing file, or weights that lie elsewhere.
     """
     model = resolve_model(str(path_or_hub_id))
     folder = Path(model).expanduser()
@@ -321,38 +384,29 @@ def read_source(
         judged = judge(list_files(folder), str(folder), variant, config)
     else:
         judged = _judged_on_hub(repository, variant, config)
-    folders = {name.rpartition("/")[0] + "/" for name in judged.files}
-    states = {name: _state(folder / name) for name in (*judged.files, *sorted(folders))}
-    for name in judged.files:
-        refuse_lfs_pointer(folder / name)
-    source = ModelSource(
+    return RecognisedModel(
         folder=folder,
         variant=variant,
         layout=judged.layout,
         family=judged.family,
         transformer=judged.transformer,
         files=judged.files,
-        states={name: state for name, state in states.items() if state is not None},
+        states=_states(folder, judged.files),
         configs=configs,
+        repository=repository,
     )
-    pickles = filter(is_pickle, source.files)
-    return replace(source, converted={name: converted(folder / name, source.empty) for name in pickles})
 
 
 def _judged_on_hub(
     repository: Repository, variant: str | None, config: Callable[[str], Mapping[str, Any]]
 ) -> Judged:
-    """What a repository holds, with all of it that the variant needs fetched."""
+    """What a repository holds."""
     try:
-        judged = judge(repository.files, repository.name, variant, config)
+        return judge(repository.files, repository.name, variant, config)
     except ValueError as error:
         if repository.offline is None:
             raise
         raise repository.incomplete(str(error).split(". ")[0]) from error
-    repository.fetch(judged.files)
-    if repository.warning is not None:
-        logger.warning(repository.warning)
-    return judged
 
 
 def is_hub_id(name: str) -> bool:
@@ -406,6 +460,12 @@ def judge(
         for shard in shards_of(config(name), files, where, name)
     ]
     return Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))
+
+
+def _states(folder: Path, files: Collection[str]) -> dict[str, FileState]:
+    """The states of those files that are here, and of the folders that they lie in."""
+    names = {*files, *(name.rpartition("/")[0] + "/" for name in files)}
+    return {name: state for name in sorted(names) if (state := _state(folder / name)) is not None}
 
 
 def _state(path: Path) -> FileState | None:

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.source import PUBLISHED_GEOMETRY, read_source
+from ..checkpoints.source import PUBLISHED_GEOMETRY, recognise_model
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..media.images import open_image
@@ -187,4 +187,4 @@ class Studio:
 
 @cache
 def _geometry_of(model: str, variant: str | None) -> PyramidGeometry:
-    return read_source(model, variant=variant).geometry
+    return recognise_model(model, variant=variant).geometry

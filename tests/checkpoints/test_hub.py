@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import time
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
+from pyramid_seed import generate
 from pyramid_seed.api import load_pipeline, shared_pipeline
 from pyramid_seed.checkpoints import hub as hub_module
 from pyramid_seed.checkpoints.pickles import converted_folder
@@ -215,6 +217,74 @@ def test_a_repository_is_refused_before_its_weights_are_downloaded(hub, publishe
 
     check_cases(cases, rule)
     assert hub.files == []
+
+
+def test_what_a_model_cannot_make_is_refused_before_its_weights_are_downloaded(hub, tmp_path, capsys):
+    """Settings that it needs, and sizes that it does not know; read from its configs alone."""
+    configs = [
+        "causal_video_vae/config.json",
+        "diffusion_transformer_384p/config.json",
+        "text_encoder_2/config.json",
+    ]
+    needed = {"height": 64, "width": 64, "num_frames": 9, "fps": 8, "num_inference_steps": 1}
+    needed |= {"guidance_scale": 1.0, "max_sequence_length": 32}
+    model = {"model": "owner/name", "variant": "384p"}
+    asks = r"no preset knows miniflux, .*: name the settings that it needs \("
+    asked = f"{', '.join(needed)}), or a preset"
+    arguments = ["--model", "owner/name", "--variant", "384p", "-o", str(tmp_path / "clips")]
+    with_size = arguments + [f"--{name.replace('_', '-')}={value}" for name, value in needed.items()]
+    no_size = needed | {"height": 100}
+    rows = [json.dumps({"prompt": "a", **model, **values}) for values in (needed, {"fps": 8})]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+
+    def rule(call, message):
+        shared_pipeline.clear()
+        shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+        hub.heal()
+        if isinstance(call, list):
+            assert main(call) == 2
+            told = capsys.readouterr().err
+        else:
+            with pytest.raises(ValueError, match=asks if call == {} else "height") as error:
+                generate("a boat", progress=False, **model, **call)
+            told = str(error.value)
+        assert message in told, told
+        assert sorted(hub.files) == configs
+        kept = [path for path in Path(constants.HF_HUB_CACHE).rglob("*") if path.is_file()]
+        assert {path.name for path in kept if "snapshots" in path.parts} == {"config.json"}
+        assert max(path.stat().st_size for path in kept) < 10_000
+
+    fix = "height must be a multiple of 64, got 100; use 64 or 128"
+    check_cases(
+        {
+            "Python": ({}, asked),
+            "Python, size": (no_size, fix),
+            "generate": (["generate", "a boat", *arguments], asked),
+            "generate, size": (["generate", "a boat", *with_size, "--height=100"], fix),
+            "batch": (
+                ["batch", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "clips")],
+                "line 2: no pr",
+            ),
+        },
+        rule,
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("hub", "cache")] == ["list.jsonl"]
+
+
+def test_rows_of_a_batch_go_on_without_a_model_that_the_hub_does_not_give(hub, tmp_path, capsys):
+    hub.fail = on_file(answers(404))
+    of_hub = {"model": "owner/name", "variant": "384p", "height": 64, "width": 64}
+    rows = [json.dumps({"prompt": "a", "preset": "tiny", **model}) for model in (of_hub, {})]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    few = ["--num-inference-steps", "1", "--num-frames", "1", "--quiet"]
+    command = ["batch", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "clips"), *few]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "does not give a file of owner/name (404)" in told
+    assert not (tmp_path / "clips").exists()
+    assert main([*command, "--keep-going"]) == 1
+    assert "line 1: http" in capsys.readouterr().err
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 1
 
 
 def test_a_listing_with_names_that_lead_elsewhere(hub, tmp_path):
