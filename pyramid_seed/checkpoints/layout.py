@@ -22,7 +22,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PICKLE_STEMS = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model"}
 _TOKENIZER_FILES = (".json", ".txt", ".model")
 _SAVED_ENDINGS = (".safetensors", *_TOKENIZER_FILES)
-_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -236,20 +236,21 @@ def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name
         name: of the index, as `part/model.safetensors.index.json`.
 
     Raises:
-        ValueError: it names anything but safetensors files beside it, or one that is missing.
+        ValueError: it names anything but files of its own kind beside it, or one that is missing.
     """
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{where}/{name} must hold a weight_map, the file of each tensor")
-    part = name.rpartition("/")[0]
+    part, _, file = name.rpartition("/")
+    ending = Path(file.removesuffix(".index.json")).suffix
     shards = list(dict.fromkeys(map(str, weight_map.values())))
     for shard in shards:
-        if not _SHARD.fullmatch(shard):
+        if not (_PLAIN_NAME.fullmatch(shard) and shard.endswith(ending)):
             raise ValueError(
-                f"{where}/{name} must name .safetensors files beside it, without folders, got {shard!r:.80}"
+                f"{where}/{name} must name {ending} files beside it, without folders, got {shard!r:.80}"
             )
         if f"{part}/{shard}" not in files:
-            raise ValueError(f"{where}/{part} lacks {shard}, which {name.rpartition('/')[2]} names")
+            raise ValueError(f"{where}/{part} lacks {shard}, which {file} names")
     return [f"{part}/{shard}" for shard in shards]
 
 
@@ -258,28 +259,34 @@ def refuse_pickles(files: Collection[str], where: str) -> None:
     for part in sorted(_parts(files)):
         if (name := pickle_of(files, where, part)) is not None:
             raise ValueError(
-                f"{where}/{name} is a pickle; of what save_pretrained wrote only safetensors is read: save "
-                "it again with safe_serialization=True"
+                f"{where}/{part} has its weights in a pickle ({name}); of what save_pretrained wrote only "
+                "safetensors is read: save it again with safe_serialization=True"
             )
 
 
 def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
-    """The pickle, `part/name`, that holds the weights of a part; None where there are safetensors, or none.
+    """The pickle, `part/name`, that holds the weights of a part, or the index that names its shards.
+
+    Returns:
+        None where there are safetensors, or no pickle.
 
     Raises:
-        ValueError: there are several.
+        ValueError: there are several, and no index.
     """
     mine = _files_of(part, files)
     pickles = [name for name in mine if is_pickle(name)]
     if not pickles or any(name.endswith(".safetensors") for name in mine):
         return None
     usual = f"{part}/{_PICKLE_STEMS[_stem(part)]}.bin"
-    if len(pickles) > 1 and usual not in pickles:
+    index = f"{usual}.index.json"
+    found = next((name for name in (usual, index) if name in mine), None)
+    if found is None and len(pickles) > 1:
         names = ", ".join(name.rpartition("/")[2] for name in pickles)
         raise ValueError(
-            f"{where}/{part} must hold its weights in one pickle, or in safetensors, got {names}"
+            f"{where}/{part} must hold its weights in one pickle, in shards that "
+            f"{index.rpartition('/')[2]} names, or in safetensors, got {names}"
         )
-    return usual if usual in pickles else pickles[0]
+    return found or pickles[0]
 
 
 def weight_files(files: Collection[str], part: str) -> list[str]:

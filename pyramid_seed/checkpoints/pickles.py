@@ -8,7 +8,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..files import check_space, file_digest, replacing
-from .digests import cache_path, weight_digests
+from .digests import cache_path, weight_digests, weights_key
 from .original import check_tensors
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ class Converted(NamedTuple):
     """A pickle as safetensors.
 
     Attributes:
-        path: of the safetensors file, in a folder that is named after the pickle's SHA-256.
+        path: of the safetensors file, in a folder that is named after the pickle's SHA-256; of shards, after
+            their `weights_key`.
         sha256: of that file.
         pickle: what it was made of, as `part/name`.
     """
@@ -58,11 +59,11 @@ def kept_conversions() -> list[Converted]:
     return [each for each in found if each is not None]
 
 
-def converted(path: Path, model_of: Callable[[str], nn.Module]) -> Converted:
+def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Converted:
     """The weights in a pickle as safetensors, from the cache, or else converted now.
 
     Args:
-        path: of the pickle.
+        paths: of the pickle, or of its shards, in one folder.
         model_of: called with the part's name if it is to be converted; gives the model, without its weights,
             that they must fit: nothing missing, nothing more, all finite.
 
@@ -70,8 +71,9 @@ def converted(path: Path, model_of: Callable[[str], nn.Module]) -> Converted:
         ValueError: it asks for more than tensors, is damaged, or does not fit; the message names the file.
         OSError: the safetensors file cannot be written.
     """
-    (row,) = weight_digests(path.parent, [path.name])
-    folder = converted_folder() / row["sha256"]
+    part, where = paths[0].parent, ", ".join(map(str, paths))
+    rows = weight_digests(part, [path.name for path in paths])
+    folder = converted_folder() / (rows[0]["sha256"] if len(rows) == 1 else weights_key(rows))
     kept = _recorded(folder)
     if kept is not None:
         try:
@@ -79,25 +81,27 @@ def converted(path: Path, model_of: Callable[[str], nn.Module]) -> Converted:
             return kept
         except (OSError, ValueError) as error:
             logger.warning("%s; it is made again", error)
-    state = _checked(read_pickle(path), path, model_of(path.parent.name))
+    loaded = read_pickle(paths[0]) if len(paths) == 1 else _joined(paths)
+    state = _checked(loaded, where, model_of(part.name))
     size = sum(tensor.nbytes for tensor in state.values())
-    check_space(folder, size, f"the safetensors copy of {path.name}", "set XDG_CACHE_HOME to a larger disk")
+    names = ", ".join(path.name for path in paths)
+    check_space(folder, size, f"the safetensors copy of {names}", "set XDG_CACHE_HOME to a larger disk")
     try:
         with replacing(folder, overwrite=True) as temporary:
             temporary.mkdir()
             save_file(state, temporary / _WEIGHTS, metadata={"format": "pt"})
-            if file_digest(path) != row["sha256"]:
-                raise ValueError(f"{path} changed while it was read; run the same command again")
+            if weight_digests(part, [row["file"] for row in rows], fresh=True) != rows:
+                raise ValueError(f"{where} changed while it was read; run the same command again")
             sha256 = file_digest(temporary / _WEIGHTS)
-            record = {"pickle": f"{path.parent.name}/{path.name}", "sha256": sha256}
+            record = {"pickle": f"{part.name}/{names}", "sha256": sha256}
             (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"the safetensors copy of {path} cannot be written: {error}; set XDG_CACHE_HOME to a folder "
+            f"the safetensors copy of {where} cannot be written: {error}; set XDG_CACHE_HOME to a folder "
             "that has room and can be written"
         ) from error
     # A warning, so that it is seen once by whoever has set up nothing.
-    logger.warning("%s was converted to safetensors once: %s (%.1f MB)", path, folder, size / 1e6)
+    logger.warning("%s was converted to safetensors once: %s (%.1f MB)", where, folder, size / 1e6)
     return Converted(folder / _WEIGHTS, sha256, record["pickle"])
 
 
@@ -125,7 +129,20 @@ def read_pickle(path: Path) -> Any:
         ) from error
 
 
-def _checked(loaded: Any, path: Path, model: nn.Module) -> dict[str, torch.Tensor]:
+def _joined(paths: Sequence[Path]) -> dict[Any, Any]:
+    """What the shards of a pickle hold together; ValueError if that is not tensors by name, each in one."""
+    joined: dict[Any, Any] = {}
+    for path in paths:
+        shard = read_pickle(path)
+        if not isinstance(shard, Mapping):
+            raise ValueError(f"{path} must hold tensors by name, got {type(shard).__name__}")
+        if twice := [name for name in shard if name in joined]:
+            raise ValueError(f"{path} must hold no tensor that another shard holds, got {twice[0]!r:.80}")
+        joined |= shard
+    return joined
+
+
+def _checked(loaded: Any, where: str, model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of a pickle, also from under a key, that fit a model exactly; ready to be saved."""
     nested = loaded if isinstance(loaded, Mapping) else {}
     candidates = {"the file itself": loaded, **nested}
@@ -138,14 +155,15 @@ def _checked(loaded: Any, path: Path, model: nn.Module) -> dict[str, torch.Tenso
     fitting = [key for key, tensors in states.items() if tensors.keys() == expected]
     if len(fitting) > 1:  # such as weights and their moving average
         raise ValueError(
-            f"{path} holds several sets of weights, {', '.join(map(str, fitting))}; it must hold one"
+            f"{where} holds several sets of weights, {', '.join(map(str, fitting))}; it must hold one"
         )
     state = max(states.values(), key=lambda tensors: len(tensors.keys() & expected), default={})
-    check_tensors(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, str(path))
+    check_tensors(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
     odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
     if odd:
         raise ValueError(
-            f"{path} must hold finite floating-point numbers in dense tensors, not so in {len(odd)}: {odd[0]}"
+            f"{where} must hold finite floating-point numbers in dense tensors, not so in {len(odd)}: "
+            f"{odd[0]}"
         )
     storages = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
     # safetensors refuses tensors that share memory, or lie in it in another order.

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypedDict, Unpack
 
@@ -117,10 +118,12 @@ class RecognisedModel:
             refuse_lfs_pointer(self.folder / name)
         values = {each.name: getattr(self, each.name) for each in fields(RecognisedModel)}
         source = ModelSource(**values | {"states": states, "repository": None})
-        pickles = filter(is_pickle, self.files)
-        return replace(
-            source, converted={name: converted(self.folder / name, source.empty) for name in pickles}
-        )
+        copies: dict[str, Converted] = {}
+        for _, names in groupby(filter(is_pickle, self.files), lambda name: name.partition("/")[0]):
+            shards = list(names)
+            copy = converted([self.folder / name for name in shards], source.empty)
+            copies |= dict.fromkeys(shards, copy)
+        return replace(source, converted=copies)
 
     @property
     def description(self) -> str:
@@ -227,7 +230,7 @@ class ModelSource(RecognisedModel):
 
     Attributes:
         states: of all of them.
-        converted: the safetensors copy of each file that is a pickle, by name.
+        converted: the safetensors copy of each file that is a pickle, by name; shards of one share theirs.
     """
 
     converted: Mapping[str, Converted] = field(default_factory=dict)
@@ -259,8 +262,9 @@ class ModelSource(RecognisedModel):
 
     def _rows(self, fresh: bool) -> list[dict[str, Any]]:
         """A pickle has the digest of its safetensors copy, too: that is what is loaded."""
+        digests = {copy: copy.check(fresh=fresh) for copy in set(self.converted.values())}
         return [
-            row | {"converted_sha256": self.converted[row["file"]].check(fresh=fresh)}
+            row | {"converted_sha256": digests[self.converted[row["file"]]]}
             if row["file"] in self.converted
             else row
             for row in weight_digests(self.folder, self.files, fresh=fresh)
@@ -441,6 +445,7 @@ def judge(
         index = config("model_index.json")
         family, transformer = family_of_saved(index, where), "transformer"
         needed = saved_files(files, index, where)
+        index_ending = ".safetensors.index.json"
         names = ["vae/config.json", "transformer/config.json", "scheduler/scheduler_config.json"]
     else:
         chosen = choose_variant(files, where, variant)
@@ -449,6 +454,7 @@ def judge(
         configs = {part: config(f"{part}/config.json") for part in parts if f"{part}/config.json" in files}
         family = find_family(files, where, chosen, configs)
         needed = original_files(files, where, family, chosen)
+        index_ending = ".index.json"
         names = [f"{VAE_PART}/config.json"]
     for name in names:
         if name in files:
@@ -456,7 +462,7 @@ def judge(
     shards = [
         shard
         for name in needed
-        if name.endswith(".safetensors.index.json")
+        if name.endswith(index_ending)
         for shard in shards_of(config(name), files, where, name)
     ]
     return Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))

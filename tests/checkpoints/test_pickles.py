@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -14,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from pyramid_seed import generate
+from pyramid_seed.api import load_pipeline
 from pyramid_seed.checkpoints.layout import VAE_PART
 from pyramid_seed.checkpoints.load import load_components
 from pyramid_seed.checkpoints.pickles import converted, kept_conversions
 from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.files import file_digest
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
@@ -86,7 +89,7 @@ def test_pickles_of_all_shapes_are_the_same_weights(vae, tmp_path):
     def rule(content, **options):
         path = tmp_path / "vae.bin"
         torch.save(content, path, **options)
-        found = load_file(converted(path, vae).path)
+        found = load_file(converted([path], vae).path)
         dtype = next(iter(found.values())).dtype
         assert found.keys() == STATE.keys()
         assert all(torch.equal(found[name], tensor.to(dtype)) for name, tensor in STATE.items())
@@ -122,7 +125,7 @@ def test_what_does_not_fit_is_named(vae, tmp_path, cache):
         path = tmp_path / "vae.bin"
         torch.save(content, path)
         with pytest.raises(ValueError, match=message) as error:
-            converted(path, vae)
+            converted([path], vae)
         assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -148,7 +151,7 @@ def test_a_hostile_pickle_runs_no_code(vae, tmp_path, cache):
         write()
         message = f"^{re.escape(str(path))} is refused, and none of its code was run: .*; use a copy in safe"
         with pytest.raises(ValueError, match=message):
-            converted(path, vae)
+            converted([path], vae)
         assert not marker.exists()
 
     check_cases(cases, rule)
@@ -156,7 +159,7 @@ def test_a_hostile_pickle_runs_no_code(vae, tmp_path, cache):
     with pytest.raises(
         ValueError, match=rf"it asks for {os.system.__module__}\.system, and a pickle that needs"
     ):
-        converted(path, vae)
+        converted([path], vae)
     assert not list(cache.glob("*"))
     torch.load(path, weights_only=False)
     assert marker.exists(), "it would have"
@@ -171,7 +174,7 @@ def test_a_damaged_pickle_is_named(vae, tmp_path):
     def rule(content):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"cannot be read as a pickle of tensors .* download it again$"):
-            converted(path, vae)
+            converted([path], vae)
 
     check_cases({name: (content,) for name, content in cases.items()}, rule)
 
@@ -235,10 +238,126 @@ def test_every_part_may_be_a_pickle(tmp_path):
         assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
+# Shards
+
+
+def sharded(part: Path, *shards, weight_map=None, stem="diffusion_pytorch_model") -> list[Path]:
+    """Write shards of a pickle, and the index that names them, in place of a part's weights."""
+    for path in part.glob("*.safetensors"):
+        path.unlink()
+    names = [f"{stem}-{place:05}-of-{len(shards):05}.bin" for place, _ in enumerate(shards, start=1)]
+    for name, content in zip(names, shards, strict=True):
+        torch.save(content, part / name)
+    if weight_map is None:
+        weight_map = {str(key): name for name, shard in zip(names, shards, strict=True) for key in shard}
+    (part / f"{stem}.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return [part / name for name in names]
+
+
+HALVES = [dict(list(STATE.items())[:80]), dict(list(STATE.items())[80:])]
+
+
+@pytest.fixture
+def in_shards(tmp_path) -> Path:
+    """A folder in the original's layout whose VAE is a pickle in two shards."""
+    folder = Path(shutil.copytree(MINIFLUX, tmp_path / "model"))
+    sharded(folder / VAE_PART, *HALVES)
+    return folder
+
+
+def test_shards_of_a_pickle_are_the_same_weights_and_all_digests_are_recorded(in_shards, cache, caplog):
+    source = read_source(in_shards)
+    assert len(caplog.records) == 1, "one line"
+    (copy,) = set(source.converted.values())
+    found = load_file(copy.path)
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in STATE.items())
+    rows = {row["file"]: row for row in source.weights if row["file"].startswith(VAE_PART)}
+    stem = f"{VAE_PART}/diffusion_pytorch_model"
+    shards = [f"{stem}-00001-of-00002.bin", f"{stem}-00002-of-00002.bin"]
+    assert sorted(rows) == sorted([f"{VAE_PART}/config.json", f"{stem}.bin.index.json", *shards])
+    for name in shards:
+        assert rows[name]["sha256"] == file_digest(in_shards / name)
+        assert rows[name]["converted_sha256"] == file_digest(copy.path)
+    assert source.weights_now() == list(source.weights)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert read_source(in_shards).converted == source.converted
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_a_text_encoder_in_shards_makes_the_same_clip(tmp_path, quick, made):
+    folder = Path(shutil.copytree(MINIFLUX, tmp_path / "model"))
+    state = load_file(folder / "text_encoder_2" / "model.safetensors")
+    first = dict(list(state.items())[:5])
+    rest = {name: tensor for name, tensor in state.items() if name not in first}
+    sharded(folder / "text_encoder_2", first, rest, stem="pytorch_model")
+    clip = generate("a boat", seed=made.seed, **quick | {"model": str(folder)})
+    assert clip.digest == made.digest
+
+
+def test_shards_that_do_not_fit_are_named(vae, tmp_path, cache):
+    marker = tmp_path / "ran"
+    first, second = HALVES
+    nan = torch.full_like(second[last := list(second)[-1]], torch.nan)
+    cases = {
+        "missing": ([first, dict(list(second.items())[1:])], f"1 missing: {next(iter(second))}$"),
+        "more": ([first, second | {"loss": torch.ones(1)}], "1 unexpected: loss$"),
+        "in both": (
+            [STATE, second],
+            r"00002-of-00002\.bin must hold no tensor that another shard holds, got",
+        ),
+        "not finite": ([first, second | {last: nan}], f"finite floating-point numbers .* in 1: {last}"),
+        "a list": ([first, [second]], r"00002-of-00002\.bin must hold tensors by name, got list"),
+        "hostile": ([first, second | {"x": Hostile(marker)}], "00002.bin is refused, and none of its code"),
+    }
+
+    def rule(shards, message):
+        with pytest.raises(ValueError, match=message) as error:
+            converted(sharded(tmp_path, *shards, weight_map={}), vae)
+        assert str(tmp_path / "diffusion_pytorch_model-0000") in str(error.value)
+
+    check_cases(cases, rule)
+    assert not marker.exists()
+    assert not list(cache.glob("*"))
+
+
+def test_an_index_of_pickles_names_nothing_but_pickles_beside_it(in_shards):
+    part = in_shards / VAE_PART
+    (part.parent / "outside.bin").touch()
+    cases = {
+        "../outside.bin": "must name .bin files beside it, without folders, got '../outside.bin'",
+        "/tmp/x.bin": "must name .bin files beside it",
+        "other.safetensors": "must name .bin files beside it",
+        ".hidden.bin": "must name .bin files beside it",
+        "absent.bin": f"{VAE_PART} lacks absent.bin, which diffusion_pytorch_model.bin.index.json names",
+    }
+
+    def rule(name, message):
+        index = {"weight_map": {FIRST: name}}
+        (part / "diffusion_pytorch_model.bin.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read_source(in_shards)
+
+    check_cases(list(cases.items()), rule)
+
+
+def test_what_save_pretrained_wrote_has_no_shards_of_pickles(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    sharded(tmp_path / "vae", *HALVES)
+    with pytest.raises(ValueError, match=r"in a pickle \(vae/.*\.bin\.index\.json\); .* only safetensors is"):
+        read_source(tmp_path)
+    saved = tmp_path / "saved"
+    load_pipeline(MINIFLUX, device="cpu").save_pretrained(saved)
+    (saved / "vae" / "diffusion_pytorch_model.bin.index.json").write_text("{}")  # beside safetensors, unread
+    assert read_source(saved).converted == {}
+
+
 def test_one_of_several_pickles_must_have_the_usual_name(published):
     part = published / VAE_PART
     shutil.copy(part / "diffusion_pytorch_model.bin", part / "ema.pt")
     assert f"{VAE_PART}/diffusion_pytorch_model.bin" in read_source(published).files
     (part / "diffusion_pytorch_model.bin").rename(part / "other.pth")
-    with pytest.raises(ValueError, match=r"must hold its weights in one pickle, .* got ema\.pt, other\.pth"):
+    names = r"one pickle, in shards that diffusion_pytorch_model\.bin\.index\.json names, or in safetensors"
+    with pytest.raises(ValueError, match=rf"must hold its weights in {names}, got ema\.pt, other\.pth"):
         read_source(published)
