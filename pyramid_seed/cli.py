@@ -41,6 +41,10 @@ def _run(options: argparse.Namespace, signals: Sequence[int]) -> int:
     """Run a command and tell its errors; returns the exit status."""
     run: Callable[[argparse.Namespace], int] = options.run
     try:
+        if options.command not in _TOLD_ONLY:
+            from .files import check_temporary_folder  # slow to import
+
+            check_temporary_folder()
         status = run(options)
         sys.stdout.flush()
         return status

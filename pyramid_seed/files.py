@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 import unicodedata
 import uuid
@@ -37,10 +38,11 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
-        OSError: no space is left.
+        OSError: it cannot be made there, see `check_reachable`; no space is left.
     """
     path = real_path(path)  # so that making the parents cannot change what a path with ".." means
     check_free(path, overwrite=overwrite)
+    check_reachable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_once(path.parent)
     owner = f"{_machine()}{os.getpid() % 16**6:06x}"
@@ -115,6 +117,16 @@ def check_readable(path: Path) -> None:
         raise IsADirectoryError(f"{path} is a folder, and a file is needed")
     if not stat.S_ISREG(mode):
         raise OSError(f"{path} is no file but a FIFO, a socket or a device; write what it gives into a file")
+
+
+def check_temporary_folder() -> None:
+    """Raise OSError unless there is a folder for temporary files: torch cannot even be imported without."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise OSError(
+            "no folder for temporary files can be written to, and torch needs one; set TMPDIR to one that can"
+        ) from error
 
 
 def file_digest(path: Path) -> str:

@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "5eed" * 10
 _PLAIN = (".json", ".txt", ".md")  # files that Git keeps itself; the others are large ones
+
+
+def ask_hub(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the real client of this process ask a hub at an endpoint."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class StandInHub:

@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ def cache_path() -> Path:
     """
     base = os.environ.get("XDG_CACHE_HOME")
     try:
-        cache = Path(base) if base else Path.home() / ".cache"
+        folder = Path(base) if base else Path.home() / ".cache"
     except RuntimeError as error:
         raise OSError(f"this user has no home folder ({error}); set XDG_CACHE_HOME") from error
-    return cache / "pyramid_seed" / "weights.json"
+    return folder / "pyramid_seed" / "weights.json"
 
 
 def _cache_path_here() -> Path | None:
@@ -86,10 +86,10 @@ def _read_cache() -> dict[str, dict[str, Any]]:
     if path is None:
         return {}
     try:
-        cache = json.loads(path.read_text(encoding="utf-8"))
-        if cache["version"] != _CACHE_VERSION:
-            raise ValueError(f"unknown version {cache['version']!r}")
-        files = {str(name): dict(entry) for name, entry in cache["files"].items()}
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["version"] != _CACHE_VERSION:
+            raise ValueError(f"unknown version {kept['version']!r}")
+        files = {str(name): dict(entry) for name, entry in kept["files"].items()}
         if not all(_is_entry(entry) for entry in files.values()):
             raise ValueError("an entry is not one of ours")
     except FileNotFoundError:
@@ -115,12 +115,10 @@ def _write_cache(files: dict[str, dict[str, Any]]) -> None:
                 json.dumps({"version": _CACHE_VERSION, "files": files}, sort_keys=True), encoding="utf-8"
             )
     except OSError as error:
-        _warn(f"the cache of weight digests {path} was not written: {error}")
+        _warn(f"the cache of weight digests was not written: {error}")
 
 
+@cache
 def _warn(text: str) -> None:
-    """Warn, into the log where warnings are made errors: nothing ends for want of a cache."""
-    try:
-        warnings.warn(text, stacklevel=4)
-    except UserWarning:
-        logger.warning(text)
+    """Say it once: nothing ends for want of a cache."""
+    logger.warning(text)

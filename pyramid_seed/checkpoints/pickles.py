@@ -8,7 +8,8 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from ..files import check_space, file_digest, replacing
+from ..files import check_reachable, check_space, file_digest, replacing
 from .digests import cache_path, weight_digests, weights_key
 from .original import check_tensors
 
@@ -81,28 +82,36 @@ def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Co
             return kept
         except (OSError, ValueError) as error:
             logger.warning("%s; it is made again", error)
+    with _writing(where):
+        check_reachable(folder)
     loaded = read_pickle(paths[0]) if len(paths) == 1 else _joined(paths)
     state = _checked(loaded, where, model_of(part.name))
     size = sum(tensor.nbytes for tensor in state.values())
     names = ", ".join(path.name for path in paths)
     check_space(folder, size, f"the safetensors copy of {names}", "set XDG_CACHE_HOME to a larger disk")
-    try:
-        with replacing(folder, overwrite=True) as temporary:
-            temporary.mkdir()
-            save_file(state, temporary / _WEIGHTS, metadata={"format": "pt"})
-            if weight_digests(part, [row["file"] for row in rows], fresh=True) != rows:
-                raise ValueError(f"{where} changed while it was read; run the same command again")
-            sha256 = file_digest(temporary / _WEIGHTS)
-            record = {"pickle": f"{part.name}/{names}", "sha256": sha256}
-            (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"the safetensors copy of {where} cannot be written: {error}; set XDG_CACHE_HOME to a folder "
-            "that has room and can be written"
-        ) from error
+    with _writing(where), replacing(folder, overwrite=True) as temporary:
+        temporary.mkdir()
+        save_file(state, temporary / _WEIGHTS, metadata={"format": "pt"})
+        if weight_digests(part, [row["file"] for row in rows], fresh=True) != rows:
+            raise ValueError(f"{where} changed while it was read; run the same command again")
+        sha256 = file_digest(temporary / _WEIGHTS)
+        record = {"pickle": f"{part.name}/{names}", "sha256": sha256}
+        (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     # A warning, so that it is seen once by whoever has set up nothing.
     logger.warning("%s was converted to safetensors once: %s (%.1f MB)", where, folder, size / 1e6)
     return Converted(folder / _WEIGHTS, sha256, record["pickle"])
+
+
+@contextmanager
+def _writing(what: str) -> Iterator[None]:
+    """Say of what there can be no safetensors copy, and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"there can be no safetensors copy of {what}: {error}; set XDG_CACHE_HOME to a folder that has "
+            "room and can be written"
+        ) from error
 
 
 def read_pickle(path: Path) -> Any:

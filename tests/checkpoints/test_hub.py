@@ -24,7 +24,7 @@ from pyramid_seed.cli import main
 from pyramid_seed.provenance.manifest import read_manifest
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
-from tests.stand_in_hub import COMMIT, StandInHub
+from tests.stand_in_hub import COMMIT, StandInHub, ask_hub
 
 VAE = "causal_video_vae/diffusion_pytorch_model"
 TRANSFORMER = "diffusion_transformer_384p/diffusion_pytorch_model.safetensors"
@@ -50,9 +50,7 @@ def hub(published, tmp_path, monkeypatch):
     """A hub with owner/name, and a user who has nothing yet."""
     standing = StandInHub({"owner/name": published})
     with standing.serve() as endpoint:
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        ask_hub(endpoint, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.setattr(hub_module, "_PAUSE", 0.0)

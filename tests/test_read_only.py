@@ -1,0 +1,124 @@
+"""Where nothing can be written, a command ends in one sentence of ours, or goes on without."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyramid_seed.checkpoints.source import read_source
+from tests.cases import check_cases
+from tests.conftest import REFERENCE
+from tests.stand_in_hub import StandInHub, ask_hub
+
+VAE = "causal_video_vae/diffusion_pytorch_model"
+MOUNT = """
+for folder in $FOLDERS; do mount --bind $folder $folder && mount -o remount,bind,ro $folder || exit 99; done
+exec "$@"
+"""
+RUN = """
+import contextlib, io, json, sys
+from pyramid_seed.cli import main
+for command in json.loads(sys.argv[1]):
+    told = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+        status = main(command)
+    print(json.dumps([status, told.getvalue()]))
+"""
+
+
+def run_read_only(folders, commands, **environment) -> list[tuple[int, str]]:
+    """Status and standard error of commands that see these folders as mounted read-only, in one process."""
+    apart = ["unshare", "-rm"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
+        pytest.skip("needs user namespaces, to mount something for one process alone")
+    done = subprocess.run(
+        [*apart, "sh", "-c", MOUNT, "sh", sys.executable, "-c", RUN, json.dumps(commands)],
+        env={**os.environ, **environment, "FOLDERS": " ".join(map(str, folders))},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
+    plain = REFERENCE / "miniflux-tiny"
+    published = Path(shutil.copytree(plain, tmp_path / "published"))
+    weights = load_file(published / f"{VAE}.safetensors")
+    (published / f"{VAE}.safetensors").unlink()
+    torch.save(weights, published / f"{VAE}.bin")
+    complete = Path(shutil.copytree(published, tmp_path / "complete"))
+    torch.save({"state_dict": weights}, complete / f"{VAE}.bin")
+    hub, cache, out, free = (tmp_path / name for name in ("hub", "cache", "out", "free"))
+    for folder in (hub, cache, out, free):
+        folder.mkdir()
+    standing = StandInHub({"owner/name": published, "owner/complete": complete})
+    few = ["--variant", "384p", "--height", "64", "--width", "64", "--num-frames", "1", "--fps", "8"]
+    few += ["--num-inference-steps", "1", "--guidance-scale", "1", "--max-sequence-length", "32", "--quiet"]
+    generate, fetch = ["generate", "a boat", *few, "--model"], ["fetch", "--variant", "384p"]
+    (tmp_path / "list.txt").write_text("a boat")
+    batch = ["batch", str(tmp_path / "list.txt"), *few, "--model"]
+    hub_words = "files of owner/name cannot be written (Read-only file system: "
+    not_into = f"cannot be written: no permission to write into {out}"
+    no_copy = f"there can be no safetensors copy of {published / f'{VAE}.bin'}: {cache}"
+    cases = {
+        "generate, hub": ([*generate, "owner/name", "-o", f"{free}/a.mp4"], hub_words),
+        "fetch": ([*fetch, "owner/name"], f"{hub_words}{hub}"),
+        "fetch -o": ([*fetch, "owner/name", "-o", str(out)], f"{hub_words}{out}"),
+        "fetch -o new": ([*fetch, "owner/name", "-o", f"{out}/new"], f"{hub_words}{out}/new"),
+        "fetch a folder": ([*fetch, str(published)], no_copy),
+        "generate, convert": ([*generate, str(published), "-o", f"{free}/b.mp4"], no_copy),
+        "generate -o": ([*generate, str(plain), "-o", f"{out}/a.mp4"], not_into),
+        "batch -o": ([*batch, str(plain), "-o", f"{out}/clips"], f"{out}/clips: cannot be written to"),
+    }
+    goes_on = {
+        "fetch, complete": [*fetch, "owner/complete"],
+        "generate, complete": [*generate, "owner/complete", "-o", f"{free}/c.mp4"],
+        "fetch a plain folder": [*fetch, str(plain)],
+    }
+    with standing.serve() as endpoint:
+        ask_hub(endpoint, monkeypatch)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        read_source("owner/complete", variant="384p", cache_dir=hub)
+        commands = [command for command, _ in cases.values()] + list(goes_on.values())
+        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(hub)}
+        results = run_read_only((hub, cache, out), commands, **environment)
+
+    about_cache = r"^the cache of weight digests was not written: .*\n"  # said once, by whoever comes first
+
+    def is_refused(status, told, words):
+        sentence = re.sub(about_cache, "", told)
+        assert (status, sentence.count("\n")) == (2, 1), told
+        assert words in sentence
+
+    def goes_well(status, told):
+        assert (status, re.sub(about_cache, "", told)) == (0, ""), told
+
+    refused = zip(cases, results, strict=False)
+    check_cases({name: (*result, cases[name][1]) for name, result in refused}, is_refused)
+    check_cases(dict(zip(goes_on, results[len(cases) :], strict=True)), goes_well)
+    assert "".join(told for _, told in results).count("the cache of weight digests was not written") == 1
+    assert [path.name for path in free.iterdir()] == ["c.mp4"]
+
+
+def test_without_a_folder_for_temporary_files():
+    """As in a container whose whole file system is read-only: torch cannot be imported there."""
+    places = [Path(__file__).parents[1], *filter(Path.is_dir, map(Path, ("/tmp", "/var/tmp", "/usr/tmp")))]
+    commands = [["generate", "a boat", "-o", "a.mp4"], ["fetch", "owner/name"], ["presets"]]
+    generated, fetched, listed = run_read_only(places, commands, TMPDIR=str(places[0]))
+    reason = (
+        "no folder for temporary files can be written to, and torch needs one; set TMPDIR to one that can"
+    )
+    assert generated == (2, f"pyramid-seed generate: {reason}\n")
+    assert fetched == (2, f"pyramid-seed fetch: {reason}\n")
+    assert listed == (0, "")
