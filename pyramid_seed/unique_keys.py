@@ -1,8 +1,9 @@
 """YAML as people mean it: a key given twice is a mistake, and nothing is anything but what is written.
 
-Of YAML there are lists, mappings, and plain values as JSON has them. Aliases, merge keys and tags are
-refused: of a few lines they make gigabytes, or objects. `yes`, `1_000`, `010`, `0x1f`, `1:30` and dates,
-which YAML 1.1 takes for other values than people do, are the texts that they are.
+Of YAML there are lists, mappings, and plain values as JSON has them, not more than are read within about a
+second. Aliases, merge keys and tags are refused: of a few lines they make gigabytes, or objects. `yes`,
+`1_000`, `010`, `0x1f`, `1:30` and dates, which YAML 1.1 takes for other values than people do, are the texts
+that they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError)
 """What reading YAML raises; the second and third for escapes and numbers that are out of range."""
 _MAX_DEPTH = 20
+_MAX_VALUES = 15_000  # lists, mappings and plain values, keys among them; each takes some 50 microseconds
 _VALUES = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -33,7 +35,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self._depth = 0
+        self._depth = self._num_values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -43,6 +45,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
             raise _refusal(f"the tag {event.tag} is not read; write the plain value", event)
         if self._depth == _MAX_DEPTH:
             raise _refusal(f"it is nested more than {_MAX_DEPTH} deep", event)
+        if self._num_values == _MAX_VALUES:
+            raise _refusal(f"it holds more than {_MAX_VALUES:,} values; use .jsonl for long lists", event)
+        self._num_values += 1
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

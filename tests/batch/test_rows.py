@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import re
 import sys
+import time
 
 import pytest
 
-from pyramid_seed.batch.rows import BadRow, BatchInputError, Row, read_rows
+from pyramid_seed.batch.rows import MAX_YAML_BYTES, BadRow, BatchInputError, Row, read_rows
 from tests.cases import check_cases
 
 
@@ -102,6 +103,35 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
         ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, got 256; use .jsonl"),
     ]
     check_cases(cases, is_refused)
+
+
+def test_yaml_is_read_or_refused_within_about_a_second(tmp_path):
+    """Up to the limit in bytes; the worst of these took 10 seconds without a limit in values."""
+    row = "- prompt: a red circle moves to the right, for as long as it can, on a white sheet\n  seed: 1\n"
+    many, few = "holds more than 15,000 values; use .jsonl for long lists", ""
+    cases = {
+        "rows": ("", row, few),
+        "prompts": ("", "- a red circle moves to the right on a white background\n", few),
+        "empty rows": ("", "-\n", many),
+        "keys": ("", "- {a:,b:,c:}\n", many),
+        "nested": ("", "- [[[[[[]]]]]]\n", many),
+        "numbers": ("", "- [1,2,3,4,5,6,7,8,9]\n", many),
+        "one prompt": ("- |\n", "  a\n", few),
+        "directives": ("", "%A\n", "expected '<document start>'"),
+    }
+
+    def rule(head, unit, refusal):
+        path = write(tmp_path, "a.yaml", head + unit * (MAX_YAML_BYTES // len(unit) - 1))
+        started = time.process_time()
+        if refusal:
+            with pytest.raises(ValueError, match=re.escape(refusal)):
+                read_rows(path)
+        else:
+            rows, bad = read_rows(path)
+            assert len(rows) + len(bad) == path.read_text().count("- ")
+        assert time.process_time() - started < 3  # some 1 s, of this process alone
+
+    check_cases(cases, rule)
 
 
 def test_every_line_end_and_the_index_of_pandas_are_understood(tmp_path):
