@@ -24,6 +24,9 @@ Fit = Literal["crop", "pad", "stretch"]
 black, or stretched."""
 FITS: tuple[Fit, ...] = get_args(Fit)
 
+LIST_FORMATS = ("txt", "jsonl", "csv", "yaml")
+"""Of the list of a batch."""
+
 DTYPES = ("float32", "bfloat16")
 """What the models can run in."""
 

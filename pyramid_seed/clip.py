@@ -25,7 +25,13 @@ from .media.video import write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .provenance.latents import latents_path, write_latents
-from .provenance.manifest import UNKNOWN_MODEL, build_manifest, manifest_json, sidecar_path
+from .provenance.manifest import (
+    UNKNOWN_MODEL,
+    build_manifest,
+    manifest_json,
+    sidecar_path,
+    without_timings,
+)
 from .recipe import Recipe
 
 
@@ -196,7 +202,7 @@ class Clip:
         manifest = self.manifest | {"file": shown}
         comment = None
         if metadata and ending == ".mp4":  # of equal clips equal bytes, however long they took
-            comment = manifest_json({name: value for name, value in manifest.items() if name != "timings"})
+            comment = manifest_json(without_timings(manifest))
         # All is written before anything takes its name: if the disk is full, what was there stays as it was.
         # If the process is killed between two names, readers see that latents or sidecar are of another file.
         with ExitStack() as names:

@@ -21,6 +21,7 @@ from pyramid_seed.environment import fingerprint_differences
 from pyramid_seed.files import replacing
 from pyramid_seed.media.frames import Frames
 from pyramid_seed.provenance.diff import compare_results, compare_weights, first_difference
+from pyramid_seed.provenance.manifest import without_timings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 MANIFESTS = GOLDEN / "tiny.json"
@@ -56,11 +57,6 @@ CLIPS: dict[str, dict[str, Any]] = {
 def make_clip(name: str) -> Clip:
     """One of `CLIPS`, on the CPU."""
     return generate(**CLIPS[name], device="cpu", progress=False)
-
-
-def golden_manifest(clip: Clip) -> dict[str, Any]:
-    """What of a clip's manifest is kept: all but timings."""
-    return {name: value for name, value in clip.manifest.items() if name != "timings"}
 
 
 def read_manifests() -> dict[str, dict[str, Any]]:
@@ -105,7 +101,7 @@ def renew() -> None:
     before, manifests = read_manifests(), {}
     for name in CLIPS:
         clip = make_clip(name)
-        manifests[name] = golden_manifest(clip)
+        manifests[name] = without_timings(clip.manifest)
         strip = np.concatenate(list(clip.frames), axis=1)
         with replacing(GOLDEN / f"tiny-{name}.png", overwrite=True) as temporary:
             iio.imwrite(temporary, strip, extension=".png")

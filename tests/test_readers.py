@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pyramid_seed import generate
 from pyramid_seed.batch.items import Defaults, items_from_rows
-from pyramid_seed.batch.rows import FORMATS, read_rows
+from pyramid_seed.batch.rows import read_rows
 from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.choices import LIST_FORMATS
 from pyramid_seed.presets import SETTINGS, load_preset, with_settings
 from pyramid_seed.provenance.manifest import check_manifest, read_manifest, recipe_of
 from pyramid_seed.provenance.show import describe
@@ -54,7 +55,7 @@ contents = written.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.
 @example(content=b"a: &a [x]\nb: *a")
 @given(content=contents)
 def test_lists_and_presets(content, tmp_path):
-    for ending in FORMATS:
+    for ending in LIST_FORMATS:
         path = tmp_path / f"list.{ending}"
         path.write_bytes(content)
         try:

@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 
 from ..checks import did_you_mean
+from ..choices import LIST_FORMATS
 from ..presets import SETTINGS
 from ..texts import check_prompt, parse_json, read_bounded, read_stream
 from ..unique_keys import YAML_ERRORS, UniqueKeyLoader
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("txt", "jsonl", "csv", "yaml")
 STANDARD_INPUT = "-"
 NAMES = ("prompt", "seed", "image", "preset", *SETTINGS)
 """What a row may hold: values of its own, and every setting."""
@@ -64,7 +64,7 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
 
     Args:
         source: a file, or "-" for standard input.
-        file_format: one of `FORMATS`; default: the file's ending, for standard input "txt".
+        file_format: one of `LIST_FORMATS`; default: the file's ending, for standard input "txt".
 
     Raises:
         ValueError: an unknown format, text that is not UTF-8, a list that is too large, or a .yaml or .csv
@@ -74,8 +74,8 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     where, is_standard_input = name_of(source), str(source) == STANDARD_INPUT
     ending = "txt" if is_standard_input else Path(source).suffix.lower().removeprefix(".")
     file_format = file_format or ("yaml" if ending == "yml" else ending)
-    if file_format not in FORMATS:
-        raise ValueError(f"a list must be one of {', '.join(FORMATS)}, got {file_format!r}")
+    if file_format not in LIST_FORMATS:
+        raise ValueError(f"a list must be one of {', '.join(LIST_FORMATS)}, got {file_format!r}")
     if is_standard_input:
         data = read_stream(sys.stdin.buffer, MAX_BYTES, where)
     else:

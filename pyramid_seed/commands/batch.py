@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..choices import LIST_FORMATS
 from .options import (
     Commands,
     add_run_options,
@@ -46,7 +47,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("txt", "jsonl", "csv", "yaml"),
+        choices=LIST_FORMATS,
         help="of LIST (default: by its ending; standard input: txt)",
     )
     parser.add_argument(

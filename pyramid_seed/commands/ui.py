@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
+from ..ui.limits import Limits
 from .options import Commands, add_field, quiet_loading
 
 
@@ -53,12 +54,15 @@ def add(commands: Commands) -> None:
     limits = parser.add_argument_group(
         "limits", "the largest clips and the longest queue that the page takes"
     )
-    limits.add_argument("--max-frames", type=int, default=241, metavar="N", help="(default: 241)")
-    limits.add_argument("--max-height", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
-    limits.add_argument("--max-width", type=int, default=1280, metavar="PIXELS", help="(default: 1280)")
-    limits.add_argument(
-        "--max-waiting", type=int, default=8, metavar="N", help="jobs behind the running one (default: 8)"
-    )
+    for limit, unit in {"frames": "N", "height": "PIXELS", "width": "PIXELS", "waiting": "N"}.items():
+        what = "jobs behind the running one " if limit == "waiting" else ""
+        limits.add_argument(
+            f"--max-{limit}",
+            type=int,
+            default=getattr(Limits, f"max_{limit}"),
+            metavar=unit,
+            help=f"{what}(default: %(default)s)",
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,7 +74,6 @@ def run(options: argparse.Namespace) -> int:
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
 
-    from ..ui.limits import Limits
     from ..ui.server import loopback_names, serve
     from ..ui.studio import Studio
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..batch.rows import FORMATS, BadRow, BatchInputError, Row, read_rows
+from ..batch.rows import BadRow, BatchInputError, Row, read_rows
+from ..choices import LIST_FORMATS
 from ..files import real_path
 from ..texts import check_prompt
 
@@ -31,7 +32,7 @@ class Prompt:
 
 def is_list(text: str) -> bool:
     """Whether an argument names a list of prompts: it ends as the lists of `pyramid-seed batch` do."""
-    return Path(text).suffix.lower().removeprefix(".") in (*FORMATS, "yml")
+    return Path(text).suffix.lower().removeprefix(".") in (*LIST_FORMATS, "yml")
 
 
 def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:

@@ -195,8 +195,6 @@ def pixels_digest(image: Image.Image) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An image file; whatever Pillow raises for a damaged one becomes a ValueError that names it."""
-    if not path.exists():
-        raise FileNotFoundError(f"the image {path} does not exist")
     check_readable(path)
     try:
         with Image.open(path) as image:

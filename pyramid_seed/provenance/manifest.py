@@ -111,6 +111,11 @@ def build_manifest(
     }
 
 
+def without_timings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a manifest is equal in every run that makes the same clip in the same place."""
+    return {name: value for name, value in manifest.items() if name != "timings"}
+
+
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     """What to ask for to make the clip of a manifest again; the model's name is the manifest's.
 

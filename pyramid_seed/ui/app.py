@@ -274,13 +274,15 @@ class Page:
             yield changes
         self.jobs.pop(job.id, None)
         yield {
-            **self._ended(view.state, view.outcome, clip),
             self.progress: "",
             self.job_id: "",
             self.run: gr.Button(interactive=True),
             self.stop: gr.Button(interactive=False),
             self.queue_line: html.queue_line(self.studio.queue),
         }
+        with errors_as_messages():  # the clip can be gone
+            ended = self._ended(view.state, view.outcome, clip)
+        yield ended
         if view.error is not None:
             raise message_of(view.error)
 

@@ -61,7 +61,7 @@ MISTAKES = {
     "--guidance-scale \u0663": "guidance_scale must be a number of at least 0, got '\u0663'",
     "--preset tinny": "did you mean 'tiny'?",
     "--preset no.yaml": "the preset no.yaml does not exist",
-    "--image no.png": "the image no.png does not exist",
+    "--image no.png": ": no.png does not exist",
     "--lora no.safetensors": "no.safetensors does not exist",
     "--lora no.safetensors:0.5": "no.safetensors:0.5 does not exist",
     "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",

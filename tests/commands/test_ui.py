@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pyramid_seed.cli import build_parser, main
+from pyramid_seed.ui.limits import Limits
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys, tmp_path):
@@ -27,6 +28,17 @@ def test_the_help_warns_of_other_addresses(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "WARNING: with any other address everybody who can reach this machine can use its page" in text
     assert "--share" not in text
+
+
+def test_the_limits_are_those_of_the_page_unless_told_otherwise(capsys):
+    options = vars(build_parser().parse_args(["ui", "--max-height", "64"]))
+    limits = {name: options[name] for name in ("max_frames", "max_height", "max_width", "max_waiting")}
+    assert limits == {**vars(Limits()), "max_height": 64}
+    with pytest.raises(SystemExit):
+        main(["ui", "--help"])
+    assert "--max-waiting N jobs behind the running one (default: 8)" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_mistakes_are_named(capsys, tmp_path):

@@ -111,7 +111,7 @@ def test_a_damaged_exif_is_no_traceback(tmp_path):
 
 
 def test_what_is_no_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"the image .*a\.png does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"a\.png does not exist"):
         open_image(tmp_path / "a.png")
     for data in (b"", b"no image", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR broken"):
         (tmp_path / "a.png").write_bytes(data)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pyramid_seed import generate
 from pyramid_seed.ui.app import Page, message_of, whole
+from pyramid_seed.ui.jobs import Outcome
 from pyramid_seed.ui.studio import Studio
 
 
@@ -45,6 +46,19 @@ def test_the_folder_of_a_preset_is_where_its_clips_weights_are(from_folder, tmp_
 def test_a_clip_that_went_away_is_an_error_for_the_page(page):
     with pytest.raises(gr.Error, match=r"there is no clip &#x27;gone\.mp4&#x27; in the output folder"):
         next(page.on_verify("gone.mp4"))
+
+
+def test_after_an_error_of_the_page_the_next_job_can_be_started(page, studio):
+    """Here the clip of a job went away before it could be shown."""
+    job = studio.queue.submit("a boat", lambda _: Outcome("gone.mp4", "Made"))
+    changes = []
+    with pytest.raises(gr.Error, match=r"there is no clip &#x27;gone\.mp4&#x27; in the output folder"):
+        changes.extend(page._follow(job, ""))
+    seen = {name: value for each in changes for name, value in each.items()}
+    assert seen[page.run].interactive
+    assert not seen[page.stop].interactive
+    assert seen[page.job_id] == seen[page.progress] == ""
+    assert page.jobs == {}
 
 
 def test_the_size_in_the_form_is_that_of_the_picture(page, studio, tmp_path):
