@@ -67,7 +67,7 @@ def test_a_clip_is_verified(studio, made):
 def test_a_clip_that_differs_says_where(studio, made):
     other = finished(studio.make(replace(REQUEST, seed=1))).outcome.clip
     (studio.folder / made).with_suffix(".json").unlink(missing_ok=True)
-    frames = np.zeros((5, 384, 384, 3), np.uint8)
+    frames = np.zeros((5, 128, 128, 3), np.uint8)
     from pyramid_seed.media.video import write_video
     from pyramid_seed.provenance.manifest import manifest_json
 
