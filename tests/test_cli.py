@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed.cli import main
+from pyramid_seed.pipelines import denoise
+from tests.cases import check_cases
 from tests.forks import fork
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,10 +106,30 @@ def test_a_terminal_without_a_character_shows_its_escape(made, tmp_path):
     assert rb"a \U0001f388 rises" in told.stdout
 
 
-@pytest.mark.parametrize(
-    "name", ["SIGHUP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGINT"))]
-)
-def test_a_signal_stops_a_command_and_leaves_nothing(tmp_path, generate_clip, name):
+def test_a_signal_stops_a_command_in_the_middle_and_leaves_nothing(
+    tmp_path, generate_clip, monkeypatch, capsys
+):
+    """In this process, for another one takes seconds to start; see below."""
+
+    def rule(name):
+        def stop_in_the_second_unit(unit, *rest):
+            if unit == 1:
+                os.kill(os.getpid(), number)
+            return denoise_unit(unit, *rest)
+
+        number = getattr(signal, name)
+        monkeypatch.setattr(denoise, "denoise_unit", stop_in_the_second_unit)
+        assert main([*generate_clip, "--num-frames", "17", "-o", str(tmp_path / "clip.mp4")]) == 128 + number
+        assert "stopped; no file was left half-written" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+    denoise_unit = denoise.denoise_unit
+    check_cases(("SIGHUP", "SIGTERM", "SIGINT"), rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_signal_stops_the_process_of_a_command_and_leaves_nothing(tmp_path, generate_clip, name):
     number = getattr(signal, name)
     arguments = [*generate_clip, "--num-frames", "249", "-o", str(tmp_path / "clip.mp4")]
     command = [sys.executable, "-m", "pyramid_seed", *arguments]

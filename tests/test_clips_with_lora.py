@@ -21,8 +21,9 @@ from tests.conftest import REFERENCE
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
 
-@pytest.fixture(scope="module", params=["miniflux", "sd3"])
+@pytest.fixture(scope="module", params=["miniflux", pytest.param("sd3", marks=pytest.mark.slow)])
 def settings(request, quick) -> dict:
+    """A model of each family; what differs between them is tested in models/ and pipelines/."""
     return quick | {"model": str(REFERENCE / f"{request.param}-tiny")}
 
 
@@ -82,13 +83,10 @@ def test_the_manifest_tells_the_file(clip, plain, lora):
     ]
 
 
-def test_made_again_with_the_file(clip, saved, settings, lora, capsys):
+def test_made_again_with_the_file(saved, settings, lora):
     assert verify(saved, model=settings["model"], loras=[lora], progress=False).difference is None
     # The LoRA has not stayed in the pipeline that other clips share.
     assert generate("a boat", seed=3, **settings).manifest["loras"] == []
-    model = ["--model", settings["model"], "--quiet"]
-    assert main(["verify", str(saved), "--lora", str(lora), *model]) == 0
-    assert capsys.readouterr().out.endswith("MATCH\n")
 
 
 def test_without_the_file_it_could_not_be_run(saved, settings, plain, lora, tmp_path, capsys):
@@ -151,6 +149,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     other.write_bytes(lora.read_bytes())
     options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    options += ["--scale", "2"]
     command = ["generate", "a boat", "--seed", "3", "--preset", "tiny", *options, "--quiet", "-o", str(path)]
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
     manifest = read_manifest(path)

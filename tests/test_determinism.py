@@ -272,6 +272,7 @@ import os, sys, warnings
 import torch
 from pyramid_seed.determinism import determinism_level
 assert "diffusers" not in sys.modules
+torch.use_deterministic_algorithms(False)  # as it is; what torch imports for it takes seconds in each copy
 statuses = []
 for script in sys.argv[1:]:
     if (copy := os.fork()) == 0:

@@ -125,7 +125,14 @@ def test_the_noise_of_a_clip_is_the_same_everywhere(name, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "MATCH, as far as the noise goes"
 
 
-@pytest.mark.parametrize("name", CLIPS)
+# These have no latents, so to be extended they are made again as well.
+ALSO_EXTENDED = ("branched.mp4", "pictures.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ALSO_EXTENDED else ()) for name in CLIPS],
+)
 def test_a_clip_is_made_again(name, capsys):
     path = WRITTEN / "clips" / name
     status = main(["verify", "--quiet", "--device", "cpu", *image_options(name), str(path)])

@@ -204,10 +204,11 @@ def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, 
 
 
 def test_a_clip_made_in_tiles_says_so_and_is_made_again_in_them(quick):
+    picture = quick | {"num_frames": 1}
     pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
-    plain = generate("a boat", seed=5, pipeline=pipeline, **quick)
+    plain = generate("a boat", seed=5, pipeline=pipeline, **picture)
     pipeline.vae.enable_tiling(32, 32, 24, 24)
-    tiled = generate("a boat", seed=5, pipeline=pipeline, **quick)
+    tiled = generate("a boat", seed=5, pipeline=pipeline, **picture)
     assert tiled.digest != plain.digest
     assert "vae_tiling" not in plain.manifest
     assert tiled.manifest["vae_tiling"] == [32, 32, 24, 24]
@@ -215,5 +216,5 @@ def test_a_clip_made_in_tiles_says_so_and_is_made_again_in_them(quick):
     assert verify(tiled, pipeline=pipeline, progress=False).difference is None
     assert regenerate(plain, pipeline=pipeline, progress=False).digest == plain.digest
     assert pipeline.vae.tiling == (32, 32, 24, 24)
-    one_go = generate("a boat", seed=5, pipeline=pipeline, **quick | {"num_frames": 17})
-    assert extend(tiled, 17, progress=False).digest == one_go.digest
+    one_go = generate("a boat", seed=5, pipeline=pipeline, **quick)
+    assert extend(tiled, 9, progress=False).digest == one_go.digest

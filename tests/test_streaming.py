@@ -64,7 +64,7 @@ def test_the_bytes_of_the_file_are_the_same(quick, held, tmp_path):
 
 def test_the_scale_is_that_of_the_settings(quick, tmp_path):
     with FrameFile(tmp_path / "clip.mp4") as file:
-        clip = generate("a boat", seed=5, scale=3, sink=file, **quick)
+        clip = generate("a boat", seed=5, sink=file, **quick | {"scale": 3})
         clip.save(tmp_path / "clip.mp4")
     assert read_manifest(tmp_path / "clip.mp4")["file"]["scale"] == 3
     assert read_video(tmp_path / "clip.mp4")[0].shape == (9, 64 * 3, 64 * 3, 3)

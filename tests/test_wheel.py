@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from pyramid_seed import generate, list_presets
 from pyramid_seed.provenance.manifest import read_manifest
+from tests.other_environment import other_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a red circle moves to the right on a white background"
@@ -52,8 +52,14 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return {**plain, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    """Nothing of the checkout; whatever else changes no clip is another one as well."""
+    other = other_environment()
+    plain = {name: value for name, value in other.items() if not name.startswith("PYTHON")}
+    return {
+        **plain,
+        "PYTHONHASHSEED": other["PYTHONHASHSEED"],
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
 
 
 def test_content(wheel):

@@ -123,7 +123,7 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
     path = tmp_path / f"clip{ending}"
     options = ["--model", quick["model"], "--variant", "384p", "--height", "64", "--width", "64"]
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-    more = ["--preset", "tiny", "-o", str(path), "--no-metadata", "--quiet"]
+    more = ["--preset", "tiny", "--scale", "2", "-o", str(path), "--no-metadata", "--quiet"]
     assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
     expected = held.save(tmp_path / f"expected{ending}", metadata=False)
     if ending == ".mp4":

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 PROMPTS = ["a red circle moves to the right", "a <b>blue</b> \"square\" & 'more'\nmoves down"]
 SEEDS = (0, 1, 7)
-FEW = {"num_frames": 5, "num_inference_steps": 1, "video_num_inference_steps": 1}
+FEW = {"num_frames": 5, "num_inference_steps": 1, "video_num_inference_steps": 1, "scale": 2}
 OPTIONS = ["--num-frames", "5", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-OPTIONS += ["--quiet", "--device", "cpu"]
+OPTIONS += ["--scale", "2", "--quiet", "--device", "cpu"]
 
 
 class Page(HTMLParser):

@@ -28,7 +28,7 @@ def test_the_page_holds_the_clips_and_needs_no_network(swept, tmp_path):
         copy = tmp_path / "clip.mp4"
         copy.write_bytes(base64.b64decode(data))
         assert copy.read_bytes() == file.read_bytes()
-        assert read_video(copy)[0].shape == (5, 384, 384, 3)
+        assert read_video(copy)[0].shape == (5, 128, 128, 3)
     links = [
         attributes[name] for _, attributes in page.elements for name in ("src", "href") if name in attributes
     ]
@@ -81,7 +81,7 @@ def test_lossless_files_have_exact_measures_and_copies_that_play(swept, tmp_path
         assert not (tmp_path / "report" / "clips").exists()
     with av.open(copy) as container:
         assert container.streams.video[0].format.name == "yuv420p"
-    assert read_video(copy)[0].shape == (5, 384, 384, 3)
+    assert read_video(copy)[0].shape == (5, 128, 128, 3)
 
     with pytest.raises(ValueError, match="lossy files and this sweep makes lossless ones"):
         run_sweep(PROMPTS, tmp_path, seeds=(7,), lossless=True, against=swept[0], progress=False)

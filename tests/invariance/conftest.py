@@ -16,6 +16,13 @@ from pyramid_seed import PyramidFlowPipeline
 
 from . import clips
 
+FAMILY_NEUTRAL = pytest.mark.parametrize(
+    "model",
+    ["miniflux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "sd3"))],
+    indirect=True,
+)
+"""For promises that code keeps in which families do not differ: with the second one they are repetitions."""
+
 
 @pytest.fixture(scope="session")
 def loaded() -> Callable[[str], PyramidFlowPipeline]:

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.cases import check_cases
 
 from .clips import assert_same
+from .conftest import FAMILY_NEUTRAL
 from .global_draws import GlobalDrawError, global_draws_raise, global_states
 
 
@@ -69,6 +70,7 @@ def test_global_generators_stay_as_they_are(make, picture):
     assert global_states() == before
 
 
+@FAMILY_NEUTRAL
 def test_disturbed_global_generators_change_nothing(make, picture):
     def disturb(*args):
         torch.manual_seed(len(args))

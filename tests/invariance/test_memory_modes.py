@@ -9,8 +9,10 @@ import torch
 
 from . import clips
 from .clips import assert_same
+from .conftest import FAMILY_NEUTRAL
 
 
+@FAMILY_NEUTRAL
 def test_offload_of_accelerate(own_pipe, reference):
     """What sequential offload does to each model, with the CPU as the device: the weights live elsewhere."""
     for part in own_pipe.components.values():
@@ -21,6 +23,7 @@ def test_offload_of_accelerate(own_pipe, reference):
     assert_same(clips.make(own_pipe), reference)
 
 
+@FAMILY_NEUTRAL
 def test_model_offload_of_accelerate(own_pipe, reference):
     hook = None
     for name in own_pipe.model_cpu_offload_seq.split("->"):
@@ -37,6 +40,7 @@ def test_group_offload(own_pipe, reference, blocks):
     assert_same(clips.make(own_pipe), reference)
 
 
+@FAMILY_NEUTRAL
 def test_slicing(own_pipe, make):
     batch = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}
     own_pipe.vae.enable_slicing()
@@ -44,11 +48,13 @@ def test_slicing(own_pipe, make):
     assert_same(clips.make(own_pipe, **batch), make(**batch))
 
 
+@FAMILY_NEUTRAL
 def test_tiles_that_hold_the_whole_picture(own_pipe, reference):
     own_pipe.vae.enable_tiling(64, 64, 48, 48)
     assert_same(clips.make(own_pipe), reference)
 
 
+@FAMILY_NEUTRAL
 def test_smaller_tiles_change_pictures_and_nothing_else(own_pipe, reference):
     """Not promised: a tile sees less around it than a picture. Repeats and prefixes hold all the same."""
     own_pipe.vae.enable_tiling(32, 32, 24, 24)

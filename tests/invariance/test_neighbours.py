@@ -10,6 +10,7 @@ import torch
 
 from . import clips
 from .clips import PROMPTS, SEEDS, assert_same, clip_of
+from .conftest import FAMILY_NEUTRAL
 
 FORTH, BACK = (0, 1, 2), (2, 1, 0)
 
@@ -53,12 +54,14 @@ def test_three_clips_in_all_other_orders(make, alone):
         assert_made_in(order, make, alone)
 
 
+@FAMILY_NEUTRAL
 def test_videos_of_a_prompt(make, alone):
     batch = make(PROMPTS[:2], num_videos_per_prompt=2, seed=[SEEDS[0], 5, SEEDS[1], 6])
     for index, (prompt, seed) in enumerate([(0, SEEDS[0]), (0, 5), (1, SEEDS[1]), (1, 6)]):
         assert_same(clip_of(batch, index), alone(prompt, seed))
 
 
+@FAMILY_NEUTRAL
 def test_another_seed_of_one_item_changes_that_item_only(make, alone):
     batch = make(PROMPTS, seed=[SEEDS[0], 7, SEEDS[2]])
     for index in (0, 2):

@@ -11,6 +11,7 @@ from pyramid_seed.pipelines.beginning import Beginning
 
 from . import clips
 from .clips import assert_same
+from .conftest import FAMILY_NEUTRAL
 
 UNITS = 4
 """With three units behind it, the last one has history at every resolution there is."""
@@ -50,6 +51,7 @@ def test_a_known_clip_is_only_decoded(make, whole):
     assert again.ledgers == whole.ledgers
 
 
+@FAMILY_NEUTRAL
 def test_the_beginning_of_a_batch(make):
     prompts = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}
     whole = make(**prompts)

@@ -8,8 +8,10 @@ from pyramid_seed import PyramidFlowPipeline
 
 from . import clips
 from .clips import assert_same
+from .conftest import FAMILY_NEUTRAL
 
 
+@FAMILY_NEUTRAL
 def test_again_in_the_same_process_with_other_work_between(make, reference):
     make("star", seed=5, height=128, num_inference_steps=1)
     assert_same(make(), reference)

@@ -41,3 +41,13 @@ def untrained_pipeline(text_folder, tmp_path_factory):
     pipeline = assemble(text_folder, folder / "vae", folder / "transformer")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="session")
+def exported(untrained_pipeline, tmp_path_factory):
+    """What `export.py` makes of it; to be read only."""
+    from export import export
+
+    folder = tmp_path_factory.mktemp("assets") / "tiny"
+    export(untrained_pipeline, folder)
+    return folder

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import world
 from evaluate import BARS, below_bars, call_settings, continued, main, measure, rendered
-from export import export
 from recognise import ATTRIBUTES, FINER_ATTRIBUTES, recognise
 from scoring import (
     NAMES,
@@ -54,7 +53,7 @@ def _run(monkeypatch, *arguments):
 
 
 def test_rendered_clips_score_all():
-    scores = measure(rendered(17), world.held_out_examples(100)).scores
+    scores = measure(rendered(17), EXAMPLES).scores
     sure = (*ATTRIBUTES, *FINER_ATTRIBUTES, "all", "last_frame", "place")
     assert {name: scores[name] for name in sure} == dict.fromkeys(sure, 1.0)
     assert scores["psnr"] == 10 * np.log10(255**2 / 1e-12)
@@ -152,17 +151,17 @@ def test_other_pairs_than_the_first_ones(monkeypatch, tmp_path):
     assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[5:7]]
 
 
-def test_command_line_on_an_untrained_model(untrained_pipeline, monkeypatch, tmp_path, capsys):
+def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, capsys):
     """It draws noise: bars are missed, measuring alone succeeds, a grid gets a line each and a picture."""
-    export(untrained_pipeline, tmp_path / "model")
-    model = ("--model", tmp_path / "model", "--out", tmp_path, "--count", 2, "--num-frames", 5)
+    model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
+    steps = ("--num-inference-steps", "1")
     assert _run(monkeypatch, *model, "--reconstructed", "--bars") == 1
     output = capsys.readouterr().out
     assert "FAIL: below the bar in all, psnr" in output
-    assert _run(monkeypatch, *model, "--continued", "--bars") == 1
+    assert _run(monkeypatch, *model, *steps, "--continued", "--bars") == 1
     assert "FAIL: below the bar in" in capsys.readouterr().out
 
-    assert _run(monkeypatch, *model, "--guidance-scale", 1, 2, "--num-inference-steps", "1") == 0
+    assert _run(monkeypatch, *model, *steps, "--guidance-scale", 1, 2) == 0
     assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-2:]] == [
         ["1/1", "1,1,1"],
         ["2/2", "1,1,1"],
@@ -186,9 +185,8 @@ def test_a_continued_clip_begins_with_the_rendered_picture():
         assert 10 * np.log10(255**2 / error) > 30
 
 
-def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(untrained_pipeline, monkeypatch, tmp_path):
-    export(untrained_pipeline, tmp_path / "model")
-    model = ("--model", tmp_path / "model", "--out", tmp_path, "--count", 1, "--num-frames", 5)
+def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(exported, monkeypatch, tmp_path):
+    model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
     grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")
     assert _run(monkeypatch, *model, *grid) == 0
     for later in (1, 3):

@@ -24,13 +24,6 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="module")
-def exported(untrained_pipeline, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("assets") / "tiny"
-    export(untrained_pipeline, folder)
-    return folder
-
-
 def test_exported_folder_makes_the_same_clip(untrained_pipeline, exported):
     loaded = PyramidFlowPipeline.from_pretrained(exported)
     loaded.set_progress_bar_config(disable=True)

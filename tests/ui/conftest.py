@@ -15,11 +15,12 @@ from pyramid_seed.ui.studio import Studio
 
 @pytest.fixture(scope="session")
 def short() -> Preset:
-    """The embedded model with one step a stage and two units."""
+    """The embedded model with one step a stage and two units, in files of twice the size."""
     return replace(
         load_preset("tiny"),
         name="short",
         num_frames=5,
+        scale=2,
         num_inference_steps=(1, 1, 1),
         video_num_inference_steps=(1, 1, 1),
     )

@@ -62,7 +62,7 @@ def test_after_an_error_of_the_page_the_next_job_can_be_started(page, studio):
 
 
 def test_the_size_in_the_form_is_that_of_the_picture(page, studio, tmp_path):
-    Image.new("RGB", (96, 32)).save(tmp_path / "a.png")
+    Image.effect_noise((96, 32), 80).convert("RGB").save(tmp_path / "a.png")
     of_picture, of_preset = {page.height: 32, page.width: 96}, {page.height: 64, page.width: 64}
     for image, size in ((str(tmp_path / "a.png"), of_picture), (None, of_preset)):
         assert page.on_image("short", image) == size

@@ -43,7 +43,7 @@ def test_other_files_are_not_shown(clip, tmp_path):
 def test_a_file_that_no_reader_can_bear_is_left_out_alone(clip, tmp_path):
     clip.save(tmp_path / "clip.mp4")
     frames = np.zeros((1, 64, 64, 3), np.uint8)
-    comments = {"deep": "[" * 100_000, "objects": '{"a":' * 100_000, "large": "[" + "1," * 10**7 + "1]"}
+    comments = {"deep": "[" * 100_000, "objects": '{"a":' * 100_000, "large": "[" + "1," * 10**6 + "1]"}
     for name, comment in comments.items():
         write_video(tmp_path / f"{name}.mp4", frames, 8, comment=comment)
     assert [entry.name for entry in list_clips(tmp_path, 9)] == ["clip.mp4"]

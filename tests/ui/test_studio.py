@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,9 +29,21 @@ def finished(job):
     return view
 
 
+@pytest.fixture(scope="module")
+def made_folder(short, tmp_path_factory) -> Path:
+    """The folder of a studio that has made one clip, to be copied."""
+    studio = Studio(tmp_path_factory.mktemp("made"), [short])
+    finished(studio.make(REQUEST))
+    studio.queue.close()
+    return studio.folder
+
+
 @pytest.fixture
-def made(studio) -> str:
-    return finished(studio.make(REQUEST)).outcome.clip
+def made(studio, made_folder) -> str:
+    """The name of a clip that is there already."""
+    shutil.copytree(made_folder, studio.folder, dirs_exist_ok=True)
+    (entry,) = studio.clips()
+    return entry.name
 
 
 def files(studio) -> list[str]:
@@ -67,7 +81,7 @@ def test_a_clip_is_verified(studio, made):
 def test_a_clip_that_differs_says_where(studio, made):
     other = finished(studio.make(replace(REQUEST, seed=1))).outcome.clip
     (studio.folder / made).with_suffix(".json").unlink(missing_ok=True)
-    frames = np.zeros((5, 384, 384, 3), np.uint8)
+    frames = np.zeros((5, 128, 128, 3), np.uint8)
     from pyramid_seed.media.video import write_video
     from pyramid_seed.provenance.manifest import manifest_json
 
