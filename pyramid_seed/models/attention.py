@@ -1,8 +1,7 @@
 """Attention of a sequence whose tokens see their own and earlier times.
 
-The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So what a time may
-attend to is a prefix of the sequence, and no mask is needed. Padded text stands in front of the text, where
-cutting it off leaves one piece.
+Who attends to whom is in a plan, see `attention_plan`. Padded text stands in front of the text, where cutting
+it off leaves one piece.
 
 Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads, D head width, d = D / 2, N
 tokens and n of them, C channels, t times.
@@ -10,42 +9,41 @@ tokens and n of them, C channels, t times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 
-Rotary = tuple[torch.Tensor, torch.Tensor]
-"""Cosines and sines of every token, float32 (S, D)."""
+from .attention_plan import AttentionCall, AttentionPlan, attention_calls, marked_groups
 
 
-@dataclass(frozen=True)
-class PrefixPlan:
-    """Who attends to whom, without a mask. Tensors are on the CPU.
+class Rotary(NamedTuple):
+    """Rotary tables of every token.
 
     Attributes:
-        stops: int64 (times,), how many tokens there are up to the end of each time, rising to S.
-        padding: int64 (B,), tokens of padding at the front of each sample.
-        num_current: tokens of the current latents, the last ones.
-        is_stop: bool (S,), `stops` once more in a length that a compiled graph knows: one of its own would
-            compile it again where by chance two lengths are equal.
+        cos, sin: float32 (S, D), each value twice, as diffusers has them.
+        phases: complex64 (S, 1, d), the same numbers once.
     """
 
-    stops: torch.Tensor
-    padding: torch.Tensor
-    num_current: int
-    is_stop: torch.Tensor
+    cos: torch.Tensor
+    sin: torch.Tensor
+    phases: torch.Tensor
+
+    def last(self, num_tokens: int) -> Rotary:
+        """The tables of the last tokens."""
+        return Rotary(*(table[table.shape[0] - num_tokens :] for table in self))
 
 
-def prefix_plan(stops: Iterable[int], padding: torch.Tensor, num_current: int) -> PrefixPlan:
-    """The plan of times that end at `stops`, see there."""
-    ends = torch.tensor([*stops])
-    is_stop = torch.zeros(int(ends[-1]), dtype=torch.bool)
-    is_stop[ends - 1] = True
-    return PrefixPlan(ends, padding, num_current, is_stop)
+def rotary_tables(cos_SD: torch.Tensor, sin_SD: torch.Tensor) -> Rotary:
+    """All tables of the two that diffusers makes."""
+    phases_Sd = torch.complex(*(table_SD[:, ::2].contiguous() for table_SD in (cos_SD, sin_SD)))
+    return Rotary(cos_SD, sin_SD, phases_Sd[:, None])
+
+
+MASKED_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_math")
+"""Those of diffusers' attention backends that take an additive mask; with others each time has its own call."""
 
 
 def add_to_last(tokens_BNC: torch.Tensor, change_BnC: torch.Tensor) -> torch.Tensor:
@@ -70,14 +68,16 @@ class PyramidAttnProcessor:
         attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None,
-        attention_mask: PrefixPlan | torch.Tensor,
+        attention_mask: AttentionPlan | torch.Tensor,
         image_rotary_emb: Rotary,
         num_queries: int | None = None,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """(B, N, D), and text (B, L, D) if it comes apart, to the same; see `attend`.
 
         With `num_queries` only the last video tokens ask, and only for them something is returned. Text that
         does not ask, or that goes no further than this block (`context_pre_only`), is returned as it came.
+        `out` takes the values of one sequence with a plan.
         """
         heads = (attn.heads, -1)
         asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:].contiguous()
@@ -89,7 +89,7 @@ class PyramidAttnProcessor:
         query, key = attn.norm_q(query.unflatten(-1, heads)), attn.norm_k(key.unflatten(-1, heads))
         value = value.unflatten(-1, heads)
         if encoder_hidden_states is None:
-            return self.attend(query, key, value, attention_mask, image_rotary_emb)
+            return self.attend(query, key, value, attention_mask, image_rotary_emb, out)
 
         text_asks = num_queries is None
         if attn.fused_projections:
@@ -116,22 +116,25 @@ class PyramidAttnProcessor:
         query_BQHD: torch.Tensor,
         key_BSHD: torch.Tensor,
         value_BSHD: torch.Tensor,
-        attention_mask: PrefixPlan | torch.Tensor,
+        attention_mask: AttentionPlan | torch.Tensor,
         rotary: Rotary,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attended values (B, Q, H * D).
+        """Attended values (B, Q, H * D), in `out` if that is given.
 
         `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S.
         """
-        first = key_BSHD.shape[1] - query_BQHD.shape[1]
-        cos, sin = rotary
-        tokens = rotate(query_BQHD, (cos[first:], sin[first:])), rotate(key_BSHD, rotary), value_BSHD
-        if isinstance(attention_mask, PrefixPlan):
+        asking = rotary.last(query_BQHD.shape[1])
+        tokens = rotate(query_BQHD, asking), rotate(key_BSHD, rotary), value_BSHD
+        if isinstance(attention_mask, AttentionPlan):
             plan = attention_mask
             backend = None if self._attention_backend is None else self._attention_backend.value
             if torch.compiler.is_compiling():
-                return compiled_attention(*tokens, plan.is_stop, plan.padding, backend).flatten(2)
-            return prefix_attention(*tokens, plan.stops, plan.padding, backend).flatten(2)
+                return compiled_attention(*tokens, plan.marks, plan.padding, backend).flatten(2)
+            if out is not None:
+                planned_attention(*tokens, plan.calls, backend, out.unflatten(2, query_BQHD.shape[2:]))
+                return out
+            return planned_attention(*tokens, plan.calls, backend).flatten(2)
         return dispatch_attention_fn(
             *tokens,
             attn_mask=attention_mask,
@@ -147,56 +150,62 @@ def rotate(tokens_BSHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     product of complex numbers is many times faster on a CPU.
     """
     if torch.compiler.is_compiling():
-        return apply_rotary_emb(tokens_BSHD, rotary, sequence_dim=1)
-    phases_S1d = torch.complex(*(table_SD[:, None, ::2].contiguous() for table_SD in rotary))
+        return apply_rotary_emb(tokens_BSHD, (rotary.cos, rotary.sin), sequence_dim=1)
     pairs_BSHd = torch.view_as_complex(tokens_BSHD.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs_BSHd * phases_S1d).flatten(-2).to(tokens_BSHD.dtype)
+    return torch.view_as_real(pairs_BSHd * rotary.phases).flatten(-2).to(tokens_BSHD.dtype)
 
 
-def prefix_attention(
+def planned_attention(
     query_BQHD: torch.Tensor,
     key_BSHD: torch.Tensor,
     value_BSHD: torch.Tensor,
-    stops: torch.Tensor,
-    padding: torch.Tensor,
+    calls: Sequence[AttentionCall],
     backend: str | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attended values (B, Q, H, D) by one call for each time, see `PrefixPlan`; zero for padding.
+    """Attended values (B, Q, H, D) by the calls of a plan, in `out` if that is given.
 
-    `backend` is a name of diffusers' attention dispatch; None takes the active one.
+    Padding gets finite values that nobody reads. `backend` is a name of diffusers' attention dispatch; None
+    takes the active one.
     """
-    attended_BQHD = torch.zeros_like(query_BQHD, memory_format=torch.contiguous_format)
     num_before = key_BSHD.shape[1] - query_BQHD.shape[1]
-    ends, fronts = stops.tolist(), padding.tolist()
-    # Samples without padding share their calls.
-    parts = [(slice(None), 0)] if not any(fronts) else [(slice(i, i + 1), n) for i, n in enumerate(fronts)]
-    for samples, front in parts:
-        start = max(front, num_before)
-        for end in ends:
-            if end <= start:
-                continue
-            asked = slice(start - num_before, end - num_before)
-            attended_BQHD[samples, asked] = dispatch_attention_fn(
-                query_BQHD[samples, asked],
-                key_BSHD[samples, front:end],
-                value_BSHD[samples, front:end],
-                backend=backend,
-            )
-            start = end
+
+    asking = [call for call in calls if call.stop > num_before]
+
+    def attended(call: AttentionCall, first: int) -> torch.Tensor:
+        """Of the tokens from `first` on."""
+        asked = slice(first - num_before, call.stop - num_before)
+        return dispatch_attention_fn(
+            query_BQHD[call.samples, asked],
+            key_BSHD[call.samples, call.front : call.stop],
+            value_BSHD[call.samples, call.front : call.stop],
+            attn_mask=None if call.mask is None else call.mask[:, :, first - call.start :],
+            backend=backend,
+        )
+
+    if len(asking) == 1 and out is None:  # of all samples
+        return attended(asking[0], num_before)
+    attended_BQHD = query_BQHD.new_empty(query_BQHD.shape) if out is None else out
+    for call in asking:
+        first = max(call.start, call.front, num_before)
+        if call.start <= num_before < first:
+            attended_BQHD[call.samples, : first - num_before] = 0
+        attended_BQHD[call.samples, first - num_before : call.stop - num_before] = attended(call, first)
     return attended_BQHD
 
 
-@torch.library.custom_op("pyramid_seed::prefix_attention", mutates_args=())
+@torch.library.custom_op("pyramid_seed::planned_attention", mutates_args=())
 def compiled_attention(
     query_BQHD: torch.Tensor,
     key_BSHD: torch.Tensor,
     value_BSHD: torch.Tensor,
-    is_stop: torch.Tensor,
+    marks: torch.Tensor,
     padding: torch.Tensor,
     backend: str | None,
 ) -> torch.Tensor:
-    """`prefix_attention` as compiled graphs call it: one operation, the same for any number of times."""
-    return prefix_attention(query_BQHD, key_BSHD, value_BSHD, is_stop.nonzero()[:, 0] + 1, padding, backend)
+    """`planned_attention` as compiled graphs call it: one operation, the same for any number of times."""
+    calls = attention_calls(marked_groups(marks), padding, query_BQHD)
+    return planned_attention(query_BQHD, key_BSHD, value_BSHD, [*calls], backend)
 
 
 @compiled_attention.register_fake

@@ -6,14 +6,13 @@ torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from ..private_apis import onednn_linear
 
@@ -23,34 +22,55 @@ ROWS = (16, 17, 100, 333)
 """Numbers of rows of the products by which oneDNN is judged."""
 
 
-class OneDnnLinear(TorchFunctionMode):
-    """Inside this `with`, `torch.nn.functional.linear` runs through oneDNN where it can.
+_is_wanted = ContextVar("_is_wanted", default=False)
 
-    It can for float32 on the CPU without gradients; quantised and other special weights are left alone.
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that runs through oneDNN inside `fast_linears`, where it can.
+
+    It can for plain float32 weights on the CPU; quantised and other special ones are left to torch.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is F.linear and not types and not kwargs and _suits(*args):
-            x, weight, bias = (*args, None)[:3]
-            return onednn_linear(x, weight, bias)
-        return func(*args, **(kwargs or {}))
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+        """(..., in_features) to (..., out_features)."""
+        if not torch.compiler.is_compiling() and _is_wanted.get() and self._suits(input):
+            return onednn_linear(input, self.weight, self.bias)
+        return super().forward(input)
+
+    def _suits(self, x: torch.Tensor) -> bool:
+        is_plain = type(x) is torch.Tensor and type(self.weight) is nn.Parameter
+        parts = (x, self.weight) if self.bias is None else (x, self.weight, self.bias)
+        return (
+            is_plain
+            and x.shape[:-1].numel() >= FEWEST_ROWS
+            and all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts)
+        )
 
 
-def fast_linears(latents: torch.Tensor) -> AbstractContextManager[object]:
+def use_onednn(model: nn.Module) -> None:
+    """Make all plain linear layers in a model `OneDnnLinear`; weights and hooks stay as they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = OneDnnLinear
+
+
+@contextmanager
+def fast_linears(latents: torch.Tensor) -> Iterator[None]:
     """The `with` for a transformer's step on these latents.
 
     It does nothing where nothing is gained, or where the rows of a product would depend on one another.
     """
     is_meant = latents.device.type == "cpu" and latents.dtype == torch.float32
-    if not is_meant or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
-        return nullcontext()
-    return OneDnnLinear() if rows_are_independent(onednn_linear, torch.get_num_threads()) else nullcontext()
+    token = _is_wanted.set(
+        is_meant
+        and not torch.is_grad_enabled()
+        and torch.backends.mkldnn.is_available()
+        and rows_are_independent(onednn_linear, torch.get_num_threads())
+    )
+    try:
+        yield
+    finally:
+        _is_wanted.reset(token)
 
 
 @cache
@@ -77,12 +97,4 @@ def _rows_hold(linear: Callable[..., torch.Tensor], width: int, out: int, rows: 
         torch.equal(pair[0], alone)
         and torch.equal(pair[1].flip(0), alone)
         and torch.equal(fewer, alone[:FEWEST_ROWS])
-    )
-
-
-def _suits(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
-    parts = (x, weight) if bias is None else (x, weight, bias)
-    return (
-        all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts)
-        and x.shape[:-1].numel() >= FEWEST_ROWS
     )

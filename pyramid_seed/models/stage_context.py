@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
-from .attention import PrefixPlan, Rotary
+from .attention import Rotary
+from .attention_plan import AttentionPlan
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class StageContext:
     history: torch.Tensor
     pooled: torch.Tensor
     rotary: Rotary
-    attention: PrefixPlan | torch.Tensor
+    attention: AttentionPlan | torch.Tensor
 
 
 @dataclass

@@ -119,9 +119,9 @@ def text_without_padding(
     Returns:
         The text (B, M, D), and how many tokens of padding each sample has in front: int64 (B,) on the CPU.
     """
-    real_BL = text_mask_BL.bool()
-    lengths_B = real_BL.sum(dim=1).cpu()
+    real_BL = text_mask_BL.bool().cpu()
+    lengths_B = real_BL.sum(dim=1)
     longest = int(lengths_B.max())
-    last_BM = real_BL.int().argsort(dim=1, stable=True)[:, real_BL.shape[1] - longest :]
+    last_BM = real_BL.int().argsort(dim=1, stable=True)[:, real_BL.shape[1] - longest :].to(text_BLD.device)
     text_BMD = text_BLD.gather(1, last_BM[..., None].expand(-1, -1, text_BLD.shape[2]))
     return text_BMD, longest - lengths_B

@@ -18,10 +18,11 @@ from diffusers.utils import apply_lora_scale
 from torch import nn
 
 from ..choices import ATTENTION_PATHS, AttentionPath
-from ..private_apis import is_compiled
-from .attention import PrefixPlan, Rotary, prefix_plan
+from ..private_apis import active_attention_backend, is_compiled
+from .attention import MASKED_BACKENDS, rotary_tables
+from .attention_plan import AttentionPlan, attention_plan
 from .lora import LoraMixin
-from .onednn_linear import fast_linears
+from .onednn_linear import fast_linears, use_onednn
 from .rounding import RoundingMixin
 from .stage_context import PyramidTransformerOutput, StageContext
 from .token_geometry import (
@@ -67,12 +68,25 @@ class PyramidTransformer3DModel(
     norm_out: AdaLayerNormContinuous
     proj_out: nn.Linear
     gradient_checkpointing = False
-    _attention_path: AttentionPath = "prefix"
+    _attention_path: AttentionPath = "grouped"
 
     @property
     def attention_path(self) -> AttentionPath:
-        """How attention is computed, see `AttentionPath`."""
+        """How attention is computed, see `AttentionPath`.
+
+        "prefix" in place of "grouped" with an attention backend that takes no mask.
+        """
+        backend = self.attention_backend or active_attention_backend()
+        if self._attention_path == "grouped" and backend not in MASKED_BACKENDS:
+            return "prefix"
         return self._attention_path
+
+    @property
+    def attention_backend(self) -> str | None:
+        """diffusers' name of the backend chosen by `set_attention_backend`; None follows the active one."""
+        first_block: Any = next(iter(self._blocks()))
+        backend = first_block.attn.processor._attention_backend
+        return None if backend is None else backend.value
 
     def set_attention_path(self, path: AttentionPath) -> None:
         """Choose how attention is computed; the kernels are chosen by `set_attention_backend`.
@@ -81,7 +95,7 @@ class PyramidTransformer3DModel(
             ValueError: there is no such path.
         """
         if path not in ATTENTION_PATHS:
-            raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'prefix'")
+            raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'grouped'")
         self._attention_path = path
 
     @contextmanager
@@ -226,16 +240,23 @@ class PyramidTransformer3DModel(
         pooled: torch.Tensor,
     ) -> StageContext:
         """What the steps on latents of this size have in common; arguments as of `forward`."""
+        use_onednn(self)  # adapters have linear layers of their own
         patch_size = self.config.patch_size
         clips = [*history, latents]
         video_ids = video_positions(clips, patch_size).to(latents.device)
-        attention: PrefixPlan | torch.Tensor
+        attention: AttentionPlan | torch.Tensor
         if self._attention_path == "reference":
-            attention = causal_attention_mask(text_mask, video_ids[:, 0])
+            attention = causal_attention_mask(text_mask.to(latents.device), video_ids[:, 0])
         else:
             text, padding = text_without_padding(text, text_mask)
             stops = (text.shape[1] + stop for stop in frame_stops(clips, patch_size))
-            attention = prefix_plan(stops, padding, frame_stops([latents], patch_size)[-1])
+            attention = attention_plan(
+                [*stops],
+                padding,
+                frame_stops([latents], patch_size)[-1],
+                latents,
+                grouped=self.attention_path == "grouped",
+            )
         text_ids = video_ids.new_zeros(text.shape[1], video_ids.shape[1])
         embedder = self.time_text_embed.text_embedder
         projected_text = self.context_embedder(text)
@@ -245,7 +266,7 @@ class PyramidTransformer3DModel(
             if history
             else projected_text.new_empty(latents.shape[0], 0, projected_text.shape[2]),
             pooled=embedder(pooled.to(embedder.linear_1.weight.dtype)),
-            rotary=self._rotary(torch.cat([text_ids, video_ids])),
+            rotary=rotary_tables(*self._rotary(torch.cat([text_ids, video_ids]))),
             attention=attention,
         )
 
@@ -258,8 +279,8 @@ class PyramidTransformer3DModel(
         """Tokens (B, N, inner_dim) of latents (B, C, T, H, W); `size` is that of the current ones."""
         raise NotImplementedError
 
-    def _rotary(self, positions: torch.Tensor) -> Rotary:
-        """Rotary tables of (time, row, column) of every token, float32 (S, 3), zero for text."""
+    def _rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of (time, row, column) of every token, float32 (S, 3), zero for text."""
         raise NotImplementedError
 
     def _blocks(self) -> Iterable[nn.Module]:

@@ -20,7 +20,9 @@ from diffusers.models.transformers.transformer_flux import (
 from torch import nn
 
 from ..private_apis import register_transformer_block
-from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
+from .attention import PyramidAttnProcessor, Rotary, add_to_last
+from .attention_plan import AttentionPlan
+from .onednn_linear import use_onednn
 from .stage_context import StageContext
 from .token_geometry import pack_latents
 from .transformer_pyramid_base import PyramidTransformer3DModel
@@ -33,7 +35,7 @@ class PyramidFluxAttnProcessor(PyramidAttnProcessor):
 
 
 class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
-    """Diffusers' block of one sequence, with less work where a `PrefixPlan` says who attends to whom.
+    """Diffusers' block of one sequence, with less work where a `AttentionPlan` says who attends to whom.
 
     As the last block it computes only keys and values for text and history, and returns them as they came.
     """
@@ -54,20 +56,24 @@ class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Video (B, N, D), text (B, L, D) and `temb` (B, D) to text and video."""
         plan = joint_attention_kwargs["attention_mask"]
-        if not isinstance(plan, PrefixPlan):
+        if not isinstance(plan, AttentionPlan):
             return super().forward(
                 hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs
             )
-        tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        tokens = joined_tokens(encoder_hidden_states, hidden_states)
         normed, gate = self.norm(tokens, emb=temb)
+        asking = normed[:, -plan.num_current :].contiguous() if self.is_last else normed
+        joined = None
+        if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            joined = normed.new_empty(*asking.shape[:2], asking.shape[2] + self.mlp_hidden_dim)
         attended = self.attn(
             hidden_states=normed,
             image_rotary_emb=image_rotary_emb,
             num_queries=plan.num_current if self.is_last else None,
+            out=None if joined is None else joined[..., : asking.shape[2]],
             **joint_attention_kwargs,
         )
-        asking = normed[:, -plan.num_current :].contiguous() if self.is_last else normed
-        joined = _joined_with_gelu(attended, self.proj_mlp(asking))
+        joined = _joined_with_gelu(attended, self.proj_mlp(asking), joined)
         change = gate.unsqueeze(1) * self.proj_out(joined)
         if self.is_last:
             return encoder_hidden_states, add_to_last(hidden_states, change)
@@ -78,16 +84,37 @@ class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
         return text, video
 
 
-def _joined_with_gelu(attended: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def joined_tokens(text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+    """Text (B, L, D) and video (B, N, D) as one sequence (B, L + N, D).
+
+    What the block before has split lies side by side and needs no copy; autograd and compiled code make one.
+    """
+    length, num_tokens = text.shape[1], text.shape[1] + video.shape[1]
+    lie_side_by_side = (
+        not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        and text.stride() == video.stride()
+        and text.untyped_storage().data_ptr() == video.untyped_storage().data_ptr()
+        and text.storage_offset() + length * text.stride(1) == video.storage_offset()
+        and text.stride(0) == num_tokens * text.stride(1)
+    )
+    if not lie_side_by_side:
+        return torch.cat([text, video], dim=1)
+    return text.as_strided((text.shape[0], num_tokens, text.shape[2]), text.stride())
+
+
+def _joined_with_gelu(
+    attended: torch.Tensor, hidden: torch.Tensor, joined: torch.Tensor | None
+) -> torch.Tensor:
     """`attended` (B, N, D) and the tanh GELU of `hidden` (B, N, M), side by side: (B, N, D + M).
 
-    The activation goes straight to its place, where autograd and compiled code would copy it.
+    Both go straight to their places in `joined` if that is given, where autograd and compiled code would copy
+    them.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if joined is None:
         return torch.cat([attended, F.gelu(hidden, approximate="tanh")], dim=2)
     width = attended.shape[2]
-    joined = attended.new_empty(*attended.shape[:2], width + hidden.shape[2])
-    joined[..., :width] = attended
+    if attended.data_ptr() != joined.data_ptr():  # by an attention processor that knows no `out`
+        joined[..., :width] = attended
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=joined[..., width:])
     return joined
 
@@ -163,6 +190,7 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
                 module.set_processor(PyramidFluxAttnProcessor())
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, token_channels)
+        use_onednn(self)
 
     def _embed_clips(
         self,
@@ -172,7 +200,7 @@ class PyramidFluxTransformer3DModel(PyramidTransformer3DModel):
         packed = torch.cat([pack_latents(clip, self.config.patch_size) for clip in clips], dim=1)
         return self.x_embedder(packed)
 
-    def _rotary(self, positions: torch.Tensor) -> Rotary:
+    def _rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.pos_embed(positions)
 
     def _blocks(self) -> Iterable[nn.Module]:

@@ -16,7 +16,9 @@ from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import nn
 
 from ..private_apis import register_transformer_block
-from .attention import PrefixPlan, PyramidAttnProcessor, Rotary, add_to_last
+from .attention import PyramidAttnProcessor, add_to_last
+from .attention_plan import AttentionPlan
+from .onednn_linear import use_onednn
 from .stage_context import StageContext
 from .transformer_pyramid_base import PyramidTransformer3DModel
 
@@ -76,7 +78,7 @@ class LastJointTransformerBlock(JointTransformerBlock):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As of diffusers' block, but that the text is returned as it came; so is the history with a plan."""
         plan = joint_attention_kwargs["attention_mask"]
-        if not isinstance(plan, PrefixPlan):
+        if not isinstance(plan, AttentionPlan):
             _, video = super().forward(hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
             return encoder_hidden_states, video
         tokens, gate_attention, shift, scale, gate_mlp = self.norm1(hidden_states, emb=temb)
@@ -178,6 +180,7 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         )
         self.norm_out = AdaLayerNormContinuous(inner_dim, inner_dim, elementwise_affine=False, eps=1e-6)
         self.proj_out = nn.Linear(inner_dim, in_channels * patch_size**2)
+        use_onednn(self)
 
     def fuse_qkv_projections(self) -> None:
         """Refused: diffusers' fused projections are for the attention module of its Flux, not of its SD3.
@@ -193,7 +196,7 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
     def _embed_clips(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
         return self.pos_embed(clips, size)
 
-    def _rotary(self, positions: torch.Tensor) -> Rotary:
+    def _rotary(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.time_rope(positions[:, :1])
 
     def _blocks(self) -> Iterable[nn.Module]:

@@ -101,6 +101,30 @@ def renoise(
     return coefficients.upsample_scale * upsample(latents) + coefficients.noise_scale * noise
 
 
+@dataclass(frozen=True)
+class StepCheck:
+    """Whether the latents after a step are finite: a flag, bool of shape (), where they were computed."""
+
+    place: Place
+    is_finite: torch.Tensor
+
+
+def check_finite(checks: Sequence[StepCheck]) -> None:
+    """Read the flags of a unit's steps from the device, all at once.
+
+    Raises:
+        FloatingPointError: the latents were not finite; unit, stage and step of the first such step are named.
+    """
+    flags = torch.stack([check.is_finite for check in checks]).tolist()
+    for check, is_finite in zip(checks, flags, strict=True):
+        if not is_finite:
+            place = check.place
+            raise FloatingPointError(
+                f"latents are not finite after unit {place.unit}, stage {place.stage}, step {place.step}; "
+                "use dtype float32 or bfloat16, or a lower guidance_scale"
+            )
+
+
 def denoise_stage(
     latents: torch.Tensor,
     history: list[torch.Tensor],
@@ -110,23 +134,20 @@ def denoise_stage(
     stage: int,
     num_inference_steps: int,
     on_step: OnStep,
+    checks: list[StepCheck],
 ) -> torch.Tensor | None:
     """The Euler steps of one stage; None when `on_step` stops the run.
 
-    Raises:
-        FloatingPointError: the latents are no longer finite; unit, stage and step are named.
+    A check of each step is appended to `checks`: nothing is read from the device here.
     """
     scheduler.set_timesteps(num_inference_steps, stage)
     velocity_model.start_stage()
+    timesteps = scheduler.timesteps.to(latents.device)
     for step, timestep in enumerate(scheduler.timesteps):
-        velocity = velocity_model(latents, history, timestep)
+        velocity = velocity_model(latents, history, timesteps[step])
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         place = Place(unit, stage, step)
-        if not torch.isfinite(latents).all():
-            raise FloatingPointError(
-                f"latents are not finite after unit {place.unit}, stage {place.stage}, step {place.step}; "
-                "use dtype float32 or bfloat16, or a lower guidance_scale"
-            )
+        checks.append(StepCheck(place, torch.isfinite(latents).all()))
         replaced = on_step(place, timestep, latents)
         if replaced is None:
             return None
@@ -144,7 +165,7 @@ def denoise_unit(
     device: torch.device,
     settings: UnitSettings,
     on_step: OnStep,
-) -> torch.Tensor | None:
+) -> tuple[torch.Tensor, ...] | None:
     """Climb the pyramid for one unit.
 
     Args:
@@ -159,9 +180,15 @@ def denoise_unit(
         on_step: see `OnStep`.
 
     Returns:
-        Clean latents (1, C, 1, H, W), float32, or None when stopped.
+        Latents at the end of each stage, float32, coarsest first: the last are the unit's clean latents (1, C,
+        1, H, W). None when stopped.
+
+    Raises:
+        FloatingPointError: see `check_finite`.
     """
     velocity_model.start_unit(settings.guidance_scale)
+    checks: list[StepCheck] = []
+    ends: list[torch.Tensor] = []
     initial = noise.draw(NoiseKey("initial", unit, 0), shape.as_tuple()).to(device)
     latents = initial_pyramid(initial, shape.num_stages)[0]
     for stage in range(shape.num_stages):
@@ -181,11 +208,14 @@ def denoise_unit(
             stage,
             settings.num_inference_steps[stage],
             on_step,
+            checks,
         )
         if denoised is None:
             return None
         latents = denoised
-    return latents
+        ends.append(latents)
+    check_finite(checks)
+    return tuple(ends)
 
 
 def denoise_clip(
@@ -197,7 +227,7 @@ def denoise_clip(
     device: torch.device,
     settings: Sequence[UnitSettings],
     on_step: OnStep,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Generate a clip unit by unit.
 
     Args:
@@ -207,15 +237,15 @@ def denoise_clip(
         velocity_model, scheduler, noise, shape, device, on_step: see `denoise_unit`.
 
     Yields:
-        The clean latents of each new unit, (1, C, 1, H, W); ends early when stopped.
+        What `denoise_unit` returns for each new unit; ends early when stopped.
     """
     latent_frames = () if first_units is None else first_units.split(1, dim=2)
     past = [latent_pyramid(contiguous_copy(frame), shape.num_stages) for frame in latent_frames]
     for unit in range(len(past), len(settings)):
-        latents = denoise_unit(
+        stage_ends = denoise_unit(
             unit, past, velocity_model, scheduler, noise, shape, device, settings[unit], on_step
         )
-        if latents is None:
+        if stage_ends is None:
             return
-        past.append(latent_pyramid(latents, shape.num_stages))
-        yield latents
+        past.append(latent_pyramid(stage_ends[-1], shape.num_stages))
+        yield stage_ends

@@ -48,18 +48,20 @@ class GuidedTransformer:
                 f"{self.guidance_scale}; give the call a guidance_scale above 1"
             )
         batch = text.prompt_embeds.shape[0]
-        dtype = self.transformer.dtype
+        dtype, context = self.transformer.dtype, self._contexts.get(batch)
+        if context is None:
+            history = [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history]
         with self.transformer.cache_context("pyramid"):
             velocity, context = self.transformer(
                 latents.to(dtype).expand(batch, -1, -1, -1, -1),
-                [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
-                timestep.to(latents.device).expand(batch),
+                history,
+                timestep.expand(batch),
                 text.prompt_embeds,
                 text.prompt_attention_mask,
                 text.pooled_prompt_embeds,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
-                context=self._contexts.get(batch),
+                context=context,
             )
         # The reference path builds everything again at every step.
         if self.transformer.attention_path != "reference":

@@ -68,14 +68,10 @@ class Request:
         whole_units = sum(sum(unit.num_inference_steps) for unit in before)
         return clip * (self.num_steps // self.num_clips) + whole_units + sum(stages) + place.step
 
-    def ends_stage(self, place: Place) -> bool:
-        """Whether the step at this place is the last one of its stage."""
-        return place.step == self.units[place.unit].num_inference_steps[place.stage] - 1
-
     def ends_unit(self, place: Place) -> bool:
         """Whether the step at this place is the last one of its unit."""
-        is_last_stage = place.stage == len(self.units[place.unit].num_inference_steps) - 1
-        return is_last_stage and self.ends_stage(place)
+        steps = self.units[place.unit].num_inference_steps
+        return (place.stage, place.step) == (len(steps) - 1, steps[-1] - 1)
 
     @property
     def is_guided(self) -> bool:

@@ -502,7 +502,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """
         units: list[torch.Tensor] = []
-        digests: list[str] = []
 
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = model.guidance_scale
@@ -523,8 +522,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             # A unit whose last step this was is finished: the run stops after it.
             if self.interrupt and not request.ends_unit(place):
                 return None
-            if request.ends_stage(place):
-                digests.append(noise_digest(latents))
             return latents
 
         def take(latents: torch.Tensor, digests_of_unit: StageDigests) -> None:
@@ -546,10 +543,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             request.units[: len(units)] if self.interrupt else request.units,
             on_step,
         )
-        for latents in new_units:
-            digests_of_unit = tuple(digests[-request.shape.num_stages :])
+        for stage_ends in new_units:
+            digests_of_unit = tuple(map(noise_digest, stage_ends))
             stage_digests.append(digests_of_unit)
-            take(latents, digests_of_unit)
+            take(stage_ends[-1], digests_of_unit)
             if self.interrupt:
                 break
         decoder.finish()

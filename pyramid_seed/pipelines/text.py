@@ -38,10 +38,10 @@ class TextEmbeddings(NamedTuple):
     pooled_prompt_embeds: torch.Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TextEmbeddings:
-        """The embeddings on a device, floating point in `dtype`."""
+        """The embeddings on a device in `dtype`; the mask on the CPU, where it is asked for lengths."""
         return TextEmbeddings(
             self.prompt_embeds.to(device, dtype),
-            self.prompt_attention_mask.to(device),
+            self.prompt_attention_mask.cpu(),
             self.pooled_prompt_embeds.to(device, dtype),
         )
 

@@ -139,6 +139,7 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.empty(0)
         self.sigmas = torch.empty(0, dtype=torch.float64)
         self._step_of_timestep: dict[float, int] = {}
+        self._schedules: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
@@ -195,13 +196,16 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"num_inference_steps must be an int, got {num_inference_steps!r}")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}; use 1")
-        last_sigma = 1 / len(self)
-        first = self.timestep_of(stage_index, 1.0).item()
-        last = self.timestep_of(stage_index, last_sigma).item()
-        timesteps = torch.linspace(first, last, num_inference_steps, dtype=torch.float64).float()
-        sigmas = torch.linspace(1, last_sigma, num_inference_steps, dtype=torch.float64)
+        place = num_inference_steps, stage_index
+        if place not in self._schedules:
+            last_sigma = 1 / len(self)
+            first = self.timestep_of(stage_index, 1.0).item()
+            last = self.timestep_of(stage_index, last_sigma).item()
+            timesteps = torch.linspace(first, last, num_inference_steps, dtype=torch.float64).float()
+            sigmas = torch.linspace(1, last_sigma, num_inference_steps, dtype=torch.float64)
+            self._schedules[place] = timesteps, torch.cat([sigmas, sigmas.new_zeros(1)])
+        timesteps, self.sigmas = self._schedules[place]
         self.num_inference_steps = num_inference_steps
-        self.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
         self.timesteps = timesteps.to(device)
         self._step_of_timestep = {timestep: step for step, timestep in enumerate(timesteps.tolist())}
 

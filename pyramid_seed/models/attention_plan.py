@@ -1,0 +1,166 @@
+"""Which calls attention is made of: a few, however long the clip.
+
+The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So what a time may
+attend to is a prefix of the sequence. A time that has a call of its own needs no mask; neighbouring times that
+share one see all of its keys but those that a mask hides.
+
+Shape suffixes: B batch, S tokens, Q tokens that ask, K tokens that they see.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+CALL_COST = 128**2
+"""Pairs of query and key that may be computed in vain to spare a call, see docs/performance.md."""
+MASKED_PAIRS = 256**2
+"""Pairs up to which samples of different padding share a call, and a mask."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring times that share a call.
+
+    Attributes:
+        stops: how many tokens there are up to the end of each time.
+        is_masked: whether all samples share it too; otherwise each sample with padding has its own.
+    """
+
+    stops: tuple[int, ...]
+    is_masked: bool
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One call: tokens `start` to `stop` ask, and see those from `front` to `stop`.
+
+    Attributes:
+        samples: of the batch.
+        front: tokens of padding, which neither ask nor are seen; 0 where a mask hides them.
+        start, stop: the tokens that ask, but for padding; no other call of these samples has them.
+        mask: additive (B or 1, 1, Q, K), 0 or minus infinity; None where all is seen.
+    """
+
+    samples: slice
+    front: int
+    start: int
+    stop: int
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Who attends to whom.
+
+    Attributes:
+        calls: of every block, but that the last one leaves out all but the current tokens.
+        num_current: tokens of the current latents, the last ones.
+        marks: uint8 (S,) on the CPU: 1 at the last token of a time, 2 or, with a mask, 3 where a group ends.
+            The groups once more, in a length that a compiled graph knows: one of its own would compile it
+            again where by chance two lengths are equal.
+        padding: int64 (B,) on the CPU, tokens of padding at the front of each sample.
+    """
+
+    calls: tuple[AttentionCall, ...]
+    num_current: int
+    marks: torch.Tensor
+    padding: torch.Tensor
+
+
+def attention_plan(
+    stops: Sequence[int],
+    padding: torch.Tensor,
+    num_current: int,
+    like: torch.Tensor,
+    *,
+    grouped: bool,
+) -> AttentionPlan:
+    """The plan of times that end at `stops`.
+
+    Args:
+        stops: how many tokens there are up to the end of each time, rising to S.
+        padding: int64 (B,), tokens of padding at the front of each sample.
+        num_current: tokens of the current latents.
+        like: has the device and dtype of the masks.
+        grouped: let neighbouring times share calls; otherwise each has its own.
+    """
+    groups = [Group((stop,), is_masked=False) for stop in stops]
+    if grouped:
+        groups = time_groups(stops, is_padded=bool(padding.any()))
+    marks = torch.zeros(stops[-1], dtype=torch.uint8)
+    for group in groups:
+        marks[torch.tensor(group.stops) - 1] = 1
+        marks[group.stops[-1] - 1] = 3 if group.is_masked else 2
+    return AttentionPlan(tuple(attention_calls(groups, padding, like)), num_current, marks, padding)
+
+
+def marked_groups(marks: torch.Tensor) -> list[Group]:
+    """The groups of `AttentionPlan.marks`."""
+    groups: list[Group] = []
+    stops: list[int] = []
+    for place in marks.nonzero()[:, 0].tolist():
+        stops.append(place + 1)
+        if marks[place] > 1:
+            groups.append(Group(tuple(stops), is_masked=bool(marks[place] == 3)))
+            stops = []
+    return groups
+
+
+def time_groups(stops: Sequence[int], *, is_padded: bool) -> list[Group]:
+    """Times that end at `stops`, in groups: up to three for the history, and the last time alone.
+
+    Cutting a group in two spares the pairs of the queries of its first part and the keys of its second one,
+    wherever it stands in the sequence. Of all ways to cut the history at most twice, this is the one that
+    spares most pairs, less `CALL_COST` for each cut.
+    """
+    *history, _ = stops
+    total = history[-1] if history else 0
+    most_spared, best_cuts = 0, set[int]()
+    for second in history:
+        middle = bisect_left(history, second / 2)
+        for first in (0, *history[max(middle - 1, 0) : middle + 1]):
+            cuts = {first, second} - {0, total}
+            spared = first * (second - first) + second * (total - second) - CALL_COST * len(cuts)
+            if spared > most_spared:
+                most_spared, best_cuts = spared, cuts
+    edges = sorted({0, *(history.index(cut) + 1 for cut in best_cuts), len(history), len(stops)})
+    groups = []
+    for first, last in pairwise(edges):
+        times = tuple(stops[first:last])
+        num_pairs = (times[-1] - (stops[first - 1] if first else 0)) * times[-1]
+        is_masked = len(times) > 1 or (is_padded and num_pairs <= MASKED_PAIRS)
+        groups.append(Group(times, is_masked))
+    return groups
+
+
+def attention_calls(
+    groups: Sequence[Group], padding: torch.Tensor, like: torch.Tensor
+) -> Iterator[AttentionCall]:
+    """The calls of groups of times; arguments as of `attention_plan`."""
+    num_tokens, fronts = groups[-1].stops[-1], padding.tolist()
+    each_sample = [(slice(None), 0)]
+    if any(fronts):
+        each_sample = [(slice(i, i + 1), front) for i, front in enumerate(fronts)]
+    if any(group.is_masked for group in groups):
+        stops = torch.tensor([stop for group in groups for stop in group.stops])
+        token_S = torch.arange(num_tokens)
+        time_S = torch.bucketize(token_S, stops, right=True).to(like.device)
+        real_BS = (token_S >= padding[:, None]).to(like.device) if any(fronts) else None
+    start = 0
+    for group in groups:
+        stop = group.stops[-1]
+        if group.is_masked:
+            is_seen = (time_S[start:stop, None] >= time_S[:stop])[None]
+            if real_BS is not None:
+                is_seen = is_seen & (real_BS[:, start:stop, None] == real_BS[:, None, :stop])
+            mask = like.new_zeros(is_seen.shape).masked_fill_(~is_seen, -torch.inf)
+            yield AttentionCall(slice(None), 0, start, stop, mask[:, None])
+        else:
+            for samples, front in each_sample:
+                yield AttentionCall(samples, front, start, stop, None)
+        start = stop
