@@ -268,8 +268,8 @@ def generate(
         determinism: "strict" or "relaxed".
         text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
             their memory for the rest; a pipeline that was given can then encode no other text.
-        attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
-            nobody set another. They differ in the last bits.
+        attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
+            "grouped" if nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
         loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
             anew for them. Needs peft.
@@ -451,7 +451,7 @@ def make_clip(
         environment=environment_fingerprint(
             pipeline._execution_device,
             pipeline.transformer.dtype,
-            attention_backend_at(recipe.determinism),
+            pipeline.transformer.attention_backend or attention_backend_at(recipe.determinism),
             recipe.determinism,
         ),
         load_seconds=loaded - started,

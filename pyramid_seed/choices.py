@@ -15,6 +15,7 @@ what is constant in a stage is built once. `prefix`: the same with a call for ea
 that take no mask, and for clips made before there was `grouped`. `reference`: one call with a dense mask over
 the padded sequence, all tokens through the last block, everything built again at every step."""
 ATTENTION_PATHS: tuple[AttentionPath, ...] = get_args(AttentionPath)
+DEFAULT_PATH: AttentionPath = "grouped"
 
 AfterUse = Literal["keep", "offload", "free"]
 """What becomes of the text encoders when all texts of a call are encoded: they stay where they are, move to

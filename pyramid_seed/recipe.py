@@ -23,7 +23,7 @@ class Recipe:
         settings: all settings after defaults.
         noise_device: where noise is drawn.
         determinism: "strict" or "relaxed".
-        attention: how attention is computed, "prefix" or "reference"; None, until the clip is made: as the
+        attention: how attention is computed, see `AttentionPath`; None, until the clip is made: as the
             transformer has it.
         compiled: whether any model was compiled.
         image_digest: SHA-256 of the first frame given, None without one.

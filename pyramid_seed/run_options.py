@@ -33,8 +33,9 @@ class RunOptions:
         default="strict",
     )
     attention: AttentionPath | None = about(
-        "prefix: without a mask; reference: with one, as in the original; results differ in the last bits "
-        "(default: prefix, or what the pipeline was set to)",
+        "grouped: a few calls, however long the clip; prefix: one for each latent frame, without a mask; "
+        "reference: one with a dense mask, as in the original; results differ in the last bits (default: "
+        "grouped, or what the pipeline was set to)",
         choices=ATTENTION_PATHS,
         default=None,
     )

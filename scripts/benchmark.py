@@ -25,6 +25,7 @@ COMMANDS = {
     "memory": ("peak memory by memory mode", None),
     "determinism": ("what the level strict costs against relaxed", 5),
     "tokens": ("how the sequence grows with the clip; runs no model", None),
+    "operations": ("what a step asks of a device, counted at full size without weights", None),
 }
 """What a subcommand is for, and how often it repeats unless told, None if it takes no times; each is a module
 of `benchmarks`. It has the options that it heeds, so that any other one is refused."""
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
         command.add_argument("--picture", type=Path, metavar="FILE", help="draw the result there")
         command.add_argument("--bars", action="store_true", help="PASS or FAIL; exit status 1 if one fails")
-        if name == "tokens":
+        if name in ("tokens", "operations"):
             continue
         if repeats is not None:
             command.add_argument("--repeats", type=int, default=repeats, help=f"(default: {repeats})")

@@ -20,7 +20,7 @@ from ..api import (
 )
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
-from ..choices import AfterUse, AttentionPath, DeterminismLevel
+from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
 from ..devices import parse_device, usable_device
@@ -56,7 +56,7 @@ def run_batch(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
-    attention: AttentionPath = "prefix",
+    attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
     lossless: bool = False,
     keep_going: bool = False,
@@ -158,7 +158,7 @@ class _ClipMaker:
         """The identity of an item that is made of these weights, see `identity.content_key`."""
         options = self.options
         # Only what is not the default, so that folders of earlier versions go on.
-        path = {"attention": options.attention} if options.attention not in (None, "prefix") else {}
+        path = {} if options.attention in (None, DEFAULT_PATH) else {"attention": options.attention}
         compiled = {"compiled": True} if options.compile else {}
         return content_key(
             item,
@@ -180,7 +180,7 @@ class _ClipMaker:
         options = self.options
         dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
         fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
-        return fingerprint | {"attention": options.attention or "prefix", "compiled": options.compile}
+        return fingerprint | {"attention": options.attention or DEFAULT_PATH, "compiled": options.compile}
 
     def make(
         self,

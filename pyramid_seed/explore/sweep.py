@@ -14,7 +14,7 @@ from ..batch.items import check_seeds
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
-from ..choices import AfterUse, AttentionPath, DeterminismLevel
+from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
@@ -58,7 +58,7 @@ def run_sweep(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
-    attention: AttentionPath = "prefix",
+    attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
     lossless: bool = False,
     num_processes: int | None = None,

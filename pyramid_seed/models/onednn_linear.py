@@ -6,6 +6,7 @@ torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (d
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,23 @@ FEWEST_ROWS = 16
 ROWS = (16, 17, 100, 333)
 """Numbers of rows of the products by which oneDNN is judged."""
 
+
+KERNELS_KEPT = 128
+"""Kernels of oneDNN that a process keeps: more than a unit needs, so that none is made twice in it. Of the 1,024
+that are usual, a long clip with its ever longer sequences fills half a gigabyte."""
+
+
+def bound_kernel_caches() -> None:
+    """Keep `KERNELS_KEPT` kernels in this process, unless its environment says how many.
+
+    Two caches hold them, oneDNN's and that of torch's bindings; both read their size when they are first used.
+    """
+    if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(KERNELS_KEPT))
+
+
+bound_kernel_caches()
 
 _is_wanted = ContextVar("_is_wanted", default=False)
 

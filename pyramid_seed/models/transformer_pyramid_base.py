@@ -17,7 +17,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
 from torch import nn
 
-from ..choices import ATTENTION_PATHS, AttentionPath
+from ..choices import ATTENTION_PATHS, DEFAULT_PATH, AttentionPath
 from ..private_apis import active_attention_backend, is_compiled
 from .attention import MASKED_BACKENDS, rotary_tables
 from .attention_plan import AttentionPlan, attention_plan
@@ -68,7 +68,7 @@ class PyramidTransformer3DModel(
     norm_out: AdaLayerNormContinuous
     proj_out: nn.Linear
     gradient_checkpointing = False
-    _attention_path: AttentionPath = "grouped"
+    _attention_path: AttentionPath = DEFAULT_PATH
 
     @property
     def attention_path(self) -> AttentionPath:

@@ -7,7 +7,9 @@ brought to one layout first.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
 
 import torch
 from torch import nn
@@ -26,6 +28,15 @@ def free_memory() -> None:
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
+
+
+def trim_heap(device: torch.device) -> None:
+    """Give free memory of the process back to the system, where work on the CPU has left it scattered.
+
+    A history that grows asks for a little more each time, which glibc's allocator meets with new memory.
+    """
+    if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def unmap_weights(module: nn.Module) -> None:

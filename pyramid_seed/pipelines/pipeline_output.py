@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.utils import BaseOutput
 
-from ..choices import AttentionPath
+from ..choices import DEFAULT_PATH, AttentionPath
 from ..noise import NoiseLedger
 from .stages import StageDigests
 
@@ -37,5 +37,5 @@ class PyramidFlowPipelineOutput(BaseOutput):
     ledgers: list[NoiseLedger]
     text_digests: list[dict[str, str]]
     stage_digests: list[list[StageDigests | None]]
-    attention: AttentionPath = "prefix"
+    attention: AttentionPath = DEFAULT_PATH
     interrupted: bool = False

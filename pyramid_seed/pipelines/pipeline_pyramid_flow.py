@@ -43,7 +43,7 @@ from .guided import GuidedTransformer
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
-from .memory import align_weights, contiguous_copy
+from .memory import align_weights, contiguous_copy, trim_heap
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests
@@ -251,8 +251,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
             determinism: "strict" or "relaxed", see `determinism.determinism_level`; set for this call only.
-            attention: "prefix" or "reference", see `AttentionPath`, for this call only; default: as the
-                transformer has it.
+            attention: "grouped", "prefix" or "reference", see `AttentionPath`, for this call only; default:
+                as the transformer has it.
             show_progress: False hides the progress bar of this call; else it is as configured.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
@@ -547,6 +547,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             digests_of_unit = tuple(map(noise_digest, stage_ends))
             stage_digests.append(digests_of_unit)
             take(stage_ends[-1], digests_of_unit)
+            trim_heap(self._execution_device)
             if self.interrupt:
                 break
         decoder.finish()

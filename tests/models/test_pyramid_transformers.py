@@ -317,15 +317,28 @@ def test_a_frame_does_not_see_later_frames_of_its_clip(model, inputs):
 # Paths of attention ---------------------------------------------------------------------------------------
 
 
-def test_both_paths_agree(model, inputs):
-    assert model.attention_path == "prefix"
-    prefix = velocity(model, inputs)
-    with model.attention_path_set("reference"):
-        reference = velocity(model, inputs)
-    assert model.attention_path == "prefix"
-    assert (prefix - reference).norm() <= 1e-6 * reference.norm()
-    with pytest.raises(ValueError, match="must be prefix or reference, got 'dense'; use 'prefix'"):
+def test_all_paths_agree(model, inputs):
+    assert model.attention_path == "grouped"
+    velocities = {}
+    for path in ATTENTION_PATHS:
+        with model.attention_path_set(path):
+            velocities[path] = velocity(model, inputs)
+    assert model.attention_path == "grouped"
+    for path in ("grouped", "prefix"):
+        assert (velocities[path] - velocities["reference"]).norm() <= 1e-6 * velocities["reference"].norm()
+    with pytest.raises(ValueError, match="must be grouped or prefix or reference, got 'dense'; use 'grouped'"):
         model.set_attention_path("dense")
+
+
+def test_a_backend_that_takes_no_mask_gets_none(model, inputs):
+    """Those need a GPU: here the choice alone is seen, and torch's own flash attention stands for them."""
+    for block in model._blocks():
+        block.attn.processor._attention_backend = AttentionBackendName._NATIVE_FLASH
+    assert (model.attention_backend, model.attention_path) == ("_native_flash", "prefix")
+    context = model(**inputs).context
+    assert all(call.mask is None for call in context.attention.calls)
+    model.reset_attention_backend()
+    assert (model.attention_backend, model.attention_path) == (None, "grouped")
 
 
 def test_a_context_given_again_changes_no_bit(model, inputs):
@@ -351,7 +364,7 @@ def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
             velocity(model, inputs)
         counts[path] = calls.count
     assert counts["reference"] == 0
-    assert counts["prefix"] >= 6 * len(model._blocks())
+    assert counts["grouped"] == counts["prefix"] >= 6 * len(model._blocks())
 
 
 @pytest.mark.parametrize("history", [True, False])

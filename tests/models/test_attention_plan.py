@@ -1,0 +1,96 @@
+"""Which times share a call: few calls, few pairs in vain, the same for the same lengths."""
+
+from __future__ import annotations
+
+from itertools import accumulate, combinations, pairwise
+
+import pytest
+import torch
+
+from pyramid_seed.models import attention_plan as plans
+from pyramid_seed.models.attention_plan import attention_plan, marked_groups, time_groups
+from tests.cases import check_cases
+
+NO_PADDING, PADDING = torch.tensor([0, 0]), torch.tensor([12, 0])
+LIKE = torch.empty(0)
+
+
+def stops_of(unit, sizes):
+    """Ends of the times of a unit: text and the first frame, frames of the coarsest size, newer ones, current."""
+    coarse, middle, fine = sizes
+    frames = ([coarse] * max(unit - 2, 0) + [middle, fine])[-unit:] if unit else []
+    return [*accumulate([24 + (frames or [fine])[0], *frames[1:], *([fine] if unit else [])])]
+
+
+def pairs_of(cuts, history):
+    """Pairs of queries and keys that a history cut there computes."""
+    edges = [0, *cuts, history[-1]]
+    return sum((stop - start) * stop for start, stop in pairwise(edges))
+
+
+def test_there_are_at_most_four_groups_and_the_last_time_is_alone():
+    def rule(unit):
+        stops = stops_of(unit, (60, 240, 960))
+        groups = time_groups(stops, is_padded=True)
+        assert len(groups) <= 4
+        assert [stop for group in groups for stop in group.stops] == stops
+        assert groups[-1].stops == (stops[-1],)
+
+    check_cases(range(31), rule)
+
+
+def test_no_other_cut_computes_fewer_pairs(monkeypatch):
+    """Against all ways to cut the history at most twice."""
+
+    def rule(unit, sizes, cost):
+        monkeypatch.setattr(plans, "CALL_COST", cost)
+        *history, _ = stops_of(unit, sizes)
+        cuts = [group.stops[-1] for group in time_groups([*history, history[-1] + 9], is_padded=False)][:-2]
+        ways = (way for count in range(3) for way in combinations(history[:-1], count))
+        cheapest = min(pairs_of(way, history) + cost * len(way) for way in ways)
+        assert pairs_of(cuts, history) + cost * len(cuts) == cheapest
+
+    cases = [(unit, sizes, cost) for unit in (1, 2, 3, 7, 16) for sizes in ((4, 16, 64), (60, 240, 960)) for cost in (0, 500)]
+    check_cases(cases, rule)
+
+
+def test_what_is_large_needs_no_mask_and_small_samples_share_one():
+    def rule(sizes, padding, masked):
+        groups = time_groups(stops_of(1, sizes), is_padded=bool(padding.any()))
+        assert [group.is_masked for group in groups] == masked
+
+    large, small = (60, 240, 960), (1, 4, 16)
+    cases = [(large, PADDING, [False, False]), (large, NO_PADDING, [False, False])]
+    check_cases([*cases, (small, PADDING, [True, True]), (small, NO_PADDING, [False, False])], rule)
+
+
+def test_every_query_is_asked_once_for_every_sample():
+    def rule(unit, padding, grouped):
+        stops = stops_of(unit, (60, 240, 960))
+        plan = attention_plan(stops, padding, 960, LIKE, grouped=grouped)
+        times_asked = torch.zeros(2, stops[-1], dtype=torch.int64)
+        for call in plan.calls:
+            times_asked[call.samples, max(call.start, call.front) : call.stop] += 1
+            assert call.mask is None or call.mask.shape[2:] == (call.stop - call.start, call.stop)
+        is_real = torch.arange(stops[-1]) >= padding[:, None]
+        assert times_asked[is_real].eq(1).all()
+
+    check_cases([(u, p, g) for u in (0, 1, 2, 30) for p in (PADDING, NO_PADDING) for g in (True, False)], rule)
+
+
+def test_the_marks_hold_the_groups():
+    def rule(unit, padding):
+        stops = stops_of(unit, (1, 4, 16))
+        plan = attention_plan(stops, padding, 16, LIKE, grouped=True)
+        assert marked_groups(plan.marks) == time_groups(stops, is_padded=bool(padding.any()))
+
+    check_cases([(unit, padding) for unit in (0, 1, 5, 30) for padding in (PADDING, NO_PADDING)], rule)
+
+
+@pytest.mark.parametrize("sizes", [(60, 240, 960), (240, 960, 3840)])
+def test_little_is_computed_in_vain(sizes):
+    """Of the last stage of the last unit, at 384p and 768p."""
+    *history, end = stops = stops_of(30, sizes)
+    cuts = [group.stops[-1] for group in time_groups(stops, is_padded=False)][:-2]
+    needed = pairs_of(history[:-1], history) + (end - history[-1]) * end
+    assert pairs_of(cuts, history) + (end - history[-1]) * end <= 1.15 * needed
