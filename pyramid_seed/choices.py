@@ -16,6 +16,8 @@ that take no mask, and for clips made before there was `grouped`. `reference`: o
 the padded sequence, all tokens through the last block, everything built again at every step."""
 ATTENTION_PATHS: tuple[AttentionPath, ...] = get_args(AttentionPath)
 DEFAULT_PATH: AttentionPath = "grouped"
+EARLIER_DEFAULT_PATH: AttentionPath = "prefix"
+"""That of clips which were made, or begun, before there was `grouped`."""
 
 AfterUse = Literal["keep", "offload", "free"]
 """What becomes of the text encoders when all texts of a call are encoded: they stay where they are, move to

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,6 +119,29 @@ def register_transformer_block(block: type[nn.Module]) -> None:
 
     metadata = TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0)
     TransformerBlockRegistry.register(block, metadata)
+
+
+@contextmanager
+def without_group_offload(module: nn.Module) -> Iterator[None]:
+    """Take diffusers' group offload off a module inside this `with`, and put it on again as it was.
+
+    Its hooks hold the `forward` of every layer. Without it, layers that get another class under them would go
+    on as before: a clip with a LoRA would have other last bits with group offload than without.
+    """
+    from diffusers.hooks import group_offloading as offload
+
+    hook = offload._get_top_level_group_offload_hook(module)
+    if hook is not None:
+        registry = offload.HookRegistry.check_if_exists_or_initialize(module)
+        for name in (
+            offload._GROUP_OFFLOADING,
+            offload._LAYER_EXECUTION_TRACKER,
+            offload._LAZY_PREFETCH_GROUP_OFFLOADING,
+        ):
+            registry.remove_hook(name, recurse=True)
+    yield
+    if hook is not None:
+        offload._apply_group_offloading(module, hook.config)
 
 
 def lora_options(pipeline: Any) -> dict[str, Any]:

@@ -63,10 +63,10 @@ def test_a_clip_says_what_it_is(quick):
 def test_a_path_of_attention_for_one_clip(quick, clip):
     plain = clip
     other = generate("a boat", seed=3, attention="reference", **quick)
-    assert (plain.manifest["attention"], other.manifest["attention"]) == ("prefix", "reference")
+    assert (plain.manifest["attention"], other.manifest["attention"]) == ("grouped", "reference")
     torch.testing.assert_close(plain.latents, other.latents, rtol=0, atol=1e-4)
-    assert generate("a boat", seed=3, **quick).manifest["attention"] == "prefix"
-    with pytest.raises(ValueError, match="attention must be one of prefix, reference, got 'flash'"):
+    assert generate("a boat", seed=3, **quick).manifest["attention"] == "grouped"
+    with pytest.raises(ValueError, match="attention must be one of grouped, prefix, reference, got 'flash'"):
         generate("a boat", attention="flash", **quick)
 
 

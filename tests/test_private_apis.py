@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook, apply_group_offloading
 from torch import nn
 from transformers import CLIPTextConfig
 
@@ -128,6 +128,20 @@ def test_register_transformer_block():
     model.enable_cache(config)
     with model.cache_context("any"):
         assert model(torch.ones(1, 2, 3), torch.zeros(1, 2, 3)).eq(4).all()
+
+
+def test_without_group_offload():
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    with private_apis.without_group_offload(model):
+        pass
+    assert not any(private_apis.diffusers_hooks(module) for module in model.modules())
+    cpu = torch.device("cpu")
+    apply_group_offloading(model, cpu, cpu, offload_type="leaf_level")
+    before = [sorted(private_apis.diffusers_hooks(module)) for module in model.modules()]
+    assert any(before)
+    with private_apis.without_group_offload(model):
+        assert not any(private_apis.diffusers_hooks(module) for module in model.modules())
+    assert [sorted(private_apis.diffusers_hooks(module)) for module in model.modules()] == before
 
 
 def test_lora_options(tmp_path):

@@ -39,19 +39,25 @@ class Maker(Protocol):
         """Digest of an item's first frame, see `Beginning`; None without one."""
         ...
 
-    def origin(self, item: BatchItem) -> Mapping[str, Any]:
-        """What the units of an item are made by here: machine, versions, settings of the process."""
+    def origins(self, item: BatchItem) -> Sequence[Mapping[str, Any]]:
+        """What the units of an item are made by here: machine, versions, settings of the process.
+
+        The first is that of new clips. Units of any other can be gone on from in the same way.
+        """
         ...
 
     def make(
         self,
         job: Job,
+        origin: Mapping[str, Any],
         known: Beginning | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> MadeClip:
-        """Make a job's item, from its first units where they are known, and put its frames into `sink`.
+        """Make a job's item by one of its origins, and put its frames into `sink`.
+
+        It goes on from `known`, first units of that origin, where there are any.
 
         `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
         its stage digests; what they raise is passed on.

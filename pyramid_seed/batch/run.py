@@ -20,7 +20,7 @@ from ..api import (
 )
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
-from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
 from ..devices import parse_device, usable_device
@@ -175,16 +175,20 @@ class _ClipMaker:
         image = _image_of(item)
         return None if image is None else frame_digest(first_frames(image, 1)[0])
 
-    def origin(self, item: BatchItem) -> dict[str, Any]:
-        """What can change the bits of a unit besides its content."""
+    def origins(self, item: BatchItem) -> list[dict[str, Any]]:
+        """What can change the bits of a unit besides its content, see `maker.Maker`."""
         options = self.options
         dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
         fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
-        return fingerprint | {"attention": options.attention or DEFAULT_PATH, "compiled": options.compile}
+        path = options.attention or DEFAULT_PATH
+        # Clips that were begun before there was another default are finished on theirs.
+        paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
+        return [fingerprint | {"attention": path, "compiled": options.compile} for path in paths]
 
     def make(
         self,
         job: Job,
+        origin: Mapping[str, Any],
         known: Beginning | None,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
@@ -217,7 +221,7 @@ class _ClipMaker:
             noise_device=options.noise_device,
             determinism=options.determinism,
             text_encoders=options.text_encoders,
-            attention=options.attention,
+            attention=origin["attention"],
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),

@@ -86,9 +86,11 @@ class Worker:
         """The clip of a job, and how many of its units were there."""
         with writing(self.journal.folder):
             units = self.journal.open_work_folder(job.id)
-        origin = dict(self.maker.origin(job.item)) | {"key": job.key}
+        origins = [{**origin, "key": job.key} for origin in self.maker.origins(job.item)]
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
-        beginning, refusal = load_units(units, len(job.steps) - 1, origin, self.maker.image_digest(job.item))
+        num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
+        loaded = [(origin, *load_units(units, num_units, origin, image_digest)) for origin in origins]
+        origin, beginning, refusal = next((found for found in loaded if found[1] is not None), loaded[0])
         if refusal is not None:
             logger.warning("%s: not gone on from %s", job.file, refusal)
         num_resumed = 0 if beginning is None else beginning.num_units
@@ -107,7 +109,7 @@ class Worker:
                 save_unit(units, unit, latents, stage_digests, origin)
 
         try:
-            return self.maker.make(job, beginning, on_step, on_unit, file), num_resumed
+            return self.maker.make(job, origin, beginning, on_step, on_unit, file), num_resumed
         except ValueError as error:
             if beginning is None or isinstance(error, ModelError):
                 raise
@@ -115,7 +117,7 @@ class Worker:
         with writing(self.journal.folder):
             self.journal.set_aside(units)
         self.launch.count("known", -sum(job.steps[:num_resumed]))
-        return self.maker.make(job, None, on_step, on_unit, file), 0
+        return self.maker.make(job, origin, None, on_step, on_unit, file), 0
 
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
         unfinished = self.journal.work_folder(job.id) / job.file

@@ -14,6 +14,8 @@ from diffusers.loaders import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
 
 from ..files import file_digest
+from ..private_apis import without_group_offload
+from .onednn_linear import use_onednn
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of a LoRA."""
@@ -72,6 +74,8 @@ class LoraMixin(PeftAdapterMixin):
             kwargs["weight_name"] = file.name
         given = source if file is None else str(file)
         super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
+        with without_group_offload(self):
+            use_onednn(self)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
         files = {name: entry for name, entry in self._lora_files.items() if name != adapter}
         if file is not None:

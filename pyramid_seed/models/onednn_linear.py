@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from types import MethodType
 
 import torch
 from torch import nn
@@ -69,6 +70,8 @@ def use_onednn(model: nn.Module) -> None:
     """Make all plain linear layers in a model `OneDnnLinear`; weights and hooks stay as they are."""
     for module in model.modules():
         if type(module) is nn.Linear:
+            if vars(module).get("forward") == MethodType(nn.Linear.forward, module):  # hooks left it behind
+                del module.forward
             module.__class__ = OneDnnLinear
 
 

@@ -8,7 +8,8 @@ from itertools import accumulate
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-from pyramid_seed.models.attention import prefix_attention
+from pyramid_seed.models.attention import planned_attention
+from pyramid_seed.models.attention_plan import attention_plan
 from pyramid_seed.models.token_geometry import causal_attention_mask
 
 from .measure import Bar, Result, Row, compared
@@ -61,11 +62,11 @@ def _layer(
     mask = causal_attention_mask(text_mask[None], times.float()).to(device)
     padding = NUM_TEXT - NUM_REAL_TEXT
     real_query, real_key, real_value = (each[:, padding:].contiguous() for each in (query, key, value))
-    stops = torch.tensor([*accumulate(frames, initial=NUM_REAL_TEXT)][1:])
-    no_padding = torch.zeros(1, dtype=torch.int64)
+    stops = [*accumulate(frames, initial=NUM_REAL_TEXT)][1:]
+    plan = attention_plan(stops, torch.zeros(1, dtype=torch.int64), frames[-1], real_query, grouped=True)
 
     def product() -> torch.Tensor:
-        return prefix_attention(real_query, real_key, real_value, stops, no_padding)
+        return planned_attention(real_query, real_key, real_value, plan.calls)
 
     def baseline() -> torch.Tensor:
         return dispatch_attention_fn(query, key, value, attn_mask=mask)

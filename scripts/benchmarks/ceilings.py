@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyramid_seed.models.onednn_linear import fast_linears
+from pyramid_seed.models.onednn_linear import OneDnnLinear, fast_linears
 
 from .measure import in_turn, summary
 from .sequence import attended_pairs
@@ -22,13 +22,14 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Floating-point operations a second of square matrix products, by the kernels of transformer steps, and
     bytes a second of a copy (read and written bytes both count)."""
     edge = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+    a = torch.randn(edge, edge, device=device, dtype=dtype)
+    layer = OneDnnLinear(edge, edge, bias=False, device=device, dtype=dtype).requires_grad_(False)
     source = torch.zeros(2**26 if device.type == "cpu" else 2**31, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
 
     def product() -> torch.Tensor:
         with fast_linears(a):
-            return F.linear(a, b)
+            return layer(a)
 
     def copy() -> torch.Tensor:
         return target.copy_(source)

@@ -143,7 +143,12 @@ def measure(options: argparse.Namespace) -> Result:  # noqa: ARG001 - the interf
             *bars,
             Bar("tensors sent in a step", sent, 0, is_lower_limit=False),
             Bar("tensors read back in a step", read_back[0], 0, is_lower_limit=False),
-            Bar("tensors read back in a unit: whether its steps were finite", read_back[1], 1, is_lower_limit=False),
+            Bar(
+                "tensors read back in a unit: whether its steps were finite",
+                read_back[1],
+                1,
+                is_lower_limit=False,
+            ),
         ],
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
+from pyramid_seed.choices import DEFAULT_PATH
 from pyramid_seed.models.onednn_linear import fast_linears
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
@@ -89,9 +90,9 @@ def _stage(
         return transformer(latents, history, timestep, **text, return_dict=False, context=context)
 
     wanted, _ = step("reference")
-    _, context = step("prefix")  # the first step of a stage builds it, the others take it
+    _, context = step(DEFAULT_PATH)  # the first step of a stage builds it, the others take it
     with counted_linears(transformer) as count:
-        got, _ = step("prefix", context)
+        got, _ = step(DEFAULT_PATH, context)
         operations = count()
     frames = frame_tokens(pipeline.geometry, size.height, size.width, unit, stage)
     config = transformer.config
@@ -99,7 +100,7 @@ def _stage(
     num_layers = config.num_layers + config.num_single_layers
     row = compared(
         f"stage {stage}: {sum(frames)} video and {NUM_TEXT} text tokens",
-        lambda: step("prefix", context),
+        lambda: step(DEFAULT_PATH, context),
         lambda: step("reference"),
         repeats,
         device,
@@ -120,7 +121,7 @@ def _linear(pipeline: PyramidFlowPipeline, size: Size, unit: int, repeats: int) 
 
     def fast() -> torch.Tensor:
         with fast_linears(tokens):
-            return layer(tokens)
+            return layer(tokens)  # an `OneDnnLinear`
 
     name = f"linear layer, {tokens.shape[:2].numel()} rows, {layer.in_features} to {layer.out_features}"
     return compared(name, fast, lambda: layer(tokens), repeats, tokens.device)

@@ -51,10 +51,10 @@ class NoiseMaker:
     def image_digest(self, item: BatchItem) -> None:
         return None
 
-    def origin(self, item: BatchItem) -> dict[str, Any]:
-        return {"machine": self.machine}
+    def origins(self, item: BatchItem) -> list[dict[str, Any]]:
+        return [{"machine": self.machine}]
 
-    def make(self, job, known, on_step, on_unit, sink):
+    def make(self, job, origin, known, on_step, on_unit, sink):
         item = job.item
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))

@@ -121,11 +121,11 @@ def test_another_path_of_attention_makes_another_clip_and_both_can_be_verified(r
     run({"prompt": "a boat", "num_frames": 9})
     disarm()
     (reference,) = run({"prompt": "a boat", "num_frames": 9}, attention="reference").digests
-    (prefix,) = run({"prompt": "a boat", "num_frames": 9}).digests
-    assert reference != prefix
+    (grouped,) = run({"prompt": "a boat", "num_frames": 9}).digests
+    assert reference != grouped
     entries = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
-    assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, prefix: 1}
-    for file, path in ((reference, "reference"), (prefix, "prefix")):
+    assert {entry["file"]: entry["resumed_units"] for entry in entries} == {reference: 0, grouped: 1}
+    for file, path in ((reference, "reference"), (grouped, "grouped")):
         assert read_manifest(tmp_path / "clips" / file)["attention"] == path
         assert (
             verify(tmp_path / "clips" / file, model=REFERENCE / "miniflux-tiny", progress=False).difference
@@ -181,7 +181,10 @@ def test_every_bad_row_is_told_before_a_model_is_loaded(run, tmp_path):
     ("options", "message"),
     [
         ({"determinism": "stirct"}, "determinism must be one of strict, relaxed, got 'stirct'; use strict"),
-        ({"attention": "prefixx"}, "attention must be one of prefix, reference, got 'prefixx'; use prefix"),
+        (
+            {"attention": "prefixx"},
+            "attention must be one of grouped, prefix, reference, got 'prefixx'; use prefix",
+        ),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"noise_device": "cuda:99"}, "noise_device 'cuda:99' cannot be used here"),
     ],

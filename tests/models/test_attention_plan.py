@@ -50,7 +50,12 @@ def test_no_other_cut_computes_fewer_pairs(monkeypatch):
         cheapest = min(pairs_of(way, history) + cost * len(way) for way in ways)
         assert pairs_of(cuts, history) + cost * len(cuts) == cheapest
 
-    cases = [(unit, sizes, cost) for unit in (1, 2, 3, 7, 16) for sizes in ((4, 16, 64), (60, 240, 960)) for cost in (0, 500)]
+    cases = [
+        (unit, sizes, cost)
+        for unit in (1, 2, 3, 7, 16)
+        for sizes in ((4, 16, 64), (60, 240, 960))
+        for cost in (0, 500)
+    ]
     check_cases(cases, rule)
 
 
@@ -75,7 +80,9 @@ def test_every_query_is_asked_once_for_every_sample():
         is_real = torch.arange(stops[-1]) >= padding[:, None]
         assert times_asked[is_real].eq(1).all()
 
-    check_cases([(u, p, g) for u in (0, 1, 2, 30) for p in (PADDING, NO_PADDING) for g in (True, False)], rule)
+    check_cases(
+        [(u, p, g) for u in (0, 1, 2, 30) for p in (PADDING, NO_PADDING) for g in (True, False)], rule
+    )
 
 
 def test_the_marks_hold_the_groups():

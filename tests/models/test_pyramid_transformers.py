@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig
-from diffusers.models.attention_dispatch import attention_backend
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -326,7 +326,9 @@ def test_all_paths_agree(model, inputs):
     assert model.attention_path == "grouped"
     for path in ("grouped", "prefix"):
         assert (velocities[path] - velocities["reference"]).norm() <= 1e-6 * velocities["reference"].norm()
-    with pytest.raises(ValueError, match="must be grouped or prefix or reference, got 'dense'; use 'grouped'"):
+    with pytest.raises(
+        ValueError, match="must be grouped or prefix or reference, got 'dense'; use 'grouped'"
+    ):
         model.set_attention_path("dense")
 
 

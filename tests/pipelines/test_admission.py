@@ -17,7 +17,7 @@ def test_the_running_call_keeps_its_attention(quick):
     pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
     small = {**quick, "num_frames": 1, "pipeline": pipeline, "progress": False}
     expected = {
-        path: generate("a", seed=1, attention=path, **small).digest for path in ("prefix", "reference")
+        path: generate("a", seed=1, attention=path, **small).digest for path in ("grouped", "reference")
     }
     refusals, is_done = [], threading.Event()
 
@@ -45,18 +45,18 @@ def test_the_running_call_keeps_its_attention(quick):
         is_done.set()
         other.join()
         sys.setswitchinterval(before)
-    assert made == [("prefix", expected["prefix"])] * 5
+    assert made == [("grouped", expected["grouped"])] * 5
     assert refusals
     assert all("this pipeline is making a clip" in text for text in refusals)
-    assert pipeline.transformer.attention_path == "prefix"
+    assert pipeline.transformer.attention_path == "grouped"
 
 
 def test_what_a_call_names_is_for_this_call_only(own_pipe, small, capfd):
     own_pipe.set_progress_bar_config(disable=False)
     output = own_pipe("a", seed=1, attention="reference", show_progress=False, **small)
     assert capfd.readouterr().err == ""
-    assert (output.attention, own_pipe.transformer.attention_path) == ("reference", "prefix")
-    assert own_pipe("a", seed=1, **small).attention == "prefix"
+    assert (output.attention, own_pipe.transformer.attention_path) == ("reference", "grouped")
+    assert own_pipe("a", seed=1, **small).attention == "grouped"
     assert "6/6" in capfd.readouterr().err
 
 

@@ -12,6 +12,7 @@ from pyramid_seed.noise import NoiseKey, NoiseStreams, block_noise, initial_pyra
 from pyramid_seed.pipelines.denoise import (
     Place,
     UnitSettings,
+    check_finite,
     denoise_clip,
     denoise_stage,
     denoise_unit,
@@ -104,13 +105,15 @@ def test_a_stage_goes_the_whole_way(scheduler, num_steps):
     """Local sigmas lead from 1 to 0, so a constant velocity is subtracted once."""
     model, places = ConstantVelocity(0.75), []
     start = torch.randn(SHAPE)
+    checks = []
     latents = denoise_stage(
-        start, [], model, scheduler, 4, 2, num_steps, lambda *args: places.append(args[0]) or args[2]
+        start, [], model, scheduler, 4, 2, num_steps, lambda *args: places.append(args[0]) or args[2], checks
     )
     torch.testing.assert_close(latents, start - 0.75, rtol=0, atol=1e-6)
     scheduler.set_timesteps(num_steps, 2)
     assert model.timesteps == scheduler.timesteps.tolist()
-    assert places == [Place(4, 2, step) for step in range(num_steps)]
+    assert places == [Place(4, 2, step) for step in range(num_steps)] == [check.place for check in checks]
+    check_finite(checks)
     assert model.stages == 1
 
 
@@ -118,7 +121,7 @@ def test_a_stage_stops(scheduler):
     model = ConstantVelocity()
     stop_after_the_second = iter([torch.zeros(SHAPE), None])
     result = denoise_stage(
-        torch.zeros(SHAPE), [], model, scheduler, 0, 0, 5, lambda *args: next(stop_after_the_second)
+        torch.zeros(SHAPE), [], model, scheduler, 0, 0, 5, lambda *args: next(stop_after_the_second), []
     )
     assert result is None
     assert len(model.timesteps) == 2
@@ -126,14 +129,28 @@ def test_a_stage_stops(scheduler):
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_latents_that_are_not_finite(scheduler, value):
-    with pytest.raises(FloatingPointError, match="after unit 3, stage 1, step 0; use dtype float32"):
-        denoise_stage(torch.zeros(SHAPE), [], ConstantVelocity(value), scheduler, 3, 1, 2, go_on)
+    """They are seen at the end of the unit, and the first such step is named."""
+    places = []
+
+    class LaterNotFinite(ConstantVelocity):
+        def __call__(self, latents, history, timestep):
+            self.value = value if len(places) == 3 else 0.0
+            return super().__call__(latents, history, timestep)
+
+    def on_step(place, timestep, latents):
+        places.append(place)
+        return latents
+
+    settings = UnitSettings((2, 2, 2), 4.0)
+    with pytest.raises(FloatingPointError, match="after unit 3, stage 1, step 1; use dtype float32"):
+        denoise_unit(3, [], LaterNotFinite(), scheduler, NoiseStreams(1), LATENTS, CPU, settings, on_step)
+    assert len(places) == 6
 
 
 def test_a_unit_without_velocity_is_its_noise(scheduler):
     noise, unit = NoiseStreams(3), 5
     model = ConstantVelocity()
-    latents = denoise_unit(
+    *ends, latents = denoise_unit(
         unit, [], model, scheduler, noise, LATENTS, CPU, UnitSettings((1, 2, 3), 4.0), go_on
     )
     expected = initial_pyramid(noise.draw(NoiseKey("initial", unit, 0), SHAPE), 3)[0]
@@ -142,6 +159,7 @@ def test_a_unit_without_velocity_is_its_noise(scheduler):
         coefficients = scheduler.renoise_coefficients(stage)
         expected = renoise(expected, coefficients, white, scheduler.config.gamma)
     assert torch.equal(latents, expected)
+    assert [tuple(end.shape) for end in ends] == [(1, 2, 1, 2, 4), (1, 2, 1, 4, 8)]
     assert model.sizes == [(1, 2, 1, 2, 4)] + [(1, 2, 1, 4, 8)] * 2 + [SHAPE] * 3
     assert model.scales == [4.0]
 
@@ -150,7 +168,7 @@ def test_a_clip_conditions_each_unit_on_those_before(scheduler):
     model = ConstantVelocity()
     settings = [UnitSettings((1, 1, 1), float(unit)) for unit in range(3)]
     units = list(denoise_clip(None, model, scheduler, NoiseStreams(1), LATENTS, CPU, settings, go_on))
-    assert [tuple(unit.shape) for unit in units] == [SHAPE] * 3
+    assert [tuple(unit[-1].shape) for unit in units] == [SHAPE] * 3
     assert model.scales == [0.0, 1.0, 2.0]
     coarse, middle = (1, 2, 1, 2, 4), (1, 2, 1, 4, 8)
     assert model.history[:3] == [[], [], []]
@@ -167,10 +185,10 @@ def test_a_clip_goes_on_from_known_units(scheduler):
         CPU,
         [UnitSettings((1, 1, 1), 0.0)] * 3,
     )
-    whole = list(denoise_clip(None, *arguments, go_on))
+    whole = [ends[-1] for ends in denoise_clip(None, *arguments, go_on)]
     rest = list(denoise_clip(torch.cat(whole[:2], dim=2), *arguments, go_on))
     assert len(rest) == 1
-    assert torch.equal(rest[0], whole[2])
+    assert torch.equal(rest[0][-1], whole[2])
 
 
 def test_a_clip_ends_early_when_stopped(scheduler):

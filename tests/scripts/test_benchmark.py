@@ -271,7 +271,7 @@ def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
     with reference_path(tiny):
         assert tiny.transformer.attention_path == "reference"
         baseline = tiny(**settings).latents
-    assert tiny.transformer.attention_path == "prefix"
+    assert tiny.transformer.attention_path == "grouped"
     torch.testing.assert_close(product, baseline, rtol=0, atol=1e-3)
     assert torch.equal(product, tiny(**settings).latents)
 
