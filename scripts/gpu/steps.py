@@ -35,9 +35,9 @@ def measure(section: Section, plan: Plan) -> None:
         f"{plan.size.description}, {plan.size.dtype}; a guidance pair, {NUM_REAL_TEXT} of {NUM_TEXT} text "
         f"tokens real. Times are medians of {plan.repeats}, after a warm-up, with the device waited for, the "
         "paths in turn. `reference` is the stated baseline: a dense mask, and everything built anew. *Queued "
-        "in* is the time until the call returns; a full queue of kernels makes it wait as well. *Busy* is for "
-        "how long any kernel ran, by torch.profiler, and its part of the median time, which was taken without "
-        "the profiler: where it is small, the device waits for the CPU."
+        "in* is the time until the call returns; a full queue of kernels makes it wait as well. *Busy* is "
+        "for how long any kernel ran, by torch.profiler, and its part of the median time, which was taken "
+        "without the profiler: where it is small, the device waits for the CPU."
     )
     pipeline = section.run(
         "make the transformer", lambda: make_pipeline(plan.size, plan.device, with_text=False)

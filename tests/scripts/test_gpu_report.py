@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import gpu_report
@@ -185,6 +186,16 @@ def test_failed_and_unfinished_tests_are_told(tmp_path):
     assert section.tables["Outcomes"][1] == ["all", 1, 1, 0, 1]
     assert section.failures[0]["error"] == "a.py::test_b"
     assert "E assert 0" in section.failures[0]["traceback"]
+
+
+def test_tests_that_take_too_long_are_interrupted(tmp_path):
+    section = Report(tmp_path, ABOUT).begin("tests", 0.0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], stderr=subprocess.DEVNULL
+    )
+    marked_tests._wait(section, "all", process)
+    assert process.returncode != 0
+    assert section.skipped == ["the rest of all: no time, interrupted"]
 
 
 def test_values_as_markdown():
