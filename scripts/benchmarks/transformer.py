@@ -81,7 +81,7 @@ def _stage(
     pipeline: PyramidFlowPipeline, size: Size, device: torch.device, unit: int, stage: int, repeats: int
 ) -> Steps:
     transformer = pipeline.transformer
-    latents, history = _latents(pipeline, size, device, unit, stage)
+    latents, history = latents_and_history(pipeline, size, device, unit, stage)
     text = text_inputs(transformer, device)
     timestep = torch.full((2,), 500.0, device=device)
 
@@ -127,7 +127,7 @@ def _linear(pipeline: PyramidFlowPipeline, size: Size, unit: int, repeats: int) 
     return compared(name, fast, lambda: layer(tokens), repeats, tokens.device)
 
 
-def _latents(
+def latents_and_history(
     pipeline: PyramidFlowPipeline, size: Size, device: torch.device, unit: int, stage: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Random current latents and history of a guidance pair."""

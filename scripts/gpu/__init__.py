@@ -1,0 +1,1 @@
+"""What `scripts/gpu_report.py` measures: one module a section, each with `measure(section, plan)`."""
