@@ -12,12 +12,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 
+SMALL_TIME = 192
+"""Tokens up to which a time shares calls: text and a coarse frame at 384p, not at 768p. Masks make a GPU slow,
+where the calls of small times leave it waiting, see docs/performance.md."""
 CALL_COST = 128**2
-"""Pairs of query and key that may be computed in vain to spare a call, see docs/performance.md."""
+"""Pairs of query and key that may be computed in vain to spare a call."""
 MASKED_PAIRS = 256**2
 """Pairs up to which samples of different padding share a call, and a mask."""
 
@@ -112,30 +115,41 @@ def marked_groups(marks: torch.Tensor) -> list[Group]:
 
 
 def time_groups(stops: Sequence[int], *, is_padded: bool) -> list[Group]:
-    """Times that end at `stops`, in groups: up to three for the history, and the last time alone.
+    """Times that end at `stops`, in groups: up to three for small neighbours in the history, others alone."""
+    starts = [0, *stops[:-1]]
+    are_small = [stop - start <= SMALL_TIME for start, stop in zip(starts, stops, strict=True)]
+    are_small[-1] = False  # the current latents
+    groups: list[Group] = []
+    first = 0
+    for is_small, run in groupby(are_small):
+        last = first + len([*run])
+        cuts = _cuts(stops[first:last], starts[first]) if is_small else range(1, last - first)
+        for begin, end in pairwise([first, *(first + cut for cut in cuts), last]):
+            num_pairs = (stops[end - 1] - starts[begin]) * stops[end - 1]
+            is_masked = end - begin > 1 or (is_padded and num_pairs <= MASKED_PAIRS)
+            groups.append(Group(tuple(stops[begin:end]), is_masked))
+        first = last
+    return groups
+
+
+def _cuts(stops: Sequence[int], start: int) -> list[int]:
+    """Before which of the times that begin at `start` and end at `stops` to cut them, at most twice.
 
     Cutting a group in two spares the pairs of the queries of its first part and the keys of its second one,
-    wherever it stands in the sequence. Of all ways to cut the history at most twice, this is the one that
-    spares most pairs, less `CALL_COST` for each cut.
+    wherever it stands in the sequence. Of all ways, this is the one that spares most pairs, less `CALL_COST`
+    for each cut.
     """
-    *history, _ = stops
-    total = history[-1] if history else 0
+    ends = [stop - start for stop in stops]
+    total = ends[-1]
     most_spared, best_cuts = 0, set[int]()
-    for second in history:
-        middle = bisect_left(history, second / 2)
-        for first in (0, *history[max(middle - 1, 0) : middle + 1]):
+    for second in ends:
+        middle = bisect_left(ends, second / 2)
+        for first in (0, *ends[max(middle - 1, 0) : middle + 1]):
             cuts = {first, second} - {0, total}
             spared = first * (second - first) + second * (total - second) - CALL_COST * len(cuts)
             if spared > most_spared:
                 most_spared, best_cuts = spared, cuts
-    edges = sorted({0, *(history.index(cut) + 1 for cut in best_cuts), len(history), len(stops)})
-    groups = []
-    for first, last in pairwise(edges):
-        times = tuple(stops[first:last])
-        num_pairs = (times[-1] - (stops[first - 1] if first else 0)) * times[-1]
-        is_masked = len(times) > 1 or (is_padded and num_pairs <= MASKED_PAIRS)
-        groups.append(Group(times, is_masked))
-    return groups
+    return [ends.index(cut) + 1 for cut in sorted(best_cuts)]
 
 
 def attention_calls(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, combinations, pairwise
+from itertools import accumulate, combinations, pairwise, product
 
-import pytest
 import torch
 
 from pyramid_seed.models import attention_plan as plans
@@ -16,7 +15,7 @@ LIKE = torch.empty(0)
 
 
 def stops_of(unit, sizes):
-    """Ends of the times of a unit: text and the first frame, frames of the coarsest size, newer ones, current."""
+    """Ends of the times of a unit: text and the first frame, coarse frames, two newer ones, the current one."""
     coarse, middle, fine = sizes
     frames = ([coarse] * max(unit - 2, 0) + [middle, fine])[-unit:] if unit else []
     return [*accumulate([24 + (frames or [fine])[0], *frames[1:], *([fine] if unit else [])])]
@@ -28,13 +27,16 @@ def pairs_of(cuts, history):
     return sum((stop - start) * stop for start, stop in pairwise(edges))
 
 
-def test_there_are_at_most_four_groups_and_the_last_time_is_alone():
+def test_small_times_have_three_groups_at_most_and_others_none():
     def rule(unit):
         stops = stops_of(unit, (60, 240, 960))
         groups = time_groups(stops, is_padded=True)
-        assert len(groups) <= 4
         assert [stop for group in groups for stop in group.stops] == stops
+        assert len(groups) <= 3 + 3  # and those of 240, 960 and the current tokens
         assert groups[-1].stops == (stops[-1],)
+        assert [len(group.stops) for group in groups[-3:]] == [1] * min(len(groups), 3)
+        large = stops_of(unit, (240, 960, 3840))
+        assert [group.stops for group in time_groups(large, is_padded=True)] == [(stop,) for stop in large]
 
     check_cases(range(31), rule)
 
@@ -42,21 +44,15 @@ def test_there_are_at_most_four_groups_and_the_last_time_is_alone():
 def test_no_other_cut_computes_fewer_pairs(monkeypatch):
     """Against all ways to cut the history at most twice."""
 
-    def rule(unit, sizes, cost):
+    def rule(unit, size, cost):
         monkeypatch.setattr(plans, "CALL_COST", cost)
-        *history, _ = stops_of(unit, sizes)
-        cuts = [group.stops[-1] for group in time_groups([*history, history[-1] + 9], is_padded=False)][:-2]
+        *history, _ = stops = [24 + size * (time + 1) for time in range(unit + 1)]
+        cuts = [group.stops[-1] for group in time_groups(stops, is_padded=False)][:-2]
         ways = (way for count in range(3) for way in combinations(history[:-1], count))
         cheapest = min(pairs_of(way, history) + cost * len(way) for way in ways)
         assert pairs_of(cuts, history) + cost * len(cuts) == cheapest
 
-    cases = [
-        (unit, sizes, cost)
-        for unit in (1, 2, 3, 7, 16)
-        for sizes in ((4, 16, 64), (60, 240, 960))
-        for cost in (0, 500)
-    ]
-    check_cases(cases, rule)
+    check_cases(product((1, 2, 3, 7, 16), (4, 60), (0, 500, 16384)), rule)
 
 
 def test_what_is_large_needs_no_mask_and_small_samples_share_one():
@@ -91,13 +87,4 @@ def test_the_marks_hold_the_groups():
         plan = attention_plan(stops, padding, 16, LIKE, grouped=True)
         assert marked_groups(plan.marks) == time_groups(stops, is_padded=bool(padding.any()))
 
-    check_cases([(unit, padding) for unit in (0, 1, 5, 30) for padding in (PADDING, NO_PADDING)], rule)
-
-
-@pytest.mark.parametrize("sizes", [(60, 240, 960), (240, 960, 3840)])
-def test_little_is_computed_in_vain(sizes):
-    """Of the last stage of the last unit, at 384p and 768p."""
-    *history, end = stops = stops_of(30, sizes)
-    cuts = [group.stops[-1] for group in time_groups(stops, is_padded=False)][:-2]
-    needed = pairs_of(history[:-1], history) + (end - history[-1]) * end
-    assert pairs_of(cuts, history) + (end - history[-1]) * end <= 1.15 * needed
+    check_cases(product((0, 1, 5, 30), (PADDING, NO_PADDING)), rule)
