@@ -31,8 +31,8 @@ class VelocityModel(Protocol):
         """Guide with this scale from now on."""
         ...
 
-    def start_stage(self) -> None:
-        """Forget what was cached for other shapes."""
+    def start_stage(self, num_steps: int) -> None:
+        """Forget what was cached for other shapes; so many steps follow."""
         ...
 
 
@@ -141,7 +141,7 @@ def denoise_stage(
     A check of each step is appended to `checks`: nothing is read from the device here.
     """
     scheduler.set_timesteps(num_inference_steps, stage)
-    velocity_model.start_stage()
+    velocity_model.start_stage(num_inference_steps)
     timesteps = scheduler.timesteps.to(latents.device)
     for step, timestep in enumerate(scheduler.timesteps):
         velocity = velocity_model(latents, history, timesteps[step])

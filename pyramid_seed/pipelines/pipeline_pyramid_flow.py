@@ -47,6 +47,7 @@ from .memory import align_weights, contiguous_copy, trim_heap
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests
+from .step_graph import check_graphs
 from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
@@ -79,6 +80,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
+    _uses_cuda_graphs = False
 
     def __init__(
         self,
@@ -355,6 +357,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     negatives[index] if request.is_guided else None,
                     attention_kwargs,
                     self._execution_device,
+                    self._uses_cuda_graphs,
                 )
                 clip = self._make_units(
                     index,
@@ -430,6 +433,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         check_choice("text_encoders", text_encoders, AFTER_USE)
         check_dtype(self.transformer.dtype)
         check_dtype(self.vae.dtype)
+        if self._uses_cuda_graphs:
+            check_graphs(self.transformer, self._execution_device)
         config = self.transformer.config
         return check_call(
             self.geometry,
@@ -441,6 +446,22 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             embeddings={name: arguments.pop(name, None) for name in EMBEDDINGS},
             **arguments,
         )
+
+    def enable_cuda_graphs(self) -> None:
+        """Record the steps of small stages as CUDA graphs: the same bits, sooner where launching is slow.
+
+        Off by default, since a step is recorded once per stage: a callback must not change the transformer
+        within one. A call refuses what cannot be recorded, such as offloaded weights.
+
+        Raises:
+            ValueError: see `step_graph.check_graphs`.
+        """
+        check_graphs(self.transformer, self._execution_device)
+        self._uses_cuda_graphs = True
+
+    def disable_cuda_graphs(self) -> None:
+        """Launch every kernel of every step again."""
+        self._uses_cuda_graphs = False
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """Move groups of layers to the device as they are needed, as diffusers does, but never to a disk.

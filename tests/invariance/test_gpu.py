@@ -117,7 +117,8 @@ def test_a_fresh_process(make, load, dtype, tmp_path):
         "from tests.invariance.clips import identity, load, make\n"
         f"print(json.dumps(identity(make(load({name!r}, dtype={dtype}, device={str(DEVICE)!r})))))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"}
     output = subprocess.run(
         [sys.executable, "-c", program],
         env=environment,
@@ -127,6 +128,44 @@ def test_a_fresh_process(make, load, dtype, tmp_path):
         check=True,
     )
     assert json.loads(output.stdout) == json.loads(json.dumps(clips.identity(make())))
+
+
+def test_recorded_steps_change_no_bit(pipe, load, monkeypatch):
+    """Steps as CUDA graphs; stages of three steps have none, those of five have one."""
+    from pyramid_seed.pipelines import guided
+
+    if DEVICE.type != "cuda":
+        pytest.skip("CUDA graphs are of CUDA")
+    recorded = []
+
+    class Counted(guided.StepGraph):
+        def __init__(self, *args):
+            recorded.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr(guided, "StepGraph", Counted)
+    call = partial(
+        pipe,
+        "a boat",
+        seed=3,
+        height=64,
+        width=64,
+        num_frames=pipe.geometry.num_frames(3),
+        num_inference_steps=[3, 5, 6],
+        guidance_scale=3.0,
+        video_guidance_scale=1.0,
+        output_type="uint8",
+    )
+    plain = call()
+    assert not recorded
+    pipe.enable_cuda_graphs()
+    try:
+        graphs = call()
+    finally:
+        pipe.disable_cuda_graphs()
+    assert len(recorded) == 3 * 2
+    assert torch.equal(graphs.latents, plain.latents)
+    assert torch.equal(torch.as_tensor(graphs.frames), torch.as_tensor(plain.frames))
 
 
 def test_decoding_beside_the_next_unit_changes_no_bit(pipe, make, monkeypatch):

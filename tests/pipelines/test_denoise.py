@@ -48,7 +48,7 @@ class ConstantVelocity:
     def start_unit(self, guidance_scale):
         self.scales.append(guidance_scale)
 
-    def start_stage(self):
+    def start_stage(self, num_steps):
         self.stages += 1
 
 

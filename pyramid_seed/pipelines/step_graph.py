@@ -1,0 +1,68 @@
+"""Transformer steps as CUDA graphs: the same kernels, which the CPU launches all at once.
+
+In small stages a GPU is done with a kernel before the CPU has asked for the next one (docs/performance.md). A
+step reads nothing back from the device and sends nothing to it, so that it can be recorded once per stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..models.transformer_pyramid_base import PyramidTransformer3DModel
+from ..private_apis import diffusers_hooks, has_offload_hook
+
+FEWEST_STEPS = 4
+"""Steps of a stage from which recording one, which takes about as long as a step, pays."""
+MOST_TOKENS = 8192
+"""Tokens of all samples up to which a step is launched too slowly to keep a large GPU busy."""
+
+
+class StepGraph:
+    """A recorded step of one stage.
+
+    Args:
+        step: latents (1, C, 1, H, W) and a timestep of shape () to the velocity of all samples. It has run
+            before, and depends on nothing else that changes within the stage.
+        latents, timestep: of the step that is next.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+    ) -> None:
+        self._latents, self._timestep = latents.clone(), timestep.clone()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._velocity = step(self._latents, self._timestep)
+
+    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The velocity, in memory that the next call writes to."""
+        self._latents.copy_(latents)
+        self._timestep.copy_(timestep)
+        self._graph.replay()
+        return self._velocity
+
+
+def check_graphs(transformer: PyramidTransformer3DModel, device: torch.device) -> None:
+    """Refuse to record steps that would not be the same each time.
+
+    Raises:
+        ValueError: the device is no CUDA device; weights are moved by hooks; a step cache acts; blocks are
+            compiled; or attention is the reference path, which builds everything anew.
+    """
+    reasons = {
+        f"the transformer computes on {device}, where there are none": device.type != "cuda",
+        "hooks move the transformer's weights": any(
+            has_offload_hook(module) or diffusers_hooks(module) for module in transformer.modules()
+        ),
+        "a step cache leaves out work of some steps": transformer.cache_in_use is not None,
+        "the transformer is compiled": transformer.is_compiled,
+        "attention 'reference' builds everything anew at each step": transformer.attention_path == "reference",
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"CUDA graphs cannot be used: {reason}; call pipeline.disable_cuda_graphs()")
