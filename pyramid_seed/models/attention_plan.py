@@ -9,19 +9,20 @@ Shape suffixes: B batch, S tokens, Q tokens that ask, K tokens that they see.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise, takewhile
 
 import torch
 
-SMALL_TIME = 192
-"""Tokens up to which a time shares calls: text and a coarse frame at 384p, not at 768p. Masks make a GPU slow,
-where the calls of small times leave it waiting, see docs/performance.md."""
+SMALL_TIME = 384
+"""Tokens up to which a time shares calls: 128 of text with a coarse frame at 768p, or a middle one at 384p."""
+SHARED_TOKENS = 2304
+"""Tokens from the beginning of the sequence among which times share calls: all coarse ones of 31 units at 384p.
+A mask makes a GPU slow, where the calls of small times leave it waiting, see docs/performance.md."""
 CALL_COST = 128**2
 """Pairs of query and key that may be computed in vain to spare a call."""
-MASKED_PAIRS = 256**2
+MASKED_PAIRS = 512**2
 """Pairs up to which samples of different padding share a call, and a mask."""
 
 
@@ -115,41 +116,30 @@ def marked_groups(marks: torch.Tensor) -> list[Group]:
 
 
 def time_groups(stops: Sequence[int], *, is_padded: bool) -> list[Group]:
-    """Times that end at `stops`, in groups: up to three for small neighbours in the history, others alone."""
+    """Times that end at `stops`, in groups: small ones at the beginning in one or two, others alone."""
     starts = [0, *stops[:-1]]
-    are_small = [stop - start <= SMALL_TIME for start, stop in zip(starts, stops, strict=True)]
-    are_small[-1] = False  # the current latents
-    groups: list[Group] = []
-    first = 0
-    for is_small, run in groupby(are_small):
-        last = first + len([*run])
-        cuts = _cuts(stops[first:last], starts[first]) if is_small else range(1, last - first)
-        for begin, end in pairwise([first, *(first + cut for cut in cuts), last]):
-            num_pairs = (stops[end - 1] - starts[begin]) * stops[end - 1]
-            is_masked = end - begin > 1 or (is_padded and num_pairs <= MASKED_PAIRS)
-            groups.append(Group(tuple(stops[begin:end]), is_masked))
-        first = last
+    history = zip(starts, stops[:-1], strict=False)  # without the current latents
+    shared = takewhile(lambda time: time[1] - time[0] <= SMALL_TIME and time[1] <= SHARED_TOKENS, history)
+    num_shared = len([*shared])
+    edges = sorted({0, *_cut(stops[:num_shared]), *range(num_shared, len(stops)), len(stops)})
+    groups = []
+    for begin, end in pairwise(edges):
+        num_pairs = (stops[end - 1] - starts[begin]) * stops[end - 1]
+        is_masked = end - begin > 1 or (is_padded and num_pairs <= MASKED_PAIRS)
+        groups.append(Group(tuple(stops[begin:end]), is_masked))
     return groups
 
 
-def _cuts(stops: Sequence[int], start: int) -> list[int]:
-    """Before which of the times that begin at `start` and end at `stops` to cut them, at most twice.
+def _cut(stops: Sequence[int]) -> list[int]:
+    """Before which of the times that end at `stops` to cut them in two, if that pays.
 
-    Cutting a group in two spares the pairs of the queries of its first part and the keys of its second one,
-    wherever it stands in the sequence. Of all ways, this is the one that spares most pairs, less `CALL_COST`
-    for each cut.
+    It spares the pairs of the queries of the first part and the keys of the second, so the middle is best.
     """
-    ends = [stop - start for stop in stops]
-    total = ends[-1]
-    most_spared, best_cuts = 0, set[int]()
-    for second in ends:
-        middle = bisect_left(ends, second / 2)
-        for first in (0, *ends[max(middle - 1, 0) : middle + 1]):
-            cuts = {first, second} - {0, total}
-            spared = first * (second - first) + second * (total - second) - CALL_COST * len(cuts)
-            if spared > most_spared:
-                most_spared, best_cuts = spared, cuts
-    return [ends.index(cut) + 1 for cut in sorted(best_cuts)]
+    if not stops:
+        return []
+    spared = [stop * (stops[-1] - stop) for stop in stops]
+    most = max(spared)
+    return [spared.index(most) + 1] if most > CALL_COST else []
 
 
 def attention_calls(

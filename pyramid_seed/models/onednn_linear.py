@@ -50,7 +50,7 @@ class OneDnnLinear(nn.Linear):
     It can for plain float32 weights on the CPU; quantised and other special ones are left to torch.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
         if not torch.compiler.is_compiling() and _is_wanted.get() and self._suits(input):
             return onednn_linear(input, self.weight, self.bias)

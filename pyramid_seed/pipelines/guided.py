@@ -11,6 +11,7 @@ from diffusers.hooks import HookRegistry
 from ..models.stage_context import StageContext
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from .denoise import guide
+from .memory import trim_heap
 from .step_graph import FEWEST_STEPS, MOST_TOKENS, StepGraph
 from .text import TextEmbeddings, guidance_pair
 
@@ -113,5 +114,6 @@ class GuidedTransformer:
         self._contexts.clear()
         self._graphs.clear()
         self._is_long_stage = num_steps >= FEWEST_STEPS
+        trim_heap(self.positive.prompt_embeds.device)
         if self.transformer.is_cache_enabled:
             HookRegistry.check_if_exists_or_initialize(self.transformer).reset_stateful_hooks()

@@ -43,7 +43,7 @@ from .guided import GuidedTransformer
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
-from .memory import align_weights, contiguous_copy, trim_heap
+from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
 from .stages import StageDigests
@@ -568,7 +568,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             digests_of_unit = tuple(map(noise_digest, stage_ends))
             stage_digests.append(digests_of_unit)
             take(stage_ends[-1], digests_of_unit)
-            trim_heap(self._execution_device)
             if self.interrupt:
                 break
         decoder.finish()

@@ -56,12 +56,13 @@ def check_graphs(transformer: PyramidTransformer3DModel, device: torch.device) -
     """
     reasons = {
         f"the transformer computes on {device}, where there are none": device.type != "cuda",
+        "a step cache leaves out work of some steps": transformer.cache_in_use is not None,
         "hooks move the transformer's weights": any(
             has_offload_hook(module) or diffusers_hooks(module) for module in transformer.modules()
         ),
-        "a step cache leaves out work of some steps": transformer.cache_in_use is not None,
         "the transformer is compiled": transformer.is_compiled,
-        "attention 'reference' builds everything anew at each step": transformer.attention_path == "reference",
+        "attention 'reference' builds everything anew at each step": transformer.attention_path
+        == "reference",
     }
     for reason, holds in reasons.items():
         if holds:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pyramid_seed.models.onednn_linear import OneDnnLinear, fast_linears

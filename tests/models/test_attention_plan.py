@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, combinations, pairwise, product
+from itertools import accumulate, pairwise, product
 
 import torch
 
@@ -27,28 +27,33 @@ def pairs_of(cuts, history):
     return sum((stop - start) * stop for start, stop in pairwise(edges))
 
 
-def test_small_times_have_three_groups_at_most_and_others_none():
+def test_small_times_have_two_groups_at_most_and_others_none():
     def rule(unit):
         stops = stops_of(unit, (60, 240, 960))
         groups = time_groups(stops, is_padded=True)
         assert [stop for group in groups for stop in group.stops] == stops
-        assert len(groups) <= 3 + 3  # and those of 240, 960 and the current tokens
+        assert len(groups) <= 2 + 2  # and those of 960 and the current tokens
         assert groups[-1].stops == (stops[-1],)
-        assert [len(group.stops) for group in groups[-3:]] == [1] * min(len(groups), 3)
-        large = stops_of(unit, (240, 960, 3840))
+        large = stops_of(unit, (385, 960, 3840))
         assert [group.stops for group in time_groups(large, is_padded=True)] == [(stop,) for stop in large]
 
     check_cases(range(31), rule)
 
 
-def test_no_other_cut_computes_fewer_pairs(monkeypatch):
-    """Against all ways to cut the history at most twice."""
+def test_times_beyond_the_shared_tokens_are_alone():
+    stops = [*accumulate([264, *[240] * 30])]
+    groups = time_groups(stops, is_padded=False)
+    shared = [stop for group in groups[:2] for stop in group.stops]
+    assert shared == [stop for stop in stops if stop <= plans.SHARED_TOKENS]
+    assert [group.stops for group in groups[2:]] == [(stop,) for stop in stops[len(shared) :]]
 
+
+def test_no_other_cut_computes_fewer_pairs(monkeypatch):
     def rule(unit, size, cost):
         monkeypatch.setattr(plans, "CALL_COST", cost)
         *history, _ = stops = [24 + size * (time + 1) for time in range(unit + 1)]
         cuts = [group.stops[-1] for group in time_groups(stops, is_padded=False)][:-2]
-        ways = (way for count in range(3) for way in combinations(history[:-1], count))
+        ways = [(), *((stop,) for stop in history[:-1])]
         cheapest = min(pairs_of(way, history) + cost * len(way) for way in ways)
         assert pairs_of(cuts, history) + cost * len(cuts) == cheapest
 

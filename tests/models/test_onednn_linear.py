@@ -18,7 +18,6 @@ from pyramid_seed.models.onednn_linear import (
     FEWEST_ROWS,
     OneDnnLinear,
     fast_linears,
-    rows_are_independent,
     use_onednn,
 )
 from tests.cases import check_cases

@@ -38,5 +38,3 @@ def test_what_changes_from_step_to_step_is_refused(own_pipe):
     rule(lambda: transformer.enable_cache(MagCacheConfig(calibrate=True)), "a step cache leaves out")
     transformer.disable_cache()
     rule(offload, "hooks move the transformer's weights")
-
-
