@@ -43,7 +43,7 @@ def rotary_tables(cos_SD: torch.Tensor, sin_SD: torch.Tensor) -> Rotary:
 
 
 MASKED_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_math")
-"""Those of diffusers' attention backends that take an additive mask; with others each time has its own call."""
+"""The attention backends of diffusers that take an additive mask; with others each time has its own call."""
 
 
 def add_to_last(tokens_BNC: torch.Tensor, change_BnC: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Which calls attention is made of: a few, however long the clip.
 
 The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So what a time may
-attend to is a prefix of the sequence. A time that has a call of its own needs no mask; neighbouring times that
-share one see all of its keys but those that a mask hides.
+attend to is a prefix of the sequence. A time that has a call of its own needs no mask; neighbouring times
+that share one see all of its keys but those that a mask hides.
 
 Shape suffixes: B batch, S tokens, Q tokens that ask, K tokens that they see.
 """
@@ -16,10 +16,10 @@ from itertools import pairwise, takewhile
 import torch
 
 SMALL_TIME = 384
-"""Tokens up to which a time shares calls: 128 of text with a coarse frame at 768p, or a middle one at 384p."""
+"""Tokens up to which a time shares calls: a coarse frame at 768p with 128 of text, a middle one at 384p."""
 SHARED_TOKENS = 2304
-"""Tokens from the beginning of the sequence among which times share calls: all coarse ones of 31 units at 384p.
-A mask makes a GPU slow, where the calls of small times leave it waiting, see docs/performance.md."""
+"""Tokens from the beginning of the sequence among which times share calls: all coarse ones of 31 units at
+384p. A mask makes a GPU slow, where the calls of small times leave it waiting, see docs/performance.md."""
 CALL_COST = 128**2
 """Pairs of query and key that may be computed in vain to spare a call."""
 MASKED_PAIRS = 512**2

@@ -25,14 +25,14 @@ ROWS = (16, 17, 100, 333)
 
 
 KERNELS_KEPT = 128
-"""Kernels of oneDNN that a process keeps: more than a unit needs, so that none is made twice in it. Of the 1,024
-that are usual, a long clip with its ever longer sequences fills half a gigabyte."""
+"""Kernels of oneDNN that a process keeps: more than a unit needs, so that none is made twice in it. The usual
+1,024 fill half a gigabyte in a long clip, with its ever longer sequences."""
 
 
 def bound_kernel_caches() -> None:
     """Keep `KERNELS_KEPT` kernels in this process, unless its environment says how many.
 
-    Two caches hold them, oneDNN's and that of torch's bindings; both read their size when they are first used.
+    Two caches hold them, oneDNN's and that of torch's bindings; both read their size at their first use.
     """
     if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))

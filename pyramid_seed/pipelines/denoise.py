@@ -113,7 +113,7 @@ def check_finite(checks: Sequence[StepCheck]) -> None:
     """Read the flags of a unit's steps from the device, all at once.
 
     Raises:
-        FloatingPointError: the latents were not finite; unit, stage and step of the first such step are named.
+        FloatingPointError: the latents were not finite; unit, stage and step of the first time are named.
     """
     flags = torch.stack([check.is_finite for check in checks]).tolist()
     for check, is_finite in zip(checks, flags, strict=True):
@@ -180,8 +180,8 @@ def denoise_unit(
         on_step: see `OnStep`.
 
     Returns:
-        Latents at the end of each stage, float32, coarsest first: the last are the unit's clean latents (1, C,
-        1, H, W). None when stopped.
+        Latents at the end of each stage, float32, coarsest first; the last are the unit's clean latents
+        (1, C, 1, H, W). None when stopped.
 
     Raises:
         FloatingPointError: see `check_finite`.

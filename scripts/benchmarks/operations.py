@@ -1,4 +1,4 @@
-"""`operations`: what a device is asked to do in a step, counted on the meta device, in seconds, without weights."""
+"""`operations`: what a device is asked to do in a step, counted on the meta device, without weights."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def measure(options: argparse.Namespace) -> Result:  # noqa: ARG001 - the interf
     sent = max(step.sent for step in steps)
     return Result(
         command="operations",
-        what="miniFLUX at its published size on the meta device: a step that is not the first of its stage, a "
-        f"guidance pair, {NUM_REAL_TEXT} and {NUM_REAL_TEXT // 2} of {NUM_TEXT} text tokens are real",
+        what="miniFLUX at its published size on the meta device: a step that is not the first of its stage, "
+        f"a guidance pair, {NUM_REAL_TEXT} and {NUM_REAL_TEXT // 2} of {NUM_TEXT} text tokens are real",
         table=table,
         facts={f"768p: {growing} (its frames are too large for masks)": growth["768p"]},
         bars=[

@@ -29,7 +29,7 @@ NUM_TEXT = 5
 
 @pytest.fixture(params=["prefix", "grouped", "grouped, calls for nothing"])
 def plan(request, monkeypatch):
-    """The plan of the tokens below: each time alone, all history in a call, and as many calls as there may be."""
+    """The plan of the tokens below: each time alone, all history together, as many calls as may be."""
     if request.param.endswith("nothing"):
         monkeypatch.setattr(plans, "CALL_COST", 0)
         monkeypatch.setattr(plans, "MASKED_PAIRS", 0)

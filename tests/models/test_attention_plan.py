@@ -15,7 +15,7 @@ LIKE = torch.empty(0)
 
 
 def stops_of(unit, sizes):
-    """Ends of the times of a unit: text and the first frame, coarse frames, two newer ones, the current one."""
+    """Ends of the times of a unit: text and the first frame, coarse frames, two newer ones, the last."""
     coarse, middle, fine = sizes
     frames = ([coarse] * max(unit - 2, 0) + [middle, fine])[-unit:] if unit else []
     return [*accumulate([24 + (frames or [fine])[0], *frames[1:], *([fine] if unit else [])])]

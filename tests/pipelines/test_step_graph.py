@@ -1,4 +1,4 @@
-"""CUDA graphs of steps, where there is no CUDA: what is refused. Their bits are in `invariance/test_gpu.py`."""
+"""CUDA graphs of steps, without CUDA: what is refused. `invariance/test_gpu.py` compares their bits."""
 
 from __future__ import annotations
 
