@@ -80,7 +80,11 @@ class DeviceOperations(TorchDispatchMode):
         name, target = func.overloadpacket.__name__, kwargs.get("device")
         first = next((value for value in _flat(args) if isinstance(value, torch.Tensor)), None)
         from_device = first is not None and first.device == META
-        if from_device and (name == "_local_scalar_dense" or target == torch.device("cpu")):
+        if (
+            first is not None
+            and from_device
+            and (name == "_local_scalar_dense" or target == torch.device("cpu"))
+        ):
             self._counter["read_back"] += 1
             return 1 if target is None else torch.ones(first.shape, dtype=kwargs.get("dtype") or first.dtype)
         if target == META and first is not None and not from_device:
@@ -114,7 +118,9 @@ def measure(options: argparse.Namespace) -> Result:  # noqa: ARG001 - the interf
     """A step of each stage for an early, a middle and a last unit, and the whole unit."""
     with META:
         transformer = PyramidFluxTransformer3DModel(**FULL.transformer).eval()
-    table = [("picture", "unit", "stage", "operations", "attention calls", "sent", "read back")]
+    table: list[tuple[str, ...]] = [
+        ("picture", "unit", "stage", "operations", "attention calls", "sent", "read back")
+    ]
     calls: dict[tuple[str, int], int] = {}
     steps: list[Counts] = []
     units: list[Counts] = []
