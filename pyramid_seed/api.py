@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
@@ -24,19 +24,21 @@ from .checkpoints.source import (
     read_source,
     recognise_model,
 )
+from .checks import check_finite
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
+from .extras import check_extra
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .model_presets import chosen_settings, misfit, preset_of_model
-from .models.lora import check_lora
+from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
@@ -103,9 +105,13 @@ def load_pipeline(
 
 
 def _load(
-    source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
+    source: ModelSource,
+    dtype: torch.dtype,
+    target: torch.device,
+    compile: bool,
+    loras: Sequence[LoraToLoad] = (),
 ) -> PyramidFlowPipeline:
-    """The pipeline of a model whose files have been read; see `load_pipeline`."""
+    """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
     with _LOADING:
@@ -122,6 +128,8 @@ def _load(
         if isinstance(part, torch.nn.Module):
             unmap_weights(part)
     pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
+    if loras:
+        _load_loras(pipeline, loras)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
@@ -152,13 +160,63 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-class LoraToLoad(NamedTuple):
-    """A LoRA's name in the pipeline, its file, its scale, and whether it is added to the weights."""
+@dataclass(frozen=True)
+class LoraToLoad:
+    """A LoRA that a model is to be loaded with.
+
+    Attributes:
+        adapter: its name in the pipeline.
+        file: the .safetensors.
+        scale: factor on what it adds.
+        sha256: of the file.
+        fused: whether it is added to the weights.
+        padded_rank: the rank to which its matrices are filled up with zeros, see `LoraInUse`.
+    """
 
     adapter: str
     file: Path
     scale: float
+    sha256: str
     fused: bool = False
+    padded_rank: int | None = None
+
+
+def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad, ...]:
+    """LoRAs as `generate` takes them, found and looked at.
+
+    Raises:
+        ValueError: peft is not installed, a file is no LoRA, or a scale is no finite number.
+        TypeError: a scale is no number. FileNotFoundError, OSError: a file is not there.
+    """
+    if not loras:
+        return ()
+    check_extra("lora", "peft")
+    found = []
+    for index, (source, scale) in enumerate(loras.items()):
+        check_finite(f"the scale of the LoRA {source}", scale)
+        file = check_lora(source)
+        found.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
+    return tuple(found)
+
+
+def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:
+    """Refuse LoRAs of another model, from configs alone: ValueError; it names what the model lacks."""
+    if loras:
+        transformer = source.empty_transformer()
+        for lora in loras:
+            check_lora_fits(lora.file, transformer)
+
+
+def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
+    """Put LoRAs into a pipeline that has none."""
+    if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
+        pipeline.enable_lora_hotswap(target_rank=max(ranks))
+    names = [lora.adapter for lora in loras]
+    for lora in loras:
+        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
+    pipeline.set_adapters(names, [lora.scale for lora in loras])
+    if loras[0].fused:
+        pipeline.fuse_lora(adapter_names=names)
 
 
 class SharedPipeline:
@@ -178,8 +236,9 @@ class SharedPipeline:
         compile: bool = False,
         check: Callable[[PyramidGeometry], object] = lambda _: None,
         source: RecognisedModel | None = None,
+        loras: Sequence[LoraToLoad] = (),
     ) -> PyramidFlowPipeline:
-        """The pipeline of these settings, loaded again if its files have changed.
+        """The pipeline of these settings and LoRAs, loaded again if its files have changed.
 
         Args:
             settings: name the model, its variant and dtype.
@@ -187,10 +246,12 @@ class SharedPipeline:
             source: the same model, if its files have just been read.
             check: called with the model's geometry before its weights are downloaded or loaded; what it
                 raises is passed on.
+            loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
+                while a clip is made.
         """
         if settings.model in PUBLISHED_MODELS:
             check(PUBLISHED_GEOMETRY)
-        key = (settings.model, settings.variant, settings.dtype, device, compile)
+        key = (settings.model, settings.variant, settings.dtype, device, compile, tuple(loras))
         with self._lock:
             if self._pipeline is not None and self._key == key:
                 held = self._pipeline.source
@@ -203,7 +264,8 @@ class SharedPipeline:
                 source = read
             source = source or recognise_model(settings.model, variant=settings.variant)
             check(source.geometry)
-            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile)
+            check_loras_fit(loras, source)
+            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile, loras)
             self._key = key
             self.num_loads += 1
             return self._pipeline
@@ -271,8 +333,8 @@ def generate(
         attention: "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it, "prefix" if
             nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
-        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
-            anew for them. Needs peft.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}, in the order in which
+            they are added. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
@@ -304,7 +366,7 @@ def generate(
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, source)
+    pipeline = _pipeline_for(wanted, options, loras, pipeline, check, source)
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
     tell_unfit(recipe.settings, pipeline, preset)
@@ -534,7 +596,7 @@ def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
     """The LoRAs that act in a pipeline, as a manifest names them; None if that cannot be told."""
     loras = pipeline.loras_in_use()
-    return None if loras is None else tuple(asdict(lora) for lora in loras)
+    return None if loras is None else tuple(lora.row() for lora in loras)
 
 
 def frame_digest(frame: torch.Tensor | None) -> str | None:
@@ -545,12 +607,12 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
 def _pipeline_for(
     settings: Preset,
     options: RunOptions,
-    loras: Mapping[str | Path, float],
+    loras: Mapping[str | Path, float] | None,
     given: PyramidFlowPipeline | None,
     check: Callable[[PyramidGeometry], object],
     source: RecognisedModel | None = None,
 ) -> PyramidFlowPipeline:
-    """The pipeline that the caller gave, or else the shared one of these settings, or one with LoRAs."""
+    """The pipeline that the caller gave, or else the shared one of these settings and LoRAs."""
     if given is not None:
         if loras:
             raise ValueError(
@@ -562,44 +624,10 @@ def _pipeline_for(
                 "pipeline.transformer.compile_repeated_blocks() on your own"
             )
         return given
-    if loras:
-        to_load = [
-            LoraToLoad(f"lora_{index}", check_lora(file), scale)
-            for index, (file, scale) in enumerate(loras.items())
-        ]
-        return load_with_loras(settings, to_load, device=options.device, compile=options.compile, check=check)
-    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source)
+    to_load = loras_to_load(loras)
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source, to_load)
     if options.text_encoders == "free":
         shared_pipeline.clear()  # nobody else is to get what is left of it
-    return pipeline
-
-
-def load_with_loras(
-    settings: Preset,
-    loras: Sequence[LoraToLoad],
-    *,
-    device: str | None = None,
-    compile: bool = False,
-    check: Callable[[PyramidGeometry], object] = lambda _: None,
-) -> PyramidFlowPipeline:
-    """A pipeline of these settings that nobody shares, with LoRAs.
-
-    Args:
-        settings, device, compile, check: see `SharedPipeline.get`.
-        loras: at least one.
-    """
-    source = recognise_model(settings.model, variant=settings.variant)
-    check(source.geometry)
-    target = default_device() if device is None else usable_device(device)
-    pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile=False)
-    names = [lora.adapter for lora in loras]
-    for lora in loras:
-        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    if loras[0].fused:
-        pipeline.fuse_lora(adapter_names=names)
-    if compile:
-        pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 

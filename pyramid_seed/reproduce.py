@@ -16,7 +16,6 @@ from .api import (
     check_watchers,
     checked_pipeline,
     frame_digest,
-    load_with_loras,
     lora_rows,
     make_clip,
     shared_pipeline,
@@ -309,13 +308,11 @@ def _model_of(
     _check_cache(original)
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
-    if not files:
-        return shared_pipeline.get(settings, device, original.recipe.compiled)
-    loras_to_load = [
-        LoraToLoad(row["adapter"], file, row["scale"], row["fused"])
+    to_load = tuple(
+        LoraToLoad(row["adapter"], file, row["scale"], row["sha256"], row["fused"], row.get("padded_rank"))
         for row, file in zip(original.manifest["loras"], files, strict=True)
-    ]
-    return load_with_loras(settings, loras_to_load, device=device, compile=original.recipe.compiled)
+    )
+    return shared_pipeline.get(settings, device, original.recipe.compiled, loras=to_load)
 
 
 def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:

@@ -202,6 +202,14 @@ class RecognisedModel:
             return AutoencoderKLCausalVideo, self.vae_config()
         return transformer_class(self.family), self.transformer_config()
 
+    def empty_transformer(self) -> nn.Module:
+        """The transformer without its weights, from its config alone; raises as `model_of`."""
+        if self.layout == "original":
+            return empty_model(*self.model_of(self.transformer), self.folder / self.transformer)
+        config = self._config("transformer/config.json")
+        arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+        return empty_model(transformer_class(self.family), arguments, self.folder / self.transformer)
+
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
         name = f"{VAE_PART}/config.json"

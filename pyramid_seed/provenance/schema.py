@@ -39,6 +39,7 @@ class _Lora(_File, kw_only=True):
     adapter: str
     scale: int | float
     fused: bool
+    padded_rank: int | None = None
 
 
 _Factor: TypeAlias = Annotated[int, msgspec.Meta(le=256)]
