@@ -36,10 +36,10 @@ from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
 from .call_wrappers import admitted
+from .current_step import TrackedTransformer
 from .decode import UnitDecoder, encode_image
 from .denoise import Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames
-from .guided import GuidedTransformer
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
@@ -79,6 +79,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _interrupt = False
     _guidance_scale = 0.0
     _num_timesteps = 0
+    _current_timestep: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -156,6 +157,11 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def num_timesteps(self) -> int:
         """Transformer steps of the last call, over all its clips."""
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """Timestep of the step in work, a scalar that falls within each stage; None between calls."""
+        return self._current_timestep
 
     @property
     def guidance_scale(self) -> float:
@@ -339,6 +345,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
         # 5. Units, stages, steps: one clip after the other.
         self._interrupt = False
+        self._current_timestep = None
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
@@ -349,12 +356,13 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             else tqdm(disable=True) as progress_bar
         ):
             for index in range(request.num_clips):
-                model = GuidedTransformer(
+                model = TrackedTransformer(
                     self.transformer,
                     positives[index],
                     negatives[index] if request.is_guided else None,
                     attention_kwargs,
                     self._execution_device,
+                    on_begin=self._begin_step,
                 )
                 clip = self._make_units(
                     index,
@@ -374,6 +382,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     clips.append(clip)
                 if self.interrupt:
                     break
+        self._current_timestep = None
         if not clips:
             raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
@@ -483,12 +492,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise.draw(key, size.as_tuple())
         return contiguous_copy(beginning.latents.to(device, torch.float32))
 
+    def _begin_step(self, timestep: torch.Tensor) -> None:
+        self._current_timestep = timestep
+
     def _make_units(
         self,
         clip: int,
         request: Request,
         first_units: torch.Tensor | None,
-        model: GuidedTransformer,
+        model: TrackedTransformer,
         noise: LedgeredNoise,
         decoder: UnitDecoder,
         stage_digests: list[StageDigests | None],

@@ -9,6 +9,7 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -293,6 +294,21 @@ class TestBatch:
     def test_guidance_runs_a_pair(self, make, forwards):
         make(guidance_scale=3.0, video_guidance_scale=1.0)
         assert forwards == [2, 2, 2, 1, 1, 1]
+
+    @FAMILY_NEUTRAL
+    def test_the_timestep_is_there_while_the_transformer_runs(self, own_pipe, small):
+        seen, told = [], []
+        own_pipe.transformer.register_forward_pre_hook(lambda *_: seen.append(own_pipe.current_timestep))
+        assert own_pipe.current_timestep is None
+
+        def note(pipe, step, timestep, kwargs):
+            told.append(timestep)
+            assert pipe.current_timestep == timestep
+
+        own_pipe("a", seed=7, callback_on_step_end=note, **small)
+        assert len(seen) == 6
+        assert torch.equal(torch.stack(seen), torch.stack(told))
+        assert own_pipe.current_timestep is None
 
     @FAMILY_NEUTRAL
     def test_guidance_decay(self, pipe, make):
@@ -669,6 +685,8 @@ CACHES = [
 class TestStepCaches:
     def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
         small |= {"num_inference_steps": 2, "num_frames": 1}
+        if isinstance(config, PyramidAttentionBroadcastConfig):  # as its documentation has it
+            config = replace(config, current_timestep_callback=lambda: own_pipe.current_timestep)
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
         layer.register_forward_hook(lambda *args: calls.append(1))
