@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.hooks import HookRegistry
 
-from ..models.stage_context import StageContext
+from ..models.stage_context import StageMemory
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from .denoise import guide
 from .text import TextEmbeddings, guidance_pair
@@ -31,7 +31,7 @@ class GuidedTransformer:
         self.pair = None
         if negative is not None:
             self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
-        self._contexts: dict[int, StageContext] = {}
+        self._memories: dict[int, StageMemory] = {}
 
     def __call__(
         self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
@@ -49,8 +49,10 @@ class GuidedTransformer:
             )
         batch = text.prompt_embeds.shape[0]
         dtype = self.transformer.dtype
+        # The reference path builds everything again at every step.
+        is_reference = self.transformer.attention_path == "reference"
         with self.transformer.cache_context("pyramid"):
-            velocity, context = self.transformer(
+            (velocity,) = self.transformer(
                 latents.to(dtype).expand(batch, -1, -1, -1, -1),
                 [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history],
                 timestep.to(latents.device).expand(batch),
@@ -59,11 +61,8 @@ class GuidedTransformer:
                 text.pooled_prompt_embeds,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
-                context=self._contexts.get(batch),
+                memory=None if is_reference else self._memories.setdefault(batch, StageMemory()),
             )
-        # The reference path builds everything again at every step.
-        if self.transformer.attention_path != "reference":
-            self._contexts[batch] = context
         velocity = velocity.float()
         if batch == 1:
             return velocity
@@ -75,10 +74,10 @@ class GuidedTransformer:
         self.guidance_scale = guidance_scale
 
     def start_stage(self) -> None:
-        """Forget what holds for one stage: contexts, and what diffusers' step caches hold.
+        """Forget what holds for one stage: memories, and what diffusers' step caches hold.
 
         Those have activations of the last stage, or of the last clip.
         """
-        self._contexts.clear()
+        self._memories.clear()
         if self.transformer.is_cache_enabled:
             HookRegistry.check_if_exists_or_initialize(self.transformer).reset_stateful_hooks()

@@ -36,7 +36,7 @@ from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
 from .call_wrappers import admitted
-from .current_step import TrackedTransformer
+from .current_step import CurrentPlace, TrackedTransformer
 from .decode import UnitDecoder, encode_image
 from .denoise import Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames
@@ -80,6 +80,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _guidance_scale = 0.0
     _num_timesteps = 0
     _current_timestep: torch.Tensor | None = None
+    _current_place: CurrentPlace | None = None
 
     def __init__(
         self,
@@ -162,6 +163,11 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def current_timestep(self) -> torch.Tensor | None:
         """Timestep of the step in work, a scalar that falls within each stage; None between calls."""
         return self._current_timestep
+
+    @property
+    def current_place(self) -> CurrentPlace | None:
+        """Which step is in work, for callbacks and hooks of the transformer; None between calls."""
+        return self._current_place
 
     @property
     def guidance_scale(self) -> float:
@@ -263,10 +269,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
-                kwargs holds the tensors asked for and "clip", "unit", "stage" and "stage_step". It may return
-                {"latents": ...} to replace the latents; may set `pipeline._guidance_scale` for the rest of
-                the unit; and may set `pipeline._interrupt = True`: the run then stops, and what is finished
-                is returned.
+                kwargs holds the tensors asked for, and `pipeline.current_place` says which clip, unit, stage
+                and step of the stage it is. It may return {"latents": ...} to replace the latents; may set
+                `pipeline._guidance_scale` for the rest of the unit; and may set `pipeline._interrupt = True`:
+                the run then stops, and what is finished is returned.
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
@@ -345,7 +351,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
         # 5. Units, stages, steps: one clip after the other.
         self._interrupt = False
-        self._current_timestep = None
+        self._current_timestep = self._current_place = None
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
@@ -362,6 +368,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     negatives[index] if request.is_guided else None,
                     attention_kwargs,
                     self._execution_device,
+                    clip=index,
+                    first_unit=request.num_known_units,
                     on_begin=self._begin_step,
                 )
                 clip = self._make_units(
@@ -382,7 +390,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     clips.append(clip)
                 if self.interrupt:
                     break
-        self._current_timestep = None
+        self._current_timestep = self._current_place = None
         if not clips:
             raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
@@ -492,8 +500,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise.draw(key, size.as_tuple())
         return contiguous_copy(beginning.latents.to(device, torch.float32))
 
-    def _begin_step(self, timestep: torch.Tensor) -> None:
-        self._current_timestep = timestep
+    def _begin_step(self, place: CurrentPlace, timestep: torch.Tensor) -> None:
+        self._current_place, self._current_timestep = place, timestep
 
     def _make_units(
         self,
@@ -522,13 +530,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             decoder.poll()
             if on_step_end is not None:
                 tensors = {"latents": latents}
-                arguments: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
-                arguments |= {
-                    "clip": clip,
-                    "unit": place.unit,
-                    "stage": place.stage,
-                    "stage_step": place.step,
-                }
+                arguments = {name: tensors[name] for name in tensor_inputs}
                 returned = on_step_end(self, request.steps_before(clip, place), timestep, arguments) or {}
                 latents = check_replaced(returned.get("latents", latents), latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale

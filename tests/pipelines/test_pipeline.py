@@ -9,7 +9,7 @@ import inspect
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -315,7 +315,7 @@ class TestBatch:
         scales = []
 
         def note(pipe, step, timestep, kwargs):
-            scales.append((kwargs["unit"], pipe.guidance_scale, pipe.do_classifier_free_guidance))
+            scales.append((pipe.current_place.unit, pipe.guidance_scale, pipe.do_classifier_free_guidance))
 
         make(
             num_frames=25,
@@ -352,11 +352,9 @@ class TestCallbacks:
 
         def note(pipeline, step, timestep, kwargs):
             assert pipeline is pipe
-            assert set(kwargs) == {"latents", "clip", "unit", "stage", "stage_step"}
+            assert set(kwargs) == {"latents"}
             assert kwargs["latents"].dtype == torch.float32
-            told.append(
-                (step, float(timestep), *(kwargs[n] for n in ("clip", "unit", "stage", "stage_step")))
-            )
+            told.append((step, float(timestep), *astuple(pipe.current_place)))
 
         make(["a", "b"], num_inference_steps=[1, 2, 1], callback_on_step_end=note)
         assert [row[0] for row in told] == list(range(pipe.num_timesteps))
@@ -368,11 +366,12 @@ class TestCallbacks:
             for k in range(n)
         ]
         assert [row[2:] for row in told] == places
+        assert pipe.current_place is None
         assert all(later[1] < earlier[1] for earlier, later in pairwise(told[:4]))
 
     def test_no_tensors_when_none_are_asked_for(self, make):
         def note(pipeline, step, timestep, kwargs):
-            assert "latents" not in kwargs
+            assert kwargs == {}
 
         make(callback_on_step_end=note, callback_on_step_end_tensor_inputs=[])
 
@@ -441,7 +440,8 @@ class TestCallbacks:
         ends, told = {}, {}
 
         def halve(pipe, step, timestep, kwargs):
-            ends[kwargs["clip"], kwargs["unit"], kwargs["stage"]] = noise_digest(kwargs["latents"] / 2)
+            place = pipe.current_place
+            ends[place.clip, place.unit, place.stage] = noise_digest(kwargs["latents"] / 2)
             return {"latents": kwargs["latents"] / 2}
 
         def tell(clip, unit, latents, stage_digests):
@@ -462,7 +462,7 @@ class TestCallbacks:
 class TestInterrupt:
     def stop_at(self, clip, unit, stage):
         def stop(pipe, step, timestep, kwargs):
-            pipe._interrupt = (kwargs["clip"], kwargs["unit"], kwargs["stage"]) == (clip, unit, stage)
+            pipe._interrupt = astuple(pipe.current_place)[:3] == (clip, unit, stage)
 
         return stop
 
