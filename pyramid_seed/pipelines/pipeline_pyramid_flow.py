@@ -205,6 +205,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         generator: torch.Generator | list[torch.Generator] | None = None,
         noise: NoiseSource | list[NoiseSource] | None = None,
         noise_device: str | torch.device = "cpu",
+        latents: None = None,
         prompt_embeds: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
         pooled_prompt_embeds: torch.Tensor | None = None,
@@ -251,6 +252,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise: a `NoiseSource` per clip in place of a seed. With none of the three, root seeds come from
                 the operating system; they are in the output in any case.
             noise_device: where noise is drawn; the CPU's is the same on all machines.
+            latents: refused, as one tensor cannot hold the noise of all units and stages; see `noise`.
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
@@ -319,6 +321,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             text_encoders=text_encoders,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            latents=latents,
             **embeddings,
         )
 
@@ -433,6 +436,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        latents: None = None,
         **arguments: Any,
     ) -> Request:
         """What a call with these arguments is to make, which are those of `__call__`; computes nothing.
@@ -441,6 +445,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             ValueError, TypeError: an argument does not fit the model or the others; what would is named.
         """
         self.check_parts()
+        if latents is not None:
+            raise ValueError(
+                "latents must be None: every unit and stage draws noise of its own, which one tensor cannot "
+                "hold; use seed= or generator=, or noise= with draws of your own (pyramid_seed.noise."
+                "RecordedNoise), and beginning= to go on from finished units"
+            )
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         check_choice("output_type", output_type, OUTPUT_TYPES)

@@ -120,6 +120,7 @@ class TestSignature:
         required = {"prompt", "height", "width", "guidance_scale", "negative_prompt", "prompt_embeds"}
         required |= {"negative_prompt_embeds", "image", "num_inference_steps", "generator", "output_type"}
         required |= {"return_dict", "num_videos_per_prompt", "callback_on_step_end", "attention_kwargs"}
+        required |= {"latents"}
         assert required <= set(parameters)
         assert all(
             p.default is not inspect.Parameter.empty for name, p in parameters.items() if name != "self"
