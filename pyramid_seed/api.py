@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -77,7 +78,8 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     compile: bool = False,
-    **hub_options: Any,
+    device_map: str | None = None,
+    **options: Any,
 ) -> PyramidFlowPipeline:
     """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
 
@@ -85,23 +87,59 @@ def load_pipeline(
         path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
             wrote, a hub id of either, or `embedded:tiny`.
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
+            Of what `save_pretrained(variant=...)` wrote, that variant.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
         compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
             ones are faster, and results differ in the last bits.
             `pipeline.transformer.compile_repeated_blocks` has more options.
-        hub_options: revision, cache_dir, token, local_files_only.
+        device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
+            one device.
+        options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
+            `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
+            `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings.
 
     Raises:
-        ValueError: the dtype, variant or device does not exist, or a file is missing or wrong; file and
-            layout are named.
+        ValueError: the dtype, variant or device does not exist, a part cannot be left out, or a file is
+            missing or wrong; file and layout are named.
+        TypeError: an option does not exist, or a part was given in place of None.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    if device_map is not None:
+        device = _device_of_map(device_map, device)
     target = default_device() if device is None else usable_device(device)
-    return _load(read_source(path_or_hub_id, variant=variant, **hub_options), dtype, target, compile)
+    without = _left_out(options, compile=compile)
+    source = read_source(path_or_hub_id, variant=variant, **options)
+    return _load(source, dtype, target, compile, without=without)
+
+
+def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
+    """The device that a `device_map` names; ValueError if it spreads the parts, or another one is named."""
+    if not isinstance(device_map, str) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise ValueError(
+            f"device_map must name one device, such as 'cuda', got {device_map!r}, as a clip is made on one; "
+            "where the model does not fit, use pipeline.enable_model_cpu_offload() or enable_group_offload()"
+        )
+    if device is not None:
+        raise ValueError(f"give either device or device_map, got {device!r} and {device_map!r}")
+    return device_map
+
+
+def _left_out(options: dict[str, Any], *, compile: bool) -> tuple[str, ...]:
+    """Names of the parts that `load_pipeline` is to leave out; they go out of its options."""
+    parts = [name for name in signature(PyramidFlowPipeline).parameters if name in options]
+    parts = [name for name in parts if name != "preset"]
+    for name in parts:
+        if options.pop(name) is not None:
+            raise TypeError(f"{name} can only be left out ({name}=None); set pipeline.{name} after loading")
+    if "scheduler" in parts:
+        raise ValueError("scheduler cannot be left out: it is made of its config alone, and is always there")
+    if compile and "transformer" in parts:
+        raise ValueError("compile is for the transformer, which is left out; leave out one of the two")
+    return tuple(parts)
 
 
 def _load(
@@ -110,15 +148,17 @@ def _load(
     target: torch.device,
     compile: bool,
     loras: Sequence[LoraToLoad] = (),
+    *,
+    without: Sequence[str] = (),
 ) -> PyramidFlowPipeline:
     """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
     with _LOADING:
         if source.layout == "diffusers":
-            pipeline = _load_saved(source, dtype)
+            pipeline = _load_saved(source, dtype, without)
         else:
-            pipeline = PyramidFlowPipeline(**load_components(source, dtype))
+            pipeline = PyramidFlowPipeline(**load_components(source, dtype, without))
     pipeline.source = source
     if preset is not None:
         pipeline.register_to_config(preset=preset_config(preset))
@@ -135,19 +175,24 @@ def _load(
     return pipeline
 
 
-def _load_saved(source: ModelSource, dtype: torch.dtype) -> PyramidFlowPipeline:
-    """What `save_pretrained` wrote, all weights of which must be there."""
-    folder, encoders = source.folder, load_saved_text_encoders(source, dtype)
+def _load_saved(source: ModelSource, dtype: torch.dtype, without: Sequence[str]) -> PyramidFlowPipeline:
+    """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
+    folder, encoders = source.folder, load_saved_text_encoders(source, dtype, without)
     try:
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, **encoders
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=source.variant,
+                **encoders,
+                **dict.fromkeys(without),
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # broken files raise anything here
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    for part in ("transformer", "vae"):
+    for part in {"transformer", "vae"}.difference(without):
         missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
         if missing:
             raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +53,15 @@ from .stages import StageDigests
 from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
+
+CODE_FILE = "pipeline.py"
+"""Beside model_index.json: where diffusers finds the class of a pipeline that is not its own."""
+CODE = '''"""The pipeline of this folder, of the package pyramid-seed."""
+
+from pyramid_seed.pipelines import PyramidFlowPipeline
+
+__all__ = ["PyramidFlowPipeline"]
+'''
 
 
 class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
@@ -122,7 +134,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def geometry(self) -> PyramidGeometry:
-        """Sizes and counts that the components' configs allow."""
+        """Sizes and counts that the components' configs allow.
+
+        Raises:
+            ValueError: there is no VAE, and the pipeline was not loaded by `load_pipeline`, which knows its
+                factors from the model's files.
+        """
+        if self.vae is None:
+            if self.source is None:
+                raise ValueError(
+                    "a pipeline without a vae must be loaded by load_pipeline(..., vae=None), which reads "
+                    "how it divides space and time; load it so, or set pipeline.vae"
+                )
+            return self.source.geometry
         return PyramidGeometry(
             spatial_factor=self.vae.spatial_compression_ratio,
             temporal_factor=self.vae.temporal_compression_ratio,
@@ -136,16 +160,20 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
         return any(is_compiled(module) for model in models for module in model.modules())
 
-    def check_parts(self) -> None:
+    def check_parts(self, *, needs_vae: bool = True) -> None:
         """Refuse to work without a part, or with parts of which no clip could be promised.
+
+        Args:
+            needs_vae: whether frames are decoded or an image is encoded.
 
         Raises:
             ValueError: which part, and why.
         """
-        for name in ("scheduler", "transformer", "vae"):
+        for name in ("scheduler", "transformer", *(["vae"] if needs_vae else [])):
             if getattr(self, name) is None:
+                others = ", or ask for latents alone: output_type='latent'" if name == "vae" else ""
                 raise ValueError(
-                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew"
+                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew{others}"
                 )
         if is_compiled(self.transformer):
             raise ValueError(COMPILED_AS_A_WHOLE)
@@ -444,7 +472,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Raises:
             ValueError, TypeError: an argument does not fit the model or the others; what would is named.
         """
-        self.check_parts()
+        self.check_parts(needs_vae=output_type != "latent" or image is not None)
         if latents is not None:
             raise ValueError(
                 "latents must be None: every unit and stage draws noise of its own, which one tensor cannot "
@@ -456,7 +484,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("text_encoders", text_encoders, AFTER_USE)
         check_dtype(self.transformer.dtype)
-        check_dtype(self.vae.dtype)
+        if self.vae is not None:
+            check_dtype(self.vae.dtype)
         config = self.transformer.config
         return check_call(
             self.geometry,
@@ -468,6 +497,28 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             embeddings={name: arguments.pop(name, None) for name in EMBEDDINGS},
             **arguments,
         )
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As of diffusers; but the class is this one, and no code of the folder is needed."""
+        config = super().load_config(*args, **kwargs)
+        values = config[0] if isinstance(config, tuple) else config
+        if values.get("_class_name") == [CODE_FILE.removesuffix(".py"), cls.__name__]:
+            values["_class_name"] = cls.__name__
+        return config
+
+    def save_config(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write model_index.json, and the file that `DiffusionPipeline.from_pretrained` takes the class from.
+
+        With it, `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` makes this pipeline;
+        without that argument, it says so.
+        """
+        super().save_config(save_directory, *args, **kwargs)
+        index = Path(save_directory) / self.config_name
+        values = json.loads(index.read_text(encoding="utf-8"))
+        values["_class_name"] = [CODE_FILE.removesuffix(".py"), type(self).__name__]
+        index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (index.parent / CODE_FILE).write_text(CODE, encoding="utf-8")
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """Move groups of layers to the device as they are needed, as diffusers does, but never to a disk.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from dataclasses import astuple, replace
@@ -34,7 +35,7 @@ from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
 from tests.cases import check_cases
-from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL
+from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL, SMALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,10 +84,33 @@ class TestSaveAndLoad:
         loaded = PyramidFlowPipeline.from_pretrained(tmp_path)
         assert loaded.components.keys() == pipe.components.keys()
         index = json.loads((tmp_path / "model_index.json").read_text())
-        assert index["_class_name"] == "PyramidFlowPipeline"
+        assert index["_class_name"] == ["pipeline", "PyramidFlowPipeline"]
         assert index["transformer"][0].startswith("pyramid_seed.models.")
         for name in pipe._optional_components:
             assert (getattr(loaded, name) is None) == (getattr(pipe, name) is None)
+
+    @FAMILY_NEUTRAL
+    def test_as_a_pipeline_that_diffusers_does_not_know(self, pipe, known, tmp_path):
+        """In a process that has imported nothing of ours."""
+        pipe.save_pretrained(tmp_path / "saved")
+        code = f"""
+import sys, torch
+from diffusers import DiffusionPipeline
+folder, arguments = {str(tmp_path / "saved")!r}, {SMALL | {"seed": 7}!r}
+try:
+    DiffusionPipeline.from_pretrained(folder)
+except ValueError as error:
+    assert "Pass `trust_remote_code=True`" in str(error), error
+else:
+    raise AssertionError("code of a folder was run")
+assert "pyramid_seed" not in sys.modules
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+assert type(pipe).__module__.startswith("pyramid_seed."), type(pipe)
+torch.save(pipe("a red circle", **arguments).latents, {str(tmp_path / "latents.pt")!r})
+"""
+        environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        assert same(torch.load(tmp_path / "latents.pt"), known().latents)
 
     def test_variants(self, pipe, known, small, tmp_path):
         pipe.save_pretrained(tmp_path, variant="ours")
