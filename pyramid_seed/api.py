@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from diffusers import PipelineQuantizationConfig
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
@@ -79,6 +80,7 @@ def load_pipeline(
     device: str | torch.device | None = None,
     compile: bool = False,
     device_map: str | None = None,
+    quantization_config: PipelineQuantizationConfig | None = None,
     **options: Any,
 ) -> PyramidFlowPipeline:
     """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
@@ -95,6 +97,8 @@ def load_pipeline(
             `pipeline.transformer.compile_repeated_blocks` has more options.
         device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
             one device.
+        quantization_config: quantise the transformer while it is read, of a folder that `save_pretrained`
+            wrote; a manifest tells it. One that was saved quantised is read as it is, without this.
         options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
             `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
             `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings.
@@ -112,8 +116,26 @@ def load_pipeline(
         device = _device_of_map(device_map, device)
     target = default_device() if device is None else usable_device(device)
     without = _left_out(options, compile=compile)
+    if quantization_config is not None:
+        _check_quantised(quantization_config)
     source = read_source(path_or_hub_id, variant=variant, **options)
-    return _load(source, dtype, target, compile, without=without)
+    if quantization_config is not None and source.layout != "diffusers":
+        raise ValueError(
+            f"quantization_config is for what save_pretrained wrote, {source.folder} is in the original's "
+            "layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
+        )
+    return _load(source, dtype, target, compile, without=without, quantization_config=quantization_config)
+
+
+def _check_quantised(config: PipelineQuantizationConfig) -> None:
+    """Refuse to quantise parts of which no manifest would tell: ValueError; TypeError for other configs."""
+    check_kinds(quantization_config=(config, PipelineQuantizationConfig))
+    parts = list(config.quant_mapping or config.components_to_quantize or ["every part"])
+    if parts != ["transformer"]:
+        raise ValueError(
+            f"quantization_config must name the transformer alone, got {', '.join(parts)}; use "
+            'quant_mapping={"transformer": ...} or components_to_quantize="transformer"'
+        )
 
 
 def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
@@ -150,13 +172,14 @@ def _load(
     loras: Sequence[LoraToLoad] = (),
     *,
     without: Sequence[str] = (),
+    quantization_config: PipelineQuantizationConfig | None = None,
 ) -> PyramidFlowPipeline:
     """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
     with _LOADING:
         if source.layout == "diffusers":
-            pipeline = _load_saved(source, dtype, without)
+            pipeline = _load_saved(source, dtype, without, quantization_config)
         else:
             pipeline = PyramidFlowPipeline(**load_components(source, dtype, without))
     pipeline.source = source
@@ -175,7 +198,12 @@ def _load(
     return pipeline
 
 
-def _load_saved(source: ModelSource, dtype: torch.dtype, without: Sequence[str]) -> PyramidFlowPipeline:
+def _load_saved(
+    source: ModelSource,
+    dtype: torch.dtype,
+    without: Sequence[str],
+    quantization_config: PipelineQuantizationConfig | None,
+) -> PyramidFlowPipeline:
     """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
     folder, encoders = source.folder, load_saved_text_encoders(source, dtype, without)
     try:
@@ -185,6 +213,7 @@ def _load_saved(source: ModelSource, dtype: torch.dtype, without: Sequence[str])
                 dtype=dtype,
                 use_safetensors=True,
                 variant=source.variant,
+                quantization_config=quantization_config,
                 **encoders,
                 **dict.fromkeys(without),
             )
@@ -544,6 +573,7 @@ def make_clip(
             attention=output.attention,
             compiled=pipeline.is_compiled,
             cache=pipeline.transformer.cache_in_use,
+            quantization=pipeline.quantization,
         ),
         source=pipeline.source,
         weights=weights,

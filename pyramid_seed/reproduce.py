@@ -312,7 +312,9 @@ def _model_of(
         LoraToLoad(row["adapter"], file, row["scale"], row["sha256"], row["fused"], row.get("padded_rank"))
         for row, file in zip(original.manifest["loras"], files, strict=True)
     )
-    return shared_pipeline.get(settings, device, original.recipe.compiled, loras=to_load)
+    source = shared_pipeline.source(settings.model, settings.variant)
+    _check_quantization(original.recipe, source.quantization)
+    return shared_pipeline.get(settings, device, original.recipe.compiled, source=source, loras=to_load)
 
 
 def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
@@ -327,6 +329,7 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
         )
     if (cache := pipeline.transformer.cache_in_use) != recipe.cache:
         raise ValueError(f"the clip was made with the step cache {recipe.cache}, this pipeline has {cache}")
+    _check_quantization(recipe, pipeline.quantization)
     if (acting := _acting(lora_rows(pipeline))) != (acted := _acting(original.manifest["loras"])):
         raise ValueError(
             f"the clip was made with {acted}, this pipeline has {acting}; "
@@ -350,6 +353,19 @@ def _check_cache(original: _Original) -> None:
         raise ValueError(
             f"the clip was made with the step cache {cache.get('config')}, which is not set up here; pass "
             "pipeline= with a pipeline on which you have called transformer.enable_cache"
+        )
+
+
+def _check_quantization(recipe: Recipe, here: Mapping[str, Any] | None) -> None:
+    """Refuse weights that are quantised in another way than those of the clip."""
+    made, found = (
+        "plain weights" if config is None else f"weights quantised by {config.get('quant_method')}: {config}"
+        for config in (recipe.quantization, here)
+    )
+    if made != found:
+        raise ValueError(
+            f"the clip was made with {made}; here are {found}; pass pipeline= with a pipeline of "
+            "load_pipeline(..., quantization_config=...), or a folder to which it was saved"
         )
 
 

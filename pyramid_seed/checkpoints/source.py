@@ -182,6 +182,11 @@ class RecognisedModel:
                 num_stages=stages,
             )
 
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """How the weights of the transformer are quantised in the files; None if they are plain."""
+        return self.configs.get("transformer/config.json", {}).get("quantization_config")
+
     def changed_files(self) -> list[str]:
         """Names of files that were written, removed or added since; one pass of stats if there are none."""
         changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]

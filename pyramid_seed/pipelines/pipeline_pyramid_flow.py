@@ -160,6 +160,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
         return any(is_compiled(module) for model in models for module in model.modules())
 
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """The config by which diffusers quantised the transformer, as plain values; None if it did not."""
+        quantizer = getattr(self.transformer, "hf_quantizer", None)
+        if quantizer is None:
+            return None
+        config: dict[str, Any] = json.loads(quantizer.quantization_config.to_json_string(use_diff=False))
+        return config
+
     def check_parts(self, *, needs_vae: bool = True) -> None:
         """Refuse to work without a part, or with parts of which no clip could be promised.
 

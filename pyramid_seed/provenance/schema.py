@@ -94,6 +94,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     image_sha256: str | None
     vae_tiling: list[int] = []
     cache: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     model: _Model
     weights: list[_File] | None
     weights_note: str = ""
