@@ -70,7 +70,8 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing.
+            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing; or
+                it is to be swapped in and acts on more layers than the one before it.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -79,14 +80,25 @@ class LoraMixin(PeftAdapterMixin):
         if file is not None:
             kwargs["weight_name"] = file.name
         given = source if file is None else str(file)
+        ranks = _ranks(source, prefix) if hotswap else {}
+        self._check_layers(kwargs.get("adapter_name"), ranks)
         super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
         if hotswap:
-            self._take_ranks(adapter, _ranks(source, prefix))
+            self._take_ranks(adapter, ranks)
         files = {name: entry for name, entry in self._lora_files.items() if name != adapter}
         if file is not None:
             files[adapter] = (self.peft_config[adapter], lora_of_file(adapter, file))
         self._lora_files = files
+
+    def _check_layers(self, adapter: str | None, ranks: Mapping[str, int]) -> None:
+        """Refuse to swap in what acts on more layers: diffusers would take out the LoRA that is there."""
+        there = {name for name, layer in self.named_modules() if adapter in getattr(layer, "r", {})}
+        if there and (more := sorted(ranks.keys() - there)):
+            raise ValueError(
+                f"a LoRA that is swapped in must act on layers of {adapter!r} alone, it also acts on "
+                f"{', '.join(more[:3])}; unload {adapter!r} and load it without hotswap"
+            )
 
     def _take_ranks(self, adapter: str, ranks: Mapping[str, int]) -> None:
         """Ranks and alphas of a LoRA that was swapped in: peft goes on scaling by those of the one before."""
