@@ -119,6 +119,18 @@ def test_fused(settings, lora, clip, tmp_path):
     assert again.manifest["loras"] == fused.manifest["loras"]
 
 
+def test_filled_up_with_zeros_for_a_hot_swap(settings, lora, clip):
+    pipeline = pipeline_of(settings)
+    pipeline.enable_lora_hotswap(target_rank=8)
+    pipeline.load_lora_weights(lora, adapter_name="style")
+    pipeline.set_adapters("style", 0.7)
+    padded = made_by(pipeline, settings)
+    assert padded.manifest["loras"] == [clip.manifest["loras"][0] | {"padded_rank": 8}]
+    again = regenerate(padded.manifest, model=settings["model"], loras=[lora], progress=False)
+    assert again.manifest["loras"] == padded.manifest["loras"]
+    assert again.digest == padded.digest
+
+
 def test_an_adapter_that_no_file_holds(settings, tmp_path):
     pipeline = pipeline_of(settings)
     pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))

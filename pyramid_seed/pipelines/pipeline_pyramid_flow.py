@@ -198,12 +198,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def current_timestep(self) -> torch.Tensor | None:
-        """Timestep of the step in work, a scalar that falls within each stage; None between calls."""
+        """Timestep of the step in work, a scalar that falls within each stage; see `current_place`."""
         return self._current_timestep
 
     @property
     def current_place(self) -> CurrentPlace | None:
-        """Which step is in work, for callbacks and hooks of the transformer; None between calls."""
+        """Which step is in work, for callbacks and hooks of the transformer.
+
+        None between calls; after one that raised, the step at which it did.
+        """
         return self._current_place
 
     @property
