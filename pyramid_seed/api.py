@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
 import torch
+from diffusers import PipelineQuantizationConfig
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
@@ -24,19 +26,21 @@ from .checkpoints.source import (
     read_source,
     recognise_model,
 )
+from .checks import check_finite
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import ask_for_cublas_workspace, attention_backend_at
 from .devices import usable_device
 from .dtypes import check_dtype, dtype_name, torch_dtype
 from .environment import environment_fingerprint
+from .extras import check_extra
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameCounter
 from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .model_presets import chosen_settings, misfit, preset_of_model
-from .models.lora import check_lora
+from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
@@ -75,7 +79,9 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     compile: bool = False,
-    **hub_options: Any,
+    device_map: str | None = None,
+    quantization_config: PipelineQuantizationConfig | None = None,
+    **options: Any,
 ) -> PyramidFlowPipeline:
     """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
 
@@ -83,36 +89,99 @@ def load_pipeline(
         path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
             wrote, a hub id of either, or `embedded:tiny`.
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
+            Of what `save_pretrained(variant=...)` wrote, that variant.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
         compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
             ones are faster, and results differ in the last bits.
             `pipeline.transformer.compile_repeated_blocks` has more options.
-        hub_options: revision, cache_dir, token, local_files_only.
+        device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
+            one device.
+        quantization_config: quantise the transformer while it is read, of a folder that `save_pretrained`
+            wrote; a manifest tells it. One that was saved quantised is read as it is, without this.
+        options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
+            `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
+            `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings.
 
     Raises:
-        ValueError: the dtype, variant or device does not exist, or a file is missing or wrong; file and
-            layout are named.
+        ValueError: the dtype, variant or device does not exist, a part cannot be left out, or a file is
+            missing or wrong; file and layout are named.
+        TypeError: an option does not exist, or a part was given in place of None.
         FileNotFoundError: there is no such folder.
         OSError: the hub cannot be asked.
         GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
     """
     check_dtype(dtype)
+    if device_map is not None:
+        device = _device_of_map(device_map, device)
     target = default_device() if device is None else usable_device(device)
-    return _load(read_source(path_or_hub_id, variant=variant, **hub_options), dtype, target, compile)
+    without = _left_out(options, compile=compile)
+    if quantization_config is not None:
+        _check_quantised(quantization_config)
+    source = read_source(path_or_hub_id, variant=variant, **options)
+    if quantization_config is not None and source.layout != "diffusers":
+        raise ValueError(
+            f"quantization_config is for what save_pretrained wrote, {source.folder} is in the original's "
+            "layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
+        )
+    return _load(source, dtype, target, compile, without=without, quantization_config=quantization_config)
+
+
+def _check_quantised(config: PipelineQuantizationConfig) -> None:
+    """Refuse to quantise parts of which no manifest would tell: ValueError; TypeError for other configs."""
+    check_kinds(quantization_config=(config, PipelineQuantizationConfig))
+    parts = list(config.quant_mapping or config.components_to_quantize or ["every part"])
+    if parts != ["transformer"]:
+        raise ValueError(
+            f"quantization_config must name the transformer alone, got {', '.join(parts)}; use "
+            'quant_mapping={"transformer": ...} or components_to_quantize="transformer"'
+        )
+
+
+def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
+    """The device that a `device_map` names; ValueError if it spreads the parts, or another one is named."""
+    if not isinstance(device_map, str) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise ValueError(
+            f"device_map must name one device, such as 'cuda', got {device_map!r}, as a clip is made on one; "
+            "where the model does not fit, use pipeline.enable_model_cpu_offload() or enable_group_offload()"
+        )
+    if device is not None:
+        raise ValueError(f"give either device or device_map, got {device!r} and {device_map!r}")
+    return device_map
+
+
+def _left_out(options: dict[str, Any], *, compile: bool) -> tuple[str, ...]:
+    """Names of the parts that `load_pipeline` is to leave out; they go out of its options."""
+    parts = [name for name in signature(PyramidFlowPipeline).parameters if name in options]
+    parts = [name for name in parts if name != "preset"]
+    for name in parts:
+        if options.pop(name) is not None:
+            raise TypeError(f"{name} can only be left out ({name}=None); set pipeline.{name} after loading")
+    if "scheduler" in parts:
+        raise ValueError("scheduler cannot be left out: it is made of its config alone, and is always there")
+    if compile and "transformer" in parts:
+        raise ValueError("compile is for the transformer, which is left out; leave out one of the two")
+    return tuple(parts)
 
 
 def _load(
-    source: ModelSource, dtype: torch.dtype, target: torch.device, compile: bool
+    source: ModelSource,
+    dtype: torch.dtype,
+    target: torch.device,
+    compile: bool,
+    loras: Sequence[LoraToLoad] = (),
+    *,
+    without: Sequence[str] = (),
+    quantization_config: PipelineQuantizationConfig | None = None,
 ) -> PyramidFlowPipeline:
-    """The pipeline of a model whose files have been read; see `load_pipeline`."""
+    """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
     with _LOADING:
         if source.layout == "diffusers":
-            pipeline = _load_saved(source, dtype)
+            pipeline = _load_saved(source, dtype, without, quantization_config)
         else:
-            pipeline = PyramidFlowPipeline(**load_components(source, dtype))
+            pipeline = PyramidFlowPipeline(**load_components(source, dtype, without))
     pipeline.source = source
     if preset is not None:
         pipeline.register_to_config(preset=preset_config(preset))
@@ -122,24 +191,37 @@ def _load(
         if isinstance(part, torch.nn.Module):
             unmap_weights(part)
     pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
+    if loras:
+        _load_loras(pipeline, loras)
     if compile:
         pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 
-def _load_saved(source: ModelSource, dtype: torch.dtype) -> PyramidFlowPipeline:
-    """What `save_pretrained` wrote, all weights of which must be there."""
-    folder, encoders = source.folder, load_saved_text_encoders(source, dtype)
+def _load_saved(
+    source: ModelSource,
+    dtype: torch.dtype,
+    without: Sequence[str],
+    quantization_config: PipelineQuantizationConfig | None,
+) -> PyramidFlowPipeline:
+    """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
+    folder, encoders = source.folder, load_saved_text_encoders(source, dtype, without)
     try:
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, **encoders
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=source.variant,
+                quantization_config=quantization_config,
+                **encoders,
+                **dict.fromkeys(without),
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # broken files raise anything here
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    for part in ("transformer", "vae"):
+    for part in {"transformer", "vae"}.difference(without):
         missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
         if missing:
             raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")
@@ -152,13 +234,63 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
-class LoraToLoad(NamedTuple):
-    """A LoRA's name in the pipeline, its file, its scale, and whether it is added to the weights."""
+@dataclass(frozen=True)
+class LoraToLoad:
+    """A LoRA that a model is to be loaded with.
+
+    Attributes:
+        adapter: its name in the pipeline.
+        file: the .safetensors.
+        scale: factor on what it adds.
+        sha256: of the file.
+        fused: whether it is added to the weights.
+        padded_rank: the rank to which its matrices are filled up with zeros, see `LoraInUse`.
+    """
 
     adapter: str
     file: Path
     scale: float
+    sha256: str
     fused: bool = False
+    padded_rank: int | None = None
+
+
+def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad, ...]:
+    """LoRAs as `generate` takes them, found and looked at.
+
+    Raises:
+        ValueError: peft is not installed, a file is no LoRA, or a scale is no finite number.
+        TypeError: a scale is no number. FileNotFoundError, OSError: a file is not there.
+    """
+    if not loras:
+        return ()
+    check_extra("lora", "peft")
+    found = []
+    for index, (source, scale) in enumerate(loras.items()):
+        check_finite(f"the scale of the LoRA {source}", scale)
+        file = check_lora(source)
+        found.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
+    return tuple(found)
+
+
+def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:
+    """Refuse LoRAs of another model, from configs alone: ValueError; it names what the model lacks."""
+    if loras:
+        transformer = source.empty_transformer()
+        for lora in loras:
+            check_lora_fits(lora.file, transformer)
+
+
+def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
+    """Put LoRAs into a pipeline that has none."""
+    if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
+        pipeline.enable_lora_hotswap(target_rank=max(ranks))
+    names = [lora.adapter for lora in loras]
+    for lora in loras:
+        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
+    pipeline.set_adapters(names, [lora.scale for lora in loras])
+    if loras[0].fused:
+        pipeline.fuse_lora(adapter_names=names)
 
 
 class SharedPipeline:
@@ -178,8 +310,9 @@ class SharedPipeline:
         compile: bool = False,
         check: Callable[[PyramidGeometry], object] = lambda _: None,
         source: RecognisedModel | None = None,
+        loras: Sequence[LoraToLoad] = (),
     ) -> PyramidFlowPipeline:
-        """The pipeline of these settings, loaded again if its files have changed.
+        """The pipeline of these settings and LoRAs, loaded again if its files have changed.
 
         Args:
             settings: name the model, its variant and dtype.
@@ -187,10 +320,12 @@ class SharedPipeline:
             source: the same model, if its files have just been read.
             check: called with the model's geometry before its weights are downloaded or loaded; what it
                 raises is passed on.
+            loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
+                while a clip is made.
         """
         if settings.model in PUBLISHED_MODELS:
             check(PUBLISHED_GEOMETRY)
-        key = (settings.model, settings.variant, settings.dtype, device, compile)
+        key = (settings.model, settings.variant, settings.dtype, device, compile, tuple(loras))
         with self._lock:
             if self._pipeline is not None and self._key == key:
                 held = self._pipeline.source
@@ -203,7 +338,8 @@ class SharedPipeline:
                 source = read
             source = source or recognise_model(settings.model, variant=settings.variant)
             check(source.geometry)
-            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile)
+            check_loras_fit(loras, source)
+            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile, loras)
             self._key = key
             self.num_loads += 1
             return self._pipeline
@@ -271,8 +407,8 @@ def generate(
         attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
             "grouped" if nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
-        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}; the model is loaded
-            anew for them. Needs peft.
+        loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}, in the order in which
+            they are added. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
         progress: show a progress bar on standard error, as the pipeline has it configured.
         on_step: `callback_on_step_end` of the pipeline.
@@ -304,7 +440,7 @@ def generate(
         sink.start(wanted.fps, wanted.scale)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras or {}, pipeline, check, source)
+    pipeline = _pipeline_for(wanted, options, loras, pipeline, check, source)
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
     tell_unfit(recipe.settings, pipeline, preset)
@@ -437,6 +573,7 @@ def make_clip(
             attention=output.attention,
             compiled=pipeline.is_compiled,
             cache=pipeline.transformer.cache_in_use,
+            quantization=pipeline.quantization,
         ),
         source=pipeline.source,
         weights=weights,
@@ -534,7 +671,7 @@ def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
     """The LoRAs that act in a pipeline, as a manifest names them; None if that cannot be told."""
     loras = pipeline.loras_in_use()
-    return None if loras is None else tuple(asdict(lora) for lora in loras)
+    return None if loras is None else tuple(lora.row() for lora in loras)
 
 
 def frame_digest(frame: torch.Tensor | None) -> str | None:
@@ -545,12 +682,12 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
 def _pipeline_for(
     settings: Preset,
     options: RunOptions,
-    loras: Mapping[str | Path, float],
+    loras: Mapping[str | Path, float] | None,
     given: PyramidFlowPipeline | None,
     check: Callable[[PyramidGeometry], object],
     source: RecognisedModel | None = None,
 ) -> PyramidFlowPipeline:
-    """The pipeline that the caller gave, or else the shared one of these settings, or one with LoRAs."""
+    """The pipeline that the caller gave, or else the shared one of these settings and LoRAs."""
     if given is not None:
         if loras:
             raise ValueError(
@@ -562,44 +699,10 @@ def _pipeline_for(
                 "pipeline.transformer.compile_repeated_blocks() on your own"
             )
         return given
-    if loras:
-        to_load = [
-            LoraToLoad(f"lora_{index}", check_lora(file), scale)
-            for index, (file, scale) in enumerate(loras.items())
-        ]
-        return load_with_loras(settings, to_load, device=options.device, compile=options.compile, check=check)
-    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source)
+    to_load = loras_to_load(loras)
+    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source, to_load)
     if options.text_encoders == "free":
         shared_pipeline.clear()  # nobody else is to get what is left of it
-    return pipeline
-
-
-def load_with_loras(
-    settings: Preset,
-    loras: Sequence[LoraToLoad],
-    *,
-    device: str | None = None,
-    compile: bool = False,
-    check: Callable[[PyramidGeometry], object] = lambda _: None,
-) -> PyramidFlowPipeline:
-    """A pipeline of these settings that nobody shares, with LoRAs.
-
-    Args:
-        settings, device, compile, check: see `SharedPipeline.get`.
-        loras: at least one.
-    """
-    source = recognise_model(settings.model, variant=settings.variant)
-    check(source.geometry)
-    target = default_device() if device is None else usable_device(device)
-    pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile=False)
-    names = [lora.adapter for lora in loras]
-    for lora in loras:
-        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    if loras[0].fused:
-        pipeline.fuse_lora(adapter_names=names)
-    if compile:
-        pipeline.transformer.compile_repeated_blocks()
     return pipeline
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 
 def check_int(name: str, value: object, minimum: int | None = None, maximum: int | None = None) -> None:
@@ -21,6 +22,14 @@ def check_int(name: str, value: object, minimum: int | None = None, maximum: int
         raise ValueError(f"{name} must be at least {minimum}, got {value}; use {minimum}")
     if maximum is not None and number > maximum:
         raise ValueError(f"{name} must be at most {maximum}, got {value}; use {maximum}")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Refuse what is no finite number: TypeError for what is no number at all, else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r:.60} of type {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -11,9 +11,9 @@ DETERMINISM_LEVELS: tuple[DeterminismLevel, ...] = get_args(DeterminismLevel)
 AttentionPath = Literal["grouped", "prefix", "reference"]
 """`grouped`: every time attends to what lies before its end. Large times have a call without a mask, small
 ones at the beginning share one or two calls and a mask; padded text is dropped, and what is constant in a
-stage is built once. `prefix`: the same with a call for each time, for attention backends that take no mask, and for
-clips made before there was `grouped`. `reference`: one call with a dense mask over the padded sequence, all
-tokens through the last block, everything built again at every step."""
+stage is built once. `prefix`: the same with a call for each time, for attention backends that take no mask,
+and for clips made before there was `grouped`. `reference`: one call with a dense mask over the padded
+sequence, all tokens through the last block, everything built again at every step."""
 ATTENTION_PATHS: tuple[AttentionPath, ...] = get_args(AttentionPath)
 DEFAULT_PATH: AttentionPath = "grouped"
 EARLIER_DEFAULT_PATH: AttentionPath = "prefix"

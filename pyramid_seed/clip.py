@@ -12,7 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from .checkpoints.source import ModelSource
 from .clip_files import check_outputs
@@ -102,6 +105,9 @@ class Clip:
     def frames(self) -> Frames:
         """(T, H, W, 3) uint8 RGB.
 
+        `diffusers.utils.export_to_video` multiplies arrays by 255 and would write a negative of them: give it
+        `to_pil()` or `to_float()`.
+
         Raises:
             RuntimeError: they went straight into a file, and are not held.
         """
@@ -111,6 +117,17 @@ class Clip:
                 "clip and read the file with media.video.read_video, or generate it without sink"
             )
         return self.held_frames
+
+    def to_pil(self) -> list[Image.Image]:
+        """The frames as T images of W x H pixels, RGB; raises as `frames`."""
+        return [Image.fromarray(frame) for frame in self.frames]
+
+    def to_float(self) -> NDArray[np.float32]:
+        """The frames as (T, H, W, 3) float32 RGB in [0, 1], as `frames` / 255; raises as `frames`.
+
+        What multiplies by 255 gets the frames back bit for bit, whether it rounds or truncates.
+        """
+        return self.frames.astype(np.float32) / np.float32(255)
 
     @property
     def preset(self) -> str:

@@ -29,6 +29,7 @@ class Recipe:
         image_digest: SHA-256 of the first frame given, None without one.
         vae_tiling: the tiles in which the VAE worked, see `AutoencoderKLCausalVideo.tiling`; None: without.
         cache: the step cache that acted, see `cache_in_use` of the transformer; None without one.
+        quantization: how the transformer's weights were quantised, see `PyramidFlowPipeline.quantization`.
     """
 
     prompt: str
@@ -42,6 +43,7 @@ class Recipe:
     image_digest: str | None
     vae_tiling: tuple[int, ...] | None = None
     cache: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
 
 
 def plan_extension(

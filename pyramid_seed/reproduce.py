@@ -16,7 +16,6 @@ from .api import (
     check_watchers,
     checked_pipeline,
     frame_digest,
-    load_with_loras,
     lora_rows,
     make_clip,
     shared_pipeline,
@@ -309,13 +308,13 @@ def _model_of(
     _check_cache(original)
     files = _lora_files(original.manifest, loras)
     settings = replace(original.recipe.settings, model=original.folder(model))
-    if not files:
-        return shared_pipeline.get(settings, device, original.recipe.compiled)
-    loras_to_load = [
-        LoraToLoad(row["adapter"], file, row["scale"], row["fused"])
+    to_load = tuple(
+        LoraToLoad(row["adapter"], file, row["scale"], row["sha256"], row["fused"], row.get("padded_rank"))
         for row, file in zip(original.manifest["loras"], files, strict=True)
-    ]
-    return load_with_loras(settings, loras_to_load, device=device, compile=original.recipe.compiled)
+    )
+    source = shared_pipeline.source(settings.model, settings.variant)
+    _check_quantization(original.recipe, source.quantization)
+    return shared_pipeline.get(settings, device, original.recipe.compiled, source=source, loras=to_load)
 
 
 def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
@@ -330,6 +329,7 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
         )
     if (cache := pipeline.transformer.cache_in_use) != recipe.cache:
         raise ValueError(f"the clip was made with the step cache {recipe.cache}, this pipeline has {cache}")
+    _check_quantization(recipe, pipeline.quantization)
     if (acting := _acting(lora_rows(pipeline))) != (acted := _acting(original.manifest["loras"])):
         raise ValueError(
             f"the clip was made with {acted}, this pipeline has {acting}; "
@@ -353,6 +353,19 @@ def _check_cache(original: _Original) -> None:
         raise ValueError(
             f"the clip was made with the step cache {cache.get('config')}, which is not set up here; pass "
             "pipeline= with a pipeline on which you have called transformer.enable_cache"
+        )
+
+
+def _check_quantization(recipe: Recipe, here: Mapping[str, Any] | None) -> None:
+    """Refuse weights that are quantised in another way than those of the clip."""
+    made, found = (
+        "plain weights" if config is None else f"weights quantised by {config.get('quant_method')}: {config}"
+        for config in (recipe.quantization, here)
+    )
+    if made != found:
+        raise ValueError(
+            f"the clip was made with {made}; here are {found}; pass pipeline= with a pipeline of "
+            "load_pipeline(..., quantization_config=...), or a folder to which it was saved"
         )
 
 

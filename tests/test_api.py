@@ -240,7 +240,7 @@ def test_given_latents_are_not_computed_again_and_change_nothing(quick, clip, wh
         "a boat",
         seed=3,
         beginning=Beginning(start.latents, start.stage_digests),
-        on_step=lambda pipe, step, timestep, told: steps.append(told["unit"]),
+        on_step=lambda pipe, *_: steps.append(pipe.current_place.unit),
         **quick | {"num_frames": 17},
     )
     assert set(steps) == {2}

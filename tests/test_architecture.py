@@ -11,7 +11,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = ["checks", "choices", "files", "private_apis", "resources", "texts", "unique_keys", "version"]
+LEAVES = ["checks", "choices", "extras", "files", "loras", "private_apis", "resources", "texts"]
+LEAVES += ["unique_keys", "version"]
 ALLOWED = {
     part: set(parts.split())
     for part, parts in {
@@ -39,12 +40,14 @@ ALLOWED = {
         "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
-        "api": "checkpoints choices clip determinism devices dtypes environment first_image geometry media "
-        "model_presets models noise pipelines presets private_apis recipe run_options seeds texts",
+        "api": "checkpoints checks choices clip determinism devices dtypes environment extras first_image "
+        "geometry media model_presets models noise pipelines presets private_apis recipe run_options seeds "
+        "texts",
         "reproduce": "api checkpoints clip dtypes first_image media models pipelines provenance recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
-        "first_image media model_presets noise pipelines presets run_options seeds texts unique_keys",
-        "explore": "batch choices files geometry media presets provenance run_options seeds texts version",
+        "first_image loras media model_presets noise pipelines presets run_options seeds texts unique_keys",
+        "explore": "batch choices extras files geometry media presets provenance run_options seeds "
+        "texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry media noise pipelines presets "
         "provenance recipe reproduce run_options seeds texts",
     }.items()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import imageio
+import numpy as np
 import pytest
 import torch
+from diffusers.utils import export_to_video
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -45,6 +50,27 @@ def test_without_metadata_there_is_none_and_the_pixels_are_the_same(clip, tmp_pa
     path = clip.save(tmp_path / "clip.mp4", metadata=False)
     assert read_comment(path) is None
     assert (read_video(path)[0] == read_video(clip.save(tmp_path / "with.mp4"))[0]).all()
+
+
+def test_frames_for_other_tools(clip, tmp_path, monkeypatch):
+    """Through diffusers' own exporter, with a writer in place of ffmpeg's, which may not be installed."""
+    assert [np.asarray(image).tobytes() for image in clip.to_pil()] == [f.tobytes() for f in clip.frames]
+    floats = clip.to_float()
+    assert (floats.dtype, floats.min() >= 0, floats.max() <= 1) == (np.float32, True, True)
+    every_value = replace(clip, held_frames=np.arange(256 * 3, dtype=np.uint8).reshape(1, 16, 16, 3))
+    assert np.array_equal((every_value.to_float() * 255).astype(np.uint8), every_value.frames)
+
+    written = []
+    writer = contextlib.nullcontext(SimpleNamespace(append_data=written.append))
+    monkeypatch.setattr(imageio, "get_writer", lambda *_, **__: writer)
+    monkeypatch.setattr(imageio.plugins, "ffmpeg", SimpleNamespace(get_exe=lambda: ""), raising=False)
+    for frames in (clip.to_pil(), clip.to_float()):
+        written.clear()
+        export_to_video(list(frames), str(tmp_path / "clip.mp4"), fps=8)
+        assert np.array_equal(np.stack(written), clip.frames)
+    written.clear()
+    export_to_video(list(clip.frames), str(tmp_path / "clip.mp4"), fps=8)
+    assert not np.array_equal(np.stack(written), clip.frames)  # why these are there
 
 
 def test_the_manifest_is_made_once(clip):
@@ -131,7 +157,7 @@ def test_a_sidecar_without_metadata_makes_no_sense(clip, tmp_path):
 
 def test_a_clip_that_was_stopped_has_the_ledger_of_its_units(quick, clip):
     def stop(pipeline, step, timestep, tensors):
-        if tensors["unit"] == 2 and tensors["stage"] == 1:
+        if (pipeline.current_place.unit, pipeline.current_place.stage) == (2, 1):
             pipeline._interrupt = True
         return {}
 

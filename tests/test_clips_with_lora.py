@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
-from pyramid_seed import Clip, generate, load_pipeline
+from pyramid_seed import BatchInputError, Clip, generate, load_pipeline, run_batch, run_sweep
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.provenance.diff import diff_manifests
 from pyramid_seed.provenance.manifest import read_manifest
@@ -113,6 +117,18 @@ def test_fused(settings, lora, clip, tmp_path):
     assert again.manifest["loras"] == fused.manifest["loras"]
 
 
+def test_filled_up_with_zeros_for_a_hot_swap(settings, lora, clip):
+    pipeline = pipeline_of(settings)
+    pipeline.enable_lora_hotswap(target_rank=8)
+    pipeline.load_lora_weights(lora, adapter_name="style")
+    pipeline.set_adapters("style", 0.7)
+    padded = made_by(pipeline, settings)
+    assert padded.manifest["loras"] == [clip.manifest["loras"][0] | {"padded_rank": 8}]
+    again = regenerate(padded.manifest, model=settings["model"], loras=[lora], progress=False)
+    assert again.manifest["loras"] == padded.manifest["loras"]
+    assert again.digest == padded.digest
+
+
 def test_an_adapter_that_no_file_holds(settings, tmp_path):
     pipeline = pipeline_of(settings)
     pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
@@ -169,7 +185,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     assert generate("a boat", seed=3, **settings).manifest["loras"] == []
 
 
-def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_path, monkeypatch):
+def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
     weights = next(Path(settings["model"]).glob("diffusion_transformer_384p/*.safetensors"))
     (tmp_path / "text.safetensors").write_text("not tensors")
@@ -185,5 +201,97 @@ def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_
             generate("a boat", seed=3, loras={file: 1.0}, **settings)
     with pytest.raises(ValueError, match="loras are for a pipeline that generate loads"):
         generate("a boat", seed=3, loras={lora: 1.0}, pipeline=adapted, preset="tiny")
-    with pytest.raises(SystemExit):
-        main(["generate", "a boat", "--lora", f"{lora}:strong"])
+    for wrong_options, message in (
+        ([f"{lora}:strong"], "must be a finite number, got 'strong'; use 1.0"),
+        ([f"{lora}:nan"], "must be a finite number, got 'nan'; use 1.0"),
+        ([str(lora), f"{lora}:0.5"], "is given twice"),
+    ):
+        assert main(["generate", "a boat", "--lora", *wrong_options]) == 2
+        assert message in capsys.readouterr().err
+    save_file(
+        {f"other.{name}": value for name, value in load_file(lora).items()}, tmp_path / "other.safetensors"
+    )
+    with pytest.raises(ValueError, match="the LoRA is of another model: this one has no other"):
+        generate("a boat", seed=3, loras={tmp_path / "other.safetensors": 1.0}, **settings)
+
+
+def test_a_lora_is_loaded_once_for_many_clips(lora, settings):
+    loads = shared_pipeline.num_loads
+    for seed in (3, 4, 4):
+        generate("a boat", seed=seed, loras={lora: 0.7}, **settings)
+    assert shared_pipeline.num_loads == loads + 1
+
+
+# ---- batches, sweeps
+
+
+def batch(folder, rows, settings, **options):
+    listed = folder / "list.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {name: value for name, value in settings.items() if name != "preset"}
+    return run_batch(listed, folder / "clips", preset="tiny", device="cpu", **given, **options)
+
+
+def index_of(folder):
+    lines = (folder / "clips" / "index.jsonl").read_text().splitlines()
+    return {entry["file"]: entry for entry in map(json.loads, lines)}
+
+
+def test_a_batch_with_loras(clip, plain, lora, settings, tmp_path):
+    """In a row, or of the whole batch; a clip is that of `generate`, and its LoRAs are part of its name."""
+    shutil.copy(lora, tmp_path / "beside the list.safetensors")
+    rows = [
+        {"prompt": "a boat", "seed": 3, "lora": "beside the list.safetensors:0.7"},
+        {"prompt": "a boat", "seed": 3, "lora": []},
+        {"prompt": "a boat", "seed": 3},
+        {"prompt": "a boat", "seed": 3, "lora": [str(lora)]},
+    ]
+    summary = batch(tmp_path, rows, settings, loras={lora: 0.7})
+    assert (summary.made, summary.duplicates) == (3, 1)
+    entries = index_of(tmp_path)
+    assert {entry["digest"] for entry in entries.values()} >= {clip.digest, plain.digest}
+    told = {entry["digest"]: entry.get("loras") for entry in entries.values()}
+    assert told[plain.digest] is None
+    assert told[clip.digest] == ["beside the list.safetensors:0.7"]
+    for file, entry in entries.items():
+        scales = [row["scale"] for row in read_manifest(tmp_path / "clips" / file)["loras"]]
+        assert scales == [float(text.rpartition(":")[2]) for text in entry.get("loras", [])]
+    again = batch(tmp_path, rows, settings, loras={lora: 0.7})
+    assert (again.made, again.found) == (0, 3)
+
+
+def test_a_list_in_csv_names_loras(lora, settings, tmp_path):
+    (tmp_path / "list.csv").write_text(f"prompt,lora\na boat,{lora}:0.5; {lora.name}:0.25\nthe sea,\n")
+    shutil.copy(lora, tmp_path / lora.name)
+    options = {name: value for name, value in settings.items() if name != "num_frames"} | {"num_frames": 1}
+    summary = run_batch(tmp_path / "list.csv", tmp_path / "clips", device="cpu", **options)
+    assert summary.status == 0
+    told = {entry["prompt"]: entry.get("loras") for entry in index_of(tmp_path).values()}
+    assert told == {"a boat": [f"{lora.name}:0.5", f"{lora.name}:0.25"], "the sea": None}
+
+
+def test_rows_with_bad_loras_are_told_before_any_work(lora, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    save_file(
+        {f"other.{name}": value for name, value in load_file(lora).items()}, tmp_path / "other.safetensors"
+    )
+    values = {
+        "gone.safetensors": "gone.safetensors does not exist",
+        f"{lora}:strong": "got 'strong'; use 1.0",
+        "": "must be named as FILE or FILE:SCALE, got ''",
+        "other.safetensors": "the LoRA is of another model: this one has no other",
+        7: "lora must be FILE, FILE:SCALE, or a list of these, got 7",
+    }
+    with pytest.raises(BatchInputError) as error:
+        batch(tmp_path, [{"prompt": "a boat", "lora": value} for value in values], settings)
+    for row, message in zip(error.value.rows, values.values(), strict=True):
+        assert message in row.reason
+
+
+def test_a_sweep_with_a_lora(lora, settings, tmp_path):
+    options = {name: value for name, value in settings.items() if name != "num_frames"} | {"num_frames": 1}
+    summary = run_sweep(["a boat"], tmp_path, seeds=[3, 4], loras={lora: 0.7}, device="cpu", **options)
+    assert summary.batch.made == 2
+    assert f"LoRA {lora.name} at scale 0.7" in summary.report.read_text()
+    for file in summary.batch.digests:
+        assert [row["scale"] for row in read_manifest(tmp_path / "clips" / file)["loras"]] == [0.7]

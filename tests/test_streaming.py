@@ -96,7 +96,7 @@ def test_a_longer_clip_streams_from_its_first_frame(quick, tmp_path):
 
 def test_a_run_that_is_stopped_has_the_frames_of_its_units(quick, held, tmp_path):
     def stop(pipeline, step, timestep, tensors):
-        if tensors["unit"] == 2:
+        if pipeline.current_place.unit == 2:
             pipeline._interrupt = True
         return {}
 

@@ -74,19 +74,22 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         "image": item.image_digest,
         "weights": weights,
         "run": run,
+        # Only where there are any, as in folders of earlier versions.
+        **({"loras": [[lora.sha256, lora.scale] for lora in item.loras]} if item.loras else {}),
     }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """The order to take jobs in: model by model, the longest first, so that processes end together."""
+    """The order to take jobs in: model by model, with its LoRAs, and the longest first."""
 
-    def model_of(job: Job) -> tuple[str, str, str]:
+    def model_of(job: Job) -> tuple[str, ...]:
         settings = job.item.settings
-        return settings.model, settings.variant or "", settings.dtype
+        loras = (f"{lora.sha256}:{lora.scale}" for lora in job.item.loras)
+        return settings.model, settings.variant or "", settings.dtype, *loras
 
-    totals: dict[tuple[str, str, str], int] = {}
+    totals: dict[tuple[str, ...], int] = {}
     for job in jobs:
         totals[model_of(job)] = totals.get(model_of(job), 0) + job.cost
     return sorted(jobs, key=lambda job: (-totals[model_of(job)], model_of(job), -job.cost, job.key))

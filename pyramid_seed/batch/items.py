@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 from PIL.Image import Image
 
+from ..api import LoraToLoad, loras_to_load
 from ..checkpoints.source import RecognisedModel
 from ..files import real_path
 from ..first_image import in_clip_size, sized_by_image
+from ..loras import named_loras
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
 from ..presets import SETTINGS, Preset, Settings, load_preset
@@ -34,6 +36,7 @@ class BatchItem:
         settings: all settings after defaults.
         image: the first frame's file, None without one.
         image_digest: its `images.pixels_digest`.
+        loras: that the model is loaded with, in the order in which they are added.
     """
 
     prompt: str
@@ -41,6 +44,7 @@ class BatchItem:
     settings: Preset
     image: Path | None = None
     image_digest: str | None = None
+    loras: tuple[LoraToLoad, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ class Defaults:
         preset: a name or a .yaml file; None: see `model_presets.chosen_settings`.
         settings: values that replace the preset's.
         seeds: root seeds; a clip is made of each.
+        loras: files of LoRAs, each with its scale.
     """
 
     preset: str | Path | Preset | None = None
     settings: Settings | None = None
     seeds: Sequence[int] = (0,)
+    loras: Mapping[str | Path, float] | None = None
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
@@ -78,16 +84,20 @@ def items_from_rows(
         rows: see `rows.read_rows`.
         defaults: see there.
         where: what to call the list in messages.
-        folder: where relative paths of images start.
+        folder: where relative paths of images and LoRAs start.
         source_of: see `model_presets.chosen_settings`.
         check: raises ValueError, TypeError or OSError if the model of an item cannot make it.
     """
     items: list[BatchItem] = []
     bad: list[BadRow] = []
     preset_of_name, warn_once = cache(load_preset), cache(logger.warning)
+    # Files are read once; a list of LoRAs is told by its files and scales in their order.
+    known_loras = cache(lambda named: loras_to_load(dict(named)))
     for row in rows:
         try:
-            items_of_row = _items_of(row.values, defaults, folder, preset_of_name, source_of, warn_once)
+            items_of_row = _items_of(
+                row.values, defaults, folder, preset_of_name, source_of, known_loras, warn_once
+            )
             for item in items_of_row:
                 check(item)
             items += items_of_row
@@ -118,6 +128,7 @@ def _items_of(
     folder: Path,
     preset_of_name: Callable[[str | Path], Preset],
     source_of: Callable[[str, str | None], RecognisedModel],
+    known_loras: Callable[[tuple[tuple[str | Path, float], ...]], tuple[LoraToLoad, ...]],
     warn: Callable[[str], object],
 ) -> list[BatchItem]:
     check_names(values)
@@ -149,7 +160,11 @@ def _items_of(
     if preset is not None and (warning := misfit(preset, settings, source_of)) is not None:
         warn(warning)
     seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
-    return [BatchItem(prompt, plain_root(seed), settings, image, digest) for seed in seeds]
+    named = defaults.loras or {}
+    if values.get("lora") is not None:
+        named = named_loras(_lora_texts(values["lora"]), folder)
+    loras = known_loras(tuple(named.items()))
+    return [BatchItem(prompt, plain_root(seed), settings, image, digest, loras) for seed in seeds]
 
 
 def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
@@ -168,6 +183,14 @@ def _seeds(value: Any) -> list[int]:
     if not several:
         raise ValueError("seed must name at least one number")
     return [parse_root(seed) if isinstance(seed, str) else seed for seed in several]
+
+
+def _lora_texts(value: Any) -> list[str]:
+    """One LoRA or several, each as FILE or FILE:SCALE: text (several parted by semicolons), or a list."""
+    texts = value.split(";") if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"lora must be FILE, FILE:SCALE, or a list of these, got {value!r:.60}")
+    return [text.strip() for text in texts]
 
 
 def _text(name: str, value: Any) -> str | Path:

@@ -42,6 +42,7 @@ class _Item(msgspec.Struct, frozen=True, kw_only=True):
     height: int | UnsetType = UNSET
     width: int | UnsetType = UNSET
     image: str | UnsetType | None = UNSET
+    loras: list[str] | UnsetType = UNSET
     process: int | UnsetType = UNSET
     digest: _Digest | UnsetType = UNSET
     file_sha256: _Digest | UnsetType = UNSET

@@ -23,7 +23,7 @@ from ..unique_keys import YAML_ERRORS, UniqueKeyLoader
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-NAMES = ("prompt", "seed", "image", "preset", *SETTINGS)
+NAMES = ("prompt", "seed", "image", "lora", "preset", *SETTINGS)
 """What a row may hold: values of its own, and every setting."""
 MAX_BYTES = 64 * 2**20
 """Of a list: some 500,000 prompts."""

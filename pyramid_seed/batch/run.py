@@ -11,10 +11,12 @@ from typing import Any, Unpack
 import torch
 
 from ..api import (
+    check_loras_fit,
     check_request,
     default_device,
     frame_digest,
     generate,
+    lora_rows,
     shared_pipeline,
     weights_of,
 )
@@ -58,6 +60,7 @@ def run_batch(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
@@ -66,8 +69,8 @@ def run_batch(
 ) -> BatchSummary:
     """Make the clips of a list that are not there yet; every process of a launch calls this with the same.
 
-    A clip's identity is its content: prompt, seed, settings, image, weights. It is the same clip, in a file
-    of the same name, whatever is before and after it in the list, on however many processes, and however
+    A clip's identity is its content: prompt, seed, settings, image, weights, LoRAs. It is the same clip, in a
+    file of the same name, whatever is before and after it in the list, on however many processes, and however
     often the batch was interrupted.
 
     Args:
@@ -82,6 +85,7 @@ def run_batch(
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
         attention, compile: see `generate`; they are part of a clip's identity.
+        loras: for rows that name none, see `generate`.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
@@ -117,18 +121,20 @@ def run_batch(
         rows, unread = read_rows(prompts, file_format)
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
+        loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         steps: dict[int, tuple[int, ...]] = {}
 
         def check(item: BatchItem) -> None:
             model = item.settings.model, item.settings.variant
             steps[id(item)] = _steps(item, source_of(*model))
+            loras_fit(item.loras, *model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 
         items, bad = items_from_rows(
             rows,
-            Defaults(preset, settings, seeds),
+            Defaults(preset, settings, seeds, loras),
             where=where,
             folder=folder,
             source_of=source_of,
@@ -197,7 +203,7 @@ class _ClipMaker:
         """The clip of a job, see `maker.Maker`."""
         item, options = job.item, self.options
         try:
-            pipeline = shared_pipeline.get(item.settings, self.device, options.compile)
+            pipeline = shared_pipeline.get(item.settings, self.device, options.compile, loras=item.loras)
         except Exception as error:  # whatever it is, it would be so for every clip of the model
             refuse_too_many_files(error)
             raise ModelError(
@@ -205,10 +211,12 @@ class _ClipMaker:
                 "model and run the batch again"
             ) from error
         weights = weights_of(pipeline)[0] or ()
-        if self.content_key(item, weights_key(weights)) != job.key:
+        wanted = [(lora.sha256, lora.scale) for lora in item.loras]
+        here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
+        if self.content_key(item, weights_key(weights)) != job.key or here != wanted:
             raise ModelError(
-                f"the files of {item.settings.model} are others here than where and when the batch began; "
-                "give all machines the same ones, and run the batch again"
+                f"the files of {item.settings.model} or its LoRAs are others here than where and when the "
+                "batch began; give all machines the same ones, and run the batch again"
             )
         return generate(
             item.prompt,

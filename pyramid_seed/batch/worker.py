@@ -152,6 +152,7 @@ class Worker:
             "height": item.settings.height,
             "width": item.settings.width,
             "image": None if item.image is None else str(item.image),
+            **({"loras": [f"{lora.file.name}:{lora.scale:g}" for lora in item.loras]} if item.loras else {}),
             "process": self.launch.rank,
         }
 

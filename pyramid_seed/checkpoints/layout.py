@@ -205,25 +205,45 @@ def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
     raise ValueError(f"{where}/model_index.json must name a transformer {classes}, got {name!r}")
 
 
-def saved_files(files: Collection[str], index: Mapping[str, Any], where: str) -> list[str]:
+def saved_files(
+    files: Collection[str], index: Mapping[str, Any], where: str, variant: str | None = None
+) -> list[str]:
     """The files that loading what `save_pretrained` wrote reads: weights, configs, tokenizers.
 
+    Args:
+        files: the file names of the checkpoint.
+        index: its model_index.json.
+        where: what to call it in messages.
+        variant: the `variant` of `save_pretrained`; parts that have no weights of it are loaded without one.
+
     Raises:
-        ValueError: weights have another name than those that are loaded.
+        ValueError: there are no weights of the variant, or only those of variants where none was named.
     """
-    parts = [
+    names = [
         name
         for name in files
         if "/" in name and name.partition("/")[0] in index and name.endswith(_SAVED_ENDINGS)
     ]
-    for name in parts:
-        part, _, file = name.partition("/")
-        if file.endswith(".safetensors") and not weight_files(files, part):
+    parts = {name.partition("/")[0] for name in names if name.endswith(".safetensors")}
+    there = {found for part in parts for found in _variants_of(part, files)}
+    told = f"it has {', '.join(sorted(there)) or 'none'}"
+    if variant is not None and variant not in there:
+        raise ValueError(
+            f"{where} was written by save_pretrained and has no weights of the variant {variant!r}, {told}; "
+            "leave variant out" + (", or name that one" if there else "")
+        )
+    for part in parts:
+        if not weight_files(files, part) and not (variant and weight_files(files, part, variant)):
             raise ValueError(
-                f"{where}/{part} must hold {_stem(part)}.safetensors, it has {file}; save the pipeline "
-                "without variant="
+                f"{where}/{part} must hold {_stem(part)}.safetensors: it was saved with variant=, and "
+                f"{told}; load it with variant={min(there, default='...')!r}"
             )
-    return ["model_index.json", *parts]
+    if variant is not None:
+        chosen = {
+            name for part in parts for name in weight_files(files, part, variant) or weight_files(files, part)
+        }
+        names = [name for name in names if name in chosen or not _is_weights(name)]
+    return ["model_index.json", *names]
 
 
 def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name: str) -> list[str]:
@@ -242,7 +262,7 @@ def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name
     if not isinstance(weight_map, dict):
         raise ValueError(f"{where}/{name} must hold a weight_map, the file of each tensor")
     part, _, file = name.rpartition("/")
-    ending = Path(file.removesuffix(".index.json")).suffix
+    ending = Path(file.partition(".index.")[0]).suffix
     shards = list(dict.fromkeys(map(str, weight_map.values())))
     for shard in shards:
         if not (_PLAIN_NAME.fullmatch(shard) and shard.endswith(ending)):
@@ -289,15 +309,37 @@ def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
     return found or pickles[0]
 
 
-def weight_files(files: Collection[str], part: str) -> list[str]:
-    """The safetensors of a part, `part/name`: one file, or an index and its shards; empty without any."""
-    stem = _stem(part)
-    single = f"{part}/{stem}.safetensors"
+def weight_files(files: Collection[str], part: str, variant: str | None = None) -> list[str]:
+    """The safetensors of a part, `part/name`: one file, or an index and its shards; empty without any.
+
+    Args:
+        files: the file names of the checkpoint.
+        part: the folder.
+        variant: of `save_pretrained`, which makes it a part of the names.
+    """
+    stem, infix = _stem(part), "" if variant is None else f".{variant}"
+    single = f"{part}/{stem}{infix}.safetensors"
     if single in files:
         return [single]
-    index = f"{single}.index.json"
-    shard = re.compile(re.escape(f"{part}/{stem}") + r"-\d{5}-of-\d{5}\.safetensors")
+    index = f"{part}/{stem}.safetensors.index{infix}.json"
+    shard = re.compile(re.escape(f"{part}/{stem}{infix}") + r"-\d{5}-of-\d{5}\.safetensors")
     return [index, *sorted(filter(shard.fullmatch, files))] if index in files else []
+
+
+def is_index(name: str) -> bool:
+    """Whether a file is an index of the shards of safetensors, by its name."""
+    return ".safetensors.index." in name and name.endswith(".json")
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") or is_index(name)
+
+
+def _variants_of(part: str, files: Collection[str]) -> set[str]:
+    """The variants of `save_pretrained` of which a part has weights."""
+    stem = re.escape(f"{part}/{_stem(part)}")
+    single = re.compile(stem + r"\.(\w+)(-\d{5}-of-\d{5})?\.safetensors")
+    return {found[1] for name in files if (found := single.fullmatch(name))}
 
 
 def is_pickle(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import VAE_PART
+from .layout import VAE_PART, weight_files
 from .original import load_model
 from .source import ModelSource
 
@@ -33,7 +33,9 @@ def default_dtype_kept() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def load_components(
+    source: ModelSource, dtype: torch.dtype = torch.float32, without: Collection[str] = ()
+) -> dict[str, Any]:
     """The components of a checkpoint in the original's layout, by the names that a pipeline takes them under.
 
     They are on the CPU and in evaluation mode.
@@ -41,6 +43,7 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
     Args:
         source: which model it is, see `read_source`.
         dtype: of the models, float32 or bfloat16; modules that need float32 keep it.
+        without: names of those that are None instead of being loaded.
 
     Raises:
         ValueError: a dtype that overflows; weights that do not fit; a config that our models do not
@@ -54,23 +57,33 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
         )
     logger.info(f"Loading {source.description}")
     folder, family = source.folder, source.family
+    models = {"vae": VAE_PART, "transformer": source.transformer}
     with default_dtype_kept():
         return {
             "scheduler": PyramidFlowMatchEulerDiscreteScheduler(),
             **{
                 name: load_model(*source.model_of(part), folder / part, source.weight_paths(part), dtype)
-                for name, part in {"vae": VAE_PART, "transformer": source.transformer}.items()
+                for name, part in models.items()
+                if name not in without
             },
-            **_load_text_encoders(source, family.text_encoders, dtype),
+            **_load_text_encoders(source, family.text_encoders, dtype, without),
             **{
                 part: _load_tokenizer(folder / part, getattr(transformers, class_name))
                 for part, class_name in family.tokenizers.items()
+                if part not in without
             },
+            **dict.fromkeys(without),
         }
 
 
-def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
+def load_saved_text_encoders(
+    source: ModelSource, dtype: torch.dtype, without: Collection[str] = ()
+) -> dict[str, PreTrainedModel]:
     """The text encoders in a folder that `save_pretrained` wrote, by the names of their parts.
+
+    Args:
+        source, dtype: see `load_components`.
+        without: names of those that are not loaded.
 
     Raises:
         ValueError: weights are missing or do not fit.
@@ -80,15 +93,16 @@ def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[st
         for part, entry in source.configs["model_index.json"].items()
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
-    return _load_text_encoders(source, classes, dtype)
+    return _load_text_encoders(source, classes, dtype, without)
 
 
 def _load_text_encoders(
-    source: ModelSource, classes: Mapping[str, str], dtype: torch.dtype
+    source: ModelSource, classes: Mapping[str, str], dtype: torch.dtype, without: Collection[str]
 ) -> dict[str, PreTrainedModel]:
     return {
         part: _load_text_encoder(source, part, getattr(transformers, class_name), dtype)
         for part, class_name in classes.items()
+        if part not in without
     }
 
 
@@ -98,6 +112,8 @@ def _load_text_encoder(
     """Raises a ValueError where transformers would fill missing weights with random numbers."""
     folder, weights = source.folder / part, source.converted_weights(part)
     arguments: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
+    if source.layout == "diffusers" and weight_files(source.files, part, source.variant):
+        arguments["variant"] = source.variant
     if weights is not None:
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         arguments = {

@@ -37,6 +37,7 @@ from .layout import (
     choose_variant,
     family_of_saved,
     find_family,
+    is_index,
     is_pickle,
     layout_of,
     list_files,
@@ -80,7 +81,8 @@ class RecognisedModel:
 
     Attributes:
         folder: where its files are, or will be.
-        variant: as asked for: "384p", "768p", "image", or None for the only one.
+        variant: as asked for: "384p", "768p", "image", or None for the only one; in the layout of diffusers
+            that of `save_pretrained`, or None.
         layout: "original", as published, or "diffusers", as `save_pretrained` writes it.
         family: miniFLUX or SD3.
         transformer: the part, a folder in `folder`, that holds the transformer.
@@ -129,7 +131,8 @@ class RecognisedModel:
     def description(self) -> str:
         """What it is, for people."""
         if self.layout == "diffusers":
-            return f"{self.family.name}, in the layout of diffusers at {self.folder}"
+            saved = "" if self.variant is None else f"variant {self.variant}, "
+            return f"{self.family.name}, {saved}in the layout of diffusers at {self.folder}"
         variant = self.transformer_variant
         return f"{self.family.name}, variant {variant}, in the original's layout at {self.folder}"
 
@@ -179,6 +182,11 @@ class RecognisedModel:
                 num_stages=stages,
             )
 
+    @property
+    def quantization(self) -> Mapping[str, Any] | None:
+        """How the weights of the transformer are quantised in the files; None if they are plain."""
+        return self.configs.get("transformer/config.json", {}).get("quantization_config")
+
     def changed_files(self) -> list[str]:
         """Names of files that were written, removed or added since; one pass of stats if there are none."""
         changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]
@@ -201,6 +209,14 @@ class RecognisedModel:
         if part == VAE_PART:
             return AutoencoderKLCausalVideo, self.vae_config()
         return transformer_class(self.family), self.transformer_config()
+
+    def empty_transformer(self) -> nn.Module:
+        """The transformer without its weights, from its config alone; raises as `model_of`."""
+        if self.layout == "original":
+            return empty_model(*self.model_of(self.transformer), self.folder / self.transformer)
+        config = self._config("transformer/config.json")
+        arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+        return empty_model(transformer_class(self.family), arguments, self.folder / self.transformer)
 
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
@@ -350,7 +366,7 @@ def recognise_model(
     Args:
         path_or_hub_id: a folder here, `owner/name` on the hub, both in either layout, or `embedded:NAME`.
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None takes the only
-            one there.
+            one there. Of what `save_pretrained(variant=...)` wrote, that variant.
         revision, cache_dir, local_dir, token, local_files_only: as in huggingface_hub; `local_files_only`
             uses what was downloaded before.
 
@@ -437,15 +453,11 @@ def judge(
     """
     layout = layout_of(files, where)
     if layout == "diffusers":
-        if variant is not None:
-            raise ValueError(
-                f"{where} was written by save_pretrained and has one transformer; leave variant out"
-            )
         refuse_pickles(files, where)
         index = config("model_index.json")
         family, transformer = family_of_saved(index, where), "transformer"
-        needed = saved_files(files, index, where)
-        index_ending = ".safetensors.index.json"
+        needed = saved_files(files, index, where, variant)
+        indexes = [name for name in needed if is_index(name)]
         names = ["vae/config.json", "transformer/config.json", "scheduler/scheduler_config.json"]
     else:
         chosen = choose_variant(files, where, variant)
@@ -454,17 +466,12 @@ def judge(
         configs = {part: config(f"{part}/config.json") for part in parts if f"{part}/config.json" in files}
         family = find_family(files, where, chosen, configs)
         needed = original_files(files, where, family, chosen)
-        index_ending = ".index.json"
+        indexes = [name for name in needed if name.endswith(".index.json")]
         names = [f"{VAE_PART}/config.json"]
     for name in names:
         if name in files:
             config(name)
-    shards = [
-        shard
-        for name in needed
-        if name.endswith(index_ending)
-        for shard in shards_of(config(name), files, where, name)
-    ]
+    shards = [shard for name in indexes for shard in shards_of(config(name), files, where, name)]
     return Judged(layout, family, transformer, tuple(sorted({*needed, *shards})))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from ..choices import LIST_FORMATS
 from .options import (
     Commands,
+    add_lora_option,
     add_run_options,
     add_setting_options,
+    loras_from,
     quiet_loading,
     root_seed,
     run_options_from,
@@ -58,6 +60,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="root seeds of rows without one; each makes a clip (default: 0)",
     )
+    add_lora_option(parser, "LoRAs of rows that name none")
     parser.add_argument("--lossless", action="store_true", help="lossless files")
     parser.add_argument(
         "--keep-going", action="store_true", help="skip bad rows and make the others (exit status 1)"
@@ -68,6 +71,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
+    loras = loras_from(options)
+
     from ..batch.run import run_batch
 
     quiet_loading()
@@ -78,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         file_format=options.format,
         seeds=options.seed,
         preset=options.preset,
+        loras=loras,
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,

@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed compare`."""
-    from ..explore.extras import check_extra
+    from ..extras import check_extra
 
     check_extra("report", "skimage", "matplotlib")
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from math import isfinite
 from pathlib import Path
 
 from .options import (
     Commands,
+    add_lora_option,
     add_output_options,
     add_run_options,
     add_setting_options,
     chosen_settings,
     frame_file,
+    loras_from,
     open_image,
     output_options,
     quiet_loading,
@@ -44,15 +45,7 @@ def add(commands: Commands) -> None:
         metavar="FILE",
         help="first frame; its size is the clip's, unless height and width or fit are given",
     )
-    parser.add_argument(
-        "--lora",
-        type=_lora,
-        metavar="FILE[:SCALE]",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="LoRAs to load into the transformer (default SCALE: 1.0); needs the extra `lora`",
-    )
+    add_lora_option(parser)
     add_output_options(parser, "an .mp4 named after prompt and seed")
     add_setting_options(parser)
     add_run_options(parser)
@@ -61,7 +54,6 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
     from ..clip_files import check_outputs, clip_stem
-    from ..explore.extras import check_extra
     from ..noise import root_from_entropy
 
     seed = root_from_entropy() if options.seed is None else options.seed
@@ -69,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     image = open_image(options.image)
     settings = chosen_settings(options, image)
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
-    if options.lora:
-        check_extra("lora", "peft")
+    loras = loras_from(options)
 
     from ..api import generate
 
@@ -82,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             seed=seed,
             preset=options.preset or settings,
             image=image,
-            loras=dict(options.lora),
+            loras=loras,
             progress=not options.quiet,
             sink=sink,
             **run_options_from(options).arguments(),
@@ -91,16 +82,3 @@ def run(options: argparse.Namespace) -> int:
         saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0
-
-
-def _lora(text: str) -> tuple[str, float]:
-    """A LoRA's file and its scale; a colon can also be part of a file's name."""
-    file, _, scale = text.rpartition(":")
-    if not Path(file).is_file():
-        return text, 1.0
-    try:
-        if isfinite(float(scale)):
-            return file, float(scale)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"SCALE must be a finite number, got {scale!r}")

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from ..extras import check_extra
 from ..fields import Field
+from ..loras import named_loras
 from ..presets import SETTINGS, Preset, Settings, gives_size, load_preset, named_settings, with_size
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..seeds import parse_root
@@ -145,6 +147,27 @@ def add_field(group: argparse._ActionsContainer, field: Field) -> None:
         nargs="+" if field.is_several else None,
         help=field.help + default,
     )
+
+
+def add_lora_option(
+    parser: argparse.ArgumentParser, what: str = "LoRAs to load into the transformer"
+) -> None:
+    """The LoRAs that a command makes clips with; `loras_from` reads them."""
+    parser.add_argument(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        nargs="+",
+        action="extend",
+        default=[],
+        help=f"{what} (default SCALE: 1.0); needs the extra `lora`",
+    )
+
+
+def loras_from(options: argparse.Namespace) -> dict[str | Path, float]:
+    """File and scale of each; raises ValueError as `named_loras`, or without the extra that they need."""
+    if options.lora:
+        check_extra("lora", "peft")
+    return named_loras(options.lora)
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from .options import (
     Commands,
+    add_lora_option,
     add_run_options,
     add_setting_options,
+    loras_from,
     quiet_loading,
     run_options_from,
     say,
@@ -54,6 +56,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="lossless files: measures are exact, and the page plays lossy copies",
     )
+    add_lora_option(parser)
     add_setting_options(parser)
     add_run_options(parser, many=True)
 
@@ -71,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
             f'"{" ".join(options.prompts)}", or single words into a list such as words.txt'
         )
 
+    loras = loras_from(options)
+
     from ..explore.sweep import run_sweep
     from ..texts import printable
 
@@ -81,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         seeds=seeds,
         against=options.against,
         preset=options.preset,
+        loras=loras,
         lossless=options.lossless,
         num_processes=options.num_processes,
         progress=not options.quiet,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..ui.limits import Limits
-from .options import Commands, add_field, quiet_loading
+from .options import Commands, add_field, add_lora_option, loras_from, quiet_loading
 
 
 def add(commands: Commands) -> None:
@@ -38,6 +38,7 @@ def add(commands: Commands) -> None:
         help="presets or .yaml files that the page offers; the first is selected "
         "(default: tiny, and all others)",
     )
+    add_lora_option(parser, "LoRAs that the page offers for new clips")
     add_field(parser, RUN_OPTIONS["device"])
     serving = parser.add_argument_group("serving")
     serving.add_argument(
@@ -67,12 +68,13 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed ui`."""
-    from ..explore.extras import check_extra
+    from ..extras import check_extra
     from ..presets import list_presets, load_preset
 
     check_extra("ui", "gradio")
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
+    loras = loras_from(options)
 
     from ..ui.server import loopback_names, serve
     from ..ui.studio import Studio
@@ -81,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
     is_open = not loopback_names(options.host)
-    studio = Studio(options.output, presets, limits, RunOptions(device=options.device))
+    studio = Studio(options.output, presets, limits, RunOptions(device=options.device), loras)
     if is_open:
         print(
             f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "

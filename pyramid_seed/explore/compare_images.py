@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..extras import check_extra
 from ..files import replacing
 from ..media.contact_sheet import image_grid
 from ..media.frames import Frames, enlarge
 from .compare import FrameDifference, PixelComparison, absolute_difference
-from .extras import check_extra
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 _PANEL = 256

@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..extras import check_extra
 from ..geometry import PyramidGeometry
 from ..media.frames import Frames, check_frames
-from .extras import check_extra
 
 Luma = NDArray[np.float32]
 Values = dict[str, float | None]

@@ -50,7 +50,7 @@ def write_report(
     Args:
         folder: the report's folder, beside that of the clips.
         findings: what the sweep found; the clips' files lie in one folder beside the report's.
-        settings: of the clips, as in their manifests.
+        settings: of the clips, as in their manifests, and "loras", which may be left out.
         against: the folder of the other sweep, if there was one.
         failed: reasons, by name of clip.
         embedded_bytes: put the clips into the page if they are no larger, together.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..extras import check_extra
 from ..media.frames import Frames
-from .extras import check_extra
 
 MIN_SIDE = 11
 """Pixels: the window of SSIM."""

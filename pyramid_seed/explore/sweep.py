@@ -15,11 +15,11 @@ from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
 from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..extras import check_extra
 from ..files import replacing
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
 from ..run_options import RunOptions
-from .extras import check_extra
 from .findings import Findings, findings_of, paired_differences
 from .measured import MeasuredClip, measured_clip
 from .measures import Values
@@ -60,6 +60,7 @@ def run_sweep(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
+    loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     num_processes: int | None = None,
     progress: bool = True,
@@ -77,7 +78,7 @@ def run_sweep(
         against: the folder of another sweep with these prompts and seeds; the report then has the difference
             of each measure at equal seeds, this sweep minus that one.
         preset, num_processes, progress: as in `run_batch`.
-        device, noise_device, determinism, text_encoders, attention, compile: as in `run_batch`.
+        device, noise_device, determinism, text_encoders, attention, compile, loras: as in `run_batch`.
         lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
         settings: values that replace the preset's, for all clips, see below.
 
@@ -106,6 +107,7 @@ def run_sweep(
         output / CLIPS,
         seeds=seeds,
         preset=preset,
+        loras=loras,
         lossless=lossless,
         num_processes=num_processes,
         progress=progress,
@@ -147,7 +149,7 @@ def _row(prompt: Prompt) -> str:
 def _measured(
     folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
 ) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
-    """The clips of this sweep in the order of prompts and seeds, and the settings of the first one."""
+    """The clips of this sweep in the order of prompts and seeds, and how the first one was made."""
     entries = {
         (Prompt(entry["prompt"], entry["image"]), int(entry["seed"])): entry
         for entry in Journal(folder).entries().values()
@@ -159,6 +161,6 @@ def _measured(
     for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
         path = folder / entries[key]["file"]
         manifest = read_manifest(path)
-        made_with = made_with or manifest["settings"]
+        made_with = made_with or {**manifest["settings"], "loras": manifest["loras"]}
         clips.append(measured_clip(*key, path=path, manifest=manifest))
     return clips, made_with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import huggingface_hub
 import torch
 from diffusers.loaders import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from ..files import file_digest
 from ..private_apis import without_group_offload
@@ -31,6 +32,8 @@ class LoraInUse:
         size, sha256: of that file.
         scale: factor on what it adds; 1.0 is as it was trained.
         fused: whether it was added to the weights instead of running beside them.
+        padded_rank: the rank to which `enable_lora_hotswap` or a LoRA before it filled its matrices up with
+            zeros, which can change the last bits; None: as in the file.
     """
 
     adapter: str
@@ -39,6 +42,11 @@ class LoraInUse:
     sha256: str
     scale: float = 1.0
     fused: bool = False
+    padded_rank: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As a manifest names it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class LoraMixin(PeftAdapterMixin):
@@ -64,7 +72,8 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing.
+            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing; or
+                it is to be swapped in and acts on more layers than the one before it.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -73,14 +82,42 @@ class LoraMixin(PeftAdapterMixin):
         if file is not None:
             kwargs["weight_name"] = file.name
         given = source if file is None else str(file)
+        ranks = _ranks(source, prefix) if hotswap else {}
+        self._check_layers(kwargs.get("adapter_name"), ranks)
         super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
         with without_group_offload(self):
             use_onednn(self)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
+        if hotswap:
+            self._take_ranks(adapter, ranks)
         files = {name: entry for name, entry in self._lora_files.items() if name != adapter}
         if file is not None:
             files[adapter] = (self.peft_config[adapter], lora_of_file(adapter, file))
         self._lora_files = files
+
+    def _check_layers(self, adapter: str | None, ranks: Mapping[str, int]) -> None:
+        """Refuse to swap in what acts on more layers: diffusers would take out the LoRA that is there."""
+        there = {name for name, layer in self.named_modules() if adapter in getattr(layer, "r", {})}
+        if there and (more := sorted(ranks.keys() - there)):
+            raise ValueError(
+                f"a LoRA that is swapped in must act on layers of {adapter!r} alone, it also acts on "
+                f"{', '.join(more[:3])}; unload {adapter!r} and load it without hotswap"
+            )
+
+    def _take_ranks(self, adapter: str, ranks: Mapping[str, int]) -> None:
+        """Ranks and alphas of a LoRA that was swapped in: peft goes on scaling by those of the one before."""
+        for name, layer in self.named_modules():
+            if not hasattr(layer, "base_layer") or adapter not in layer.r:
+                continue
+            rank = ranks.get(name, layer.r[adapter])
+            divisor = math.sqrt(rank) if layer.use_rslora.get(adapter, False) else rank
+            if name in ranks:
+                alpha = round(_factor(layer, adapter) * divisor, 6)
+                layer.r[adapter], layer.lora_alpha[adapter] = rank, alpha
+            elif isinstance(layer.scaling[adapter], torch.Tensor):  # it adds zeros now, at scale 1
+                layer.scaling[adapter].fill_(layer.lora_alpha[adapter] / divisor)
+            else:
+                layer.scaling[adapter] = layer.lora_alpha[adapter] / divisor
 
     def fuse_lora(
         self, lora_scale: float = 1.0, safe_fusing: bool = False, adapter_names: list[str] | None = None
@@ -139,7 +176,9 @@ class LoraMixin(PeftAdapterMixin):
         (scale,) = scales if len(scales) == 1 else (None,)
         if lora is None or config is not self.peft_config.get(adapter) or scale is None:
             return None
-        return replace(lora, scale=scale)
+        layers = [layer for layer in self._lora_layers() if adapter in layer.r]
+        padded = {rank for layer in layers if (rank := _rank_here(layer, adapter)) != layer.r[adapter]}
+        return replace(lora, scale=scale, padded_rank=max(padded, default=None))
 
 
 def _is_of_kind(layer: Any, *, merged: bool) -> bool:
@@ -232,6 +271,12 @@ def check_lora(source: str | Path) -> Path:
     return file
 
 
+def check_lora_fits(file: Path, model: torch.nn.Module) -> None:
+    """Refuse a LoRA that has tensors for layers which a model does not have: ValueError; it names them."""
+    names = lora_names(file)
+    _check_names(names, lora_prefix(names), {name for name, _ in model.named_modules()})
+
+
 def lora_prefix(names: Collection[str]) -> str | None:
     """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
     return "transformer" if any(name.startswith("transformer.") for name in names) else None
@@ -273,9 +318,34 @@ def lora_of_file(adapter: str, file: Path) -> LoraInUse:
 
 def _scale_of(layer: Any, adapter: str) -> float | None:
     """The scale that `set_adapters` makes into the layer's factor, bit for bit; None if there is none."""
-    alpha, rank, factor = layer.lora_alpha[adapter], layer.r[adapter], layer.scaling[adapter]
+    alpha, rank, factor = layer.lora_alpha[adapter], layer.r[adapter], _factor(layer, adapter)
     divisor = math.sqrt(rank) if layer.use_rslora.get(adapter, False) else rank
     if alpha == 0:
         return None
     exact = factor * divisor / alpha
-    return next((scale for scale in (round(exact, 9), exact) if scale * alpha / divisor == factor), None)
+    # `enable_lora_hotswap` keeps factors in tensors of float32.
+    is_narrow = isinstance(layer.scaling[adapter], torch.Tensor)
+    for scale in (round(exact, 6 if is_narrow else 9), exact):
+        made = scale * alpha / divisor
+        if (torch.tensor(made, dtype=torch.float32).item() if is_narrow else made) == factor:
+            return scale
+    return None
+
+
+def _factor(layer: Any, adapter: str) -> float:
+    """What an adapter's product is multiplied with in a layer: alpha over rank, times the scale."""
+    return float(layer.scaling[adapter])
+
+
+def _rank_here(layer: Any, adapter: str) -> int:
+    """The rank of an adapter's matrices as they are in memory."""
+    return int(layer.lora_A[adapter].weight.shape[0])
+
+
+def _ranks(source: Path | Mapping[str, torch.Tensor], prefix: str | None) -> dict[str, int]:
+    """The rank of each layer in a LoRA of diffusers' or peft's names, by the layer's name."""
+    start = "" if prefix is None else f"{prefix}."
+    tensors = load_file(source) if isinstance(source, Path) else source
+    rows = ((name.removeprefix(start), tensor) for name, tensor in tensors.items())
+    first = (".lora_A.", ".lora_down.", ".lora.down.")
+    return {name.split(".lora")[0]: tensor.shape[0] for name, tensor in rows if any(x in name for x in first)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 
 from .attention import Rotary
 from .attention_plan import AttentionPlan
@@ -32,12 +31,11 @@ class StageContext:
 
 
 @dataclass
-class PyramidTransformerOutput(Transformer2DModelOutput):
-    """Output of a transformer step.
+class StageMemory:
+    """What the first step of a stage leaves for the others; a new one for every stage, text and path.
 
     Attributes:
-        sample: the velocity (B, C, T, H, W).
-        context: what was built for it, to be given to the next step of the stage.
+        context: None before the first step.
     """
 
     context: StageContext | None = None

@@ -12,6 +12,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import CombinedTimestepTextProjEmbeddings
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import AdaLayerNormContinuous
 from diffusers.utils import apply_lora_scale
@@ -24,7 +25,7 @@ from .attention_plan import AttentionPlan, attention_plan
 from .lora import LoraMixin
 from .onednn_linear import fast_linears, use_onednn
 from .rounding import RoundingMixin
-from .stage_context import PyramidTransformerOutput, StageContext
+from .stage_context import StageContext, StageMemory
 from .token_geometry import (
     causal_attention_mask,
     check_clips,
@@ -178,8 +179,8 @@ class PyramidTransformer3DModel(
         pooled_projections: torch.Tensor,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
-        context: StageContext | None = None,
-    ) -> PyramidTransformerOutput | tuple[torch.Tensor, StageContext]:
+        memory: StageMemory | None = None,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the velocity of the current latents.
 
         Args:
@@ -191,12 +192,12 @@ class PyramidTransformer3DModel(
             encoder_attention_mask: (B, L), 1 for text and 0 for padding.
             pooled_projections: CLIP embedding (B, pooled_projection_dim).
             attention_kwargs: `scale` scales the loaded LoRA layers.
-            return_dict: return a `PyramidTransformerOutput` instead of a tuple of its fields.
-            context: what an earlier step with the same history and text returned, for latents of the same
-                size; these two are then not read again.
+            return_dict: return a `Transformer2DModelOutput` instead of a tuple of its field.
+            memory: what steps of one stage share. The first one leaves there what depends on history, text
+                and the size of the latents alone; later ones take it, and do not read these again.
 
         Returns:
-            The velocity, same shape as `hidden_states`, and the context.
+            The velocity, same shape as `hidden_states`.
 
         Raises:
             ValueError: if a height or width does not fit the patches.
@@ -204,10 +205,13 @@ class PyramidTransformer3DModel(
         patch_size = self.config.patch_size
         frames, height, width = hidden_states.shape[2:]
         check_clips([*history, hidden_states], patch_size)
+        context = None if memory is None else memory.context
         if context is None:
             context = self._stage_context(
                 hidden_states, history, encoder_hidden_states, encoder_attention_mask, pooled_projections
             )
+        if memory is not None:
+            memory.context = context
         temb = self._time_embedding(timestep, context.pooled).to(hidden_states.dtype)
         text = context.text
         video = torch.cat([context.history, self._embed_clips([hidden_states], (height, width))], dim=1)
@@ -228,8 +232,8 @@ class PyramidTransformer3DModel(
         tokens = self.proj_out(self.norm_out(current, temb))
         velocity = unpack_latents(tokens, patch_size, frames, height, width)
         if not return_dict:
-            return (velocity, context)
-        return PyramidTransformerOutput(sample=velocity, context=context)
+            return (velocity,)
+        return Transformer2DModelOutput(sample=velocity)
 
     def _stage_context(
         self,

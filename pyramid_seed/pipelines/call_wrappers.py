@@ -31,7 +31,8 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         named = bound.arguments
         pipeline, height, width = (named[name] for name in ("self", "height", "width"))
-        pipeline.check_parts()
+        is_decoded = named["output_type"] != "latent" or named["callback_on_chunk_end"] is not None
+        pipeline.check_parts(needs_vae=is_decoded or named["image"] is not None)
         with (
             _one_at_a_time(pipeline),
             determinism_level(named["determinism"]),
@@ -46,7 +47,8 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _one_at_a_time(pipeline: Any) -> Iterator[None]:
     """Refuse a call while another uses the same scheduler or models: each would spoil the other."""
-    parts = {id(pipeline.scheduler), id(pipeline.transformer), id(pipeline.vae)}
+    used = (pipeline.scheduler, pipeline.transformer, pipeline.vae)
+    parts = {id(part) for part in used if part is not None}
     with _admission:
         if not parts.isdisjoint(_at_work):
             raise RuntimeError(

@@ -25,7 +25,7 @@ class FrameCollector:
     after the last one.
 
     Args:
-        vae: the decoder.
+        vae: the decoder; None where no frame is asked for.
         output_type: of the pipeline.
         num_clips: how many there are.
         on_frames: the pipeline's `callback_on_chunk_end`.
@@ -33,7 +33,7 @@ class FrameCollector:
 
     def __init__(
         self,
-        vae: AutoencoderKLCausalVideo,
+        vae: AutoencoderKLCausalVideo | None,
         output_type: str,
         num_clips: int,
         on_frames: OnFrames | None,
@@ -43,7 +43,7 @@ class FrameCollector:
         self._on_frames = on_frames
         self._kept: list[list[Any]] = [[] for _ in range(num_clips)]
         self._is_decoded = output_type != "latent" or on_frames is not None
-        self._is_late = has_offload_hooks(vae)
+        self._is_late = vae is not None and has_offload_hooks(vae)
 
     def decoder(self, clip: int) -> UnitDecoder:
         """Where the units of a clip go as they are finished."""
@@ -67,6 +67,7 @@ class FrameCollector:
 
     def _decoder(self, clip: int) -> ClipDecoder:
         kept, on_frames = self._kept[clip], self._on_frames
+        assert self._vae is not None  # frames are asked for
 
         if self._output_type in ("latent", "uint8"):
             is_kept = self._output_type == "uint8"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.hooks import HookRegistry
 
-from ..models.stage_context import StageContext
+from ..models.stage_context import StageMemory
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from .denoise import guide
 from .memory import trim_heap
@@ -40,7 +40,7 @@ class GuidedTransformer:
             self.pair = guidance_pair(negative, positive).to(device, transformer.dtype)
         self._use_graphs = use_graphs
         self._is_long_stage = False
-        self._contexts: dict[int, StageContext] = {}
+        self._memories: dict[int, StageMemory] = {}
         self._graphs: dict[int, StepGraph] = {}
 
     def __call__(
@@ -75,12 +75,15 @@ class GuidedTransformer:
         self, text: TextEmbeddings, history: list[torch.Tensor], latents: torch.Tensor, timestep: torch.Tensor
     ) -> torch.Tensor:
         """Velocity (B, C, 1, H, W) for each of the texts."""
-        batch = text.prompt_embeds.shape[0]
-        dtype, context = self.transformer.dtype, self._contexts.get(batch)
-        if context is None:
+        batch, dtype = text.prompt_embeds.shape[0], self.transformer.dtype
+        # The reference path builds everything again at every step.
+        memory = StageMemory()
+        if self.transformer.attention_path != "reference":
+            memory = self._memories.setdefault(batch, memory)
+        if memory.context is None:
             history = [clip.to(dtype).expand(batch, -1, -1, -1, -1) for clip in history]
         with self.transformer.cache_context("pyramid"):
-            velocity, context = self.transformer(
+            (velocity,) = self.transformer(
                 latents.to(dtype).expand(batch, -1, -1, -1, -1),
                 history,
                 timestep.expand(batch),
@@ -89,16 +92,13 @@ class GuidedTransformer:
                 text.pooled_prompt_embeds,
                 attention_kwargs=self.attention_kwargs,
                 return_dict=False,
-                context=context,
+                memory=memory,
             )
-        # The reference path builds everything again at every step.
-        if self.transformer.attention_path != "reference":
-            self._contexts[batch] = context
         return velocity
 
     def _can_be_recorded(self, batch: int) -> bool:
         """Whether a step has run in this stage, and recording the next one pays."""
-        context = self._contexts.get(batch)
+        context = self._memories.get(batch, StageMemory()).context
         is_small = context is not None and batch * context.rotary.cos.shape[0] <= MOST_TOKENS
         return self._use_graphs and self._is_long_stage and is_small
 
@@ -107,11 +107,11 @@ class GuidedTransformer:
         self.guidance_scale = guidance_scale
 
     def start_stage(self, num_steps: int) -> None:
-        """Forget what holds for one stage: contexts, recorded steps, and what diffusers' step caches hold.
+        """Forget what holds for one stage: memories, recorded steps, and what diffusers' step caches hold.
 
         Those have activations of the last stage, or of the last clip.
         """
-        self._contexts.clear()
+        self._memories.clear()
         self._graphs.clear()
         self._is_long_stage = num_steps >= FEWEST_STEPS
         trim_heap(self.positive.prompt_embeds.device)

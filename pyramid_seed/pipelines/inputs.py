@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from ..checks import check_int
+from ..checks import check_finite, check_int
 from ..geometry import LatentShape, PyramidGeometry
 from ..presets import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from .beginning import Beginning, check_beginnings
@@ -188,12 +187,6 @@ def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> t
     for value in values:
         check_int(name, value, 1, MAX_STEPS)
     return tuple(map(int, values))
-
-
-def check_finite(name: str, value: float) -> None:
-    """The value must be a finite number."""
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:

@@ -97,7 +97,7 @@ def memory_need(
     elif device.type == "cpu":
         available = psutil.virtual_memory().available + sum(weights.values())
     vae, tile_share = pipeline.vae, 1.0
-    if in_vae and size is not None and not vae.use_tiling:
+    if in_vae and size is not None and vae is not None and not vae.use_tiling:
         tile = vae.tile_sample_min_height, vae.tile_sample_min_width
         tile_share = math.prod(min(edge / side, 1.0) for edge, side in zip(tile, size, strict=True))
     return MemoryNeed(

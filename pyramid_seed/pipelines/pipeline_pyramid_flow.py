@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +39,10 @@ from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
 from .call_wrappers import admitted
+from .current_step import CurrentPlace, TrackedTransformer
 from .decode import UnitDecoder, encode_image
 from .denoise import Place, denoise_clip
 from .frame_collector import FrameCollector, OnFrames
-from .guided import GuidedTransformer
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
 from .lora import LoraLoaderMixin
@@ -51,6 +54,15 @@ from .step_graph import check_graphs
 from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
+
+CODE_FILE = "pipeline.py"
+"""Beside model_index.json: where diffusers finds the class of a pipeline that is not its own."""
+CODE = '''"""The pipeline of this folder, of the package pyramid-seed."""
+
+from pyramid_seed.pipelines import PyramidFlowPipeline
+
+__all__ = ["PyramidFlowPipeline"]
+'''
 
 
 class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
@@ -81,6 +93,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     _guidance_scale = 0.0
     _num_timesteps = 0
     _uses_cuda_graphs = False
+    _current_timestep: torch.Tensor | None = None
+    _current_place: CurrentPlace | None = None
 
     def __init__(
         self,
@@ -122,7 +136,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def geometry(self) -> PyramidGeometry:
-        """Sizes and counts that the components' configs allow."""
+        """Sizes and counts that the components' configs allow.
+
+        Raises:
+            ValueError: there is no VAE, and the pipeline was not loaded by `load_pipeline`, which knows its
+                factors from the model's files.
+        """
+        if self.vae is None:
+            if self.source is None:
+                raise ValueError(
+                    "a pipeline without a vae must be loaded by load_pipeline(..., vae=None), which reads "
+                    "how it divides space and time; load it so, or set pipeline.vae"
+                )
+            return self.source.geometry
         return PyramidGeometry(
             spatial_factor=self.vae.spatial_compression_ratio,
             temporal_factor=self.vae.temporal_compression_ratio,
@@ -136,16 +162,29 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
         return any(is_compiled(module) for model in models for module in model.modules())
 
-    def check_parts(self) -> None:
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """The config by which diffusers quantised the transformer, as plain values; None if it did not."""
+        quantizer = getattr(self.transformer, "hf_quantizer", None)
+        if quantizer is None:
+            return None
+        config: dict[str, Any] = json.loads(quantizer.quantization_config.to_json_string(use_diff=False))
+        return config
+
+    def check_parts(self, *, needs_vae: bool = True) -> None:
         """Refuse to work without a part, or with parts of which no clip could be promised.
+
+        Args:
+            needs_vae: whether frames are decoded or an image is encoded.
 
         Raises:
             ValueError: which part, and why.
         """
-        for name in ("scheduler", "transformer", "vae"):
+        for name in ("scheduler", "transformer", *(["vae"] if needs_vae else [])):
             if getattr(self, name) is None:
+                others = ", or ask for latents alone: output_type='latent'" if name == "vae" else ""
                 raise ValueError(
-                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew"
+                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew{others}"
                 )
         if is_compiled(self.transformer):
             raise ValueError(COMPILED_AS_A_WHOLE)
@@ -158,6 +197,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def num_timesteps(self) -> int:
         """Transformer steps of the last call, over all its clips."""
         return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """Timestep of the step in work, a scalar that falls within each stage; see `current_place`."""
+        return self._current_timestep
+
+    @property
+    def current_place(self) -> CurrentPlace | None:
+        """Which step is in work, for callbacks and hooks of the transformer.
+
+        None between calls; after one that raised, the step at which it did.
+        """
+        return self._current_place
 
     @property
     def guidance_scale(self) -> float:
@@ -195,6 +247,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         generator: torch.Generator | list[torch.Generator] | None = None,
         noise: NoiseSource | list[NoiseSource] | None = None,
         noise_device: str | torch.device = "cpu",
+        latents: None = None,
         prompt_embeds: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
         pooled_prompt_embeds: torch.Tensor | None = None,
@@ -241,6 +294,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise: a `NoiseSource` per clip in place of a seed. With none of the three, root seeds come from
                 the operating system; they are in the output in any case.
             noise_device: where noise is drawn; the CPU's is the same on all machines.
+            latents: refused, as one tensor cannot hold the noise of all units and stages; see `noise`.
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
@@ -259,10 +313,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
-                kwargs holds the tensors asked for and "clip", "unit", "stage" and "stage_step". It may return
-                {"latents": ...} to replace the latents; may set `pipeline._guidance_scale` for the rest of
-                the unit; and may set `pipeline._interrupt = True`: the run then stops, and what is finished
-                is returned.
+                kwargs holds the tensors asked for, and `pipeline.current_place` says which clip, unit, stage
+                and step of the stage it is. It may return {"latents": ...} to replace the latents; may set
+                `pipeline._guidance_scale` for the rest of the unit; and may set `pipeline._interrupt = True`:
+                the run then stops, and what is finished is returned.
             callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
@@ -309,6 +363,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             text_encoders=text_encoders,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            latents=latents,
             **embeddings,
         )
 
@@ -341,6 +396,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
         # 5. Units, stages, steps: one clip after the other.
         self._interrupt = False
+        self._current_timestep = self._current_place = None
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
@@ -351,13 +407,16 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             else tqdm(disable=True) as progress_bar
         ):
             for index in range(request.num_clips):
-                model = GuidedTransformer(
+                model = TrackedTransformer(
                     self.transformer,
                     positives[index],
                     negatives[index] if request.is_guided else None,
                     attention_kwargs,
                     self._execution_device,
                     self._uses_cuda_graphs,
+                    clip=index,
+                    first_unit=request.num_known_units,
+                    on_begin=self._begin_step,
                 )
                 clip = self._make_units(
                     index,
@@ -377,6 +436,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     clips.append(clip)
                 if self.interrupt:
                     break
+        self._current_timestep = self._current_place = None
         if not clips:
             raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
@@ -419,6 +479,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        latents: None = None,
         **arguments: Any,
     ) -> Request:
         """What a call with these arguments is to make, which are those of `__call__`; computes nothing.
@@ -426,13 +487,20 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         Raises:
             ValueError, TypeError: an argument does not fit the model or the others; what would is named.
         """
-        self.check_parts()
+        self.check_parts(needs_vae=output_type != "latent" or image is not None)
+        if latents is not None:
+            raise ValueError(
+                "latents must be None: every unit and stage draws noise of its own, which one tensor cannot "
+                "hold; use seed= or generator=, or noise= with draws of your own (pyramid_seed.noise."
+                "RecordedNoise), and beginning= to go on from finished units"
+            )
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
         check_choice("output_type", output_type, OUTPUT_TYPES)
         check_choice("text_encoders", text_encoders, AFTER_USE)
         check_dtype(self.transformer.dtype)
-        check_dtype(self.vae.dtype)
+        if self.vae is not None:
+            check_dtype(self.vae.dtype)
         if self._uses_cuda_graphs:
             check_graphs(self.transformer, self._execution_device)
         config = self.transformer.config
@@ -462,6 +530,28 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
     def disable_cuda_graphs(self) -> None:
         """Launch every kernel of every step again."""
         self._uses_cuda_graphs = False
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As of diffusers; but the class is this one, and no code of the folder is needed."""
+        config = super().load_config(*args, **kwargs)
+        values = config[0] if isinstance(config, tuple) else config
+        if values.get("_class_name") == [CODE_FILE.removesuffix(".py"), cls.__name__]:
+            values["_class_name"] = cls.__name__
+        return config
+
+    def save_config(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write model_index.json, and the file that `DiffusionPipeline.from_pretrained` takes the class from.
+
+        With it, `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` makes this pipeline;
+        without that argument, it says so.
+        """
+        super().save_config(save_directory, *args, **kwargs)
+        index = Path(save_directory) / self.config_name
+        values = json.loads(index.read_text(encoding="utf-8"))
+        values["_class_name"] = [CODE_FILE.removesuffix(".py"), type(self).__name__]
+        index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (index.parent / CODE_FILE).write_text(CODE, encoding="utf-8")
 
     def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
         """Move groups of layers to the device as they are needed, as diffusers does, but never to a disk.
@@ -504,12 +594,15 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             noise.draw(key, size.as_tuple())
         return contiguous_copy(beginning.latents.to(device, torch.float32))
 
+    def _begin_step(self, place: CurrentPlace, timestep: torch.Tensor) -> None:
+        self._current_place, self._current_timestep = place, timestep
+
     def _make_units(
         self,
         clip: int,
         request: Request,
         first_units: torch.Tensor | None,
-        model: GuidedTransformer,
+        model: TrackedTransformer,
         noise: LedgeredNoise,
         decoder: UnitDecoder,
         stage_digests: list[StageDigests | None],
@@ -530,13 +623,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             decoder.poll()
             if on_step_end is not None:
                 tensors = {"latents": latents}
-                arguments: dict[str, Any] = {name: tensors[name] for name in tensor_inputs}
-                arguments |= {
-                    "clip": clip,
-                    "unit": place.unit,
-                    "stage": place.stage,
-                    "stage_step": place.step,
-                }
+                arguments = {name: tensors[name] for name in tensor_inputs}
                 returned = on_step_end(self, request.steps_before(clip, place), timestep, arguments) or {}
                 latents = check_replaced(returned.get("latents", latents), latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale

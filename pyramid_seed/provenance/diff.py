@@ -172,7 +172,7 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "package_version",
     )
     how = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
-    how |= {name: manifest.get(name) for name in ("cache", "vae_tiling")}
+    how |= {name: manifest.get(name) for name in ("cache", "quantization", "vae_tiling")}
     return {name: manifest[name] for name in names} | how | branches | manifest["settings"]
 
 
@@ -183,5 +183,6 @@ def _weights(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return files | {
         f"loras.{index}.{name}": row[name]
         for index, row in enumerate(manifest["loras"])
-        for name in ("sha256", "scale", "fused")
+        for name in ("sha256", "scale", "fused", "padded_rank")
+        if name in row
     }

@@ -92,6 +92,7 @@ def build_manifest(
         "image_sha256": recipe.image_digest,
         **({"vae_tiling": list(recipe.vae_tiling)} if recipe.vae_tiling else {}),
         **({} if recipe.cache is None else {"cache": dict(recipe.cache)}),
+        **({} if recipe.quantization is None else {"quantization": dict(recipe.quantization)}),
         "model": dict(model),
         "weights": None if weights is None else [dict(row) for row in weights],
         **({"weights_note": weights_note} if weights is None and weights_note else {}),
@@ -141,6 +142,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         image_digest=manifest["image_sha256"],
         vae_tiling=tuple(manifest["vae_tiling"]) if manifest.get("vae_tiling") else None,
         cache=manifest.get("cache"),
+        quantization=manifest.get("quantization"),
     )
 
 

@@ -39,6 +39,7 @@ class _Lora(_File, kw_only=True):
     adapter: str
     scale: int | float
     fused: bool
+    padded_rank: int | None = None
 
 
 _Factor: TypeAlias = Annotated[int, msgspec.Meta(le=256)]
@@ -93,6 +94,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     image_sha256: str | None
     vae_tiling: list[int] = []
     cache: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     model: _Model
     weights: list[_File] | None
     weights_note: str = ""

@@ -42,6 +42,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
     machine = device.get("name") or device.get("type")
     yield "made on", f"{machine}, {settings['dtype']}, {manifest['determinism']}"
+    yield "quantised", (manifest.get("quantization") or {}).get("quant_method")
     yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
     yield "attention", manifest.get("attention", "reference") + compiled

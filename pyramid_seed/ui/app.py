@@ -86,6 +86,9 @@ class Page:
             )
             self.lock = gr.Checkbox(label="Lock", elem_id="lock", container=False, scale=0, min_width=64)
             self.dice = gr.Button("", icon=DICE, elem_id="dice", scale=0, min_width=44)
+        self.loras = gr.CheckboxGroup(
+            list(self.studio.loras), label="LoRA", elem_id="loras", visible=bool(self.studio.loras)
+        )
         with gr.Accordion("First frame", open=False, elem_id="first-frame"):
             self.image = gr.Image(
                 type="filepath",
@@ -129,7 +132,7 @@ class Page:
         of_clip += [self.gallery, self.clip]
         of_job = [*of_clip, self.job_id, self.run, self.stop, self.seed, self.queue_line]
         form: list[Any] = [self.prompt, self.negative, self.preset, self.length, self.height, self.width]
-        form += [self.seed, self.lock, self.image, self.clip]
+        form += [self.seed, self.lock, self.image, self.loras, self.clip]
         self.run.click(self.on_run, form, of_job, **quiet)
         self.verify.click(self.on_verify, [self.clip], of_job, **quiet)
         self.extend.click(self.on_extend, [self.clip, self.new_length], of_job, **quiet)
@@ -159,6 +162,7 @@ class Page:
         seed: str,
         locked: bool,
         image: str | None,
+        loras: list[str],
         clip: str,
     ) -> Iterator[Changes]:
         """Run: the form becomes a job."""
@@ -172,6 +176,7 @@ class Page:
                 width=whole("width", width),
                 negative_prompt=negative,
                 image=None if image is None else Path(image),
+                loras=tuple(loras),
             )
             job = self.studio.make(request)
         yield {self.seed: str(request.seed)}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from ..api import LoraToLoad, loras_to_load
 from ..checkpoints.source import PUBLISHED_GEOMETRY, recognise_model
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
@@ -35,6 +36,7 @@ class ClipRequest:
         preset: name of one that the studio offers.
         num_frames, height, width: of the clip; with an image, height and width are the image's.
         image: a file with the first frame.
+        loras: names of those that the studio offers.
     """
 
     prompt: str
@@ -45,6 +47,7 @@ class ClipRequest:
     width: int
     negative_prompt: str = ""
     image: Path | None = None
+    loras: tuple[str, ...] = ()
 
 
 class Studio:
@@ -56,9 +59,10 @@ class Studio:
         limits: how large a clip may be.
         run_options: how new clips are made; of these, `extend` and `verify` take the device only, the rest
             is the clip's own.
+        loras: that are offered: files, each with its scale.
 
     Raises:
-        ValueError: no presets, or two of the same name.
+        ValueError: no presets, or two of the same name; or a LoRA that is none, see `loras_to_load`.
     """
 
     def __init__(
@@ -67,10 +71,12 @@ class Studio:
         presets: list[Preset],
         limits: Limits | None = None,
         run_options: RunOptions | None = None,
+        loras: Mapping[str | Path, float] | None = None,
     ) -> None:
         names = [preset.name for preset in presets]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"presets must be at least one, each with its own name, got {names}")
+        self.loras = _labelled(loras_to_load(loras))
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder.resolve()
         self.presets = {preset.name: preset for preset in presets}
@@ -104,6 +110,10 @@ class Studio:
         check_prompt(request.prompt)
         check_prompt(request.negative_prompt, "negative_prompt")
         preset = self.preset(request.preset)
+        if unknown := [name for name in request.loras if name not in self.loras]:
+            raise ValueError(
+                f"this page has no LoRA {unknown[0]!r}; it has {', '.join(self.loras) or 'none'}"
+            )
         image = None if request.image is None else open_image(request.image)
         height, width = request.height, request.width
         if image is not None:
@@ -129,6 +139,7 @@ class Studio:
             seed=request.seed,
             preset=preset,
             image=image,
+            loras={lora.file: lora.scale for name, lora in self.loras.items() if name in request.loras},
             run_options=self.run_options,
         )
 
@@ -157,6 +168,7 @@ class Studio:
             branch_seed=branch_seed,
             from_frame=from_frame,
             model=self._model_of(manifest),
+            loras=self._loras_of(manifest),
             device=self.run_options.device,
         )
         what = "extend" if branch_seed is None else "branch"
@@ -165,8 +177,14 @@ class Studio:
     def verify(self, name: str) -> Job:
         """Queue a verification of a clip in the folder; raises as `extend`."""
         path = find_clip(self.folder, name)
-        model, device = self._model_of(clip_manifest(path)), self.run_options.device
-        work = partial(verify_clip, clip_path=path, model=model, device=device)
+        manifest = clip_manifest(path)
+        work = partial(
+            verify_clip,
+            clip_path=path,
+            model=self._model_of(manifest),
+            loras=self._loras_of(manifest),
+            device=self.run_options.device,
+        )
         return self.queue.submit(f"verify {name}", work)
 
     def clips(self) -> tuple[Entry, ...]:
@@ -183,6 +201,20 @@ class Studio:
             return None
         folders = [preset.model for preset in self.presets.values() if Path(preset.model).is_dir()]
         return next((model for model in folders if Path(model).name == manifest["model"]["name"]), None)
+
+    def _loras_of(self, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
+        """The files of a clip's LoRAs, as far as the page offers them."""
+        wanted = {row["sha256"] for row in manifest["loras"] or ()}
+        return tuple(lora.file for lora in self.loras.values() if lora.sha256 in wanted)
+
+
+def _labelled(loras: Sequence[LoraToLoad]) -> dict[str, LoraToLoad]:
+    """LoRAs by file name and scale, as the page calls them; ValueError if two are called alike."""
+    labelled = {f"{lora.file.name} at {lora.scale:g}": lora for lora in loras}
+    if len(labelled) < len(loras):
+        names = ", ".join(lora.file.name for lora in loras)
+        raise ValueError(f"LoRAs of a page must have different names, got {names}; rename one")
+    return labelled
 
 
 @cache

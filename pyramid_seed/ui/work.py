@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,19 @@ def make_clip(
     seed: int,
     preset: Preset,
     image: Image | None,
+    loras: Mapping[str | Path, float],
     run_options: RunOptions,
 ) -> Outcome:
     """`generate`, and the clip in the folder. Stopped, it keeps the units that are finished."""
-    clip = generate(prompt, seed=seed, preset=preset, image=image, **_reporters(job), **asdict(run_options))
+    clip = generate(
+        prompt,
+        seed=seed,
+        preset=preset,
+        image=image,
+        loras=loras,
+        **_reporters(job),
+        **asdict(run_options),
+    )
     path = free_path(folder, clip_stem(prompt, seed))
     if image is not None:
         write_image(image_path(path), np.asarray(image))
@@ -55,6 +64,7 @@ def continue_clip(
     branch_seed: int | None,
     from_frame: int | None,
     model: str | None,
+    loras: Sequence[Path],
     device: str | None,
 ) -> Outcome:
     """`extend`, and the new clip beside the old one, which has `old_num_frames`."""
@@ -66,6 +76,7 @@ def continue_clip(
         from_frame=from_frame,
         model=model,
         image=image,
+        loras=loras,
         device=device,
         **_reporters(job),
     )
@@ -79,11 +90,19 @@ def continue_clip(
     return _made(path, clip, num_frames)
 
 
-def verify_clip(job: Job, *, clip_path: Path, model: str | None, device: str | None) -> Outcome:
+def verify_clip(
+    job: Job, *, clip_path: Path, model: str | None, loras: Sequence[Path], device: str | None
+) -> Outcome:
     """`verify`: the clip is made again and compared."""
     image = image_beside(clip_path)
     verification = verify(
-        clip_path, model=model, image=image, device=device, progress=False, on_step=step_reporter(job)
+        clip_path,
+        model=model,
+        image=image,
+        loras=loras,
+        device=device,
+        progress=False,
+        on_step=step_reporter(job),
     )
     if job.is_stopping:
         raise Stopped

@@ -79,10 +79,12 @@ def peaks_by_stage(pipeline: PyramidFlowPipeline, settings: dict[str, Any], size
     """
     peaks: dict[str, int] = {}
 
-    def on_step(_: object, step: int, timestep: object, told: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-        if told["unit"] == size.num_units - 1:
-            peaks[f"peak bytes, stage {told['stage']}"] = torch.cuda.max_memory_allocated()
-        if told["stage_step"] == size.num_steps[told["stage"]] - 1:
+    def on_step(pipeline: PyramidFlowPipeline, *_: object) -> dict[str, Any]:
+        place = pipeline.current_place
+        assert place is not None  # within a call
+        if place.unit == size.num_units - 1:
+            peaks[f"peak bytes, stage {place.stage}"] = torch.cuda.max_memory_allocated()
+        if place.step == size.num_steps[place.stage] - 1:
             torch.cuda.reset_peak_memory_stats()
         return {}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.choices import DEFAULT_PATH
 from pyramid_seed.models.onednn_linear import fast_linears
+from pyramid_seed.models.stage_context import StageMemory
 from pyramid_seed.pipelines.history import history_clips, latent_pyramid
 
 from .baseline import linears_by_torch
@@ -85,14 +85,14 @@ def _stage(
     text = text_inputs(transformer, device)
     timestep = torch.full((2,), 500.0, device=device)
 
-    def step(path: str, context: Any = None) -> tuple[torch.Tensor, Any]:
+    def step(path: str, memory: StageMemory | None = None) -> torch.Tensor:
         transformer.set_attention_path(path)
-        return transformer(latents, history, timestep, **text, return_dict=False, context=context)
+        return transformer(latents, history, timestep, **text, return_dict=False, memory=memory)[0]
 
-    wanted, _ = step("reference")
-    _, context = step(DEFAULT_PATH)  # the first step of a stage builds it, the others take it
+    wanted, memory = step("reference"), StageMemory()
+    step(DEFAULT_PATH, memory)  # the first step of a stage fills it, the others take it
     with counted_linears(transformer) as count:
-        got, _ = step(DEFAULT_PATH, context)
+        got = step(DEFAULT_PATH, memory)
         operations = count()
     frames = frame_tokens(pipeline.geometry, size.height, size.width, unit, stage)
     config = transformer.config
@@ -100,7 +100,7 @@ def _stage(
     num_layers = config.num_layers + config.num_single_layers
     row = compared(
         f"stage {stage}: {sum(frames)} video and {NUM_TEXT} text tokens",
-        lambda: step(DEFAULT_PATH, context),
+        lambda: step(DEFAULT_PATH, memory),
         lambda: step("reference"),
         repeats,
         device,

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.choices import ATTENTION_PATHS, AttentionPath, DeterminismLevel
 from pyramid_seed.determinism import determinism_level
+from pyramid_seed.models.stage_context import StageMemory
 
 from .plan import Plan
 from .report import Section
@@ -30,7 +31,7 @@ KERNELS = ("step, ms", "queued in, ms", "kernels", "busy, ms", "busy / step")
 
 @torch.no_grad()
 def measure(section: Section, plan: Plan) -> None:
-    """Random weights, a guidance pair; all steps but those of `reference` take the context of the first."""
+    """Random weights, a guidance pair; all steps but those of `reference` take what the first remembers."""
     section.how = (
         f"{plan.size.description}, {plan.size.dtype}; a guidance pair, {NUM_REAL_TEXT} of {NUM_TEXT} text "
         f"tokens real. Times are medians of {plan.repeats}, after a warm-up, with the device waited for, the "
@@ -97,9 +98,9 @@ class _Steps:
         timestep = torch.full((2,), 500.0, device=device)
         text = text_inputs(self.transformer, device)
 
-        def step(path: AttentionPath, context: Any = None) -> tuple[torch.Tensor, Any]:
+        def step(path: AttentionPath, memory: StageMemory | None = None) -> torch.Tensor:
             self.transformer.set_attention_path(path)
-            return self.transformer(latents, history, timestep, **text, return_dict=False, context=context)
+            return self.transformer(latents, history, timestep, **text, return_dict=False, memory=memory)[0]
 
         for path in ATTENTION_PATHS:
             work = self.section.run(f"{self.name}: {path}", partial(self._first, path, step))
@@ -112,13 +113,13 @@ class _Steps:
         self._tell({path: summary(own)["median"] for path, own in row.values.items()}, limits)
         return row
 
-    def _first(self, path: AttentionPath, step: Callable[..., tuple[torch.Tensor, Any]]) -> Work:
+    def _first(self, path: AttentionPath, step: Callable[..., torch.Tensor]) -> Work:
         """The first step of a path, not timed; what makes its later ones."""
-        velocity, built = step(path)
-        context = None if path == REFERENCE else built
+        memory = None if path == REFERENCE else StageMemory()
+        velocity = step(path, memory)
         if path == self.default:
             with counted_linears(self.transformer) as count:
-                step(path, context)
+                step(path, memory)
                 config = self.transformer.config
                 width = config.num_attention_heads * config.attention_head_dim
                 layers = config.num_layers + config.num_single_layers
@@ -126,7 +127,7 @@ class _Steps:
                 self.operations = count() + 2 * of_attention
         self.velocities[path] = velocity.float()
         synchronize(self.plan.device)
-        return lambda: step(path, context)
+        return lambda: step(path, memory)
 
     def _tell(self, medians: dict[str, float], limits: dict[str, float]) -> None:
         """A row of the table, with a place for every path, as some may have failed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyramid_seed.api import LoraToLoad
 from pyramid_seed.batch.identity import (
     Job,
     content_key,
@@ -23,6 +24,7 @@ from pyramid_seed.presets import Preset, load_preset
 
 GOLDEN = "1291f8a8c1af317b9f31fd31fcb999eef3c4f51a3753498202fdda1a9694d2fe"
 ITEM = BatchItem("a boat", 3, load_preset("tiny"))
+LORA = LoraToLoad("lora_0", Path("style.safetensors"), 0.7, "a" * 64)
 
 
 def key_of(item=ITEM, weights="w", **run):
@@ -67,6 +69,11 @@ def test_other_content_has_another_key():
         "prompt": replace(ITEM, prompt="a boat "),
         "seed": replace(ITEM, seed=4),
         "image_digest": replace(ITEM, image_digest="0" * 64),
+        "lora": replace(ITEM, loras=(LORA,)),
+        "scale of a LoRA": replace(ITEM, loras=(replace(LORA, scale=0.5),)),
+        "file of a LoRA": replace(ITEM, loras=(replace(LORA, sha256="b" * 64),)),
+        "two LoRAs": replace(ITEM, loras=(LORA, replace(LORA, scale=0.5))),
+        "the order of LoRAs": replace(ITEM, loras=(replace(LORA, scale=0.5), LORA)),
     } | {
         name: replace(ITEM, settings=replace(ITEM.settings, **{name: value}))
         for name, value in settings.items()
@@ -89,6 +96,9 @@ def test_names_and_ways_to_write_are_not_content():
     ):
         assert key_of(replace(ITEM, settings=replace(ITEM.settings, **same))) == key_of(), same
     assert key_of(replace(ITEM, image=Path("/elsewhere.png"))) == key_of()
+    with_lora = replace(ITEM, loras=(LORA,))
+    elsewhere = replace(ITEM, loras=(replace(LORA, adapter="b", file=Path("/elsewhere.safetensors")),))
+    assert key_of(with_lora) == key_of(elsewhere)
 
 
 def test_guidance_of_all_units_is_the_same_content_said_once_or_twice():
@@ -122,6 +132,7 @@ def test_jobs_survive_the_way_to_other_processes():
     jobs = [
         Job(ITEM, "a" * 64, (3, 2)),
         Job(replace(ITEM, prompt="é\n\0", image=Path("/a b.png"), image_digest="x"), "b" * 64, (0, 2)),
+        Job(replace(ITEM, loras=(LORA,)), "c" * 64, (1,)),
     ]
     assert jobs_from_json(jobs_to_json(jobs)) == jobs
 
@@ -134,3 +145,6 @@ def test_the_longest_come_first_model_by_model():
     jobs = [job("a", 1), job("b", 3), job("c", 2, height=128), job("d", 5, "n"), job("e", 3)]
     assert [job.key for job in in_order(jobs)] == ["c", "b", "e", "a", "d"]
     assert in_order(jobs[::-1]) == in_order(jobs)
+    # Each LoRA is loaded once.
+    styled = [replace(job, item=replace(job.item, loras=(LORA,))) for job in (jobs[0], jobs[4])]
+    assert [bool(job.item.loras) for job in in_order([*jobs[:3], *styled])] == [False] * 3 + [True] * 2

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from pyramid_seed import generate
 from pyramid_seed.api import load_pipeline, shared_pipeline
@@ -114,7 +115,7 @@ def test_geometry_is_known_before_the_model_is_loaded(family, tmp_path):
     assert read_source(REFERENCE / family).geometry == pipeline.geometry
     pipeline.save_pretrained(tmp_path / "saved")
     assert read_source(tmp_path / "saved").geometry == pipeline.geometry
-    with pytest.raises(ValueError, match="has one transformer; leave variant out"):
+    with pytest.raises(ValueError, match="no weights of the variant '384p', it has none; leave variant out"):
         read_source(tmp_path / "saved", variant="384p")
     for part, name in (("scheduler/scheduler_config", "stages"), ("transformer/config", "patch_size")):
         shutil.copytree(tmp_path / "saved", tmp_path / name)
@@ -168,10 +169,42 @@ def test_a_pointer_of_git_lfs_is_named(copied):
         read_source(copied)
 
 
-def test_a_pipeline_that_was_saved_with_a_variant_is_refused(copied, tmp_path):
-    load_pipeline(copied, device="cpu").save_pretrained(tmp_path / "saved", variant="fp16")
-    with pytest.raises(ValueError, match=r"must hold \w+\.safetensors, it has \w+\.fp16\.safetensors; save"):
-        read_source(tmp_path / "saved")
+@pytest.mark.parametrize("shard_size", ["10GB", "20KB"])
+def test_a_pipeline_that_was_saved_with_a_variant(copied, tmp_path, shard_size):
+    original, saved = load_pipeline(copied, device="cpu"), tmp_path / "saved"
+    original.save_pretrained(saved, variant="ours", max_shard_size=shard_size)
+    with pytest.raises(
+        ValueError, match=r"was saved with variant=, and it has ours; load it with variant='ours'"
+    ):
+        load_pipeline(saved)
+    with pytest.raises(
+        ValueError, match=r"has no weights of the variant '384p', it has ours; leave variant out, or"
+    ):
+        load_pipeline(saved, variant="384p")
+    if shard_size == "10GB":  # what is there without a variant is not read
+        for part in ("transformer", "vae"):
+            (saved / part / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    loaded = load_pipeline(saved, variant="ours", device="cpu")
+    for name, part in original.components.items():
+        if isinstance(part, torch.nn.Module):
+            state = getattr(loaded, name).state_dict()
+            assert all(torch.equal(state[key], value) for key, value in part.state_dict().items()), name
+    weights = [name for name in loaded.source.files if ".safetensors" in name]
+    assert weights
+    assert all("ours" in name for name in weights)
+    assert any(".index." in name for name in weights) == (shard_size == "20KB")
+    assert "variant ours" in loaded.source.description
+
+
+def test_a_saved_pipeline_in_shards(copied, tmp_path):
+    original = load_pipeline(copied, device="cpu")
+    original.save_pretrained(tmp_path / "saved", max_shard_size="20KB")
+    loaded = load_pipeline(tmp_path / "saved", device="cpu")
+    for name in ("transformer", "vae", "text_encoder_2"):
+        assert len(list((tmp_path / "saved" / name).glob("*-00002-of-*.safetensors"))) == 1
+        state = getattr(loaded, name).state_dict()
+        for key, value in getattr(original, name).state_dict().items():
+            assert torch.equal(state[key], value)
 
 
 def test_configs_of_odd_types_are_named(copied, tmp_path):

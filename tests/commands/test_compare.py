@@ -149,7 +149,7 @@ def test_refuses_and_leaves_nothing(frames, tmp_path, capsys, monkeypatch):
     assert "two sizes: 0000.png is 32x32, 0001.png is 16x16" in refused(
         a, tmp_path / "two sizes", "-o", report
     )
-    monkeypatch.setattr("pyramid_seed.explore.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("pyramid_seed.extras.find_spec", lambda module: None)
     assert 'pip install "pyramid-seed[report]"' in refused(a, a, "-o", report)
     assert not report.exists()
     assert (tmp_path / "mine" / "thesis.txt").exists()

@@ -63,7 +63,7 @@ MISTAKES = {
     "--preset no.yaml": "the preset no.yaml does not exist",
     "--image no.png": ": no.png does not exist",
     "--lora no.safetensors": "no.safetensors does not exist",
-    "--lora no.safetensors:0.5": "no.safetensors:0.5 does not exist",
+    "--lora no.safetensors:0.5": "no.safetensors does not exist",
     "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",
     "--num-inference-steps 2 2": "one entry for each of the 3 stages",
     "--num-inference-steps 2 0 2": "num_inference_steps must be a whole number of at least 1, or several",

@@ -36,7 +36,7 @@ def test_a_missing_extra_is_named_with_the_command(tmp_path, monkeypatch, capsys
     find_spec = importlib.util.find_spec
     hide = {"cv2", "skimage"}
     monkeypatch.setattr(
-        "pyramid_seed.explore.extras.find_spec", lambda name: None if name in hide else find_spec(name)
+        "pyramid_seed.extras.find_spec", lambda name: None if name in hide else find_spec(name)
     )
     assert main(["sweep", "a", "-o", str(tmp_path / "out")]) == 2
     assert '.[report]"' in capsys.readouterr().err

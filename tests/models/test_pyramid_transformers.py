@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyramid_seed.choices import ATTENTION_PATHS
 from pyramid_seed.geometry import history_plan
+from pyramid_seed.models.stage_context import StageMemory
 from pyramid_seed.models.transformer_pyramid_base import PyramidTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from pyramid_seed.models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
@@ -337,21 +338,22 @@ def test_a_backend_that_takes_no_mask_gets_none(model, inputs):
     for block in model._blocks():
         block.attn.processor._attention_backend = AttentionBackendName._NATIVE_FLASH
     assert (model.attention_backend, model.attention_path) == ("_native_flash", "prefix")
-    context = model(**inputs).context
-    assert all(call.mask is None for call in context.attention.calls)
+    memory = StageMemory()
+    velocity(model, inputs, memory=memory)
+    assert all(call.mask is None for call in memory.context.attention.calls)
     model.reset_attention_backend()
     assert (model.attention_backend, model.attention_path) == (None, "grouped")
 
 
-def test_a_context_given_again_changes_no_bit(model, inputs):
+def test_what_a_stage_remembers_changes_no_bit(model, inputs):
     def rule(path):
         model.set_attention_path(path)
-        with torch.no_grad():
-            context = model(**inputs).context
+        memory = StageMemory()
+        assert torch.equal(velocity(model, inputs, memory=memory), velocity(model, inputs))
         later = {"timestep": inputs["timestep"] - 100, "hidden_states": inputs["hidden_states"] * 0.9}
         other = {"history": [], "encoder_hidden_states": torch.zeros(2, 10, 32)}
         assert torch.equal(
-            velocity(model, inputs, **later, **other, context=context), velocity(model, inputs, **later)
+            velocity(model, inputs, **later, **other, memory=memory), velocity(model, inputs, **later)
         )
 
     check_cases(ATTENTION_PATHS, rule)
@@ -394,11 +396,12 @@ def test_hardly_any_text(model, inputs):
 # Features of diffusers ------------------------------------------------------------------------------------
 
 
-def test_return_tuple(model, inputs):
+def test_outputs_hold_tensors(model, inputs):
     with torch.no_grad():
-        sample, context = model(**inputs, return_dict=False)
-    assert torch.equal(sample, velocity(model, inputs))
-    assert torch.equal(sample, velocity(model, inputs, context=context))
+        (sample,) = model(**inputs, return_dict=False)
+        output = model(**inputs)
+    assert list(output) == ["sample"]
+    assert torch.equal(output.sample, sample)
 
 
 def test_save_and_load_bitwise(tmp_path, family, model, inputs):

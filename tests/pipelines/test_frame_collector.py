@@ -65,7 +65,7 @@ def test_a_chunk_is_told_before_the_next_unit_begins(make):
     events = []
     make(
         num_frames=17,
-        callback_on_step_end=lambda pipe, step, timestep, tensors: events.append(("step", tensors["unit"])),
+        callback_on_step_end=lambda pipe, *_: events.append(("step", pipe.current_place.unit)),
         callback_on_unit_end=lambda clip, unit, latents, digests: events.append(("unit", unit)),
         callback_on_chunk_end=lambda clip, chunk, frames: events.append(("chunk", chunk)),
     )

@@ -132,6 +132,10 @@ CALLS = {
         {"output_type": "gif"},
         "output_type must be one of np, pt, pil, uint8, latent, got 'gif'",
     ),
+    "latents": (
+        {"latents": torch.zeros(1, 16, 2, 8, 8)},
+        "latents must be None: every unit and stage draws noise .* use seed= or generator=, or noise=",
+    ),
     "callback tensors": (
         {"callback_on_step_end_tensor_inputs": ["noise"]},
         "callback_on_step_end_tensor_inputs must be one of latents, got 'noise'",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
@@ -108,3 +109,95 @@ def test_group_offload_and_a_lora(own_pipe, lora, small):
     own_pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
     own_pipe.load_lora_weights(lora)
     assert torch.equal(own_pipe("a", seed=7, **small).latents, plain)
+
+
+def test_saved_as_trainers_of_diffusers_do(own_pipe, small, tmp_path):
+    config = LoraConfig(r=2, lora_alpha=6, target_modules=["to_q"], init_lora_weights=False)
+    own_pipe.transformer.add_adapter(config, "style")
+    expected = own_pipe("a", seed=7, **small).latents
+    tensors = get_peft_model_state_dict(own_pipe.transformer, adapter_name="style")
+    metadata = own_pipe.transformer.peft_config["style"].to_dict()
+    own_pipe.transformer.unload_lora()
+
+    assert own_pipe.save_lora_weights(tmp_path, tensors, transformer_lora_adapter_metadata=metadata) is None
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    read, told = own_pipe.lora_state_dict(file, return_lora_metadata=True)
+    assert {name.removeprefix("transformer.") for name in read} == set(tensors)
+    assert told["transformer.lora_alpha"] == 6
+    assert set(PyramidFlowPipeline.lora_state_dict(tmp_path)) == set(read)
+    own_pipe.load_lora_weights(tmp_path, adapter_name="style")
+    assert torch.equal(own_pipe("a", seed=7, **small).latents, expected)
+    assert [(lora.file, lora.scale) for lora in own_pipe.loras_in_use()] == [(file.name, 1.0)]
+
+    tensors |= {"proj_out.alpha": torch.ones(())}
+    assert PyramidFlowPipeline.lora_state_dict(tensors, return_alphas=True)[1] == {"proj_out.alpha": 1}
+    own_pipe.save_lora_weights(tmp_path / "other", tensors, is_main_process=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_saved_is_refused(pipe, tmp_path):
+    tensors = {"proj_out.lora_A.weight": torch.ones(2, 2)}
+    (tmp_path / "file").touch()
+    for error, message, arguments in (
+        (ValueError, "must hold the tensors of a LoRA, got none", (tmp_path,)),
+        (FileExistsError, "must be a folder, it is a file", (tmp_path / "file", tensors)),
+        (ValueError, "safe_serialization must be True", (tmp_path, tensors, True, None, None, False)),
+    ):
+        with pytest.raises(error, match=message):
+            pipe.save_lora_weights(*arguments)
+    with pytest.raises(TypeError, match="lora_state_dict takes no colour"):
+        pipe.lora_state_dict(tensors, colour=1)
+
+
+@pytest.fixture
+def two_loras(own_pipe, tmp_path) -> list[Path]:
+    """Of other ranks, alphas and layers."""
+    for name, rank, alpha, targets in (("a", 4, 6, ["to_q", "to_k"]), ("b", 2, 3, ["to_q"])):
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
+        own_pipe.transformer.add_adapter(config, name)
+        own_pipe.transformer.save_lora_adapter(tmp_path, adapter_name=name, weight_name=f"{name}.safetensors")
+        own_pipe.transformer.unload_lora()
+    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+@pytest.mark.parametrize("target_rank", [None, 8])
+def test_swapped_in_place(own_pipe, two_loras, small, target_rank):
+    """Loaded in the place of another: scales count for the new one, and what acts is told."""
+    first, second = two_loras
+    own_pipe.load_lora_weights(second, adapter_name="style")
+    expected = {}
+    for scale in (1.0, 0.7):
+        own_pipe.set_adapters("style", scale)
+        expected[scale] = own_pipe("a", seed=7, **small).latents
+    own_pipe.unload_lora_weights()
+
+    if target_rank is not None:
+        own_pipe.enable_lora_hotswap(target_rank=target_rank)
+    own_pipe.load_lora_weights(first, adapter_name="style")
+    assert [(lora.file, lora.padded_rank) for lora in own_pipe.loras_in_use()] == [(first.name, target_rank)]
+    own_pipe.load_lora_weights(second, adapter_name="style", hotswap=True)
+    for scale, latents in expected.items():
+        (lora,) = own_pipe.loras_in_use()
+        assert (lora.file, lora.scale, lora.padded_rank) == (second.name, 1.0, target_rank or 4)
+        own_pipe.set_adapters("style", scale)
+        assert own_pipe.loras_in_use()[0].scale == scale
+        assert difference(own_pipe("a", seed=7, **small).latents, latents) < 1e-4
+        own_pipe.set_adapters("style", 1.0)
+    with pytest.raises(ValueError, match="no existing adapter by that name"):
+        own_pipe.load_lora_weights(second, adapter_name="other", hotswap=True)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_stay_as_they_are(own_pipe, two_loras, small):
+    """With the backend `eager`, which compiles nothing but guards as the others."""
+    first, second = two_loras
+    own_pipe.enable_lora_hotswap(target_rank=8)
+    own_pipe.load_lora_weights(first, adapter_name="style")
+    own_pipe.transformer.compile_repeated_blocks(backend="eager", fullgraph=True)
+    before = own_pipe("a", seed=7, **small).latents
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        own_pipe.load_lora_weights(second, adapter_name="style", hotswap=True)
+        assert difference(own_pipe("a", seed=7, **small).latents, before) > 1e-2
+        own_pipe.set_adapters("style", 0.5)  # a number in place of a tensor
+        with pytest.raises(torch._dynamo.exc.RecompileError):
+            own_pipe("a", seed=7, **small)

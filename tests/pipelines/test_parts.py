@@ -21,6 +21,7 @@ from pyramid_seed.models.lora import check_lora
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.reproduce import extend, regenerate, verify
 from tests.cases import check_cases
+from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL, REFERENCE
 
 
 def test_a_part_that_is_missing(pipe, small):
@@ -30,7 +31,62 @@ def test_a_part_that_is_missing(pipe, small):
             with pytest.raises(ValueError, match=f"must have a {name}, got None"):
                 call()
 
-    check_cases(["scheduler", "transformer", "vae"], rule)
+    check_cases(["scheduler", "transformer"], rule)
+
+
+def test_a_vae_that_is_missing(pipe, family, small, known):
+    """Latents are made without one, where it is known how it divides space and time."""
+    other = PyramidFlowPipeline(**pipe.components | {"vae": None})
+    with pytest.raises(
+        ValueError, match=r"without a vae must be loaded by load_pipeline\(\.\.\., vae=None\)"
+    ):
+        other("a", **small)
+    loaded = load_pipeline(REFERENCE / FAMILIES[family], device="cpu", vae=None)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(loaded("a red circle", seed=7, **small).latents, known().latents)
+    image = torch.zeros(3, 64, 64)
+    ignore = lambda *_: None  # noqa: E731
+    for wanted in ({"output_type": "np"}, {"image": image}, {"callback_on_chunk_end": ignore}):
+        with pytest.raises(ValueError, match=r"must have a vae, got None; .* output_type='latent'"):
+            loaded("a", **small | wanted)
+    with pytest.raises(ValueError, match="must have a vae, got None"):
+        generate("a", pipeline=loaded, height=64, width=64, num_frames=1)
+
+
+def test_text_and_the_rest_loaded_apart(family, small, known):
+    folder = REFERENCE / FAMILIES[family]
+    encoders = {f"text_encoder{end}": None for end in ("", "_2", "_3")}
+    text = load_pipeline(folder, device="cpu", transformer=None, vae=None)
+    rest = load_pipeline(folder, device="cpu", **encoders)
+    rest.set_progress_bar_config(disable=True)
+    assert (text.transformer, text.vae, rest.text_encoder) == (None, None, None)
+    with torch.no_grad():
+        embeddings = text.encode_prompt("a red circle")._asdict()
+    assert torch.equal(rest(**embeddings, seed=7, **small).latents, known().latents)
+    with pytest.raises(ValueError, match=r"the text encoders are gone .* give prompt_embeds"):
+        rest("a red circle", **small)
+    with pytest.raises(ValueError, match="must have a transformer, got None"):
+        text("a red circle", **small)
+
+
+@FAMILY_NEUTRAL
+def test_parts_that_cannot_be_left_out(family, pipe):
+    for error, message, options in (
+        (TypeError, r"vae can only be left out \(vae=None\)", {"vae": pipe.vae}),
+        (ValueError, "scheduler cannot be left out", {"scheduler": None}),
+        (
+            ValueError,
+            "compile is for the transformer, which is left out",
+            {"transformer": None, "compile": True},
+        ),
+        (TypeError, "vea", {"vea": None}),
+        (ValueError, "device_map must name one device, .* got 'balanced'", {"device_map": "balanced"}),
+        (ValueError, "device_map must name one device", {"device_map": {"vae": "cpu"}}),
+        (ValueError, "give either device or device_map", {"device_map": "cpu", "device": "cpu"}),
+    ):
+        with pytest.raises(error, match=message):
+            load_pipeline(REFERENCE / FAMILIES[family], **options)
+    assert load_pipeline(REFERENCE / FAMILIES[family], device_map="cpu").device.type == "cpu"
 
 
 def test_a_transformer_compiled_as_a_whole(own_pipe, small):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
+from dataclasses import astuple, replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
 from tests.cases import check_cases
-from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL
+from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL, SMALL
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,10 +84,33 @@ class TestSaveAndLoad:
         loaded = PyramidFlowPipeline.from_pretrained(tmp_path)
         assert loaded.components.keys() == pipe.components.keys()
         index = json.loads((tmp_path / "model_index.json").read_text())
-        assert index["_class_name"] == "PyramidFlowPipeline"
+        assert index["_class_name"] == ["pipeline", "PyramidFlowPipeline"]
         assert index["transformer"][0].startswith("pyramid_seed.models.")
         for name in pipe._optional_components:
             assert (getattr(loaded, name) is None) == (getattr(pipe, name) is None)
+
+    @FAMILY_NEUTRAL
+    def test_as_a_pipeline_that_diffusers_does_not_know(self, pipe, known, tmp_path):
+        """In a process that has imported nothing of ours."""
+        pipe.save_pretrained(tmp_path / "saved")
+        code = f"""
+import sys, torch
+from diffusers import DiffusionPipeline
+folder, arguments = {str(tmp_path / "saved")!r}, {SMALL | {"seed": 7}!r}
+try:
+    DiffusionPipeline.from_pretrained(folder)
+except ValueError as error:
+    assert "Pass `trust_remote_code=True`" in str(error), error
+else:
+    raise AssertionError("code of a folder was run")
+assert "pyramid_seed" not in sys.modules
+pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+assert type(pipe).__module__.startswith("pyramid_seed."), type(pipe)
+torch.save(pipe("a red circle", **arguments).latents, {str(tmp_path / "latents.pt")!r})
+"""
+        environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+        assert same(torch.load(tmp_path / "latents.pt"), known().latents)
 
     def test_variants(self, pipe, known, small, tmp_path):
         pipe.save_pretrained(tmp_path, variant="ours")
@@ -119,6 +144,7 @@ class TestSignature:
         required = {"prompt", "height", "width", "guidance_scale", "negative_prompt", "prompt_embeds"}
         required |= {"negative_prompt_embeds", "image", "num_inference_steps", "generator", "output_type"}
         required |= {"return_dict", "num_videos_per_prompt", "callback_on_step_end", "attention_kwargs"}
+        required |= {"latents"}
         assert required <= set(parameters)
         assert all(
             p.default is not inspect.Parameter.empty for name, p in parameters.items() if name != "self"
@@ -295,11 +321,26 @@ class TestBatch:
         assert forwards == [2, 2, 2, 1, 1, 1]
 
     @FAMILY_NEUTRAL
+    def test_the_timestep_is_there_while_the_transformer_runs(self, own_pipe, small):
+        seen, told = [], []
+        own_pipe.transformer.register_forward_pre_hook(lambda *_: seen.append(own_pipe.current_timestep))
+        assert own_pipe.current_timestep is None
+
+        def note(pipe, step, timestep, kwargs):
+            told.append(timestep)
+            assert pipe.current_timestep == timestep
+
+        own_pipe("a", seed=7, callback_on_step_end=note, **small)
+        assert len(seen) == 6
+        assert torch.equal(torch.stack(seen), torch.stack(told))
+        assert own_pipe.current_timestep is None
+
+    @FAMILY_NEUTRAL
     def test_guidance_decay(self, pipe, make):
         scales = []
 
         def note(pipe, step, timestep, kwargs):
-            scales.append((kwargs["unit"], pipe.guidance_scale, pipe.do_classifier_free_guidance))
+            scales.append((pipe.current_place.unit, pipe.guidance_scale, pipe.do_classifier_free_guidance))
 
         make(
             num_frames=25,
@@ -336,11 +377,9 @@ class TestCallbacks:
 
         def note(pipeline, step, timestep, kwargs):
             assert pipeline is pipe
-            assert set(kwargs) == {"latents", "clip", "unit", "stage", "stage_step"}
+            assert set(kwargs) == {"latents"}
             assert kwargs["latents"].dtype == torch.float32
-            told.append(
-                (step, float(timestep), *(kwargs[n] for n in ("clip", "unit", "stage", "stage_step")))
-            )
+            told.append((step, float(timestep), *astuple(pipe.current_place)))
 
         make(["a", "b"], num_inference_steps=[1, 2, 1], callback_on_step_end=note)
         assert [row[0] for row in told] == list(range(pipe.num_timesteps))
@@ -352,11 +391,12 @@ class TestCallbacks:
             for k in range(n)
         ]
         assert [row[2:] for row in told] == places
+        assert pipe.current_place is None
         assert all(later[1] < earlier[1] for earlier, later in pairwise(told[:4]))
 
     def test_no_tensors_when_none_are_asked_for(self, make):
         def note(pipeline, step, timestep, kwargs):
-            assert "latents" not in kwargs
+            assert kwargs == {}
 
         make(callback_on_step_end=note, callback_on_step_end_tensor_inputs=[])
 
@@ -425,7 +465,8 @@ class TestCallbacks:
         ends, told = {}, {}
 
         def halve(pipe, step, timestep, kwargs):
-            ends[kwargs["clip"], kwargs["unit"], kwargs["stage"]] = noise_digest(kwargs["latents"] / 2)
+            place = pipe.current_place
+            ends[place.clip, place.unit, place.stage] = noise_digest(kwargs["latents"] / 2)
             return {"latents": kwargs["latents"] / 2}
 
         def tell(clip, unit, latents, stage_digests):
@@ -446,7 +487,7 @@ class TestCallbacks:
 class TestInterrupt:
     def stop_at(self, clip, unit, stage):
         def stop(pipe, step, timestep, kwargs):
-            pipe._interrupt = (kwargs["clip"], kwargs["unit"], kwargs["stage"]) == (clip, unit, stage)
+            pipe._interrupt = astuple(pipe.current_place)[:3] == (clip, unit, stage)
 
         return stop
 
@@ -669,6 +710,8 @@ CACHES = [
 class TestStepCaches:
     def test_no_call_and_no_clip_leaks_into_another(self, family, own_pipe, small, config):
         small |= {"num_inference_steps": 2, "num_frames": 1}
+        if isinstance(config, PyramidAttentionBroadcastConfig):  # as its documentation has it
+            config = replace(config, current_timestep_callback=lambda: own_pipe.current_timestep)
         calls = []
         layer = own_pipe.transformer.transformer_blocks[1].attn.to_q
         layer.register_forward_hook(lambda *args: calls.append(1))

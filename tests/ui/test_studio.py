@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import LoraConfig
 from PIL import Image
 
-from pyramid_seed import generate
+from pyramid_seed import generate, load_pipeline
 from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.run_options import RunOptions
 from pyramid_seed.ui.jobs import State
@@ -183,3 +184,28 @@ def test_lengths_of_a_model_that_is_not_here_are_those_of_the_published_ones(sho
     studio = Studio(tmp_path, [replace(short, model="owner/name")])
     assert studio.lengths("short")[:3] == [1, 9, 17]
     studio.queue.close()
+
+
+def test_a_clip_with_a_lora_is_made_verified_and_extended(studio, short, tmp_path):
+    transformer = load_pipeline(short.model, device="cpu").transformer
+    transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    transformer.save_lora_adapter(tmp_path, weight_name="style.safetensors")
+    file = tmp_path / "style.safetensors"
+    offering = Studio(studio.folder, [short], loras={file: 0.5})
+    assert list(offering.loras) == ["style.safetensors at 0.5"]
+    made = finished(offering.make(replace(REQUEST, loras=("style.safetensors at 0.5",)))).outcome.clip
+    clip = generate(REQUEST.prompt, seed=REQUEST.seed, preset=short, loras={file: 0.5}, progress=False)
+    assert offering.manifest(made)["digests"] == clip.manifest["digests"]
+    assert offering.manifest(made)["loras"] == clip.manifest["loras"] != []
+    assert finished(offering.verify(made)).outcome.headline == "MATCH"
+    longer = finished(offering.extend(made, 9)).outcome.clip
+    assert offering.manifest(longer)["loras"] == clip.manifest["loras"]
+    plain = finished(offering.make(REQUEST)).outcome.clip
+    assert offering.manifest(plain)["loras"] == []
+    offering.queue.close()
+    with pytest.raises(ValueError, match="this page has no LoRA 'style'; it has none"):
+        studio.make(replace(REQUEST, loras=("style",)))
+    (tmp_path / "other").mkdir()
+    shutil.copy(file, tmp_path / "other" / file.name)
+    with pytest.raises(ValueError, match="LoRAs of a page must have different names"):
+        Studio(studio.folder, [short], loras={file: 1, tmp_path / "other" / file.name: 1})
