@@ -625,7 +625,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 tensors = {"latents": latents}
                 arguments = {name: tensors[name] for name in tensor_inputs}
                 returned = on_step_end(self, request.steps_before(clip, place), timestep, arguments) or {}
-                latents = check_replaced(returned.get("latents", latents), latents.shape).to(latents)
+                if "latents" in returned:
+                    latents = check_replaced(returned["latents"], latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
             # A unit whose last step this was is finished: the run stops after it.
             if self.interrupt and not request.ends_unit(place):

@@ -43,12 +43,12 @@ def test_guidance_may_end_and_begin_again_within_a_stage(pipe, built):
         return model(latents, [], torch.tensor(500.0))
 
     with torch.no_grad():
-        model.start_stage()
+        model.start_stage(num_steps=4)
         guided, plain = velocity(3.0), velocity(1.0)
         assert not torch.equal(guided, plain)
         assert torch.equal(velocity(3.0), guided)
         assert torch.equal(velocity(1.0), plain)
         assert built == [2, 1]
-        model.start_stage()
+        model.start_stage(num_steps=4)
         assert torch.equal(velocity(3.0), guided)
         assert built == [2, 1, 2]

@@ -33,7 +33,7 @@ def test_exported_folder_makes_the_same_clip(untrained_pipeline, exported):
 
 
 def test_folder_has_the_layout_of_diffusers_and_safetensors_only(exported):
-    assert {path.name for path in exported.iterdir()} == PARTS | {"model_index.json"}
+    assert {path.name for path in exported.iterdir()} == PARTS | {"model_index.json", "pipeline.py"}
     weights = [path for path in exported.rglob("*") if path.stat().st_size > 1_000_000]
     assert weights
     assert all(path.suffix == ".safetensors" for path in weights)

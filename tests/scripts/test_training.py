@@ -204,7 +204,7 @@ class Oracle:
     def start_unit(self, guidance_scale: float) -> None:
         assert guidance_scale == 1.0
 
-    def start_stage(self) -> None:
+    def start_stage(self, num_steps: int) -> None:
         self.histories.append([])
 
     def __call__(self, latents, history, timestep):
@@ -221,7 +221,7 @@ def _sample(data: Latents, unit: int, root: int) -> tuple[torch.Tensor, Oracle]:
     clip = data.stages[-1]
     past = [latent_pyramid(frame, NUM_STAGES) for frame in clip.split(1, dim=2)[:unit]]
     settings = UnitSettings(num_inference_steps=(4, 3, 5), guidance_scale=1.0)
-    latents = denoise_unit(
+    *_, latents = denoise_unit(
         unit,
         past,
         oracle,
