@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,22 @@ def environment_fingerprint(
     Packages that are not installed have version None. A variable whose value looks like a path is recorded as
     "(a path)"; variables that are not set are left out.
     """
+    return deepcopy(_constant_fields()) | {
+        "device": _describe_device(torch.device(device)),
+        "threads": {
+            "intraop": STRICT_NUM_THREADS if level == "strict" else torch.get_num_threads(),
+            "interop": torch.get_num_interop_threads(),
+        },
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
+        "determinism": level,
+        "variables": _variables(os.environ, torch.device(device)),
+    }
+
+
+@cache
+def _constant_fields() -> dict[str, Any]:
+    """What stays the same for as long as this process runs."""
     return {
         "packages": {
             "pyramid-seed": _version("pyramid-seed") or "0+unknown",
@@ -92,15 +110,6 @@ def environment_fingerprint(
             "libc": " ".join(platform.libc_ver()).strip() or None,
         },
         "cpu": {"name": _cpu_name(), "capability": torch.backends.cpu.get_cpu_capability()},
-        "device": _describe_device(torch.device(device)),
-        "threads": {
-            "intraop": STRICT_NUM_THREADS if level == "strict" else torch.get_num_threads(),
-            "interop": torch.get_num_interop_threads(),
-        },
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "attention_backend": active_attention_backend() if attention_backend is None else attention_backend,
-        "determinism": level,
-        "variables": _variables(os.environ, torch.device(device)),
     }
 
 
@@ -144,6 +153,7 @@ def _ffmpeg_libraries() -> dict[str, str]:
     return {name: ".".join(map(str, version)) for name, version in sorted(av.library_versions.items())}
 
 
+@cache
 def _cpu_name() -> str:
     # Linux tells it here only; platform.processor() is empty or a mere architecture there.
     info = Path("/proc/cpuinfo")

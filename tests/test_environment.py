@@ -104,3 +104,9 @@ def test_differences_are_told_field_by_field():
         assert fingerprint_differences(a, b) == [Difference(*fields) for fields in expected]
 
     check_cases(cases, rule)
+
+
+def test_what_a_caller_changes_stays_with_it():
+    """Versions are read once per process."""
+    environment_fingerprint()["packages"]["torch"] = "9"
+    assert environment_fingerprint()["packages"]["torch"] == torch.__version__
