@@ -33,7 +33,10 @@ class Rotary(NamedTuple):
 
     def last(self, num_tokens: int) -> Rotary:
         """The tables of the last tokens."""
-        return Rotary(*(table[table.shape[0] - num_tokens :] for table in self))
+        first = self.cos.shape[0] - num_tokens
+        # Compiled code does without phases: by chance d may equal another length, and compile it again.
+        phases = self.phases if torch.compiler.is_compiling() else self.phases[first:]
+        return Rotary(self.cos[first:], self.sin[first:], phases)
 
 
 def rotary_tables(cos_SD: torch.Tensor, sin_SD: torch.Tensor) -> Rotary:
