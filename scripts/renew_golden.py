@@ -27,7 +27,17 @@ GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 MANIFESTS = GOLDEN / "tiny.json"
 
 CLIPS: dict[str, dict[str, Any]] = {
-    "default": {"prompt": "a red circle moves to the right on a white background", "seed": 42},
+    "default": {
+        "prompt": "a red circle moves to the right on a white background",
+        "seed": 42,
+        "attention": "prefix",  # here and below: as of clips made before there was "grouped"
+    },
+    "grouped": {
+        "prompt": "a big green square moves up on a white background",
+        "seed": 11,
+        "num_inference_steps": [2, 1, 1],
+        "video_num_inference_steps": [1, 1, 2],
+    },
     "short": {
         "prompt": "a big blue square grows on a black background",
         "seed": 2**64 - 1,
@@ -35,6 +45,7 @@ CLIPS: dict[str, dict[str, Any]] = {
         "num_inference_steps": [1, 2, 3],
         "video_num_inference_steps": [2, 1, 1],
         "guidance_decay": 0.5,
+        "attention": "prefix",
     },
     "unguided": {
         "prompt": "green star",
@@ -44,6 +55,7 @@ CLIPS: dict[str, dict[str, Any]] = {
         "video_num_inference_steps": 2,
         "guidance_scale": 0.0,
         "video_guidance_scale": 0.0,
+        "attention": "prefix",
     },
     "reference": {
         "prompt": "a yellow triangle moves down on a grey background",
