@@ -255,7 +255,7 @@ SETTINGS: tuple[Setting, ...] = (
         torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed,
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp,
     ),
-    _attention_kernel("flash", True, "Kernel of CPU and CUDA; refuses masks, which only `reference` has."),
+    _attention_kernel("flash", True, "Kernel of CPU and CUDA; refuses masks."),
     _attention_kernel("mem_efficient", True, "Takes masks."),
     _attention_kernel("math", True, "Takes what the others refuse."),
     _attention_kernel("cudnn", False, "cuDNN plans attention anew for each version and device."),

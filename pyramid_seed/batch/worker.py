@@ -89,8 +89,11 @@ class Worker:
         origins = [{**origin, "key": job.key} for origin in self.maker.origins(job.item)]
         # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
-        loaded = [(origin, *load_units(units, num_units, origin, image_digest)) for origin in origins]
-        origin, beginning, refusal = next((found for found in loaded if found[1] is not None), loaded[0])
+        origin, (beginning, refusal) = origins[0], load_units(units, num_units, origins[0], image_digest)
+        for earlier in origins[1:] if beginning is None and refusal is not None else ():
+            if (found := load_units(units, num_units, earlier, image_digest))[0] is not None:
+                origin, (beginning, refusal) = earlier, found
+                break
         if refusal is not None:
             logger.warning("%s: not gone on from %s", job.file, refusal)
         num_resumed = 0 if beginning is None else beginning.num_units

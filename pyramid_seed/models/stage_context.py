@@ -15,8 +15,8 @@ class StageContext:
     """All that a transformer step needs besides the current latents and the timestep.
 
     Attributes:
-        text: projected text tokens (B, L, inner_dim); on the prefix path without what all samples pad, and
-            what is left of the padding stands in front.
+        text: projected text tokens (B, L, inner_dim); but on the reference path without what all samples pad,
+            and what is left of the padding stands in front.
         history: embedded history tokens (B, N, inner_dim); N is 0 for the first unit.
         pooled: the text's part of the time and text embedding, (B, inner_dim).
         rotary: rotary tables of the whole sequence: text, history, current.

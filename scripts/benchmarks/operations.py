@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Self
 
 import torch
@@ -50,7 +50,7 @@ class Counts:
     read_back: int
 
     def __sub__(self, before: Counts) -> Counts:
-        return Counts(*(now - then for now, then in zip(_values(self), _values(before), strict=True)))
+        return Counts(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 class DeviceOperations(TorchDispatchMode):
@@ -129,7 +129,7 @@ def measure(options: argparse.Namespace) -> Result:  # noqa: ARG001 - the interf
             of_stages, whole = unit_operations(transformer, height, width, unit)
             calls[name, unit] = max(step.attention for step in of_stages)
             for stage, step in enumerate(of_stages):
-                table.append((name, str(unit), str(stage), *map(str, _values(step))))
+                table.append((name, str(unit), str(stage), *map(str, astuple(step))))
             steps += of_stages
             units.append(whole)
     first, last = UNITS[0], UNITS[-1]
@@ -195,10 +195,6 @@ def _text(transformer: PyramidTransformer3DModel, num_real: int) -> TextEmbeddin
         (torch.arange(NUM_TEXT) < num_real).long()[None],
         torch.empty(1, config.pooled_projection_dim, device=META),
     )
-
-
-def _values(counts: Counts) -> tuple[int, ...]:
-    return counts.operations, counts.attention, counts.sent, counts.read_back
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
