@@ -17,6 +17,8 @@ from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
 from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel
 from .models import PyramidSD3Transformer3DModel as PyramidSD3Transformer3DModel
 from .noise import Branch as Branch
+from .pieces.launched import processes_of_launch as processes_of_launch
+from .pieces.processes import Processes as Processes
 from .pipelines import PyramidFlowPipeline as PyramidFlowPipeline
 from .pipelines.beginning import Beginning as Beginning
 from .presets import Preset as Preset

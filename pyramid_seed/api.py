@@ -36,12 +36,13 @@ from .environment import environment_fingerprint
 from .extras import check_extra
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
-from .media.frame_facts import FrameCounter
+from .media.frame_facts import FrameCounter, FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .model_presets import chosen_settings, misfit, preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
+from .pieces.processes import Processes
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.first_frames import first_frames, opened
@@ -378,6 +379,8 @@ def generate(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath | None = None,
     compile: bool = False,
+    workers: int | None = None,
+    processes: Processes | None = None,
     loras: Mapping[str | Path, float] | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
@@ -407,6 +410,11 @@ def generate(
         attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
             "grouped" if nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
+        workers: threads that compute at a time at level strict on a CPU; the clip is the same with any
+            number. Default: all cores that this process may use.
+        processes: those that make this clip together, see `processes_of_launch`; each makes the same call,
+            and the setting `shards` says into which pieces the work is cut. All get the clip, but only the
+            first one its frames, and only its sink is written to.
         loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}, in the order in which
             they are added. Needs peft.
         pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
@@ -427,17 +435,20 @@ def generate(
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     for branch in branches:
         check_kinds(branches=(branch, Branch))
-    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
+    options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     options.check()
     # Refuses what is no seed, and branches that do not rise.
-    noise = NoiseStreams(root_from_entropy() if seed is None else plain_root(seed), noise_device, branches)
+    root = root_from_entropy() if seed is None else plain_root(seed)
+    if processes is not None:
+        check_kinds(processes=(processes, Processes))
+        root = processes.from_first(root) if seed is None else root
+    noise = NoiseStreams(root, noise_device, branches)
     if pipeline is not None:
         checked_pipeline(pipeline)
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
     wanted, image, source = _wanted(preset, settings, opened(image), pipeline)
     frame = None if image is None else first_frames(image, 1)[0]
-    if sink is not None:
-        sink.start(wanted.fps, wanted.scale)
+    sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image)
     pipeline = _pipeline_for(wanted, options, loras, pipeline, check, source)
@@ -450,6 +461,8 @@ def generate(
         image=image,
         beginning=beginning,
         text_encoders=text_encoders,
+        workers=workers,
+        processes=processes,
         started=started,
         progress=progress,
         on_step=on_step,
@@ -457,6 +470,16 @@ def generate(
         on_chunk=on_chunk,
         sink=sink,
     )
+
+
+def started_sink(
+    sink: FrameFile | None, settings: Preset, processes: Processes | None = None
+) -> FrameFile | None:
+    """The sink, ready for frames of a clip of these settings; None where other processes have the frames."""
+    if sink is None or (processes is not None and not processes.is_first):
+        return None
+    sink.start(settings.fps, settings.scale)
+    return sink
 
 
 def _wanted(
@@ -517,6 +540,8 @@ def make_clip(
     image: PipelineImageInput | None = None,
     beginning: Beginning | None = None,
     text_encoders: AfterUse = "keep",
+    workers: int | None = None,
+    processes: Processes | None = None,
     started: float | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
@@ -530,12 +555,14 @@ def make_clip(
         recipe: how it is to be made; a size that it shares with the image is the image's.
         pipeline: the model.
         started: when loading it began, in seconds of `time.perf_counter`; None if it was there already.
-        image, beginning, text_encoders, progress, on_step, on_unit, on_chunk, sink: see `generate`.
+        image, beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
+            `generate`.
     """
     started = time.perf_counter() if started is None else started
     (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
     counter = FrameCounter()
+    has_frames = processes is None or processes.is_first
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
         counter.add(frames)
@@ -550,7 +577,9 @@ def make_clip(
             beginning=beginning,
             noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
-            output_type="uint8" if sink is None else "latent",
+            workers=workers,
+            processes=processes,
+            output_type="uint8" if sink is None and has_frames else "latent",
             determinism=recipe.determinism,
             attention=recipe.attention,
             show_progress=progress,
@@ -560,6 +589,8 @@ def make_clip(
             **_arguments(recipe.settings, image),
         )
     facts = counter.facts()
+    if processes is not None:
+        facts = FrameFacts.from_json(processes.text_of_first(facts.to_json()))
     length = recipe.settings.max_sequence_length
     texts = {"the prompt": recipe.prompt + recipe.settings.prompt_suffix}
     if "negative_prompt" in output.text_digests[0]:
@@ -594,7 +625,7 @@ def make_clip(
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         notes=(*cuts, *untrained(settings, pipeline.preset)),
-        held_frames=None if sink is not None else output.frames[0],
+        held_frames=output.frames[0] if sink is None and has_frames else None,
         frame_file=sink,
     )
 
@@ -616,7 +647,7 @@ def check_request(
         ValueError, TypeError: what the pipeline would refuse, before it is loaded.
     """
     arguments = _arguments(settings, image)
-    del arguments["prompt_suffix"]  # any text will do
+    del arguments["prompt_suffix"], arguments["shards"]  # any text will do, and the transformer knows
     return check_call(
         geometry,
         1,

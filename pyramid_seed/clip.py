@@ -58,7 +58,8 @@ class Clip:
             being that of the unit; () for an encoded image, None where they are not known.
         environment: what the run ran on.
         load_seconds, seconds: time to load the model, time to generate.
-        held_frames: the frames; None if they went straight into `frame_file`, see `generate`.
+        held_frames: the frames; None if they went straight into `frame_file`, or if another process has them,
+            see `generate`.
         frame_file: where they went.
         notes: for people: what was cut of the prompts, and what was asked of the model beyond its training.
     """
@@ -109,8 +110,13 @@ class Clip:
         `to_pil()` or `to_float()`.
 
         Raises:
-            RuntimeError: they went straight into a file, and are not held.
+            RuntimeError: they went straight into a file and are not held, or another process has them.
         """
+        if self.held_frames is None and self.frame_file is None:
+            raise RuntimeError(
+                "the first of the processes that made this clip has its frames: use and save them there, if "
+                "processes.is_first"
+            )
         if self.held_frames is None:
             raise RuntimeError(
                 "the frames of this clip went into an encoder as they were made and are not held: save the "

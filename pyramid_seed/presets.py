@@ -98,6 +98,12 @@ class Preset:
     max_sequence_length: Annotated[Count, Meta(le=MAX_TOKENS)] = about(
         "tokens of the prompt that the sequence encoder sees", "pipeline"
     )
+    shards: Annotated[Count, Meta(le=64)] | None = about(
+        "cut each step into pieces that workers and processes share: 1: the halves of guidance; more: the "
+        "sequence of each half too; with other shards results differ in the last bits",
+        "pipeline",
+        default=None,
+    )
     fit: Fit | None = about(
         "how an image of another size becomes the first frame; without it, the clip takes the image's size",
         "image",
@@ -153,6 +159,7 @@ class Settings(TypedDict, total=False):
     negative_prompt: str
     prompt_suffix: str
     max_sequence_length: int
+    shards: int | None
     fit: Fit | None
     scale: int
 

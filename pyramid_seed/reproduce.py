@@ -13,12 +13,14 @@ from diffusers.image_processor import PipelineImageInput
 
 from .api import (
     LoraToLoad,
+    check_kinds,
     check_watchers,
     checked_pipeline,
     frame_digest,
     lora_rows,
     make_clip,
     shared_pipeline,
+    started_sink,
     tell_unfit,
     weights_of,
 )
@@ -28,6 +30,7 @@ from .dtypes import dtype_name
 from .first_image import in_clip_size
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
+from .pieces.processes import Processes
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.first_frames import first_frames, opened
@@ -49,9 +52,11 @@ AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
 """A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
 
 
-class Callbacks(TypedDict, total=False):
-    """What watches a clip being made and takes its frames, see `generate`."""
+class Making(TypedDict, total=False):
+    """Who makes a clip, what watches that and what takes its frames, see `generate`."""
 
+    workers: int | None
+    processes: Processes | None
     on_step: Callable[..., dict[str, Any] | None]
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None]
     on_chunk: OnFrames
@@ -67,7 +72,7 @@ def regenerate(
     device: str | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
-    **callbacks: Unpack[Callbacks],
+    **making: Unpack[Making],
 ) -> Clip:
     """Make a clip again.
 
@@ -79,7 +84,7 @@ def regenerate(
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         pipeline: use this one instead of loading the clip's model.
         progress: show a progress bar on standard error.
-        callbacks: on_step, on_unit, on_chunk and sink of `generate`.
+        making: workers, processes, on_step, on_unit, on_chunk and sink of `generate`.
 
     Raises:
         ValueError: the model's folder, the image or a LoRA is needed and was not given, or is another one; or
@@ -88,10 +93,10 @@ def regenerate(
     """
     original = _original(clip)
     image = _checked_image(original.recipe, image)
-    _start(callbacks, original.recipe)
+    _start(making, original.recipe)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
-    return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **callbacks)
+    return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
 
 
 def verify(
@@ -104,20 +109,20 @@ def verify(
     device: str | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
-    **callbacks: Unpack[Callbacks],
+    **making: Unpack[Making],
 ) -> Verification:
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
         clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file.
         noise_only: only draw the noise again, which needs no model.
-        model, image, loras, device, pipeline, progress, callbacks: see `regenerate`; there is no sink.
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; there is no sink.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`.
         TypeError: a sink was given.
     """
-    if "sink" in callbacks:
+    if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
     original = _original(clip)
     if noise_only:
@@ -142,9 +147,9 @@ def verify(
         device=device,
         pipeline=pipeline,
         progress=progress,
-        **callbacks,
+        **making,
     )
-    return verify_clip(original.manifest, original.path, weights, again.manifest, again.frames)
+    return verify_clip(original.manifest, original.path, weights, again.manifest, again.held_frames)
 
 
 def extend(
@@ -159,7 +164,7 @@ def extend(
     device: str | None = None,
     pipeline: PyramidFlowPipeline | None = None,
     progress: bool = True,
-    **callbacks: Unpack[Callbacks],
+    **making: Unpack[Making],
 ) -> Clip:
     """A longer clip, bit for bit as if made in one go; or one that goes on in another way.
 
@@ -171,7 +176,7 @@ def extend(
         num_frames: frames of the new clip, r k + 1 with r the VAE's temporal factor.
         branch_seed: what follows the beginning takes this root seed.
         from_frame: frames that stay, r k + 1; default: all. Only with a branch_seed.
-        model, image, loras, device, pipeline, progress, callbacks: see `regenerate`; the image is not needed
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; the image is not needed
             where there are latents.
 
     Raises:
@@ -186,21 +191,21 @@ def extend(
     latents = original.latents()
     if latents is None:
         image = _checked_image(recipe, image)
-    _start(callbacks, longer)
+    _start(making, longer)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline)
     _check_same_model(original, loaded)
     tell_unfit(longer.settings, loaded)
     if latents is None:
-        callbacks["on_unit"] = _unit_check(digests["units"][:kept], original, callbacks.get("on_unit"))
-        return make_clip(longer, loaded, image=image, started=started, progress=progress, **callbacks)
+        making["on_unit"] = _unit_check(digests["units"][:kept], original, making.get("on_unit"))
+        return make_clip(longer, loaded, image=image, started=started, progress=progress, **making)
     beginning = Beginning(
         latents=latents[:, :, :kept],
         stage_digests=tuple(None if stages is None else tuple(stages) for stages in digests["stages"][:kept]),
         text_digests=digests["text"],
         image_digest=recipe.image_digest,
     )
-    return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **callbacks)
+    return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
 
 
 @dataclass(frozen=True)
@@ -263,11 +268,12 @@ def _original(clip: AnyClip) -> _Original:
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
-def _start(callbacks: Callbacks, recipe: Recipe) -> None:
-    sink = callbacks.get("sink")
-    check_watchers(sink, **{name: value for name, value in callbacks.items() if name != "sink"})
-    if sink is not None:
-        sink.start(recipe.settings.fps, recipe.settings.scale)
+def _start(making: Making, recipe: Recipe) -> None:
+    sink = making.get("sink")
+    watchers = {name: value for name, value in making.items() if name.startswith("on_")}
+    check_watchers(sink, **watchers)
+    check_kinds(processes=(making.get("processes"), Processes))
+    making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
 
 
 def _unit_check(

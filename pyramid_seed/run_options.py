@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from .checks import check_choice
 from .choices import (
@@ -44,6 +46,11 @@ class RunOptions:
         "last bits",
         default=False,
     )
+    workers: Annotated[int, Meta(ge=1, le=128, title="a whole number of at least 1")] | None = about(
+        "threads that compute at a time at level strict on a CPU; the clip is the same with any number "
+        "(default: all cores that may be used)",
+        default=None,
+    )
     text_encoders: AfterUse = about(
         "once the text is encoded, keep the encoders, offload them to the CPU, or, for a single clip, free "
         "their memory",
@@ -65,6 +72,7 @@ class RunOptions:
             value = getattr(self, name)
             if field.choices and not (value is None and field.default is None):
                 check_choice(name, value, field.choices)
+        RUN_OPTIONS["workers"].decode(self.workers)
         from .devices import usable_device
 
         usable_device(self.noise_device, "noise_device")

@@ -31,19 +31,21 @@ ALLOWED = {
         "media": "choices files",
         "first_image": "media presets",
         "models": "choices files private_apis schedulers",
+        "pieces": "",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
         "model_presets": "checkpoints checks presets resources",
-        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise presets "
-        "private_apis schedulers",
+        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise pieces "
+        "presets private_apis schedulers",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
         "api": "checkpoints checks choices clip determinism devices dtypes environment extras first_image "
-        "geometry media model_presets models noise pipelines presets private_apis recipe run_options seeds "
-        "texts",
-        "reproduce": "api checkpoints clip dtypes first_image media models pipelines provenance recipe",
+        "geometry media model_presets models noise pieces pipelines presets private_apis recipe run_options "
+        "seeds texts",
+        "reproduce": "api checkpoints clip dtypes first_image media models pieces pipelines provenance "
+        "recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
         "first_image loras media model_presets noise pipelines presets run_options seeds texts unique_keys",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "

@@ -53,7 +53,7 @@ def test_every_preset_loads_and_gives_every_setting(name):
     assert preset.name == name
     text = (ROOT / "configs" / f"{name}.yaml").read_text()
     for field in fields(Preset):
-        assert field.name in ("name", "fit") or f"\n{field.name}: " in text
+        assert field.name in ("name", "fit", "shards") or f"\n{field.name}: " in text
     assert preset.description
     assert hash(preset) == hash(load_preset(ROOT / "configs" / f"{name}.yaml"))
 

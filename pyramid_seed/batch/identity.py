@@ -64,8 +64,9 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
     """
     meaning = _meaning(item.settings)
     settings = {name: getattr(meaning, name) for name in SETTINGS if name not in _PLACES}
-    if settings["fit"] is None:  # as in folders of earlier versions
-        del settings["fit"]
+    for name in ("fit", "shards"):  # as in folders of earlier versions
+        if settings[name] is None:
+            del settings[name]
     content = {
         "scheme": SCHEME,
         "prompt": item.prompt,

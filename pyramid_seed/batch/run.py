@@ -60,6 +60,7 @@ def run_batch(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
+    workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     keep_going: bool = False,
@@ -85,6 +86,7 @@ def run_batch(
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
         attention, compile: see `generate`; they are part of a clip's identity.
+        workers: threads of each process, see `generate`.
         loras: for rows that name none, see `generate`.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
@@ -103,7 +105,7 @@ def run_batch(
         ModelError: a model cannot be loaded, or its files have changed since the batch began; a ValueError.
         LaunchError: the processes have lost each other.
     """
-    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
+    options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     if text_encoders == "free":
         raise ValueError(
             "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: "
@@ -230,6 +232,7 @@ class _ClipMaker:
             determinism=options.determinism,
             text_encoders=options.text_encoders,
             attention=origin["attention"],
+            workers=options.workers,
             pipeline=pipeline,
             progress=False,
             on_step=lambda *_: on_step(),

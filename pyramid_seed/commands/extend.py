@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from .options import (
     Commands,
@@ -15,7 +16,12 @@ from .options import (
     quiet_loading,
     root_seed,
     tell,
+    workers_from,
 )
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -56,6 +62,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed extend`."""
+    with made_together(options) as processes:
+        return _extend(options, processes)
+
+
+def _extend(options: argparse.Namespace, processes: Processes | None) -> int:
     from ..clip_files import check_outputs, continued_stem
     from ..provenance.manifest import read_manifest, recipe_of
 
@@ -80,8 +91,12 @@ def run(options: argparse.Namespace) -> int:
             loras=options.lora,
             device=options.device,
             progress=not options.quiet,
+            workers=workers_from(options),
+            processes=processes,
             sink=sink,
         )
+        if processes is not None and not processes.is_first:
+            return 0
         saved = longer.save(path, **output_options(options))
     tell(longer, saved)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .options import (
     Commands,
@@ -22,6 +23,10 @@ from .options import (
     settings_from,
     tell,
 )
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -53,10 +58,17 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed generate`."""
+    with made_together(options) as processes:
+        return _generate(options, processes)
+
+
+def _generate(options: argparse.Namespace, processes: Processes | None) -> int:
     from ..clip_files import check_outputs, clip_stem
     from ..noise import root_from_entropy
 
     seed = root_from_entropy() if options.seed is None else options.seed
+    if processes is not None and options.seed is None:
+        seed = processes.from_first(seed)
     path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
     image = open_image(options.image)
     settings = chosen_settings(options, image)
@@ -76,9 +88,12 @@ def run(options: argparse.Namespace) -> int:
             loras=loras,
             progress=not options.quiet,
             sink=sink,
+            processes=processes,
             **run_options_from(options).arguments(),
             **settings_from(options),
         )
+        if processes is not None and not processes.is_first:
+            return 0
         saved = clip.save(path, **output_options(options))
     tell(clip, saved)
     return 0

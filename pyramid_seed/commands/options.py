@@ -131,7 +131,15 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
 def run_options_from(options: argparse.Namespace) -> RunOptions:
     """The same, read."""
     given = {name: value for name in RUN_OPTIONS if (value := getattr(options, name)) is not None}
+    if "workers" in given:
+        given["workers"] = workers_from(options)
     return RunOptions(**given)
+
+
+def workers_from(options: argparse.Namespace) -> int | None:
+    """How many threads may compute; ValueError if that is no number, or one that cannot be."""
+    field = RUN_OPTIONS["workers"]
+    return None if options.workers is None else field.decode(field.parse(options.workers))
 
 
 def add_field(group: argparse._ActionsContainer, field: Field) -> None:
@@ -203,6 +211,7 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
         help="the LoRAs that the clip was made with",
     )
     add_field(group, RUN_OPTIONS["device"])
+    add_field(group, RUN_OPTIONS["workers"])
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

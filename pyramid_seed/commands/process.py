@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..batch.signals import handled_by
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 class Output:
@@ -79,6 +83,27 @@ def reader_has_gone() -> bool:
 def discard_output() -> None:
     """Throw away what is still to be written: Python flushes once more when it ends, and would complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def made_together(options: argparse.Namespace) -> Iterator[Processes | None]:
+    """The processes of a launch, which make one clip together; None where this is the only one.
+
+    All but the first one are quiet: they have nothing to tell but errors.
+    """
+    from ..pieces.launched import is_launched, leave_launch, processes_of_launch
+
+    processes = processes_of_launch(options.device) if is_launched() else None
+    if processes is None:
+        yield None
+        return
+    if not processes.is_first:
+        options.quiet = True
+        discard_output()
+    try:
+        yield processes
+    finally:
+        leave_launch()
 
 
 @contextmanager

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ..texts import printable
-from .options import Commands, add_again_options, add_clip, open_image, quiet_loading, say, say_step
+from .options import (
+    Commands,
+    add_again_options,
+    add_clip,
+    open_image,
+    quiet_loading,
+    say,
+    say_step,
+    workers_from,
+)
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +41,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed verify`."""
+    with made_together(options) as processes:
+        return _verify(options, processes)
+
+
+def _verify(options: argparse.Namespace, processes: Processes | None) -> int:
     if options.noise_only:
         from ..provenance.verify import verify_noise_of_file
 
@@ -45,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
             loras=options.lora,
             device=options.device,
             progress=not options.quiet,
+            workers=workers_from(options),
+            processes=processes,
         )
     for step in verification.steps:
         say_step(step)

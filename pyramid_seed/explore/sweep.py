@@ -60,6 +60,7 @@ def run_sweep(
     text_encoders: AfterUse = "keep",
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
+    workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     num_processes: int | None = None,
@@ -101,7 +102,7 @@ def run_sweep(
     listed = output / "prompts.jsonl"
     with replacing(listed, overwrite=True) as temporary:
         temporary.write_text("".join(_row(prompt) for prompt in chosen), encoding="utf-8")
-    options = RunOptions(device, noise_device, determinism, attention, compile, text_encoders)
+    options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     summary = run_batch(
         listed,
         output / CLIPS,

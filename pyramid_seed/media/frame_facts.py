@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+import msgspec
+
 from .frames import Frames, frames_digest
 
 
@@ -28,6 +30,15 @@ class FrameFacts:
     def size(self) -> str:
         """Their number and size, for people."""
         return f"{self.num_frames} frames of {self.height}x{self.width}"
+
+    def to_json(self) -> str:
+        """As text, for other processes."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> FrameFacts:
+        """What `to_json` wrote."""
+        return msgspec.json.decode(text, type=cls)
 
 
 class FrameCounter:

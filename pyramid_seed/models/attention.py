@@ -10,6 +10,7 @@ tokens and n of them, C channels, t times.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -92,7 +93,9 @@ class PyramidAttnProcessor:
         query, key = attn.norm_q(query.unflatten(-1, heads)), attn.norm_k(key.unflatten(-1, heads))
         value = value.unflatten(-1, heads)
         if encoder_hidden_states is None:
-            return self.attend(query, key, value, attention_mask, image_rotary_emb, out)
+            return self.attend(
+                query, key, value, attention_mask, image_rotary_emb, out, only_current=num_queries is not None
+            )
 
         text_asks = num_queries is None
         if attn.fused_projections:
@@ -106,7 +109,9 @@ class PyramidAttnProcessor:
         key, value = torch.cat([norm_key(text_key), key], dim=1), torch.cat([text_value, value], dim=1)
         if text_asks:
             query = torch.cat([norm_query(text_query[0]), query], dim=1)
-        attended = self.attend(query, key, value, attention_mask, image_rotary_emb)
+        attended = self.attend(
+            query, key, value, attention_mask, image_rotary_emb, only_current=not text_asks
+        )
         num_text = attended.shape[1] - asking.shape[1]
         # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
         text, video = (part.contiguous() for part in attended.split([num_text, asking.shape[1]], dim=1))
@@ -122,11 +127,20 @@ class PyramidAttnProcessor:
         attention_mask: AttentionPlan | torch.Tensor,
         rotary: Rotary,
         out: torch.Tensor | None = None,
+        *,
+        only_current: bool = False,
     ) -> torch.Tensor:
-        """Attended values (B, Q, H * D), in `out` if that is given.
+        """Attended values (B, Q, H * D), in `out` if that is given and the sequence is whole.
 
-        `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S.
+        `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S. With `only_current` the
+        tokens that ask are the current ones. Of a sequence in pieces the tokens are those of one of them.
         """
+        if isinstance(attention_mask, AttentionPlan) and (whole := attention_mask.sharded) is not None:
+            tokens = whole.heads(query_BQHD, key_BSHD, value_BSHD, only_current=only_current)
+            plan = replace(attention_mask, sharded=None)
+            attended = self.attend(*tokens, plan, rotary, only_current=only_current)
+            own = attended.unflatten(2, (-1, query_BQHD.shape[3]))
+            return whole.rows(own, query_BQHD.shape[2], only_current=only_current).flatten(2)
         asking = rotary.last(query_BQHD.shape[1])
         tokens = rotate(query_BQHD, asking), rotate(key_BSHD, rotary), value_BSHD
         if isinstance(attention_mask, AttentionPlan):

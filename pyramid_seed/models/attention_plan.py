@@ -15,6 +15,8 @@ from itertools import pairwise, takewhile
 
 import torch
 
+from .shards import ShardedSequence
+
 SMALL_TIME = 384
 """Tokens up to which a time shares calls: a coarse frame at 768p with 128 of text, a middle one at 384p."""
 SHARED_TOKENS = 2304
@@ -68,12 +70,14 @@ class AttentionPlan:
             The groups once more, in a length that a compiled graph knows: one of its own would compile it
             again where by chance two lengths are equal.
         padding: int64 (B,) on the CPU, tokens of padding at the front of each sample.
+        sharded: the sequence, where `num_current` counts those of one piece of it; None where all is one.
     """
 
     calls: tuple[AttentionCall, ...]
     num_current: int
     marks: torch.Tensor
     padding: torch.Tensor
+    sharded: ShardedSequence | None = None
 
 
 def attention_plan(

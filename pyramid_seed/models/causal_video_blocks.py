@@ -10,7 +10,7 @@ So a clip can run through the network in chunks, given what each convolution has
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,56 @@ class TemporalCache:
             self._frames.pop(module, None)
         else:
             self._frames[module] = frames.clone()
+
+
+class Follower(Protocol):
+    """Who runs a chunk while the one before it is still under way, such as `pieces.workers.Workers`."""
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Return once something holds, which is looked at whenever somebody calls `tell`."""
+        ...
+
+    def tell(self) -> None:
+        """Something has changed that others may wait for."""
+        ...
+
+    def give_way(self) -> None:
+        """Let whoever is more urgent go first."""
+        ...
+
+
+class LinkedCache(TemporalCache):
+    """The memory of one chunk that follows another one from convolution to convolution.
+
+    What the convolutions keep is all that passes between chunks, so several may be under way at a time.
+
+    Args:
+        before: that of the chunk before; None for the first one.
+        follower: who runs the chunk.
+        is_last: whether no chunk follows.
+    """
+
+    def __init__(self, before: LinkedCache | None, follower: Follower, *, is_last: bool) -> None:
+        super().__init__()
+        self.before = before
+        self._follower = follower
+        self.is_last = is_last
+
+    def get(self, module: nn.Module) -> Tensor | None:
+        """What the chunk before has kept for `module`, as soon as it is there; None for the first chunk."""
+        self._follower.give_way()
+        if self.before is None:
+            return None
+        kept = self.before._frames
+        self._follower.wait_until(lambda: module in kept)
+        return kept[module]
+
+    def put(self, module: nn.Module, frames: Tensor) -> None:
+        """Keep `frames` for the next chunk; those of the chunk before have been used."""
+        super().put(module, frames)
+        if self.before is not None:
+            del self.before._frames[module]
+        self._follower.tell()
 
 
 def frame_wise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -123,7 +173,7 @@ class CausalConv3d(nn.Module):
 
         With `after_silu` it is SiLU(x) that is convolved, and x may be changed.
         """
-        past = None if cache is None else cache.get(self)
+        past = cache.get(self) if cache is not None and self.past_frames else None
         num_empty = self.past_frames if past is None else 0
         if past is not None:
             x = _behind(past, x, after_silu)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import torch
 from torch import Tensor
 
-from .causal_video_blocks import TemporalCache
+from .causal_video_blocks import Follower, LinkedCache, TemporalCache
 
 Network = Callable[[Tensor, TemporalCache | None], Tensor]
+Place = tuple[int, int]
+"""(sample, tile)"""
 
 
 @dataclass(frozen=True)
@@ -70,37 +74,85 @@ class ChunkedRunner:
         self._network = network
         self._tiling = tiling
         self._slicing = slicing
-        self._caches: dict[tuple[int, int], TemporalCache] = {}
+        self._caches: dict[Place, TemporalCache] = {}
+        self._linked: _Links | None = None
 
     def __call__(self, chunk: Tensor, *, is_last: bool = False) -> Tensor:
         """The next chunk (B, C, t, H, W) -> (B, C', t', H', W'); after the last one nothing is kept."""
-        if not self._slicing or chunk.shape[0] == 1:
-            return self._run(chunk, 0, is_last)
-        samples = chunk.split(1)
-        return torch.cat([self._run(sample, index, is_last) for index, sample in enumerate(samples)])
 
-    def _run(self, chunk: Tensor, sample: int, is_last: bool) -> Tensor:
+        def cache(place: Place) -> TemporalCache | None:
+            if is_last and place not in self._caches:
+                return None  # a clip that is one chunk
+            cache = self._caches.setdefault(place, TemporalCache())
+            cache.is_last = is_last
+            return cache
+
+        return self._run(chunk, cache)
+
+    def next_chunk(self, follower: Follower, *, is_last: bool = False) -> Callable[[Tensor], Tensor]:
+        """As a call, for a chunk that may run while those before it are still under way.
+
+        Asked for in the order of the chunks, with the same calls for each; what it returns takes the chunk.
+        """
+        if is_last and self._linked is None:
+            return partial(self._run, cache=lambda _: None)  # a clip that is one chunk
+        links = self._linked = _Links(self._linked, follower, is_last)
+
+        def run(chunk: Tensor) -> Tensor:
+            output = self._run(chunk, links.cache)
+            links.let_go()
+            return output
+
+        return run
+
+    def _run(self, chunk: Tensor, cache: Callable[[Place], TemporalCache | None]) -> Tensor:
+        if not self._slicing or chunk.shape[0] == 1:
+            return self._run_sample(chunk, 0, cache)
+        samples = enumerate(chunk.split(1))
+        return torch.cat([self._run_sample(sample, index, cache) for index, sample in samples])
+
+    def _run_sample(
+        self, chunk: Tensor, sample: int, cache: Callable[[Place], TemporalCache | None]
+    ) -> Tensor:
         height, width = chunk.shape[3:]
         tiling = self._tiling
         if tiling is None or (height <= tiling.tiles_in.size[0] and width <= tiling.tiles_in.size[1]):
-            return self._network(chunk, self._cache(sample, 0, is_last))
+            return self._network(chunk, cache((sample, 0)))
         places = count()
         tiles = (
             [
-                self._network(chunk[..., vertical, horizontal], self._cache(sample, next(places), is_last))
+                self._network(chunk[..., vertical, horizontal], cache((sample, next(places))))
                 for vertical, horizontal in row
             ]
             for row in tiling.tiles_in.windows(height, width)
         )
         return stitch(tiles, tiling.tiles_out, *tiling.out_size(height, width))
 
-    def _cache(self, sample: int, tile: int, is_last: bool) -> TemporalCache | None:
-        """The cache of a tile, or None for a clip that is one chunk."""
-        if is_last and (sample, tile) not in self._caches:
-            return None
-        cache = self._caches.setdefault((sample, tile), TemporalCache())
-        cache.is_last = is_last
-        return cache
+
+class _Links:
+    """The caches of one chunk, each linked to that of the chunk before."""
+
+    def __init__(self, before: _Links | None, follower: Follower, is_last: bool) -> None:
+        self._before = before
+        self._follower = follower
+        self._is_last = is_last
+        self._caches: dict[Place, LinkedCache] = {}
+        self._making = threading.Lock()
+
+    def cache(self, place: Place) -> LinkedCache:
+        """That of a place; made by whoever asks first, this chunk or the next one."""
+        with self._making:
+            if place not in self._caches:
+                before = None if self._before is None else self._before.cache(place)
+                self._caches[place] = LinkedCache(before, self._follower, is_last=self._is_last)
+            return self._caches[place]
+
+    def let_go(self) -> None:
+        """Of the chunk before: this one has taken all that it kept."""
+        with self._making:
+            self._before = None
+            for cache in self._caches.values():
+                cache.before = None
 
 
 def run_chunked(

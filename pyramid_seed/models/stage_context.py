@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 import torch
 
@@ -36,6 +37,8 @@ class StageMemory:
 
     Attributes:
         context: None before the first step.
+        lock: held while it is made, where several pieces of a step ask for it.
     """
 
     context: StageContext | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)

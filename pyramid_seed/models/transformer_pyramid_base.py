@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -25,6 +26,7 @@ from .attention_plan import AttentionPlan, attention_plan
 from .lora import LoraMixin
 from .onednn_linear import fast_linears, use_onednn
 from .rounding import RoundingMixin
+from .shards import Shard, ShardedSequence, share_of
 from .stage_context import StageContext, StageMemory
 from .token_geometry import (
     causal_attention_mask,
@@ -164,8 +166,8 @@ class PyramidTransformer3DModel(
             ValueError: always.
         """
         raise ValueError(
-            "enable_parallelism is not there for this transformer, a clip is made on one device; make "
-            "several clips at once, with a process for each device"
+            "enable_parallelism is not there for this transformer: it would make another clip for another "
+            "number of devices; use shards= and processes=processes_of_launch(), which make the same one"
         )
 
     @apply_lora_scale("attention_kwargs")
@@ -180,6 +182,7 @@ class PyramidTransformer3DModel(
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 - read by the decorator
         return_dict: bool = True,
         memory: StageMemory | None = None,
+        shard: Shard | None = None,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         """Predict the velocity of the current latents.
 
@@ -195,32 +198,38 @@ class PyramidTransformer3DModel(
             return_dict: return a `Transformer2DModelOutput` instead of a tuple of its field.
             memory: what steps of one stage share. The first one leaves there what depends on history, text
                 and the size of the latents alone; later ones take it, and do not read these again.
+            shard: compute this piece of the sequence alone, beside calls for all the others; of one piece it
+                only says whom to give way.
 
         Returns:
-            The velocity, same shape as `hidden_states`.
+            The velocity, same shape as `hidden_states`; with a shard of several, its current tokens
+            (B, n, C p^2), see `velocity_of`.
 
         Raises:
-            ValueError: if a height or width does not fit the patches.
+            ValueError: if a height or width does not fit the patches, or the path is "reference" and the
+                sequence in pieces.
         """
-        patch_size = self.config.patch_size
-        frames, height, width = hidden_states.shape[2:]
-        check_clips([*history, hidden_states], patch_size)
-        context = None if memory is None else memory.context
-        if context is None:
-            context = self._stage_context(
-                hidden_states, history, encoder_hidden_states, encoder_attention_mask, pooled_projections
-            )
-        if memory is not None:
-            memory.context = context
+        check_clips([*history, hidden_states], self.config.patch_size)
+        memory = StageMemory() if memory is None else memory
+        with memory.lock:
+            if memory.context is None:
+                memory.context = self._stage_context(
+                    hidden_states, history, encoder_hidden_states, encoder_attention_mask, pooled_projections
+                )
+            context = memory.context
         temb = self._time_embedding(timestep, context.pooled).to(hidden_states.dtype)
-        text = context.text
-        video = torch.cat([context.history, self._embed_clips([hidden_states], (height, width))], dim=1)
+        current = self._embed_clips([hidden_states], hidden_states.shape[-2:])
+        if shard is not None and shard.count > 1:
+            context, current = _piece_of(context, current, shard)
+        text, video = context.text, torch.cat([context.history, current], dim=1)
         block_arguments = self._block_arguments(context)
 
         # The reference path and compiled code multiply matrices as torch does.
         is_plain = self._attention_path == "reference" or torch.compiler.is_compiling() or self.is_compiled
         with nullcontext() if is_plain else fast_linears(hidden_states):
             for block in self._blocks():
+                if shard is not None:
+                    shard.exchange.give_way()
                 if torch.is_grad_enabled() and self.gradient_checkpointing:
                     text, video = self._gradient_checkpointing_func(
                         block, video, text, temb, *block_arguments
@@ -230,10 +239,15 @@ class PyramidTransformer3DModel(
 
         current = video[:, context.history.shape[1] :]
         tokens = self.proj_out(self.norm_out(current, temb))
-        velocity = unpack_latents(tokens, patch_size, frames, height, width)
+        is_whole = shard is None or shard.count == 1
+        velocity = self.velocity_of(tokens, hidden_states) if is_whole else tokens
         if not return_dict:
             return (velocity,)
         return Transformer2DModelOutput(sample=velocity)
+
+    def velocity_of(self, tokens: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The velocity of latents (B, C, T, H, W) whose tokens (B, N, C p^2) `forward` gave in pieces."""
+        return unpack_latents(tokens, self.config.patch_size, *latents.shape[2:])
 
     def _stage_context(
         self,
@@ -294,6 +308,24 @@ class PyramidTransformer3DModel(
     def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
         """What a block takes after its first three arguments."""
         raise NotImplementedError
+
+
+def _piece_of(
+    context: StageContext, current: torch.Tensor, shard: Shard
+) -> tuple[StageContext, torch.Tensor]:
+    """Context and current tokens (B, N, inner_dim) of one piece."""
+    plan = context.attention
+    if not isinstance(plan, AttentionPlan):
+        raise ValueError("a sequence in pieces needs attention grouped or prefix, got reference; use grouped")
+    lengths = context.text.shape[1], context.history.shape[1], current.shape[1]
+    own = share_of(current, shard)
+    piece = replace(
+        context,
+        text=share_of(context.text, shard),
+        history=share_of(context.history, shard),
+        attention=replace(plan, num_current=own.shape[1], sharded=ShardedSequence(shard, lengths)),
+    )
+    return piece, own
 
 
 def _plain(value: Any) -> Any:

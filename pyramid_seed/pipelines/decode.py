@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
+from ..pieces.workers import Workers
 from ..private_apis import diffusers_hooks, has_offload_hook
 from .memory import contiguous_copy
 
@@ -35,13 +37,15 @@ class ClipDecoder(UnitDecoder):
     Always one latent frame per chunk: so the frames of a clip are bitwise the beginning of a longer one's,
     and memory does not grow with the clip.
 
-    On CUDA the work goes to a stream of its own, beside the generation of the next unit, and what is finished
-    is handed on at the next call; elsewhere it is handed on at once. The values are the same.
+    The work goes on beside the generation of the next units, and what is finished is handed on at the next
+    call: on CUDA in a stream of its own; on the CPU, with several workers, a chunk follows the one before it
+    from convolution to convolution. Otherwise it is done and handed on at once. The values are the same.
 
     Args:
         vae: the decoder.
         on_chunk: called as (chunk, values), in order, with what `convert` made.
         convert: makes the values of pixels (1, 3, t, s H, s W), float32 in [-1, 1], on the VAE's device.
+        workers: who shares the work out; None: whoever calls does it.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class ClipDecoder(UnitDecoder):
         vae: AutoencoderKLCausalVideo,
         on_chunk: Callable[[int, torch.Tensor], None],
         convert: Callable[[torch.Tensor], torch.Tensor] = lambda pixels: pixels,
+        workers: Workers | None = None,
     ) -> None:
         self._vae = vae
         self._on_chunk = on_chunk
@@ -56,7 +61,9 @@ class ClipDecoder(UnitDecoder):
         self._device = get_module_execution_device(vae)
         self._decode = vae.chunk_decoder()
         self._side = side_stream(self._device) if can_run_beside(vae, self._device) else None
-        self._waiting: deque[_Decoded] = deque()
+        is_shared = workers is not None and workers.count > 1 and has_no_hooks(vae)
+        self._workers = workers if is_shared and self._device.type == "cpu" else None
+        self._waiting: deque[_Decoded | Future[_Decoded]] = deque()
         self._num_put = 0
 
     def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
@@ -65,20 +72,28 @@ class ClipDecoder(UnitDecoder):
         Raises:
             FloatingPointError: the decoder gave values that are not finite; the latent frame is named.
         """
+        index = self._num_put
+        self._num_put += 1
+        if self._workers is not None:
+            network = self._decode.next_chunk(self._workers, is_last=is_last)
+            run = partial(self._run, index, latents, network)
+            self._waiting.append(self._workers.submit(run, urgency=1 + index))
+            self.poll()
+            return
+        network = partial(self._decode, is_last=is_last)
         self.finish()
         if self._side is None:
-            self._waiting.append(self._run(latents, is_last))
-            self.finish()
+            self._deliver(self._run(index, latents, network))
             return
         self._side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._side):
             if latents.is_cuda:
                 latents.record_stream(self._side)
-            self._waiting.append(self._run(latents, is_last))
+            self._waiting.append(self._run(index, latents, network))
 
     def poll(self) -> None:
         """Hand on what is finished by now; raises as `put`."""
-        while self._waiting and self._waiting[0].is_done():
+        while self._waiting and self._waiting[0].done():
             self._deliver(self._waiting.popleft())
 
     def finish(self) -> None:
@@ -86,19 +101,22 @@ class ClipDecoder(UnitDecoder):
         while self._waiting:
             self._deliver(self._waiting.popleft())
 
-    def _run(self, latents: torch.Tensor, is_last: bool) -> _Decoded:
-        index = self._num_put
-        self._num_put += 1
+    def _run(
+        self, index: int, latents: torch.Tensor, network: Callable[[torch.Tensor], torch.Tensor]
+    ) -> _Decoded:
         raw = self._vae.denormalize_latents(latents.to(self._device), first_frame_index=index)
-        pixels = self._decode(contiguous_copy(raw.to(self._vae.dtype)), is_last=is_last)
+        pixels = network(contiguous_copy(raw.to(self._vae.dtype)))
         is_finite = torch.isfinite(pixels).all().to("cpu", non_blocking=pixels.is_cuda)
         values = self._convert(pixels.float().clamp(-1, 1))
-        done = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
-        return _Decoded(index, values, is_finite, done)
+        event = torch.cuda.current_stream(self._device).record_event() if pixels.is_cuda else None
+        return _Decoded(index, values, is_finite, event)
 
-    def _deliver(self, decoded: _Decoded) -> None:
-        if decoded.done is not None:
-            decoded.done.synchronize()
+    def _deliver(self, decoded: _Decoded | Future[_Decoded]) -> None:
+        if isinstance(decoded, Future):
+            assert self._workers is not None  # who were asked for it
+            decoded = self._workers.result(decoded)
+        if decoded.event is not None:
+            decoded.event.synchronize()
             if decoded.values.is_cuda:
                 decoded.values.record_stream(torch.cuda.current_stream(self._device))
         if not decoded.is_finite:
@@ -108,21 +126,25 @@ class ClipDecoder(UnitDecoder):
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A decoded latent frame; on CUDA, `done` is the event of its stream."""
+    """A decoded latent frame; on CUDA, `event` is that of its stream."""
 
     chunk: int
     values: torch.Tensor
     is_finite: torch.Tensor
-    done: torch.cuda.Event | None
+    event: torch.cuda.Event | None
 
-    def is_done(self) -> bool:
-        return self.done is None or self.done.query()
+    def done(self) -> bool:
+        return self.event is None or self.event.query()
 
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
-    has_hooks = has_offload_hooks(vae) or any(map(diffusers_hooks, vae.modules()))
-    return device.type == "cuda" and not has_hooks
+    return device.type == "cuda" and has_no_hooks(vae)
+
+
+def has_no_hooks(vae: AutoencoderKLCausalVideo) -> bool:
+    """Whether its weights stay where they are while it works."""
+    return not (has_offload_hooks(vae) or any(map(diffusers_hooks, vae.modules())))
 
 
 def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:

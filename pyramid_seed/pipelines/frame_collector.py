@@ -12,6 +12,7 @@ from diffusers.video_processor import VideoProcessor
 from numpy.typing import NDArray
 
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..pieces.workers import Workers
 from .decode import ClipDecoder, UnitDecoder, has_offload_hooks, to_frames
 
 OnFrames: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
@@ -29,6 +30,7 @@ class FrameCollector:
         output_type: of the pipeline.
         num_clips: how many there are.
         on_frames: the pipeline's `callback_on_chunk_end`.
+        workers: who shares the decoding out; None: whoever calls does it.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class FrameCollector:
         output_type: str,
         num_clips: int,
         on_frames: OnFrames | None,
+        workers: Workers | None = None,
     ) -> None:
         self._vae = vae
         self._output_type = output_type
         self._on_frames = on_frames
+        self._workers = workers
         self._kept: list[list[Any]] = [[] for _ in range(num_clips)]
         self._is_decoded = output_type != "latent" or on_frames is not None
         self._is_late = vae is not None and has_offload_hooks(vae)
@@ -79,14 +83,14 @@ class FrameCollector:
                 if on_frames is not None:
                     on_frames(clip, chunk, frames)
 
-            return ClipDecoder(self._vae, on_bytes, partial(to_frames, wait=False))
+            return ClipDecoder(self._vae, on_bytes, partial(to_frames, wait=False), self._workers)
 
         def on_pixels(chunk: int, pixels: torch.Tensor) -> None:
             kept.append(pixels)
             if on_frames is not None:
                 on_frames(clip, chunk, to_frames(pixels).numpy())
 
-        return ClipDecoder(self._vae, on_pixels)
+        return ClipDecoder(self._vae, on_pixels, workers=self._workers)
 
 
 def _joined(clips: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:

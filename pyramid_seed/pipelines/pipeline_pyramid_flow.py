@@ -33,7 +33,17 @@ from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
-from ..noise import LedgeredNoise, NoiseLedger, NoiseSource, NoiseStreams, draws_of_clip, noise_digest
+from ..noise import (
+    LedgeredNoise,
+    NoiseLedger,
+    NoiseSource,
+    NoiseStreams,
+    draws_of_clip,
+    noise_digest,
+    root_from_entropy,
+)
+from ..pieces.processes import Processes, processes_left_on_error
+from ..pieces.workers import Workers
 from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
@@ -49,9 +59,10 @@ from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
+from .sharing import Sharing, check_processes, check_shards, worker_count
 from .stages import StageDigests
 from .step_graph import check_graphs
-from .text import clip_text_digests, with_suffix
+from .text import clip_text_digests, text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
@@ -257,9 +268,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         beginning: Beginning | list[Beginning | None] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
+        shards: int | None = None,
+        workers: int | None = None,
+        processes: Processes | None = None,
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
-        determinism: DeterminismLevel = "strict",  # noqa: ARG002 - read by the decorator
+        determinism: DeterminismLevel = "strict",
         attention: AttentionPath | None = None,  # noqa: ARG002 - read by the decorator
         show_progress: bool = True,
         return_dict: bool = True,
@@ -303,6 +317,14 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 and equally many units in each. Not together with `image`.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
+            shards: None: the halves of guidance are one batch. 1: each is a call of its own, with its own
+                text. More: the sequence of each half is cut into so many pieces besides. Workers and
+                processes share the pieces out, and however many there are, the clip is the same; with other
+                shards it differs in the last bits.
+            workers: threads that compute at a time at level strict on a CPU; default: all cores that this
+                process may use.
+            processes: those that make this clip together, each of which makes the same call; None: this one
+                alone. Only the first one has frames, the others have latents.
             text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
                 the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
@@ -323,7 +345,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 run in the same way.
             callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
                 frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
-                then r frames per chunk. With model or sequential offload that is after the last unit of the
+                then r frames per chunk. With one worker on a CPU that is before the next unit begins; else
+                later ones may be in work. With model or sequential offload it is after the last unit of the
                 last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
 
         Raises:
@@ -360,14 +383,21 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             num_videos_per_prompt=num_videos_per_prompt,
             beginning=beginning,
             max_sequence_length=max_sequence_length,
+            shards=shards,
+            processes=processes,
             text_encoders=text_encoders,
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             latents=latents,
             **embeddings,
         )
+        num_workers = worker_count(
+            workers, self._execution_device, self.transformer, self.vae, is_strict=determinism == "strict"
+        )
 
         # 2. Noise: a source and a ledger for each clip.
+        if processes is not None and seed is None and generator is None and noise is None:
+            seed = [processes.from_first(root_from_entropy()) for _ in range(request.num_clips)]
         sources = noise_sources(
             request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
         )
@@ -400,12 +430,35 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         self._num_timesteps = request.num_steps
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
-        collector = FrameCollector(self.vae, output_type, request.num_clips, callback_on_chunk_end)
+        if processes is not None:
+            given = [
+                (
+                    source.root if isinstance(source, NoiseStreams) else None,
+                    text_digests(positive, negative),
+                    None if units is None else noise_digest(units),
+                )
+                for source, positive, negative, units in zip(
+                    sources, positives, negatives, first_units, strict=True
+                )
+            ]
+            what = (given, request.units, request.shape, shards, self.transformer.attention_path)
+            processes.check_same("seed, text and settings", what)
         with (
+            processes_left_on_error(processes),
+            Workers(num_workers) as team,
             self.progress_bar(total=request.num_steps)
             if show_progress
-            else tqdm(disable=True) as progress_bar
+            else tqdm(disable=True) as progress_bar,
         ):
+            sharing = Sharing(team, shards, processes)
+            is_decoding = processes is None or processes.is_first
+            collector = FrameCollector(
+                self.vae if is_decoding else None,
+                output_type if is_decoding else "latent",
+                request.num_clips,
+                callback_on_chunk_end if is_decoding else None,
+                team,
+            )
             for index in range(request.num_clips):
                 model = TrackedTransformer(
                     self.transformer,
@@ -414,6 +467,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     attention_kwargs,
                     self._execution_device,
                     self._uses_cuda_graphs,
+                    sharing,
                     clip=index,
                     first_unit=request.num_known_units,
                     on_begin=self._begin_step,
@@ -430,18 +484,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                     callback_on_unit_end,
+                    processes,
                 )
                 # A run that is stopped keeps whole clips, or of its first clip the whole units.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
                     clips.append(clip)
                 if self.interrupt:
                     break
-        self._current_timestep = self._current_place = None
-        if not clips:
-            raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
+            self._current_timestep = self._current_place = None
+            if not clips:
+                raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
 
-        # 6. Frames.
-        frames = collector.collect(clips, self.video_processor)
+            # 6. Frames.
+            frames = collector.collect(clips, self.video_processor)
         self.maybe_free_model_hooks()
 
         # 7. Output.
@@ -476,6 +531,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         negative_prompt: str | list[str] | None = None,
         image: PipelineImageInput | None = None,
         *,
+        shards: int | None = None,
+        processes: Processes | None = None,
         text_encoders: AfterUse = "keep",
         output_type: str = "np",
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -504,7 +561,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         if self._uses_cuda_graphs:
             check_graphs(self.transformer, self._execution_device)
         config = self.transformer.config
-        return check_call(
+        request = check_call(
             self.geometry,
             config.in_channels,
             (config.joint_attention_dim, config.pooled_projection_dim),
@@ -514,6 +571,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             embeddings={name: arguments.pop(name, None) for name in EMBEDDINGS},
             **arguments,
         )
+        check_shards(shards, self.transformer)
+        check_processes(processes, shards, is_guided=request.is_guided)
+        return request
 
     def enable_cuda_graphs(self) -> None:
         """Record the steps of small stages as CUDA graphs: the same bits, sooner where launching is slow.
@@ -610,6 +670,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         on_step_end: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
         on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
+        processes: Processes | None,
     ) -> torch.Tensor | None:
         """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
 
@@ -628,8 +689,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 if "latents" in returned:
                     latents = check_replaced(returned["latents"], latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
-            # A unit whose last step this was is finished: the run stops after it.
-            if self.interrupt and not request.ends_unit(place):
+            # A unit whose last step this was is finished: the run stops after it. So do several processes.
+            if self.interrupt and processes is None and not request.ends_unit(place):
                 return None
             return latents
 
@@ -654,8 +715,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         )
         for stage_ends in new_units:
             digests_of_unit = tuple(map(noise_digest, stage_ends))
+            if processes is not None:
+                processes.check_same(f"latents of unit {len(units)}", digests_of_unit)
             stage_digests.append(digests_of_unit)
             take(stage_ends[-1], digests_of_unit)
+            if processes is not None:
+                self._interrupt = processes.any_of(self.interrupt)
             if self.interrupt:
                 break
         decoder.finish()

@@ -74,6 +74,7 @@ def build_manifest(
     settings = {
         name: list(value) if isinstance(value := getattr(recipe.settings, name), tuple) else value
         for name in SETTINGS
+        if (name, getattr(recipe.settings, name)) != ("shards", None)  # as earlier versions can read it
     }
     return {
         "schema": SCHEMA,

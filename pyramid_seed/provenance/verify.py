@@ -49,7 +49,7 @@ def verify_clip(
     path: Path | None,
     weights: Verification,
     made: Mapping[str, Any],
-    frames: Frames,
+    frames: Frames | None,
 ) -> Verification:
     """Compare everything that came out when a clip was made again.
 
@@ -58,14 +58,14 @@ def verify_clip(
         path: its file, whose pixels are compared as well; None without one.
         weights: see `verify_weights`; they were equal, or could not be compared.
         made: the manifest of the clip that was made again.
-        frames: its frames, (T, H, W, 3) uint8.
+        frames: its frames, (T, H, W, 3) uint8; None where another process has them, and compares the file.
     """
     environment = tuple(fingerprint_differences(manifest["environment"], made["environment"]))
     steps = [*weights.steps, *compare_results(manifest, made)]
     difference = first_difference(steps)
     if difference is not None:
         return Verification(tuple(steps[: steps.index(difference) + 1]), environment)
-    if path is not None and path.suffix.lower() != ".json":
+    if frames is not None and path is not None and path.suffix.lower() != ".json":
         steps.append(compare_file(path, manifest, frames, made["environment"]))
     return Verification(tuple(steps), environment)
 

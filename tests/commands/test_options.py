@@ -27,7 +27,9 @@ def test_every_command_that_makes_clips_takes_every_running_option():
     words = [word for name, value in GIVEN.items() for word in (RUN_OPTIONS[name].option, value)]
     for command in MAKING:
         assert run_options_from(parsed(*command)) == RunOptions(), command
-        assert run_options_from(parsed(*command, *words, "--compile")) == RunOptions(**GIVEN, compile=True)
+        assert run_options_from(parsed(*command, *words, "--workers", "3", "--compile")) == RunOptions(
+            **GIVEN, workers=3, compile=True
+        )
     assert RunOptions(attention="prefix").arguments() == {
         "noise_device": "cpu",
         "determinism": "strict",
@@ -62,6 +64,7 @@ def test_every_setting_has_its_option_and_means_what_a_value_means():
         "guidance_decay": 0.25,
         "min_guidance_scale": 1e-3,
         "max_sequence_length": 64,
+        "shards": 3,
         "fit": "pad",
         "scale": 2,
     }

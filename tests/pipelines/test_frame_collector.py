@@ -64,6 +64,7 @@ def test_the_frames_are_the_callees_to_change(make, known):
 def test_a_chunk_is_told_before_the_next_unit_begins(make):
     events = []
     make(
+        workers=1,
         num_frames=17,
         callback_on_step_end=lambda pipe, *_: events.append(("step", pipe.current_place.unit)),
         callback_on_unit_end=lambda clip, unit, latents, digests: events.append(("unit", unit)),
@@ -78,6 +79,7 @@ def test_known_units_are_told_first(make, known, told, tell):
     whole = known(num_frames=25, output_type="uint8")
     steps = []
     make(
+        workers=1,
         num_frames=25,
         beginning=Beginning(whole.latents[:, :, :2]),
         callback_on_step_end=lambda *_: steps.append(len(told)) or {},
@@ -93,7 +95,7 @@ def test_it_may_stop_the_run(pipe, make, known, told):
         told.append(chunk)
         pipe._interrupt = chunk == 1
 
-    output = make(num_frames=25, output_type="uint8", callback_on_chunk_end=stop)
+    output = make(workers=1, num_frames=25, output_type="uint8", callback_on_chunk_end=stop)
     assert told == [0, 1]
     assert output.interrupted
     assert output.latents.shape[2] == 2
@@ -126,6 +128,7 @@ def test_values_that_are_not_finite_end_the_run_at_their_unit(pipe, make, told, 
     units = []
     with pytest.raises(FloatingPointError, match="decoded frames of latent frame 1 are not finite"):
         make(
+            workers=1,
             num_frames=25,
             callback_on_chunk_end=tell,
             callback_on_unit_end=lambda clip, unit, *_: units.append(unit),

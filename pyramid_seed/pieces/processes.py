@@ -1,0 +1,211 @@
+"""Several processes that make one clip together: which pieces are whose, and how they pass data on.
+
+Data is moved, never added up: in which order a reduction sums is its backend's choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .board import Parts, Route, Shapes
+
+
+class ProcessLostError(ConnectionError):
+    """Another process that makes the same clip is gone."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one clip, and which one this is.
+
+    Attributes:
+        ranks: of all of them in their launch; the first one has the clip in the end.
+        index: of this one among them.
+        device: where data is passed on: the CPU, or an accelerator with a backend of its own.
+        group: of torch.distributed.
+    """
+
+    ranks: tuple[int, ...]
+    index: int
+    device: torch.device
+    group: Any
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one decodes the clip."""
+        return self.index == 0
+
+    def own_pieces(self, num_pieces: int) -> range:
+        """Those of the pieces of a step that this process makes: none if there are too few for all."""
+        count = len(self.ranks)
+        start, stop = (-(-index * num_pieces // count) for index in (self.index, self.index + 1))
+        return range(start, stop)
+
+    def maker_of(self, piece: int, num_pieces: int) -> int:
+        """The index of the process that makes a piece."""
+        return piece * len(self.ranks) // num_pieces
+
+    def post(self, first: int, num_pieces: int) -> ProcessPost:
+        """The way between the pieces of a sequence, the first of which is piece `first` of the step."""
+        return ProcessPost(self, first, num_pieces)
+
+    def gather(
+        self, own: Mapping[int, torch.Tensor], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+    ) -> dict[int, torch.Tensor]:
+        """What all pieces of a step gave, by their number, on every process.
+
+        Args:
+            own: of this process.
+            shapes: of every piece.
+            dtype: of all.
+        """
+        makers = [self.maker_of(piece, len(shapes)) for piece in range(len(shapes))]
+        others = [index for index in range(len(self.ranks)) if index != self.index]
+        received = self.swap(
+            {other: [own[piece] for piece in sorted(own)] for other in others},
+            {
+                other: [shapes[piece] for piece, maker in enumerate(makers) if maker == other]
+                for other in others
+            },
+            dtype,
+        )
+        gathered = dict(own)
+        for other, tensors in received.items():
+            pieces = (piece for piece, maker in enumerate(makers) if maker == other)
+            gathered |= dict(zip(pieces, tensors, strict=True))
+        return gathered
+
+    def swap(
+        self,
+        sends: Mapping[int, Sequence[torch.Tensor]],
+        expected: Mapping[int, Sequence[tuple[int, ...]]],
+        dtype: torch.dtype,
+        tag: int = 0,
+    ) -> dict[int, list[torch.Tensor]]:
+        """Send tensors to processes, and take those of the shapes that are expected of each."""
+        operations, buffers = [], {}
+        for other, tensors in sends.items():
+            if tensors:
+                flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
+                operations.append(self._operation(dist.isend, flat, other, tag))
+        for other, shapes in expected.items():
+            sizes = [torch.Size(shape).numel() for shape in shapes]
+            buffers[other] = torch.empty(sum(sizes), dtype=dtype, device=self.device), sizes
+            if sum(sizes):
+                operations.append(self._operation(dist.irecv, buffers[other][0], other, tag))
+        try:
+            for work in dist.batch_isend_irecv(operations) if operations else ():
+                work.wait()
+        except (dist.DistError, RuntimeError) as error:
+            raise ProcessLostError(
+                f"rank {self.ranks[self.index]} has lost another process of its clip, which has failed or "
+                f"was stopped: {error}"
+            ) from error
+        return {
+            other: [
+                part.view(shape) for part, shape in zip(buffer.split(sizes), expected[other], strict=True)
+            ]
+            for other, (buffer, sizes) in buffers.items()
+        }
+
+    def check_same(self, what: str, value: object) -> None:
+        """Compare the digests of a value that must be the same on all processes.
+
+        Raises:
+            RuntimeError: on all of them, if it is another one on any; that one's rank is named.
+        """
+        digests = self._bytes_of_all(hashlib.sha256(repr(value).encode()).digest())
+        for index in range(1, len(self.ranks)):
+            if digests[index] != digests[0]:
+                raise RuntimeError(
+                    f"the processes of one clip must have the same {what}: rank {self.ranks[index]} has "
+                    f"another one than rank {self.ranks[0]}; call them with the same arguments, on machines "
+                    "of the same kind"
+                )
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether the flag is set on any of them."""
+        return any(value != b"\0" for value in self._bytes_of_all(bytes([flag])))
+
+    def _bytes_of_all(self, own: bytes) -> list[bytes]:
+        """Equally many bytes of each process, by its index."""
+        tensor = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+        others = [index for index in range(len(self.ranks)) if index != self.index]
+        received = self.swap(
+            {other: [tensor] for other in others}, {other: [(len(own),)] for other in others}, torch.uint8
+        )
+        values = {other: bytes(tensors[0].tolist()) for other, tensors in received.items()} | {
+            self.index: own
+        }
+        return [values[index] for index in range(len(self.ranks))]
+
+    def from_first(self, value: int) -> int:
+        """The number in [0, 2**64) that the first process has."""
+        words = torch.tensor([value >> 32, value % 2**32], dtype=torch.int64, device=self.device)
+        dist.broadcast(words, self.ranks[0], group=self.group)
+        high, low = words.tolist()
+        return high << 32 | low
+
+    def text_of_first(self, text: str) -> str:
+        """The text that the first process has."""
+        own = torch.tensor([*text.encode()], dtype=torch.uint8, device=self.device)
+        values = own if self.is_first else own.new_empty(self.from_first(0))
+        if self.is_first:
+            self.from_first(len(own))
+        dist.broadcast(values, self.ranks[0], group=self.group)
+        return bytes(values.tolist()).decode()
+
+    def _operation(self, kind: Any, flat: torch.Tensor, other: int, tag: int) -> dist.P2POp:
+        flat = flat.view(torch.uint8)  # backends do not know every dtype
+        return dist.P2POp(kind, flat, self.ranks[other], group=self.group, tag=tag)
+
+
+@dataclass(frozen=True)
+class ProcessPost:
+    """The `board.Post` of one sequence of a step."""
+
+    processes: Processes
+    first: int
+    num_pieces: int
+
+    def exchange(
+        self, sends: Mapping[Route, Parts], expected: Mapping[Route, Shapes], like: torch.Tensor
+    ) -> dict[Route, Parts]:
+        """See `board.Post`; both sides sort the routes in the same way."""
+        outgoing: dict[int, list[torch.Tensor]] = {}
+        for (_, to), parts in sorted(sends.items(), key=lambda item: item[0]):
+            outgoing.setdefault(self._maker_of(to), []).extend(parts)
+        incoming: dict[int, list[tuple[int, ...]]] = {}
+        routes: dict[int, list[Route]] = {}
+        for route, shapes in sorted(expected.items()):
+            maker = self._maker_of(route[0])
+            incoming.setdefault(maker, []).extend(shapes)
+            routes.setdefault(maker, []).append(route)
+        received = self.processes.swap(outgoing, incoming, like.dtype, tag=1 + self.first)
+        parts_of: dict[Route, Parts] = {}
+        for maker, tensors in received.items():
+            waiting = iter(tensors)
+            for route in routes[maker]:
+                parts_of[route] = tuple(next(waiting).to(like.device) for _ in expected[route])
+        return parts_of
+
+    def _maker_of(self, piece: int) -> int:
+        return self.processes.maker_of(self.first + piece, self.num_pieces)
+
+
+@contextmanager
+def processes_left_on_error(processes: Processes | None) -> Iterator[None]:
+    """Leave the processes of a clip if something goes wrong in this one: so none of them waits for it."""
+    try:
+        yield
+    except BaseException:
+        if processes is not None:
+            dist.destroy_process_group(processes.group)
+        raise

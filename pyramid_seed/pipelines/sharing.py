@@ -1,0 +1,117 @@
+"""Into which pieces the steps of a clip are cut, and who shares them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..checks import check_int
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..models.transformer_pyramid_base import PyramidTransformer3DModel
+from ..pieces.processes import Processes
+from ..pieces.workers import MOST_PIECES, Workers, usable_cores
+from ..private_apis import diffusers_hooks, has_offload_hook
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the steps of a clip are cut, and who shares the pieces out.
+
+    Attributes:
+        workers: those of this process.
+        shards: pieces of the sequence of each half of guidance; None: both halves in one batch.
+        processes: those that make the clip together; None: this one alone.
+    """
+
+    workers: Workers
+    shards: int | None = None
+    processes: Processes | None = None
+
+
+def check_shards(shards: int | None, transformer: PyramidTransformer3DModel) -> None:
+    """Refuse shards that the transformer cannot be cut into, or not with what acts on it.
+
+    Raises:
+        ValueError, TypeError: with the values that can be used.
+    """
+    if shards is None:
+        return
+    check_int("shards", shards, minimum=1)
+    num_heads = transformer.config.num_attention_heads
+    if shards > MOST_PIECES // 2 or num_heads % shards:
+        good = [count for count in range(1, MOST_PIECES // 2 + 1) if num_heads % count == 0]
+        raise ValueError(
+            f"shards must divide the {num_heads} heads of the transformer, got {shards}; "
+            f"use one of {', '.join(map(str, good))}"
+        )
+    reasons = {
+        "attention 'reference' is one call for all": transformer.attention_path == "reference",
+        "a step cache decides for a whole step at a time": transformer.cache_in_use is not None,
+        "the transformer is compiled": transformer.is_compiled,
+        "group offload moves the weights of a block while others still need them": any(
+            "group_offloading" in name for module in transformer.modules() for name in diffusers_hooks(module)
+        ),
+    }
+    for reason, holds in reasons.items():
+        if shards > 1 and holds:
+            raise ValueError(f"shards must be 1 here, got {shards}: {reason}; use 1")
+
+
+def check_processes(processes: Processes | None, shards: int | None, *, is_guided: bool) -> None:
+    """Refuse more processes than there are pieces, or a number that does not divide them.
+
+    Raises:
+        ValueError: with the values that can be used.
+    """
+    if processes is None:
+        return
+    number = len(processes.ranks)
+    if shards is None:
+        raise ValueError(
+            f"a clip that {number} processes make must be in pieces: give shards=1 for the two halves of "
+            "guidance, or more"
+        )
+    num_pieces = shards * (2 if is_guided else 1)
+    good = [count for count in range(1, num_pieces + 1) if num_pieces % count == 0]
+    if number not in good:
+        raise ValueError(
+            f"processes of one clip must divide its {num_pieces} pieces (shards{' x 2' * is_guided}), got "
+            f"{number}; use {' or '.join(map(str, good))} processes, or other shards"
+        )
+
+
+def worker_count(
+    requested: int | None,
+    device: torch.device,
+    transformer: PyramidTransformer3DModel,
+    vae: AutoencoderKLCausalVideo | None,
+    *,
+    is_strict: bool,
+) -> int:
+    """How many threads may compute at a time.
+
+    More than one only on a CPU at level strict, where each kernel has one thread: elsewhere kernels have all
+    cores, or the device, to themselves. One, too, where hooks move weights or a step cache acts, as these
+    take one call of a model at a time, and for small models, whose operators are too short to gain.
+
+    Raises:
+        ValueError, TypeError: more were requested where they cannot be.
+    """
+    if requested is not None:
+        check_int("workers", requested, minimum=1, maximum=MOST_PIECES)
+        if requested > 1 and not (is_strict and device.type == "cpu"):
+            raise ValueError(
+                f"workers are for determinism strict on a CPU, got {requested} on {device.type} at "
+                f"{'strict' if is_strict else 'relaxed'}, where kernels share the work out; leave workers out"
+            )
+    modules = [*transformer.modules(), *([] if vae is None else vae.modules())]
+    is_free = (
+        is_strict
+        and device.type == "cpu"
+        and not transformer.is_compiled
+        and not any(has_offload_hook(module) or diffusers_hooks(module) for module in modules)
+    )
+    if not is_free:
+        return 1
+    return min(usable_cores(), MOST_PIECES) if requested is None else requested
