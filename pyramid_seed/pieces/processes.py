@@ -57,14 +57,14 @@ class Processes:
         return ProcessPost(self, first, num_pieces)
 
     def gather(
-        self, own: Mapping[int, torch.Tensor], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
+        self, own: Mapping[int, torch.Tensor], shapes: Sequence[tuple[int, ...]], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
         """What all pieces of a step gave, by their number, on every process.
 
         Args:
             own: of this process.
             shapes: of every piece.
-            dtype: of all.
+            like: has their dtype and device.
         """
         makers = [self.maker_of(piece, len(shapes)) for piece in range(len(shapes))]
         others = [index for index in range(len(self.ranks)) if index != self.index]
@@ -74,12 +74,12 @@ class Processes:
                 other: [shapes[piece] for piece, maker in enumerate(makers) if maker == other]
                 for other in others
             },
-            dtype,
+            like.dtype,
         )
         gathered = dict(own)
         for other, tensors in received.items():
             pieces = (piece for piece, maker in enumerate(makers) if maker == other)
-            gathered |= dict(zip(pieces, tensors, strict=True))
+            gathered |= {piece: tensor.to(like.device) for piece, tensor in zip(pieces, tensors, strict=True)}
         return gathered
 
     def swap(

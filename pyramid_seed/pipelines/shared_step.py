@@ -75,7 +75,7 @@ def velocities_in_pieces(
         shapes: list[tuple[int, ...]] = [(1, tokens, width) for tokens in shares(num_current, count)]
         if count == 1:
             shapes = [tuple(latents.shape)]
-        made = processes.gather(made, [shapes[index] for _, index in pieces], transformer.dtype)
+        made = processes.gather(made, [shapes[index] for _, index in pieces], latents.to(transformer.dtype))
     if count == 1:
         return [made[half] for half in range(len(halves))]
     return [
