@@ -41,6 +41,7 @@ from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .model_presets import chosen_settings, misfit, preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
+from .models.transformer_pyramid_base import PyramidTransformer3DModel
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes
 from .pipelines import PyramidFlowPipeline
@@ -50,6 +51,7 @@ from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
+from .pipelines.sharing import check_shards
 from .pipelines.stages import StageDigests
 from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
@@ -282,6 +284,14 @@ def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> Non
             check_lora_fits(lora.file, transformer)
 
 
+def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
+    """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
+    if shards is not None:
+        transformer = source.empty_transformer()
+        assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
+        check_shards(shards, transformer)
+
+
 def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
     """Put LoRAs into a pipeline that has none."""
     if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
@@ -340,6 +350,7 @@ class SharedPipeline:
             source = source or recognise_model(settings.model, variant=settings.variant)
             check(source.geometry)
             check_loras_fit(loras, source)
+            check_shards_fit(settings.shards, source)
             self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile, loras)
             self._key = key
             self.num_loads += 1

@@ -47,7 +47,8 @@ ALLOWED = {
         "reproduce": "api checkpoints clip dtypes first_image media models pieces pipelines provenance "
         "recipe",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
-        "first_image loras media model_presets noise pipelines presets run_options seeds texts unique_keys",
+        "first_image loras media model_presets noise pieces pipelines presets run_options seeds texts "
+        "unique_keys",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "
         "texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry media noise pipelines presets "

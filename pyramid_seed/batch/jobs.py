@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import writing
+from .group import Group, Order
 from .identity import in_order, jobs_from_json, jobs_to_json
 from .journal import Journal
 from .launch import Launch
@@ -36,6 +37,8 @@ def run_jobs(
     *,
     lossless: bool,
     progress: bool,
+    group: Group | None = None,
+    follow: Callable[[Order], None] | None = None,
 ) -> BatchSummary:
     """Do this process's part of a batch.
 
@@ -46,6 +49,8 @@ def run_jobs(
         maker: makes the clips.
         lossless: keep every bit in the files.
         progress: whether the main process shows a line.
+        group: the processes that make each clip together; None: each makes clips of its own.
+        follow: makes what the leading process of the group says.
 
     Raises:
         OutputError: the folder cannot be written to, or is in use by another launch.
@@ -56,9 +61,9 @@ def run_jobs(
     with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless)
         if not launch.is_main:
-            return _follow(launch, worker, stop)
+            return _follow(launch, worker, stop, group, follow)
         with folder_lock(folder):
-            return _lead(journal, launch, worker, stop, make_plan, progress=progress)
+            return _lead(journal, launch, worker, stop, make_plan, group, progress=progress)
 
 
 @contextmanager
@@ -80,6 +85,7 @@ def _lead(
     worker: Worker,
     stop: StopSignals,
     make_plan: Callable[[], Plan],
+    group: Group | None,
     *,
     progress: bool,
 ) -> BatchSummary:
@@ -100,6 +106,8 @@ def _lead(
 
     report = Report(launch, journal, bad, missing, progress=progress)
     worker.work(missing, report.update)
+    if group is not None:
+        group.tell(None)
     launch.count("left")
     launch.wait_for_others(stop.is_stopped, report.update)
     report.close()
@@ -108,12 +116,23 @@ def _lead(
     return summarize(plan, entries, num_there_before=num_there_before, signal=stop.received)
 
 
-def _follow(launch: Launch, worker: Worker, stop: StopSignals) -> BatchSummary:
+def _follow(
+    launch: Launch,
+    worker: Worker,
+    stop: StopSignals,
+    group: Group | None,
+    follow: Callable[[Order], None] | None,
+) -> BatchSummary:
     published = launch.plan(stop.is_stopped)
     plan = {} if published is None else json.loads(published)
     try:
-        if "jobs" in plan:
+        if "jobs" in plan and group is not None and follow is not None and not group.leads:
+            for order in group.orders():
+                follow(order)
+        elif "jobs" in plan:
             worker.work(jobs_from_json(plan["jobs"]), lambda: None)
+            if group is not None:
+                group.tell(None)
     finally:
         launch.count("left")
     return BatchSummary(is_main=False, signal=stop.received)

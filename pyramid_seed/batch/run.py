@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 from ..api import (
     check_loras_fit,
     check_request,
+    check_shards_fit,
     default_device,
     frame_digest,
     generate,
@@ -33,17 +35,22 @@ from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
+from ..pieces.processes import Processes, ProcessLostError
 from ..pipelines.beginning import Beginning
 from ..pipelines.first_frames import first_frames
+from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .errors import ModelError, refuse_too_many_files
+from .group import Group, Order
 from .identity import Job, content_key
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
-from .launch import Launch, join_launch
+from .launch import Launch, LaunchError, join_launch
 from .rows import STANDARD_INPUT, name_of, read_rows
 from .summary import BatchSummary, Plan
+
+logger = logging.getLogger(__name__)
 
 
 @settings_listed
@@ -65,6 +72,7 @@ def run_batch(
     lossless: bool = False,
     keep_going: bool = False,
     num_processes: int | None = None,
+    processes_per_clip: int = 1,
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
@@ -91,6 +99,8 @@ def run_batch(
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
         num_processes: how many processes were started; refused if it is another number.
+        processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
+            pieces that the setting `shards` says; the clips are the same with any number.
         progress: show a line on standard error.
         settings: values that replace the presets', see below; a row's own come first.
 
@@ -115,7 +125,8 @@ def run_batch(
     launch = join_launch(num_processes)
     own_device = _device_of(device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
-    maker = _ClipMaker(own_device, options, lossless)
+    group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
+    maker = _ClipMaker(own_device, options, lossless, group)
 
     def make_plan() -> Plan:
         where = name_of(prompts)
@@ -124,13 +135,15 @@ def run_batch(
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
+        shards_fit = cache(lambda shards, *model: check_shards_fit(shards, source_of(*model)))
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         steps: dict[int, tuple[int, ...]] = {}
 
         def check(item: BatchItem) -> None:
             model = item.settings.model, item.settings.variant
-            steps[id(item)] = _steps(item, source_of(*model))
+            steps[id(item)] = _steps(item, source_of(*model), processes_per_clip)
             loras_fit(item.loras, *model)
+            shards_fit(item.settings.shards, *model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 
@@ -151,7 +164,16 @@ def run_batch(
             jobs.setdefault(key, Job(item, key, steps[id(item)]))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
-    return run_jobs(Path(output), launch, make_plan, maker, lossless=lossless, progress=progress)
+    return run_jobs(
+        Path(output),
+        launch,
+        make_plan,
+        maker,
+        lossless=lossless,
+        progress=progress,
+        group=group,
+        follow=maker.follow,
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +183,7 @@ class _ClipMaker:
     device: str
     options: RunOptions
     lossless: bool
+    group: Group | None
 
     def content_key(self, item: BatchItem, weights: str) -> str:
         """The identity of an item that is made of these weights, see `identity.content_key`."""
@@ -203,6 +226,34 @@ class _ClipMaker:
         sink: FrameFile,
     ) -> Clip:
         """The clip of a job, see `maker.Maker`."""
+        if self.group is None:
+            return self._make(job, origin, known, on_step, on_unit, sink)
+        self.group.tell(Order(job, dict(origin), known))
+        try:
+            with self.group.making() as processes:
+                return self._make(job, origin, known, on_step, on_unit, sink, processes)
+        except ProcessLostError as error:
+            raise LaunchError(str(error)) from error
+
+    def follow(self, order: Order) -> None:
+        """Make a clip with the leading process, which has it in the end."""
+        assert self.group is not None  # whose leading process gave the order
+        try:
+            with self.group.making() as processes:
+                self._make(order.job, order.origin, order.known, None, None, None, processes)
+        except Exception:  # the leading process tells what became of the clip
+            logger.exception("%s: left", order.job.file)
+
+    def _make(
+        self,
+        job: Job,
+        origin: Mapping[str, Any],
+        known: Beginning | None,
+        on_step: Callable[[], None] | None,
+        on_unit: Callable[[int, torch.Tensor, Sequence[str]], None] | None,
+        sink: FrameFile | None,
+        processes: Processes | None = None,
+    ) -> Clip:
         item, options = job.item, self.options
         try:
             pipeline = shared_pipeline.get(item.settings, self.device, options.compile, loras=item.loras)
@@ -235,8 +286,9 @@ class _ClipMaker:
             workers=options.workers,
             pipeline=pipeline,
             progress=False,
-            on_step=lambda *_: on_step(),
-            on_unit=lambda _, *unit: on_unit(*unit),
+            processes=processes,
+            on_step=None if on_step is None else lambda *_: on_step(),
+            on_unit=None if on_unit is None else lambda _, *unit: on_unit(*unit),
             sink=sink,
         )
 
@@ -250,13 +302,14 @@ def _image_of(item: BatchItem) -> Any:
     return in_clip_size(image, item.settings)
 
 
-def _steps(item: BatchItem, source: RecognisedModel) -> tuple[int, ...]:
+def _steps(item: BatchItem, source: RecognisedModel, processes_per_clip: int) -> tuple[int, ...]:
     """Transformer steps of each unit; an image is the first one, and takes none.
 
     Raises what pipeline and file would raise, before anything is loaded.
     """
     check_fps(item.settings.fps, ".mp4")
     request = check_request(source.geometry, item.prompt, item.settings)
+    check_processes(processes_per_clip, item.settings.shards, is_guided=request.is_guided)
     steps = [sum(unit.num_inference_steps) for unit in request.units]
     return tuple(steps if item.image is None else [0, *steps[1:]])
 

@@ -67,6 +67,14 @@ def add(commands: Commands) -> None:
     )
     add_setting_options(parser)
     add_run_options(parser, many=True)
+    parser.add_argument(
+        "--processes-per-clip",
+        type=int,
+        default=1,
+        metavar="K",
+        help="K processes of the launch make each clip together, in the pieces that --shards says; "
+        "the clips are the same with any number (default: 1)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -87,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
         lossless=options.lossless,
         keep_going=options.keep_going,
         num_processes=options.num_processes,
+        processes_per_clip=options.processes_per_clip,
         progress=not options.quiet,
         **run_options_from(options).arguments(),
         **settings_from(options),

@@ -29,20 +29,12 @@ def processes_of_launch(device: str | torch.device | None = None) -> Processes |
     state = PartialState(cpu=torch.device(device or "cuda").type == "cpu")
     if state.num_processes == 1:
         return None
-    return processes_among(range(state.num_processes), state.process_index, state.device)
-
-
-def processes_among(ranks: range, rank: int, device: torch.device) -> Processes:
-    """Some processes of a launch, of which this one is one; called by all of the launch for the same ranks.
-
-    Args:
-        ranks: theirs.
-        rank: of this one.
-        device: where it computes.
-    """
-    group = dist.new_group([*ranks])
+    group = dist.new_group()
     passes_on_cpu = dist.get_backend(group) == "gloo"
-    return Processes(tuple(ranks), ranks.index(rank), torch.device("cpu") if passes_on_cpu else device, group)
+    ranks = tuple(range(state.num_processes))
+    return Processes(
+        ranks, state.process_index, torch.device("cpu") if passes_on_cpu else state.device, group
+    )
 
 
 def leave_launch() -> None:

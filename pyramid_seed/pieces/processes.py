@@ -26,16 +26,16 @@ class Processes:
     """The processes of one clip, and which one this is.
 
     Attributes:
-        ranks: of all of them in their launch; the first one has the clip in the end.
+        ranks: of all of them in their launch, for people; the first one has the clip in the end.
         index: of this one among them.
         device: where data is passed on: the CPU, or an accelerator with a backend of its own.
-        group: of torch.distributed.
+        group: of torch.distributed, in which a process has its index; None: the default one.
     """
 
     ranks: tuple[int, ...]
     index: int
     device: torch.device
-    group: Any
+    group: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -100,14 +100,9 @@ class Processes:
             buffers[other] = torch.empty(sum(sizes), dtype=dtype, device=self.device), sizes
             if sum(sizes):
                 operations.append(self._operation(dist.irecv, buffers[other][0], other, tag))
-        try:
+        with self._lost_told():
             for work in dist.batch_isend_irecv(operations) if operations else ():
                 work.wait()
-        except (dist.DistError, RuntimeError) as error:
-            raise ProcessLostError(
-                f"rank {self.ranks[self.index]} has lost another process of its clip, which has failed or "
-                f"was stopped: {error}"
-            ) from error
         return {
             other: [
                 part.view(shape) for part, shape in zip(buffer.split(sizes), expected[other], strict=True)
@@ -148,23 +143,43 @@ class Processes:
 
     def from_first(self, value: int) -> int:
         """The number in [0, 2**64) that the first process has."""
-        words = torch.tensor([value >> 32, value % 2**32], dtype=torch.int64, device=self.device)
-        dist.broadcast(words, self.ranks[0], group=self.group)
-        high, low = words.tolist()
+        words = torch.tensor([value >> 32, value % 2**32], dtype=torch.int64)
+        high, low = self.tensor_of_first(words, words.shape, words.dtype).tolist()
         return high << 32 | low
 
     def text_of_first(self, text: str) -> str:
         """The text that the first process has."""
-        own = torch.tensor([*text.encode()], dtype=torch.uint8, device=self.device)
-        values = own if self.is_first else own.new_empty(self.from_first(0))
+        own = torch.tensor([*text.encode()], dtype=torch.uint8)
+        shape = torch.Size([self.from_first(len(own))])
+        return bytes(self.tensor_of_first(own, shape, own.dtype).tolist()).decode()
+
+    def tensor_of_first(
+        self, tensor: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """The tensor of that shape and dtype that the first process has, on the CPU."""
         if self.is_first:
-            self.from_first(len(own))
-        dist.broadcast(values, self.ranks[0], group=self.group)
-        return bytes(values.tolist()).decode()
+            assert tensor is not None  # it has it
+            values = tensor.to(self.device, dtype).contiguous()
+        else:
+            values = torch.empty(shape, dtype=dtype, device=self.device)
+        if shape.numel():
+            with self._lost_told():
+                dist.broadcast(values, 0, group=self.group)
+        return values.cpu()
+
+    @contextmanager
+    def _lost_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            raise ProcessLostError(
+                f"rank {self.ranks[self.index]} has lost another process of its clip, which has failed or "
+                f"was stopped: {error}"
+            ) from error
 
     def _operation(self, kind: Any, flat: torch.Tensor, other: int, tag: int) -> dist.P2POp:
         flat = flat.view(torch.uint8)  # backends do not know every dtype
-        return dist.P2POp(kind, flat, self.ranks[other], group=self.group, tag=tag)
+        return dist.P2POp(kind, flat, other, group=self.group, tag=tag)
 
 
 @dataclass(frozen=True)

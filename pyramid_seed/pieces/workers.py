@@ -205,10 +205,14 @@ def _has_failed(made: Future[T]) -> bool:
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: its affinity, and what its control group (version 2) grants it."""
+    """Cores for this process: its affinity, what its control group (version 2) grants, and its launch.
+
+    The processes of a launch share the cores of their machine.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        cores = cores if quota == "max" else min(cores, int(quota) // int(period))
     except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+        pass  # no such group
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -572,7 +572,8 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             **arguments,
         )
         check_shards(shards, self.transformer)
-        check_processes(processes, shards, is_guided=request.is_guided)
+        number = 1 if processes is None else len(processes.ranks)
+        check_processes(number, shards, is_guided=request.is_guided)
         return request
 
     def enable_cuda_graphs(self) -> None:

@@ -58,15 +58,14 @@ def check_shards(shards: int | None, transformer: PyramidTransformer3DModel) -> 
             raise ValueError(f"shards must be 1 here, got {shards}: {reason}; use 1")
 
 
-def check_processes(processes: Processes | None, shards: int | None, *, is_guided: bool) -> None:
-    """Refuse more processes than there are pieces, or a number that does not divide them.
+def check_processes(number: int, shards: int | None, *, is_guided: bool) -> None:
+    """Refuse more processes of one clip than there are pieces, or a number that does not divide them.
 
     Raises:
         ValueError: with the values that can be used.
     """
-    if processes is None:
+    if number == 1:
         return
-    number = len(processes.ranks)
     if shards is None:
         raise ValueError(
             f"a clip that {number} processes make must be in pieces: give shards=1 for the two halves of "

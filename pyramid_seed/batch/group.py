@@ -1,0 +1,173 @@
+"""The processes of a batch that make each clip together: one takes the jobs, the others follow it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+
+from ..checks import check_int
+from ..pieces.processes import Processes, ProcessLostError
+from ..pipelines.beginning import Beginning
+from .identity import Job, jobs_from_json, jobs_to_json
+from .launch import Launch, LaunchError
+
+_LONGEST_WAIT = timedelta(minutes=30)
+
+
+@dataclass
+class Group:
+    """Neighbouring processes of a launch, and which one this is.
+
+    When something goes wrong with a clip they part, so that none waits for another, and meet again for the
+    next one.
+
+    Attributes:
+        launch: this process among all.
+        size: how many make a clip together.
+        device: where this one computes.
+    """
+
+    launch: Launch
+    size: int
+    device: torch.device
+    _processes: Processes | None = None
+    _meetings: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process takes the jobs, and has the clips."""
+        return self.launch.rank % self.size == 0
+
+    def processes(self) -> Processes:
+        """All of them, once all are here.
+
+        Raises:
+            LaunchError: one does not come.
+        """
+        if self._processes is None:
+            number, index = divmod(self.launch.rank, self.size)
+            store = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
+                f"clips/{number}/{self._meetings}", self.launch.store
+            )
+            self._meetings += 1
+            if self.device.type != "cpu":
+                torch.accelerator.set_device_index(self.device)
+            try:
+                torch.distributed.init_process_group(
+                    store=store, rank=index, world_size=self.size, timeout=_LONGEST_WAIT
+                )
+            except (torch.distributed.DistError, RuntimeError) as error:
+                raise LaunchError(f"process {self.launch.rank} has lost its group: {error}") from error
+            first = number * self.size
+            self._processes = Processes(tuple(range(first, first + self.size)), index, self.device)
+        return self._processes
+
+    @classmethod
+    def of_launch(cls, launch: Launch, size: int, device: torch.device) -> Group | None:
+        """The group of this process; None where each makes clips of its own.
+
+        Raises:
+            ValueError, TypeError: the size does not divide the number of processes; those that do are named.
+        """
+        check_int("processes_per_clip", size, minimum=1)
+        if launch.world_size % size:
+            good = [count for count in range(1, launch.world_size + 1) if launch.world_size % count == 0]
+            raise ValueError(
+                f"processes_per_clip must divide the {launch.world_size} processes of the launch, got "
+                f"{size}; use {' or '.join(map(str, good))}"
+            )
+        return None if size == 1 else cls(launch, size, device)
+
+    @contextmanager
+    def making(self) -> Iterator[Processes]:
+        """The processes for as long as a clip is made; what goes wrong parts them."""
+        processes = self.processes()
+        try:
+            yield processes
+        except BaseException:
+            self.part()
+            raise
+
+    def part(self) -> None:
+        """Leave the others, who notice it."""
+        self._processes = None
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def tell(self, order: Order | None) -> None:
+        """Say what is to be made next, or that there is nothing more; the leading process does.
+
+        Raises:
+            LaunchError: another one is gone.
+        """
+        try:
+            processes = self.processes()
+            processes.text_of_first("" if order is None else order.to_json())
+            if order is not None and order.known is not None:
+                processes.tensor_of_first(order.known.latents, order.known.latents.shape)
+        except ProcessLostError as error:
+            raise LaunchError(str(error)) from error
+
+    def orders(self) -> Iterator[Order]:
+        """What the leading process says, until there is nothing more.
+
+        Raises:
+            LaunchError: it is gone.
+        """
+        while True:
+            try:
+                text = self.processes().text_of_first("")
+                if not text:
+                    return
+                order = Order.from_json(text, self.processes().tensor_of_first)
+            except ProcessLostError as error:
+                raise LaunchError(str(error)) from error
+            yield order
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job, and how far it is done.
+
+    Attributes:
+        job: what is to be made.
+        origin: see `maker.Maker`.
+        known: its first units, if there are any.
+    """
+
+    job: Job
+    origin: dict[str, Any]
+    known: Beginning | None
+
+    def to_json(self) -> str:
+        """As text, without the latents."""
+        known = None
+        if self.known is not None:
+            known = {name: value for name, value in vars(self.known).items() if name != "latents"}
+            known["shape"] = list(self.known.latents.shape)
+        return json.dumps({"job": jobs_to_json([self.job]), "origin": self.origin, "known": known})
+
+    @classmethod
+    def from_json(cls, text: str, latents: Callable[[None, torch.Size], torch.Tensor]) -> Order:
+        """What `to_json` wrote, with latents of a shape from elsewhere."""
+        values = json.loads(text)
+        (job,), known = jobs_from_json(values["job"]), values["known"]
+        beginning = None
+        if known is not None:
+            shape = torch.Size(known.pop("shape"))
+            stages = known.pop("stage_digests")
+            beginning = Beginning(
+                latents=latents(None, shape),
+                stage_digests=None
+                if stages is None
+                else tuple(None if each is None else tuple(each) for each in stages),
+                **known,
+            )
+        return cls(job, values["origin"], beginning)
