@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import torch.distributed
 from ..checks import check_int
 from ..pieces.processes import Processes, ProcessLostError
 from ..pipelines.beginning import Beginning
+from .errors import Stopped
 from .identity import Job, jobs_from_json, jobs_to_json
 from .launch import Launch, LaunchError
 
+_POLL_SECONDS = 0.1
 _LONGEST_WAIT = timedelta(minutes=30)
 
 
@@ -32,11 +35,13 @@ class Group:
         launch: this process among all.
         size: how many make a clip together.
         device: where this one computes.
+        is_stopped: whether somebody wants the batch to stop.
     """
 
     launch: Launch
     size: int
     device: torch.device
+    is_stopped: Callable[[], bool] = lambda: False
     _processes: Processes | None = None
     _meetings: int = 0
 
@@ -49,14 +54,19 @@ class Group:
         """All of them, once all are here.
 
         Raises:
-            LaunchError: one does not come.
+            Stopped: the batch is to stop, or the leading process has stopped.
+            LaunchError: one cannot be reached.
         """
         if self._processes is None:
             number, index = divmod(self.launch.rank, self.size)
-            store = torch.distributed.PrefixStore(  # type: ignore[attr-defined]
-                f"clips/{number}/{self._meetings}", self.launch.store
-            )
+            meeting = f"clips/{number}/{self._meetings}"
             self._meetings += 1
+            self.launch.count(f"{meeting}/here")
+            while self.launch.count(f"{meeting}/here", 0) < self.size:
+                if self.is_stopped() or self.launch.count(self._over, 0):
+                    raise Stopped
+                time.sleep(_POLL_SECONDS)
+            store = torch.distributed.PrefixStore(meeting, self.launch.store)  # type: ignore[attr-defined]
             if self.device.type != "cpu":
                 torch.accelerator.set_device_index(self.device)
             try:
@@ -105,8 +115,11 @@ class Group:
         """Say what is to be made next, or that there is nothing more; the leading process does.
 
         Raises:
-            LaunchError: another one is gone.
+            Stopped, LaunchError: see `processes`.
         """
+        if order is None and self._processes is None:
+            self.launch.count(self._over)
+            return
         try:
             processes = self.processes()
             processes.text_of_first("" if order is None else order.to_json())
@@ -127,9 +140,16 @@ class Group:
                 if not text:
                     return
                 order = Order.from_json(text, self.processes().tensor_of_first)
+            except Stopped:
+                return
             except ProcessLostError as error:
                 raise LaunchError(str(error)) from error
             yield order
+
+    @property
+    def _over(self) -> str:
+        """The counter that says that nothing more is to be made, where they have parted."""
+        return f"clips/{self.launch.rank // self.size}/over"
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def run_jobs(
     """
     journal = Journal(folder)
     with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
+        if group is not None:
+            group.is_stopped = stop.is_stopped
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless)
         if not launch.is_main:
             return _follow(launch, worker, stop, group, follow)

@@ -6,13 +6,13 @@ computes with one thread of its own. So no bit depends on how many workers there
 
 from __future__ import annotations
 
-import heapq
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,23 @@ class AbandonedError(Exception):
     """Another piece has failed, or the caller was interrupted: this one is not needed any more."""
 
 
+@dataclass(eq=False)
+class _Waiting:
+    """Somebody who wants a place, once something holds.
+
+    Attributes:
+        order: (urgency, ticket), the smallest first.
+        holds: what is waited for.
+        woken: told when the place is there.
+        has_place: whether it is.
+    """
+
+    order: tuple[int, int]
+    holds: Callable[[], bool]
+    woken: threading.Condition
+    has_place: bool = False
+
+
 class Workers:
     """Those who compute in one call: the thread that makes it, and threads of ours.
 
@@ -45,9 +62,9 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._num_free = count
-        self._queue: list[tuple[int, int]] = []  # (urgency, ticket) of those who want a place
+        self._waiting: list[_Waiting] = []
         self._is_stopped = False
         self._urgency = threading.local()
         # Pieces that run together may wait for each other, so each has a thread.
@@ -55,17 +72,14 @@ class Workers:
         self._beside = ThreadPoolExecutor(min(count, MOST_BESIDE), "pyramid-seed beside")
 
     def __enter__(self) -> Self:
-        with self._changed:
-            self._take(FIRST)
+        with self._lock:
+            self._num_free -= 1
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._num_free += 1
-            self._is_stopped = True
-            self._changed.notify_all()
+        self._stop()
         self._pieces.shutdown(cancel_futures=True)
         self._beside.shutdown(cancel_futures=True)
 
@@ -96,7 +110,7 @@ class Workers:
 
     def result(self, future: Future[T]) -> T:
         """What a piece gave, once it is made; raises what it raised."""
-        self.wait_until(lambda: future.done() or self._is_stopped)
+        self.wait_until(future.done)
         return future.result()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
@@ -105,96 +119,125 @@ class Workers:
         Raises:
             AbandonedError: nobody needs it any more.
         """
-        with self._changed:
+        with self._lock:
             self._check()
-            if holds():
-                return
-            self._give()
-            try:
-                self._changed.wait_for(lambda: self._is_stopped or holds())
-            finally:
-                self._take(self._own_urgency())
-            self._check(unless=holds)
+            if not holds():
+                self._give()
+                self._take(holds)
+                if not holds():
+                    self._check()
 
     def tell(self) -> None:
         """Something has changed that others may wait for."""
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._give_out()
 
     def give_way(self) -> None:
         """Let whoever is more urgent go first; raises AbandonedError if nobody needs this work any more."""
-        urgency = self._own_urgency()
-        with self._changed:
+        own = self._own_urgency()
+        with self._lock:
             self._check()
-            if self._queue and self._queue[0][0] < urgency:
+            if any(each.order[0] < own and each.holds() for each in self._waiting):
                 self._give()
-                self._take(urgency)
+                self._take()
 
     @contextmanager
     def away(self) -> Iterator[None]:
         """Let others compute while the caller waits for something outside, such as another process."""
-        with self._changed:
+        with self._lock:
             self._give()
         try:
             yield
         finally:
-            with self._changed:
-                self._take(self._own_urgency())
+            with self._lock:
+                self._take()
 
     def _submit(self, pool: ThreadPoolExecutor, piece: Callable[[], T], urgency: int) -> Future[T]:
-        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads()
-        context = copy_context()
-        future = pool.submit(context.run, self._make, piece, urgency, modes)
+        future = pool.submit(copy_context().run, self._make, piece, urgency, _ThreadState.here())
         future.add_done_callback(lambda _: self.tell())
         return future
 
-    def _make(self, piece: Callable[[], T], urgency: int, modes: tuple[bool, bool, int]) -> T:
+    def _make(self, piece: Callable[[], T], urgency: int, state: _ThreadState) -> T:
         """Make a piece in this thread, in which torch is as where it was asked for."""
-        with_grad, is_inference, num_threads = modes
         self._urgency.value = urgency
-        if torch.get_num_threads() != num_threads:
-            torch.set_num_threads(num_threads)  # of this thread
-        with self._changed:
-            self._take(urgency)
+        with self._lock:
+            self._take()
         try:
-            with torch.inference_mode(is_inference), torch.set_grad_enabled(with_grad):
+            with state.set():
                 self.give_way()
                 return piece()
         finally:
-            with self._changed:
+            with self._lock:
                 self._give()
 
     def _stop(self) -> None:
-        with self._changed:
+        with self._lock:
             self._is_stopped = True
-            self._changed.notify_all()
+            self._give_out()
 
-    def _check(self, unless: Callable[[], bool] = lambda: False) -> None:
-        if self._is_stopped and not unless():
+    def _check(self) -> None:
+        if self._is_stopped:
             raise AbandonedError
 
     def _own_urgency(self) -> int:
         return getattr(self._urgency, "value", FIRST)
 
-    def _take(self, urgency: int) -> None:
-        """Wait for a place; with the lock held."""
-        ticket = (urgency, next(_tickets))
-        heapq.heappush(self._queue, ticket)
+    # With the lock held:
+
+    def _take(self, holds: Callable[[], bool] = lambda: True) -> None:
+        """Wait for a place, once something holds."""
+        own = _Waiting((self._own_urgency(), next(_tickets)), holds, threading.Condition(self._lock))
+        self._waiting.append(own)
+        self._give_out()
         try:
-            self._changed.wait_for(
-                lambda: self._is_stopped or (self._num_free > 0 and self._queue[0] == ticket)
-            )
-        finally:
-            self._queue.remove(ticket)
-            heapq.heapify(self._queue)
-            self._num_free -= 1
-        if self._num_free > 0:
-            self._changed.notify_all()
+            own.woken.wait_for(lambda: own.has_place)
+        except BaseException:  # an interrupt, after which the caller gives a place back
+            if not own.has_place:
+                self._waiting.remove(own)
+                self._num_free -= 1
+            raise
 
     def _give(self) -> None:
-        """Give the place up; with the lock held."""
+        """Give the own place up."""
         self._num_free += 1
-        self._changed.notify_all()
+        self._give_out()
+
+    def _give_out(self) -> None:
+        """Give free places to those who can go on; who is to be abandoned needs none."""
+        for each in sorted(self._waiting, key=lambda waiting: waiting.order):
+            if self._is_stopped or (self._num_free > 0 and each.holds()):
+                self._waiting.remove(each)
+                self._num_free -= 1
+                each.has_place = True
+                each.woken.notify()
+
+
+@dataclass(frozen=True)
+class _ThreadState:
+    """What of torch belongs to a thread."""
+
+    with_grad: bool
+    is_inference: bool
+    num_threads: int
+    stream: torch.cuda.Stream | None
+
+    @classmethod
+    def here(cls) -> _ThreadState:
+        stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+        return cls(
+            torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_num_threads(), stream
+        )
+
+    @contextmanager
+    def set(self) -> Iterator[None]:
+        if torch.get_num_threads() != self.num_threads:
+            torch.set_num_threads(self.num_threads)
+        with (
+            torch.inference_mode(self.is_inference),
+            torch.set_grad_enabled(self.with_grad),
+            torch.cuda.stream(self.stream),
+        ):
+            yield
 
 
 _tickets = count()

@@ -559,7 +559,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         if self.vae is not None:
             check_dtype(self.vae.dtype)
         if self._uses_cuda_graphs:
-            check_graphs(self.transformer, self._execution_device)
+            check_graphs(self.transformer, self._execution_device, shards)
         config = self.transformer.config
         request = check_call(
             self.geometry,

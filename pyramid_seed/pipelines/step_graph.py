@@ -47,12 +47,15 @@ class StepGraph:
         return self._velocity
 
 
-def check_graphs(transformer: PyramidTransformer3DModel, device: torch.device) -> None:
+def check_graphs(
+    transformer: PyramidTransformer3DModel, device: torch.device, shards: int | None = None
+) -> None:
     """Refuse to record steps that would not be the same each time.
 
     Raises:
         ValueError: the device is no CUDA device; weights are moved by hooks; a step cache acts; blocks are
-            compiled; or attention is the reference path, which builds everything anew.
+            compiled; a sequence is in pieces; or attention is the reference path, which builds everything
+            anew.
     """
     reasons = {
         f"the transformer computes on {device}, where there are none": device.type != "cuda",
@@ -61,6 +64,7 @@ def check_graphs(transformer: PyramidTransformer3DModel, device: torch.device) -
             has_offload_hook(module) or diffusers_hooks(module) for module in transformer.modules()
         ),
         "the transformer is compiled": transformer.is_compiled,
+        f"the pieces of {shards} shards wait for each other": (shards or 1) > 1,
         "attention 'reference' builds everything anew at each step": transformer.attention_path
         == "reference",
     }
