@@ -59,10 +59,10 @@ from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
-from .sharing import Sharing, check_processes, check_shards, worker_count
+from .sharing import Sharing, check_agreement, check_processes, check_shards, worker_count
 from .stages import StageDigests
 from .step_graph import check_graphs
-from .text import clip_text_digests, text_digests, with_suffix
+from .text import clip_text_digests, with_suffix
 from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
@@ -431,32 +431,22 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         clips: list[torch.Tensor] = []
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
         if processes is not None:
-            given = [
-                (
-                    source.root if isinstance(source, NoiseStreams) else None,
-                    text_digests(positive, negative),
-                    None if units is None else noise_digest(units),
-                )
-                for source, positive, negative, units in zip(
-                    sources, positives, negatives, first_units, strict=True
-                )
-            ]
-            what = (given, request.units, request.shape, shards, self.transformer.attention_path)
-            processes.check_same("seed, text and settings", what)
+            settings = request.units, request.shape, shards, self.transformer.attention_path
+            check_agreement(processes, settings, sources, positives, negatives, first_units)
+        has_frames = processes is None or processes.is_first
         with (
             processes_left_on_error(processes),
             Workers(num_workers) as team,
             self.progress_bar(total=request.num_steps)
-            if show_progress
+            if show_progress and has_frames
             else tqdm(disable=True) as progress_bar,
         ):
             sharing = Sharing(team, shards, processes)
-            is_decoding = processes is None or processes.is_first
             collector = FrameCollector(
-                self.vae if is_decoding else None,
-                output_type if is_decoding else "latent",
+                self.vae,
+                output_type if has_frames else "latent",
                 request.num_clips,
-                callback_on_chunk_end if is_decoding else None,
+                callback_on_chunk_end if has_frames else None,
                 team,
             )
             for index in range(request.num_clips):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,11 @@ import torch
 from ..checks import check_int
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
+from ..noise import NoiseSource, NoiseStreams, noise_digest
 from ..pieces.processes import Processes
 from ..pieces.workers import MOST_PIECES, Workers, usable_cores
 from ..private_apis import diffusers_hooks, has_offload_hook
+from .text import TextEmbeddings, text_digests
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,32 @@ def check_processes(number: int, shards: int | None, *, is_guided: bool) -> None
             f"processes of one clip must divide its {num_pieces} pieces (shards{' x 2' * is_guided}), got "
             f"{number}; use {' or '.join(map(str, good))} processes, or other shards"
         )
+
+
+def check_agreement(
+    processes: Processes,
+    settings: tuple[object, ...],
+    sources: Sequence[NoiseSource],
+    positives: Sequence[TextEmbeddings],
+    negatives: Sequence[TextEmbeddings | None],
+    first_units: Sequence[torch.Tensor | None],
+) -> None:
+    """Refuse to go on unless all processes are to make the same clips: RuntimeError on each of them.
+
+    Args:
+        processes: those that make them.
+        settings: of all clips.
+        sources, positives, negatives, first_units: noise, text and known units of each clip.
+    """
+    clips = [
+        (
+            source.root if isinstance(source, NoiseStreams) else None,
+            text_digests(positive, negative),
+            None if units is None else noise_digest(units),
+        )
+        for source, positive, negative, units in zip(sources, positives, negatives, first_units, strict=True)
+    ]
+    processes.check_same("seed, text and settings", (clips, settings))
 
 
 def worker_count(
