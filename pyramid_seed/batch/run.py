@@ -238,6 +238,7 @@ class _ClipMaker:
     def follow(self, order: Order) -> None:
         """Make a clip with the leading process, which has it in the end."""
         assert self.group is not None  # whose leading process gave the order
+        logger.info("%s: begun, with others", order.job.file)
         try:
             with self.group.making() as processes:
                 self._make(order.job, order.origin, order.known, None, None, None, processes)

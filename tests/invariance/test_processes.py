@@ -85,11 +85,11 @@ def digests(output: Path) -> dict[str, tuple[str, str]]:
 
 
 def pids(output: Path) -> dict[int, int]:
-    """Process ids by rank, from the logs."""
+    """Process ids by rank, from the logs; of several launches, those of the last."""
     found = {}
     for path in (output / "logs").glob("process-*.log"):
-        if match := re.match(r"\S+ \S+ (\d+) ", path.read_text()):
-            found[int(path.stem.split("-")[1])] = int(match[1])
+        if logged := re.findall(r"^\d\S+ \S+ (\d+) [A-Z]+ ", path.read_text(), re.MULTILINE):
+            found[int(path.stem.split("-")[1])] = int(logged[-1])
     return found
 
 
@@ -271,3 +271,27 @@ def test_bad_rows_are_refused_on_every_process(tmp_path, settings):
     assert "line 6: num_frames must be 8k + 1, got 10; use 9 or 17" in text
     assert "line 7: height must be a multiple of 64, got 100; use 64 or 128" in text
     assert not list(output.glob("*.mp4"))
+
+
+@pytest.mark.slow
+def test_ranks_killed_at_work_on_one_clip_and_another_number_of_them_goes_on(tmp_path, settings):
+    """Five shards of the embedded model's five heads: 1, 2, 5 or 10 processes can make a clip together."""
+    settings = settings | {"model": "embedded:tiny", "shards": 5}
+    del settings["variant"]
+    rows, random_ranks = write_list(tmp_path, [{"prompt": "a star", "num_frames": 33}]), random.Random(0)
+    assert run_batch(rows, tmp_path / "alone", progress=False, **settings).status == 0
+    output, num_units = tmp_path / "clips", 0
+    for processes in (2, 5, 1):
+        together = settings | {"processes_per_clip": processes}
+        launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
+        process = start(launcher, rows, output, together)
+        next_unit = f".work/*/unit-{num_units:04}.safetensors"
+        assert wait_for(lambda name=next_unit: list(output.glob(name)), process)
+        kill(pids(output)[random_ranks.randrange(processes)])
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode != 0, text
+        num_units = len(list(output.glob(".work/*/unit-*.safetensors")))
+    finish(rows, output, settings)
+    assert digests(output) == digests(tmp_path / "alone")
+    (entry,) = index(output)
+    assert entry["resumed_units"] == num_units
