@@ -13,7 +13,7 @@ import torch
 from pyramid_seed.noise import noise_digest
 
 from .fresh import reset_peak_memory, run_fresh
-from .measure import CPU, Bar, Result, Row, check_equal, in_turn
+from .measure import CPU, Bar, Result, Row, Work, check_equal, in_turn
 from .sizes import MID, SIZES, Size, call_settings, make_pipeline
 
 COUNTS = (1, 2)
@@ -21,10 +21,10 @@ SHARDS = {"tiny": None, "mid": 1}
 """With which the clip is made: two calls of guidance cost the embedded model more than two workers gain."""
 CUT = replace(
     MID,
-    description="mid with 8 heads, 384x640, 3 units: latents",
+    description="mid with 8 heads, 384x640, 2 units: latents",
     height=384,
     width=640,
-    num_units=3,
+    num_units=2,
     transformer={**MID.transformer, "num_attention_heads": 8},
 )
 """Long enough that the last stage is cut into 4 pieces, and heads that 4 divides."""
@@ -60,9 +60,10 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def _workers_row(size: Size, repeats: int) -> Row:
-    make, digests = _maker(size, SHARDS[size.name])
+    warm_up, make, digests = _maker(size, SHARDS[size.name])
     one, two = map(_workers, COUNTS)
-    times = in_turn([partial(make, count) for count in COUNTS], repeats, CPU)
+    works = [partial(make, count) for count in COUNTS]
+    times = in_turn(works, repeats, CPU, warm_ups=[warm_up])
     check_equal("one clip by another number of workers", digests)
     return Row(
         f"{size.num_units} units, steps {size.num_steps} a stage",
@@ -75,7 +76,9 @@ def shards_row(size: Size, repeats: int) -> Row:
     """Latents of a clip by one worker: 4 shards over 1."""
     pipeline = make_pipeline(size, CPU, with_text=False)
     settings = call_settings(pipeline, size) | {"output_type": "latent", "workers": 1}
-    times = in_turn([partial(pipeline, **settings, shards=shards) for shards in (1, 4)], repeats, CPU)
+    works = [partial(pipeline, **settings, shards=shards) for shards in (1, 4)]
+    warm_up = partial(pipeline, **settings | {"num_frames": 1}, shards=4)
+    times = in_turn(works, repeats, CPU, warm_ups=[warm_up])
     return Row(
         size.description, dict(zip(("1 shard", "4 shards"), times, strict=True)), ("4 shards", "1 shard")
     )
@@ -84,13 +87,13 @@ def shards_row(size: Size, repeats: int) -> Row:
 def make_once(size_name: str, count: int) -> None:
     """What a fresh process does whose peak is taken, from after the weights are there."""
     size = SIZES[size_name]
-    make, _ = _maker(size, SHARDS[size_name])
+    _, make, _ = _maker(size, SHARDS[size_name])
     reset_peak_memory()
     make(count)
 
 
-def _maker(size: Size, shards: int | None) -> tuple[Callable[[int], None], set[str]]:
-    """What makes the clip by so many workers, and the digests of all clips that it has made."""
+def _maker(size: Size, shards: int | None) -> tuple[Work, Callable[[int], None], set[str]]:
+    """A warm-up, what makes the clip by so many workers, and the digests of all clips that it has made."""
     pipeline = make_pipeline(size, CPU, with_text=size.name == "tiny")
     settings = call_settings(pipeline, size) | {"output_type": "uint8", "shards": shards}
     digests = set()
@@ -99,7 +102,7 @@ def _maker(size: Size, shards: int | None) -> tuple[Callable[[int], None], set[s
         output = pipeline(**settings, workers=count)
         digests.add(noise_digest(output.latents) + sha256(output.frames.tobytes()).hexdigest())
 
-    return make, digests
+    return partial(pipeline, **settings | {"num_frames": 1}), make, digests
 
 
 def _workers(count: int) -> str:
