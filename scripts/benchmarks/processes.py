@@ -80,7 +80,8 @@ def launch(count: int, size_name: str, device: str) -> list[dict[str, Any]]:
         command = [*launcher, "--nproc_per_node", str(count), *work]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
         if done.returncode:
-            raise RuntimeError(f"{count} processes failed: {done.stderr.strip()[-800:]}")
+            said = done.stderr.partition("failed (exitcode")[0]  # where the launcher's own report begins
+            raise RuntimeError(f"{count} processes failed: {said.strip()[-800:]}")
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).iterdir())]
 
 
