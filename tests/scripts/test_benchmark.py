@@ -125,7 +125,7 @@ def test_a_launch_that_fails_is_told(monkeypatch):
     )
     failed = subprocess.CompletedProcess([], 1, stderr=said)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match="^1 processes failed: KeyError: 'no size'\nE0101 torch"):
+    with pytest.raises(RuntimeError, match=r"^1 processes failed: KeyError: 'no size'\nE0101 torch"):
         processes.launch(1, "no size", "cpu")
 
 
