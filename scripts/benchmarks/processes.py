@@ -58,14 +58,20 @@ def measure(options: argparse.Namespace) -> Result:
         rows=[row],
         bars=bars,
         facts={
-            **{
-                f"peak bytes of a process, {label}": max(rank["peak"] for rank in told[count])
-                for label, count in zip(LABELS, COUNTS, strict=True)
-            },
+            **_most("peak", "peak bytes of a process", told),
+            # What is left of a ratio where other work has the cores.
+            **_most("busy", "most CPU seconds of a process", told),
             "bytes that a process sends per step": told[2][0]["sent"],
         },
         device=device,
     )
+
+
+def _most(name: str, title: str, told: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    return {
+        f"{title}, {label}": max(rank[name] for rank in told[count])
+        for label, count in zip(LABELS, COUNTS, strict=True)
+    }
 
 
 def launch(count: int, size_name: str, device: str) -> list[dict[str, Any]]:
@@ -95,12 +101,13 @@ def make_steps(size_name: str, device: str) -> dict[str, Any]:
     pipeline(**settings | {"num_frames": 1}, processes=processes)
     reset_peak_memory()
     with counted_swaps() as sent:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         latents = pipeline(**settings, processes=processes).latents
-        seconds = time.perf_counter() - started
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
     leave_launch()
     return {
         "seconds": seconds,
+        "busy": busy,
         "peak": peak_memory(),
         "sent": round(sent() / (size.num_units * sum(size.num_steps))),
         "digest": noise_digest(latents),

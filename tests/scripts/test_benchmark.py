@@ -106,7 +106,7 @@ def test_every_subcommand_writes_what_it_measured(run, tmp_path, monkeypatch, co
 
 def launch_pretended(count, size_name, device):
     """In place of a launch, which takes ten seconds: see `test_two_processes_...`."""
-    return [{"seconds": 2.0 / count, "peak": 2**20, "sent": 0, "digest": "same"}] * count
+    return [{"seconds": 2.0 / count, "busy": 1.0, "peak": 2**20, "sent": 0, "digest": "same"}] * count
 
 
 def test_two_processes_make_the_clip_of_one(tiny):
