@@ -41,7 +41,8 @@ def measure(options: argparse.Namespace) -> Result:
             told[count] += ranks
             times[count].append(max(rank["seconds"] for rank in ranks))
     check_equal(
-        "one clip by another number of processes", [rank["digest"] for all in told.values() for rank in all]
+        "one clip by another number of processes",
+        [rank["digest"] for ranks in told.values() for rank in ranks],
     )
     row = Row(
         f"{size.num_units} units, steps {size.num_steps} a stage",
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace) -> Result:
         bars=bars,
         facts={
             **_most("peak", "peak bytes of a process", told),
-            # What is left of a ratio where other work has the cores.
+            # These can be compared where other programs have the cores, too.
             **_most("busy", "most CPU seconds of a process", told),
             "bytes that a process sends per step": told[2][0]["sent"],
         },
