@@ -24,6 +24,8 @@ COMMANDS = {
     "startup": ("from the shell to help and to a written clip", 5),
     "memory": ("peak memory by memory mode", None),
     "determinism": ("what the level strict costs against relaxed", 5),
+    "workers": ("a clip by one worker and by two, and what shards cost one", 3),
+    "processes": ("the steps of a clip by one process and by two", 3),
     "tokens": ("how the sequence grows with the clip; runs no model", None),
     "operations": ("what a step asks of a device, counted at full size without weights", None),
 }
@@ -48,13 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
             parts = ("help", "clip")
             command.add_argument("--parts", nargs="+", choices=parts, default=parts)
             continue
-        sizes = ("tiny", "mid", "full")
+        sizes = ("tiny", "mid") if name == "workers" else ("tiny", "mid", "full")
         command.add_argument("--size", choices=sizes, default="tiny", help="full needs a GPU (default: tiny)")
-        if name != "noise":  # which is drawn and made on the CPU
+        if name not in ("noise", "workers"):  # which are of the CPU
             command.add_argument("--device", help="torch device (default: an accelerator, else the CPU)")
-        command.add_argument("--threads", type=int, metavar="N", help="of torch (default: torch's choice)")
+        if name not in ("workers", "processes"):  # which compute at level strict, with one
+            command.add_argument(
+                "--threads", type=int, metavar="N", help="of torch (default: torch's choice)"
+            )
     added = commands.choices
-    added["vae"].add_argument("--no-memory", action="store_true", help="times only")
+    for name in ("vae", "workers"):
+        added[name].add_argument("--no-memory", action="store_true", help="times only")
     added["clip"].add_argument("--determinism", choices=("strict", "relaxed"), default="strict")
     added["transformer"].add_argument("--unit", type=int, help="(default: the last of the size's clip)")
     added["transformer"].add_argument(

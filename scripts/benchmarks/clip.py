@@ -25,7 +25,7 @@ def measure(options: argparse.Namespace) -> Result:
     size = SIZES[options.size]
     device = device_for(size, options.device)
     pipeline = make_pipeline(size, device, with_text=size.name == "tiny")
-    settings = call_settings(pipeline, size) | {"determinism": options.determinism}
+    settings = call_settings(pipeline, size) | {"determinism": options.determinism, "workers": 1}
     short = settings | {"num_frames": 1}
     latents: dict[str, torch.Tensor] = {}
 
@@ -35,7 +35,7 @@ def measure(options: argparse.Namespace) -> Result:
     def baseline(settings: dict[str, Any]) -> None:
         with reference_path(pipeline):
             latents["baseline"] = pipeline(**settings, output_type="latent").latents
-        # The level sets the number of threads, which must be the same on both sides.
+        # The level sets the number of threads, which must be the same on both sides, as is one worker.
         with determinism_level(options.determinism):
             decode_in_overlapping_tiles(
                 pipeline.vae, latents["baseline"].to(device), *TILES.get(size.name, ())

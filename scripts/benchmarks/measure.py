@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,12 @@ def compared(
     """A row of times of the product and of its stated baseline, taken in turn."""
     times = in_turn([product, baseline], repeats, device, warm_ups)
     return Row(name, dict(zip((PRODUCT, BASELINE), times, strict=True)))
+
+
+def check_equal(what: str, digests: Collection[str]) -> None:
+    """Refuse times of computations that should have given the same bits, and did not: RuntimeError."""
+    if len(set(digests)) != 1:
+        raise RuntimeError(f"{what} has other bits, so its time says nothing; digests: {sorted(digests)}")
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def generate_in_mode(size_name: str, mode_name: str, device: str | None) -> None
     size = replace(size, num_units=2, num_steps=(1, 1, 1), dtype=mode.dtype or size.dtype)
     pipeline = _pipeline(size, chosen, mode)
     reset_peak_memory()
-    settings = call_settings(pipeline, size)
+    settings = call_settings(pipeline, size) | {"workers": 1}
     pipeline(**settings, output_type="uint8", text_encoders="free" if mode.frees_text else "keep")
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 import benchmark
 import pytest
 import torch
-from benchmarks import memory, noise, startup, transformer
+from benchmarks import memory, noise, processes, startup, transformer, workers
 from benchmarks import vae as vae_benchmark
 from benchmarks.baseline import (
     block_gaussian,
@@ -34,8 +34,10 @@ from benchmarks.vae import decode_once, decode_streaming, memory_bars, random_la
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel
 from pyramid_seed.cli import main
 from pyramid_seed.models.token_geometry import causal_attention_mask
-from pyramid_seed.noise import block_noise
+from pyramid_seed.noise import block_noise, noise_digest
+from pyramid_seed.pipelines import shared_step
 from pyramid_seed.pipelines.decode import decode_chunks, to_uint8
+from pyramid_seed.pipelines.shared_step import num_pieces
 from tests.cases import check_cases
 
 CPU = torch.device("cpu")
@@ -72,6 +74,8 @@ def run(monkeypatch, capsys):
         ["vae", "--no-memory"],
         ["clip"],
         ["determinism"],
+        ["workers", "--no-memory"],
+        ["processes"],
         ["tokens"],
         ["startup", "--parts", "help"],
     ],
@@ -81,7 +85,8 @@ def test_every_subcommand_writes_what_it_measured(run, tmp_path, monkeypatch, co
     monkeypatch.setattr(startup, "EAGER_HELP", startup.HELP)  # which else takes as long as all others
     result, picture = tmp_path / "result.json", tmp_path / "picture.png"
     repeats = [] if command == ["tokens"] else ["--repeats", "1"]
-    has_device = command[0] not in ("noise", "tokens", "startup")
+    monkeypatch.setattr(processes, "launch", launch_pretended)
+    has_device = command[0] not in ("noise", "tokens", "startup", "workers")
     device = ["--device", "cpu"] if has_device else []
     status, said, _ = run(*command, *repeats, *device, "--json", result, "--picture", picture)
     assert status == 0
@@ -97,6 +102,63 @@ def test_every_subcommand_writes_what_it_measured(run, tmp_path, monkeypatch, co
         seconds = row["seconds"]
         assert row["ratio"]["median"] == pytest.approx(seconds[above]["median"] / seconds[below]["median"])
     assert bool(told["rows"]) == (command != ["tokens"])
+
+
+def launch_pretended(count, size_name, device):
+    """In place of a launch, which takes ten seconds: see `test_two_processes_...`."""
+    return [{"seconds": 2.0 / count, "busy": 1.0, "peak": 2**20, "sent": 0, "digest": "same"}] * count
+
+
+def test_two_processes_make_the_clip_of_one(tiny):
+    """Of the size that is not made smaller: fresh processes do not see that it is here."""
+    two = processes.launch(2, "tiny", "cpu")
+    settings = call_settings(tiny, TINY) | {"output_type": "latent", "shards": 1}
+    assert {rank["digest"] for rank in two} == {noise_digest(tiny(**settings).latents)}
+    # A velocity of each stage, float32: 16 channels of 16 x 16, 8 x 8, 4 x 4 latents, on average.
+    assert [rank["sent"] for rank in two] == [16 * (256 + 64 + 16) * 4 // 3] * 2
+    assert all(rank["peak"] > 2**24 for rank in two)
+
+
+def test_a_launch_that_fails_is_told(monkeypatch):
+    said = (
+        "KeyError: 'no size'\nE0101 torch/distributed/api.py] failed (exitcode: 1) local_rank: 0" + 900 * "="
+    )
+    failed = subprocess.CompletedProcess([], 1, stderr=said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RuntimeError, match=r"^1 processes failed: KeyError: 'no size'\nE0101 torch"):
+        processes.launch(1, "no size", "cpu")
+
+
+def test_times_of_other_bits_are_refused(monkeypatch):
+    digests = iter("ab")
+    monkeypatch.setattr(
+        processes, "launch", lambda count, *_: [launch_pretended(1, *_)[0] | {"digest": next(digests)}]
+    )
+    with pytest.raises(
+        RuntimeError, match=r"has other bits, so its time says nothing; digests: \['a', 'b'\]"
+    ):
+        processes.measure(Namespace(size="tiny", device="cpu", repeats=1))
+
+
+def test_workers_and_shards_of_mid(monkeypatch):
+    """A model with a layer of each kind, whose last stage is still cut into 4 pieces."""
+    small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 4, "joint_attention_dim": 64}
+    cut = replace(workers.CUT, transformer=small, num_units=2)
+    monkeypatch.setattr(workers, "CUT", cut)
+    monkeypatch.setitem(SIZES, "mid", replace(cut, description="small", height=64, width=64))
+    monkeypatch.setattr(workers, "run_fresh", lambda *_: {"peak": 2**20})
+    pieces = []
+    monkeypatch.setattr(
+        shared_step, "num_pieces", lambda *given: pieces.append(num_pieces(*given)) or pieces[-1]
+    )
+    result = workers.measure(Namespace(size="mid", repeats=1, no_memory=False))
+    assert set(pieces) >= {1, 4}
+    assert [bar.limit for bar in result.bars] == [1.75, 1.1]
+    assert result.facts == {"peak bytes, 1 worker": 2**20, "peak bytes, 2 workers": 2**20}
+
+
+def test_the_clip_whose_peak_is_taken():
+    workers.make_once("tiny", 2)
 
 
 def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
@@ -149,7 +211,13 @@ def test_what_is_wrong_is_said(run, capsys):
     with pytest.raises(SystemExit):
         run("noise", "--repeats", "0")
     assert "--repeats must be at least 1, got 0; use 1" in capsys.readouterr().err
-    for command, option in ((["memory"], "--repeats"), (["noise"], "--device"), (["tokens"], "--threads")):
+    for command, option in (
+        (["memory"], "--repeats"),
+        (["noise"], "--device"),
+        (["tokens"], "--threads"),
+        (["workers"], "--threads"),
+        (["workers"], "--device"),
+    ):
         with pytest.raises(SystemExit):
             run(*command, option, "1")
         assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err
