@@ -572,6 +572,14 @@ def make_clip(
     started = time.perf_counter() if started is None else started
     (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
     loaded = time.perf_counter()
+    environment = environment_fingerprint(
+        pipeline._execution_device,
+        pipeline.transformer.dtype,
+        pipeline.transformer.attention_backend or attention_backend_at(recipe.determinism),
+        recipe.determinism,
+    )
+    if processes is not None:  # a clip of two kinds of kernels could not be made again
+        processes.check_same("machine, packages and weights", (environment, weights, loras))
     counter = FrameCounter()
     has_frames = processes is None or processes.is_first
 
@@ -627,12 +635,7 @@ def make_clip(
         ledger=output.ledgers[0],
         text_digests=output.text_digests[0],
         stage_digests=tuple(output.stage_digests[0]),
-        environment=environment_fingerprint(
-            pipeline._execution_device,
-            pipeline.transformer.dtype,
-            pipeline.transformer.attention_backend or attention_backend_at(recipe.determinism),
-            recipe.determinism,
-        ),
+        environment=environment,
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         notes=(*cuts, *untrained(settings, pipeline.preset)),

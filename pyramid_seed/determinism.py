@@ -119,7 +119,7 @@ def _accelerators() -> tuple[str, ...]:
 
 STRICT_ATTENTION_BACKEND = "native"
 STRICT_NUM_THREADS = 1
-"""Threads of PyTorch on the CPU at the level strict; use more processes rather than more threads."""
+"""Threads of PyTorch in each kernel on the CPU at the level strict: workers compute side by side instead."""
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,8 @@ def worker_count(
     """How many threads may compute at a time.
 
     More than one only on a CPU at level strict, where each kernel has one thread: elsewhere kernels have all
-    cores, or the device, to themselves. One, too, where hooks move weights or a step cache acts, as these
-    take one call of a model at a time, and for small models, whose operators are too short to gain.
+    cores, or the device, to themselves. One, too, where hooks move weights, a step cache acts or blocks are
+    compiled, as these take one call of a model at a time.
 
     Raises:
         ValueError, TypeError: more were requested where they cannot be.
