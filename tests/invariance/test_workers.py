@@ -16,7 +16,6 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 from peft import LoraConfig
-from PIL import Image
 
 from pyramid_seed import generate
 from pyramid_seed.pieces.processes import Processes
@@ -26,7 +25,6 @@ from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.sharing import worker_count
 from pyramid_seed.reproduce import extend, verify
 from tests.cases import check_cases
-from tests.conftest import REFERENCE
 from tests.refusals import not_refused
 
 from . import clips
@@ -34,12 +32,11 @@ from .conftest import FAMILY_NEUTRAL
 from .stand_ins import let_rows_and_heads_matter
 
 SHARDS = [None, 1, 3]
-PICTURE = Image.open(REFERENCE / "i2v_input.png").convert("RGB").resize((64, 64))
 CALLS = {
     "guided": {},
     "unguided": {"guidance_scale": 1.0},
     "guided at first": {"video_guidance_scale": 1.0},
-    "from an image": {"image": PICTURE},
+    "from an image": {"image": clips.PICTURE},
     "an image": {"units": 1},
     "steps": {"num_inference_steps": [1, 2, 1], "units": 3},
 }
