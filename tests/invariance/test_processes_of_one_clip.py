@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from accelerate import PartialState
 
-from pyramid_seed import generate
+from pyramid_seed import generate, processes_of_launch
 from pyramid_seed.cli import main
 from pyramid_seed.pipelines import shared_step
 from pyramid_seed.provenance.manifest import read_manifest
@@ -48,14 +48,7 @@ def copies(number: int, call: Callable[[], int]) -> list[tuple[int, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # As torchrun sets them.
-    launch = {
-        "WORLD_SIZE": number,
-        "LOCAL_WORLD_SIZE": number,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    launch = {name: str(value) for name, value in launch.items()} | {"ACCELERATE_USE_CPU": "true"}
+    launch = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
     running = [fork(process, environment=launch | rank) for rank in ranks]
     return [each.wait() for each in running]
@@ -201,6 +194,18 @@ def test_errors_of_commands_are_told_by_all(options, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_launch_that_accelerate_does_not_know_is_refused():
+    """Or else each process would make the clip alone."""
+
+    def process() -> int:
+        PartialState()  # as for accelerators
+        with pytest.raises(ValueError, match="this launch has 2 processes, but accelerate"):
+            processes_of_launch()
+        return 0
+
+    assert copies(2, process) == [(0, "")] * 2
+
+
 # ---- torchrun
 
 
@@ -253,5 +258,8 @@ def test_the_command_started_by_torchrun(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["other_seeds", "fails", "dies"])
 def test_a_failed_launch_of_torchrun_ends(tmp_path, name):
-    process = torchrun(2, [one_clip.__file__, name, str(tmp_path)])
-    assert process.returncode != 0
+    assert torchrun(2, [one_clip.__file__, name, str(tmp_path)]).returncode != 0
+    (error,) = {json.loads(path.read_text())["error"].split(":")[0] for path in tmp_path.glob("1.json")} or {
+        None
+    }
+    assert error == {"other_seeds": "RuntimeError", "fails": "OSError", "dies": None}[name]
