@@ -234,7 +234,7 @@ def test_any_number_of_processes_makes_the_clips_of_one(all_clips, tmp_path, num
     process = torchrun(number, [one_clip.__file__, "all_clips", str(tmp_path)])
     assert process.returncode == 0, process.stderr
     made = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(number)]
-    assert len(made[0]) >= 2 * 7
+    assert len(made[0]) >= 13
     assert_same(made, all_clips)
 
 

@@ -28,9 +28,11 @@ from tests.cases import check_cases
 from tests.refusals import not_refused
 
 from . import clips
-from .conftest import FAMILY_NEUTRAL
 from .stand_ins import let_rows_and_heads_matter
 
+FAMILY_NEUTRAL = pytest.mark.parametrize(
+    "model", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)], indirect=True
+)
 SHARDS = [None, 1, 3]
 CALLS = {
     "guided": {},
@@ -41,6 +43,12 @@ CALLS = {
     "steps": {"num_inference_steps": [1, 2, 1], "units": 3},
 }
 LORA = LoraConfig(r=2, target_modules=["to_q", "to_v", "to_add_out"], init_lora_weights=False)
+
+
+@pytest.fixture(params=["miniflux", "sd3"])
+def model(request) -> str:
+    """Those of three heads."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +102,19 @@ def test_any_number_of_workers_for_all_calls_and_shards(pipe, of_one):
     )
 
 
+@pytest.mark.slow
+def test_the_embedded_model(loaded):
+    """It has five heads."""
+    check_cases(
+        product([1, 5], [2, 4]),
+        lambda shards, workers: assert_same(
+            clip(loaded("tiny"), shards, workers), clip(loaded("tiny"), shards, 1)
+        ),
+    )
+    with pytest.raises(ValueError, match="divide the 5 heads of the transformer, got 3; use one of 1, 5"):
+        clip(loaded("tiny"), 3, 2)
+
+
 def test_other_shards_make_nearly_the_same_clip(of_one):
     """In pieces the velocity is that of the whole sequence: a few bits apart, and so nowhere wrong."""
     whole, in_pieces = of_one(1, "guided"), of_one(3, "guided")
@@ -102,6 +123,7 @@ def test_other_shards_make_nearly_the_same_clip(of_one):
     torch.testing.assert_close(in_pieces.latents, whole.latents, rtol=0, atol=1e-3)
 
 
+@FAMILY_NEUTRAL
 def test_prefixes_and_beginnings(pipe, of_one):
     shorter = of_one(3, "guided")
     whole = clip(pipe, 3, 3, units=3)
@@ -114,6 +136,7 @@ def test_prefixes_and_beginnings(pipe, of_one):
     assert longer.ledgers == whole.ledgers
 
 
+@FAMILY_NEUTRAL
 def test_lora_and_its_scale(own_pipe):
     own_pipe.transformer.add_adapter(LORA)
     make, scale = partial(clip, own_pipe, call="an image"), {"attention_kwargs": {"scale": 0.5}}
@@ -141,6 +164,7 @@ def fails(*_):
     raise ArithmeticError("the reason")
 
 
+@FAMILY_NEUTRAL
 def test_a_step_cache_keeps_a_state_for_each_half(own_pipe):
     make = partial(clip, own_pipe, 1, call="an image", num_inference_steps=2)
     plain = make(1)
