@@ -53,7 +53,7 @@ def some_clips(processes: Processes | None, load: Load) -> Made:
     made = {}
     for name in ("miniflux", "sd3"):
         pipe = load(name)
-        made[f"{name}, shards 1"] = clip(pipe, processes, shards=1, workers=1)
+        made[f"{name}, shards 1"] = clip(pipe, processes, shards=1, units=1, workers=1)
         # The second unit is not guided: fewer pieces where the sequence is short than there are processes.
         changes = {"shards": 3, "video_guidance_scale": 1.0, "workers": 2}
         made[f"{name}, shards 3"] = clip(pipe, processes, **changes)
@@ -101,6 +101,11 @@ def other_seeds(processes: Processes, load: Load) -> Made:
 
 def other_shards(processes: Processes, load: Load) -> Made:
     return clip(load("miniflux"), processes, shards=3 if processes.index else 1)
+
+
+def refused(processes: Processes, load: Load) -> Made:
+    """By one rank, before it has anything to say to the others."""
+    return clip(load("miniflux"), processes, shards=2 if processes.index else 1)
 
 
 def at_step(number: int, act: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:

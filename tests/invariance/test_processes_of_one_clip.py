@@ -129,6 +129,13 @@ def test_a_process_that_fails_ends_the_others(together):
     assert second["error"] == "OSError: no space left"
 
 
+def test_a_process_whose_arguments_are_refused_ends_the_others(together):
+    (first, second), statuses, text = together("refused")
+    assert statuses == [1, 1], text
+    assert first["error"].startswith("ProcessLostError: rank 0 has lost another process of its clip")
+    assert second["error"].startswith("ValueError: shards must divide the 3 heads of the transformer, got 2")
+
+
 def test_a_process_that_dies_ends_the_others(together):
     (first,), statuses, text = together("dies")
     assert statuses == [1, -signal.SIGKILL], text
