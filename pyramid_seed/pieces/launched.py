@@ -7,6 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 
+from ..determinism import ask_for_cublas_workspace
 from .processes import Processes
 
 
@@ -22,12 +23,23 @@ def processes_of_launch(device: str | torch.device | None = None) -> Processes |
     done. To be called by all of them, in the same order.
 
     Args:
-        device: where the models run, if not on an accelerator of its own for each process.
+        device: where the models run; default: the accelerators, one for each process, or else the CPU.
+
+    Raises:
+        ValueError: the launch has several processes, but accelerate was told otherwise before.
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=torch.device(device or "cuda").type == "cpu")
+    ask_for_cublas_workspace()
+    default = "cuda" if torch.accelerator.is_available() else "cpu"
+    state = PartialState(cpu=torch.device(device or default).type == "cpu")
     if state.num_processes == 1:
+        if is_launched():
+            raise ValueError(
+                f"this launch has {os.environ['WORLD_SIZE']} processes, but accelerate.PartialState was made "
+                "for one: it joins them only if its first use says cpu=True where they compute on CPUs; call "
+                "processes_of_launch() before all else that uses it"
+            )
         return None
     group = dist.new_group()
     passes_on_cpu = dist.get_backend(group) == "gloo"

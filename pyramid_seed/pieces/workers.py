@@ -256,6 +256,6 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
         cores = cores if quota == "max" else min(cores, int(quota) // int(period))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         pass  # no such group
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 from ..determinism import determinism_level
+from ..pieces.processes import processes_left_on_error
 from .out_of_memory import out_of_memory_advice
 
 _at_work: set[int] = set()
@@ -32,14 +33,15 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
         named = bound.arguments
         pipeline, height, width = (named[name] for name in ("self", "height", "width"))
         is_decoded = named["output_type"] != "latent" or named["callback_on_chunk_end"] is not None
-        pipeline.check_parts(needs_vae=is_decoded or named["image"] is not None)
-        with (
-            _one_at_a_time(pipeline),
-            determinism_level(named["determinism"]),
-            pipeline.transformer.attention_path_set(named["attention"]),
-            out_of_memory_advice(pipeline, None if height is None or width is None else (height, width)),
-        ):
-            return call(*args, **kwargs)
+        with processes_left_on_error(named["processes"]):
+            pipeline.check_parts(needs_vae=is_decoded or named["image"] is not None)
+            with (
+                _one_at_a_time(pipeline),
+                determinism_level(named["determinism"]),
+                pipeline.transformer.attention_path_set(named["attention"]),
+                out_of_memory_advice(pipeline, None if height is None or width is None else (height, width)),
+            ):
+                return call(*args, **kwargs)
 
     return wrapped
 

@@ -42,7 +42,7 @@ from ..noise import (
     noise_digest,
     root_from_entropy,
 )
-from ..pieces.processes import Processes, processes_left_on_error
+from ..pieces.processes import Processes
 from ..pieces.workers import Workers
 from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
@@ -435,7 +435,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             check_agreement(processes, settings, sources, positives, negatives, first_units)
         has_frames = processes is None or processes.is_first
         with (
-            processes_left_on_error(processes),
             Workers(num_workers) as team,
             self.progress_bar(total=request.num_steps)
             if show_progress and has_frames

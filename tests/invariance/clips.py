@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pyramid_seed import PyramidFlowPipeline, load_pipeline
 from pyramid_seed.media.frames import frames_digest
@@ -20,6 +21,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "sd3": (str(REFERENCE / "sd3-tiny"), "384p"),
 }
 
+PICTURE = Image.open(REFERENCE / "i2v_input.png").convert("RGB").resize((64, 64))
 PROMPT = "a red circle moves to the right on a white background"
 # Other lengths, in words and in tokens.
 PROMPTS = [PROMPT, "star", "a big yellow triangle, slowly, slowly, moves up and up on a grey ground"]

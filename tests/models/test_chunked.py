@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+from contextvars import ContextVar
+from functools import partial
 from itertools import product
 
 import pytest
 import torch
 
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from pyramid_seed.models.causal_video_blocks import CausalConv3d
 from pyramid_seed.models.chunked import ChunkedRunner, TileGrid, Tiling, run_chunked, stitch
+from pyramid_seed.pieces.workers import Workers
 from tests.cases import check_cases
 
 
@@ -153,3 +158,117 @@ def test_gradients_pass_through_tiles(small):
     small.disable_tiling()
     assert torch.isfinite(z.grad).all()
     assert (z.grad != 0).all()
+
+
+# ---- chunks that are decoded side by side
+
+
+@torch.no_grad()
+def decoded_side_by_side(decode, chunks, count):
+    """Each in a piece of its own; those that come later begin first where there is room."""
+    with Workers(count) as team:
+        networks = [decode.next_chunk(team, is_last=index == len(chunks) - 1) for index in range(len(chunks))]
+        made = [
+            team.submit(partial(network, chunk), urgency=1)
+            for network, chunk in zip(networks, chunks, strict=True)
+        ]
+        return [team.result(each) for each in made]
+
+
+@torch.no_grad()
+def test_chunks_side_by_side_have_the_bits_of_chunks_in_turn(small):
+    def rule(tiled, slicing, length, count):
+        z = torch.randn(2, 4, length, 12, 12)
+        small.disable_tiling()
+        if tiled:
+            small.enable_tiling(16, 16, 12, 12)
+        small.use_slicing = slicing
+        expected = list(small.decode_chunks(z))
+        decode = small.chunk_decoder()
+        small.disable_tiling()
+        small.disable_slicing()
+        made = decoded_side_by_side(decode, z.split(1, dim=2), count)
+        assert len(made) == length
+        for chunk, frames in zip(expected, made, strict=True):
+            assert torch.equal(frames, chunk)
+
+    check_cases([(False, False, 4, 3), (True, False, 3, 3), (True, True, 3, 2), (True, True, 1, 2)], rule)
+
+
+@torch.no_grad()
+def test_a_chunk_begins_before_the_one_before_it_has_ended(small):
+    """Or else nothing would be gained."""
+    order, convolutions = [], []
+    chunk_of = ContextVar("chunk_of")
+    handles = [
+        module.register_forward_hook(lambda *_: order.append(chunk_of.get()))
+        for module in small.decoder.modules()
+        if isinstance(module, CausalConv3d) and not convolutions.append(module)
+    ]
+    decode = small.chunk_decoder()
+    # The first one waits in its last but one convolution until the second has begun.
+    gate = convolutions[-2].register_forward_pre_hook(
+        lambda *_: team.wait_until(lambda: chunk_of.get() or 1 in order)
+    )
+    try:
+        with Workers(2) as team:
+            made = []
+            for index in range(2):
+                chunk_of.set(index)
+                network = decode.next_chunk(team, is_last=index == 1)
+                made.append(team.submit(partial(network, torch.randn(1, 4, 1, 4, 4)), urgency=1 + index))
+            for each in made:
+                team.result(each)
+    finally:
+        for handle in (*handles, gate):
+            handle.remove()
+    assert order.index(1) < len(order) - 1 - order[::-1].index(0)
+
+
+@torch.no_grad()
+def test_what_a_chunk_kept_is_freed_by_the_next_one(small):
+    """So memory does not grow with the clip, and after the last chunk nothing is left."""
+    decode = small.chunk_decoder()
+    small.enable_tiling(16, 16, 12, 12)
+    tiled = small.chunk_decoder()
+    small.disable_tiling()
+    with Workers(1) as team:
+        for decoder, size in ((decode, 4), (tiled, 12)):
+            before, gone = None, []
+            for index in range(4):
+                network = decoder.next_chunk(team, is_last=index == 3)
+                network(torch.randn(1, 4, 1, size, size))
+                links = decoder._linked
+                kept = [cache._frames for cache in links._caches.values()]
+                assert all(kept) == (index < 3)
+                assert any(kept) == (index < 3)
+                assert links._before is None
+                if before is not None:
+                    assert not any(cache._frames for cache in before._caches.values())
+                    gone.append(weakref.ref(before))
+                before = links
+            del network, links, before
+            assert [link() for link in gone] == [None] * 3
+
+
+def test_a_clip_of_one_chunk_keeps_nothing_side_by_side_either():
+    caches = []
+    runner = ChunkedRunner(lambda x, cache: caches.append(cache) or x, None, False)
+    with Workers(2) as team:
+        runner.next_chunk(team, is_last=True)(torch.zeros(1, 1, 1, 2, 2))
+    assert caches == [None]
+    assert runner._linked is None
+
+
+@torch.no_grad()
+def test_a_chunk_that_fails_leaves_no_other_waiting(small):
+    def fails(*_):
+        raise MemoryError("the reason")
+
+    z = torch.randn(1, 4, 3, 4, 4)
+    handle = small.decoder.conv_out.register_forward_pre_hook(fails)
+    try:
+        with pytest.raises(MemoryError, match="the reason"):
+            decoded_side_by_side(small.chunk_decoder(), z.split(1, dim=2), 3)
+    finally:
+        handle.remove()
