@@ -221,6 +221,6 @@ def processes_left_on_error(processes: Processes | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if processes is not None:
+        if processes is not None and dist.is_initialized():
             dist.destroy_process_group(processes.group)
         raise

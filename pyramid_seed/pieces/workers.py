@@ -114,7 +114,7 @@ class Workers:
         return future.result()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Let others compute until something holds; whoever makes it so calls `tell`.
+        """Let others compute until something holds; whoever makes it so calls `tell`, and looks at it then.
 
         Raises:
             AbandonedError: nobody needs it any more.

@@ -208,7 +208,7 @@ def test_a_chunk_begins_before_the_one_before_it_has_ended(small):
     decode = small.chunk_decoder()
     # The first one waits in its last but one convolution until the second has begun.
     gate = convolutions[-2].register_forward_pre_hook(
-        lambda *_: team.wait_until(lambda: chunk_of.get() or 1 in order)
+        lambda *_: None if chunk_of.get() else team.wait_until(lambda: 1 in order)
     )
     try:
         with Workers(2) as team:

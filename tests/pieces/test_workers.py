@@ -127,7 +127,7 @@ def test_the_most_urgent_is_first():
             until(lambda: team._num_free == 0)
             for urgency in (7, 5, 6):
                 made.append(team.submit(lambda urgency=urgency: piece(urgency), urgency))
-            until(lambda: sorted(urgency for urgency, _ in team._queue) == [5, 6, 7])
+            until(lambda: {5, 6, 7} <= {each.order[0] for each in team._waiting})
 
         team.run([blocker, blocker, blocker, ask], are_linked=True)
         for each in made:
@@ -142,7 +142,7 @@ def test_the_less_urgent_gives_way():
         def piece():
             begun.set()
             team.tell()
-            until(lambda: team._queue)  # the caller wants its place back
+            until(lambda: team._waiting)  # the caller wants its place back
             events.append("piece")
             team.give_way()
             events.append("piece again")
