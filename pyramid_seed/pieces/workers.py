@@ -93,7 +93,7 @@ class Workers:
         Raises:
             Exception: what the first one raised that failed; the others are abandoned.
         """
-        if not are_linked and (self.count == 1 or len(pieces) == 1):
+        if len(pieces) <= 1 or (self.count == 1 and not are_linked):
             return [piece() for piece in pieces]
         made = [self._submit(self._pieces, piece, FIRST) for piece in pieces]
         self.wait_until(lambda: all(each.done() for each in made) or any(map(_has_failed, made)))
