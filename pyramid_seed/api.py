@@ -43,7 +43,7 @@ from .model_presets import chosen_settings, misfit, preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .models.transformer_pyramid_base import PyramidTransformer3DModel
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
-from .pieces.processes import Processes
+from .pieces.processes import Processes, has_frames
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.first_frames import first_frames, opened
@@ -487,7 +487,7 @@ def started_sink(
     sink: FrameFile | None, settings: Preset, processes: Processes | None = None
 ) -> FrameFile | None:
     """The sink, ready for frames of a clip of these settings; None where other processes have the frames."""
-    if sink is None or (processes is not None and not processes.is_first):
+    if sink is None or not has_frames(processes):
         return None
     sink.start(settings.fps, settings.scale)
     return sink
@@ -581,7 +581,6 @@ def make_clip(
     if processes is not None:  # a clip of two kinds of kernels could not be made again
         processes.check_same("machine, packages and weights", (environment, weights, loras))
     counter = FrameCounter()
-    has_frames = processes is None or processes.is_first
 
     def on_frames(clip: int, chunk: int, frames: Frames) -> None:
         counter.add(frames)
@@ -598,7 +597,7 @@ def make_clip(
             text_encoders=text_encoders,
             workers=workers,
             processes=processes,
-            output_type="uint8" if sink is None and has_frames else "latent",
+            output_type="uint8" if sink is None and has_frames(processes) else "latent",
             determinism=recipe.determinism,
             attention=recipe.attention,
             show_progress=progress,
@@ -639,7 +638,7 @@ def make_clip(
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         notes=(*cuts, *untrained(settings, pipeline.preset)),
-        held_frames=output.frames[0] if sink is None and has_frames else None,
+        held_frames=output.frames[0] if sink is None and has_frames(processes) else None,
         frame_file=sink,
     )
 

@@ -35,5 +35,10 @@ LIST_FORMATS = ("txt", "jsonl", "csv", "yaml")
 DTYPES = ("float32", "bfloat16")
 """What the models can run in."""
 
+MAX_SHARDS = 64
+"""Pieces of the sequence of one half of guidance."""
+MAX_WORKERS = 2 * MAX_SHARDS
+"""Threads of a call: one for each piece of a step that is guided."""
+
 VARIANTS = ("384p", "768p", "image")
 """The transformers of a published checkpoint."""

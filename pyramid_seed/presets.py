@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypedDict
 from msgspec import Meta
 
 from .checks import did_you_mean
-from .choices import DTYPES, FITS, Fit
+from .choices import DTYPES, FITS, MAX_SHARDS, Fit
 from .fields import about, described_fields, with_fields_listed
 from .resources import configs_path, resolve_model
 from .texts import check_prompt, read_bounded
@@ -98,7 +98,7 @@ class Preset:
     max_sequence_length: Annotated[Count, Meta(le=MAX_TOKENS)] = about(
         "tokens of the prompt that the sequence encoder sees", "pipeline"
     )
-    shards: Annotated[Count, Meta(le=64)] | None = about(
+    shards: Annotated[Count, Meta(le=MAX_SHARDS)] | None = about(
         "cut each step into pieces that workers and processes share: 1: the halves of guidance; more: the "
         "sequence of each half too; with other shards results differ in the last bits",
         "pipeline",

@@ -12,6 +12,7 @@ from .choices import (
     AFTER_USE,
     ATTENTION_PATHS,
     DETERMINISM_LEVELS,
+    MAX_WORKERS,
     AfterUse,
     AttentionPath,
     DeterminismLevel,
@@ -46,7 +47,7 @@ class RunOptions:
         "last bits",
         default=False,
     )
-    workers: Annotated[int, Meta(ge=1, le=128, title="a whole number of at least 1")] | None = about(
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS, title="a whole number of at least 1")] | None = about(
         "threads that compute at a time at level strict on a CPU; the clip is the same with any number "
         "(default: all cores that may be used)",
         default=None,

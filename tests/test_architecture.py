@@ -31,7 +31,7 @@ ALLOWED = {
         "media": "choices files",
         "first_image": "media presets",
         "models": "choices files private_apis schedulers",
-        "pieces": "determinism",
+        "pieces": "choices determinism",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
         "model_presets": "checkpoints checks presets resources",
         "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise pieces "

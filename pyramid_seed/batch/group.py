@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from .errors import Stopped
 from .identity import Job, jobs_from_json, jobs_to_json
 from .launch import Launch, LaunchError
 
-_POLL_SECONDS = 0.1
 _LONGEST_WAIT = timedelta(minutes=30)
 
 
@@ -62,10 +60,8 @@ class Group:
             meeting = f"clips/{number}/{self._meetings}"
             self._meetings += 1
             self.launch.count(f"{meeting}/here")
-            while self.launch.count(f"{meeting}/here", 0) < self.size:
-                if self.is_stopped() or self.launch.count(self._over, 0):
-                    raise Stopped
-                time.sleep(_POLL_SECONDS)
+            if not self.launch.wait_for(f"{meeting}/here", self.size, self._is_over):
+                raise Stopped
             store = torch.distributed.PrefixStore(meeting, self.launch.store)  # type: ignore[attr-defined]
             if self.device.type != "cpu":
                 torch.accelerator.set_device_index(self.device)
@@ -145,6 +141,9 @@ class Group:
             except ProcessLostError as error:
                 raise LaunchError(str(error)) from error
             yield order
+
+    def _is_over(self) -> bool:
+        return self.is_stopped() or self.launch.count(self._over, 0) > 0
 
     @property
     def _over(self) -> str:

@@ -76,9 +76,20 @@ class Launch:
 
     def wait_for_others(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
         """Wait until every process has counted itself as "left", or until stopped."""
-        while self.count("left", 0) < self.world_size and not is_stopped():
+        self.wait_for("left", self.world_size, is_stopped, meanwhile)
+
+    def wait_for(
+        self,
+        name: str,
+        number: int,
+        is_stopped: Callable[[], bool],
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Wait until a counter has come so far, or until stopped; whether it has."""
+        while not (has_come := self.count(name, 0) >= number) and not is_stopped():
             meanwhile()
             time.sleep(_POLL_SECONDS)
+        return has_come
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:

@@ -60,13 +60,9 @@ def add(commands: Commands) -> None:
     add_again_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed extend`."""
-    with made_together(options) as processes:
-        return _extend(options, processes)
-
-
-def _extend(options: argparse.Namespace, processes: Processes | None) -> int:
     from ..clip_files import check_outputs, continued_stem
     from ..provenance.manifest import read_manifest, recipe_of
 

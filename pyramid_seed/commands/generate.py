@@ -56,13 +56,9 @@ def add(commands: Commands) -> None:
     add_run_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed generate`."""
-    with made_together(options) as processes:
-        return _generate(options, processes)
-
-
-def _generate(options: argparse.Namespace, processes: Processes | None) -> int:
     from ..clip_files import check_outputs, clip_stem
     from ..noise import root_from_entropy
 

@@ -6,8 +6,9 @@ import argparse
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -85,25 +86,30 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def made_together(options: argparse.Namespace) -> Iterator[Processes | None]:
-    """The processes of a launch, which make one clip together; None where this is the only one.
+def made_together(
+    command: Callable[[argparse.Namespace, Processes | None], int],
+) -> Callable[[argparse.Namespace], int]:
+    """Give a command the processes of a launch, which make one clip together; None where it is the only one.
 
     All but the first one are quiet: they have nothing to tell but errors.
     """
-    from ..pieces.launched import is_launched, leave_launch, processes_of_launch
 
-    processes = processes_of_launch(options.device) if is_launched() else None
-    if processes is None:
-        yield None
-        return
-    if not processes.is_first:
-        options.quiet = True
-        discard_output()
-    try:
-        yield processes
-    finally:
-        leave_launch()
+    @wraps(command)
+    def run(options: argparse.Namespace) -> int:
+        from ..pieces.launched import is_launched, leave_launch, processes_of_launch
+
+        processes = processes_of_launch(options.device) if is_launched() else None
+        if processes is None:
+            return command(options, None)
+        if not processes.is_first:
+            options.quiet = True
+            discard_output()
+        try:
+            return command(options, processes)
+        finally:
+            leave_launch()
+
+    return run
 
 
 @contextmanager

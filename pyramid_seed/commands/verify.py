@@ -39,13 +39,9 @@ def add(commands: Commands) -> None:
     add_again_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
-    with made_together(options) as processes:
-        return _verify(options, processes)
-
-
-def _verify(options: argparse.Namespace, processes: Processes | None) -> int:
     if options.noise_only:
         from ..provenance.verify import verify_noise_of_file
 

@@ -42,6 +42,11 @@ class Processes:
         """Whether this one decodes the clip."""
         return self.index == 0
 
+    @property
+    def others(self) -> list[int]:
+        """The indices of all but this one."""
+        return [index for index in range(len(self.ranks)) if index != self.index]
+
     def own_pieces(self, num_pieces: int) -> range:
         """Those of the pieces of a step that this process makes: none if there are too few for all."""
         count = len(self.ranks)
@@ -67,12 +72,11 @@ class Processes:
             like: has their dtype and device.
         """
         makers = [self.maker_of(piece, len(shapes)) for piece in range(len(shapes))]
-        others = [index for index in range(len(self.ranks)) if index != self.index]
         received = self.swap(
-            {other: [own[piece] for piece in sorted(own)] for other in others},
+            {other: [own[piece] for piece in sorted(own)] for other in self.others},
             {
                 other: [shapes[piece] for piece, maker in enumerate(makers) if maker == other]
-                for other in others
+                for other in self.others
             },
             like.dtype,
         )
@@ -132,9 +136,10 @@ class Processes:
     def _bytes_of_all(self, own: bytes) -> list[bytes]:
         """Equally many bytes of each process, by its index."""
         tensor = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-        others = [index for index in range(len(self.ranks)) if index != self.index]
         received = self.swap(
-            {other: [tensor] for other in others}, {other: [(len(own),)] for other in others}, torch.uint8
+            {other: [tensor] for other in self.others},
+            {other: [(len(own),)] for other in self.others},
+            torch.uint8,
         )
         values = {other: bytes(tensors[0].tolist()) for other, tensors in received.items()} | {
             self.index: own
@@ -213,6 +218,11 @@ class ProcessPost:
 
     def _maker_of(self, piece: int) -> int:
         return self.processes.maker_of(self.first + piece, self.num_pieces)
+
+
+def has_frames(processes: Processes | None) -> bool:
+    """Whether this process decodes the clip: the only one, or the first of those that make it."""
+    return processes is None or processes.is_first
 
 
 @contextmanager

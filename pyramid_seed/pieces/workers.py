@@ -20,9 +20,10 @@ from typing import Self, TypeVar
 
 import torch
 
+from ..choices import MAX_WORKERS
+
 T = TypeVar("T")
 
-MOST_PIECES = 128
 MOST_BESIDE = 4
 """Pieces that are made beside what goes on, such as chunks being decoded: each holds memory of its own."""
 FIRST = 0
@@ -68,7 +69,7 @@ class Workers:
         self._is_stopped = False
         self._urgency = threading.local()
         # Pieces that run together may wait for each other, so each has a thread.
-        self._pieces = ThreadPoolExecutor(MOST_PIECES, "pyramid-seed piece")
+        self._pieces = ThreadPoolExecutor(MAX_WORKERS, "pyramid-seed piece")
         self._beside = ThreadPoolExecutor(min(count, MOST_BESIDE), "pyramid-seed beside")
 
     def __enter__(self) -> Self:
@@ -87,7 +88,7 @@ class Workers:
         """Make pieces, and wait until all are made.
 
         Args:
-            pieces: each is called once; at most `MOST_PIECES`.
+            pieces: each is called once; at most `MAX_WORKERS`.
             are_linked: whether they wait for each other.
 
         Raises:

@@ -14,7 +14,8 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..noise import NoiseKey, NoiseSource
 from ..pieces.workers import Workers
-from ..private_apis import diffusers_hooks, has_offload_hook
+from ..private_apis import has_offload_hook
+from .hooks import has_hooks
 from .memory import contiguous_copy
 
 
@@ -61,7 +62,7 @@ class ClipDecoder(UnitDecoder):
         self._device = get_module_execution_device(vae)
         self._decode = vae.chunk_decoder()
         self._side = side_stream(self._device) if can_run_beside(vae, self._device) else None
-        is_shared = workers is not None and workers.count > 1 and has_no_hooks(vae)
+        is_shared = workers is not None and workers.count > 1 and not has_hooks(vae)
         self._workers = workers if is_shared and self._device.type == "cpu" else None
         self._waiting: deque[_Decoded | Future[_Decoded]] = deque()
         self._num_put = 0
@@ -139,12 +140,7 @@ class _Decoded:
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
-    return device.type == "cuda" and has_no_hooks(vae)
-
-
-def has_no_hooks(vae: AutoencoderKLCausalVideo) -> bool:
-    """Whether its weights stay where they are while it works."""
-    return not (has_offload_hooks(vae) or any(map(diffusers_hooks, vae.modules())))
+    return device.type == "cuda" and not has_hooks(vae)
 
 
 def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..private_apis import diffusers_hooks
+from ..private_apis import diffusers_hooks, has_offload_hook
 
 # They move weights, or keep them in fewer bits, which `LoadedWeights` sees.
 _KNOWN = {
@@ -19,6 +19,11 @@ OFFLOADED_TO_DISK = (
     "models one file, and reads files of an earlier model, so that another clip is made; group offload to "
     "the CPU makes the same one"
 )
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether hooks of accelerate or diffusers act on a model: they move its weights, or skip its work."""
+    return any(has_offload_hook(module) or diffusers_hooks(module) for module in model.modules())
 
 
 def check_hooks(name: str, model: nn.Module, *, has_cache: bool = False) -> None:

@@ -42,7 +42,7 @@ from ..noise import (
     noise_digest,
     root_from_entropy,
 )
-from ..pieces.processes import Processes
+from ..pieces.processes import Processes, has_frames
 from ..pieces.workers import Workers
 from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
@@ -433,19 +433,19 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         if processes is not None:
             settings = request.units, request.shape, shards, self.transformer.attention_path
             check_agreement(processes, settings, sources, positives, negatives, first_units)
-        has_frames = processes is None or processes.is_first
+        is_decoded = has_frames(processes)
         with (
             Workers(num_workers) as team,
             self.progress_bar(total=request.num_steps)
-            if show_progress and has_frames
+            if show_progress and is_decoded
             else tqdm(disable=True) as progress_bar,
         ):
             sharing = Sharing(team, shards, processes)
             collector = FrameCollector(
                 self.vae,
-                output_type if has_frames else "latent",
+                output_type if is_decoded else "latent",
                 request.num_clips,
-                callback_on_chunk_end if has_frames else None,
+                callback_on_chunk_end if is_decoded else None,
                 team,
             )
             for index in range(request.num_clips):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from ..checks import check_int
+from ..choices import MAX_SHARDS, MAX_WORKERS
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from ..noise import NoiseSource, NoiseStreams, noise_digest
 from ..pieces.processes import Processes
-from ..pieces.workers import MOST_PIECES, Workers, usable_cores
-from ..private_apis import diffusers_hooks, has_offload_hook
+from ..pieces.workers import Workers, usable_cores
+from ..private_apis import diffusers_hooks
+from .hooks import has_hooks
 from .text import TextEmbeddings, text_digests
 
 
@@ -42,8 +44,8 @@ def check_shards(shards: int | None, transformer: PyramidTransformer3DModel) -> 
         return
     check_int("shards", shards, minimum=1)
     num_heads = transformer.config.num_attention_heads
-    if shards > MOST_PIECES // 2 or num_heads % shards:
-        good = [count for count in range(1, MOST_PIECES // 2 + 1) if num_heads % count == 0]
+    if shards > MAX_SHARDS or num_heads % shards:
+        good = [count for count in range(1, MAX_SHARDS + 1) if num_heads % count == 0]
         raise ValueError(
             f"shards must divide the {num_heads} heads of the transformer, got {shards}; "
             f"use one of {', '.join(map(str, good))}"
@@ -127,19 +129,19 @@ def worker_count(
         ValueError, TypeError: more were requested where they cannot be.
     """
     if requested is not None:
-        check_int("workers", requested, minimum=1, maximum=MOST_PIECES)
+        check_int("workers", requested, minimum=1, maximum=MAX_WORKERS)
         if requested > 1 and not (is_strict and device.type == "cpu"):
             raise ValueError(
                 f"workers are for determinism strict on a CPU, got {requested} on {device.type} at "
                 f"{'strict' if is_strict else 'relaxed'}, where kernels share the work out; leave workers out"
             )
-    modules = [*transformer.modules(), *([] if vae is None else vae.modules())]
     is_free = (
         is_strict
         and device.type == "cpu"
         and not transformer.is_compiled
-        and not any(has_offload_hook(module) or diffusers_hooks(module) for module in modules)
+        and not has_hooks(transformer)
+        and not (vae is not None and has_hooks(vae))
     )
     if not is_free:
         return 1
-    return min(usable_cores(), MOST_PIECES) if requested is None else requested
+    return min(usable_cores(), MAX_WORKERS) if requested is None else requested

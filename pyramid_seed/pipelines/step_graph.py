@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ..models.transformer_pyramid_base import PyramidTransformer3DModel
-from ..private_apis import diffusers_hooks, has_offload_hook
+from .hooks import has_hooks
 
 FEWEST_STEPS = 4
 """Steps of a stage from which recording one, which takes about as long as a step, pays."""
@@ -60,9 +60,7 @@ def check_graphs(
     reasons = {
         f"the transformer computes on {device}, where there are none": device.type != "cuda",
         "a step cache leaves out work of some steps": transformer.cache_in_use is not None,
-        "hooks move the transformer's weights": any(
-            has_offload_hook(module) or diffusers_hooks(module) for module in transformer.modules()
-        ),
+        "hooks move the transformer's weights": has_hooks(transformer),
         "the transformer is compiled": transformer.is_compiled,
         f"the pieces of {shards} shards wait for each other": (shards or 1) > 1,
         "attention 'reference' builds everything anew at each step": transformer.attention_path

@@ -113,18 +113,24 @@ def small() -> AutoencoderKLCausalVideo:
     return AutoencoderKLCausalVideo(latent_channels=4, norm_num_groups=4, **widths, **layers, **rates).eval()
 
 
+def chunks_and_decoder(small, z, tiled, slicing):
+    """What `decode_chunks` gives, and a decoder made under the same switches, which are off again then."""
+    small.disable_tiling()
+    if tiled:
+        small.enable_tiling(16, 16, 12, 12)
+    small.use_slicing = slicing
+    expected = list(small.decode_chunks(z))
+    decode = small.chunk_decoder()
+    small.disable_tiling()
+    small.disable_slicing()
+    return expected, decode
+
+
 @torch.no_grad()
 def test_a_decoder_that_is_given_chunks_gives_the_bits_of_decode_chunks(small):
     def rule(tiled, slicing):
         z = torch.randn(2, 4, 4, 12, 20)
-        small.disable_tiling()
-        if tiled:
-            small.enable_tiling(16, 16, 12, 12)
-        small.use_slicing = slicing
-        expected = list(small.decode_chunks(z))
-        decode = small.chunk_decoder()
-        small.disable_tiling()
-        small.disable_slicing()
+        expected, decode = chunks_and_decoder(small, z, tiled, slicing)
         for index, chunk in enumerate(expected):
             assert torch.equal(decode(z[:, :, index : index + 1], is_last=index == 3), chunk)
 
@@ -179,14 +185,7 @@ def decoded_side_by_side(decode, chunks, count):
 def test_chunks_side_by_side_have_the_bits_of_chunks_in_turn(small):
     def rule(tiled, slicing, length, count):
         z = torch.randn(2, 4, length, 12, 12)
-        small.disable_tiling()
-        if tiled:
-            small.enable_tiling(16, 16, 12, 12)
-        small.use_slicing = slicing
-        expected = list(small.decode_chunks(z))
-        decode = small.chunk_decoder()
-        small.disable_tiling()
-        small.disable_slicing()
+        expected, decode = chunks_and_decoder(small, z, tiled, slicing)
         made = decoded_side_by_side(decode, z.split(1, dim=2), count)
         assert len(made) == length
         for chunk, frames in zip(expected, made, strict=True):
