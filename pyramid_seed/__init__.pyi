@@ -1,7 +1,6 @@
 """The public names and their homes: what `__init__.py` imports when it is first used."""
 
 from .api import generate as generate
-from .api import load_pipeline as load_pipeline
 from .batch.rows import BatchInputError as BatchInputError
 from .batch.run import run_batch as run_batch
 from .batch.summary import BatchSummary as BatchSummary
@@ -12,6 +11,7 @@ from .determinism import seed_worker as seed_worker
 from .environment import environment_fingerprint as environment_fingerprint
 from .explore.sweep import SweepSummary as SweepSummary
 from .explore.sweep import run_sweep as run_sweep
+from .loading import load_pipeline as load_pipeline
 from .media.frame_file import FrameFile as FrameFile
 from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
 from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel

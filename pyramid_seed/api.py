@@ -1,47 +1,34 @@
-"""What most people need: `generate` and `load_pipeline`."""
+"""What most people need: `generate`."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from diffusers import PipelineQuantizationConfig
 from diffusers.image_processor import PipelineImageInput
 
-from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
-from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import (
-    PUBLISHED_GEOMETRY,
-    PUBLISHED_MODELS,
-    ModelSource,
     RecognisedModel,
-    read_source,
-    recognise_model,
 )
-from .checks import check_finite
+from .checks import check_kinds
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
-from .determinism import ask_for_cublas_workspace, attention_backend_at
-from .devices import usable_device
-from .dtypes import check_dtype, dtype_name, torch_dtype
+from .determinism import attention_backend_at
+from .dtypes import dtype_name
 from .environment import environment_fingerprint
-from .extras import check_extra
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
+from .loading import loras_to_load
 from .media.frame_facts import FrameCounter, FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
-from .model_presets import chosen_settings, misfit, preset_of_model
-from .models.lora import check_lora, check_lora_fits, lora_of_file
-from .models.transformer_pyramid_base import PyramidTransformer3DModel
+from .model_presets import chosen_settings, misfit
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes, has_frames
 from .pipelines import PyramidFlowPipeline
@@ -49,9 +36,6 @@ from .pipelines.beginning import Beginning
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
-from .pipelines.memory import unmap_weights
-from .pipelines.out_of_memory import out_of_memory_advice
-from .pipelines.sharing import check_shards
 from .pipelines.stages import StageDigests
 from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
@@ -59,7 +43,6 @@ from .presets import (
     Settings,
     load_preset,
     pipeline_arguments,
-    preset_config,
     settings_listed,
     settings_of_model,
     untrained,
@@ -67,312 +50,10 @@ from .presets import (
 from .recipe import Recipe
 from .run_options import RunOptions
 from .seeds import plain_root
+from .shared_pipeline import shared_pipeline
 from .texts import check_prompt
 
 logger = logging.getLogger(__name__)
-
-_LOADING = threading.Lock()
-"""Held while weights are read: torch's modules are empty for the whole process meanwhile."""
-
-
-def load_pipeline(
-    path_or_hub_id: str | Path,
-    *,
-    variant: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-    compile: bool = False,
-    device_map: str | None = None,
-    quantization_config: PipelineQuantizationConfig | None = None,
-    **options: Any,
-) -> PyramidFlowPipeline:
-    """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
-
-    Args:
-        path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
-            wrote, a hub id of either, or `embedded:tiny`.
-        variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
-            Of what `save_pretrained(variant=...)` wrote, that variant.
-        dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
-        device: where to put it; default: the accelerator if there is one, else the CPU.
-        compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
-            ones are faster, and results differ in the last bits.
-            `pipeline.transformer.compile_repeated_blocks` has more options.
-        device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
-            one device.
-        quantization_config: quantise the transformer while it is read, of a folder that `save_pretrained`
-            wrote; a manifest tells it. One that was saved quantised is read as it is, without this.
-        options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
-            `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
-            `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings.
-
-    Raises:
-        ValueError: the dtype, variant or device does not exist, a part cannot be left out, or a file is
-            missing or wrong; file and layout are named.
-        TypeError: an option does not exist, or a part was given in place of None.
-        FileNotFoundError: there is no such folder.
-        OSError: the hub cannot be asked.
-        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
-    """
-    check_dtype(dtype)
-    if device_map is not None:
-        device = _device_of_map(device_map, device)
-    target = default_device() if device is None else usable_device(device)
-    without = _left_out(options, compile=compile)
-    if quantization_config is not None:
-        _check_quantised(quantization_config)
-    source = read_source(path_or_hub_id, variant=variant, **options)
-    if quantization_config is not None and source.layout != "diffusers":
-        raise ValueError(
-            f"quantization_config is for what save_pretrained wrote, {source.folder} is in the original's "
-            "layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
-        )
-    return _load(source, dtype, target, compile, without=without, quantization_config=quantization_config)
-
-
-def _check_quantised(config: PipelineQuantizationConfig) -> None:
-    """Refuse to quantise parts of which no manifest would tell: ValueError; TypeError for other configs."""
-    check_kinds(quantization_config=(config, PipelineQuantizationConfig))
-    parts = list(config.quant_mapping or config.components_to_quantize or ["every part"])
-    if parts != ["transformer"]:
-        raise ValueError(
-            f"quantization_config must name the transformer alone, got {', '.join(parts)}; use "
-            'quant_mapping={"transformer": ...} or components_to_quantize="transformer"'
-        )
-
-
-def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
-    """The device that a `device_map` names; ValueError if it spreads the parts, or another one is named."""
-    if not isinstance(device_map, str) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise ValueError(
-            f"device_map must name one device, such as 'cuda', got {device_map!r}, as a clip is made on one; "
-            "where the model does not fit, use pipeline.enable_model_cpu_offload() or enable_group_offload()"
-        )
-    if device is not None:
-        raise ValueError(f"give either device or device_map, got {device!r} and {device_map!r}")
-    return device_map
-
-
-def _left_out(options: dict[str, Any], *, compile: bool) -> tuple[str, ...]:
-    """Names of the parts that `load_pipeline` is to leave out; they go out of its options."""
-    parts = [name for name in signature(PyramidFlowPipeline).parameters if name in options]
-    parts = [name for name in parts if name != "preset"]
-    for name in parts:
-        if options.pop(name) is not None:
-            raise TypeError(f"{name} can only be left out ({name}=None); set pipeline.{name} after loading")
-    if "scheduler" in parts:
-        raise ValueError("scheduler cannot be left out: it is made of its config alone, and is always there")
-    if compile and "transformer" in parts:
-        raise ValueError("compile is for the transformer, which is left out; leave out one of the two")
-    return tuple(parts)
-
-
-def _load(
-    source: ModelSource,
-    dtype: torch.dtype,
-    target: torch.device,
-    compile: bool,
-    loras: Sequence[LoraToLoad] = (),
-    *,
-    without: Sequence[str] = (),
-    quantization_config: PipelineQuantizationConfig | None = None,
-) -> PyramidFlowPipeline:
-    """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
-    preset = preset_of_model(source)
-    ask_for_cublas_workspace()
-    with _LOADING:
-        if source.layout == "diffusers":
-            pipeline = _load_saved(source, dtype, without, quantization_config)
-        else:
-            pipeline = PyramidFlowPipeline(**load_components(source, dtype, without))
-    pipeline.source = source
-    if preset is not None:
-        pipeline.register_to_config(preset=preset_config(preset))
-    with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
-        pipeline.to(target)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            unmap_weights(part)
-    pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
-    if loras:
-        _load_loras(pipeline, loras)
-    if compile:
-        pipeline.transformer.compile_repeated_blocks()
-    return pipeline
-
-
-def _load_saved(
-    source: ModelSource,
-    dtype: torch.dtype,
-    without: Sequence[str],
-    quantization_config: PipelineQuantizationConfig | None,
-) -> PyramidFlowPipeline:
-    """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
-    folder, encoders = source.folder, load_saved_text_encoders(source, dtype, without)
-    try:
-        with default_dtype_kept():
-            pipeline = PyramidFlowPipeline.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                variant=source.variant,
-                quantization_config=quantization_config,
-                **encoders,
-                **dict.fromkeys(without),
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # broken files raise anything here
-        raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    for part in {"transformer", "vae"}.difference(without):
-        missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
-        if missing:
-            raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")
-    return pipeline
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class LoraToLoad:
-    """A LoRA that a model is to be loaded with.
-
-    Attributes:
-        adapter: its name in the pipeline.
-        file: the .safetensors.
-        scale: factor on what it adds.
-        sha256: of the file.
-        fused: whether it is added to the weights.
-        padded_rank: the rank to which its matrices are filled up with zeros, see `LoraInUse`.
-    """
-
-    adapter: str
-    file: Path
-    scale: float
-    sha256: str
-    fused: bool = False
-    padded_rank: int | None = None
-
-
-def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad, ...]:
-    """LoRAs as `generate` takes them, found and looked at.
-
-    Raises:
-        ValueError: peft is not installed, a file is no LoRA, or a scale is no finite number.
-        TypeError: a scale is no number. FileNotFoundError, OSError: a file is not there.
-    """
-    if not loras:
-        return ()
-    check_extra("lora", "peft")
-    found = []
-    for index, (source, scale) in enumerate(loras.items()):
-        check_finite(f"the scale of the LoRA {source}", scale)
-        file = check_lora(source)
-        found.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
-    return tuple(found)
-
-
-def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:
-    """Refuse LoRAs of another model, from configs alone: ValueError; it names what the model lacks."""
-    if loras:
-        transformer = source.empty_transformer()
-        for lora in loras:
-            check_lora_fits(lora.file, transformer)
-
-
-def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
-    """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
-    if shards is not None:
-        transformer = source.empty_transformer()
-        assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
-        check_shards(shards, transformer)
-
-
-def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
-    """Put LoRAs into a pipeline that has none."""
-    if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
-        pipeline.enable_lora_hotswap(target_rank=max(ranks))
-    names = [lora.adapter for lora in loras]
-    for lora in loras:
-        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    if loras[0].fused:
-        pipeline.fuse_lora(adapter_names=names)
-
-
-class SharedPipeline:
-    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._key: tuple[object, ...] | None = None
-        self._pipeline: PyramidFlowPipeline | None = None
-        self._read: dict[tuple[str, str | None], RecognisedModel] = {}  # the last one, by model and variant
-        self.num_loads = 0
-
-    def get(
-        self,
-        settings: Preset,
-        device: str | None = None,
-        compile: bool = False,
-        check: Callable[[PyramidGeometry], object] = lambda _: None,
-        source: RecognisedModel | None = None,
-        loras: Sequence[LoraToLoad] = (),
-    ) -> PyramidFlowPipeline:
-        """The pipeline of these settings and LoRAs, loaded again if its files have changed.
-
-        Args:
-            settings: name the model, its variant and dtype.
-            device, compile: see `load_pipeline`.
-            source: the same model, if its files have just been read.
-            check: called with the model's geometry before its weights are downloaded or loaded; what it
-                raises is passed on.
-            loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
-                while a clip is made.
-        """
-        if settings.model in PUBLISHED_MODELS:
-            check(PUBLISHED_GEOMETRY)
-        key = (settings.model, settings.variant, settings.dtype, device, compile, tuple(loras))
-        with self._lock:
-            if self._pipeline is not None and self._key == key:
-                held = self._pipeline.source
-                if held is None or held is source or not held.changed_files():
-                    return self._pipeline
-            self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
-            target = default_device() if device is None else usable_device(device)
-            read = self._read.pop((settings.model, settings.variant), None)
-            if source is None and read is not None and not read.changed_files():
-                source = read
-            source = source or recognise_model(settings.model, variant=settings.variant)
-            check(source.geometry)
-            check_loras_fit(loras, source)
-            check_shards_fit(settings.shards, source)
-            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile, loras)
-            self._key = key
-            self.num_loads += 1
-            return self._pipeline
-
-    def source(self, model: str, variant: str | None) -> RecognisedModel:
-        """Which model that is: as the pipeline here has it, unless its files have changed, or read now."""
-        with self._lock:
-            held = None if self._pipeline is None else self._pipeline.source
-            if held is None or self._key is None or self._key[:2] != (model, variant) or held.changed_files():
-                read = recognise_model(model, variant=variant)
-                self._read = {(model, variant): read}
-                return read
-            return held
-
-    def clear(self) -> None:
-        """Let the pipeline go."""
-        with self._lock:
-            self._key = self._pipeline = None
-
-
-shared_pipeline = SharedPipeline()
 
 
 @settings_listed
@@ -686,13 +367,6 @@ def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
     for name, callback in callbacks.items():
         if callback is not None and not callable(callback):
             raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
-
-
-def check_kinds(**arguments: tuple[object, type]) -> None:
-    """Refuse arguments of another type, by name; None is none: TypeError."""
-    for name, (value, kind) in arguments.items():
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
 def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:

@@ -12,22 +12,21 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
-    LoraToLoad,
-    check_kinds,
     check_watchers,
     checked_pipeline,
     frame_digest,
     lora_rows,
     make_clip,
-    shared_pipeline,
     started_sink,
     tell_unfit,
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
+from .checks import check_kinds
 from .clip import Clip
 from .dtypes import dtype_name
 from .first_image import in_clip_size
+from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pieces.processes import Processes
@@ -47,6 +46,7 @@ from .provenance.manifest import (
 )
 from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
+from .shared_pipeline import shared_pipeline
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
 """A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""

@@ -11,17 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from ..api import (
-    check_loras_fit,
-    check_request,
-    check_shards_fit,
-    default_device,
-    frame_digest,
-    generate,
-    lora_rows,
-    shared_pipeline,
-    weights_of,
-)
+from ..api import check_request, frame_digest, generate, lora_rows, weights_of
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
 from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
@@ -31,6 +21,7 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..first_image import in_clip_size
+from ..loading import check_loras_fit, check_shards_fit, default_device
 from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
@@ -41,6 +32,7 @@ from ..pipelines.first_frames import first_frames
 from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
+from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
 from .identity import Job, content_key

@@ -102,7 +102,7 @@ def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> 
     if (named := named_settings(preset, given)) is not None:
         return named
     from .. import model_presets  # slow to import
-    from ..api import shared_pipeline
+    from ..shared_pipeline import shared_pipeline
 
     return model_presets.chosen_settings(None, given, shared_pipeline.source)
 

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed import api, generate, run_batch
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch import worker
 from pyramid_seed.batch.errors import ModelError
 from pyramid_seed.batch.launch import Launch, join_launch
@@ -23,6 +22,7 @@ from pyramid_seed.media.images import open_image
 from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import verify
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.conftest import REFERENCE
 
 IMAGE = REFERENCE / "i2v_input.png"

@@ -16,12 +16,13 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from pyramid_seed import generate
-from pyramid_seed.api import load_pipeline, shared_pipeline
 from pyramid_seed.checkpoints import hub as hub_module
 from pyramid_seed.checkpoints.pickles import converted_folder
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.provenance.manifest import read_manifest
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.stand_in_hub import COMMIT, StandInHub, ask_hub
