@@ -13,9 +13,7 @@ from typing import Any, Unpack
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from .checkpoints.source import (
-    RecognisedModel,
-)
+from .checkpoints.source import RecognisedModel
 from .checks import check_kinds
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
@@ -24,7 +22,7 @@ from .dtypes import dtype_name
 from .environment import environment_fingerprint
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
-from .loading import loras_to_load
+from .loading import LoraToLoad, loras_to_load
 from .media.frame_facts import FrameCounter, FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
@@ -33,6 +31,7 @@ from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes, has_frames
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts, read_encoded_texts
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
@@ -50,7 +49,7 @@ from .presets import (
 from .recipe import Recipe
 from .run_options import RunOptions
 from .seeds import plain_root
-from .shared_pipeline import shared_pipeline
+from .shared_pipeline import checked_source, shared_pipeline
 from .texts import check_prompt
 
 logger = logging.getLogger(__name__)
@@ -69,6 +68,7 @@ def generate(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    prompt_embeds: str | Path | EncodedTexts | None = None,
     attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
@@ -98,7 +98,11 @@ def generate(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
-            their memory for the rest; a pipeline that was given can then encode no other text.
+            their memory. "free" loads them first and alone, and the rest of the model when they are gone; for
+            a text that was encoded lately they are not loaded at all. A pipeline that was given can encode no
+            other text afterwards.
+        prompt_embeds: texts that `encode_texts` or `pyramid-seed encode` encoded, or their file; the text
+            encoders are then neither loaded nor downloaded.
         attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
             "grouped" if nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
@@ -136,14 +140,19 @@ def generate(
         root = processes.from_first(root) if seed is None else root
     noise = NoiseStreams(root, noise_device, branches)
     if pipeline is not None:
-        checked_pipeline(pipeline)
+        _check_own_pipeline(pipeline, options, loras)
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    wanted, image, source = _wanted(preset, settings, opened(image), pipeline)
+    embeds = opened_texts(prompt_embeds)
+    without = parts_left_out(text_encoders, embeds)
+    wanted, image, source = _wanted(preset, settings, opened(image), pipeline, without)
     frame = None if image is None else first_frames(image, 1)[0]
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
-    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras, pipeline, check, source)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
+    if pipeline is None:
+        pipeline, embeds = load_for_clip(
+            prompt, wanted, options, embeds, loras_to_load(loras), check=check, source=source
+        )
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
     tell_unfit(recipe.settings, pipeline, preset)
@@ -161,6 +170,7 @@ def generate(
         on_unit=on_unit,
         on_chunk=on_chunk,
         sink=sink,
+        prompt_embeds=embeds,
     )
 
 
@@ -175,13 +185,17 @@ def started_sink(
 
 
 def _wanted(
-    preset: Preset | None, settings: Settings, image: Any, pipeline: PyramidFlowPipeline | None
+    preset: Preset | None,
+    settings: Settings,
+    image: Any,
+    pipeline: PyramidFlowPipeline | None,
+    without: Sequence[str],
 ) -> tuple[Preset, Any, RecognisedModel | None]:
     """The settings of a clip, its image in their size, and which model it is, where its files were read."""
     sources: list[RecognisedModel] = []
 
     def source_of(model: str, variant: str | None) -> RecognisedModel:
-        sources.append(shared_pipeline.source(model, variant))
+        sources.append(shared_pipeline.source(model, variant, without))
         return sources[0]
 
     def choose(values: Settings) -> Preset:
@@ -240,6 +254,7 @@ def make_clip(
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
     on_chunk: OnFrames | None = None,
     sink: FrameFile | None = None,
+    prompt_embeds: str | Path | EncodedTexts | None = None,
 ) -> Clip:
     """Make the clip of a recipe with the model that it names, see `generate`.
 
@@ -249,9 +264,18 @@ def make_clip(
         started: when loading it began, in seconds of `time.perf_counter`; None if it was there already.
         image, beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
             `generate`.
+        prompt_embeds: its texts, encoded beforehand; None, to encode them.
     """
     started = time.perf_counter() if started is None else started
-    (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
+    embeds = opened_texts(prompt_embeds)
+    (weights, weights_note), loras = weights_of(pipeline, embeds), lora_rows(pipeline)
+    arguments = _arguments(recipe.settings, image)
+    if embeds is None:
+        arguments["prompt"] = recipe.prompt
+    else:
+        request = check_request(pipeline.geometry, recipe.prompt, recipe.settings, image, embeds)
+        del arguments["negative_prompt"]
+        arguments |= embeds.arguments(*texts_of(recipe.prompt, recipe.settings, request))
     loaded = time.perf_counter()
     environment = environment_fingerprint(
         pipeline._execution_device,
@@ -272,7 +296,6 @@ def make_clip(
 
     with pipeline.vae.tiling_set(recipe.vae_tiling):
         output = pipeline(
-            recipe.prompt,
             beginning=beginning,
             noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
@@ -285,7 +308,7 @@ def make_clip(
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
-            **_arguments(recipe.settings, image),
+            **arguments,
         )
     facts = counter.facts()
     if processes is not None:
@@ -316,6 +339,7 @@ def make_clip(
         text_digests=output.text_digests[0],
         stage_digests=tuple(output.stage_digests[0]),
         environment=environment,
+        text_environment=None if embeds is None or embeds.environment == environment else embeds.environment,
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         notes=(*cuts, *untrained(settings, pipeline.preset)),
@@ -332,17 +356,76 @@ def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, 
     return arguments
 
 
+def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedTexts | None:
+    """Texts that were encoded beforehand, or those in a file; raises as `read_encoded_texts`."""
+    if prompt_embeds is None or isinstance(prompt_embeds, EncodedTexts):
+        return prompt_embeds
+    if not isinstance(prompt_embeds, str | Path):
+        raise TypeError(
+            "prompt_embeds must be what encode_texts gives or the path of a file that it was saved to, got "
+            f"{type(prompt_embeds).__name__}; a pipeline's own call takes tensors"
+        )
+    return read_encoded_texts(prompt_embeds)
+
+
+def parts_left_out(text_encoders: AfterUse, embeds: EncodedTexts | None) -> tuple[str, ...]:
+    """The parts that a pipeline is loaded without, as the texts of its clips are encoded before."""
+    return ENCODER_PARTS if text_encoders == "free" or embeds is not None else ()
+
+
+def load_for_clip(
+    prompt: str,
+    settings: Preset,
+    options: RunOptions,
+    embeds: EncodedTexts | None,
+    loras: Sequence[LoraToLoad],
+    *,
+    source: RecognisedModel | None = None,
+    check: Callable[[PyramidGeometry], object] = lambda _: None,
+) -> tuple[PyramidFlowPipeline, EncodedTexts | None]:
+    """The shared pipeline for a clip, and its texts if the text encoders are not part of that.
+
+    Args:
+        prompt, settings: of the clip.
+        options: of these device, compile, determinism and text_encoders count.
+        embeds: texts that were encoded beforehand; None, to encode them.
+        loras, source, check: see `SharedPipeline.get`.
+    """
+    without = parts_left_out(options.text_encoders, embeds)
+    source = checked_source(settings, check, source, loras, without)
+    if without and embeds is None:
+        request = check_request(source.geometry, prompt, settings)
+        texts = [text for text in texts_of(prompt, settings, request) if text is not None]
+        embeds = shared_pipeline.encoded(texts, settings, options.device, options.determinism)
+    device, compile = options.device, options.compile
+    return shared_pipeline.get(settings, device, compile, check, source, loras, without), embeds
+
+
+def texts_of(prompt: str, settings: Preset, request: Request) -> tuple[str, str | None]:
+    """What is encoded for a clip: its prompt with the suffix, and its negative prompt where it is guided."""
+    return prompt + settings.prompt_suffix, settings.negative_prompt if request.needs_negative else None
+
+
 def check_request(
-    geometry: PyramidGeometry, prompt: str, settings: Preset, image: PipelineImageInput | None = None
+    geometry: PyramidGeometry,
+    prompt: str,
+    settings: Preset,
+    image: PipelineImageInput | None = None,
+    embeds: EncodedTexts | None = None,
 ) -> Request:
     """What is to be made of a prompt, settings and first frame by a model of this geometry.
+
+    Args:
+        geometry: of the model.
+        prompt, settings, image: of the clip.
+        embeds: texts that were encoded beforehand, which must be those of the clip.
 
     Raises:
         ValueError, TypeError: what the pipeline would refuse, before it is loaded.
     """
     arguments = _arguments(settings, image)
     del arguments["prompt_suffix"], arguments["shards"]  # any text will do, and the transformer knows
-    return check_call(
+    request = check_call(
         geometry,
         1,
         (1, 1),
@@ -350,6 +433,10 @@ def check_request(
         embeddings=dict.fromkeys(EMBEDDINGS),
         **arguments,
     )
+    if embeds is not None:
+        texts = texts_of(prompt, settings, request)
+        embeds.check(*texts, settings.max_sequence_length, settings.dtype)
+    return request
 
 
 def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
@@ -369,21 +456,28 @@ def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
             raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
 
 
-def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
+def weights_of(
+    pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None = None
+) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
     """Name, size and SHA-256 of the files that a pipeline's weights are those of.
+
+    Args:
+        pipeline: the model.
+        embeds: texts that were encoded beforehand, by files that are then among them.
 
     Returns:
         None if no files hold them, and then why.
 
     Raises:
-        ValueError, OSError: see `ModelSource.weights`.
+        ValueError, OSError: see `ModelSource.weights` and `EncodedTexts.with_rows`.
     """
     if pipeline.source is None or pipeline.loaded_weights is None:
         return None, "the pipeline was not loaded by load_pipeline"
     is_fused = any(lora.fused for lora in pipeline.loras_in_use() or ())
     if change := pipeline.loaded_weights.change(pipeline.components, is_fused=is_fused):
         return None, change
-    return pipeline.source.weights, None
+    rows = pipeline.source.weights
+    return rows if embeds is None else embeds.with_rows(rows), None
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
@@ -397,31 +491,20 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
     return None if frame is None else noise_digest(frame)
 
 
-def _pipeline_for(
-    settings: Preset,
-    options: RunOptions,
-    loras: Mapping[str | Path, float] | None,
-    given: PyramidFlowPipeline | None,
-    check: Callable[[PyramidGeometry], object],
-    source: RecognisedModel | None = None,
-) -> PyramidFlowPipeline:
-    """The pipeline that the caller gave, or else the shared one of these settings and LoRAs."""
-    if given is not None:
-        if loras:
-            raise ValueError(
-                "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
-            )
-        if options.compile:
-            raise ValueError(
-                "compile is for a pipeline that generate loads; call "
-                "pipeline.transformer.compile_repeated_blocks() on your own"
-            )
-        return given
-    to_load = loras_to_load(loras)
-    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source, to_load)
-    if options.text_encoders == "free":
-        shared_pipeline.clear()  # nobody else is to get what is left of it
-    return pipeline
+def _check_own_pipeline(
+    pipeline: PyramidFlowPipeline, options: RunOptions, loras: Mapping[str | Path, float] | None
+) -> None:
+    """Refuse what `generate` does to pipelines that it loads, and one that is not whole: ValueError."""
+    if loras:
+        raise ValueError(
+            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+        )
+    if options.compile:
+        raise ValueError(
+            "compile is for a pipeline that generate loads; call "
+            "pipeline.transformer.compile_repeated_blocks() on your own"
+        )
+    checked_pipeline(pipeline)
 
 
 def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
