@@ -1,5 +1,6 @@
 """The public names and their homes: what `__init__.py` imports when it is first used."""
 
+from .api import encode_prompts as encode_prompts
 from .api import generate as generate
 from .batch.rows import BatchInputError as BatchInputError
 from .batch.run import run_batch as run_batch
@@ -21,6 +22,8 @@ from .pieces.launched import processes_of_launch as processes_of_launch
 from .pieces.processes import Processes as Processes
 from .pipelines import PyramidFlowPipeline as PyramidFlowPipeline
 from .pipelines.beginning import Beginning as Beginning
+from .pipelines.encoded_texts import EncodedTexts as EncodedTexts
+from .pipelines.encoded_texts import read_encoded_texts as read_encoded_texts
 from .presets import Preset as Preset
 from .presets import list_presets as list_presets
 from .presets import load_preset as load_preset

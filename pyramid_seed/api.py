@@ -1,4 +1,4 @@
-"""What most people need: `generate`."""
+"""What most people need: `generate`, and `encode_prompts` for machines that cannot hold it all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes, has_frames
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
-from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts, read_encoded_texts
+from .pipelines.encoded_texts import ENCODER_PARTS, PARTS_WITHOUT_TEXT, EncodedTexts, read_encoded_texts
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
@@ -101,7 +101,7 @@ def generate(
             their memory. "free" loads them first and alone, and the rest of the model when they are gone; for
             a text that was encoded lately they are not loaded at all. A pipeline that was given can encode no
             other text afterwards.
-        prompt_embeds: texts that `encode_texts` or `pyramid-seed encode` encoded, or their file; the text
+        prompt_embeds: texts that `encode_prompts` or `pyramid-seed encode` encoded, or their file; the text
             encoders are then neither loaded nor downloaded.
         attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
             "grouped" if nobody set another. They differ in the last bits.
@@ -172,6 +172,44 @@ def generate(
         sink=sink,
         prompt_embeds=embeds,
     )
+
+
+@settings_listed
+def encode_prompts(
+    prompts: Sequence[str],
+    *,
+    preset: str | Path | Preset | None = None,
+    device: str | None = None,
+    determinism: DeterminismLevel = "strict",
+    progress: bool = True,
+    **settings: Unpack[Settings],
+) -> EncodedTexts:
+    """Encode prompts, for clips that are then made without text encoders: `generate(prompt_embeds=...)`.
+
+    Only the text encoders are loaded. Every prompt is encoded with the suffix that the settings give it, and
+    their negative prompt as well, each text alone; a clip of them is the one that `generate` makes without.
+
+    Args:
+        prompts: of the clips.
+        preset: see `generate`.
+        device: where they are encoded; default: the accelerator if there is one, else the CPU.
+        determinism: "strict" or "relaxed".
+        progress: show a progress bar on standard error.
+        settings: of the clips, where they replace the preset's; of these model, variant, dtype,
+            max_sequence_length, prompt_suffix and negative_prompt count. See below.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; nothing has been computed then.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise TypeError(f"prompts must be a list of at least one str, got {prompts!r:.60}")
+    for prompt in prompts:
+        check_prompt(prompt)
+    RunOptions(device, determinism=determinism).check()
+    preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
+    wanted, _, _ = _wanted(preset, settings, None, None, PARTS_WITHOUT_TEXT)
+    texts = [prompt + wanted.prompt_suffix for prompt in prompts]
+    return shared_pipeline.encoded([*texts, wanted.negative_prompt], wanted, device, determinism, progress)
 
 
 def started_sink(
@@ -362,8 +400,8 @@ def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedText
         return prompt_embeds
     if not isinstance(prompt_embeds, str | Path):
         raise TypeError(
-            "prompt_embeds must be what encode_texts gives or the path of a file that it was saved to, got "
-            f"{type(prompt_embeds).__name__}; a pipeline's own call takes tensors"
+            "prompt_embeds must be what encode_prompts gives, or the path of a file to which that was saved, "
+            f"got {type(prompt_embeds).__name__}; a pipeline's own call takes tensors"
         )
     return read_encoded_texts(prompt_embeds)
 

@@ -87,6 +87,10 @@ class EncodedTexts:
         embeddings = PromptEmbeddings(*self.texts[prompt], *negative)
         return {name: values for name, values in embeddings._asdict().items() if values is not None}
 
+    def digest(self, text: str) -> str:
+        """SHA-256 of the embeddings of a text, which must be here; see `embeddings_digest`."""
+        return embeddings_digest(self.texts[text])
+
     def with_rows(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
         """The files of a clip's weights: a pipeline's, and those that encoded its texts.
 
