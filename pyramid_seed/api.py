@@ -430,13 +430,15 @@ def load_for_clip(
         loras, source, check: see `SharedPipeline.get`.
     """
     without = parts_left_out(options.text_encoders, embeds)
-    source = checked_source(settings, check, source, loras, without)
     if without and embeds is None:
+        source = checked_source(settings, check, source, loras, without)
         request = check_request(source.geometry, prompt, settings)
         texts = [text for text in texts_of(prompt, settings, request) if text is not None]
         embeds = shared_pipeline.encoded(texts, settings, options.device, options.determinism)
-    device, compile = options.device, options.compile
-    return shared_pipeline.get(settings, device, compile, check, source, loras, without), embeds
+    pipeline = shared_pipeline.get(
+        settings, options.device, options.compile, check, source, loras, without, embeds
+    )
+    return pipeline, embeds
 
 
 def texts_of(prompt: str, settings: Preset, request: Request) -> tuple[str, str | None]:

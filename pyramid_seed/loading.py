@@ -24,9 +24,11 @@ from .model_presets import preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .models.transformer_pyramid_base import PyramidTransformer3DModel
 from .pipelines import PyramidFlowPipeline
+from .pipelines.encoded_texts import EncodedTexts
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
 from .pipelines.sharing import check_shards
+from .pipelines.text_inputs import EMBEDDINGS, check_embeddings
 from .presets import preset_config
 
 _LOADING = threading.Lock()
@@ -244,9 +246,23 @@ def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> Non
 def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
     """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
     if shards is not None:
-        transformer = source.empty_transformer()
-        assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
-        check_shards(shards, transformer)
+        check_shards(shards, _empty_transformer(source))
+
+
+def check_texts_fit(embeds: EncodedTexts | None, source: RecognisedModel) -> None:
+    """Refuse texts that another model encoded, from config and file sizes alone: ValueError."""
+    if embeds is not None:
+        embeds.check_files({name: state.size for name, state in source.states.items()}, "size")
+        config = _empty_transformer(source).config
+        widths = config.joint_attention_dim, config.pooled_projection_dim
+        first = embeds.arguments(next(iter(embeds.texts)), None)
+        check_embeddings(dict.fromkeys(EMBEDDINGS) | first, widths, embeds.max_sequence_length)
+
+
+def _empty_transformer(source: RecognisedModel) -> PyramidTransformer3DModel:
+    transformer = source.empty_transformer()
+    assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
+    return transformer
 
 
 def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:

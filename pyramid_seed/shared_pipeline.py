@@ -21,7 +21,14 @@ from .devices import usable_device
 from .dtypes import torch_dtype
 from .environment import environment_fingerprint
 from .geometry import PyramidGeometry
-from .loading import LoraToLoad, check_loras_fit, check_shards_fit, default_device, load_source
+from .loading import (
+    LoraToLoad,
+    check_loras_fit,
+    check_shards_fit,
+    check_texts_fit,
+    default_device,
+    load_source,
+)
 from .pipelines import PyramidFlowPipeline
 from .pipelines.encoded_texts import PARTS_WITHOUT_TEXT, EncodedTexts
 from .pipelines.memory import free_memory
@@ -53,6 +60,7 @@ class SharedPipeline:
         source: RecognisedModel | None = None,
         loras: Sequence[LoraToLoad] = (),
         without: Collection[str] = (),
+        embeds: EncodedTexts | None = None,
     ) -> PyramidFlowPipeline:
         """The pipeline of these settings and LoRAs, loaded again if its files have changed.
 
@@ -65,6 +73,8 @@ class SharedPipeline:
             loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
                 while a clip is made.
             without: parts that it is loaded without; so is it another pipeline.
+            embeds: texts that were encoded beforehand; those of another model are refused before this one is
+                loaded.
         """
         left_out = frozenset(without)
         key = (settings.model, settings.variant, settings.dtype, device, compile, tuple(loras), left_out)
@@ -80,7 +90,7 @@ class SharedPipeline:
             read = self._read.pop((settings.model, settings.variant), None)
             if source is None and read is not None and not read.changed_files():
                 source = read
-            source = checked_source(settings, check, source, loras, left_out)
+            source = checked_source(settings, check, source, loras, left_out, embeds)
             dtype = torch_dtype(settings.dtype)
             self._pipeline = load_source(source.fetched(), dtype, target, compile, loras)
             self._key = key
@@ -161,6 +171,11 @@ class SharedPipeline:
                 return read
             return held
 
+    def forget_texts(self) -> None:
+        """Forget what `encoded` has encoded lately."""
+        with self._lock:
+            self._encoders = None
+
     def clear(self) -> None:
         """Let the pipeline go."""
         with self._lock:
@@ -173,8 +188,9 @@ def checked_source(
     source: RecognisedModel | None,
     loras: Sequence[LoraToLoad],
     without: Collection[str],
+    embeds: EncodedTexts | None = None,
 ) -> RecognisedModel:
-    """The model of settings, which can make what they and LoRAs ask for; see `SharedPipeline.get`.
+    """The model of settings, which can make what they, LoRAs and texts ask for; see `SharedPipeline.get`.
 
     Raises:
         ValueError: it cannot, by its configs alone; and what `check` raises.
@@ -186,6 +202,7 @@ def checked_source(
     check(source.geometry)
     check_loras_fit(loras, source)
     check_shards_fit(settings.shards, source)
+    check_texts_fit(embeds, source)
     return source
 
 

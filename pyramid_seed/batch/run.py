@@ -21,7 +21,7 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..first_image import in_clip_size
-from ..loading import check_loras_fit, check_shards_fit, default_device
+from ..loading import check_loras_fit, check_shards_fit, check_texts_fit, default_device
 from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
@@ -134,6 +134,7 @@ def run_batch(
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
         shards_fit = cache(lambda shards, *model: check_shards_fit(shards, source_of(*model)))
+        texts_fit = cache(lambda *model: check_texts_fit(embeds, source_of(*model)))
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         steps: dict[int, tuple[int, ...]] = {}
 
@@ -142,6 +143,7 @@ def run_batch(
             steps[id(item)] = _steps(item, source_of(*model), processes_per_clip, embeds)
             loras_fit(item.loras, *model)
             shards_fit(item.settings.shards, *model)
+            texts_fit(*model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 

@@ -95,16 +95,27 @@ class EncodedTexts:
         """The files of a clip's weights: a pipeline's, and those that encoded its texts.
 
         Raises:
-            ValueError: the pipeline has a file of the same name that is another one.
+            ValueError: see `check_files`.
         """
-        here = {row["file"]: dict(row) for row in rows}
+        self.check_files({row["file"]: row["sha256"] for row in rows}, "sha256")
+        files = {row["file"]: dict(row) for row in (*self.weights, *rows)}
+        return tuple(files[name] for name in sorted(files))
+
+    def check_files(self, files: Mapping[str, object], fact: str) -> None:
+        """Refuse texts that were encoded by files of another model.
+
+        Args:
+            files: of a model, by name, with one `fact` about each: "size" or "sha256".
+
+        Raises:
+            ValueError: the fact is another one for a file of the same name.
+        """
         for row in self.weights:
-            if row["sha256"] != here.setdefault(row["file"], dict(row))["sha256"]:
+            if files.get(row["file"], row[fact]) != row[fact]:
                 raise ValueError(
                     f"{self.path or 'prompt_embeds'} must be encoded with the model's own {row['file']}, "
                     "which is another one; encode the texts with this model"
                 )
-        return tuple(here[file] for file in sorted(here))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a .safetensors with the embeddings, and the rest as its metadata; whole or not at all.
@@ -186,6 +197,8 @@ def read_encoded_texts(path: str | Path) -> EncodedTexts:
     try:
         header = msgspec.convert(parse_json(text), _Header)
         check_choice("dtype", header.dtype, DTYPES)
+        if not header.texts:
+            raise ValueError("it has no texts")
     except ValueError as error:  # msgspec's is one
         raise ValueError(f"{path} holds damaged embeddings: {error}") from error
     return EncodedTexts(
