@@ -101,8 +101,9 @@ class Launch:
 def join_launch(requested: int | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
     """Find out which process of which launch this is.
 
-    Called for every run of a launch, in the same order by all processes: each run has keys of its own in the
-    store, else the second would take what the first has used up.
+    Called for every run of a launch, in the same order by all processes: each run, and each attempt of a
+    launcher that starts processes again, has keys of its own in the store, else the second would take what
+    the first has used up.
 
     Args:
         requested: how many processes were asked for, None if that was not said.
@@ -133,7 +134,10 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
         store, rank = _meet()
     except (torch.distributed.DistError, RuntimeError) as error:
         raise LaunchError(f"the other processes cannot be reached: {error}") from error
-    own = torch.distributed.PrefixStore(f"run-{next(_joined)}", store)  # type: ignore[attr-defined]
+    # torchrun starts processes again with the store of those that failed, and all of its counters.
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"attempt-{attempt}/run-{next(_joined)}"
+    own = torch.distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
     return Launch(rank, int(environment.get("LOCAL_RANK", rank)), world_size, own)
 
 

@@ -169,6 +169,28 @@ def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_starts_a_launch_again_and_it_goes_on(tmp_path, plain, settings, victim):
+    """Whichever process was killed, twice: what was finished is kept, and the launch ends well."""
+    source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
+    process = start([*TORCHRUN, "2", "--max-restarts", "3"], source, output, settings)
+    killed: set[int] = set()
+    for number in (1, 2):
+
+        def has_come_on(number=number) -> bool:
+            files = [*output.glob("*.mp4"), *output.glob(".work/*/unit-*.safetensors")]
+            return pids(output).get(victim, 0) not in {0, *killed} and len(files) >= number
+
+        assert wait_for(has_come_on, process), process.communicate()[0]
+        kill(pid := pids(output)[victim])
+        killed.add(pid)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text
+    assert "missing" not in re.findall(r"^clips +(.*)$", text, re.MULTILINE)[-1]  # of the last attempt
+    assert digests(output) == plain
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["shuffled", "thinned", "extended"])
 def test_the_list_around_a_clip_does_not_change_it(tmp_path, plain, settings, change):
     rows = {
