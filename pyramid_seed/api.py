@@ -190,7 +190,7 @@ def _load(
         pipeline.register_to_config(preset=preset_config(preset))
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
         pipeline.to(target)
-    for part in pipeline.components.values():
+    for part in pipeline.components.values() if source.layout == "diffusers" else ():
         if isinstance(part, torch.nn.Module):
             unmap_weights(part)
     pipeline.loaded_weights = LoadedWeights.of(pipeline.components)

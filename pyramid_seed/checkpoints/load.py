@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from diffusers.utils import logging
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import VAE_PART, weight_files
-from .original import load_model
+from .layout import VAE_PART
+from .original import load_model, open_weights
 from .source import ModelSource
 
 # Below diffusers' own logger, so that its verbosity holds here too.
@@ -109,22 +108,25 @@ def _load_text_encoders(
 def _load_text_encoder(
     source: ModelSource, part: str, model_class: type[PreTrainedModel], dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Raises a ValueError where transformers would fill missing weights with random numbers."""
-    folder, weights = source.folder / part, source.converted_weights(part)
-    arguments: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
-    if source.layout == "diffusers" and weight_files(source.files, part, source.variant):
-        arguments["variant"] = source.variant
-    if weights is not None:
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-        arguments = {
-            "pretrained_model_name_or_path": None,
-            "config": config,
-            "state_dict": load_file(weights),
-        }
+    """Raises a ValueError where transformers would fill missing weights with random numbers.
+
+    transformers maps a folder's files, see `open_weights`; what it is given it reads tensor by tensor.
+    """
+    folder = source.folder / part
     try:
-        model, report = model_class.from_pretrained(
-            **arguments, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        with ExitStack() as files:
+            weights: dict[str, Any] = {}
+            for path in source.weight_paths(part):
+                file = files.enter_context(open_weights(path))
+                weights |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            model, report = model_class.from_pretrained(
+                None,
+                config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+                state_dict=weights,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # broken files raise anything here, a bare Exception among it
         raise ValueError(f"{folder} cannot be loaded as {model_class.__name__}: {error}") from error
     if report["missing_keys"]:
