@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 import transformers
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .layout import VAE_PART
 from .original import load_model, open_weights
-from .source import ModelSource
+from .source import ModelSource, transformer_class
 
 # Below diffusers' own logger, so that its verbosity holds here too.
 logger = logging.get_logger(f"diffusers.{__name__}")
@@ -75,10 +77,10 @@ def load_components(
         }
 
 
-def load_saved_text_encoders(
+def load_saved_models(
     source: ModelSource, dtype: torch.dtype, without: Collection[str] = ()
-) -> dict[str, PreTrainedModel]:
-    """The text encoders in a folder that `save_pretrained` wrote, by the names of their parts.
+) -> dict[str, torch.nn.Module]:
+    """The models in a folder that `save_pretrained` wrote, by the names of their parts.
 
     Args:
         source, dtype: see `load_components`.
@@ -92,7 +94,26 @@ def load_saved_text_encoders(
         for part, entry in source.configs["model_index.json"].items()
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
-    return _load_text_encoders(source, classes, dtype, without)
+    ours: dict[str, type[ModelMixin]] = {
+        "vae": AutoencoderKLCausalVideo,
+        "transformer": transformer_class(source.family),
+    }
+    return {
+        **_load_text_encoders(source, classes, dtype, without),
+        **{
+            part: _load_saved_model(source, part, model_class, dtype)
+            for part, model_class in ours.items()
+            if part not in without
+        },
+    }
+
+
+def _load_saved_model(
+    source: ModelSource, part: str, model_class: type[ModelMixin], dtype: torch.dtype
+) -> ModelMixin:
+    folder = source.folder / part
+    config, *_ = model_class.extract_init_dict(model_class.load_config(folder, local_files_only=True))
+    return load_model(model_class, config, folder, source.weight_paths(part), dtype)
 
 
 def _load_text_encoders(
