@@ -72,7 +72,10 @@ def write_configs(folder: Path, family: Family, size: CheckpointSize) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(REFERENCE / f"{family.name}-tiny", folder)
     model_class = transformer_class(family)
-    _edit(folder / transformer_part(VARIANT), original_transformer(family, _sizes(model_class, size.transformer)))
+    _edit(
+        folder / transformer_part(VARIANT),
+        original_transformer(family, _sizes(model_class, size.transformer)),
+    )
     _edit(folder / VAE_PART, original_vae(_sizes(AutoencoderKLCausalVideo, size.vae)))
     for part, values in size.text.items():
         _edit(folder / part, values)
@@ -105,7 +108,11 @@ def _edit(folder: Path, values: Mapping[str, Any]) -> None:
 
 def parts_written(family: Family, size: CheckpointSize) -> list[str]:
     """The parts whose weights are random ones of `size`."""
-    return [transformer_part(VARIANT), VAE_PART, *(part for part in family.text_encoders if part in size.text)]
+    return [
+        transformer_part(VARIANT),
+        VAE_PART,
+        *(part for part in family.text_encoders if part in size.text),
+    ]
 
 
 def shapes_of(source: ModelSource, part: str) -> dict[str, tuple[int, ...]]:
