@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import PipelineQuantizationConfig
 
-from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
+from .checkpoints.load import default_dtype_kept, load_components, load_saved_models
 from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import ModelSource, RecognisedModel, read_source
 from .checks import check_finite, check_kinds
@@ -150,9 +150,6 @@ def load_source(
         pipeline.register_to_config(preset=preset_config(preset))
     with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
         pipeline.to(target)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            unmap_weights(part)
     pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
     if loras:
         _load_loras(pipeline, loras)
@@ -167,7 +164,10 @@ def _load_saved(
     quantization_config: PipelineQuantizationConfig | None,
 ) -> PyramidFlowPipeline:
     """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
-    folder, encoders = source.folder, load_saved_text_encoders(source, dtype)
+    folder = source.folder
+    # A quantised transformer is read by diffusers, which maps it.
+    is_quantised = quantization_config is not None or source.quantization is not None
+    models = load_saved_models(source, dtype, left_to_others={"transformer"} if is_quantised else ())
     try:
         with default_dtype_kept():
             pipeline = PyramidFlowPipeline.from_pretrained(
@@ -176,17 +176,18 @@ def _load_saved(
                 use_safetensors=True,
                 variant=source.variant,
                 quantization_config=quantization_config,
-                **encoders,
+                **models,
                 **dict.fromkeys(source.without),
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # broken files raise anything here
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    for part in {"transformer", "vae"} - source.without:
-        missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
+    if is_quantised and (transformer := pipeline.transformer) is not None:
+        missing = sorted(name for name, value in transformer.state_dict().items() if value.is_meta)
         if missing:
-            raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")
+            raise ValueError(f"{folder}/transformer must hold all weights, missing: {', '.join(missing)}")
+        unmap_weights(transformer)
     return pipeline
 
 

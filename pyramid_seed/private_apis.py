@@ -57,6 +57,15 @@ def _dispatcher() -> Any:
     return sys.modules.get("diffusers.models.attention_dispatch")
 
 
+def has_bfloat16_kernels() -> bool:
+    """Whether oneDNN computes in bfloat16 on this machine's CPU.
+
+    torch has no public way to ask. Without it, nobody knows that torch's own kernels would be taken, which
+    are many times slower than those of float32.
+    """
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """`torch.nn.functional.linear` in float32 on the CPU, through oneDNN instead of MKL.
 

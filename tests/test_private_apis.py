@@ -33,6 +33,13 @@ def kept_precision():
     private_apis.set_fp32_precision("cuda", "matmul", before)
 
 
+def test_has_bfloat16_kernels():
+    """oneDNN needs more than the least of CPUs for it."""
+    assert isinstance(private_apis.has_bfloat16_kernels(), bool)
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        assert not private_apis.has_bfloat16_kernels()
+
+
 def test_fp32_precision(kept_precision):
     for precision in ("ieee", "tf32"):
         private_apis.set_fp32_precision("cuda", "matmul", precision)

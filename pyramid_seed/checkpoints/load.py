@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import VAE_PART, weight_files
-from .original import load_model
-from .source import ModelSource
+from .layout import VAE_PART
+from .original import load_model, open_weights
+from .source import ModelSource, transformer_class
 
 # Below diffusers' own logger, so that its verbosity holds here too.
 logger = logging.get_logger(f"diffusers.{__name__}")
@@ -73,11 +74,14 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
         }
 
 
-def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
-    """The text encoders in a folder that `save_pretrained` wrote, by the names of their parts.
+def load_saved_models(
+    source: ModelSource, dtype: torch.dtype, left_to_others: Collection[str] = ()
+) -> dict[str, torch.nn.Module]:
+    """The models in a folder that `save_pretrained` wrote, by the names of their parts.
 
     Args:
         source, dtype: see `load_components`.
+        left_to_others: names of parts that somebody else loads.
 
     Raises:
         ValueError: weights are missing or do not fit.
@@ -87,7 +91,26 @@ def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[st
         for part, entry in source.configs["model_index.json"].items()
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
-    return _load_text_encoders(source, classes, dtype)
+    ours: dict[str, type[ModelMixin]] = {
+        "vae": AutoencoderKLCausalVideo,
+        "transformer": transformer_class(source.family),
+    }
+    return {
+        **_load_text_encoders(source, classes, dtype),
+        **{
+            part: _load_saved_model(source, part, model_class, dtype)
+            for part, model_class in ours.items()
+            if part not in {*source.without, *left_to_others}
+        },
+    }
+
+
+def _load_saved_model(
+    source: ModelSource, part: str, model_class: type[ModelMixin], dtype: torch.dtype
+) -> ModelMixin:
+    folder = source.folder / part
+    config, *_ = model_class.extract_init_dict(model_class.load_config(folder, local_files_only=True))
+    return load_model(model_class, config, folder, source.weight_paths(part), dtype)
 
 
 def _load_text_encoders(
@@ -103,22 +126,25 @@ def _load_text_encoders(
 def _load_text_encoder(
     source: ModelSource, part: str, model_class: type[PreTrainedModel], dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Raises a ValueError where transformers would fill missing weights with random numbers."""
-    folder, weights = source.folder / part, source.converted_weights(part)
-    arguments: dict[str, Any] = {"pretrained_model_name_or_path": folder, "use_safetensors": True}
-    if source.layout == "diffusers" and weight_files(source.files, part, source.variant):
-        arguments["variant"] = source.variant
-    if weights is not None:
-        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
-        arguments = {
-            "pretrained_model_name_or_path": None,
-            "config": config,
-            "state_dict": load_file(weights),
-        }
+    """Raises a ValueError where transformers would fill missing weights with random numbers.
+
+    transformers maps a folder's files, see `open_weights`; what it is given it reads tensor by tensor.
+    """
+    folder = source.folder / part
     try:
-        model, report = model_class.from_pretrained(
-            **arguments, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        with ExitStack() as files:
+            weights: dict[str, Any] = {}
+            for path in source.weight_paths(part):
+                file = files.enter_context(open_weights(path))
+                weights |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            model, report = model_class.from_pretrained(
+                None,
+                config=model_class.config_class.from_pretrained(folder, local_files_only=True),
+                state_dict=weights,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # broken files raise anything here, a bare Exception among it
         raise ValueError(f"{folder} cannot be loaded as {model_class.__name__}: {error}") from error
     if report["missing_keys"]:

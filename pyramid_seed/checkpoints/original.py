@@ -31,7 +31,7 @@ def load_model(
 ) -> Model:
     """A model of `config` with the safetensors `paths` of `folder`, on the CPU, in evaluation mode.
 
-    Memory is taken once: the model is built without weights and takes the tensors that were read.
+    Memory is taken once: the model is built without weights, and one tensor at a time is read beside them.
     Floating-point tensors become `dtype`, those of `_keep_in_fp32_modules` float32.
 
     Raises:
@@ -42,17 +42,34 @@ def load_model(
     check_files(model, paths)
 
     keep_in_fp32 = set(model._keep_in_fp32_modules or ())
-    state: dict[str, torch.Tensor] = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                tensor = file.get_tensor(name)
-                target = torch.float32 if keep_in_fp32.intersection(name.split(".")) else dtype
-                # Always a copy: the tensors of a mapped file lie at any address, kernels may sum in another
-                # order at another alignment, and the file may be replaced while the model lives.
-                state[name] = tensor.to(target if tensor.is_floating_point() else tensor.dtype, copy=True)
+    # All of it before anything is read: what is read for a moment then leaves no holes between weights.
+    state = {
+        name: torch.empty(
+            value.shape,
+            dtype=torch.float32
+            if keep_in_fp32.intersection(name.split("."))
+            else dtype
+            if value.is_floating_point()
+            else value.dtype,
+        )
+        for name, value in model.state_dict().items()
+    }
     model.load_state_dict(state, assign=True)
+    for path in paths:
+        with open_weights(path) as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+                state[name].copy_(file.get_tensor(name))
     return model.eval()
+
+
+def open_weights(path: Path) -> Any:
+    """A safetensors file to be read tensor by tensor, without mapping it: `safetensors.safe_open`.
+
+    Of a mapped file, what was read stays in memory beside the weights until the last of it has been read; its
+    tensors lie at any address, where kernels may sum in another order; and it may be replaced while the model
+    lives.
+    """
+    return safe_open(path, framework="pt", backend="pread")
 
 
 def _build(model_class: type[Built], config: Mapping[str, Any], folder: Path) -> Built:

@@ -114,7 +114,7 @@ def _sd3_config(title: str, config: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-_VAE_NAMES = {
+VAE_NAMES = {
     "encoder_in_channels": "in_channels",
     "encoder_out_channels": "latent_channels",
     "encoder_block_out_channels": "encoder_block_out_channels",
@@ -128,6 +128,7 @@ _VAE_NAMES = {
     "decoder_spatial_up_sample": "spatial_up_sample",
     "decoder_temporal_up_sample": "temporal_up_sample",
 }
+"""Our name of each key of the original's VAE config whose value is copied."""
 _VAE_FIXED = {
     "encoder_act_fn": "silu",
     "decoder_act_fn": "silu",
@@ -162,5 +163,5 @@ def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
         "decoder_norm_num_groups": config.get("encoder_norm_num_groups"),
     }
     return values_of_original(
-        "the original VAE config", config, copied=_VAE_NAMES, fixed=fixed, ignored=_VAE_IGNORED
+        "the original VAE config", config, copied=VAE_NAMES, fixed=fixed, ignored=_VAE_IGNORED
     )

@@ -46,6 +46,7 @@ from .layout import (
     saved_files,
     shards_of,
     transformer_part,
+    weight_files,
 )
 from .original import check_files, empty_model
 from .original_configs import transformer_config_from_original, vae_config_from_original
@@ -301,7 +302,11 @@ class ModelSource(RecognisedModel):
         """The safetensors files of a part."""
         if (copy := self.converted_weights(part)) is not None:
             return [copy]
-        names = (name for name in self.files if name.startswith(f"{part}/"))
+        names = [name for name in self.files if name.startswith(f"{part}/")]
+        if self.layout == "diffusers":  # may hold weights of other variants besides
+            names = weight_files(self.files, part, self.variant) or weight_files(self.files, part)
+            if (index := next(filter(is_index, names), None)) is not None:
+                names = shards_of(self.configs[index], self.files, str(self.folder), index)
         return [self.folder / name for name in names if name.endswith(".safetensors")]
 
     def converted_weights(self, part: str) -> Path | None:

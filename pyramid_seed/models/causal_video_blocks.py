@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from .rounding import needs_float32
+
 NORM_EPS = 1e-6
 
 
@@ -126,20 +128,27 @@ class TimeConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, num_empty: int = 0) -> Tensor:
         """(B, in_channels, T, H, W), after `num_empty` frames of 0 -> (B, out_channels, T', H', W')."""
+        if not needs_float32(x):
+            return self._convolved(x, self.weight, self.bias, num_empty)
+        bias = None if self.bias is None else self.bias.float()
+        return self._convolved(x.float(), self.weight.float(), bias, num_empty).to(x.dtype)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None, num_empty: int) -> Tensor:
         span, stride = self.kernel_size[0], self.stride[0]
         if self.kernel_size == self.stride == (1, 1, 1) and has_fast_channels_last(x):
-            return F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
-        weight = self.weight.transpose(1, 2).flatten(1, 2)
+            return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+        flat = weight.transpose(1, 2).flatten(1, 2)
         if num_empty + x.shape[2] == span:
             images = x.transpose(1, 2).flatten(1, 2)
-            weight = weight[:, num_empty * self.in_channels :]
+            flat = flat[:, num_empty * self.in_channels :]
         else:
-            x = F.pad(x, (0, 0, 0, 0, num_empty, 0))
+            if num_empty:  # F.pad copies in any case
+                x = F.pad(x, (0, 0, 0, 0, num_empty, 0))
             if not _is_slow_as_clip(x):
-                return super().forward(x)
+                return self._conv_forward(x, weight, bias)
             windows = x.unfold(2, span, stride)  # (B, C, T', H, W, span)
             images = windows.permute(0, 2, 5, 1, 3, 4).flatten(2, 3).flatten(0, 1)
-        y = F.conv2d(images, weight, self.bias, self.stride[1:], self.padding[1:])
+        y = F.conv2d(images, flat, bias, self.stride[1:], self.padding[1:])
         return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 

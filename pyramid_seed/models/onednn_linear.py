@@ -1,4 +1,4 @@
-"""Linear layers in float32 on a CPU, through oneDNN.
+"""Linear layers in float32 on a CPU, through oneDNN; also those in bfloat16, where the CPU has none.
 
 torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (docs/performance.md).
 """
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..private_apis import onednn_linear
+from .rounding import needs_float32
 
 FEWEST_ROWS = 16
 """Rows below which oneDNN's overhead outweighs its speed: the modulations of single samples."""
@@ -41,28 +42,33 @@ def bound_kernel_caches() -> None:
 
 bound_kernel_caches()
 
-_is_wanted = ContextVar("_is_wanted", default=False)
+_wanted: ContextVar[torch.dtype | None] = ContextVar("_wanted", default=None)
+"""Of the layers that are to run through oneDNN."""
 
 
 class OneDnnLinear(nn.Linear):
     """A linear layer that runs through oneDNN inside `fast_linears`, where it can.
 
-    It can for plain float32 weights on the CPU; quantised and other special ones are left to torch.
+    It can for plain float32 weights on the CPU, and for bfloat16 ones where they need float32; quantised and
+    other special ones are left to torch.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
-        if not torch.compiler.is_compiling() and _is_wanted.get() and self._suits(input):
+        if torch.compiler.is_compiling() or not self._suits(input, _wanted.get()):
+            return super().forward(input)
+        if input.dtype == torch.float32:
             return onednn_linear(input, self.weight, self.bias)
-        return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        return onednn_linear(input.float(), self.weight.float(), bias).to(input.dtype)
 
-    def _suits(self, x: torch.Tensor) -> bool:
+    def _suits(self, x: torch.Tensor, dtype: torch.dtype | None) -> bool:
         is_plain = type(x) is torch.Tensor and type(self.weight) is nn.Parameter
         parts = (x, self.weight) if self.bias is None else (x, self.weight, self.bias)
         return (
             is_plain
             and x.shape[:-1].numel() >= FEWEST_ROWS
-            and all(part.device.type == "cpu" and part.dtype == torch.float32 for part in parts)
+            and all(part.device.type == "cpu" and part.dtype == dtype for part in parts)
         )
 
 
@@ -81,17 +87,18 @@ def fast_linears(latents: torch.Tensor) -> Iterator[None]:
 
     It does nothing where nothing is gained, or where the rows of a product would depend on one another.
     """
-    is_meant = latents.device.type == "cpu" and latents.dtype == torch.float32
-    token = _is_wanted.set(
+    is_meant = latents.device.type == "cpu" and (latents.dtype == torch.float32 or needs_float32(latents))
+    is_wanted = (
         is_meant
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.is_available()
         and rows_are_independent(onednn_linear, torch.get_num_threads())
     )
+    token = _wanted.set(latents.dtype if is_wanted else None)
     try:
         yield
     finally:
-        _is_wanted.reset(token)
+        _wanted.reset(token)
 
 
 @cache

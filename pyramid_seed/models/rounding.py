@@ -1,4 +1,4 @@
-"""What `.to(dtype)` does to a model's weights: as loading in that dtype does, and remembered."""
+"""What dtypes mean: of `.to(dtype)` for a model's weights, and of bfloat16 for layers on a CPU without it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from itertools import chain
 from typing import Any, Self
 
 import torch
+
+from ..private_apis import has_bfloat16_kernels
+
+
+def needs_float32(x: torch.Tensor) -> bool:
+    """Whether layers had better compute in float32 what they are given in bfloat16, and round once.
+
+    So it is on a CPU without instructions for bfloat16: measured on an AMD EPYC with AVX2, linear layers are
+    5 times as fast, and a decoder 60 times.
+    """
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not has_bfloat16_kernels()
 
 
 class RoundingMixin:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pyramid_seed.models import rounding
 from pyramid_seed.models.causal_video_blocks import (
     CausalConv3d,
     CausalUpsample,
@@ -94,6 +96,19 @@ def test_gradients_are_those_of_the_convolution():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_bfloat16_is_rounded_once_where_the_cpu_has_no_kernels_for_it(monkeypatch):
+    monkeypatch.setattr(rounding, "has_bfloat16_kernels", lambda: False)
+
+    def rule(kernel_size, num_frames):
+        conv = CausalConv3d(4, 6, kernel_size).bfloat16()
+        x = torch.randn(1, 4, num_frames, 6, 8).bfloat16()
+        exact = copy.deepcopy(conv).double()(x.double())
+        assert torch.equal(conv(x), exact.bfloat16())
+
+    check_cases(product([1, 3], [1, 4]), rule)
+
+
 def test_chunks_of_a_strided_convolution():
     def rule(time):
         module = CausalConv3d(4, 4, kernel_size=3, stride=(time, 2, 2))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyramid_seed import private_apis
-from pyramid_seed.models import onednn_linear
+from pyramid_seed.models import onednn_linear, rounding
 from pyramid_seed.models.onednn_linear import (
     FEWEST_ROWS,
     OneDnnLinear,
@@ -155,3 +155,15 @@ print((marks[1] - marks[0]) / 520)
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert float(done.stdout) < 20_000, "bytes per further number of rows: 280,000 with torch's caches"
+
+
+@torch.no_grad()
+def test_bfloat16_is_computed_in_float32_where_the_cpu_has_no_kernels_for_it(monkeypatch, kernels):
+    layer, x = OneDnnLinear(64, 64).bfloat16(), torch.randn(40, 64).bfloat16()
+    for has_kernels in (True, False):
+        monkeypatch.setattr(rounding, "has_bfloat16_kernels", lambda has=has_kernels: has)
+        with fast_linears(x):
+            found = layer(x)
+        assert len(kernels) == (not has_kernels)
+    exact = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    assert torch.equal(found, exact.bfloat16())

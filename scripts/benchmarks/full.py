@@ -1,0 +1,163 @@
+"""Both families at their published sizes: checkpoints made, and what units of them take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyramid_seed.checkpoints.layout import Family
+from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.dtypes import torch_dtype
+from pyramid_seed.files import check_space, replacing
+from pyramid_seed.pipelines.memory_modes import gib
+
+from .checkpoint import (
+    TEXT_ENCODERS,
+    CheckpointSize,
+    family_named,
+    num_bytes,
+    parts_written,
+    shapes_of,
+    write_configs,
+    write_weights,
+)
+from .fresh import run_fresh
+from .measure import Bar, Result
+from .sizes import MID
+
+MADE = "made.json"
+"""In a folder of a checkpoint that was written to its end: of what it is."""
+LOAD_LIMIT = 1.15
+"""Of the weights: what loading them may take at its peak."""
+_TINY_VAE = {"encoder_block_out_channels": (8, 8, 16, 16), "decoder_block_out_channels": (8, 8, 16, 16)}
+_TINY = {"num_attention_heads": 2, "joint_attention_dim": 32}
+MODELS: Mapping[tuple[str, str], tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+    ("full", "miniflux"): ({}, {}),
+    ("full", "sd3"): ({}, {}),
+    ("mid", "miniflux"): (MID.transformer, MID.vae),
+    ("mid", "sd3"): ({"num_attention_heads": 7, "joint_attention_dim": 1024}, MID.vae),
+    ("tiny", "miniflux"): (
+        _TINY | {"num_layers": 1, "num_single_layers": 2},
+        _TINY_VAE | {"norm_num_groups": 4},
+    ),
+    ("tiny", "sd3"): (_TINY | {"num_layers": 2}, _TINY_VAE | {"norm_num_groups": 4}),
+}
+"""By size and family: arguments of transformer and VAE that are not those of the published sizes."""
+
+
+def measure(options: argparse.Namespace, families: Sequence[str], folder: Path) -> list[Result]:
+    """Units of each family.
+
+    Raises:
+        OSError: there is no room for a checkpoint. ValueError: a folder holds something else.
+        RuntimeError: units could not be made.
+    """
+    checkpoints = [Checkpoint.of(options, name, folder / name) for name in families]
+    missing = [checkpoint for checkpoint in checkpoints if not checkpoint.is_made()]
+    if missing:
+        check_space(
+            folder, sum(each.stored_bytes for each in missing), "the checkpoint", "use another --folder"
+        )
+    return [_measure_family(options, checkpoint) for checkpoint in checkpoints]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is made, or is to be.
+
+    Attributes:
+        folder: where.
+        family, size, seed: of what.
+        stored_bytes: of its files of weights.
+    """
+
+    folder: Path
+    family: Family
+    size: CheckpointSize
+    seed: int
+    stored_bytes: int
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, family_name: str, folder: Path) -> Checkpoint:
+        """The one of the script's options."""
+        family = family_named(family_name)
+        transformer, vae = MODELS[options.size, family_name]
+        text = TEXT_ENCODERS[family_name] if options.text_encoders else {}
+        size = CheckpointSize(transformer, vae, text, torch_dtype(options.stored))
+        with tempfile.TemporaryDirectory() as scratch:  # so that nothing is written before there is room
+            write_configs(Path(scratch) / family_name, family, size)
+            source = read_source(Path(scratch) / family_name)
+            stored = sum(
+                num_bytes(shapes_of(source, part), size.dtype) for part in parts_written(family, size)
+            )
+        return cls(folder, family, size, options.seed, stored)
+
+    def told(self) -> dict[str, Any]:
+        """What the folder says of itself, as JSON reads it."""
+        sizes: dict[str, Any] = {
+            "transformer": self.size.transformer,
+            "vae": self.size.vae,
+            "text": self.size.text,
+        }
+        told = {"family": self.family.name, "seed": self.seed, "stored": str(self.size.dtype), **sizes}
+        return json.loads(json.dumps(told, default=dict))
+
+    def is_made(self) -> bool:
+        """Whether it is there; ValueError if something else is."""
+        if not self.folder.exists():
+            return False
+        made = self.folder / MADE
+        told = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else {}
+        if other := sorted(name for name, value in self.told().items() if told.get(name) != value):
+            raise ValueError(
+                f"{self.folder} must be a checkpoint that this script made with the same options, it has "
+                f"another {', '.join(other)}; use another --folder"
+            )
+        return True
+
+    def make(self) -> None:
+        """Write it, or nothing if that is broken off."""
+        with replacing(self.folder) as folder:
+            write_configs(folder, self.family, self.size)
+            source = read_source(folder)
+            for part in parts_written(self.family, self.size):
+                print(f"{self.family.name}: writing {part}", flush=True)
+                write_weights(source, part, self.size, self.seed)
+            (folder / MADE).write_text(json.dumps(self.told(), indent=1) + "\n", encoding="utf-8")
+
+
+def _measure_family(options: argparse.Namespace, checkpoint: Checkpoint) -> Result:
+    name, seconds = checkpoint.family.name, 0.0
+    if not checkpoint.is_made():
+        started = time.perf_counter()
+        checkpoint.make()
+        seconds = time.perf_counter() - started
+    frames = checkpoint.folder.with_name(f"{name}-frames")
+    frames.mkdir(exist_ok=True)
+    place = [str(checkpoint.folder), name, [options.height, options.width, options.units]]
+    print(f"{name}: loading and running", flush=True)
+    done = run_fresh("benchmarks.unit", "make_units", [*place, options.text_encoders, str(frames)])["value"]
+    weights, phases = sum(done["weights"].values()), done["phases"]
+    table = [("phase", "seconds", "peak above the libraries")]
+    table += [(phase, f"{row['seconds']:.1f}", gib(row["peak"])) for phase, row in phases.items()]
+    load = phases["load"]["peak"] / weights
+    return Result(
+        command="full_size",
+        what=f"{name}, size {options.size}: {options.units} units of {options.height}x{options.width}, one "
+        f"step per stage, guided, bfloat16, stored as {options.stored}",
+        facts={
+            **{f"weights, {part}": gib(count) for part, count in done["weights"].items()},
+            "weights": gib(weights),
+            "peak while loading / weights": load,
+            "seconds to write the checkpoint": seconds,
+            "frames saved": f"{done['frames']} in {frames}",
+        },
+        bars=[Bar(f"{name}: peak while loading / weights", load, LOAD_LIMIT, is_lower_limit=False)],
+        table=table,
+    )

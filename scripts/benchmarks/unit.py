@@ -1,0 +1,103 @@
+"""Units of a checkpoint in the original's layout, phase by phase: what each takes in time and memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import nn
+
+from pyramid_seed import PyramidFlowPipeline, load_pipeline
+from pyramid_seed.checkpoints.layout import Family
+from pyramid_seed.pipelines.out_of_memory import num_bytes
+
+from .checkpoint import REFERENCE, VARIANT, family_named
+from .fresh import peak_memory, reset_peak_memory
+from .sizes import FULL, Size, call_settings
+
+CPU = torch.device("cpu")
+
+
+class Phases:
+    """What each phase takes: seconds, and the peak of resident memory above what was there before all."""
+
+    def __init__(self) -> None:
+        reset_peak_memory()
+        self._before = psutil.Process().memory_info().rss
+        self._started = time.perf_counter()
+        self.rows: dict[str, dict[str, float]] = {}
+
+    def end(self, name: str) -> None:
+        """A phase ends, and the next one begins; one that comes again counts with the earlier ones."""
+        row = self.rows.setdefault(name, {"seconds": 0.0, "peak": 0.0})
+        row["seconds"] += time.perf_counter() - self._started
+        row["peak"] = max(row["peak"], float(peak_memory() - self._before))
+        reset_peak_memory()
+        self._started = time.perf_counter()
+
+
+@torch.no_grad()
+def make_units(
+    folder: str, family_name: str, size_of_clip: tuple[int, int, int], with_text: bool, frames: str
+) -> dict[str, Any]:
+    """What a fresh process does: load in bfloat16, make (height, width, units) with one step a stage, save.
+
+    Returns:
+        "phases" as `Phases` has them, "weights" in bytes by part, "frames": how many were saved.
+    """
+    family = family_named(family_name)
+    height, width, units = size_of_clip
+    size = replace(FULL, height=height, width=width, num_units=units, num_steps=(1, 1, 1))
+    # The reference checkpoint first: what libraries load at their first use is no weights.
+    _make(_load(REFERENCE / f"{family_name}-tiny", family, with_text), replace(size, height=64, width=64))
+    phases = Phases()
+    pipeline = _load(Path(folder), family, with_text)
+    phases.end("load")
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+    return {
+        "weights": {name: num_bytes(part) for name, part in parts.items()},
+        "frames": _make(pipeline, size, phases, Path(frames)),
+        "phases": phases.rows,
+    }
+
+
+def _load(folder: Path, family: Family, with_text: bool) -> PyramidFlowPipeline:
+    without: dict[str, Any] = {} if with_text else dict.fromkeys(family.text_encoders)
+    pipeline = load_pipeline(folder, variant=VARIANT, dtype=torch.bfloat16, device=CPU, **without)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _make(
+    pipeline: PyramidFlowPipeline, size: Size, phases: Phases | None = None, folder: Path | None = None
+) -> int:
+    """Make the units of a size; how many frames were written to the folder."""
+    count = 0
+
+    def save(clip: int, chunk: int, frames: np.ndarray[Any, Any]) -> None:  # noqa: ARG001 - a callback
+        nonlocal count
+        if phases is not None:
+            phases.end("decode")
+        if folder is not None:
+            for frame in frames:
+                Image.fromarray(frame).save(folder / f"frame-{count:04d}.png")
+                count += 1
+        if phases is not None:
+            phases.end("save")
+
+    pipeline(
+        **call_settings(pipeline, size),
+        output_type="latent",
+        # All cores in every kernel, and one thing after the other, so that phases can be told apart.
+        determinism="relaxed",
+        workers=1,
+        callback_on_unit_end=None if phases is None else lambda *_: phases.end("steps"),
+        callback_on_chunk_end=save,
+    )
+    return count
