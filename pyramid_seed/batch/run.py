@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import torch
 
 from ..api import (
+    LoraToLoad,
     check_loras_fit,
     check_request,
     check_shards_fit,
@@ -43,11 +44,11 @@ from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import Job, content_key
+from .identity import Job, SharedContent, key_of, shared_content
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
-from .rows import STANDARD_INPUT, name_of, read_rows
+from .rows import STANDARD_INPUT, name_of, stream_rows
 from .summary import BatchSummary, Plan
 
 logger = logging.getLogger(__name__)
@@ -131,24 +132,21 @@ def run_batch(
     def make_plan() -> Plan:
         where = name_of(prompts)
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
-        rows, unread = read_rows(prompts, file_format)
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
         shards_fit = cache(lambda shards, *model: check_shards_fit(shards, source_of(*model)))
-        # By identity: a preset of somebody's own may hold lists, which have no hash.
-        steps: dict[int, tuple[int, ...]] = {}
 
         def check(item: BatchItem) -> None:
             model = item.settings.model, item.settings.variant
-            steps[id(item)] = _steps(item, source_of(*model), processes_per_clip)
+            _steps(item, source_of(*model), processes_per_clip)
             loras_fit(item.loras, *model)
             shards_fit(item.settings.shards, *model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 
         items, bad = items_from_rows(
-            rows,
+            stream_rows(prompts, file_format),
             Defaults(preset, settings, seeds, loras),
             where=where,
             folder=folder,
@@ -156,13 +154,23 @@ def run_batch(
             check=check,
         )
         if not keep_going or not items:
-            refuse_bad_rows([*unread, *bad], len(items), where)
+            refuse_bad_rows(bad, len(items), where)
+        # By identity: a preset of somebody's own may hold lists, which have no hash.
+        shared: dict[
+            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
+        ] = {}
         jobs: dict[str, Job] = {}
         for item in items:
-            source = fetched(item.settings.model, item.settings.variant)
-            key = maker.content_key(item, source.weights_key)
-            jobs.setdefault(key, Job(item, key, steps[id(item)]))
-        return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
+            place = id(item.settings), item.image_digest, item.loras
+            if place not in shared:
+                source = fetched(item.settings.model, item.settings.variant)
+                steps = _steps(item, source, processes_per_clip)
+                shared[place] = maker.shared_content(item, source.weights_key), steps
+            content, steps = shared[place]
+            key = key_of(item, content)
+            if key not in jobs:
+                jobs[key] = Job(item, key, steps)
+        return Plan(tuple(jobs.values()), tuple(bad), duplicates=len(items) - len(jobs))
 
     return run_jobs(
         Path(output),
@@ -185,13 +193,13 @@ class _ClipMaker:
     lossless: bool
     group: Group | None
 
-    def content_key(self, item: BatchItem, weights: str) -> str:
-        """The identity of an item that is made of these weights, see `identity.content_key`."""
+    def shared_content(self, item: BatchItem, weights: str) -> SharedContent:
+        """What identifies an item that is made of these weights, see `identity.shared_content`."""
         options = self.options
         # Only what is not the default, so that folders of earlier versions go on.
         path = {} if options.attention in (None, DEFAULT_PATH) else {"attention": options.attention}
         compiled = {"compiled": True} if options.compile else {}
-        return content_key(
+        return shared_content(
             item,
             weights,
             noise_device=options.noise_device,
@@ -267,7 +275,7 @@ class _ClipMaker:
         weights = weights_of(pipeline)[0] or ()
         wanted = [(lora.sha256, lora.scale) for lora in item.loras]
         here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
-        if self.content_key(item, weights_key(weights)) != job.key or here != wanted:
+        if key_of(item, self.shared_content(item, weights_key(weights))) != job.key or here != wanted:
             raise ModelError(
                 f"the files of {item.settings.model} or its LoRAs are others here than where and when the "
                 "batch began; give all machines the same ones, and run the batch again"
