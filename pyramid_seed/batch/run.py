@@ -72,6 +72,8 @@ def run_batch(
     loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     keep_going: bool = False,
+    check_files: bool = False,
+    folders: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
     progress: bool = True,
@@ -99,6 +101,9 @@ def run_batch(
         loras: for rows that name none, see `generate`.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
+        check_files: read every file that is there to the last byte, to see whether it is the one that was
+            written; else only those whose size or time of the last change is not the recorded one.
+        folders: put new clips into sub-folders named by the first two digits of their ids, 256 at most.
         num_processes: how many processes were started; refused if it is another number.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` says; the clips are the same with any number.
@@ -179,6 +184,8 @@ def run_batch(
         maker,
         lossless=lossless,
         progress=progress,
+        check_files=check_files,
+        folders=folders,
         group=group,
         follow=maker.follow,
     )
