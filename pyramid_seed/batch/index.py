@@ -78,11 +78,7 @@ class Entries(Mapping[str, Entry]):
 
     def item(self, key: str) -> ItemEntry | None:
         """An entry as its fields; None if there is none."""
-        if key not in self._places:
-            return None
-        entry = decoded(self._line(key))
-        assert isinstance(entry, ItemEntry)  # as when its place was noted
-        return entry
+        return self._item(key) if key in self._places else None
 
     def replace(self, entry: Entry) -> None:
         """Write a later entry of an item."""
@@ -100,7 +96,7 @@ class Entries(Mapping[str, Entry]):
         places: dict[str, int] = {}
         with replacing(self._index.path, overwrite=True) as temporary:
             with temporary.open("wb") as file:
-                for key in sorted(self._places.keys() - without, key=lambda key: str(self[key]["file"])):
+                for key in sorted(self._places.keys() - without, key=lambda key: self._item(key).file):
                     line = self._line(key)
                     places[key] = file.tell()
                     file.write(line if line.isascii() else entry_line(read_entry(line)))
@@ -114,6 +110,11 @@ class Entries(Mapping[str, Entry]):
     def close(self) -> None:
         """No entry will be asked for any more."""
         self._file.close()
+
+    def _item(self, key: str) -> ItemEntry:
+        entry = decoded(self._line(key))
+        assert isinstance(entry, ItemEntry)  # as when its place was noted
+        return entry
 
     def _line(self, key: str) -> bytes:
         self._file.seek(self._places[key])

@@ -83,8 +83,9 @@ def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError):
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in files):
+        files = folder.rglob("*") if is_new else ()
+        names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
+        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -142,6 +143,7 @@ def _missing(
         missing = [job for job in plan.jobs if not journal.is_whole(entries, job.id, check_file=check_files)]
         entries.put_in_order(bad, without={job.id for job in missing if job.id in entries})
         journal.forget_gathered()
+        journal.finish_recorded(entries)
         return in_order(missing), clips_to_show(plan, entries)
 
 

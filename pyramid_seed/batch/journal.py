@@ -156,6 +156,12 @@ class Journal:
         """Remove the unfinished work on an item."""
         shutil.rmtree(self.work_folder(key), ignore_errors=True)
 
+    def finish_recorded(self, entries: Entries) -> None:
+        """Remove the work on items that are done: a process was killed before it could."""
+        for path in self.work_folder("").iterdir():
+            if (entry := entries.item(path.name)) is not None and entry.status == "done":
+                self.finish(path.name)
+
     def strip_path(self, key: str) -> Path:
         """Where an item's row of the contact sheet lies."""
         return self.folder / ".work" / "strips" / f"{key}.png"
