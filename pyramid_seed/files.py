@@ -162,10 +162,11 @@ def clear_leftovers(folder: Path) -> None:
 
     Those of other machines, whose processes cannot be asked for here, are removed when they are hours old.
     """
-    for path in folder.iterdir():
-        owner = _TEMPORARY.fullmatch(path.name)
-        if owner is not None and _is_abandoned(path, owner[1], int(owner[2], 16)):
-            _remove(path)
+    with os.scandir(folder) as files:  # and no list: there may be a million
+        for file in files:
+            owner = _TEMPORARY.fullmatch(file.name) if file.name.startswith(".") else None
+            if owner is not None and _is_abandoned(Path(file), owner[1], int(owner[2], 16)):
+                _remove(Path(file))
 
 
 _clear_once = cache(clear_leftovers)

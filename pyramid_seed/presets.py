@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypedDict
 
@@ -328,7 +329,13 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
     name, known = os.fspath(name_or_path), list_presets()
     if name not in known:
         raise ValueError(f"no preset named {name!r}{did_you_mean(name, known)} Known are {', '.join(known)}")
-    return _read(configs_path() / f"{name}.yaml")
+    return _packaged(configs_path() / f"{name}.yaml")
+
+
+@cache
+def _packaged(path: Path) -> Preset:
+    """One of the package's own, which do not change."""
+    return _read(path)
 
 
 def _read(path: Path) -> Preset:

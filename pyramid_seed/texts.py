@@ -72,22 +72,22 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
         FileNotFoundError: it is missing. OSError: it cannot be read.
         ValueError: it is larger than the limit, or a device or a pipe.
     """
+    with open_file(path, what) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{what} {path} must be at most {limit // 2**10} KiB, and is larger")
+    return data
+
+
+def open_file(path: Path, what: str) -> BinaryIO:
+    """A regular file, to be read; raises as `read_bounded`."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{what} {path} does not exist") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # which could go on for ever, or never begin
         raise ValueError(f"{what} {path} must be a file, not a device or a pipe")
-    with path.open("rb") as file:
-        return read_stream(file, limit, f"{what} {path}")
-
-
-def read_stream(stream: BinaryIO, limit: int, what: str) -> bytes:
-    """All bytes of a stream; ValueError if they are more than `limit`."""
-    data = stream.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{what} must be at most {limit // 2**10} KiB, and is larger")
-    return data
+    return path.open("rb")
 
 
 def parse_json(text: str, **hooks: Any) -> Any:

@@ -26,6 +26,7 @@ COMMANDS = {
     "determinism": ("what the level strict costs against relaxed", 5),
     "workers": ("a clip by one worker and by two, and what shards cost one", 3),
     "processes": ("the steps of a clip by one process and by two", 3),
+    "batch": ("what a row of a list costs, by how long the list is", None),
     "tokens": ("how the sequence grows with the clip; runs no model", None),
     "operations": ("what a step asks of a device, counted at full size without weights", None),
 }
@@ -43,6 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--picture", type=Path, metavar="FILE", help="draw the result there")
         command.add_argument("--bars", action="store_true", help="PASS or FAIL; exit status 1 if one fails")
         if name in ("tokens", "operations"):
+            continue
+        if name == "batch":
+            rows, seconds = [1_000, 100_000], 10.0
+            command.add_argument(
+                "--rows", type=int, nargs="+", default=rows, metavar="N", help=f"(default: {rows})"
+            )
+            command.add_argument(
+                "--seconds", type=float, default=seconds, help=f"that each batch works (default: {seconds})"
+            )
+            command.add_argument("--folder", type=Path, help="for clips, on the disk to be measured")
             continue
         if repeats is not None:
             command.add_argument("--repeats", type=int, default=repeats, help=f"(default: {repeats})")

@@ -14,7 +14,7 @@ from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
-from .rows import STANDARD_INPUT, name_of, read_rows
+from .rows import STANDARD_INPUT, name_of, stream_rows
 
 
 @settings_listed
@@ -47,7 +47,6 @@ def encode_list(
     RunOptions(device, determinism=determinism).check()
     where = name_of(prompts)
     folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
-    rows, unread = read_rows(prompts, file_format)
     source_of = cache(
         lambda model, variant: recognise_model(model, variant=variant, without=PARTS_WITHOUT_TEXT)
     )
@@ -58,9 +57,14 @@ def encode_list(
         )
 
     items, bad = items_from_rows(
-        rows, Defaults(preset, settings), where=where, folder=folder, source_of=source_of, check=check
+        stream_rows(prompts, file_format),
+        Defaults(preset, settings),
+        where=where,
+        folder=folder,
+        source_of=source_of,
+        check=check,
     )
-    refuse_bad_rows([*unread, *bad], len(items), where)
+    refuse_bad_rows(bad, len(items), where)
     first = items[0].settings
     for item in items:
         for name in ("model", "variant", "dtype", "max_sequence_length"):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 
 from ..files import slug
+from ..loading import LoraToLoad
 from ..noise import SCHEME
 from ..presets import SETTINGS, Preset
 from .items import BatchItem
@@ -20,8 +24,11 @@ KEY_LENGTH = 16
 _WORDS_LENGTH = 48
 _PLACES = ("model", "variant")  # whose weights count
 
+SharedContent: TypeAlias = tuple[str, str, str]
+"""Canonical JSON before the prompt, between it and the seed, and behind that."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """An item with its identity.
 
@@ -62,6 +69,11 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         weights: see `checkpoints.digests.weights_key`.
         run: whatever else of the run changes the clip or its file: noise device, determinism, lossless.
     """
+    return key_of(item, shared_content(item, weights, **run))
+
+
+def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedContent:
+    """What is hashed for a `content_key` but prompt and seed, which is the same for many items."""
     meaning = _meaning(item.settings)
     settings = {name: getattr(meaning, name) for name in SETTINGS if name not in _PLACES}
     for name in ("fit", "shards"):  # as in folders of earlier versions
@@ -69,8 +81,8 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
             del settings[name]
     content = {
         "scheme": SCHEME,
-        "prompt": item.prompt,
-        "seed": str(item.seed),
+        "prompt": None,
+        "seed": None,
         "settings": settings,
         "image": item.image_digest,
         "weights": weights,
@@ -78,32 +90,65 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         # Only where there are any, as in folders of earlier versions.
         **({"loras": [[lora.sha256, lora.scale] for lora in item.loras]} if item.loras else {}),
     }
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("ascii")).hexdigest()
+    before, _, behind = _canonical(content).partition('"prompt":null')
+    between, _, after = behind.partition('"seed":null')
+    return before + '"prompt":', between + '"seed":"', '"' + after
 
 
-def in_order(jobs: Sequence[Job]) -> list[Job]:
+def key_of(item: BatchItem, shared: SharedContent) -> str:
+    """The `content_key` of an item, by what it shares with others."""
+    before, between, after = shared
+    text = f"{before}{_canonical(item.prompt)}{between}{item.seed}{after}"
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
     """The order to take jobs in: model by model, with its LoRAs, and the longest first."""
-
-    def model_of(job: Job) -> tuple[str, ...]:
-        settings = job.item.settings
-        loras = (f"{lora.sha256}:{lora.scale}" for lora in job.item.loras)
-        return settings.model, settings.variant or "", settings.dtype, *loras
-
-    totals: dict[tuple[str, ...], int] = {}
+    # Jobs of equal settings share them; a first frame takes no steps.
+    alike: dict[tuple[int, tuple[LoraToLoad, ...], tuple[int, ...]], list[Job]] = {}
     for job in jobs:
-        totals[model_of(job)] = totals.get(model_of(job), 0) + job.cost
-    return sorted(jobs, key=lambda job: (-totals[model_of(job)], model_of(job), -job.cost, job.key))
+        alike.setdefault((id(job.item.settings), job.item.loras, job.steps), []).append(job)
+    totals: dict[tuple[str, ...], int] = {}
+    by_rank: dict[tuple[tuple[str, ...], int], list[Job]] = {}
+    for group in alike.values():
+        model = _model_of(group[0])
+        totals[model] = totals.get(model, 0) + group[0].cost * len(group)
+        by_rank.setdefault((model, group[0].cost), []).extend(group)
+    ranks = sorted(by_rank, key=lambda rank: (-totals[rank[0]], rank[0], -rank[1]))
+    return [job for rank in ranks for job in sorted(by_rank[rank], key=attrgetter("key"))]
 
 
 def jobs_to_json(jobs: Sequence[Job]) -> str:
-    """Jobs as text, for other processes."""
-    return json.dumps([asdict(job) for job in jobs], default=str)
+    """Jobs as text, for other processes; what jobs share is in it once."""
+    places: dict[tuple[int, Path | None, tuple[LoraToLoad, ...], tuple[int, ...]], int] = {}
+    shared: list[dict[str, Any]] = []
+    rows: list[list[Any]] = []
+    for job in jobs:
+        item = job.item
+        place = places.setdefault((id(item.settings), item.image, item.loras, job.steps), len(shared))
+        if place == len(shared):
+            shared.append(asdict(job))
+        rows.append([place, item.prompt, item.seed, job.key])
+    return json.dumps({"shared": shared, "jobs": rows}, default=str)
 
 
 def jobs_from_json(text: str) -> list[Job]:
     """The jobs that `jobs_to_json` wrote."""
-    return msgspec.convert(json.loads(text), list[Job], dec_hook=lambda kind, value: kind(value))
+    values = json.loads(text)
+    shared = msgspec.convert(values["shared"], list[Job], dec_hook=lambda kind, value: kind(value))
+    return [
+        replace(shared[place], item=replace(shared[place].item, prompt=prompt, seed=seed), key=key)
+        for place, prompt, seed, key in values["jobs"]
+    ]
+
+
+def _model_of(job: Job) -> tuple[str, ...]:
+    settings = job.item.settings
+    loras = (f"{lora.sha256}:{lora.scale}" for lora in job.item.loras)
+    return settings.model, settings.variant or "", settings.dtype, *loras
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 def _meaning(settings: Preset) -> Preset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
 from ..presets import SETTINGS, Preset, Settings, load_preset
 from ..seeds import parse_root, plain_root
-from ..texts import check_prompt
 from .rows import BadRow, BatchInputError, Row, check_names
 
 logger = logging.getLogger(__name__)
 
+_MOST_REMEMBERED = 1024  # images are told apart by their paths: a list may have one per row
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class BatchItem:
     """One clip to be made.
 
@@ -68,38 +69,58 @@ class Defaults:
 
 
 def items_from_rows(
-    rows: Iterable[Row],
+    rows: Iterable[Row | BadRow],
     defaults: Defaults,
     *,
     where: str,
     folder: Path,
     source_of: Callable[[str, str | None], RecognisedModel],
     check: Callable[[BatchItem], object],
+    check_text: Callable[[BatchItem], object] = lambda _: None,
 ) -> tuple[list[BatchItem], list[BadRow]]:
     """One item for each row and each of its seeds; and the rows of which none can be made.
 
-    A row's values replace the defaults' settings, which replace the preset's.
+    A row's values replace the defaults' settings, which replace the preset's. What rows say beside prompt and
+    seed is looked up and checked once: items that are equal in it share their settings.
 
     Args:
-        rows: see `rows.read_rows`.
+        rows: see `rows.stream_rows`.
         defaults: see there.
         where: what to call the list in messages.
         folder: where relative paths of images and LoRAs start.
         source_of: see `model_presets.chosen_settings`.
-        check: raises ValueError, TypeError or OSError if the model of an item cannot make it.
+        check: raises ValueError, TypeError or OSError if the model of an item cannot make it; called once for
+            items that differ in prompt and seed alone.
+        check_text: the same, called for every row, with `check` before.
     """
     items: list[BatchItem] = []
     bad: list[BadRow] = []
     preset_of_name, warn_once = cache(load_preset), cache(logger.warning)
     # Files are read once; a list of LoRAs is told by its files and scales in their order.
     known_loras = cache(lambda named: loras_to_load(dict(named)))
+    settings_by_text: dict[str, Preset] = {}
+    checked: dict[str, BatchItem] = {}
+    default_seeds = [plain_root(seed) for seed in defaults.seeds]
     for row in rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
         try:
-            items_of_row = _items_of(
-                row.values, defaults, folder, preset_of_name, source_of, known_loras, warn_once
-            )
-            for item in items_of_row:
-                check(item)
+            prompt, seeds, rest = _parted(row.values)
+            text = repr(rest)  # as equal values are not: 1, True and 1.0
+            if (like := checked.get(text)) is None:
+                like = _item_of(rest, defaults, folder, preset_of_name, source_of, known_loras, warn_once)
+                shared = settings_by_text.setdefault(repr(like.settings), like.settings)
+                check(like := replace(like, settings=shared, prompt=prompt))
+                if len(checked) >= _MOST_REMEMBERED:
+                    checked.clear()
+                checked[text] = like
+            items_of_row = [
+                BatchItem(prompt, seed, like.settings, like.image, like.image_digest, like.loras)
+                for seed in (default_seeds if seeds is None else seeds)
+            ]
+            if items_of_row:
+                check_text(items_of_row[0])
             items += items_of_row
         except (ValueError, TypeError, OSError) as error:
             bad.append(BadRow(f"{where}, line {row.line}", str(error)))
@@ -122,7 +143,17 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
         raise ValueError(f"{where} holds no prompts")
 
 
-def _items_of(
+def _parted(values: dict[str, Any]) -> tuple[str, list[int] | None, dict[str, Any]]:
+    """A row's prompt, its seeds (None where it names none), and what else it says."""
+    check_names(values)
+    rest = dict(values)
+    prompt, seed = rest.pop("prompt", None), rest.pop("seed", None)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
+    return prompt, None if seed is None else [plain_root(each) for each in _seeds(seed)], rest
+
+
+def _item_of(
     values: dict[str, Any],
     defaults: Defaults,
     folder: Path,
@@ -130,12 +161,8 @@ def _items_of(
     source_of: Callable[[str, str | None], RecognisedModel],
     known_loras: Callable[[tuple[tuple[str | Path, float], ...]], tuple[LoraToLoad, ...]],
     warn: Callable[[str], object],
-) -> list[BatchItem]:
-    check_names(values)
-    prompt = values.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
-    check_prompt(prompt)
+) -> BatchItem:
+    """An item without a prompt, by all that a row says beside prompt and seed."""
     given: dict[str, Any] = {**(defaults.settings or {})}
     for name in filter(values.__contains__, SETTINGS):
         value = values[name]
@@ -159,12 +186,11 @@ def _items_of(
         digest = pixels_digest(first_frame)
     if preset is not None and (warning := misfit(preset, settings, source_of)) is not None:
         warn(warning)
-    seeds = _seeds(values["seed"]) if values.get("seed") is not None else list(defaults.seeds)
     named = defaults.loras or {}
     if values.get("lora") is not None:
         named = named_loras(_lora_texts(values["lora"]), folder)
     loras = known_loras(tuple(named.items()))
-    return [BatchItem(prompt, plain_root(seed), settings, image, digest, loras) for seed in seeds]
+    return BatchItem("", 0, settings, image, digest, loras)
 
 
 def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:

@@ -9,21 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from .entries import Entry
 from .errors import writing
 from .group import Group, Order
-from .identity import in_order, jobs_from_json, jobs_to_json
+from .identity import Job, in_order
 from .journal import Journal
 from .launch import Launch
 from .lock import folder_lock
 from .log import log_file
 from .maker import Maker
-from .report import Report, write_contact_sheets
+from .report import Report, clips_to_show, write_contact_sheet
 from .signals import StopSignals
 from .summary import BatchSummary, Plan, summarize
+from .work import publish_work, published_work
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def run_jobs(
     *,
     lossless: bool,
     progress: bool,
+    check_files: bool = False,
+    folders: bool = False,
     group: Group | None = None,
     follow: Callable[[Order], None] | None = None,
 ) -> BatchSummary:
@@ -49,6 +53,8 @@ def run_jobs(
         maker: makes the clips.
         lossless: keep every bit in the files.
         progress: whether the main process shows a line.
+        check_files: read every file that is there, see `Journal.is_whole`.
+        folders: new files go into sub-folders, see `Worker`.
         group: the processes that make each clip together; None: each makes clips of its own.
         follow: makes what the leading process of the group says.
 
@@ -61,11 +67,13 @@ def run_jobs(
     with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
         if group is not None:
             group.is_stopped = stop.is_stopped
-        worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless)
+        worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless, folders=folders)
         if not launch.is_main:
             return _follow(launch, worker, stop, group, follow)
         with folder_lock(folder):
-            return _lead(journal, launch, worker, stop, make_plan, group, progress=progress)
+            return _lead(
+                journal, launch, worker, stop, make_plan, group, check_files=check_files, progress=progress
+            )
 
 
 @contextmanager
@@ -75,8 +83,9 @@ def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError):
-        files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in files):
+        files = folder.rglob("*") if is_new else ()
+        names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
+        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
@@ -89,33 +98,53 @@ def _lead(
     make_plan: Callable[[], Plan],
     group: Group | None,
     *,
+    check_files: bool,
     progress: bool,
 ) -> BatchSummary:
     try:
         plan = make_plan()
         bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
         with writing(journal.folder):
-            journal.clean()
-            entries = journal.entries()
-            missing = in_order([job for job in plan.jobs if not journal.is_whole(entries.get(job.id))])
-            journal.merge(bad, without={job.id for job in missing})
+            missing, shown = _missing(journal, plan, bad, check_files=check_files)
     except BaseException:
         launch.publish(json.dumps({"refused": True}))
         raise
     num_there_before = len(plan.jobs) - len(missing)
     logger.info("%d clips, %d of them there already", len(plan.jobs), num_there_before)
-    launch.publish(json.dumps({"jobs": jobs_to_json(missing)}))
+    work = publish_work(launch, missing, shown)
 
-    report = Report(launch, journal, bad, missing, progress=progress)
-    worker.work(missing, report.update)
+    report = Report(launch, journal, len(missing), sum(sum(job.steps) for job in missing), progress=progress)
+    worker.work(work, report.update)
     if group is not None:
         group.tell(None)
     launch.count("left")
-    launch.wait_for_others(stop.is_stopped, report.update)
+    is_over = launch.wait_for_others(stop.is_stopped, report.update)
     report.close()
-    entries = journal.entries()
-    write_contact_sheets(journal, entries)
-    return summarize(plan, entries, num_there_before=num_there_before, signal=stop.received)
+    with writing(journal.folder):
+        journal.gather(is_over=is_over)
+        with closing(journal.entries()) as entries:
+            entries.put_in_order(bad)
+            if is_over:
+                journal.forget_gathered()
+            write_contact_sheet(journal, entries, shown)
+            return summarize(plan, entries, num_there_before=num_there_before, signal=stop.received)
+
+
+def _missing(
+    journal: Journal, plan: Plan, bad: Sequence[Entry], *, check_files: bool
+) -> tuple[list[Job], frozenset[str]]:
+    """The jobs of a plan that are to be made, in the order to take them in; and who is on the contact sheet.
+
+    What is recorded of these jobs is forgotten.
+    """
+    journal.clean()
+    journal.gather(is_over=True)
+    with closing(journal.entries()) as entries:
+        missing = [job for job in plan.jobs if not journal.is_whole(entries, job.id, check_file=check_files)]
+        entries.put_in_order(bad, without={job.id for job in missing if job.id in entries})
+        journal.forget_gathered()
+        journal.finish_recorded(entries)
+        return in_order(missing), clips_to_show(plan, entries)
 
 
 def _follow(
@@ -125,14 +154,15 @@ def _follow(
     group: Group | None,
     follow: Callable[[Order], None] | None,
 ) -> BatchSummary:
-    published = launch.plan(stop.is_stopped)
-    plan = {} if published is None else json.loads(published)
     try:
-        if "jobs" in plan and group is not None and follow is not None and not group.leads:
+        work = published_work(launch, stop.is_stopped)
+        if work is None:
+            pass
+        elif group is not None and follow is not None and not group.leads:
             for order in group.orders():
                 follow(order)
-        elif "jobs" in plan:
-            worker.work(jobs_from_json(plan["jobs"]), lambda: None)
+        else:
+            worker.work(work, lambda: None)
             if group is not None:
                 group.tell(None)
     finally:

@@ -1,93 +1,36 @@
 """The record of a batch: the outcome of every item, in `index.jsonl`.
 
-Each process writes the outcome of an item as a file of its own, whole or not at all; the main process gathers
-these in the index. So whatever is killed, no line is lost or half-written.
+Each process appends the outcomes of its items to a log of its own, a whole line at once; the main process
+gathers these in the index. So whatever is killed, no line is lost, and no file has two writers.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import secrets
 import shutil
-from collections.abc import Collection, Iterable, Mapping
-from itertools import count
+from collections.abc import Mapping
+from itertools import count, takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from stat import S_ISREG
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
-from ..files import check_readable, clear_leftovers, file_digest, replacing
+from ..files import check_readable, clear_leftovers, file_digest
+from .entries import entry_line
 from .errors import refuse_too_many_files
+from .index import Entries, Index, read_lines
 
 logger = logging.getLogger(__name__)
-
-Entry = dict[str, Any]
-
-
-_Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-
-
-class _Item(msgspec.Struct, frozen=True, kw_only=True):
-    """An item's entry as it is read back, by whatever it was written: it names nothing outside the folder."""
-
-    file: Annotated[str, msgspec.Meta(pattern=r"\A[^/\\:\x00-\x1f\x7f-\x9f]+\.mp4\Z")]
-    status: Literal["done", "failed"]
-    id: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
-    key: str | UnsetType = UNSET
-    prompt: str | UnsetType = UNSET
-    seed: str | UnsetType = UNSET
-    preset: str | UnsetType = UNSET
-    height: int | UnsetType = UNSET
-    width: int | UnsetType = UNSET
-    image: str | UnsetType | None = UNSET
-    loras: list[str] | UnsetType = UNSET
-    process: int | UnsetType = UNSET
-    digest: _Digest | UnsetType = UNSET
-    file_sha256: _Digest | UnsetType = UNSET
-    num_frames: Annotated[int, msgspec.Meta(ge=1)] | UnsetType = UNSET
-    seconds: float | UnsetType = UNSET
-    resumed_units: int | UnsetType = UNSET
-    notes: list[str] | UnsetType = UNSET
-    reason: str | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if not self.file.endswith(f"{self.id}.mp4") or len(self.file.encode()) > 255:
-            raise ValueError("file is not that of id")
-        done = (self.digest, self.file_sha256, self.num_frames)
-        if UNSET in (done if self.status == "done" else (self.reason,)):
-            raise ValueError(f"what a clip that is {self.status} has is missing")
-
-
-class _Row(msgspec.Struct, frozen=True, kw_only=True):
-    """The entry of a row of which nothing can be made."""
-
-    status: Literal["failed"]
-    row: str
-    reason: str
-
-
-def read_entry(data: bytes) -> Entry:
-    """The entry in a line of JSON, with the fields that this version knows; that of a row has no "id".
-
-    Raises:
-        ValueError: it is damaged, or none of a batch.
-    """
-    try:
-        value = msgspec.json.decode(data)
-        is_row = isinstance(value, dict) and "id" not in value
-        entry: Entry = msgspec.to_builtins(msgspec.convert(value, _Row if is_row else _Item))
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ValueError(f"it is no entry of a batch ({type(error).__name__})") from error
-    return entry
 
 
 class Journal:
     """The record in a batch's output folder.
 
-    What is read back may be damaged, or somebody's own: it is set aside with a warning, and its clip is made
-    again.
+    What is read back may be damaged, or somebody's own: it is left out or set aside with a warning, and its
+    clip is made again.
 
     Args:
         folder: the output folder.
@@ -96,58 +39,91 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.index = folder / "index.jsonl"
-        self._told: set[bytes] = set()
+        self._index = Index(self.index)
+        self._log = self._records / f"{secrets.token_hex(8)}.jsonl"
+        self._gathered: dict[Path, int] = {}
 
     def work_folder(self, key: str) -> Path:
         """Where the unfinished work on an item lies."""
         return self.folder / ".work" / key
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Write the outcome of one item; `entry["id"]` names it."""
-        _write_whole(self._record_path(entry["id"]), _line(entry))
+        """Write down the outcome of one item; `entry["id"]` names it."""
+        self._records.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab", buffering=0) as log:
+            line = entry_line(entry)
+            while line := line[log.write(line) :]:  # a disk that is full takes a part, and raises then
+                pass
+            os.fsync(log.fileno())
 
-    def entries(self) -> dict[str, Entry]:
-        """The latest entry of every item, by its id: those of the index, and what was recorded since."""
-        entries = {entry["id"]: entry for entry in self._indexed()}
-        for path in self._record_paths():
-            data = self._read(path)
-            try:
-                entry = {} if data is None else read_entry(data)
-            except ValueError:
-                entry = {}
-            if entry.get("id") == path.stem:
-                entries[path.stem] = entry
-            elif data is not None:
-                self.set_aside(path)
-        return entries
-
-    def merge(self, others: Iterable[Mapping[str, Any]] = (), *, without: Collection[str] = ()) -> None:
-        """Write the index anew, sorted by file name; only for the main process.
+    def gather(self, *, is_over: bool = False) -> None:
+        """Append to the index what was recorded since the last time; only for the main process.
 
         Args:
-            others: entries of rows that have no identity; those of the last launch are forgotten.
-            without: ids whose entries are forgotten.
+            is_over: whether nobody records any more, so that half a line will not be finished.
         """
-        records = self._record_paths()
-        kept = [entry for entry in self.entries().values() if entry["id"] not in without]
-        kept.sort(key=lambda entry: entry["file"])
-        _write_whole(self.index, "".join(_line(entry) for entry in (*kept, *others)))
-        for path in records:
+        for path in self._record_paths():
+            begin = self._gathered.get(path, 0)
+            if self._is_readable(path) and path.stat().st_size > begin:
+                with path.open("rb") as log:
+                    log.seek(begin)
+                    lines = read_lines(log)
+                    whole = lines if is_over else takewhile(lambda line: line.endswith(b"\n"), lines)
+                    first, last = self._index.append(whole)
+                self._gathered[path] = begin + last - first
+
+    def entries(self) -> Entries:
+        """The latest entry of every item, by its id, of those that are in the index."""
+        self._is_readable(self.index)
+        return self._index.entries()
+
+    def forget_gathered(self) -> None:
+        """Remove what is gathered, once the index is written to the disk and nobody records any more."""
+        for path in self._gathered:
             path.unlink(missing_ok=True)
+        self._gathered.clear()
 
-    def is_done(self, entry: Mapping[str, Any] | None) -> bool:
+    def clip_path(self, file: str) -> Path:
+        """Where a clip is to be written; its folder is made, and what is in the way of that is set aside."""
+        path = self.folder / file
+        if path.parent != self.folder:
+            self._clear_place(path.parent)
+            path.parent.mkdir(exist_ok=True)
+        return path
+
+    def is_done(self, entry: Mapping[str, Any]) -> bool:
         """Whether an item was made and its file is there."""
-        return entry is not None and entry["status"] == "done" and (self.folder / entry["file"]).is_file()
+        return entry["status"] == "done" and (self.folder / entry["file"]).is_file()
 
-    def is_whole(self, entry: Mapping[str, Any] | None) -> bool:
-        """Whether an item was made and its file is bit for bit the one that was written."""
-        if entry is None or not self.is_done(entry):
+    def is_whole(self, entries: Entries, key: str, *, check_file: bool = False) -> bool:
+        """Whether an item was made and its file is the one that was written.
+
+        Its size and the time of its last change tell; where they are not those recorded, every bit of it.
+
+        Args:
+            entries: of the index; a file that is whole has its new size and time recorded there.
+            key: the item's id.
+            check_file: read it in any case.
+        """
+        entry = entries.item(key)
+        if entry is None or entry.status != "done":
             return False
+        path = f"{self.folder}/{entry.file}"
         try:
-            return file_digest(self.folder / entry["file"]) == entry["file_sha256"]
+            state = os.stat(path)  # noqa: PTH116 - of a million files
+            if not S_ISREG(state.st_mode):
+                return False
+            is_known = (entry.size, entry.mtime_ns) == (state.st_size, state.st_mtime_ns)
+            if is_known and not check_file:
+                return True
+            if file_digest(Path(path)) != entry.file_sha256:
+                return False
         except OSError as error:
             refuse_too_many_files(error)
             return False
+        if not is_known:
+            entries.replace(msgspec.to_builtins(entry) | file_state(state))
+        return True
 
     def set_aside(self, path: Path) -> None:
         """Move something that cannot be used to `.work/damaged`, and say so."""
@@ -180,62 +156,57 @@ class Journal:
         """Remove the unfinished work on an item."""
         shutil.rmtree(self.work_folder(key), ignore_errors=True)
 
+    def finish_recorded(self, entries: Entries) -> None:
+        """Remove the work on items that are done: a process was killed before it could."""
+        for path in self.work_folder("").iterdir():
+            if (entry := entries.item(path.name)) is not None and entry.status == "done":
+                self.finish(path.name)
+
     def strip_path(self, key: str) -> Path:
         """Where an item's row of the contact sheet lies."""
         return self.folder / ".work" / "strips" / f"{key}.png"
 
-    def strips_path(self, sheet: int) -> Path:
-        """Where it is noted which strips a contact sheet was written of."""
+    def strips_path(self, sheet: int = 1) -> Path:
+        """Where it is noted which strips a contact sheet was written of; earlier versions had several."""
         return self.folder / ".work" / "strips" / f"sheet-{sheet}.txt"
 
-    def _record_path(self, key: str) -> Path:
-        return self.folder / ".work" / "records" / f"{key}.json"
+    @property
+    def _records(self) -> Path:
+        return self.folder / ".work" / "records"
 
     def _record_paths(self) -> list[Path]:
+        """Logs, and records of earlier versions, which had a file for each item."""
         # A name that begins with a dot is a file in the making.
-        return sorted(p for p in self._record_path("").parent.glob("*.json") if not p.name.startswith("."))
+        paths = (path for path in self._records.glob("*.json*") if not path.name.startswith("."))
+        return sorted(paths)
 
-    def _indexed(self) -> list[Entry]:
-        entries = []
-        for number, line in enumerate((self._read(self.index) or b"").splitlines(), start=1):
-            try:
-                entry = read_entry(line)
-            except ValueError as error:
-                if line not in self._told:
-                    logger.warning("%s, line %d: %s; its clip is made again", self.index, number, error)
-                self._told.add(line)
-            else:
-                entries += [entry] if "id" in entry else []
-        return entries
-
-    def _read(self, path: Path) -> bytes | None:
-        """What a file holds; None if there is none, or what was there is set aside."""
+    def _is_readable(self, path: Path) -> bool:
+        """Whether a file can be read; what is there and cannot is set aside."""
         if not os.path.lexists(path):
-            return None
+            return False
         try:
             check_readable(path)
-            return path.read_bytes()
+            path.open("rb").close()
         except OSError as error:
             refuse_too_many_files(error)
             self.set_aside(path)
-            return None
+            return False
+        return True
 
-    def _clear_way(self, folder: Path) -> None:
-        """Set aside what is in the way of a folder of ours and its files; links may lead anywhere."""
+    def _clear_place(self, folder: Path) -> None:
+        """Set aside what is in the way of a folder of ours; links may lead anywhere."""
         if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
             self.set_aside(folder)
+
+    def _clear_way(self, folder: Path) -> None:
+        """Set aside what is in the way of a folder of ours and its files."""
+        self._clear_place(folder)
         if folder.is_dir():
             for path in folder.iterdir():
                 if path.is_symlink() or path.is_dir():
                     self.set_aside(path)
 
 
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with replacing(path, overwrite=True) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def file_state(state: os.stat_result) -> dict[str, int]:
+    """What tells, without reading a file, that it has not changed: fields of an entry."""
+    return {"size": state.st_size, "mtime_ns": state.st_mtime_ns}

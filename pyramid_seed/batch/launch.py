@@ -56,7 +56,7 @@ class Launch:
 
     def publish(self, plan: str) -> None:
         """Give all processes the plan; the main one does."""
-        self._ask(lambda: self.store.set("plan", plan))
+        self.put("plan", plan)
 
     def plan(self, is_stopped: Callable[[], bool]) -> str | None:
         """Wait for the plan; None if stopped meanwhile."""
@@ -64,7 +64,15 @@ class Launch:
             if is_stopped():
                 return None
             time.sleep(_POLL_SECONDS)
-        return self._ask(lambda: self.store.get("plan")).decode()
+        return self.get("plan")
+
+    def put(self, name: str, text: str) -> None:
+        """Let all processes read a text."""
+        self._ask(lambda: self.store.set(name, text))
+
+    def get(self, name: str) -> str:
+        """The text that was put under a name."""
+        return self._ask(lambda: self.store.get(name)).decode()
 
     def count(self, name: str, amount: int = 1) -> int:
         """Add to a counter of all processes, and read it."""
@@ -74,9 +82,9 @@ class Launch:
         """The place of the next item in the plan; each is given out once."""
         return self.count("taken") - 1
 
-    def wait_for_others(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
-        """Wait until every process has counted itself as "left", or until stopped."""
-        self.wait_for("left", self.world_size, is_stopped, meanwhile)
+    def wait_for_others(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
+        """Wait until every process has counted itself as "left", or until stopped; whether all have."""
+        return self.wait_for("left", self.world_size, is_stopped, meanwhile)
 
     def wait_for(
         self,

@@ -1,26 +1,28 @@
-"""What the main process keeps up to date in a batch: the index, the progress line, the contact sheets."""
+"""What the main process keeps up to date in a batch: the index, the progress line, the contact sheet."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 
 from ..files import replacing
-from ..media.contact_sheet import SHEET_SIZE, Strip, read_strip, write_sheet
+from ..media.contact_sheet import SHEET_SIZE, Strip, evenly_spaced, read_strip, write_sheet
 from ..media.frames import Frames
 from ..media.video import video_frames
+from .entries import Entry
 from .errors import refuse_too_many_files, writing
-from .identity import Job
-from .journal import Entry, Journal
+from .index import Entries
+from .journal import Journal
 from .launch import Launch
 from .progress import Counts, ProgressLine
+from .summary import Plan
 
 logger = logging.getLogger(__name__)
 
-_MERGE_SECONDS = 2.0
+_GATHER_SECONDS = 2.0
 
 
 class Report:
@@ -29,22 +31,20 @@ class Report:
     Args:
         launch: the processes, whose counters it reads.
         journal: of the output folder.
-        bad: entries of rows of which nothing can be made.
-        jobs: what is to be made.
+        num_clips, num_steps: how many are to be made.
         progress: whether to show a line.
     """
 
     def __init__(
-        self, launch: Launch, journal: Journal, bad: Sequence[Entry], jobs: Sequence[Job], *, progress: bool
+        self, launch: Launch, journal: Journal, num_clips: int, num_steps: int, *, progress: bool
     ) -> None:
         self._launch = launch
         self._journal = journal
-        self._bad = bad
-        self._num_clips = len(jobs)
-        self._num_steps = sum(sum(job.steps) for job in jobs)
-        self._line = ProgressLine(self._counts()) if progress and jobs else None
-        self._merged_at = time.monotonic()
-        self._num_merged = 0
+        self._num_clips = num_clips
+        self._num_steps = num_steps
+        self._line = ProgressLine(self._counts()) if progress and num_clips else None
+        self._gathered_at = time.monotonic()
+        self._num_gathered = 0
 
     def update(self) -> None:
         """Look at the counters; called often.
@@ -56,15 +56,16 @@ class Report:
         if self._line is not None:
             self._line.show(counts)
         finished = counts.clips_done + counts.clips_failed
-        if finished > self._num_merged and time.monotonic() > self._merged_at + _MERGE_SECONDS:
-            self._merge()
-            self._num_merged = finished
+        if finished > self._num_gathered and time.monotonic() > self._gathered_at + _GATHER_SECONDS:
+            with writing(self._journal.folder):
+                self._journal.gather()
+            self._gathered_at = time.monotonic()
+            self._num_gathered = finished
 
     def close(self) -> None:
-        """Bring the index up to date and end the line; raises as `update`."""
+        """End the line."""
         if self._line is not None:
             self._line.close(self._counts())
-        self._merge()
 
     def _counts(self) -> Counts:
         count = self._launch.count
@@ -77,46 +78,46 @@ class Report:
             steps_known=count("known", 0),
         )
 
-    def _merge(self) -> None:
-        with writing(self._journal.folder):
-            self._journal.merge(self._bad)
-        self._merged_at = time.monotonic()
+
+def clips_to_show(plan: Plan, entries: Entries) -> frozenset[str]:
+    """Ids of the clips that are on the contact sheet, once they are made.
+
+    They are evenly spaced in the list. A list that leaves room is followed by the other clips of the folder.
+    """
+    ids = [job.id for job in plan.jobs]
+    if len(ids) < SHEET_SIZE:
+        ids += sorted(entries.keys() - set(ids))
+    return frozenset(ids[place] for place in evenly_spaced(len(ids), SHEET_SIZE)) if ids else frozenset()
 
 
-def write_contact_sheets(journal: Journal, entries: Mapping[str, Entry]) -> None:
-    """Write the strips of all clips that are there, in the order of the index; missing strips are made anew.
+def write_contact_sheet(journal: Journal, entries: Entries, shown: Collection[str]) -> None:
+    """Write the strips of clips that are there, in the order of the index; missing strips are made anew.
 
-    They are parted into sheets of equal size: `contact_sheet.png`, `contact_sheet-2.png` and so on. One whose
-    strips are those that it was written of stays as it is.
+    A sheet whose strips are those that it was written of stays as it is.
 
     Raises:
-        OutputError: one cannot be written.
+        OutputError: it cannot be written.
     """
-    clips = sorted((entry for entry in entries.values() if journal.is_done(entry)), key=lambda e: e["file"])
+    found = [entries[key] for key in shown if key in entries]
+    clips = sorted(filter(journal.is_done, found), key=lambda entry: str(entry["file"]))
     with writing(journal.folder):
-        for number, first in enumerate(range(0, len(clips), SHEET_SIZE), start=1):
-            _write_sheet(journal, clips[first : first + SHEET_SIZE], number)
-        for number in count(max(1, -(-len(clips) // SHEET_SIZE)) + 1):  # of clips that are gone
+        for number in count(1 if not clips else 2):  # of clips that are gone, and of earlier versions
             if not journal.strips_path(number).is_file():
                 break
             _sheet_path(journal, number).unlink(missing_ok=True)
             journal.strips_path(number).unlink()
+        path, record = _sheet_path(journal), journal.strips_path()
+        made_of = "".join(f"{entry['id']} {entry['file_sha256']}\n" for entry in clips).encode()
+        if not clips or (path.is_file() and record.is_file() and record.read_bytes() == made_of):
+            return
+        strips = [strip for entry in clips if (strip := _strip(journal, entry)) is not None]
+        if strips:
+            write_sheet(path, strips)
+            with replacing(record, overwrite=True) as temporary:
+                temporary.write_bytes(made_of)
 
 
-def _write_sheet(journal: Journal, clips: Sequence[Entry], number: int) -> None:
-    path, record = _sheet_path(journal, number), journal.strips_path(number)
-    made_of = "".join(f"{entry['id']} {entry['file_sha256']}\n" for entry in clips).encode()
-    if path.is_file() and record.is_file() and record.read_bytes() == made_of:
-        return
-    strips = [_strip(journal, entry) for entry in clips]
-    shown = [strip for strip in strips if strip is not None]
-    if shown:
-        write_sheet(path, shown)
-        with replacing(record, overwrite=True) as temporary:
-            temporary.write_bytes(made_of)
-
-
-def _sheet_path(journal: Journal, number: int) -> Path:
+def _sheet_path(journal: Journal, number: int = 1) -> Path:
     return journal.folder / ("contact_sheet.png" if number == 1 else f"contact_sheet-{number}.png")
 
 

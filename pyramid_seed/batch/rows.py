@@ -7,17 +7,19 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from ..checks import did_you_mean
 from ..choices import LIST_FORMATS
 from ..presets import SETTINGS
-from ..texts import check_prompt, parse_json, read_bounded, read_stream
+from ..texts import check_prompt, open_file, parse_json
 from ..unique_keys import YAML_ERRORS, UniqueKeyLoader
 
 logger = logging.getLogger(__name__)
@@ -25,13 +27,14 @@ logger = logging.getLogger(__name__)
 STANDARD_INPUT = "-"
 NAMES = ("prompt", "seed", "image", "lora", "preset", *SETTINGS)
 """What a row may hold: values of its own, and every setting."""
-MAX_BYTES = 64 * 2**20
-"""Of a list: some 500,000 prompts."""
+MAX_LINE = 2**20
+"""Characters of a line; a list may have any number of lines."""
 MAX_YAML_BYTES = 256 * 2**10
 """Of a list in YAML: it takes a hundred times as long to read as other formats, see also `unique_keys`."""
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # the bytes that could not be decoded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One entry of a list: the line it begins at, and its values. From .csv, all values are text."""
 
@@ -60,15 +63,27 @@ class BatchInputError(ValueError):
 
 
 def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[Row], list[BadRow]]:
-    """Read a list: the rows that can be read, and those that cannot.
+    """All rows of a list that can be read, and all that cannot; see `stream_rows`."""
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for row in stream_rows(source, file_format):
+        if isinstance(row, Row):
+            good.append(row)
+        else:
+            bad.append(row)
+    return good, bad
+
+
+def stream_rows(source: str | Path, file_format: str | None = None) -> Iterator[Row | BadRow]:
+    """The rows of a list, one after the other; of a list in YAML, once all of it is read.
 
     Args:
         source: a file, or "-" for standard input.
         file_format: one of `LIST_FORMATS`; default: the file's ending, for standard input "txt".
 
     Raises:
-        ValueError: an unknown format, text that is not UTF-8, a list that is too large, or a .yaml or .csv
-            that is broken as a whole.
+        ValueError: an unknown format, text that is not UTF-8, a line or a .yaml that is too long, or a .yaml
+            or .csv that is broken as a whole.
         OSError: the file cannot be read.
     """
     where, is_standard_input = name_of(source), str(source) == STANDARD_INPUT
@@ -76,42 +91,38 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
     file_format = file_format or ("yaml" if ending == "yml" else ending)
     if file_format not in LIST_FORMATS:
         raise ValueError(f"a list must be one of {', '.join(LIST_FORMATS)}, got {file_format!r}")
-    if is_standard_input:
-        data = read_stream(sys.stdin.buffer, MAX_BYTES, where)
-    else:
-        data = read_bounded(Path(source), MAX_BYTES, "the list")
-    if file_format == "yaml" and len(data) > MAX_YAML_BYTES:
-        raise ValueError(
-            f"{where} must be at most {MAX_YAML_BYTES // 2**10} KiB in YAML, got {len(data) // 2**10}; "
-            "use .jsonl for long lists"
-        )
-    text = _decoded(data, where)
     reader = {"txt": _read_txt, "jsonl": _read_jsonl, "csv": _read_csv, "yaml": _read_yaml}[file_format]
-    good: list[Row] = []
-    bad: list[BadRow] = []
-    for line, values_or_reason in reader(text, where):
-        try:
-            if isinstance(values_or_reason, str):
-                raise ValueError(values_or_reason)
-            if isinstance(prompt := values_or_reason.get("prompt"), str):
-                check_prompt(prompt)
-            good.append(Row(line, values_or_reason))
-        except ValueError as error:
-            bad.append(BadRow(f"{where}, line {line}", str(error)))
-    return good, bad
+    source_file = nullcontext(sys.stdin.buffer) if is_standard_input else open_file(Path(source), "the list")
+    with source_file as file, closing(_lines(file, where)) as lines:
+        for line, values_or_reason in reader(lines, where):
+            try:
+                if isinstance(values_or_reason, str):
+                    raise ValueError(values_or_reason)
+                if isinstance(prompt := values_or_reason.get("prompt"), str):
+                    check_prompt(prompt)
+            except ValueError as error:
+                yield BadRow(f"{where}, line {line}", str(error))
+            else:
+                yield Row(line, values_or_reason)
 
 
-def _decoded(data: bytes, where: str) -> str:
-    """The text of a list, its line ends as they are on Linux."""
+def _lines(file: BinaryIO, where: str) -> Generator[str, None, None]:
+    """The lines of a list, their ends as they are on Linux; refuses those that are not UTF-8, or no text."""
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = len((data[: error.start] + b"?").splitlines())
-        raise ValueError(f"{where}, line {line}: the text must be UTF-8") from error
-    if "\0" in text:  # of UTF-16, every other character
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{where}, line {line}: the text must be UTF-8, got a NUL character")
-    return re.sub("\r\n?", "\n", text)
+        for number in count(1):
+            line = text.readline(MAX_LINE + 1)
+            if not line:
+                return
+            if not line.isascii() and _NOT_UTF8.search(line):
+                raise ValueError(f"{where}, line {number}: the text must be UTF-8")
+            if "\0" in line:  # of UTF-16, every other character
+                raise ValueError(f"{where}, line {number}: the text must be UTF-8, got a NUL character")
+            if len(line) > MAX_LINE:
+                raise ValueError(f"{where}, line {number}: must be at most {MAX_LINE:,} characters")
+            yield line
+    finally:
+        text.detach()  # or else it would close the file
 
 
 def check_names(names: Iterable[Any], where: str = "") -> None:
@@ -130,20 +141,22 @@ _Lines = Iterator[tuple[int, dict[str, Any] | str]]
 """Line and values of each row, or line and reason."""
 
 
-def _read_txt(text: str, where: str) -> _Lines:
+def _read_txt(lines: Iterator[str], where: str) -> _Lines:
     """A prompt per line; empty lines and those that begin with # are ignored, and the latter are told."""
-    prompts = [(line, prompt.strip()) for line, prompt in enumerate(text.split("\n"), start=1)]
-    remarks = [line for line, prompt in prompts if prompt.startswith("#")]
-    if remarks:
+    num_remarks, first_remark = 0, 0
+    for line, text in enumerate(lines, start=1):
+        prompt = text.strip()
+        if prompt.startswith("#"):
+            num_remarks, first_remark = num_remarks + 1, first_remark or line
+        elif prompt:
+            yield line, {"prompt": prompt}
+    if num_remarks:
         told = "%s: lines that begin with # are no prompts: %d, the first is line %d"
-        logger.warning(told, where, len(remarks), remarks[0])
-    yield from (
-        (line, {"prompt": prompt}) for line, prompt in prompts if prompt and not prompt.startswith("#")
-    )
+        logger.warning(told, where, num_remarks, first_remark)
 
 
-def _read_jsonl(text: str, where: str) -> _Lines:  # noqa: ARG001
-    for line, row in enumerate(text.split("\n"), start=1):
+def _read_jsonl(lines: Iterator[str], where: str) -> _Lines:  # noqa: ARG001
+    for line, row in enumerate(lines, start=1):
         if not row.strip():
             continue
         try:
@@ -167,9 +180,9 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
-def _read_csv(text: str, where: str) -> _Lines:
+def _read_csv(lines: Iterator[str], where: str) -> _Lines:
     """The first line names the columns; empty cells are ignored."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines, strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
@@ -194,8 +207,16 @@ def _read_csv(text: str, where: str) -> _Lines:
         raise ValueError(f"{where}, line {reader.line_num}: {error}") from error
 
 
-def _read_yaml(text: str, where: str) -> _Lines:
+def _read_yaml(lines: Iterator[str], where: str) -> _Lines:
     """A list of mappings; a plain text in it is a prompt."""
+    text, size = "", 0
+    for line in lines:
+        if (size := size + len(line.encode())) > MAX_YAML_BYTES:
+            raise ValueError(
+                f"{where} must be at most {MAX_YAML_BYTES // 2**10} KiB in YAML, and is longer; "
+                "use .jsonl for long lists"
+            )
+        text += line
     try:
         loader = UniqueKeyLoader(text)
         node = loader.get_single_node()

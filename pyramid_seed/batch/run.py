@@ -11,7 +11,16 @@ from typing import Any, Unpack
 
 import torch
 
-from ..api import check_request, frame_digest, generate, lora_rows, opened_texts, parts_left_out, weights_of
+from ..api import (
+    check_request,
+    frame_digest,
+    generate,
+    lora_rows,
+    opened_texts,
+    parts_left_out,
+    texts_of,
+    weights_of,
+)
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
 from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
@@ -21,7 +30,7 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..first_image import in_clip_size
-from ..loading import check_loras_fit, check_shards_fit, check_texts_fit, default_device
+from ..loading import LoraToLoad, check_loras_fit, check_shards_fit, check_texts_fit, default_device
 from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
@@ -30,17 +39,18 @@ from ..pieces.processes import Processes, ProcessLostError
 from ..pipelines.beginning import Beginning
 from ..pipelines.encoded_texts import EncodedTexts
 from ..pipelines.first_frames import first_frames
+from ..pipelines.inputs import Request
 from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import Job, content_key
+from .identity import Job, SharedContent, key_of, shared_content
 from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
-from .rows import STANDARD_INPUT, name_of, read_rows
+from .rows import STANDARD_INPUT, name_of, stream_rows
 from .summary import BatchSummary, Plan
 
 logger = logging.getLogger(__name__)
@@ -65,6 +75,8 @@ def run_batch(
     loras: Mapping[str | Path, float] | None = None,
     lossless: bool = False,
     keep_going: bool = False,
+    check_files: bool = False,
+    folders: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
     progress: bool = True,
@@ -94,6 +106,9 @@ def run_batch(
         loras: for rows that name none, see `generate`.
         lossless: keep every bit in the files.
         keep_going: make what can be made if some rows are bad; these then count as failed.
+        check_files: read every file that is there to the last byte, to see whether it is the one that was
+            written; else only those whose size or time of the last change is not the recorded one.
+        folders: put new clips into sub-folders named by the first two digits of their ids, 256 at most.
         num_processes: how many processes were started; refused if it is another number.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` says; the clips are the same with any number.
@@ -129,41 +144,57 @@ def run_batch(
     def make_plan() -> Plan:
         where = name_of(prompts)
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
-        rows, unread = read_rows(prompts, file_format)
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant, without=without))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
         shards_fit = cache(lambda shards, *model: check_shards_fit(shards, source_of(*model)))
         texts_fit = cache(lambda *model: check_texts_fit(embeds, source_of(*model)))
-        # By identity: a preset of somebody's own may hold lists, which have no hash.
-        steps: dict[int, tuple[int, ...]] = {}
+        negatives: dict[int, str | None] = {}  # by settings, which many items share
 
         def check(item: BatchItem) -> None:
             model = item.settings.model, item.settings.variant
-            steps[id(item)] = _steps(item, source_of(*model), processes_per_clip, embeds)
+            request = _request(item, source_of(*model), processes_per_clip)
+            negatives[id(item.settings)] = texts_of(item.prompt, item.settings, request)[1]
             loras_fit(item.loras, *model)
             shards_fit(item.settings.shards, *model)
             texts_fit(*model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 
+        def check_text(item: BatchItem) -> None:
+            if embeds is not None:
+                settings, negative = item.settings, negatives[id(item.settings)]
+                prompt = item.prompt + settings.prompt_suffix
+                embeds.check(prompt, negative, settings.max_sequence_length, settings.dtype)
+
         items, bad = items_from_rows(
-            rows,
+            stream_rows(prompts, file_format),
             Defaults(preset, settings, seeds, loras),
             where=where,
             folder=folder,
             source_of=source_of,
             check=check,
+            check_text=check_text,
         )
         if not keep_going or not items:
-            refuse_bad_rows([*unread, *bad], len(items), where)
+            refuse_bad_rows(bad, len(items), where)
+        # By identity: a preset of somebody's own may hold lists, which have no hash.
+        shared: dict[
+            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
+        ] = {}
         jobs: dict[str, Job] = {}
         for item in items:
-            source = fetched(item.settings.model, item.settings.variant)
-            weights = source.weights if embeds is None else embeds.with_rows(source.weights)
-            key = maker.content_key(item, weights_key(weights))
-            jobs.setdefault(key, Job(item, key, steps[id(item)]))
-        return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
+            place = id(item.settings), item.image_digest, item.loras
+            if place not in shared:
+                source = fetched(item.settings.model, item.settings.variant)
+                steps = _steps(item, _request(item, source, processes_per_clip))
+                weights = source.weights if embeds is None else embeds.with_rows(source.weights)
+                shared[place] = maker.shared_content(item, weights_key(weights)), steps
+            content, steps = shared[place]
+            key = key_of(item, content)
+            if key not in jobs:
+                jobs[key] = Job(item, key, steps)
+        return Plan(tuple(jobs.values()), tuple(bad), duplicates=len(items) - len(jobs))
 
     return run_jobs(
         Path(output),
@@ -172,6 +203,8 @@ def run_batch(
         maker,
         lossless=lossless,
         progress=progress,
+        check_files=check_files,
+        folders=folders,
         group=group,
         follow=maker.follow,
     )
@@ -187,13 +220,13 @@ class _ClipMaker:
     group: Group | None
     embeds: EncodedTexts | None
 
-    def content_key(self, item: BatchItem, weights: str) -> str:
-        """The identity of an item that is made of these weights, see `identity.content_key`."""
+    def shared_content(self, item: BatchItem, weights: str) -> SharedContent:
+        """What identifies an item that is made of these weights, see `identity.shared_content`."""
         options = self.options
         # Only what is not the default, so that folders of earlier versions go on.
         path = {} if options.attention in (None, DEFAULT_PATH) else {"attention": options.attention}
         compiled = {"compiled": True} if options.compile else {}
-        return content_key(
+        return shared_content(
             item,
             weights,
             noise_device=options.noise_device,
@@ -275,7 +308,7 @@ class _ClipMaker:
         weights = weights_of(pipeline, self.embeds)[0] or ()
         wanted = [(lora.sha256, lora.scale) for lora in item.loras]
         here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
-        if self.content_key(item, weights_key(weights)) != job.key or here != wanted:
+        if key_of(item, self.shared_content(item, weights_key(weights))) != job.key or here != wanted:
             raise ModelError(
                 f"the files of {item.settings.model} or its LoRAs are others here than where and when the "
                 "batch began; give all machines the same ones, and run the batch again"
@@ -312,16 +345,16 @@ def _image_of(item: BatchItem) -> Any:
     return in_clip_size(image, item.settings)
 
 
-def _steps(
-    item: BatchItem, source: RecognisedModel, processes_per_clip: int, embeds: EncodedTexts | None
-) -> tuple[int, ...]:
-    """Transformer steps of each unit; an image is the first one, and takes none.
-
-    Raises what pipeline and file would raise, before anything is loaded.
-    """
+def _request(item: BatchItem, source: RecognisedModel, processes_per_clip: int) -> Request:
+    """What is to be made; raises what pipeline and file would raise, before anything is loaded."""
     check_fps(item.settings.fps, ".mp4")
-    request = check_request(source.geometry, item.prompt, item.settings, embeds=embeds)
+    request = check_request(source.geometry, item.prompt, item.settings)
     check_processes(processes_per_clip, item.settings.shards, is_guided=request.is_guided)
+    return request
+
+
+def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
+    """Transformer steps of each unit; an image is the first one, and takes none."""
     steps = [sum(unit.num_inference_steps) for unit in request.units]
     return tuple(steps if item.image is None else [0, *steps[1:]])
 

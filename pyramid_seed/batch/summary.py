@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .entries import Entry
 from .identity import Job
-from .journal import Entry
 from .rows import BadRow
 
 
@@ -60,15 +60,21 @@ def summarize(
     plan: Plan, entries: Mapping[str, Entry], *, num_there_before: int, signal: int | None
 ) -> BatchSummary:
     """What came of a plan, by the journal's entries."""
-    listed = [entries[job.id] for job in plan.jobs if job.id in entries]
-    digests = {entry["file"]: entry["digest"] for entry in listed if entry["status"] == "done"}
-    failed = {entry["file"]: entry["reason"] for entry in listed if entry["status"] == "failed"}
+    digests: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for job in plan.jobs:
+        if (entry := entries.get(job.id)) is None:
+            continue
+        if entry["status"] == "done":
+            digests[entry["file"]] = entry["digest"]
+        else:
+            failed[entry["file"]] = entry["reason"]
     return BatchSummary(
         digests=digests,
         made=len(digests) - num_there_before,
         found=num_there_before,
         failed=failed | {row.where: row.reason for row in plan.bad},
-        missing=len(plan.jobs) - len(listed),
+        missing=len(plan.jobs) - len(digests) - len(failed),
         duplicates=plan.duplicates,
         signal=signal,
     )

@@ -16,12 +16,14 @@ from ..media.contact_sheet import Strip
 from ..media.frame_file import FrameFile
 from ..media.frames import Frames
 from ..pipelines.memory import free_memory
+from .entries import Entry
 from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, writing
 from .identity import Job
-from .journal import Entry, Journal
+from .journal import Journal, file_state
 from .launch import Launch, LaunchError
 from .maker import MadeClip, Maker
 from .units import load_units, save_unit
+from .work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Worker:
         maker: makes the clips.
         is_stopped: whether somebody wants it to stop.
         lossless: keep every bit in the files.
+        folders: clips go into sub-folders by the first digits of their ids.
     """
 
     journal: Journal
@@ -43,9 +46,10 @@ class Worker:
     maker: Maker
     is_stopped: Callable[[], bool]
     lossless: bool
+    folders: bool = False
 
-    def work(self, jobs: Sequence[Job], on_progress: Callable[[], None]) -> None:
-        """Make jobs; `on_progress` is called after every step and every clip.
+    def work(self, work: Work, on_progress: Callable[[], None]) -> None:
+        """Make what is to be made; `on_progress` is called after every step and every clip.
 
         Raises:
             OutputError: the output folder cannot be written to.
@@ -53,18 +57,22 @@ class Worker:
             OSError: too many files are open.
             LaunchError: the processes have lost each other.
         """
-        while not self.is_stopped() and (place := self.launch.take()) < len(jobs):
+        while not self.is_stopped() and (place := self.launch.take()) < work.number:
+            job = work.job(place)
             try:
-                self._make(jobs[place], on_progress)
+                self._make(job, on_progress, is_shown=job.id in work.shown)
             except Stopped:
                 logger.info("stopped")
             on_progress()
 
-    def _make(self, job: Job, on_progress: Callable[[], None]) -> None:
+    def _make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
         logger.info("%s: begun", job.file)
         started = time.perf_counter()
         reason = None
-        with _ClipFile(self.journal.folder / job.file, self.lossless, job.item.settings.num_frames) as file:
+        with writing(self.journal.folder):
+            path = self.journal.clip_path(self._file(job))
+        strip = Strip(job.item.settings.num_frames) if is_shown else None
+        with _ClipFile(path, self.lossless, strip) as file:
             try:
                 clip, num_resumed = self._clip(job, on_progress, file)
             except (Stopped, OutputError, ModelError, LaunchError):
@@ -128,10 +136,12 @@ class Worker:
             # What is half-written lies where only batches write, see `Journal.clean`.
             clip.save(unfinished, lossless=self.lossless, overwrite=True)
             unfinished.replace(file.path)
-            file.strip.write(self.journal.strip_path(job.id))
+            if file.strip is not None:
+                file.strip.write(self.journal.strip_path(job.id))
             outcome = {
                 "digest": clip.digest,
                 "file_sha256": file_digest(file.path),
+                **file_state(file.path.stat()),
                 "num_frames": file.num_frames,
                 "seconds": round(seconds, 3),
                 "resumed_units": num_resumed,
@@ -142,10 +152,13 @@ class Worker:
         self.launch.count("done")
         logger.info("%s: done in %.1f s, digest %s", job.file, seconds, clip.digest)
 
+    def _file(self, job: Job) -> str:
+        return f"{job.id[:2]}/{job.file}" if self.folders else job.file
+
     def _entry(self, job: Job, status: str) -> Entry:
         item = job.item
         return {
-            "file": job.file,
+            "file": self._file(job),
             "status": status,
             "id": job.id,
             "key": job.key,
@@ -161,11 +174,11 @@ class Worker:
 
 
 class _ClipFile(FrameFile):
-    """Where the frames of a clip go: they are encoded, and some are kept for the contact sheet."""
+    """Where the frames of a clip go: they are encoded, and some may be kept for the contact sheet."""
 
-    def __init__(self, path: Path, lossless: bool, num_frames: int) -> None:
+    def __init__(self, path: Path, lossless: bool, strip: Strip | None) -> None:
         super().__init__(path, lossless=lossless)
-        self.strip = Strip(num_frames)
+        self.strip = strip
 
     def __enter__(self) -> Self:
         with writing(self.path.parent):
@@ -175,5 +188,6 @@ class _ClipFile(FrameFile):
         """The next frames; a full disk raises OutputError."""
         with writing(self.path.parent):
             super().write(frames)
-        for frame in frames:
-            self.strip.add(frame)
+        if self.strip is not None:
+            for frame in frames:
+                self.strip.add(frame)

@@ -65,6 +65,17 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--keep-going", action="store_true", help="skip bad rows and make the others (exit status 1)"
     )
+    parser.add_argument(
+        "--check-files",
+        action="store_true",
+        help="read every clip that is there to the last byte (default: those whose size or time of the last "
+        "change is not the recorded one)",
+    )
+    parser.add_argument(
+        "--folders",
+        action="store_true",
+        help="put new clips into sub-folders named by the first two digits of their ids",
+    )
     add_setting_options(parser)
     add_run_options(parser, many=True)
     parser.add_argument(
@@ -94,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
         loras=loras,
         lossless=options.lossless,
         keep_going=options.keep_going,
+        check_files=options.check_files,
+        folders=options.folders,
         num_processes=options.num_processes,
         processes_per_clip=options.processes_per_clip,
         progress=not options.quiet,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -154,11 +155,12 @@ def _measured(
     folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
 ) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
     """The clips of this sweep in the order of prompts and seeds, and how the first one was made."""
-    entries = {
-        (Prompt(entry["prompt"], entry["image"]), int(entry["seed"])): entry
-        for entry in Journal(folder).entries().values()
-        if entry["file"] in summary.digests
-    }
+    with closing(Journal(folder).entries()) as recorded:
+        entries = {
+            (Prompt(entry["prompt"], entry["image"]), int(entry["seed"])): entry
+            for entry in recorded.values()
+            if entry["file"] in summary.digests
+        }
     clips = []
     made_with: Mapping[str, Any] = {}
     made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]

@@ -88,12 +88,13 @@ def run(
     bad: Sequence[BadRow] = (),
     duplicates: int = 0,
     progress: bool = False,
+    **options: bool,
 ) -> BatchSummary:
     """A batch of these clips on one process."""
     plan = Plan(jobs_of(*seeds), tuple(bad), duplicates)
     maker = maker or NoiseMaker()
     launch = join_launch(environment={})
-    return run_jobs(folder, launch, lambda: plan, maker, lossless=True, progress=progress)
+    return run_jobs(folder, launch, lambda: plan, maker, lossless=True, progress=progress, **options)
 
 
 def raiser(error: BaseException | type[BaseException]) -> Callable[[], None]:

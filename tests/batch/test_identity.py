@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyramid_seed.batch.entries import read_entry
 from pyramid_seed.batch.identity import (
     Job,
     content_key,
@@ -17,7 +18,6 @@ from pyramid_seed.batch.identity import (
     jobs_to_json,
 )
 from pyramid_seed.batch.items import BatchItem
-from pyramid_seed.batch.journal import read_entry
 from pyramid_seed.checkpoints.digests import weights_key
 from pyramid_seed.loading import LoraToLoad
 from pyramid_seed.presets import Preset, load_preset

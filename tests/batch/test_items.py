@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from yaml import load
 
 from pyramid_seed.batch.items import Defaults, items_from_rows, refuse_bad_rows
 from pyramid_seed.batch.rows import BatchInputError, Row
 from pyramid_seed.media.images import pixels_digest
 from pyramid_seed.presets import load_preset
+from pyramid_seed.resources import configs_path
 from tests.cases import check_cases
 
 DEFAULTS = Defaults()
@@ -128,6 +130,22 @@ def test_every_bad_row_is_reported_at_once():
     assert len(caught.value.rows) == 2
     with pytest.raises(ValueError, match="list holds no prompts"):
         refuse_bad_rows([], 0, "list")
+
+
+def test_what_rows_share_is_looked_up_and_checked_once(tmp_path, monkeypatch):
+    """Not per row; what is equal but not the same, such as 1 and True, is told apart."""
+    preset = tmp_path / "mine.yaml"
+    preset.write_bytes((configs_path() / "tiny.yaml").read_bytes())
+    parsed = []
+    monkeypatch.setattr("yaml.load", lambda *given: parsed.append(1) or load(*given))
+    checked = []
+    rows = [{"prompt": f"boat {n}", "seed": n, "fps": 6, "preset": str(preset)} for n in range(50)]
+    rows += [{"prompt": f"sea {n}", "preset": str(preset), "fps": "6"} for n in range(50)]
+    items, bad = items_of(*rows, check=checked.append)
+    assert (len(items), bad, len(parsed), len(checked)) == (100, [], 1, 2)
+    assert len({id(item.settings) for item in items}) == 1
+    items, bad = items_of({"prompt": "a", "scale": 1}, {"prompt": "b", "scale": True})
+    assert (len(items), len(bad)) == (1, 1)
 
 
 def test_what_the_model_refuses_is_a_bad_row():

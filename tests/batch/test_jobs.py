@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,38 @@ def test_what_is_not_whole_is_made_again(tmp_path, damage):
     assert {seed for seed, _ in maker.made} == {1}
 
 
+def test_what_is_whole_is_not_opened_unless_asked_for(tmp_path, monkeypatch):
+    before = run(tmp_path, 1, 2).digests
+    path = tmp_path / jobs_of(1)[0].file
+    data, state = path.read_bytes(), path.stat()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with monkeypatch.context() as patch:
+        patch.setattr("pyramid_seed.batch.journal.file_digest", raiser(AssertionError))
+        assert run(tmp_path, 1, 2).found == 2
+    summary = run(tmp_path, 1, 2, check_files=True)
+    assert (summary.found, summary.made, summary.digests) == (1, 1, before)
+    assert path.read_bytes() == data
+
+
+def test_new_clips_go_into_folders_if_asked_for(tmp_path, plain):
+    """Those that are there stay where they are, with or without."""
+    run(tmp_path, 1)
+    first, second, third = (job.file for job in jobs_of(1, 2, 3))
+    in_folder = f"{jobs_of(2)[0].id[:2]}/{second}"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / in_folder[:2]).symlink_to(outside)
+    summary = run(tmp_path, 1, 2, folders=True)
+    assert summary.digests == {first: plain[first], in_folder: plain[second]}
+    assert [entry["file"] for entry in index(tmp_path)] == [in_folder, first]
+    assert list(outside.iterdir()) == []
+    summary = run(tmp_path, 1, 2, 3)
+    assert (summary.found, summary.digests.keys()) == (2, {first, in_folder, third})
+    assert not (tmp_path / second).exists()
+    assert not list(tmp_path.rglob(".*.tmp*"))
+
+
 def test_a_clip_is_known_by_its_id_under_the_name_of_an_earlier_version(tmp_path):
     """Names left out all letters but a-z: what is finished keeps its name."""
     before = run(tmp_path, 1).digests
@@ -90,7 +123,7 @@ def test_a_plan_that_cannot_be_made_ends_the_batch(tmp_path):
 
 
 def test_processes_share_the_plan(tmp_path, plain):
-    launch = join_launch(environment={})
+    launch = replace(join_launch(environment={}), world_size=2)
     plan = Plan(jobs_of(1, 2, 3))
     follower = replace(launch, rank=1)
 

@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.batch.journal import Journal, read_entry
+from pyramid_seed.batch.entries import read_entry
+from pyramid_seed.batch.journal import Journal, file_state
 from pyramid_seed.files import file_digest
 from tests.cases import check_cases
 
@@ -33,57 +35,140 @@ def lines(journal):
     return [json.loads(line) for line in journal.index.read_text().splitlines()]
 
 
+def merge(journal, others=(), without=()):
+    """Puts what was recorded into the index, in order."""
+    journal.gather(is_over=True)
+    with closing(journal.entries()) as entries:
+        entries.put_in_order(others, without=without)
+    journal.forget_gathered()
+
+
+def entries_of(journal):
+    journal.gather(is_over=True)
+    with closing(journal.entries()) as entries:
+        return dict(entries)
+
+
 def test_what_each_process_records_is_gathered_in_order_of_names(journal):
     journal.record(entry(B))
     journal.record(entry(A, "failed", reason="é"))
-    assert set(journal.entries()) == {A, B}
-    journal.merge()
+    assert set(entries_of(journal)) == {A, B}
+    merge(journal)
     assert lines(journal) == [entry(A, "failed", reason="é"), entry(B)]
     journal.record(entry(A))
-    assert journal.entries()[A]["status"] == "done"
-    journal.merge()
+    assert entries_of(journal)[A]["status"] == "done"
+    merge(journal)
     assert lines(journal) == [entry(A), entry(B)]
 
 
 def test_rows_without_identity_belong_to_one_launch(journal):
     journal.record(entry(A))
-    journal.merge([{"status": "failed", "row": "x, line 1", "reason": "bad"}])
+    merge(journal, [{"status": "failed", "row": "x, line 1", "reason": "bad"}])
     assert len(lines(journal)) == 2
-    journal.merge()
+    merge(journal)
     assert lines(journal) == [entry(A)]
 
 
 def test_entries_can_be_forgotten(journal):
     journal.record(entry(A))
     journal.record(entry(B))
-    journal.merge(without={A})
+    merge(journal, without={A})
     assert lines(journal) == [entry(B)]
-    assert set(journal.entries()) == {B}
+    assert set(entries_of(journal)) == {B}
 
 
 def test_a_damaged_line_is_told_and_left_out(journal, caplog):
     journal.record(entry(A))
-    journal.merge()
+    merge(journal)
     with journal.index.open("a") as file:
         file.write('{"id": "b", "fi\n[]\n')
     with caplog.at_level(logging.WARNING):
-        assert set(journal.entries()) == {A}
+        assert set(entries_of(journal)) == {A}
     assert "line 2: it is no entry" in caplog.text
     assert "line 3: it is no entry" in caplog.text
 
 
-def test_whole_is_bit_for_bit(journal):
+def test_half_a_line_takes_no_other_with_it(journal, caplog):
+    """Neither in the index nor in a log, whose other half may come yet."""
+    journal.record(entry(A))
+    (log,) = (journal.folder / ".work" / "records").iterdir()
+    line = log.read_bytes()
+    journal.gather()
+    with journal.index.open("ab") as index, log.open("ab") as file:
+        index.write(line[:50])
+        other = line.replace(A.encode(), B.encode())
+        file.write(other[:70])
+        index.flush()
+        file.flush()
+        journal.gather()
+        assert journal.index.read_bytes() == line + line[:50] + b"\n"
+        file.write(other[70:] + line[:60])
+    with caplog.at_level(logging.WARNING):
+        assert set(entries_of(journal)) == {A, B}
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == [
+        f"{journal.index}, line {number}" for number in (2, 4)
+    ]
+    merge(journal)
+    assert lines(journal) == [entry(A), entry(B)]
+    assert not log.exists()
+
+
+def test_the_latest_entry_of_an_item_counts(journal):
+    other = Journal(journal.folder)
+    journal.record(entry(A, "failed"))
+    journal.gather()
+    other.record(entry(A))
+    other.record(entry(B, seconds=1.0))
+    journal.gather()
+    journal.record(entry(B, seconds=2.0))
+    assert entries_of(journal) == {A: entry(A), B: entry(B, seconds=2.0)}
+    assert len(lines(journal)) == 4
+    merge(journal)
+    assert lines(journal) == [entry(A), entry(B, seconds=2.0)]
+
+
+def is_whole(journal, **options):
+    with closing(journal.entries()) as entries:
+        return journal.is_whole(entries, A, **options)
+
+
+def test_whole_is_what_was_written(journal, monkeypatch):
+    """By size and time of the last change; where they differ, or are not known, by every bit."""
     path = journal.folder / f"{A}.mp4"
     path.write_bytes(b"clip")
     done = entry(A, file_sha256=file_digest(path))
-    assert journal.is_whole(done)
-    assert not journal.is_whole(done | {"status": "failed"})
-    assert not journal.is_whole(None)
+    assert not is_whole(journal)
+    for recorded, whole in ((done | {"status": "failed", "reason": ""}, False), (done, True)):
+        journal.record(recorded)
+        merge(journal)
+        assert is_whole(journal) is whole
+    assert entries_of(journal)[A] == done | file_state(path.stat())
+
+    read = []
+    monkeypatch.setattr(
+        "pyramid_seed.batch.journal.file_digest", lambda path: read.append(path) or file_digest(path)
+    )
+    assert is_whole(journal)
+    assert read == []
+    assert is_whole(journal, check_file=True)
+    assert read == [path]
+    os.utime(path, ns=(0, 5))
+    for _ in range(2):  # what is whole is read once
+        assert is_whole(journal)
+        assert len(read) == 2
+
     path.write_bytes(b"clap")
-    assert not journal.is_whole(done)
+    os.utime(path, ns=(0, 5))
+    assert is_whole(journal)
+    assert not is_whole(journal, check_file=True)
+    os.utime(path, ns=(0, 6))
+    assert not is_whole(journal)
     assert journal.is_done(done)
     path.unlink()
+    assert not is_whole(journal)
     assert not journal.is_done(done)
+    path.mkdir()
+    assert not is_whole(journal)
 
 
 def test_cleaning_removes_only_what_was_half_written(journal):
@@ -133,24 +218,26 @@ DAMAGED = {
 }
 
 
-def test_damaged_entries_are_set_aside_and_said(tmp_path, caplog):
-    """Both in the index and among the records; their neighbours stay, and the index can be written again."""
+def test_damaged_entries_are_left_out_and_said(tmp_path, caplog):
+    """In the index, in a log, and in a record of an earlier version; their neighbours stay."""
 
     def rule(name, data):
         folder = tmp_path / name
         journal = Journal(folder)
         journal.record(entry(B))
-        journal.merge()
-        record = folder / ".work" / "records" / f"{A}.json"
-        for place in (journal.index, record):
+        merge(journal)
+        records = folder / ".work" / "records"
+        for place in (journal.index, records / f"{A}.json", records / "log.jsonl"):
             caplog.clear()
+            journal = Journal(folder)
             with place.open("ab") as file:
                 file.write(data + b"\n")
-            assert set(journal.entries()) == {B}
+            assert set(entries_of(journal)) == {B}
+            assert set(entries_of(journal)) == {B}
             assert len(caplog.records) == 1, "once"
-            journal.merge()
+            merge(journal)
             assert lines(journal) == [entry(B)]
-        assert (folder / ".work" / "damaged" / f"1-{A}.json").read_bytes() == data + b"\n"
+            assert list(records.iterdir()) == []
         assert sorted(path.name for path in tmp_path.iterdir() if path != folder) == others
 
     for name, data in DAMAGED.items():
@@ -168,17 +255,17 @@ def test_what_is_no_file_of_ours_is_set_aside(tmp_path, caplog):
     def rule(make, place):
         journal = Journal(tmp_path / place.replace("/", "-") / make)
         journal.record(entry(B))
-        journal.merge()
+        merge(journal)
         path = journal.folder / place
         if path.exists():
             path.unlink() if path.is_file() else path.rmdir()
         makers[make](path)
         caplog.clear()
         journal.clean()
-        journal.entries()
-        journal.merge()
+        entries_of(journal)
+        merge(journal)
         journal.record(entry(A))
-        assert A in journal.entries()
+        assert A in entries_of(journal)
         assert (make, place) == ("folder", ".work/records") or "set aside" in caplog.text
 
     places = ("index.jsonl", ".work/records", f".work/records/{A}.json")

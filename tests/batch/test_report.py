@@ -10,21 +10,19 @@ from pyramid_seed.media.images import read_image
 from tests.batch.makers import index, jobs_of, run
 
 
-def test_the_index_is_written_now_and_then_while_a_batch_runs(tmp_path, monkeypatch):
+def test_the_index_grows_now_and_then_while_a_batch_runs(tmp_path, monkeypatch):
     launch, journal, (job,) = join_launch(environment={}), Journal(tmp_path), jobs_of(1)
-    report = Report(launch, journal, [], [job], progress=False)
+    report = Report(launch, journal, 1, 3, progress=False)
     journal.record({"id": job.id, "file": job.file, "status": "failed", "reason": "too dark"})
     launch.count("done")
     report.update()
     assert not journal.index.exists()
-    monkeypatch.setattr("pyramid_seed.batch.report._MERGE_SECONDS", 0)
+    monkeypatch.setattr("pyramid_seed.batch.report._GATHER_SECONDS", 0)
     report.update()
     assert [entry["id"] for entry in index(tmp_path)] == [job.id]
     journal.index.unlink()
     report.update()
     assert not journal.index.exists()  # nothing was finished meanwhile
-    report.close()
-    assert journal.index.exists()
 
 
 def test_rows_of_which_nothing_can_be_made_are_recorded(tmp_path):
@@ -42,31 +40,34 @@ def test_the_line_is_shown_only_if_there_is_something_to_make(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def sheets(folder):
-    return {path.name: read_image(path).shape[0] for path in folder.glob("contact_sheet*.png")}
-
-
-def test_many_clips_have_several_sheets_and_only_those_that_changed_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.batch.report.SHEET_SIZE", 2)
-    run(tmp_path, 1, 2, 3, 4)
-    assert sheets(tmp_path) == {"contact_sheet.png": 196, "contact_sheet-2.png": 196}
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("contact_sheet*.png")}
-    run(tmp_path, 1, 2, 3, 4)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    run(tmp_path, 1, 2, 3, 4, 5)  # a name behind the others: nothing of their sheets changes
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert sheets(tmp_path) == {
-        "contact_sheet.png": 196,
-        "contact_sheet-2.png": 196,
-        "contact_sheet-3.png": 96,
-    }
-    for job in jobs_of(4, 5):
-        (tmp_path / job.file).unlink()
+def test_the_sheet_of_many_clips_shows_some_evenly_and_is_written_only_if_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyramid_seed.batch.report.SHEET_SIZE", 3)
+    files = [job.file for job in jobs_of(1, 2, 3, 4, 5)]
+    journal, sheet = Journal(tmp_path), tmp_path / "contact_sheet.png"
+    for number in (2, 3):  # of an earlier version
+        journal.strips_path(number).parent.mkdir(parents=True, exist_ok=True)
+        journal.strips_path(number).touch()
+        (tmp_path / f"contact_sheet-{number}.png").touch()
     (tmp_path / "contact_sheet-9.png").touch()  # not ours
-    run(tmp_path, 1)
-    assert (tmp_path / "contact_sheet-9.png").exists()
-    (tmp_path / "contact_sheet-9.png").unlink()
-    assert sheets(tmp_path) == {"contact_sheet.png": 196, "contact_sheet-2.png": 96}
+    run(tmp_path, 1, 2, 3, 4, 5)
+    shown = [tmp_path / files[place] for place in (0, 2, 4)]
+    assert read_image(sheet).shape[0] == 3 * 100 - 4
+    assert {path.stem for path in journal.strip_path("").parent.glob("*.png")} == {
+        path.stem[-16:] for path in shown
+    }
+    assert sorted(path.name for path in tmp_path.glob("contact_sheet*")) == [
+        "contact_sheet-9.png",
+        "contact_sheet.png",
+    ]
+    before = sheet.stat().st_mtime_ns
+    run(tmp_path, 1, 2, 3, 4, 5)
+    assert sheet.stat().st_mtime_ns == before
+    run(tmp_path, 2, 3)  # a list that leaves room: of the others, one
+    assert read_image(sheet).shape[0] == 3 * 100 - 4
+    for path in tmp_path.glob("*.mp4"):
+        path.unlink()
+    run(tmp_path)
+    assert not sheet.exists()
 
 
 def test_damaged_strips_are_made_anew(tmp_path, caplog):

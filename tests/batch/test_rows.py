@@ -9,7 +9,15 @@ import time
 
 import pytest
 
-from pyramid_seed.batch.rows import MAX_YAML_BYTES, BadRow, BatchInputError, Row, read_rows
+from pyramid_seed.batch.rows import (
+    MAX_LINE,
+    MAX_YAML_BYTES,
+    BadRow,
+    BatchInputError,
+    Row,
+    read_rows,
+    stream_rows,
+)
 from tests.cases import check_cases
 
 
@@ -75,6 +83,33 @@ def test_standard_input(monkeypatch):
     assert read_rows("-", "jsonl") == ([Row(1, {"prompt": "b"})], [])
 
 
+@pytest.mark.parametrize("file_format", ["txt", "jsonl", "csv"])
+def test_rows_come_as_they_are_read(monkeypatch, file_format):
+    """Of a list that never ends, such as a pipe."""
+
+    class Endless(io.RawIOBase):
+        num_read = 0
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            rows = {"txt": b"a boat\n", "jsonl": b'{"prompt": "a boat"}\n', "csv": b"a boat\n"}
+            part = b"prompt\n" if (file_format, self.num_read) == ("csv", 0) else rows[file_format]
+            self.num_read += 1
+            buffer[: len(part)] = part
+            return len(part)
+
+    source = Endless()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(source)))
+    rows = stream_rows("-", file_format)
+    for _ in range(100):
+        assert next(rows).values == {"prompt": "a boat"}
+    rows.close()
+    assert not sys.stdin.buffer.closed
+    assert source.num_read < 10_000
+
+
 def test_lists_that_are_broken_as_a_whole(tmp_path):
     def is_refused(name, content, message):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -100,7 +135,8 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
         ("a.yaml", "- !!int ''", "the tag tag:yaml.org,2002:int is not read"),
         ("a.yaml", '- "\\U00110000"', "not valid YAML"),
         ("a.yaml", "- a\x01", "not valid YAML"),
-        ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, got 256; use .jsonl"),
+        ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, and is longer; use .jsonl"),
+        ("a.txt", "a\n" + "b" * (MAX_LINE + 1), "line 2: must be at most 1,048,576 characters"),
     ]
     check_cases(cases, is_refused)
 

@@ -43,6 +43,17 @@ def test_killed_between_the_file_and_its_record(tmp_path, plain, monkeypatch):
     assert maker.made == [(1, UNITS - 1)]
 
 
+def test_killed_between_the_record_and_the_removal_of_its_units(tmp_path, plain, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "finish", lambda self, key: raiser(Killed)())
+        with pytest.raises(Killed):
+            run(tmp_path, 1)
+    units = tmp_path / ".work" / jobs_of(1)[0].id
+    assert units.exists()
+    assert run(tmp_path, 1).digests.items() <= plain.items()
+    assert not units.exists()
+
+
 def test_killed_while_writing_leaves_nothing_half_written(tmp_path, plain, monkeypatch):
     def half(path, *_):
         path.with_name(".0123456789abcdef.tmp.mp4").write_bytes(b"half")

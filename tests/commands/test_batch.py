@@ -28,7 +28,7 @@ def test_it_makes_what_is_missing(tmp_path, settings, capsys):
     captured = capsys.readouterr()
     assert "4 made, 2 listed twice" in captured.out
     assert "4/4 clips, 12/12 steps" in captured.err
-    assert main([*command, "--quiet"]) == 0
+    assert main([*command, "--quiet", "--check-files", "--folders"]) == 0
     captured = capsys.readouterr()
     assert "4 there already" in captured.out
     assert "clips" not in captured.err

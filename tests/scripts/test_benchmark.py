@@ -12,7 +12,7 @@ from importlib import import_module
 import benchmark
 import pytest
 import torch
-from benchmarks import memory, noise, processes, startup, transformer, workers
+from benchmarks import batch, memory, noise, processes, startup, transformer, workers
 from benchmarks import vae as vae_benchmark
 from benchmarks.baseline import (
     block_gaussian,
@@ -32,6 +32,9 @@ from benchmarks.sizes import FULL, MID, SIZES, TINY, call_settings, device_for, 
 from benchmarks.vae import decode_once, decode_streaming, memory_bars, random_latents
 
 from pyramid_seed import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel
+from pyramid_seed.batch import run as batch_run
+from pyramid_seed.batch.journal import Journal
+from pyramid_seed.batch.worker import Worker
 from pyramid_seed.cli import main
 from pyramid_seed.models.token_geometry import causal_attention_mask
 from pyramid_seed.noise import block_noise, noise_digest
@@ -462,6 +465,63 @@ def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
         "loading weights": 1,
         "generating": 1,
     }
+
+
+def told_of_a_batch(count, first, clip, peak=10**9):
+    seconds = {"first_seconds": first, "first_cpu_seconds": first, "clip_seconds": clip}
+    return {**seconds, "clip_cpu_seconds": clip, "peak": peak}
+
+
+def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatch):
+    launched = []
+
+    def launch(prompts, output, maker, seconds):
+        count = len(prompts.read_text().splitlines())
+        launched.append((count, output.name, maker))
+        waits = 5.0 if output.name == "later" else 0.0
+        return told_of_a_batch(count, count / 10 + waits, 0.001 + count / 1e5, 10**7 * count)
+
+    monkeypatch.setattr(batch, "launch", launch)
+    command = ["batch", "--rows", "80", "20", "40", "--folder", tmp_path, "--bars"]
+    status, said, _ = run(*command, "--picture", tmp_path / "batch.png")
+    assert status == 1
+    assert launched == [
+        (count, *batch_of)
+        for count in (20, 40, 80)
+        for batch_of in (
+            ("fresh", batch.TINY),
+            *([("embedded", batch.EMBEDDED)] if count < 80 else []),
+            ("later", batch.FILL),
+            ("later", batch.TINY),
+        )
+    ]
+    assert "| 80 | tiny files, 99 % of them there | 13.0 | 13.0 | 1.8 | 1.8 | 0.80 |" in said
+    assert [line.split(": ")[1] for line in said.splitlines()[-4:]] == [
+        "wanted <= 60, got 8",
+        "wanted <= 60, got 5",
+        "wanted <= 1.5, got 0.8",
+        "wanted <= 1.1, got 1.5",
+    ]
+    assert list(tmp_path.iterdir()) == [tmp_path / "batch.png"]
+
+
+def test_the_batch_that_is_measured(tmp_path, monkeypatch):
+    """A folder is filled, and gone on with: in this process, which is given back what is replaced."""
+    prompts = tmp_path / "list.txt"
+    prompts.write_text("".join(f"boat {n}\n" for n in range(30)))
+
+    def launch(maker):
+        with monkeypatch.context() as patch:
+            for owner, name in ((batch_run._ClipMaker, "make"), (Journal, "record"), (Worker, "work")):
+                patch.setattr(owner, name, getattr(owner, name))
+            return batch.run_batch(str(prompts), str(tmp_path / "clips"), maker, 60.0, 0.0)
+
+    assert launch(batch.FILL) == {}
+    assert len((tmp_path / "clips" / "index.jsonl").read_text().splitlines()) == 20
+    told = launch(batch.TINY)
+    assert told.keys() == told_of_a_batch(0, 0, 0).keys()
+    files = {path.name: path.read_bytes() for path in (tmp_path / "clips").glob("*.mp4")}
+    assert (len(files), set(files.values())) == (30, {b"tiny"})
 
 
 def test_peaks_by_stage(tiny, monkeypatch):
