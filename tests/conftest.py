@@ -32,6 +32,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _fresh_generations() -> None:
+    """What earlier modules imported and keep is not looked at either, where something calls gc.collect()."""
+    gc.collect(1)
+    gc.freeze()
+
+
 # Much time for an example, so that a busy machine is not a failure.
 settings.register_profile("pyramid_seed", deadline=timedelta(seconds=5), max_examples=50)
 settings.load_profile("pyramid_seed")

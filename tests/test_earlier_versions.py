@@ -145,7 +145,9 @@ def test_a_clip_is_made_again(name, capsys):
     assert (status, lines[-1]) == (0, "MATCH")
 
 
-@pytest.mark.parametrize("name", ["branched.mp4", "from_image.mp4", "pictures.png"])
+@pytest.mark.parametrize(
+    "name", ["from_image.mp4", *(pytest.param(name, marks=pytest.mark.slow) for name in ALSO_EXTENDED)]
+)
 def test_a_clip_is_extended(written, name):
     path, longer = written / "clips" / name, written / "longer.mp4"
     manifest = read_manifest(path)

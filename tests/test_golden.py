@@ -31,7 +31,9 @@ DECISIVE = (
 made = cache(make_clip)
 
 
-@pytest.fixture(params=list(CLIPS))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "default" else ()) for name in CLIPS]
+)
 def name(request) -> str:
     return request.param
 

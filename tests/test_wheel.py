@@ -87,6 +87,7 @@ def test_content(wheel):
     assert "License-Expression: Apache-2.0" in metadata
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_makes_the_clip_of_the_checkout(installed, environment, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()

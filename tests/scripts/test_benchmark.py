@@ -70,14 +70,19 @@ def run(monkeypatch, capsys):
     [
         ["noise"],
         ["attention"],
-        ["transformer"],
-        ["vae", "--no-memory"],
-        ["clip"],
-        ["determinism"],
-        ["workers", "--no-memory"],
         ["processes"],
         ["tokens"],
-        ["startup", "--parts", "help"],
+        *(
+            pytest.param(command, marks=pytest.mark.slow)
+            for command in (
+                ["transformer"],
+                ["vae", "--no-memory"],
+                ["clip"],
+                ["determinism"],
+                ["workers", "--no-memory"],
+                ["startup", "--parts", "help"],
+            )
+        ),
     ],
     ids=lambda command: command[0],
 )
@@ -109,6 +114,7 @@ def launch_pretended(count, size_name, device):
     return [{"seconds": 2.0 / count, "busy": 1.0, "peak": 2**20, "sent": 0, "digest": "same"}] * count
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_clip_of_one(tiny):
     """Of the size that is not made smaller: fresh processes do not see that it is here."""
     two = processes.launch(2, "tiny", "cpu")
@@ -140,6 +146,7 @@ def test_times_of_other_bits_are_refused(monkeypatch):
         processes.measure(Namespace(size="tiny", device="cpu", repeats=1))
 
 
+@pytest.mark.slow
 def test_workers_and_shards_of_mid(monkeypatch):
     """A model with a layer of each kind, whose last stage is still cut into 4 pieces."""
     small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 4, "joint_attention_dim": 64}
@@ -157,6 +164,7 @@ def test_workers_and_shards_of_mid(monkeypatch):
     assert result.facts == {"peak bytes, 1 worker": 2**20, "peak bytes, 2 workers": 2**20}
 
 
+@pytest.mark.slow
 def test_the_clip_whose_peak_is_taken():
     workers.make_once("tiny", 2)
 
@@ -174,15 +182,8 @@ def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
     assert "| none | 1 MiB | load_pipeline(...) |" in said
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        # A CPU takes ten times as long in bfloat16.
-        pytest.param(name, marks=pytest.mark.slow if mode.dtype else ())
-        for name, mode in memory.MODES.items()
-        if not mode.needs_gpu
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [name for name, mode in memory.MODES.items() if not mode.needs_gpu])
 def test_modes_of_a_cpu_run(mode):
     if mode == "quantised":
         pytest.importorskip("torchao")
@@ -276,6 +277,7 @@ def test_a_bar_is_a_limit_from_either_side():
     }
 
 
+@pytest.mark.slow
 def test_fresh_processes_have_peaks_of_their_own_and_the_threads_of_this_one():
     hog = torch.ones(2**28)  # 1 GiB here, which must not count there
     before = torch.get_num_threads()
@@ -289,6 +291,7 @@ def test_fresh_processes_have_peaks_of_their_own_and_the_threads_of_this_one():
     assert fresh["value"] == before + 1
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_fresh_process_is_told():
     with pytest.raises(RuntimeError, match=r"fresh.nothing\(1,\) failed: (.|\n)*AttributeError"):
         run_fresh("benchmarks.fresh", "nothing", [1])
@@ -354,6 +357,7 @@ def test_one_tile_is_the_product_s_decoder():
     assert decode_streaming(vae, latents) == len(frames)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_more_tiles_are_the_product_s_tiles():
     """Where none lies wholly inside its neighbour, which the product leaves out; one grey level, by rounding.

@@ -27,7 +27,7 @@ def test_a_step_asks_for_little_and_waits_for_nothing(family):
     with META:
         transformer = model_class(**config).eval()
     steps = {}
-    for unit in (1, 15, 30):
+    for unit in (1, 30):
         steps[unit], whole = unit_operations(transformer, 384, 640, unit)
         assert whole.read_back == 1, "whether all steps were finite, at the end of a unit"
         assert [(step.sent, step.read_back) for step in steps[unit]] == [(0, 0)] * 3

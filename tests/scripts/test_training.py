@@ -123,6 +123,7 @@ def test_the_vae_starts_with_any_linear_decoder(clips):
     torch.testing.assert_close(vae.decode(latents).sample, expected, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_fitted_decoder_is_better_than_the_codec(clips):
     """Least squares over a set that has the codec's inverse in it; on clips that were not fitted, too."""
     codec = load_codec()
