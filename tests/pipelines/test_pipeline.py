@@ -38,7 +38,7 @@ from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
 from tests.cases import check_cases
 from tests.forks import fork
-from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL, SMALL
+from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL
 
 ROOT = Path(__file__).parents[2]
 
