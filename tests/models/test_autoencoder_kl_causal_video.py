@@ -143,7 +143,7 @@ class TestMemoryModes:
         if tiled:
             vae.enable_tiling(32, 32, 24, 24)
         vae.enable_temporal_chunking(1)
-        z = torch.cat([vectors["latents"]] * 2, dim=2)
+        z = torch.cat([vectors["latents"]] * 2, dim=2)[:, :, :4]
         whole = vae.decode(z).sample
 
         def rule(num_latent_frames):
