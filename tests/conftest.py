@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # One thread a process: tests run in as many processes as there are cores, and threads that wait for each
 # other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Nor do the workers of a clip outnumber the cores: pytest's processes share them as those of a launch do. Tests
-# of several workers say how many.
+# Nor do the workers of a clip outnumber the cores: pytest's processes share them as those of a launch do.
+# Tests of several workers say how many.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["PYTEST_XDIST_WORKER_COUNT"])
 

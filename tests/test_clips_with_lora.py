@@ -117,6 +117,7 @@ def test_fused(settings, lora, clip, tmp_path):
     assert again.manifest["loras"] == fused.manifest["loras"]
 
 
+@pytest.mark.slow
 def test_filled_up_with_zeros_for_a_hot_swap(settings, lora, clip):
     pipeline = pipeline_of(settings)
     pipeline.enable_lora_hotswap(target_rank=8)
@@ -260,6 +261,7 @@ def test_a_batch_with_loras(clip, plain, lora, settings, tmp_path):
     assert (again.made, again.found) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_list_in_csv_names_loras(lora, settings, tmp_path):
     (tmp_path / "list.csv").write_text(f"prompt,lora\na boat,{lora}:0.5; {lora.name}:0.25\nthe sea,\n")
     shutil.copy(lora, tmp_path / lora.name)

@@ -102,7 +102,7 @@ def test_a_run_that_one_process_stops(together, loaded):
     assert_same([{"stopped": clip} for clip in made], {"stopped": expected})
 
 
-@pytest.mark.parametrize("name", ["other_seeds", "other_shards"])
+@pytest.mark.parametrize("name", ["other_seeds", pytest.param("other_shards", marks=pytest.mark.slow)])
 def test_other_arguments_end_all_with_the_rank(together, name):
     made, statuses, text = together(name)
     assert statuses == [1, 1], text

@@ -84,12 +84,12 @@ def assert_same(one, other) -> None:
     assert one.stage_digests == other.stage_digests
 
 
-CASES = [("guided", None, 2), ("guided", 1, 2), ("guided", 3, 4), ("unguided", 3, 3), ("from an image", 1, 3)]
+CASES = [("guided", None, 2), ("guided", 3, 4), ("from an image", 1, 3)]
 
 
 def test_any_number_of_workers_makes_the_clip_of_one(model, pipe, of_one):
     check_cases(
-        CASES if model == "miniflux" else CASES[2:3],  # families differ in their layers alone
+        CASES if model == "miniflux" else CASES[1:2],  # families differ in their layers alone
         lambda call, shards, workers: assert_same(clip(pipe, shards, workers, call), of_one(shards, call)),
     )
 

@@ -683,7 +683,9 @@ class TestMemoryModes:
     """What saves memory changes no bit, with an image, too; without, see `tests/invariance`."""
 
     @FAMILY_NEUTRAL
-    @pytest.mark.parametrize("blocks", [None, 1], ids=["leaves", "blocks"])
+    @pytest.mark.parametrize(
+        "blocks", [pytest.param(None, id="leaves", marks=pytest.mark.slow), pytest.param(1, id="blocks")]
+    )
     def test_group_offload(self, own_pipe, small, make, blocks):
         kind = "leaf_level" if blocks is None else "block_level"
         own_pipe.enable_group_offload(torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks)

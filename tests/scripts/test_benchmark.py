@@ -169,6 +169,7 @@ def test_the_clip_whose_peak_is_taken():
     workers.make_once("tiny", 2)
 
 
+@pytest.mark.slow
 def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
     def run_here(module, function, arguments):
         getattr(import_module(module), function)(*arguments)
@@ -336,6 +337,7 @@ def tiny():
     return make_pipeline(TINY, CPU)
 
 
+@pytest.mark.slow
 def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
     settings = call_settings(tiny, SIZES["tiny"]) | {"output_type": "latent"}
     product = tiny(**settings).latents
@@ -347,6 +349,7 @@ def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
     assert torch.equal(product, tiny(**settings).latents)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_tile_is_the_product_s_decoder():
     vae = make_vae(TINY, CPU)
@@ -387,6 +390,7 @@ def test_the_memory_bars_tell_who_holds_the_clip():
     assert len(memory_bars(TINY, 8, 2**20, 2**20)) == 1
 
 
+@pytest.mark.slow
 def test_both_ways_of_decoding_run_in_a_fresh_process():
     for way in ("product", "baseline"):
         decode_once("tiny", way, 2, "cpu")
@@ -405,6 +409,7 @@ def test_mid_is_about_a_hundred_million_parameters():
     assert (vae.spatial_compression_ratio, vae.temporal_compression_ratio) == (8, 8)
 
 
+@pytest.mark.slow
 def test_random_models_make_finite_clips():
     small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 64}
     shrunk = replace(MID, transformer=small, height=64, width=64, num_units=2)
@@ -450,6 +455,7 @@ def test_operations_of_linear_layers_are_counted():
     assert count() == 2 * 7 * (3 * 5 + 5 * 2)
 
 
+@pytest.mark.slow
 def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
     """The command is run by this process instead of a fresh one, which takes seconds."""
     ran = []
@@ -468,6 +474,7 @@ def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_peaks_by_stage(tiny, monkeypatch):
     """No GPU at hand: its counter is one that counts the questions."""
     asked = iter(range(1, 100))
@@ -483,6 +490,7 @@ def test_peaks_by_stage(tiny, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_step_of_both_paths_agrees():
     result = transformer.measure(Namespace(size="tiny", device="cpu", repeats=1, unit=3, torch_linears=True))
     assert result.facts["largest difference / largest value"] < 1e-5

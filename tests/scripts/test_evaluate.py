@@ -174,6 +174,7 @@ def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, cap
     }
 
 
+@pytest.mark.slow
 def test_a_continued_clip_begins_with_the_rendered_picture():
     """Of the embedded model, within what its autoencoder loses."""
     settings = call_settings(load_preset("tiny")) | {"num_frames": 5, "num_inference_steps": [1, 1, 1]}

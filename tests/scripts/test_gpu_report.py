@@ -169,6 +169,7 @@ def test_without_strict_a_clip_is_relaxed(tmp_path, monkeypatch):
     assert {row[header.index("level")] for row in rows} == {"relaxed"}
 
 
+@pytest.mark.slow
 def test_a_broken_promise_is_a_failure(tmp_path):
     section = Report(tmp_path, ABOUT).begin("invariances", 100)
     plan = plan_of("tiny", CPU)

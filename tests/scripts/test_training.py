@@ -93,6 +93,7 @@ def test_the_codec_that_is_kept_fits_the_world(clips):
     assert 10 * torch.log10(4 / error) > 30
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_vae_starts_as_the_codec(clips):
     """But for the variation of the norms' statistics; the first frame and later ones, whole or in chunks."""
