@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import re
 import subprocess
 import sys
 from dataclasses import astuple, replace
@@ -27,7 +25,6 @@ from diffusers import (
     TaylorSeerCacheConfig,
 )
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import dynamic_modules_utils
 from PIL import Image
 
 from pyramid_seed.geometry import LatentShape
@@ -37,7 +34,7 @@ from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
 from tests.cases import check_cases
-from tests.forks import fork
+from tests.other_environment import other_environment
 from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL
 
 ROOT = Path(__file__).parents[2]
@@ -80,44 +77,26 @@ for each in (pipe, PyramidFlowPipeline.from_pretrained(sd3)):
 """
 
 
-def run_fresh(arguments: list[str], modules: Path) -> list[str]:
-    """Words that FRESH prints in a process of its own."""
-    command = [sys.executable, "-c", FRESH, *arguments]
-    environment = os.environ | {"HF_MODULES_CACHE": str(modules), "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.split()
-
-
-def run_in_copy(arguments: list[str], modules: Path) -> list[str]:
-    """The same in a copy of this process that forgets all of ours, which takes a tenth of the time."""
-
-    def forget_and_run() -> int:
-        for name in list(sys.modules):
-            if name.partition(".")[0] == "pyramid_seed":
-                del sys.modules[name]
-        dynamic_modules_utils.HF_MODULES_CACHE = str(modules)
-        sys.argv = ["-c", *arguments]
-        exec(FRESH, {})
-        return 0
-
-    status, told = fork(forget_and_run).wait()
-    assert status == 0, told
-    return re.findall(r"\b[0-9a-f]{64}\b", told)  # among bars
-
-
-@pytest.mark.parametrize("run", [run_in_copy, pytest.param(run_fresh, marks=pytest.mark.slow)])
-def test_a_fresh_process_finds_the_classes(load, small, tmp_path, run):
+def test_a_fresh_process_finds_the_classes(load, small, tmp_path):
     """model_index.json names the modules of the components, so it must be enough to find them.
 
-    That of the pipeline itself diffusers does not know, and nothing of ours has been imported.
+    That of the pipeline itself diffusers does not know, and nothing of ours has been imported. The process
+    differs from this one in whatever must not change a clip.
     """
     digests = []
     for family in FAMILIES:
         load(family).save_pretrained(tmp_path / family)
         digests.append(noise_digest(load(family)("a red circle", seed=7, **small).latents))
-    arguments = [repr(small), *(str(tmp_path / family) for family in FAMILIES)]
-    assert run(arguments, tmp_path / "modules") == digests
+    command = [sys.executable, "-c", FRESH, repr(small), *(str(tmp_path / family) for family in FAMILIES)]
+    environment = other_environment() | {
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "PYTHONPATH": str(ROOT),
+    }
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == digests
 
 
 class TestSaveAndLoad:
