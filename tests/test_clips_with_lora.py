@@ -289,6 +289,7 @@ def test_rows_with_bad_loras_are_told_before_any_work(lora, settings, tmp_path, 
         assert message in row.reason
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_lora(lora, settings, tmp_path):
     summary = run_sweep(["a boat"], tmp_path, seeds=[3, 4], loras={lora: 0.7}, device="cpu", **settings)
     assert summary.batch.made == 2

@@ -618,6 +618,7 @@ class TestPrecision:
         with pytest.raises(ValueError, match="dtype must be bfloat16 or float32, got float16"):
             own_pipe("a", seed=7, **small)
 
+    @FAMILY_NEUTRAL
     def test_bf16(self, pipe, known, small, tmp_path):
         pipe.save_pretrained(tmp_path)
         loaded = PyramidFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -659,7 +660,7 @@ class TestPrecision:
 
 
 class TestMemoryModes:
-    """What saves memory changes no bit, with an image, too; without, see `tests/invariance`."""
+    """What saves memory changes no bit, with an image, too; without, and by default, see `tests/invariance`."""
 
     @FAMILY_NEUTRAL
     @pytest.mark.parametrize(
@@ -683,7 +684,7 @@ class TestMemoryModes:
 
         check_cases(["model", "sequential"], rule)
 
-    @FAMILY_NEUTRAL
+    @pytest.mark.slow
     def test_offload_hooks_of_accelerate(self, own_pipe, small, make):
         """What sequential offload does to each model, with the CPU as the device: weights live elsewhere."""
         for part in own_pipe.components.values():
