@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # One thread a process: tests run in as many processes as there are cores, and threads that wait for each
 # other on a busy machine make everything crawl. Read when torch is imported, which is later than this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nor do the workers of a clip outnumber the cores: pytest's processes share them as those of a launch do.
+# Tests of several workers say how many.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ["PYTEST_XDIST_WORKER_COUNT"])
 
 # Imports make half a million objects that stay. To look at them in every garbage collection took a quarter of
 # the time of the pipelines' tests, so none happens while tests are collected, and later ones leave them out.
@@ -30,6 +34,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)  # Python's own looks so often that it took a twentieth of the time
     gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fresh_generations() -> None:
+    """What earlier modules imported and keep is not looked at either, where something calls gc.collect()."""
+    gc.collect(1)
+    gc.freeze()
 
 
 # Much time for an example, so that a busy machine is not a failure.

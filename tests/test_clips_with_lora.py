@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 @pytest.fixture(scope="module", params=["miniflux", pytest.param("sd3", marks=pytest.mark.slow)])
 def settings(request, quick) -> dict:
     """A model of each family; what differs between them is tested in models/ and pipelines/."""
-    return quick | {"model": str(REFERENCE / f"{request.param}-tiny")}
+    return quick | {"model": str(REFERENCE / f"{request.param}-tiny"), "num_frames": 1}
 
 
 def pipeline_of(settings):
@@ -117,6 +117,7 @@ def test_fused(settings, lora, clip, tmp_path):
     assert again.manifest["loras"] == fused.manifest["loras"]
 
 
+@pytest.mark.slow
 def test_filled_up_with_zeros_for_a_hot_swap(settings, lora, clip):
     pipeline = pipeline_of(settings)
     pipeline.enable_lora_hotswap(target_rank=8)
@@ -149,14 +150,14 @@ def test_show_and_diff(clip, plain):
 
 
 def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lora):
-    whole = made_by(adapted, settings, num_frames=17)
-    longer = extend(clip, 17, pipeline=adapted, progress=False)
+    whole = made_by(adapted, settings, num_frames=9)
+    longer = extend(clip, 9, pipeline=adapted, progress=False)
     assert longer.digest == whole.digest
     assert longer.manifest["loras"] == clip.manifest["loras"]
-    again = extend(saved, 17, model=settings["model"], loras=[lora], progress=False)
+    again = extend(saved, 9, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
     with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
-        extend(clip, 17, progress=False)
+        extend(clip, 9, progress=False)
 
 
 def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, tmp_path, capsys):
@@ -164,7 +165,7 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
     path, other = tmp_path / "boat.mp4", tmp_path / "other.safetensors"
     other.write_bytes(lora.read_bytes())
     options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
-    options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
+    options += ["--num-frames", "1", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
     options += ["--scale", "2"]
     command = ["generate", "a boat", "--seed", "3", "--preset", "tiny", *options, "--quiet", "-o", str(path)]
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
@@ -262,11 +263,11 @@ def test_a_batch_with_loras(clip, plain, lora, settings, tmp_path):
     assert (again.made, again.found) == (0, 3)
 
 
+@pytest.mark.slow
 def test_a_list_in_csv_names_loras(lora, settings, tmp_path):
     (tmp_path / "list.csv").write_text(f"prompt,lora\na boat,{lora}:0.5; {lora.name}:0.25\nthe sea,\n")
     shutil.copy(lora, tmp_path / lora.name)
-    options = {name: value for name, value in settings.items() if name != "num_frames"} | {"num_frames": 1}
-    summary = run_batch(tmp_path / "list.csv", tmp_path / "clips", device="cpu", **options)
+    summary = run_batch(tmp_path / "list.csv", tmp_path / "clips", device="cpu", **settings)
     assert summary.status == 0
     told = {entry["prompt"]: entry.get("loras") for entry in index_of(tmp_path).values()}
     assert told == {"a boat": [f"{lora.name}:0.5", f"{lora.name}:0.25"], "the sea": None}
@@ -292,9 +293,9 @@ def test_rows_with_bad_loras_are_told_before_any_work(lora, settings, tmp_path, 
         assert message in row.reason
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_lora(lora, settings, tmp_path):
-    options = {name: value for name, value in settings.items() if name != "num_frames"} | {"num_frames": 1}
-    summary = run_sweep(["a boat"], tmp_path, seeds=[3, 4], loras={lora: 0.7}, device="cpu", **options)
+    summary = run_sweep(["a boat"], tmp_path, seeds=[3, 4], loras={lora: 0.7}, device="cpu", **settings)
     assert summary.batch.made == 2
     assert f"LoRA {lora.name} at scale 0.7" in summary.report.read_text()
     for file in summary.batch.digests:

@@ -305,6 +305,7 @@ for legacy in ("highest", "high", "medium"):
 """
 
 
+@pytest.mark.slow
 def test_precision_that_was_inherited_or_asked_for_in_the_older_way_is_so_afterwards():
     command = [sys.executable, "-c", IN_COPIES, INHERITED, OLDER_WAY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

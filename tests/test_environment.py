@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from pyramid_seed.environment import Difference, environment_fingerprint, fingerprint_differences
@@ -37,6 +38,7 @@ def test_it_says_what_explains_a_difference():
     assert (fingerprint["attention_backend"], fingerprint["determinism"]) == ("flash", "relaxed")
 
 
+@pytest.mark.slow
 def test_the_instruction_set_and_threads_of_another_process_are_told_apart():
     script = (
         "import json, sys; from pyramid_seed.environment import environment_fingerprint;"

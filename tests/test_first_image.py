@@ -64,23 +64,24 @@ def test_the_enlargement_of_our_own_files_is_undone(tmp_path):
         "video_num_inference_steps": 1,
         "num_frames": 1,
         "preset": "tiny",
+        "scale": 2,
         "progress": False,
     }
     first = generate("a red circle", seed=1, **few)
     path = first.save(tmp_path / "first.png")
-    assert open_image(path).size == (384, 384)
+    assert open_image(path).size == (128, 128)
     ways = (path, str(path), open_image(path), Image.fromarray(first.frames[0]))
     small, *rest = [generate("a red circle", seed=2, image=image, **few) for image in ways]
     assert small.frames.shape == (1, 64, 64, 3)
     assert {clip.digest for clip in rest} == {small.digest}
     assert small.notes == ()
     # A size that is named is the size.
-    assert generate("a red circle", seed=2, image=path, height=384, width=384, **few).settings.height == 384
+    assert generate("a red circle", seed=2, image=path, height=128, width=128, **few).settings.height == 128
     # A batch does the same, and its clip is verified with the very file.
     (tmp_path / "list.jsonl").write_text(
         json.dumps({"prompt": "a red circle", "seed": 2, "image": "first.png"})
     )
-    options = ["--num-inference-steps", "1", "--num-frames", "1", "--quiet"]
+    options = ["--num-inference-steps", "1", "--num-frames", "1", "--scale", "2", "--quiet"]
     assert main(["batch", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "clips"), *options]) == 0
     (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
     assert entry["digest"] == small.digest

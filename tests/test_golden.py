@@ -30,8 +30,11 @@ DECISIVE = (
 
 made = cache(make_clip)
 
+# What the others have as well: the earlier path in many steps, and the reference of tests/pipelines/.
+ALSO = ("default", "reference")
 
-@pytest.fixture(params=list(CLIPS))
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow if name in ALSO else ()) for name in CLIPS])
 def name(request) -> str:
     return request.param
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,11 +16,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
+from pyramid_seed.api import shared_pipeline
 from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.cli import main
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
+from tests.forks import fork
 from tests.stand_in_hub import StandInHub, ask_hub
 
 VAE = "causal_video_vae/diffusion_pytorch_model"
@@ -33,15 +41,21 @@ for command in json.loads(sys.argv[1]):
         status = main(command)
     print(json.dumps([status, told.getvalue()]))
 """
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000  # of <sched.h>
+Told = list[tuple[int, str]]
+"""Exit status and standard error of commands."""
 
 
-def run_read_only(folders, commands, **environment) -> list[tuple[int, str]]:
-    """Status and standard error of commands that see these folders as mounted read-only, in one process."""
-    apart = ["unshare", "-rm"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
+@pytest.fixture(autouse=True)
+def _mounts_for_one_process_alone():
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("needs user namespaces, to mount something for one process alone")
+
+
+def run_read_only(folders, commands, **environment) -> Told:
+    """What commands of a fresh process tell that sees these folders as mounted read-only."""
     done = subprocess.run(
-        [*apart, "sh", "-c", MOUNT, "sh", sys.executable, "-c", RUN, json.dumps(commands)],
+        ["unshare", "-rm", "sh", "-c", MOUNT, "sh", sys.executable, "-c", RUN, json.dumps(commands)],
         env={**os.environ, **environment, "FOLDERS": " ".join(map(str, folders))},
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
@@ -51,8 +65,42 @@ def run_read_only(folders, commands, **environment) -> list[tuple[int, str]]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
+def run_read_only_in_copy(folders, commands, told: Path) -> Told:
+    """The same of a copy of this process, which has imported all there is; what they tell goes by a file."""
+
+    def process() -> int:
+        apart_with_read_only(folders)
+        shared_pipeline.clear()
+        logging.getLogger().handlers.clear()  # of pytest
+        told.write_text(json.dumps([run_here(command) for command in commands]))
+        return 0
+
+    assert fork(process).wait() == (0, "")
+    return [tuple(each) for each in json.loads(told.read_text())]
+
+
+def apart_with_read_only(folders) -> None:
+    """Give this process, of one thread, mounts of its own, as `unshare -rm` does."""
+    ids = {"uid_map": os.getuid(), "gid_map": os.getgid()}
+    if ctypes.CDLL(None).unshare(NEW_USER | NEW_MOUNTS):
+        raise OSError("unshare failed")
+    Path("/proc/self/setgroups").write_text("deny")
+    for name, number in ids.items():
+        Path(f"/proc/self/{name}").write_text(f"0 {number} 1")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    environment = {**os.environ, "FOLDERS": " ".join(map(str, folders))}
+    subprocess.run(["sh", "-c", MOUNT, "sh", "true"], env=environment, check=True)
+
+
+def run_here(command: list[str]) -> tuple[int, str]:
+    told = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
+        status = main(command)
+    return status, told.getvalue()
+
+
 def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
-    plain = REFERENCE / "miniflux-tiny"
+    plain = Path(shutil.copytree(REFERENCE / "miniflux-tiny", tmp_path / "plain"))  # nobody's digests yet
     published = Path(shutil.copytree(plain, tmp_path / "published"))
     weights = load_file(published / f"{VAE}.safetensors")
     (published / f"{VAE}.safetensors").unlink()
@@ -91,8 +139,8 @@ def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         read_source("owner/complete", variant="384p", cache_dir=hub)
         commands = [command for command, _ in cases.values()] + list(goes_on.values())
-        environment = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(hub)}
-        results = run_read_only((hub, cache, out), commands, **environment)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+        results = run_read_only_in_copy((hub, cache, out), commands, tmp_path / "told.json")
 
     about_cache = r"^the cache of weight digests was not written: .*\n"  # said once, by whoever comes first
 

@@ -87,6 +87,7 @@ def test_content(wheel):
     assert "License-Expression: Apache-2.0" in metadata
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_makes_the_clip_of_the_checkout(installed, environment, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -107,6 +108,7 @@ def test_the_installed_wheel_makes_the_clip_of_the_checkout(installed, environme
     assert there["weights"] == here.manifest["weights"]
 
 
+@pytest.mark.slow
 def test_presets_of_the_installed_wheel(installed, environment, tmp_path):
     output = run(installed / "pyramid-seed", "presets", cwd=tmp_path, env=environment)
     assert all(name in output for name in list_presets())

@@ -119,8 +119,8 @@ class GuidedTransformer:
         timestep: torch.Tensor,
     ) -> torch.Tensor:
         """Velocity (B, C, 1, H, W) for one of the texts, or the tokens of a shard of it."""
-        embeddings, dtype = self._texts[text], self.transformer.dtype
-        batch = embeddings.prompt_embeds.shape[0]
+        embeddings = self._texts[text]
+        batch, dtype = embeddings.prompt_embeds.shape[0], embeddings.prompt_embeds.dtype
         # The reference path builds everything again at every step.
         memory = StageMemory()
         if self.transformer.attention_path != "reference":

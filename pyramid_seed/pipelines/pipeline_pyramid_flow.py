@@ -391,8 +391,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             latents=latents,
             **embeddings,
         )
+        device = self._execution_device  # a walk over all modules
         num_workers = worker_count(
-            workers, self._execution_device, self.transformer, self.vae, is_strict=determinism == "strict"
+            workers, device, self.transformer, self.vae, is_strict=determinism == "strict"
         )
 
         # 2. Noise: a source and a ledger for each clip.
@@ -411,12 +412,13 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             request.needs_negative,
             num_videos_per_prompt,
             max_sequence_length=request.text_length,
-            device=self._execution_device,
+            device=device,
             **embeddings,
         )
         positives = texts.positive.rows()
         negatives = texts.negative.rows() if texts.negative is not None else [None] * request.num_clips
         self.after_text(text_encoders)
+        device = self._execution_device  # without text encoders, perhaps another one
 
         # 4. Latents of the units that are known: an image's, or those of a beginning.
         first_units = [
@@ -454,7 +456,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     positives[index],
                     negatives[index] if request.is_guided else None,
                     attention_kwargs,
-                    self._execution_device,
+                    device,
                     self._uses_cuda_graphs,
                     sharing,
                     clip=index,
@@ -464,6 +466,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 clip = self._make_units(
                     index,
                     request,
+                    device,
                     first_units[index],
                     model,
                     ledgered[index],
@@ -634,15 +637,14 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             (1, C, k, H/s, W/s) float32 where the transformer computes, normalised; None where neither is
             given.
         """
-        device = self._execution_device
         if image is not None:
-            return encode_image(self.vae, image, noise).to(device)
+            return encode_image(self.vae, image, noise).to(self._execution_device)
         if beginning is None:
             return None
         with_image = beginning.image_digest is not None
         for key, size in draws_of_clip(beginning.num_units, shape, with_image=with_image):
             noise.draw(key, size.as_tuple())
-        return contiguous_copy(beginning.latents.to(device, torch.float32))
+        return contiguous_copy(beginning.latents.to(self._execution_device, torch.float32))
 
     def _begin_step(self, place: CurrentPlace, timestep: torch.Tensor) -> None:
         self._current_place, self._current_timestep = place, timestep
@@ -651,6 +653,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         self,
         clip: int,
         request: Request,
+        device: torch.device,
         first_units: torch.Tensor | None,
         model: TrackedTransformer,
         noise: LedgeredNoise,
@@ -699,7 +702,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             self.scheduler,
             noise,
             request.shape,
-            self._execution_device,
+            device,
             request.units[: len(units)] if self.interrupt else request.units,
             on_step,
         )

@@ -23,6 +23,7 @@ from tests.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_FCNTL = "import sys; sys.modules['fcntl'] = None"
+IMPATIENT = "\nimport pyramid_seed.batch.lock; pyramid_seed.batch.lock._MARKER_SECONDS = 0.5"
 HOLD = """
 import sys, time, warnings
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_two_batches_do_not_share_a_folder(tmp_path):
 def test_the_lock_goes_with_its_process(tmp_path, before):
     with other_process(tmp_path, before) as first:
         assert says(first) == "held"
-        with other_process(tmp_path, before) as second:
+        with other_process(tmp_path, before + IMPATIENT) as second:
             assert f"{tmp_path} is in use by another batch" in says(second)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()

@@ -141,7 +141,8 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
     check_cases(cases, is_refused)
 
 
-def test_yaml_is_read_or_refused_within_about_a_second(tmp_path):
+@pytest.mark.parametrize("kinds", [("rows", "nested"), pytest.param(None, marks=pytest.mark.slow)])
+def test_yaml_is_read_or_refused_within_about_a_second(tmp_path, kinds):
     """Up to the limit in bytes; the worst of these took 10 seconds without a limit in values."""
     row = "- prompt: a red circle moves to the right, for as long as it can, on a white sheet\n  seed: 1\n"
     many, few = "holds more than 15,000 values; use .jsonl for long lists", ""
@@ -167,7 +168,7 @@ def test_yaml_is_read_or_refused_within_about_a_second(tmp_path):
             assert len(rows) + len(bad) == path.read_text().count("- ")
         assert time.process_time() - started < 3  # some 1 s, of this process alone
 
-    check_cases(cases, rule)
+    check_cases({kind: cases[kind] for kind in kinds or cases}, rule)
 
 
 def test_every_line_end_and_the_index_of_pandas_are_understood(tmp_path):

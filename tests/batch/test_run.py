@@ -90,7 +90,7 @@ FROM_IMAGE = {"prompt": "the sea", "image": str(IMAGE), "height": 64, "width": 1
 @pytest.mark.parametrize(
     ("row", "unit"),
     [
-        pytest.param(TEXT, 0, id="text 0"),
+        pytest.param(TEXT, 0, id="text 0", marks=pytest.mark.slow),
         pytest.param(TEXT, 1, id="text 1", marks=pytest.mark.slow),
         pytest.param({**TEXT, **GUIDED_FIRST}, 0, id="guided at first 0"),
         pytest.param({**TEXT, **GUIDED_FIRST}, 1, id="guided at first 1"),

@@ -61,7 +61,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         Check("np, pt and pil are the same", f"{PIPELINE}::test_every_type_is_the_same_clip"),
         Check("images of every kind are the same", f"{PIPELINE}::test_images_of_every_kind_give_the_same_clip"),
         Check("latents as input", f"{INPUTS}::test_value_errors", "every unit and stage draws noise; noise= takes draws"),
-        Check("loaded by DiffusionPipeline", f"{PIPELINE}::test_as_a_pipeline_that_diffusers_does_not_know"),
+        Check("loaded by DiffusionPipeline", f"{PIPELINE}::test_a_fresh_process_finds_the_classes"),
         Check("a map of devices", f"{PARTS}::test_parts_that_cannot_be_left_out", ONE_DEVICE),
         Check("VAE slices and tiles", "invariance/test_memory_modes.py::test_slicing"),
         Check("attention slicing, xformers", why="diffusers' attention dispatcher took their place: set_attention_backend"),

@@ -51,13 +51,11 @@ def clip(pipe: PyramidFlowPipeline, processes: Processes | None, **changes: Any)
 
 def some_clips(processes: Processes | None, load: Load) -> Made:
     """For two processes."""
-    made = {}
-    for name in ("miniflux", "sd3"):
-        pipe = load(name)
-        made[f"{name}, shards 1"] = clip(pipe, processes, shards=1, units=1, workers=1)
-        # The second unit is not guided: fewer pieces where the sequence is short than there are processes.
-        changes = {"shards": 3, "video_guidance_scale": 1.0, "workers": 2}
-        made[f"{name}, shards 3"] = clip(pipe, processes, **changes)
+    pipe, made = load("miniflux"), {}
+    made["shards 1"] = clip(pipe, processes, shards=1, units=1, workers=1)
+    # The second unit is not guided: fewer pieces where the sequence is short than there are processes.
+    made["shards 3"] = clip(pipe, processes, shards=3, video_guidance_scale=1.0, workers=2)
+    made["the other family"] = clip(load("sd3"), processes, shards=3, units=1)
     made["with stand-ins"] = with_stand_ins(processes, load)
     made["no seed"] = clip(load("miniflux"), processes, shards=1, units=1, seed=None)
     return made

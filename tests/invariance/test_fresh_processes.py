@@ -16,6 +16,7 @@ import torch
 from tests.other_environment import other_environment
 
 from . import clips
+from .conftest import FAMILY_NEUTRAL
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -47,6 +48,7 @@ def test_another_process_makes_the_same_clip(model, reference, made_elsewhere):
     assert made_elsewhere[model] == json.loads(json.dumps(clips.identity(reference)))
 
 
+@FAMILY_NEUTRAL
 @pytest.mark.parametrize("threads", [2, 3])
 def test_the_number_of_threads_changes_nothing(make, reference, threads):
     """Strict has one thread of its own; with 3, GELU, SiLU and matrix products of MKL round differently."""

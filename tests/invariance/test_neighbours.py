@@ -42,6 +42,7 @@ def assert_made_in(order, make, alone):
         assert_same(clip_of(batch, place), alone(index, SEEDS[index]))
 
 
+@FAMILY_NEUTRAL
 def test_three_clips_forth_and_back(make, alone):
     """What is made before a clip is never the same in both."""
     assert_made_in(FORTH, make, alone)

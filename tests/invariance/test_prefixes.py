@@ -36,6 +36,7 @@ def test_every_shorter_clip_is_the_beginning(pipe, make, whole):
         assert list(shorter.ledgers[0]) == list(whole.ledgers[0])[: len(shorter.ledgers[0])]
 
 
+@FAMILY_NEUTRAL
 def test_a_clip_goes_on_from_every_beginning(make, whole):
     for known in range(1, UNITS):
         longer = make(units=UNITS, num_inference_steps=1, beginning=Beginning(whole.latents[:, :, :known]))
@@ -44,6 +45,7 @@ def test_a_clip_goes_on_from_every_beginning(make, whole):
         assert longer.ledgers == whole.ledgers
 
 
+@FAMILY_NEUTRAL
 def test_a_known_clip_is_only_decoded(make, whole):
     again = make(units=UNITS, num_inference_steps=1, beginning=Beginning(whole.latents))
     assert torch.equal(again.latents, whole.latents)

@@ -1,8 +1,8 @@
 """A clip does not depend on how the work is shared out, interrupted or resumed: real processes and signals.
 
 Each test compares file names, digests and the bytes of files with one plain run. A launch starts Python
-several times, which takes most of the time; what is marked slow covers more numbers of processes and more
-moments.
+several times, which takes most of the time, so launches are slow; by default a copy of the test's process is
+killed, and two share a batch in tests/batch/test_group.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import run_batch
+from pyramid_seed.cli import main
 from pyramid_seed.files import file_digest
+from tests.forks import fork
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "scripts" / "generate_batch.py")
@@ -52,12 +54,17 @@ def plain(settings, tmp_path_factory) -> dict[str, tuple[str, str]]:
     return digests(folder / "clips")
 
 
-def start(launcher: list[str], source: Path, output: Path, settings: dict) -> subprocess.Popen:
+def arguments(source: Path, output: Path, settings: dict) -> list[str]:
+    """What `pyramid-seed batch` is given."""
     options = [
         text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))
     ]
+    return [str(source), "-o", str(output), *options]
+
+
+def start(launcher: list[str], source: Path, output: Path, settings: dict) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [*launcher, SCRIPT, str(source), "-o", str(output), *options]
+    command = [*launcher, SCRIPT, *arguments(source, output, settings)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -120,15 +127,23 @@ def finish(source: Path, output: Path, settings: dict) -> None:
     assert run_batch(source, output, progress=False, **settings).status == 0
 
 
-@pytest.mark.parametrize(
-    "processes",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        2,
-        pytest.param(3, marks=pytest.mark.slow),
-        pytest.param(7, marks=pytest.mark.slow),
-    ],
-)
+def test_a_copy_that_is_killed_loses_no_finished_unit(tmp_path, settings):
+    source, output = write_list(tmp_path, ROWS[1:3]), tmp_path / "clips"
+    finish(source, tmp_path / "plain", settings)
+    copy = fork(lambda: main(["batch", *arguments(source, output, settings), "--quiet"]))
+    while not list(output.glob(".work/*/unit-0000.safetensors")):
+        assert os.waitid(os.P_PID, copy.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, "it has ended"
+        time.sleep(0.005)
+    kill(copy.pid)
+    status, _ = copy.wait()
+    assert status == -signal.SIGKILL
+    finish(source, output, settings)
+    assert digests(output) == digests(tmp_path / "plain")
+    assert sum(entry["resumed_units"] for entry in index(output)) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
 def test_many_processes_make_the_clips_of_one(tmp_path, plain, settings, processes):
     source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
     status, text = launch([*TORCHRUN, str(processes)], source, output, settings)
@@ -152,7 +167,8 @@ def test_more_processes_than_items(tmp_path, plain, settings):
     assert made.items() <= plain.items()
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_process_fails_the_launch_and_the_next_one_finishes(tmp_path, plain, settings, processes):
     source, output = write_list(tmp_path, ROWS), tmp_path / "clips"
     launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]

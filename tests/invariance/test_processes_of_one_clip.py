@@ -102,7 +102,7 @@ def test_a_run_that_one_process_stops(together, loaded):
     assert_same([{"stopped": clip} for clip in made], {"stopped": expected})
 
 
-@pytest.mark.parametrize("name", ["other_seeds", "other_shards"])
+@pytest.mark.parametrize("name", ["other_seeds", pytest.param("other_shards", marks=pytest.mark.slow)])
 def test_other_arguments_end_all_with_the_rank(together, name):
     made, statuses, text = together(name)
     assert statuses == [1, 1], text
@@ -146,20 +146,26 @@ def test_a_process_that_dies_ends_the_others(together):
 
 
 @pytest.fixture(scope="module")
-def options(quick) -> list[str]:
-    wanted = {name: value for name, value in quick.items() if name != "progress"}
+def short(quick):
+    """One unit: pieces as of any other."""
+    return quick | {"num_frames": 1}
+
+
+@pytest.fixture(scope="module")
+def options(short) -> list[str]:
+    wanted = {name: value for name, value in short.items() if name != "progress"}
     return [text for name, value in wanted.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 @pytest.fixture(scope="module")
-def of_one(quick):
+def of_one(short):
     """The clip of all tests here, made by one process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_step, "FEWEST_ROWS", 1)
-        return generate("a boat", seed=5, shards=3, **quick)
+        return generate("a boat", seed=5, shards=3, **short)
 
 
-def test_commands_of_two_processes(quick, options, of_one, tmp_path):
+def test_commands_of_two_processes(short, options, of_one, tmp_path):
     """`generate`, `verify` and `extend`: one file, one voice."""
     path, longer = tmp_path / "boat.mp4", tmp_path / "longer.mp4"
     command = ["generate", "a boat", "--seed", "5", "--shards", "3", *options, "-o", str(path), "--quiet"]
@@ -172,7 +178,7 @@ def test_commands_of_two_processes(quick, options, of_one, tmp_path):
     assert manifest["digests"] == of_one.manifest["digests"]
     assert manifest["settings"] == of_one.manifest["settings"]
 
-    given = ["--model", quick["model"], "--quiet"]
+    given = ["--model", short["model"], "--quiet"]
     assert main(["verify", str(path), *given]) == 0
     theirs = of_one.save(tmp_path / "theirs.mp4")
     (first, told), (second, silence) = copies(2, lambda: main(["verify", str(theirs), *given]))
@@ -180,10 +186,10 @@ def test_commands_of_two_processes(quick, options, of_one, tmp_path):
     assert told.endswith("MATCH\n")
     assert silence == ""
 
-    command = ["extend", str(path), "--num-frames", "17", *given, "-o", str(longer)]
+    command = ["extend", str(path), "--num-frames", "9", *given, "-o", str(longer)]
     (first, told), (second, silence) = copies(2, lambda: main(command))
     assert (first, second, silence) == (0, 0, ""), told
-    whole = generate("a boat", seed=5, shards=3, **quick | {"num_frames": 17})
+    whole = generate("a boat", seed=5, shards=3, **short | {"num_frames": 9})
     assert read_manifest(longer)["digests"] == whole.manifest["digests"]
 
 

@@ -84,12 +84,12 @@ def assert_same(one, other) -> None:
     assert one.stage_digests == other.stage_digests
 
 
-CASES = [("guided", None, 2), ("guided", 1, 2), ("guided", 3, 4), ("unguided", 3, 3), ("from an image", 1, 3)]
+CASES = [("guided", None, 2), ("guided", 3, 4), ("from an image", 1, 3)]
 
 
-def test_any_number_of_workers_makes_the_clip_of_one(pipe, of_one):
+def test_any_number_of_workers_makes_the_clip_of_one(model, pipe, of_one):
     check_cases(
-        CASES,
+        CASES if model == "miniflux" else CASES[1:2],  # families differ in their layers alone
         lambda call, shards, workers: assert_same(clip(pipe, shards, workers, call), of_one(shards, call)),
     )
 
@@ -329,15 +329,15 @@ def test_arguments_of_generate(quick, monkeypatch):
 
 
 def test_verified_and_extended_by_another_number_of_workers(quick, tmp_path):
-    settings = quick | {"shards": 3}
+    settings = quick | {"shards": 3, "num_frames": 1}
     made = generate("a boat", seed=3, workers=2, **settings)
     assert made.manifest["settings"]["shards"] == 3
     assert "workers" not in json.dumps(made.manifest)
     path = made.save(tmp_path / "boat.mp4", keep_latents=True)
     given = {"model": quick["model"], "progress": False}
     assert verify(path, workers=1, **given).difference is None
-    whole = generate("a boat", seed=3, workers=1, **settings | {"num_frames": 17})
-    longer = extend(path, 17, workers=3, **given)
+    whole = generate("a boat", seed=3, workers=1, **settings | {"num_frames": 9})
+    longer = extend(path, 9, workers=3, **given)
     assert longer.recipe.settings.shards == 3
     assert longer.manifest["digests"] == whole.manifest["digests"]
 
@@ -345,6 +345,7 @@ def test_verified_and_extended_by_another_number_of_workers(quick, tmp_path):
 # ---- that it is not luck
 
 
+@FAMILY_NEUTRAL
 def test_with_products_that_depend_on_their_rows(pipe, of_one, monkeypatch):
     """The same clip by any number of workers; another one where shards are tied to that number."""
     alone = of_one(3, "guided")

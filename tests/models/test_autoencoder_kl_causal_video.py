@@ -143,14 +143,14 @@ class TestMemoryModes:
         if tiled:
             vae.enable_tiling(32, 32, 24, 24)
         vae.enable_temporal_chunking(1)
-        z = torch.cat([vectors["latents"]] * 2, dim=2)
+        z = torch.cat([vectors["latents"]] * 2, dim=2)[:, :, :3]
         whole = vae.decode(z).sample
 
         def rule(num_latent_frames):
             beginning = vae.decode(z[:, :, :num_latent_frames]).sample
             assert torch.equal(beginning, whole[:, :, : beginning.shape[2]])
 
-        check_cases([1, 2, 3], rule)
+        check_cases([1, 2], rule)
 
     def test_slicing_is_bitwise_one_sample_at_a_time(self, small):
         x, z = torch.randn(3, 3, 5, 8, 8), torch.randn(3, 4, 2, 4, 4)

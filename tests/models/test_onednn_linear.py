@@ -128,6 +128,7 @@ def test_plain_linear_layers_alone_are_changed():
     assert all(a is b for a, b in zip(weights, model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_process_keeps_few_kernels():
     """In a process of its own: both caches are made when they are first used, whatever was set by then."""
     code = """

@@ -365,6 +365,7 @@ def test_pieces_may_ask_for_pieces():
 
 
 def test_cores_that_may_be_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert usable_cores(tmp_path) == 8  # no control group
 
@@ -376,9 +377,13 @@ def test_cores_that_may_be_used(tmp_path, monkeypatch):
     granted |= {b"1600000 100000\n": 8, b"100000 50000\n": 2}
     unknown = [b"", b"max", b"many 100000", b"100000 of", b"100000 0", b"1 2 3", b"\xff\xfe 1"]
     check_cases([*granted.items(), *((text, 8) for text in unknown)], rule)
+    for processes, share in (("3", 2), ("9", 1)):  # of a launch
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert usable_cores(tmp_path) == share
 
 
 def test_cores_where_the_system_has_no_affinity(tmp_path, monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert usable_cores(tmp_path) == 6

@@ -11,6 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
+from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
@@ -62,6 +63,7 @@ def test_load_scale_fuse_and_unload(own_pipe, lora, small, known):
     assert [(lora.scale, lora.fused) for lora in own_pipe.loras_in_use()] == [(1.0, True)]
 
 
+@FAMILY_NEUTRAL
 def test_unloading_gives_the_plain_model_bit_for_bit(own_pipe, lora, small, known):
     own_pipe.load_lora_weights(str(lora.parent), weight_name=lora.name)
     own_pipe.unload_lora_weights()
@@ -69,6 +71,7 @@ def test_unloading_gives_the_plain_model_bit_for_bit(own_pipe, lora, small, know
     assert own_pipe.loras_in_use() == ()
 
 
+@FAMILY_NEUTRAL
 def test_unfused_weights_are_rounded_and_not_known(own_pipe, lora, small, known):
     own_pipe.load_lora_weights(lora)
     own_pipe.fuse_lora()
@@ -89,6 +92,7 @@ def test_names_with_the_prefix_of_a_pipeline(own_pipe, lora, small, tmp_path):
     assert torch.equal(own_pipe("a", seed=7, **small).latents, plain)
 
 
+@FAMILY_NEUTRAL
 def test_what_another_pipeline_of_the_same_parts_knows(own_pipe, lora):
     own_pipe.load_lora_weights(lora)
     own_pipe.fuse_lora()
@@ -97,11 +101,13 @@ def test_what_another_pipeline_of_the_same_parts_knows(own_pipe, lora):
     assert other.loras_in_use() == own_pipe.loras_in_use() != ()
 
 
+@FAMILY_NEUTRAL
 def test_an_adapter_on_another_part_is_not_known(own_pipe):
     own_pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
     assert own_pipe.loras_in_use() is None
 
 
+@FAMILY_NEUTRAL
 def test_group_offload_and_a_lora(own_pipe, lora, small):
     own_pipe.load_lora_weights(lora)
     plain = own_pipe("a", seed=7, **small).latents
@@ -135,6 +141,7 @@ def test_saved_as_trainers_of_diffusers_do(own_pipe, small, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@FAMILY_NEUTRAL
 def test_what_cannot_be_saved_is_refused(pipe, tmp_path):
     tensors = {"proj_out.lora_A.weight": torch.ones(2, 2)}
     (tmp_path / "file").touch()
@@ -160,6 +167,7 @@ def two_loras(own_pipe, tmp_path) -> list[Path]:
     return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
 
 
+@FAMILY_NEUTRAL
 @pytest.mark.parametrize("target_rank", [None, 8])
 def test_swapped_in_place(own_pipe, two_loras, small, target_rank):
     """Loaded in the place of another: scales count for the new one, and what acts is told."""

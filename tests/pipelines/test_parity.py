@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pyramid_seed.choices import ATTENTION_PATHS
+from pyramid_seed.choices import ATTENTION_PATHS, DEFAULT_PATH
 from pyramid_seed.noise import NoiseKey, RecordedNoise
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -89,8 +90,19 @@ def recorded_draws(vectors: dict[str, torch.Tensor], image: bool) -> dict[NoiseK
     return draws
 
 
-@pytest.mark.parametrize("path", ATTENTION_PATHS)
-@pytest.mark.parametrize("name", CASES)
+# Each step by each path is in tests/models/test_pyramid_transformers.py: one run shows how they join.
+RUNS = [
+    pytest.param(
+        name,
+        path,
+        id=f"{name}-{path}",
+        marks=() if path == DEFAULT_PATH or name == "miniflux_i2v" else pytest.mark.slow,
+    )
+    for name, path in product(CASES, ATTENTION_PATHS)
+]
+
+
+@pytest.mark.parametrize(("name", "path"), RUNS)
 def test_recorded_run(load, name, path):
     case = CASES[name]
     pipe, vectors = load(case.family), load_file(REFERENCE / f"{name}.safetensors")

@@ -25,6 +25,7 @@ from tests.cases import check_cases
 from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL, REFERENCE
 
 
+@FAMILY_NEUTRAL
 def test_a_part_that_is_missing(pipe, small):
     def rule(name):
         other = PyramidFlowPipeline(**pipe.components | {name: None})
@@ -90,6 +91,7 @@ def test_parts_that_cannot_be_left_out(family, pipe):
     assert load_pipeline(REFERENCE / FAMILIES[family], device_map="cpu").device.type == "cpu"
 
 
+@FAMILY_NEUTRAL
 def test_a_transformer_compiled_as_a_whole(own_pipe, small):
     with pytest.raises(ValueError, match=r"use pipeline\.transformer\.compile_repeated_blocks\(\)"):
         own_pipe.transformer.compile(backend="eager")
@@ -100,6 +102,7 @@ def test_a_transformer_compiled_as_a_whole(own_pipe, small):
         own_pipe("a", **small)
 
 
+@FAMILY_NEUTRAL
 def test_group_offload_to_a_disk(own_pipe, small, known, tmp_path):
     with pytest.raises(ValueError, match="offload_to_disk_path must be left out"):
         own_pipe.enable_group_offload(
@@ -110,6 +113,7 @@ def test_group_offload_to_a_disk(own_pipe, small, known, tmp_path):
     assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
+@FAMILY_NEUTRAL
 def test_a_single_model_offloaded_to_a_disk(own_pipe, small, tmp_path):
     apply_group_offloading(
         own_pipe.text_encoder_2,
@@ -127,6 +131,7 @@ def test_a_single_model_offloaded_to_the_cpu_makes_the_same_clip(own_pipe, small
     assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
+@FAMILY_NEUTRAL
 def test_hooks_that_no_manifest_would_tell_of(own_pipe, small):
     """As functions of diffusers put them on, past `enable_cache`."""
     apply_first_block_cache(own_pipe.transformer, FirstBlockCacheConfig(threshold=0.5))
@@ -136,6 +141,7 @@ def test_hooks_that_no_manifest_would_tell_of(own_pipe, small):
         generate("a", pipeline=own_pipe, **small)
 
 
+@FAMILY_NEUTRAL
 def test_step_caches_that_do_not_work(own_pipe, small, known):
     def rule(config, reason):
         with pytest.raises(ValueError, match=rf"{type(config).__name__} cannot be used.*{reason}"):
@@ -153,6 +159,7 @@ def test_step_caches_that_do_not_work(own_pipe, small, known):
     assert torch.equal(own_pipe("a red circle", seed=7, **small).latents, known().latents)
 
 
+@FAMILY_NEUTRAL
 def test_parallelism_leaves_nothing_behind(own_pipe):
     transformer = own_pipe.transformer
     with pytest.raises(ValueError, match="enable_parallelism is not there"):
@@ -185,6 +192,7 @@ def test_a_clip_with_a_step_cache(quick):
     assert "cache" not in regenerate(clip, pipeline=pipeline).manifest
 
 
+@FAMILY_NEUTRAL
 def test_half_a_lora(own_pipe, tmp_path):
     peft = pytest.importorskip("peft")
     own_pipe.transformer.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"]))

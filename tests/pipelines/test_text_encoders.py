@@ -11,6 +11,7 @@ from pyramid_seed import generate, load_pipeline, run_batch
 from pyramid_seed.pipelines import text_encoders
 from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.shared_pipeline import shared_pipeline
+from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
 
@@ -44,6 +45,7 @@ class TestEncodePrompt:
             for ours, theirs in zip(together, alone, strict=True):
                 assert torch.equal(ours[index : index + 1], theirs)
 
+    @FAMILY_NEUTRAL
     def test_videos_of_a_prompt_are_next_to_each_other(self, pipe):
         one = pipe.encode_prompt(["a", "b"], max_sequence_length=24)
         three = pipe.encode_prompt(["a", "b"], num_videos_per_prompt=3, max_sequence_length=24)
@@ -100,6 +102,7 @@ class TestEncodePrompt:
             pipe.encode_prompt(**arguments)
 
 
+@FAMILY_NEUTRAL
 @pytest.mark.parametrize("then", ["keep", "offload", "free"])
 def test_the_clip_is_the_same(own_pipe, known, one_frame, then):
     kept = known("a", negative_prompt="fog", num_frames=1)
@@ -108,6 +111,7 @@ def test_the_clip_is_the_same(own_pipe, known, one_frame, then):
     assert kept.text_digests == other.text_digests
 
 
+@FAMILY_NEUTRAL
 def test_freed_encoders_leave_memory_before_the_units_are_made(own_pipe, small):
     (references,) = [[weakref.ref(encoder) for encoder in encoders(own_pipe) if encoder is not None]]
     alive = []
@@ -120,6 +124,7 @@ def test_freed_encoders_leave_memory_before_the_units_are_made(own_pipe, small):
     assert encoders(own_pipe) == [None] * len(encoders(own_pipe))
 
 
+@FAMILY_NEUTRAL
 def test_after_freeing_old_texts_work_and_new_ones_say_what_to_do(own_pipe, one_frame):
     first = own_pipe("a", negative_prompt="fog", seed=1, text_encoders="free", **one_frame)
     again = own_pipe("a", negative_prompt="fog", seed=1, text_encoders="free", **one_frame)
@@ -130,6 +135,7 @@ def test_after_freeing_old_texts_work_and_new_ones_say_what_to_do(own_pipe, one_
         own_pipe("b", negative_prompt="fog", seed=1, **one_frame)
 
 
+@FAMILY_NEUTRAL
 def test_the_way_of_diffusers(own_pipe, known, one_frame):
     """Encode first, take the encoders away, give embeddings."""
     whole = known("b", negative_prompt="fog", num_frames=1)
@@ -142,6 +148,7 @@ def test_the_way_of_diffusers(own_pipe, known, one_frame):
     assert torch.equal(whole.latents, given.latents)
 
 
+@FAMILY_NEUTRAL
 def test_new_encoders_work_after_freeing(own_pipe, pipe, known, one_frame):
     own_pipe.free_text_encoders()
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
@@ -149,6 +156,7 @@ def test_new_encoders_work_after_freeing(own_pipe, pipe, known, one_frame):
     assert torch.equal(own_pipe("b", seed=7, **one_frame).latents, known("b", num_frames=1).latents)
 
 
+@FAMILY_NEUTRAL
 def test_what_to_do_after_use_must_be_known(own_pipe, small):
     with pytest.raises(ValueError, match="text_encoders must be one of keep, offload, free, got 'drop'"):
         own_pipe("a", text_encoders="drop", **small)

@@ -12,6 +12,7 @@ from pyramid_seed.determinism import determinism_level
 from pyramid_seed.pipelines import text_encoders
 from pyramid_seed.pipelines.text import encode_text
 from pyramid_seed.pipelines.text_memory import TextMemory
+from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,7 @@ def test_what_is_remembered_is_what_encoding_again_gives(own_pipe, encoded):
     assert_bits(first, fresh_text(own_pipe, "a red circle"))
 
 
+@FAMILY_NEUTRAL
 def test_a_negative_prompt_is_encoded_once_for_many_calls(own_pipe, encoded, small):
     small["num_frames"] = 1
     calls = [own_pipe(text, negative_prompt="fog", seed=1, **small) for text in ("a", "b", "a")]
@@ -56,6 +58,7 @@ def test_a_negative_prompt_is_encoded_once_for_many_calls(own_pipe, encoded, sma
     assert calls[0].text_digests == calls[2].text_digests
 
 
+@FAMILY_NEUTRAL
 def test_clips_do_not_depend_on_what_is_remembered(own_pipe, small):
     small["num_frames"] = 1
     first = own_pipe("a", negative_prompt="fog", seed=1, **small)
@@ -94,6 +97,7 @@ def add_adapter(pipe):
     peft.inject_adapter_in_model(config, pipe.text_encoder)
 
 
+@FAMILY_NEUTRAL
 @pytest.mark.parametrize("change", [write, load, replace, cast, add_adapter], ids=lambda f: f.__name__)
 def test_a_change_of_an_encoder_is_noticed(own_pipe, encoded, change):
     before = own_pipe.remembered_text("a", 20)
@@ -104,6 +108,7 @@ def test_a_change_of_an_encoder_is_noticed(own_pipe, encoded, change):
     assert_bits(after, fresh_text(own_pipe, "a"))
 
 
+@FAMILY_NEUTRAL
 def test_merging_an_adapter_is_noticed(own_pipe, encoded):
     add_adapter(own_pipe)
     layer = next(module for module in own_pipe.text_encoder.modules() if hasattr(module, "merged_adapters"))
@@ -115,6 +120,7 @@ def test_merging_an_adapter_is_noticed(own_pipe, encoded):
     assert encoded == ["a"] * 3
 
 
+@FAMILY_NEUTRAL
 def test_length_and_settings_of_the_process_count(own_pipe, encoded):
     own_pipe.remembered_text("a", 20)
     own_pipe.remembered_text("a", 21)
@@ -134,6 +140,7 @@ def test_the_least_recently_used_text_goes_first():
     assert encoded == ["a", "b", "c", "b"]
 
 
+@FAMILY_NEUTRAL
 def test_memory_does_not_keep_encoders(own_pipe):
     own_pipe.remembered_text("a", 20)
     encoder = weakref.ref(own_pipe.text_encoder)

@@ -73,14 +73,19 @@ def run(monkeypatch, capsys):
     [
         ["noise"],
         ["attention"],
-        ["transformer"],
-        ["vae", "--no-memory"],
-        ["clip"],
-        ["determinism"],
-        ["workers", "--no-memory"],
         ["processes"],
         ["tokens"],
-        ["startup", "--parts", "help"],
+        *(
+            pytest.param(command, marks=pytest.mark.slow)
+            for command in (
+                ["transformer"],
+                ["vae", "--no-memory"],
+                ["clip"],
+                ["determinism"],
+                ["workers", "--no-memory"],
+                ["startup", "--parts", "help"],
+            )
+        ),
     ],
     ids=lambda command: command[0],
 )
@@ -112,6 +117,7 @@ def launch_pretended(count, size_name, device):
     return [{"seconds": 2.0 / count, "busy": 1.0, "peak": 2**20, "sent": 0, "digest": "same"}] * count
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_clip_of_one(tiny):
     """Of the size that is not made smaller: fresh processes do not see that it is here."""
     two = processes.launch(2, "tiny", "cpu")
@@ -143,6 +149,7 @@ def test_times_of_other_bits_are_refused(monkeypatch):
         processes.measure(Namespace(size="tiny", device="cpu", repeats=1))
 
 
+@pytest.mark.slow
 def test_workers_and_shards_of_mid(monkeypatch):
     """A model with a layer of each kind, whose last stage is still cut into 4 pieces."""
     small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 4, "joint_attention_dim": 64}
@@ -160,10 +167,12 @@ def test_workers_and_shards_of_mid(monkeypatch):
     assert result.facts == {"peak bytes, 1 worker": 2**20, "peak bytes, 2 workers": 2**20}
 
 
+@pytest.mark.slow
 def test_the_clip_whose_peak_is_taken():
     workers.make_once("tiny", 2)
 
 
+@pytest.mark.slow
 def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
     def run_here(module, function, arguments):
         getattr(import_module(module), function)(*arguments)
@@ -177,15 +186,8 @@ def test_memory_lists_what_it_cannot_measure(run, tmp_path, monkeypatch):
     assert "| none | 1 MiB | load_pipeline(...) |" in said
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        # A CPU takes ten times as long in bfloat16.
-        pytest.param(name, marks=pytest.mark.slow if mode.dtype else ())
-        for name, mode in memory.MODES.items()
-        if not mode.needs_gpu
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [name for name, mode in memory.MODES.items() if not mode.needs_gpu])
 def test_modes_of_a_cpu_run(mode):
     if mode == "quantised":
         pytest.importorskip("torchao")
@@ -279,6 +281,7 @@ def test_a_bar_is_a_limit_from_either_side():
     }
 
 
+@pytest.mark.slow
 def test_fresh_processes_have_peaks_of_their_own_and_the_threads_of_this_one():
     hog = torch.ones(2**28)  # 1 GiB here, which must not count there
     before = torch.get_num_threads()
@@ -292,6 +295,7 @@ def test_fresh_processes_have_peaks_of_their_own_and_the_threads_of_this_one():
     assert fresh["value"] == before + 1
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_fresh_process_is_told():
     with pytest.raises(RuntimeError, match=r"fresh.nothing\(1,\) failed: (.|\n)*AttributeError"):
         run_fresh("benchmarks.fresh", "nothing", [1])
@@ -336,6 +340,7 @@ def tiny():
     return make_pipeline(TINY, CPU)
 
 
+@pytest.mark.slow
 def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
     settings = call_settings(tiny, SIZES["tiny"]) | {"output_type": "latent"}
     product = tiny(**settings).latents
@@ -347,6 +352,7 @@ def test_the_reference_path_makes_the_same_clip_and_is_left_again(tiny):
     assert torch.equal(product, tiny(**settings).latents)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_tile_is_the_product_s_decoder():
     vae = make_vae(TINY, CPU)
@@ -357,6 +363,7 @@ def test_one_tile_is_the_product_s_decoder():
     assert decode_streaming(vae, latents) == len(frames)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_more_tiles_are_the_product_s_tiles():
     """Where none lies wholly inside its neighbour, which the product leaves out; one grey level, by rounding.
@@ -386,6 +393,7 @@ def test_the_memory_bars_tell_who_holds_the_clip():
     assert len(memory_bars(TINY, 8, 2**20, 2**20)) == 1
 
 
+@pytest.mark.slow
 def test_both_ways_of_decoding_run_in_a_fresh_process():
     for way in ("product", "baseline"):
         decode_once("tiny", way, 2, "cpu")
@@ -404,6 +412,7 @@ def test_mid_is_about_a_hundred_million_parameters():
     assert (vae.spatial_compression_ratio, vae.temporal_compression_ratio) == (8, 8)
 
 
+@pytest.mark.slow
 def test_random_models_make_finite_clips():
     small = {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "joint_attention_dim": 64}
     shrunk = replace(MID, transformer=small, height=64, width=64, num_units=2)
@@ -449,6 +458,7 @@ def test_operations_of_linear_layers_are_counted():
     assert count() == 2 * 7 * (3 * 5 + 5 * 2)
 
 
+@pytest.mark.slow
 def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
     """The command is run by this process instead of a fresh one, which takes seconds."""
     ran = []
@@ -524,6 +534,7 @@ def test_the_batch_that_is_measured(tmp_path, monkeypatch):
     assert (len(files), set(files.values())) == (30, {b"tiny"})
 
 
+@pytest.mark.slow
 def test_peaks_by_stage(tiny, monkeypatch):
     """No GPU at hand: its counter is one that counts the questions."""
     asked = iter(range(1, 100))
@@ -539,6 +550,7 @@ def test_peaks_by_stage(tiny, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_step_of_both_paths_agrees():
     result = transformer.measure(Namespace(size="tiny", device="cpu", repeats=1, unit=3, torch_linears=True))
     assert result.facts["largest difference / largest value"] < 1e-5

@@ -151,6 +151,7 @@ def test_other_pairs_than_the_first_ones(monkeypatch, tmp_path):
     assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[5:7]]
 
 
+@pytest.mark.slow
 def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, capsys):
     """It draws noise: bars are missed, measuring alone succeeds, a grid gets a line each and a picture."""
     model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
@@ -173,6 +174,7 @@ def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, cap
     }
 
 
+@pytest.mark.slow
 def test_a_continued_clip_begins_with_the_rendered_picture():
     """Of the embedded model, within what its autoencoder loses."""
     settings = call_settings(load_preset("tiny")) | {"num_frames": 5, "num_inference_steps": [1, 1, 1]}
@@ -185,6 +187,7 @@ def test_a_continued_clip_begins_with_the_rendered_picture():
         assert 10 * np.log10(255**2 / error) > 30
 
 
+@pytest.mark.slow
 def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(exported, monkeypatch, tmp_path):
     model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
     grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")

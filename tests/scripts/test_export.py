@@ -10,6 +10,8 @@ from export import export, main, size_of
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
 
+pytestmark = pytest.mark.slow  # for a model that has been trained a little
+
 PARTS = {"scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"}
 SHORT = {
     "prompt": "a red circle moves to the right on a white background",

@@ -35,6 +35,7 @@ def run(monkeypatch, tmp_path):
     return run_script
 
 
+@pytest.mark.slow
 def test_every_section_runs_at_tiny_size(run, tmp_path):
     status, told, text = run()
     sections = {section["name"]: section for section in told["sections"]}
@@ -134,6 +135,7 @@ def test_a_lost_device_is_left_to_a_fresh_process(run, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_path_that_fails_leaves_the_others(tmp_path, monkeypatch):
     first = steps._Steps._first
 
@@ -151,6 +153,7 @@ def test_a_path_that_fails_leaves_the_others(tmp_path, monkeypatch):
     assert {row[header.index("reference / prefix")] for row in rows} == {""}
 
 
+@pytest.mark.slow
 def test_without_strict_a_clip_is_relaxed(tmp_path, monkeypatch):
     call = clip._Clips._call
 
@@ -166,6 +169,7 @@ def test_without_strict_a_clip_is_relaxed(tmp_path, monkeypatch):
     assert {row[header.index("level")] for row in rows} == {"relaxed"}
 
 
+@pytest.mark.slow
 def test_a_broken_promise_is_a_failure(tmp_path):
     section = Report(tmp_path, ABOUT).begin("invariances", 100)
     plan = plan_of("tiny", CPU)

@@ -68,7 +68,7 @@ def _check_recognition(damage, examples):
     check_cases({f"{example.caption}, seed {example.seed}": example for example in examples}, rule)
 
 
-@pytest.mark.parametrize(("damage", "count"), [(_clean, 72), (_coded, 36), (_poor, 36), (_faded, 36)])
+@pytest.mark.parametrize(("damage", "count"), [(_clean, 18), (_coded, 9), (_poor, 9), (_faded, 9)])
 def test_rendered_clips_are_all_recognised(damage, count):
     _check_recognition(damage, EXAMPLES[:count])
 
@@ -76,7 +76,7 @@ def test_rendered_clips_are_all_recognised(damage, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("damage", "count"), [(_clean, 432), (_coded, 200), (_poor, 200), (_faded, 108)])
 def test_more_clips_are_all_recognised(damage, count):
-    _check_recognition(damage, EXAMPLES[36:count])
+    _check_recognition(damage, EXAMPLES[9:count])
 
 
 def test_size_and_speed_have_no_value_without_an_object_or_a_motion():

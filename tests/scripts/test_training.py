@@ -93,6 +93,7 @@ def test_the_codec_that_is_kept_fits_the_world(clips):
     assert 10 * torch.log10(4 / error) > 30
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_vae_starts_as_the_codec(clips):
     """But for the variation of the norms' statistics; the first frame and later ones, whole or in chunks."""
@@ -123,6 +124,7 @@ def test_the_vae_starts_with_any_linear_decoder(clips):
     torch.testing.assert_close(vae.decode(latents).sample, expected, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_the_fitted_decoder_is_better_than_the_codec(clips):
     """Least squares over a set that has the codec's inverse in it; on clips that were not fitted, too."""
     codec = load_codec()
