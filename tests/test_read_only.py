@@ -19,9 +19,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.forks import fork
