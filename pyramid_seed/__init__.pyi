@@ -1,7 +1,7 @@
 """The public names and their homes: what `__init__.py` imports when it is first used."""
 
+from .api import encode_prompts as encode_prompts
 from .api import generate as generate
-from .api import load_pipeline as load_pipeline
 from .batch.rows import BatchInputError as BatchInputError
 from .batch.run import run_batch as run_batch
 from .batch.summary import BatchSummary as BatchSummary
@@ -12,6 +12,7 @@ from .determinism import seed_worker as seed_worker
 from .environment import environment_fingerprint as environment_fingerprint
 from .explore.sweep import SweepSummary as SweepSummary
 from .explore.sweep import run_sweep as run_sweep
+from .loading import load_pipeline as load_pipeline
 from .media.frame_file import FrameFile as FrameFile
 from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
 from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel
@@ -21,6 +22,8 @@ from .pieces.launched import processes_of_launch as processes_of_launch
 from .pieces.processes import Processes as Processes
 from .pipelines import PyramidFlowPipeline as PyramidFlowPipeline
 from .pipelines.beginning import Beginning as Beginning
+from .pipelines.encoded_texts import EncodedTexts as EncodedTexts
+from .pipelines.encoded_texts import read_encoded_texts as read_encoded_texts
 from .presets import Preset as Preset
 from .presets import list_presets as list_presets
 from .presets import load_preset as load_preset

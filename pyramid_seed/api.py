@@ -1,57 +1,40 @@
-"""What most people need: `generate` and `load_pipeline`."""
+"""What most people need: `generate`, and `encode_prompts` for machines that cannot hold it all."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from diffusers import PipelineQuantizationConfig
 from diffusers.image_processor import PipelineImageInput
 
-from .checkpoints.load import default_dtype_kept, load_components, load_saved_text_encoders
-from .checkpoints.loaded_weights import LoadedWeights
-from .checkpoints.source import (
-    PUBLISHED_GEOMETRY,
-    PUBLISHED_MODELS,
-    ModelSource,
-    RecognisedModel,
-    read_source,
-    recognise_model,
-)
-from .checks import check_finite
+from .checkpoints.source import RecognisedModel
+from .checks import check_kinds
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
-from .determinism import ask_for_cublas_workspace, attention_backend_at
-from .devices import usable_device
-from .dtypes import check_dtype, dtype_name, torch_dtype
+from .determinism import attention_backend_at
+from .dtypes import dtype_name
 from .environment import environment_fingerprint
-from .extras import check_extra
 from .first_image import in_clip_size, sized_by_image
 from .geometry import PyramidGeometry
+from .loading import LoraToLoad, loras_to_load
 from .media.frame_facts import FrameCounter, FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
-from .model_presets import chosen_settings, misfit, preset_of_model
-from .models.lora import check_lora, check_lora_fits, lora_of_file
-from .models.transformer_pyramid_base import PyramidTransformer3DModel
+from .model_presets import chosen_settings, misfit
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes, has_frames
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.encoded_texts import ENCODER_PARTS, PARTS_WITHOUT_TEXT, EncodedTexts, read_encoded_texts
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
-from .pipelines.memory import unmap_weights
-from .pipelines.out_of_memory import out_of_memory_advice
-from .pipelines.sharing import check_shards
 from .pipelines.stages import StageDigests
 from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
@@ -59,7 +42,6 @@ from .presets import (
     Settings,
     load_preset,
     pipeline_arguments,
-    preset_config,
     settings_listed,
     settings_of_model,
     untrained,
@@ -67,312 +49,10 @@ from .presets import (
 from .recipe import Recipe
 from .run_options import RunOptions
 from .seeds import plain_root
+from .shared_pipeline import checked_source, shared_pipeline
 from .texts import check_prompt
 
 logger = logging.getLogger(__name__)
-
-_LOADING = threading.Lock()
-"""Held while weights are read: torch's modules are empty for the whole process meanwhile."""
-
-
-def load_pipeline(
-    path_or_hub_id: str | Path,
-    *,
-    variant: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-    compile: bool = False,
-    device_map: str | None = None,
-    quantization_config: PipelineQuantizationConfig | None = None,
-    **options: Any,
-) -> PyramidFlowPipeline:
-    """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
-
-    Args:
-        path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
-            wrote, a hub id of either, or `embedded:tiny`.
-        variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
-            Of what `save_pretrained(variant=...)` wrote, that variant.
-        dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
-        device: where to put it; default: the accelerator if there is one, else the CPU.
-        compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
-            ones are faster, and results differ in the last bits.
-            `pipeline.transformer.compile_repeated_blocks` has more options.
-        device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
-            one device.
-        quantization_config: quantise the transformer while it is read, of a folder that `save_pretrained`
-            wrote; a manifest tells it. One that was saved quantised is read as it is, without this.
-        options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
-            `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
-            `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings.
-
-    Raises:
-        ValueError: the dtype, variant or device does not exist, a part cannot be left out, or a file is
-            missing or wrong; file and layout are named.
-        TypeError: an option does not exist, or a part was given in place of None.
-        FileNotFoundError: there is no such folder.
-        OSError: the hub cannot be asked.
-        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
-    """
-    check_dtype(dtype)
-    if device_map is not None:
-        device = _device_of_map(device_map, device)
-    target = default_device() if device is None else usable_device(device)
-    without = _left_out(options, compile=compile)
-    if quantization_config is not None:
-        _check_quantised(quantization_config)
-    source = read_source(path_or_hub_id, variant=variant, **options)
-    if quantization_config is not None and source.layout != "diffusers":
-        raise ValueError(
-            f"quantization_config is for what save_pretrained wrote, {source.folder} is in the original's "
-            "layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
-        )
-    return _load(source, dtype, target, compile, without=without, quantization_config=quantization_config)
-
-
-def _check_quantised(config: PipelineQuantizationConfig) -> None:
-    """Refuse to quantise parts of which no manifest would tell: ValueError; TypeError for other configs."""
-    check_kinds(quantization_config=(config, PipelineQuantizationConfig))
-    parts = list(config.quant_mapping or config.components_to_quantize or ["every part"])
-    if parts != ["transformer"]:
-        raise ValueError(
-            f"quantization_config must name the transformer alone, got {', '.join(parts)}; use "
-            'quant_mapping={"transformer": ...} or components_to_quantize="transformer"'
-        )
-
-
-def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
-    """The device that a `device_map` names; ValueError if it spreads the parts, or another one is named."""
-    if not isinstance(device_map, str) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise ValueError(
-            f"device_map must name one device, such as 'cuda', got {device_map!r}, as a clip is made on one; "
-            "where the model does not fit, use pipeline.enable_model_cpu_offload() or enable_group_offload()"
-        )
-    if device is not None:
-        raise ValueError(f"give either device or device_map, got {device!r} and {device_map!r}")
-    return device_map
-
-
-def _left_out(options: dict[str, Any], *, compile: bool) -> tuple[str, ...]:
-    """Names of the parts that `load_pipeline` is to leave out; they go out of its options."""
-    parts = [name for name in signature(PyramidFlowPipeline).parameters if name in options]
-    parts = [name for name in parts if name != "preset"]
-    for name in parts:
-        if options.pop(name) is not None:
-            raise TypeError(f"{name} can only be left out ({name}=None); set pipeline.{name} after loading")
-    if "scheduler" in parts:
-        raise ValueError("scheduler cannot be left out: it is made of its config alone, and is always there")
-    if compile and "transformer" in parts:
-        raise ValueError("compile is for the transformer, which is left out; leave out one of the two")
-    return tuple(parts)
-
-
-def _load(
-    source: ModelSource,
-    dtype: torch.dtype,
-    target: torch.device,
-    compile: bool,
-    loras: Sequence[LoraToLoad] = (),
-    *,
-    without: Sequence[str] = (),
-    quantization_config: PipelineQuantizationConfig | None = None,
-) -> PyramidFlowPipeline:
-    """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
-    preset = preset_of_model(source)
-    ask_for_cublas_workspace()
-    with _LOADING:
-        if source.layout == "diffusers":
-            pipeline = _load_saved(source, dtype, without, quantization_config)
-        else:
-            pipeline = PyramidFlowPipeline(**load_components(source, dtype, without))
-    pipeline.source = source
-    if preset is not None:
-        pipeline.register_to_config(preset=preset_config(preset))
-    with out_of_memory_advice(pipeline, first="load with device='cpu', then what "):
-        pipeline.to(target)
-    for part in pipeline.components.values():
-        if isinstance(part, torch.nn.Module):
-            unmap_weights(part)
-    pipeline.loaded_weights = LoadedWeights.of(pipeline.components)
-    if loras:
-        _load_loras(pipeline, loras)
-    if compile:
-        pipeline.transformer.compile_repeated_blocks()
-    return pipeline
-
-
-def _load_saved(
-    source: ModelSource,
-    dtype: torch.dtype,
-    without: Sequence[str],
-    quantization_config: PipelineQuantizationConfig | None,
-) -> PyramidFlowPipeline:
-    """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
-    folder, encoders = source.folder, load_saved_text_encoders(source, dtype, without)
-    try:
-        with default_dtype_kept():
-            pipeline = PyramidFlowPipeline.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                variant=source.variant,
-                quantization_config=quantization_config,
-                **encoders,
-                **dict.fromkeys(without),
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # broken files raise anything here
-        raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    for part in {"transformer", "vae"}.difference(without):
-        missing = [name for name, value in getattr(pipeline, part).state_dict().items() if value.is_meta]
-        if missing:
-            raise ValueError(f"{folder / part} must hold all weights, missing: {', '.join(sorted(missing))}")
-    return pipeline
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class LoraToLoad:
-    """A LoRA that a model is to be loaded with.
-
-    Attributes:
-        adapter: its name in the pipeline.
-        file: the .safetensors.
-        scale: factor on what it adds.
-        sha256: of the file.
-        fused: whether it is added to the weights.
-        padded_rank: the rank to which its matrices are filled up with zeros, see `LoraInUse`.
-    """
-
-    adapter: str
-    file: Path
-    scale: float
-    sha256: str
-    fused: bool = False
-    padded_rank: int | None = None
-
-
-def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad, ...]:
-    """LoRAs as `generate` takes them, found and looked at.
-
-    Raises:
-        ValueError: peft is not installed, a file is no LoRA, or a scale is no finite number.
-        TypeError: a scale is no number. FileNotFoundError, OSError: a file is not there.
-    """
-    if not loras:
-        return ()
-    check_extra("lora", "peft")
-    found = []
-    for index, (source, scale) in enumerate(loras.items()):
-        check_finite(f"the scale of the LoRA {source}", scale)
-        file = check_lora(source)
-        found.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
-    return tuple(found)
-
-
-def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:
-    """Refuse LoRAs of another model, from configs alone: ValueError; it names what the model lacks."""
-    if loras:
-        transformer = source.empty_transformer()
-        for lora in loras:
-            check_lora_fits(lora.file, transformer)
-
-
-def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
-    """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
-    if shards is not None:
-        transformer = source.empty_transformer()
-        assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
-        check_shards(shards, transformer)
-
-
-def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
-    """Put LoRAs into a pipeline that has none."""
-    if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
-        pipeline.enable_lora_hotswap(target_rank=max(ranks))
-    names = [lora.adapter for lora in loras]
-    for lora in loras:
-        pipeline.load_lora_weights(lora.file, adapter_name=lora.adapter)
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    if loras[0].fused:
-        pipeline.fuse_lora(adapter_names=names)
-
-
-class SharedPipeline:
-    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._key: tuple[object, ...] | None = None
-        self._pipeline: PyramidFlowPipeline | None = None
-        self._read: dict[tuple[str, str | None], RecognisedModel] = {}  # the last one, by model and variant
-        self.num_loads = 0
-
-    def get(
-        self,
-        settings: Preset,
-        device: str | None = None,
-        compile: bool = False,
-        check: Callable[[PyramidGeometry], object] = lambda _: None,
-        source: RecognisedModel | None = None,
-        loras: Sequence[LoraToLoad] = (),
-    ) -> PyramidFlowPipeline:
-        """The pipeline of these settings and LoRAs, loaded again if its files have changed.
-
-        Args:
-            settings: name the model, its variant and dtype.
-            device, compile: see `load_pipeline`.
-            source: the same model, if its files have just been read.
-            check: called with the model's geometry before its weights are downloaded or loaded; what it
-                raises is passed on.
-            loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
-                while a clip is made.
-        """
-        if settings.model in PUBLISHED_MODELS:
-            check(PUBLISHED_GEOMETRY)
-        key = (settings.model, settings.variant, settings.dtype, device, compile, tuple(loras))
-        with self._lock:
-            if self._pipeline is not None and self._key == key:
-                held = self._pipeline.source
-                if held is None or held is source or not held.changed_files():
-                    return self._pipeline
-            self._key = self._pipeline = None  # so that its memory is free while the next one is loaded
-            target = default_device() if device is None else usable_device(device)
-            read = self._read.pop((settings.model, settings.variant), None)
-            if source is None and read is not None and not read.changed_files():
-                source = read
-            source = source or recognise_model(settings.model, variant=settings.variant)
-            check(source.geometry)
-            check_loras_fit(loras, source)
-            check_shards_fit(settings.shards, source)
-            self._pipeline = _load(source.fetched(), torch_dtype(settings.dtype), target, compile, loras)
-            self._key = key
-            self.num_loads += 1
-            return self._pipeline
-
-    def source(self, model: str, variant: str | None) -> RecognisedModel:
-        """Which model that is: as the pipeline here has it, unless its files have changed, or read now."""
-        with self._lock:
-            held = None if self._pipeline is None else self._pipeline.source
-            if held is None or self._key is None or self._key[:2] != (model, variant) or held.changed_files():
-                read = recognise_model(model, variant=variant)
-                self._read = {(model, variant): read}
-                return read
-            return held
-
-    def clear(self) -> None:
-        """Let the pipeline go."""
-        with self._lock:
-            self._key = self._pipeline = None
-
-
-shared_pipeline = SharedPipeline()
 
 
 @settings_listed
@@ -388,6 +68,7 @@ def generate(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    prompt_embeds: str | Path | EncodedTexts | None = None,
     attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
@@ -417,7 +98,11 @@ def generate(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
-            their memory for the rest; a pipeline that was given can then encode no other text.
+            their memory. "free" loads them first and alone, and the rest of the model when they are gone; for
+            a text that was encoded lately they are not loaded at all. A pipeline that was given can encode no
+            other text afterwards.
+        prompt_embeds: texts that `encode_prompts` or `pyramid-seed encode` encoded, or their file; the text
+            encoders are then neither loaded nor downloaded.
         attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
             "grouped" if nobody set another. They differ in the last bits.
         compile: see `load_pipeline`.
@@ -455,14 +140,19 @@ def generate(
         root = processes.from_first(root) if seed is None else root
     noise = NoiseStreams(root, noise_device, branches)
     if pipeline is not None:
-        checked_pipeline(pipeline)
+        _check_own_pipeline(pipeline, options, loras)
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    wanted, image, source = _wanted(preset, settings, opened(image), pipeline)
+    embeds = opened_texts(prompt_embeds)
+    without = parts_left_out(text_encoders, embeds)
+    wanted, image, source = _wanted(preset, settings, opened(image), pipeline, without)
     frame = None if image is None else first_frames(image, 1)[0]
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
-    check = partial(check_request, prompt=prompt, settings=wanted, image=image)
-    pipeline = _pipeline_for(wanted, options, loras, pipeline, check, source)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
+    if pipeline is None:
+        pipeline, embeds = load_for_clip(
+            prompt, wanted, options, embeds, loras_to_load(loras), check=check, source=source
+        )
     digest = frame_digest(frame) if beginning is None else beginning.image_digest
     recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
     tell_unfit(recipe.settings, pipeline, preset)
@@ -480,7 +170,46 @@ def generate(
         on_unit=on_unit,
         on_chunk=on_chunk,
         sink=sink,
+        prompt_embeds=embeds,
     )
+
+
+@settings_listed
+def encode_prompts(
+    prompts: Sequence[str],
+    *,
+    preset: str | Path | Preset | None = None,
+    device: str | None = None,
+    determinism: DeterminismLevel = "strict",
+    progress: bool = True,
+    **settings: Unpack[Settings],
+) -> EncodedTexts:
+    """Encode prompts, for clips that are then made without text encoders: `generate(prompt_embeds=...)`.
+
+    Only the text encoders are loaded. Every prompt is encoded with the suffix that the settings give it, and
+    their negative prompt as well, each text alone; a clip of them is the one that `generate` makes without.
+
+    Args:
+        prompts: of the clips.
+        preset: see `generate`.
+        device: where they are encoded; default: the accelerator if there is one, else the CPU.
+        determinism: "strict" or "relaxed".
+        progress: show a progress bar on standard error.
+        settings: of the clips, where they replace the preset's; of these model, variant, dtype,
+            max_sequence_length, prompt_suffix and negative_prompt count. See below.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; nothing has been computed then.
+    """
+    if isinstance(prompts, str) or not prompts:
+        raise TypeError(f"prompts must be a list of at least one str, got {prompts!r:.60}")
+    for prompt in prompts:
+        check_prompt(prompt)
+    RunOptions(device, determinism=determinism).check()
+    preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
+    wanted, _, _ = _wanted(preset, settings, None, None, PARTS_WITHOUT_TEXT)
+    texts = [prompt + wanted.prompt_suffix for prompt in prompts]
+    return shared_pipeline.encoded([*texts, wanted.negative_prompt], wanted, device, determinism, progress)
 
 
 def started_sink(
@@ -494,13 +223,17 @@ def started_sink(
 
 
 def _wanted(
-    preset: Preset | None, settings: Settings, image: Any, pipeline: PyramidFlowPipeline | None
+    preset: Preset | None,
+    settings: Settings,
+    image: Any,
+    pipeline: PyramidFlowPipeline | None,
+    without: Sequence[str],
 ) -> tuple[Preset, Any, RecognisedModel | None]:
     """The settings of a clip, its image in their size, and which model it is, where its files were read."""
     sources: list[RecognisedModel] = []
 
     def source_of(model: str, variant: str | None) -> RecognisedModel:
-        sources.append(shared_pipeline.source(model, variant))
+        sources.append(shared_pipeline.source(model, variant, without))
         return sources[0]
 
     def choose(values: Settings) -> Preset:
@@ -559,6 +292,7 @@ def make_clip(
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
     on_chunk: OnFrames | None = None,
     sink: FrameFile | None = None,
+    prompt_embeds: str | Path | EncodedTexts | None = None,
 ) -> Clip:
     """Make the clip of a recipe with the model that it names, see `generate`.
 
@@ -568,9 +302,18 @@ def make_clip(
         started: when loading it began, in seconds of `time.perf_counter`; None if it was there already.
         image, beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
             `generate`.
+        prompt_embeds: its texts, encoded beforehand; None, to encode them.
     """
     started = time.perf_counter() if started is None else started
-    (weights, weights_note), loras = weights_of(pipeline), lora_rows(pipeline)
+    embeds = opened_texts(prompt_embeds)
+    (weights, weights_note), loras = weights_of(pipeline, embeds), lora_rows(pipeline)
+    arguments = _arguments(recipe.settings, image)
+    if embeds is None:
+        arguments["prompt"] = recipe.prompt
+    else:
+        request = check_request(pipeline.geometry, recipe.prompt, recipe.settings, image, embeds)
+        del arguments["negative_prompt"]
+        arguments |= embeds.arguments(*texts_of(recipe.prompt, recipe.settings, request))
     loaded = time.perf_counter()
     environment = environment_fingerprint(
         pipeline._execution_device,
@@ -591,7 +334,6 @@ def make_clip(
 
     with pipeline.vae.tiling_set(recipe.vae_tiling):
         output = pipeline(
-            recipe.prompt,
             beginning=beginning,
             noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
@@ -604,7 +346,7 @@ def make_clip(
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
             callback_on_chunk_end=on_frames,
-            **_arguments(recipe.settings, image),
+            **arguments,
         )
     facts = counter.facts()
     if processes is not None:
@@ -635,6 +377,7 @@ def make_clip(
         text_digests=output.text_digests[0],
         stage_digests=tuple(output.stage_digests[0]),
         environment=environment,
+        text_environment=None if embeds is None or embeds.environment == environment else embeds.environment,
         load_seconds=loaded - started,
         seconds=time.perf_counter() - loaded,
         notes=(*cuts, *untrained(settings, pipeline.preset)),
@@ -651,17 +394,78 @@ def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, 
     return arguments
 
 
+def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedTexts | None:
+    """Texts that were encoded beforehand, or those in a file; raises as `read_encoded_texts`."""
+    if prompt_embeds is None or isinstance(prompt_embeds, EncodedTexts):
+        return prompt_embeds
+    if not isinstance(prompt_embeds, str | Path):
+        raise TypeError(
+            "prompt_embeds must be what encode_prompts gives, or the path of a file to which that was saved, "
+            f"got {type(prompt_embeds).__name__}; a pipeline's own call takes tensors"
+        )
+    return read_encoded_texts(prompt_embeds)
+
+
+def parts_left_out(text_encoders: AfterUse, embeds: EncodedTexts | None) -> tuple[str, ...]:
+    """The parts that a pipeline is loaded without, as the texts of its clips are encoded before."""
+    return ENCODER_PARTS if text_encoders == "free" or embeds is not None else ()
+
+
+def load_for_clip(
+    prompt: str,
+    settings: Preset,
+    options: RunOptions,
+    embeds: EncodedTexts | None,
+    loras: Sequence[LoraToLoad],
+    *,
+    source: RecognisedModel | None = None,
+    check: Callable[[PyramidGeometry], object] = lambda _: None,
+) -> tuple[PyramidFlowPipeline, EncodedTexts | None]:
+    """The shared pipeline for a clip, and its texts if the text encoders are not part of that.
+
+    Args:
+        prompt, settings: of the clip.
+        options: of these device, compile, determinism and text_encoders count.
+        embeds: texts that were encoded beforehand; None, to encode them.
+        loras, source, check: see `SharedPipeline.get`.
+    """
+    without = parts_left_out(options.text_encoders, embeds)
+    if without and embeds is None:
+        source = checked_source(settings, check, source, loras, without)
+        request = check_request(source.geometry, prompt, settings)
+        texts = [text for text in texts_of(prompt, settings, request) if text is not None]
+        embeds = shared_pipeline.encoded(texts, settings, options.device, options.determinism)
+    pipeline = shared_pipeline.get(
+        settings, options.device, options.compile, check, source, loras, without, embeds
+    )
+    return pipeline, embeds
+
+
+def texts_of(prompt: str, settings: Preset, request: Request) -> tuple[str, str | None]:
+    """What is encoded for a clip: its prompt with the suffix, and its negative prompt where it is guided."""
+    return prompt + settings.prompt_suffix, settings.negative_prompt if request.needs_negative else None
+
+
 def check_request(
-    geometry: PyramidGeometry, prompt: str, settings: Preset, image: PipelineImageInput | None = None
+    geometry: PyramidGeometry,
+    prompt: str,
+    settings: Preset,
+    image: PipelineImageInput | None = None,
+    embeds: EncodedTexts | None = None,
 ) -> Request:
     """What is to be made of a prompt, settings and first frame by a model of this geometry.
+
+    Args:
+        geometry: of the model.
+        prompt, settings, image: of the clip.
+        embeds: texts that were encoded beforehand, which must be those of the clip.
 
     Raises:
         ValueError, TypeError: what the pipeline would refuse, before it is loaded.
     """
     arguments = _arguments(settings, image)
     del arguments["prompt_suffix"], arguments["shards"]  # any text will do, and the transformer knows
-    return check_call(
+    request = check_call(
         geometry,
         1,
         (1, 1),
@@ -669,6 +473,10 @@ def check_request(
         embeddings=dict.fromkeys(EMBEDDINGS),
         **arguments,
     )
+    if embeds is not None:
+        texts = texts_of(prompt, settings, request)
+        embeds.check(*texts, settings.max_sequence_length, settings.dtype)
+    return request
 
 
 def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
@@ -688,28 +496,28 @@ def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
             raise TypeError(f"{name} must be a function, got {type(callback).__name__}")
 
 
-def check_kinds(**arguments: tuple[object, type]) -> None:
-    """Refuse arguments of another type, by name; None is none: TypeError."""
-    for name, (value, kind) in arguments.items():
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
-
-
-def weights_of(pipeline: PyramidFlowPipeline) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
+def weights_of(
+    pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None = None
+) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
     """Name, size and SHA-256 of the files that a pipeline's weights are those of.
+
+    Args:
+        pipeline: the model.
+        embeds: texts that were encoded beforehand, by files that are then among them.
 
     Returns:
         None if no files hold them, and then why.
 
     Raises:
-        ValueError, OSError: see `ModelSource.weights`.
+        ValueError, OSError: see `ModelSource.weights` and `EncodedTexts.with_rows`.
     """
     if pipeline.source is None or pipeline.loaded_weights is None:
         return None, "the pipeline was not loaded by load_pipeline"
     is_fused = any(lora.fused for lora in pipeline.loras_in_use() or ())
     if change := pipeline.loaded_weights.change(pipeline.components, is_fused=is_fused):
         return None, change
-    return pipeline.source.weights, None
+    rows = pipeline.source.weights
+    return rows if embeds is None else embeds.with_rows(rows), None
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
@@ -723,31 +531,20 @@ def frame_digest(frame: torch.Tensor | None) -> str | None:
     return None if frame is None else noise_digest(frame)
 
 
-def _pipeline_for(
-    settings: Preset,
-    options: RunOptions,
-    loras: Mapping[str | Path, float] | None,
-    given: PyramidFlowPipeline | None,
-    check: Callable[[PyramidGeometry], object],
-    source: RecognisedModel | None = None,
-) -> PyramidFlowPipeline:
-    """The pipeline that the caller gave, or else the shared one of these settings and LoRAs."""
-    if given is not None:
-        if loras:
-            raise ValueError(
-                "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
-            )
-        if options.compile:
-            raise ValueError(
-                "compile is for a pipeline that generate loads; call "
-                "pipeline.transformer.compile_repeated_blocks() on your own"
-            )
-        return given
-    to_load = loras_to_load(loras)
-    pipeline = shared_pipeline.get(settings, options.device, options.compile, check, source, to_load)
-    if options.text_encoders == "free":
-        shared_pipeline.clear()  # nobody else is to get what is left of it
-    return pipeline
+def _check_own_pipeline(
+    pipeline: PyramidFlowPipeline, options: RunOptions, loras: Mapping[str | Path, float] | None
+) -> None:
+    """Refuse what `generate` does to pipelines that it loads, and one that is not whole: ValueError."""
+    if loras:
+        raise ValueError(
+            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+        )
+    if options.compile:
+        raise ValueError(
+            "compile is for a pipeline that generate loads; call "
+            "pipeline.transformer.compile_repeated_blocks() on your own"
+        )
+    checked_pipeline(pipeline)
 
 
 def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:

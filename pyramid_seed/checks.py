@@ -39,6 +39,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 
 
+def check_kinds(**arguments: tuple[object, type]) -> None:
+    """Refuse arguments of another type, by name; None is none: TypeError."""
+    for name, (value, kind) in arguments.items():
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown word: the known one spelled most like it."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.0)

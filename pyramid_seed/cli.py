@@ -9,7 +9,21 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from .commands import batch, compare, diff, extend, fetch, generate, models, presets, show, sweep, ui, verify
+from .commands import (
+    batch,
+    compare,
+    diff,
+    encode,
+    extend,
+    fetch,
+    generate,
+    models,
+    presets,
+    show,
+    sweep,
+    ui,
+    verify,
+)
 from .commands.process import reader_has_gone, standard_output, stop_signals
 from .texts import printable_lines
 from .version import __version__
@@ -74,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, batch, sweep, extend, show, verify, diff, compare, presets, fetch, models, ui):
+    makers = generate, batch, encode, sweep, extend
+    for command in (*makers, show, verify, diff, compare, presets, fetch, models, ui):
         command.add(commands)
     return parser

@@ -57,6 +57,7 @@ class Clip:
         stage_digests: of each unit the SHA-256 of its latents after each stage, coarsest first, the last
             being that of the unit; () for an encoded image, None where they are not known.
         environment: what the run ran on.
+        text_environment: what its texts were encoded on, if that was something else.
         load_seconds, seconds: time to load the model, time to generate.
         held_frames: the frames; None if they went straight into `frame_file`, or if another process has them,
             see `generate`.
@@ -80,6 +81,7 @@ class Clip:
     held_frames: Frames | None = None
     frame_file: FrameFile | None = None
     weights_note: str | None = None
+    text_environment: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -166,6 +168,7 @@ class Clip:
             latents=self.latents,
             frames=self.frame_facts,
             environment=self.environment,
+            text_environment=self.text_environment,
             load_seconds=self.load_seconds,
             seconds=self.seconds,
             notes=self.notes,

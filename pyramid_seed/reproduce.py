@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -12,27 +13,32 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
-    LoraToLoad,
-    check_kinds,
+    check_request,
     check_watchers,
     checked_pipeline,
     frame_digest,
+    load_for_clip,
     lora_rows,
     make_clip,
-    shared_pipeline,
+    opened_texts,
+    parts_left_out,
     started_sink,
     tell_unfit,
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
+from .checks import check_choice, check_kinds
+from .choices import AFTER_USE, AfterUse
 from .clip import Clip
 from .dtypes import dtype_name
 from .first_image import in_clip_size
+from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
 from .pieces.processes import Processes
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
@@ -47,14 +53,18 @@ from .provenance.manifest import (
 )
 from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
+from .run_options import RunOptions
+from .shared_pipeline import shared_pipeline
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
 """A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
 
 
 class Making(TypedDict, total=False):
-    """Who makes a clip, what watches that and what takes its frames, see `generate`."""
+    """Who encodes its texts and makes a clip, what watches that and what takes its frames, see `generate`."""
 
+    text_encoders: AfterUse
+    prompt_embeds: str | Path | EncodedTexts | None
     workers: int | None
     processes: Processes | None
     on_step: Callable[..., dict[str, Any] | None]
@@ -84,7 +94,8 @@ def regenerate(
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         pipeline: use this one instead of loading the clip's model.
         progress: show a progress bar on standard error.
-        making: workers, processes, on_step, on_unit, on_chunk and sink of `generate`.
+        making: text_encoders, prompt_embeds, workers, processes, on_step, on_unit, on_chunk and sink of
+            `generate`.
 
     Raises:
         ValueError: the model's folder, the image or a LoRA is needed and was not given, or is another one; or
@@ -95,7 +106,7 @@ def regenerate(
     image = _checked_image(original.recipe, image)
     _start(making, original.recipe)
     started = time.perf_counter()
-    loaded = _model_of(original, model, loras, device, pipeline)
+    loaded = _model_of(original, model, loras, device, pipeline, making)
     return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
 
 
@@ -129,13 +140,18 @@ def verify(
         return verify_noise(original.manifest, original.path)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
+    embeds = opened_texts(making.get("prompt_embeds"))
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
-        source = read_source(original.folder(model), variant=original.recipe.settings.variant)
-        weights_here = source.weights_now()
+        source = read_source(
+            original.folder(model),
+            variant=original.recipe.settings.variant,
+            without=() if embeds is None else ENCODER_PARTS,
+        )
+        weights_here = source.weights_now() if embeds is None else embeds.with_rows(source.weights_now())
     else:
-        weights_here, _ = weights_of(checked_pipeline(pipeline))
+        weights_here, _ = weights_of(checked_pipeline(pipeline), embeds)
     weights = verify_weights(original.manifest, weights_here)
     if weights.difference is not None:
         return weights
@@ -193,8 +209,8 @@ def extend(
         image = _checked_image(recipe, image)
     _start(making, longer)
     started = time.perf_counter()
-    loaded = _model_of(original, model, loras, device, pipeline)
-    _check_same_model(original, loaded)
+    loaded = _model_of(original, model, loras, device, pipeline, making)
+    _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
     tell_unfit(longer.settings, loaded)
     if latents is None:
         making["on_unit"] = _unit_check(digests["units"][:kept], original, making.get("on_unit"))
@@ -273,6 +289,8 @@ def _start(making: Making, recipe: Recipe) -> None:
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
     check_kinds(processes=(making.get("processes"), Processes))
+    check_choice("text_encoders", making.get("text_encoders", "keep"), AFTER_USE)
+    making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
 
 
@@ -302,8 +320,12 @@ def _model_of(
     loras: Sequence[str | Path],
     device: str | None,
     pipeline: PyramidFlowPipeline | None,
+    making: Making,
 ) -> PyramidFlowPipeline:
-    """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs."""
+    """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs.
+
+    Texts that are encoded before that is loaded go into `making`.
+    """
     if pipeline is not None:
         return checked_pipeline(pipeline)
     if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
@@ -318,12 +340,24 @@ def _model_of(
         LoraToLoad(row["adapter"], file, row["scale"], row["sha256"], row["fused"], row.get("padded_rank"))
         for row, file in zip(original.manifest["loras"], files, strict=True)
     )
-    source = shared_pipeline.source(settings.model, settings.variant)
+    embeds, text_encoders = opened_texts(making.get("prompt_embeds")), making.get("text_encoders", "keep")
+    without = parts_left_out(text_encoders, embeds)
+    source = shared_pipeline.source(settings.model, settings.variant, without)
     _check_quantization(original.recipe, source.quantization)
-    return shared_pipeline.get(settings, device, original.recipe.compiled, source=source, loras=to_load)
+    prompt, recipe = original.recipe.prompt, original.recipe
+    options = RunOptions(
+        device, determinism=recipe.determinism, compile=recipe.compiled, text_encoders=text_encoders
+    )
+    check = partial(check_request, prompt=prompt, settings=settings, embeds=embeds)
+    loaded, making["prompt_embeds"] = load_for_clip(
+        prompt, settings, options, embeds, to_load, source=source, check=check
+    )
+    return loaded
 
 
-def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> None:
+def _check_same_model(
+    original: _Original, pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None
+) -> None:
     """Refuse to go on with another model than the clip's: it would be made by two."""
     recipe, weights = original.recipe, original.manifest["weights"]
     if (dtype := dtype_name(pipeline.transformer.dtype)) != recipe.settings.dtype:
@@ -341,7 +375,7 @@ def _check_same_model(original: _Original, pipeline: PyramidFlowPipeline) -> Non
             f"the clip was made with {acted}, this pipeline has {acting}; "
             "pass pipeline= with the clip's LoRAs"
         )
-    weights_here, _ = weights_of(pipeline)
+    weights_here, _ = weights_of(pipeline, embeds)
     if weights is None or weights_here is None:
         return
     digests, digests_here = ({row["file"]: row["sha256"] for row in rows} for rows in (weights, weights_here))

@@ -54,9 +54,14 @@ class RunOptions:
     )
     text_encoders: AfterUse = about(
         "once the text is encoded, keep the encoders, offload them to the CPU, or, for a single clip, free "
-        "their memory",
+        "their memory before the rest of the model is loaded",
         choices=AFTER_USE,
         default="keep",
+    )
+    prompt_embeds: str | None = about(
+        "texts that `pyramid-seed encode` wrote, .safetensors; the text encoders are then not needed",
+        metavar="FILE",
+        default=None,
     )
 
     def arguments(self) -> dict[str, Any]:

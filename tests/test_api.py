@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
-from pyramid_seed.api import default_device, frame_digest, shared_pipeline
+from pyramid_seed.api import frame_digest
+from pyramid_seed.loading import default_device
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.first_frames import first_frames
 from pyramid_seed.presets import Preset
 from pyramid_seed.private_apis import active_attention_backend, set_active_attention_backend
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.conftest import REFERENCE
 
 

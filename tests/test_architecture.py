@@ -34,25 +34,28 @@ ALLOWED = {
         "pieces": "choices determinism",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
         "model_presets": "checkpoints checks presets resources",
-        "pipelines": "checkpoints checks choices determinism dtypes geometry media models noise pieces "
-        "presets private_apis schedulers",
+        "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
+        "presets private_apis schedulers texts",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
         "clip_files": "files media provenance",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
-        "api": "checkpoints checks choices clip determinism devices dtypes environment extras first_image "
-        "geometry media model_presets models noise pieces pipelines presets private_apis recipe run_options "
-        "seeds texts",
-        "reproduce": "api checkpoints clip dtypes first_image media models pieces pipelines provenance "
-        "recipe",
+        "loading": "checkpoints checks determinism devices dtypes extras model_presets models pipelines "
+        "presets",
+        "shared_pipeline": "checkpoints choices determinism devices dtypes environment geometry loading "
+        "pipelines presets",
+        "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
+        "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
+        "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
+        "pipelines provenance recipe run_options shared_pipeline",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
-        "first_image loras media model_presets noise pieces pipelines presets run_options seeds texts "
-        "unique_keys",
+        "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
+        "shared_pipeline texts unique_keys",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "
         "texts version",
-        "ui": "api checkpoints clip clip_files files first_image geometry media noise pipelines presets "
-        "provenance recipe reproduce run_options seeds texts",
+        "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
+        "presets provenance recipe reproduce run_options seeds texts",
     }.items()
 }
 FREE = {"__init__", "__main__", "cli", "commands"}

@@ -14,12 +14,12 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed import BatchInputError, Clip, generate, load_pipeline, run_batch, run_sweep
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.provenance.diff import diff_manifests
 from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.provenance.show import describe
 from pyramid_seed.reproduce import extend, regenerate, verify
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.conftest import REFERENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
@@ -187,7 +187,9 @@ def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, 
 
 
 def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "pyramid_seed.shared_pipeline.load_source", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     weights = next(Path(settings["model"]).glob("diffusion_transformer_384p/*.safetensors"))
     (tmp_path / "text.safetensors").write_text("not tensors")
     (tmp_path / "lora.bin").write_bytes(b"")
@@ -272,7 +274,9 @@ def test_a_list_in_csv_names_loras(lora, settings, tmp_path):
 
 
 def test_rows_with_bad_loras_are_told_before_any_work(lora, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "pyramid_seed.shared_pipeline.load_source", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     save_file(
         {f"other.{name}": value for name, value in load_file(lora).items()}, tmp_path / "other.safetensors"
     )

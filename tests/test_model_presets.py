@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import generate, load_pipeline
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.batch.items import Defaults, items_from_rows
 from pyramid_seed.batch.rows import Row
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
 from pyramid_seed.model_presets import chosen_settings, misfit, preset_of_model
 from pyramid_seed.presets import list_presets, load_preset
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 
 REFERENCE = Path(__file__).parent / "reference"

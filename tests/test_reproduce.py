@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed import Clip, generate
-from pyramid_seed.api import load_pipeline
 from pyramid_seed.geometry import PyramidGeometry
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
 from pyramid_seed.provenance.manifest import read_manifest

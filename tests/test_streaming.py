@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from pyramid_seed import Clip, generate
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.media.frame_file import FrameFile
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import extend, regenerate
+from pyramid_seed.shared_pipeline import shared_pipeline
 
 
 @pytest.fixture(scope="module")

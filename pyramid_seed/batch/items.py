@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL.Image import Image
 
-from ..api import LoraToLoad, loras_to_load
 from ..checkpoints.source import RecognisedModel
 from ..files import real_path
 from ..first_image import in_clip_size, sized_by_image
+from ..loading import LoraToLoad, loras_to_load
 from ..loras import named_loras
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit

@@ -11,17 +11,7 @@ from typing import Any, Unpack
 
 import torch
 
-from ..api import (
-    check_loras_fit,
-    check_request,
-    check_shards_fit,
-    default_device,
-    frame_digest,
-    generate,
-    lora_rows,
-    shared_pipeline,
-    weights_of,
-)
+from ..api import check_request, frame_digest, generate, lora_rows, opened_texts, parts_left_out, weights_of
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
 from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
@@ -31,16 +21,19 @@ from ..devices import parse_device, usable_device
 from ..dtypes import torch_dtype
 from ..environment import environment_fingerprint
 from ..first_image import in_clip_size
+from ..loading import check_loras_fit, check_shards_fit, check_texts_fit, default_device
 from ..media.frame_file import FrameFile
 from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pieces.processes import Processes, ProcessLostError
 from ..pipelines.beginning import Beginning
+from ..pipelines.encoded_texts import EncodedTexts
 from ..pipelines.first_frames import first_frames
 from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
+from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
 from .identity import Job, content_key
@@ -65,6 +58,7 @@ def run_batch(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    prompt_embeds: str | Path | EncodedTexts | None = None,
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
     workers: int | None = None,
@@ -93,6 +87,8 @@ def run_batch(
         noise_device: where noise is drawn; the CPU's is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
+        prompt_embeds: the texts of all rows, encoded by `encode_list`, or their file: no process then loads
+            text encoders.
         attention, compile: see `generate`; they are part of a clip's identity.
         workers: threads of each process, see `generate`.
         loras: for rows that name none, see `generate`.
@@ -118,32 +114,36 @@ def run_batch(
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     if text_encoders == "free":
         raise ValueError(
-            "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: "
-            "use offload"
+            "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: use "
+            "offload, or encode the list first (pyramid-seed encode) and give prompt_embeds"
         )
     options.check()
+    embeds = opened_texts(prompt_embeds)
+    without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
     own_device = _device_of(device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
     group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
-    maker = _ClipMaker(own_device, options, lossless, group)
+    maker = _ClipMaker(own_device, options, lossless, group, embeds)
 
     def make_plan() -> Plan:
         where = name_of(prompts)
         folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         rows, unread = read_rows(prompts, file_format)
-        source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
+        source_of = cache(lambda model, variant: recognise_model(model, variant=variant, without=without))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
         shards_fit = cache(lambda shards, *model: check_shards_fit(shards, source_of(*model)))
+        texts_fit = cache(lambda *model: check_texts_fit(embeds, source_of(*model)))
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         steps: dict[int, tuple[int, ...]] = {}
 
         def check(item: BatchItem) -> None:
             model = item.settings.model, item.settings.variant
-            steps[id(item)] = _steps(item, source_of(*model), processes_per_clip)
+            steps[id(item)] = _steps(item, source_of(*model), processes_per_clip, embeds)
             loras_fit(item.loras, *model)
             shards_fit(item.settings.shards, *model)
+            texts_fit(*model)
             if keep_going:  # a model of which not all can be had is the fault of its rows alone
                 fetched(*model)
 
@@ -160,7 +160,8 @@ def run_batch(
         jobs: dict[str, Job] = {}
         for item in items:
             source = fetched(item.settings.model, item.settings.variant)
-            key = maker.content_key(item, source.weights_key)
+            weights = source.weights if embeds is None else embeds.with_rows(source.weights)
+            key = maker.content_key(item, weights_key(weights))
             jobs.setdefault(key, Job(item, key, steps[id(item)]))
         return Plan(tuple(jobs.values()), (*unread, *bad), duplicates=len(items) - len(jobs))
 
@@ -184,6 +185,7 @@ class _ClipMaker:
     options: RunOptions
     lossless: bool
     group: Group | None
+    embeds: EncodedTexts | None
 
     def content_key(self, item: BatchItem, weights: str) -> str:
         """The identity of an item that is made of these weights, see `identity.content_key`."""
@@ -214,7 +216,10 @@ class _ClipMaker:
         path = options.attention or DEFAULT_PATH
         # Clips that were begun before there was another default are finished on theirs.
         paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
-        return [fingerprint | {"attention": path, "compiled": options.compile} for path in paths]
+        origin = fingerprint | {"compiled": options.compile}
+        if self.embeds is not None:
+            origin["text"] = self.embeds.digest(item.prompt + item.settings.prompt_suffix)
+        return [origin | {"attention": path} for path in paths]
 
     def make(
         self,
@@ -257,14 +262,17 @@ class _ClipMaker:
     ) -> Clip:
         item, options = job.item, self.options
         try:
-            pipeline = shared_pipeline.get(item.settings, self.device, options.compile, loras=item.loras)
+            without = parts_left_out(options.text_encoders, self.embeds)
+            pipeline = shared_pipeline.get(
+                item.settings, self.device, options.compile, loras=item.loras, without=without
+            )
         except Exception as error:  # whatever it is, it would be so for every clip of the model
             refuse_too_many_files(error)
             raise ModelError(
                 f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
                 "model and run the batch again"
             ) from error
-        weights = weights_of(pipeline)[0] or ()
+        weights = weights_of(pipeline, self.embeds)[0] or ()
         wanted = [(lora.sha256, lora.scale) for lora in item.loras]
         here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
         if self.content_key(item, weights_key(weights)) != job.key or here != wanted:
@@ -283,6 +291,7 @@ class _ClipMaker:
             noise_device=options.noise_device,
             determinism=options.determinism,
             text_encoders=options.text_encoders,
+            prompt_embeds=self.embeds,
             attention=origin["attention"],
             workers=options.workers,
             pipeline=pipeline,
@@ -303,13 +312,15 @@ def _image_of(item: BatchItem) -> Any:
     return in_clip_size(image, item.settings)
 
 
-def _steps(item: BatchItem, source: RecognisedModel, processes_per_clip: int) -> tuple[int, ...]:
+def _steps(
+    item: BatchItem, source: RecognisedModel, processes_per_clip: int, embeds: EncodedTexts | None
+) -> tuple[int, ...]:
     """Transformer steps of each unit; an image is the first one, and takes none.
 
     Raises what pipeline and file would raise, before anything is loaded.
     """
     check_fps(item.settings.fps, ".mp4")
-    request = check_request(source.geometry, item.prompt, item.settings)
+    request = check_request(source.geometry, item.prompt, item.settings, embeds=embeds)
     check_processes(processes_per_clip, item.settings.shards, is_guided=request.is_guided)
     steps = [sum(unit.num_inference_steps) for unit in request.units]
     return tuple(steps if item.image is None else [0, *steps[1:]])

@@ -130,7 +130,11 @@ def choose_variant(files: Collection[str], where: str, variant: str | None) -> s
 
 
 def find_family(
-    files: Collection[str], where: str, variant: str, configs: Mapping[str, Mapping[str, Any]]
+    files: Collection[str],
+    where: str,
+    variant: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    without: Collection[str] = (),
 ) -> Family:
     """The family of a checkpoint in the original layout.
 
@@ -139,6 +143,7 @@ def find_family(
         where: what to call it in messages.
         variant: the variant that was chosen.
         configs: part -> its config.json, for the parts whose config is at hand.
+        without: parts that need not be there.
 
     Raises:
         ValueError: parts of both families, parts missing, or a transformer of an unknown class; the message
@@ -158,15 +163,17 @@ def find_family(
         raise ValueError(f"{where} has parts of both families: {found}. {_gaps(parts, known)}")
     # Only SD3 has a third text encoder; names alone say no more.
     family = next(iter(known.values()), MINIFLUX)
-    if missing := _missing_parts(family, parts, known):
+    if missing := _missing_parts(family, {*parts, *without}, known):
         raise ValueError(
             f"{where} is a {family.name} checkpoint but lacks {', '.join(missing)}. {_expected(family)}"
         )
     return family
 
 
-def original_files(files: Collection[str], where: str, family: Family, variant: str) -> list[str]:
-    """The files that loading a variant reads: configs, weights, tokenizers.
+def original_files(
+    files: Collection[str], where: str, family: Family, variant: str, without: Collection[str] = ()
+) -> list[str]:
+    """The files that loading a variant reads: configs, weights, tokenizers; of parts `without`, none.
 
     Weights are safetensors, or a pickle where a part has nothing else.
 
@@ -176,8 +183,10 @@ def original_files(files: Collection[str], where: str, family: Family, variant: 
     transformer = transformer_part(variant)
     needed = []
     for part in (transformer, VAE_PART, *family.text_encoders):
-        needed += _model_files(files, where, part)
+        needed += [] if part in without else _model_files(files, where, part)
     for part, tokenizer in family.tokenizers.items():
+        if part in without:
+            continue
         mine = [name for name in _files_of(part, files) if name.endswith(_TOKENIZER_FILES)]
         vocabulary = ("spiece.model",) if tokenizer == "T5Tokenizer" else ("vocab.json", "merges.txt")
         missing = [name for name in vocabulary if f"{part}/{name}" not in mine]

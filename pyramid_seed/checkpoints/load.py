@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,14 @@ def default_dtype_kept() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def load_components(
-    source: ModelSource, dtype: torch.dtype = torch.float32, without: Collection[str] = ()
-) -> dict[str, Any]:
+def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """The components of a checkpoint in the original's layout, by the names that a pipeline takes them under.
 
-    They are on the CPU and in evaluation mode.
+    They are on the CPU and in evaluation mode; those that the source leaves out are None.
 
     Args:
         source: which model it is, see `read_source`.
         dtype: of the models, float32 or bfloat16; modules that need float32 keep it.
-        without: names of those that are None instead of being loaded.
 
     Raises:
         ValueError: a dtype that overflows; weights that do not fit; a config that our models do not
@@ -56,7 +53,7 @@ def load_components(
             "use PyramidFlowPipeline.from_pretrained"
         )
     logger.info(f"Loading {source.description}")
-    folder, family = source.folder, source.family
+    folder, family, without = source.folder, source.family, source.without
     models = {"vae": VAE_PART, "transformer": source.transformer}
     with default_dtype_kept():
         return {
@@ -66,7 +63,7 @@ def load_components(
                 for name, part in models.items()
                 if name not in without
             },
-            **_load_text_encoders(source, family.text_encoders, dtype, without),
+            **_load_text_encoders(source, family.text_encoders, dtype),
             **{
                 part: _load_tokenizer(folder / part, getattr(transformers, class_name))
                 for part, class_name in family.tokenizers.items()
@@ -76,14 +73,11 @@ def load_components(
         }
 
 
-def load_saved_text_encoders(
-    source: ModelSource, dtype: torch.dtype, without: Collection[str] = ()
-) -> dict[str, PreTrainedModel]:
+def load_saved_text_encoders(source: ModelSource, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
     """The text encoders in a folder that `save_pretrained` wrote, by the names of their parts.
 
     Args:
         source, dtype: see `load_components`.
-        without: names of those that are not loaded.
 
     Raises:
         ValueError: weights are missing or do not fit.
@@ -93,16 +87,16 @@ def load_saved_text_encoders(
         for part, entry in source.configs["model_index.json"].items()
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
-    return _load_text_encoders(source, classes, dtype, without)
+    return _load_text_encoders(source, classes, dtype)
 
 
 def _load_text_encoders(
-    source: ModelSource, classes: Mapping[str, str], dtype: torch.dtype, without: Collection[str]
+    source: ModelSource, classes: Mapping[str, str], dtype: torch.dtype
 ) -> dict[str, PreTrainedModel]:
     return {
         part: _load_text_encoder(source, part, getattr(transformers, class_name), dtype)
         for part, class_name in classes.items()
-        if part not in without
+        if part not in source.without
     }
 
 

@@ -89,6 +89,7 @@ class RecognisedModel:
         files: names of what loading reads, relative to `folder`, sorted.
         states: of those that are here, and of the folders that they lie in (names ending in "/").
         configs: the JSON files that were read to tell all this, by name.
+        without: parts of the pipeline that are left out, whose files are not among `files`.
         repository: where the files that are not here come from; None of a folder.
     """
 
@@ -100,6 +101,7 @@ class RecognisedModel:
     files: tuple[str, ...]
     states: Mapping[str, FileState]
     configs: Mapping[str, Mapping[str, Any]]
+    without: frozenset[str] = frozenset()
     repository: Repository | None = field(default=None, repr=False)
 
     def fetched(self) -> ModelSource:
@@ -194,7 +196,9 @@ class RecognisedModel:
             return changed
         # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
         try:
-            files = judge(list_files(self.folder), str(self.folder), self.variant, self._config).files
+            files = judge(
+                list_files(self.folder), str(self.folder), self.variant, self._config, self.without
+            ).files
         except ValueError:  # not even a model any more
             return list(self.files)
         names = {name for name in changed if not name.endswith("/")}
@@ -335,6 +339,7 @@ class SourceOptions(TypedDict, total=False):
     local_dir: str | Path | None
     token: str | bool | None
     local_files_only: bool
+    without: Collection[str]
 
 
 def read_source(path_or_hub_id: str | Path, **options: Unpack[SourceOptions]) -> ModelSource:
@@ -358,6 +363,7 @@ def recognise_model(
     local_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    without: Collection[str] = (),
 ) -> RecognisedModel:
     """Tell which model it is, from the names of its files and a few configs.
 
@@ -369,6 +375,8 @@ def recognise_model(
             one there. Of what `save_pretrained(variant=...)` wrote, that variant.
         revision, cache_dir, local_dir, token, local_files_only: as in huggingface_hub; `local_files_only`
             uses what was downloaded before.
+        without: names of parts of the pipeline that are not to be loaded: their files are not downloaded, and
+            those of text encoders need not be there.
 
     Raises:
         FileNotFoundError: a path that is not there.
@@ -401,9 +409,9 @@ def recognise_model(
         return configs[name]
 
     if repository is None:
-        judged = judge(list_files(folder), str(folder), variant, config)
+        judged = judge(list_files(folder), str(folder), variant, config, without)
     else:
-        judged = _judged_on_hub(repository, variant, config)
+        judged = _judged_on_hub(repository, variant, config, without)
     return RecognisedModel(
         folder=folder,
         variant=variant,
@@ -413,16 +421,20 @@ def recognise_model(
         files=judged.files,
         states=_states(folder, judged.files),
         configs=configs,
+        without=frozenset(without),
         repository=repository,
     )
 
 
 def _judged_on_hub(
-    repository: Repository, variant: str | None, config: Callable[[str], Mapping[str, Any]]
+    repository: Repository,
+    variant: str | None,
+    config: Callable[[str], Mapping[str, Any]],
+    without: Collection[str],
 ) -> Judged:
     """What a repository holds."""
     try:
-        return judge(repository.files, repository.name, variant, config)
+        return judge(repository.files, repository.name, variant, config, without)
     except ValueError as error:
         if repository.offline is None:
             raise
@@ -444,9 +456,16 @@ class Judged(NamedTuple):
 
 
 def judge(
-    files: Collection[str], where: str, variant: str | None, config: Callable[[str], Mapping[str, Any]]
+    files: Collection[str],
+    where: str,
+    variant: str | None,
+    config: Callable[[str], Mapping[str, Any]],
+    without: Collection[str] = (),
 ) -> Judged:
     """What a folder or repository called `where` holds, from its file names and its configs by name.
+
+    Args:
+        without: parts of the pipeline that are left out, see `recognise_model`.
 
     Raises:
         ValueError: see `read_source`.
@@ -456,7 +475,8 @@ def judge(
         refuse_pickles(files, where)
         index = config("model_index.json")
         family, transformer = family_of_saved(index, where), "transformer"
-        needed = saved_files(files, index, where, variant)
+        kept = {name: entry for name, entry in index.items() if name not in without}
+        needed = saved_files(files, kept, where, variant)
         indexes = [name for name in needed if is_index(name)]
         names = ["vae/config.json", "transformer/config.json", "scheduler/scheduler_config.json"]
     else:
@@ -464,8 +484,10 @@ def judge(
         transformer = transformer_part(chosen)
         parts = (transformer, "text_encoder_2")
         configs = {part: config(f"{part}/config.json") for part in parts if f"{part}/config.json" in files}
-        family = find_family(files, where, chosen, configs)
-        needed = original_files(files, where, family, chosen)
+        family = find_family(files, where, chosen, configs, without)
+        folders = {"transformer": transformer, "vae": VAE_PART}
+        left_out = {folders.get(part, part) for part in without}
+        needed = original_files(files, where, family, chosen, left_out)
         indexes = [name for name in needed if name.endswith(".index.json")]
         names = [f"{VAE_PART}/config.json"]
     for name in names:

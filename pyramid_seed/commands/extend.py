@@ -10,13 +10,13 @@ from .options import (
     add_again_options,
     add_clip,
     add_output_options,
+    again_options,
     frame_file,
     open_image,
     output_options,
     quiet_loading,
     root_seed,
     tell,
-    workers_from,
 )
 from .process import made_together
 
@@ -82,14 +82,10 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
             options.num_frames,
             branch_seed=branch,
             from_frame=options.from_frame,
-            model=options.model,
             image=image,
-            loras=options.lora,
-            device=options.device,
-            progress=not options.quiet,
-            workers=workers_from(options),
             processes=processes,
             sink=sink,
+            **again_options(options),
         )
         if processes is not None and not processes.is_first:
             return 0

@@ -8,7 +8,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..extras import check_extra
 from ..fields import Field
@@ -102,7 +102,7 @@ def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> 
     if (named := named_settings(preset, given)) is not None:
         return named
     from .. import model_presets  # slow to import
-    from ..api import shared_pipeline
+    from ..shared_pipeline import shared_pipeline
 
     return model_presets.chosen_settings(None, given, shared_pipeline.source)
 
@@ -119,6 +119,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
         is_limited = many and name == "text_encoders"
         add_field(group, replace(field, choices=("keep", "offload")) if is_limited else field)
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+    if not many:
+        _add_low_memory(group)
     if many:
         group.add_argument(
             "--num-processes",
@@ -210,9 +212,35 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="the LoRAs that the clip was made with",
     )
-    add_field(group, RUN_OPTIONS["device"])
-    add_field(group, RUN_OPTIONS["workers"])
+    for name in ("device", "workers", "prompt_embeds"):
+        add_field(group, RUN_OPTIONS[name])
+    _add_low_memory(group)
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def again_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of them, as `extend` and `verify` call it; without the image."""
+    return {
+        "model": options.model,
+        "loras": options.lora,
+        "device": options.device,
+        "workers": workers_from(options),
+        "prompt_embeds": options.prompt_embeds,
+        "text_encoders": options.text_encoders or RunOptions().text_encoders,
+        "progress": not options.quiet,
+    }
+
+
+def _add_low_memory(group: argparse._ActionsContainer) -> None:
+    """The everyday name of text encoders that are freed."""
+    group.add_argument(
+        "--low-memory",
+        dest="text_encoders",
+        action="store_const",
+        const="free",
+        help="encode the text first, and load the rest of the model when the text encoders are gone: the "
+        "same clip, in the memory of the larger half",
+    )
 
 
 def root_seed(text: str) -> int:

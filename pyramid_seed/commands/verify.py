@@ -10,11 +10,11 @@ from .options import (
     Commands,
     add_again_options,
     add_clip,
+    again_options,
     open_image,
     quiet_loading,
     say,
     say_step,
-    workers_from,
 )
 from .process import made_together
 
@@ -55,13 +55,9 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
         verification = verify(
             options.clip,
-            model=options.model,
             image=image,
-            loras=options.lora,
-            device=options.device,
-            progress=not options.quiet,
-            workers=workers_from(options),
             processes=processes,
+            **again_options(options),
         )
     for step in verification.steps:
         say_step(step)

@@ -58,6 +58,7 @@ def run_sweep(
     noise_device: str = "cpu",
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
+    prompt_embeds: str | Path | None = None,
     attention: AttentionPath = DEFAULT_PATH,
     compile: bool = False,
     workers: int | None = None,
@@ -79,7 +80,8 @@ def run_sweep(
         against: the folder of another sweep with these prompts and seeds; the report then has the difference
             of each measure at equal seeds, this sweep minus that one.
         preset, num_processes, progress: as in `run_batch`.
-        device, noise_device, determinism, text_encoders, attention, compile, loras: as in `run_batch`.
+        device, noise_device, determinism, text_encoders, prompt_embeds, attention, compile, loras: as in
+            `run_batch`.
         lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
         settings: values that replace the preset's, for all clips, see below.
 
@@ -112,6 +114,7 @@ def run_sweep(
         lossless=lossless,
         num_processes=num_processes,
         progress=progress,
+        prompt_embeds=prompt_embeds,
         **options.arguments(),
         **settings,
     )

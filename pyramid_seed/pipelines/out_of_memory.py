@@ -108,7 +108,7 @@ def memory_need(
         work=work,
         available=available,
         on_accelerator=device.type != "cpu",
-        is_float32=pipeline.transformer.dtype == torch.float32,
+        is_float32=pipeline.dtype == torch.float32,
         tile_share=tile_share,
         size=size,
         size_multiple=pipeline.geometry.size_multiple,

@@ -114,13 +114,9 @@ def guidance_pair(negative: TextEmbeddings, positive: TextEmbeddings) -> TextEmb
 
 
 def text_digests(positive: TextEmbeddings, negative: TextEmbeddings | None) -> dict[str, str]:
-    """SHA-256 (hexadecimal) of the embeddings of a prompt and, where guided, of its negative prompt.
-
-    Hashed are the bytes of the three tensors in their order, floats as float32, integers as int64, little
-    endian, C order.
-    """
+    """`embeddings_digest` of a prompt and, where guided, of its negative prompt."""
     pairs = {"prompt": positive} | ({} if negative is None else {"negative_prompt": negative})
-    return {name: _digest(embeddings) for name, embeddings in pairs.items()}
+    return {name: embeddings_digest(embeddings) for name, embeddings in pairs.items()}
 
 
 def clip_text_digests(
@@ -145,7 +141,12 @@ def clip_text_digests(
     return digests
 
 
-def _digest(embeddings: TextEmbeddings) -> str:
+def embeddings_digest(embeddings: TextEmbeddings) -> str:
+    """SHA-256 (hexadecimal) of embeddings.
+
+    Hashed are the bytes of the three tensors in their order, floats as float32, integers as int64, little
+    endian, C order.
+    """
     digest = hashlib.sha256()
     for values in embeddings:
         kind = "<f4" if values.is_floating_point() else "<i8"

@@ -45,15 +45,26 @@ class TextMemory:
         Equal are texts of the same words, length, device, determinism settings, autocast, and state of the
         encoders (`encoders_state`). Without encoders, the state is that in which `forget_encoders` saw them.
         """
-        state = encoders_state(encoders) if encoders else self._last_state
-        autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-        key = (prompt, max_sequence_length, str(device), settings_in_force(), autocast, state)
+        key = self._key(prompt, max_sequence_length, device, encoders)
         if key not in self._texts:
             self._texts[key] = encode()
         self._texts.move_to_end(key)
         while len(self._texts) > self._limit:
             self._texts.popitem(last=False)
         return self._texts[key]
+
+    def has(
+        self, prompt: str, max_sequence_length: int, device: torch.device, encoders: Encoders = ()
+    ) -> bool:
+        """Whether `get` would not encode."""
+        return self._key(prompt, max_sequence_length, device, encoders) in self._texts
+
+    def _key(
+        self, prompt: str, max_sequence_length: int, device: torch.device, encoders: Encoders
+    ) -> Hashable:
+        state = encoders_state(encoders) if encoders else self._last_state
+        autocast = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+        return prompt, max_sequence_length, str(device), settings_in_force(), autocast, state
 
     def forget_encoders(self, encoders: Encoders) -> None:
         """The encoders go, what they encoded stays."""

@@ -56,10 +56,19 @@ def diff_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> ManifestDiff:
     return ManifestDiff(
         settings=tuple(fingerprint_differences(_asked(a), _asked(b))),
         weights=tuple(fingerprint_differences(_weights(a), _weights(b))),
-        environment=tuple(fingerprint_differences(a["environment"], b["environment"])),
+        environment=compare_environments(a, b),
         steps=(compare_weights(a["weights"], b["weights"]), *compare_results(a, b)),
         num_units=(len(a["digests"]["units"]), len(b["digests"]["units"])),
     )
+
+
+def compare_environments(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Where clips were made, and where their texts were encoded if that was elsewhere."""
+    sides = [dict(manifest["environment"]) for manifest in (a, b)]
+    if any(manifest.get("text_environment") for manifest in (a, b)):
+        for side, manifest in zip(sides, (a, b), strict=True):
+            side["text"] = manifest.get("text_environment") or manifest["environment"]
+    return tuple(fingerprint_differences(*sides))
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, ...]:

@@ -49,6 +49,7 @@ def build_manifest(
     latents: torch.Tensor,
     frames: FrameFacts,
     environment: Mapping[str, Any],
+    text_environment: Mapping[str, Any] | None = None,
     load_seconds: float,
     seconds: float,
     notes: Sequence[str] = (),
@@ -68,6 +69,7 @@ def build_manifest(
         latents: (1, C, t, h, w), normalised.
         frames: what is known of the frames.
         environment: see `environment_fingerprint`.
+        text_environment: of texts that were encoded elsewhere.
         load_seconds, seconds: time to load the model, time to generate.
         notes: what people should know of the clip, see `Clip.notes`.
     """
@@ -108,6 +110,7 @@ def build_manifest(
             "frames": frames.digest,
         },
         "environment": dict(environment),
+        **({} if text_environment is None else {"text_environment": dict(text_environment)}),
         **({"notes": list(notes)} if notes else {}),
         "timings": {"load_seconds": round(load_seconds, 3), "seconds": round(seconds, 3)},
     }

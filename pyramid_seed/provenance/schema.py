@@ -103,6 +103,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     ledger: list[dict[str, Any]]
     digests: _Digests
     environment: _Environment
+    text_environment: _Environment | None = None
     notes: list[str] = []
     timings: _Timings | None = None
     file: _Written | None = None

@@ -38,10 +38,11 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     draws = f"{len(manifest['ledger'])} draws on {manifest['noise_device']}"
     yield "noise", f"{manifest['noise_scheme']}, {draws}"
     yield "frames", f"SHA-256 {digests['frames']}"
-    packages, device = environment.get("packages", {}), environment.get("device", {})
+    packages = environment.get("packages", {})
     yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
-    machine = device.get("name") or device.get("type")
-    yield "made on", f"{machine}, {settings['dtype']}, {manifest['determinism']}"
+    yield "made on", f"{_machine(environment)}, {settings['dtype']}, {manifest['determinism']}"
+    if elsewhere := manifest.get("text_environment"):
+        yield "encoded on", f"{_machine(elsewhere)}, torch {elsewhere.get('packages', {}).get('torch')}"
     yield "quantised", (manifest.get("quantization") or {}).get("quant_method")
     yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
@@ -50,6 +51,11 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         yield "note", note
     if timings := manifest.get("timings"):
         yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(timings)
+
+
+def _machine(environment: Mapping[str, Any]) -> str | None:
+    device = environment.get("device", {})
+    return device.get("name") or device.get("type")
 
 
 def _model(manifest: Mapping[str, Any]) -> str:

@@ -12,7 +12,14 @@ from ..devices import usable_device
 from ..environment import Difference, environment_fingerprint, fingerprint_differences
 from ..media.frames import Frames
 from ..noise import LedgeredNoise, NoiseLedger, NoiseStreams, draws_of_clip
-from .diff import Step, compare_noise, compare_results, compare_weights, first_difference
+from .diff import (
+    Step,
+    compare_environments,
+    compare_noise,
+    compare_results,
+    compare_weights,
+    first_difference,
+)
 from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 
@@ -60,7 +67,7 @@ def verify_clip(
         made: the manifest of the clip that was made again.
         frames: its frames, (T, H, W, 3) uint8; None where another process has them, and compares the file.
     """
-    environment = tuple(fingerprint_differences(manifest["environment"], made["environment"]))
+    environment = compare_environments(manifest, made)
     steps = [*weights.steps, *compare_results(manifest, made)]
     difference = first_difference(steps)
     if difference is not None:

@@ -8,10 +8,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..api import LoraToLoad, loras_to_load
 from ..checkpoints.source import PUBLISHED_GEOMETRY, recognise_model
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
+from ..loading import LoraToLoad, loras_to_load
 from ..media.images import open_image
 from ..presets import Preset
 from ..provenance.manifest import geometry_of, recipe_of

@@ -19,7 +19,7 @@ from pyramid_seed import (
     PyramidFluxTransformer3DModel,
     load_pipeline,
 )
-from pyramid_seed.api import default_device
+from pyramid_seed.loading import default_device
 
 logging.disable_progress_bar()
 transformers_logging.disable_progress_bar()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyramid_seed.api import default_device
+from pyramid_seed.loading import default_device
 
 WORK_FOLDER = Path("runs/tiny")
 """Where checkpoints, logs and caches of a training go; ignored by git."""

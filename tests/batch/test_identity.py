@@ -9,7 +9,6 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.api import LoraToLoad
 from pyramid_seed.batch.identity import (
     Job,
     content_key,
@@ -20,6 +19,7 @@ from pyramid_seed.batch.identity import (
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.batch.journal import read_entry
 from pyramid_seed.checkpoints.digests import weights_key
+from pyramid_seed.loading import LoraToLoad
 from pyramid_seed.presets import Preset, load_preset
 
 GOLDEN = "1291f8a8c1af317b9f31fd31fcb999eef3c4f51a3753498202fdda1a9694d2fe"

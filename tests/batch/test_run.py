@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyramid_seed import api, generate, run_batch
-from pyramid_seed.api import shared_pipeline
+from pyramid_seed import generate, run_batch
+from pyramid_seed import shared_pipeline as shared_pipeline_module
 from pyramid_seed.batch import worker
 from pyramid_seed.batch.errors import ModelError
 from pyramid_seed.batch.launch import Launch, join_launch
@@ -23,6 +23,7 @@ from pyramid_seed.media.images import open_image
 from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.reproduce import verify
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.conftest import REFERENCE
 
 IMAGE = REFERENCE / "i2v_input.png"
@@ -235,13 +236,13 @@ def test_a_damaged_model_file_ends_the_batch_once(run, tmp_path, monkeypatch, ca
     weights = model / "text_encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:9999])
     loads = []
-    load = api._load
+    load = shared_pipeline_module.load_source
 
     def counted(*arguments):
         loads.append(arguments)
         return load(*arguments)
 
-    monkeypatch.setattr(api, "_load", counted)
+    monkeypatch.setattr(shared_pipeline_module, "load_source", counted)
     with pytest.raises(ValueError, match=rf"{model} cannot be loaded: .*text_encoder"):
         run(*({"prompt": f"boat {n}", "num_frames": 1} for n in range(5)), model=str(model))
     assert len(loads) <= 1

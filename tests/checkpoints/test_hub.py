@@ -15,13 +15,14 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from pyramid_seed import generate
-from pyramid_seed.api import load_pipeline, shared_pipeline
+from pyramid_seed import encode_prompts, generate
 from pyramid_seed.checkpoints import hub as hub_module
 from pyramid_seed.checkpoints.pickles import converted_folder
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.provenance.manifest import read_manifest
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.stand_in_hub import COMMIT, StandInHub, ask_hub
@@ -113,6 +114,23 @@ def test_one_command_makes_a_clip_and_the_next_fetches_and_converts_nothing(hub,
     assert main(["verify", str(tmp_path / "a.mp4"), "--quiet"]) == 0
     assert main(["diff", str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]) == 0
     assert hub.files == []
+
+
+def test_text_encoders_and_the_rest_are_downloaded_apart(hub, tmp_path):
+    """Only for texts, only for clips of texts that are encoded: no file is asked for twice, or in vain."""
+    shared_pipeline.clear()
+    settings = {"model": "owner/name", "variant": "384p", "preset": "tiny", "progress": False}
+    encoded = encode_prompts(["a boat"], **settings)
+    of_text = {name for name in hub.files if name.startswith(("text_encoder", "tokenizer"))}
+    assert {name for name in hub.files if name.endswith((".safetensors", ".bin"))} == {
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+    }
+    hub.heal()
+    size = {"height": 64, "width": 64, "num_frames": 1, "num_inference_steps": 1, "scale": 1}
+    clip = generate("a boat", seed=1, prompt_embeds=encoded, **settings, **size)
+    assert not of_text & set(hub.files)
+    assert of_text < {row["file"] for row in clip.weights}
 
 
 def test_what_is_here_needs_no_hub(hub, monkeypatch, caplog):

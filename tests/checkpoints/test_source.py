@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from pyramid_seed import generate
-from pyramid_seed.api import load_pipeline, shared_pipeline
 from pyramid_seed.checkpoints import source as source_module
 from pyramid_seed.checkpoints.source import ModelSource, read_source
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.resources import embedded_model_path
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.conftest import REFERENCE
 
 MINIFLUX = REFERENCE / "miniflux-tiny"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pyramid_seed import generate, load_pipeline
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.cli import main
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.pipelines.out_of_memory import GenerationOutOfMemoryError
 from pyramid_seed.provenance.manifest import read_manifest
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
@@ -76,7 +76,9 @@ MISTAKES = {
 
 def test_a_mistake_is_named_and_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "pyramid_seed.shared_pipeline.load_source", lambda *_, **__: pytest.fail("the model was loaded")
+    )
 
     def is_named(options, message):
         assert main(["generate", "a star", "--seed", "1", *options.split()]) == 2

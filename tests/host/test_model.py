@@ -11,6 +11,7 @@ from diffusers.hooks import HookRegistry
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from tests.models.test_pyramid_transformers import (  # noqa: F401 - fixtures
     family,
@@ -96,6 +97,22 @@ def test_layerwise_casting_while_training(tmp_path, family, model, inputs):
     half.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
     loss_of(half, to_bfloat16(inputs)).backward()
     assert any(value.grad is not None for value in half.parameters())
+
+
+@pytest.mark.slow
+def test_export(model, inputs):
+    """For one length of text and history, where the mask of the text is data; elsewhere it decides shapes."""
+    model.set_attention_path("reference")
+    expected = velocity(model, inputs)
+    program = torch.export.export(model, (), kwargs=inputs).module()
+    mask = inputs["encoder_attention_mask"]
+    inputs["encoder_attention_mask"] = mask.roll(1, dims=0)
+    for given in (inputs | {"encoder_attention_mask": mask}, inputs):
+        assert torch.equal(program(**given).sample, velocity(model, given))
+    assert torch.equal(program(**inputs | {"encoder_attention_mask": mask}).sample, expected)
+    model.set_attention_path("grouped")
+    with pytest.raises(GuardOnDataDependentSymNode):
+        torch.export.export(model, (), kwargs=inputs)
 
 
 def test_attention_processors(model, inputs):

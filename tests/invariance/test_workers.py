@@ -315,7 +315,9 @@ def test_how_many_workers_there_are(pipe, own_pipe):
 
 
 def test_arguments_of_generate(quick, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.api._load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "pyramid_seed.shared_pipeline.load_source", lambda *_, **__: pytest.fail("the model was loaded")
+    )
     with pytest.raises(TypeError, match="processes must be a Processes, got int"):
         generate("a boat", processes=2, **quick)
     for workers in (0, 129):

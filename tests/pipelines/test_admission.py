@@ -8,7 +8,8 @@ import threading
 import pytest
 import torch
 
-from pyramid_seed.api import generate, load_pipeline
+from pyramid_seed.api import generate
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from tests.pipelines.conftest import FAMILY_NEUTRAL
 

@@ -7,7 +7,8 @@ import torch
 from diffusers import PipelineQuantizationConfig, QuantoConfig, TorchAoConfig
 from PIL import Image
 
-from pyramid_seed.api import generate, load_pipeline
+from pyramid_seed.api import generate
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from pyramid_seed.provenance.show import describe
 from pyramid_seed.reproduce import verify

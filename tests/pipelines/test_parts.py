@@ -16,7 +16,8 @@ from diffusers.hooks import (
 )
 from safetensors.torch import load_file, save_file
 
-from pyramid_seed.api import generate, load_pipeline
+from pyramid_seed.api import generate
+from pyramid_seed.loading import load_pipeline
 from pyramid_seed.models.lora import check_lora
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.reproduce import extend, regenerate, verify

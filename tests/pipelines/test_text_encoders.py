@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pyramid_seed import generate, load_pipeline, run_batch
-from pyramid_seed.api import shared_pipeline
 from pyramid_seed.pipelines import text_encoders
 from pyramid_seed.presets import Settings, load_preset, with_settings
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"

@@ -71,8 +71,8 @@ def test_weights_are_the_files_of_the_variant(made):
 
 
 def test_weights_of_a_saved_pipeline_are_its_files(quick, tmp_path):
-    from pyramid_seed.api import load_pipeline
     from pyramid_seed.checkpoints.source import read_source
+    from pyramid_seed.loading import load_pipeline
 
     load_pipeline(quick["model"], variant="384p", device="cpu").save_pretrained(tmp_path)
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
@@ -86,7 +86,7 @@ def test_weights_of_a_saved_pipeline_are_its_files(quick, tmp_path):
 
 
 def test_a_pipeline_given_by_hand_is_not_taken_for_the_presets_model(quick):
-    from pyramid_seed.api import load_pipeline
+    from pyramid_seed.loading import load_pipeline
 
     pipeline = load_pipeline(quick["model"], variant="384p", device="cpu")
     settings = {name: value for name, value in quick.items() if name not in ("model", "variant")}

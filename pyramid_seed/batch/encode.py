@@ -1,0 +1,78 @@
+"""`encode_list`: the texts of a list, encoded for a batch that then needs no text encoders."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Unpack
+
+from ..api import check_request
+from ..checkpoints.source import recognise_model
+from ..choices import DeterminismLevel
+from ..pipelines.encoded_texts import PARTS_WITHOUT_TEXT, EncodedTexts
+from ..presets import Preset, Settings, settings_listed
+from ..run_options import RunOptions
+from ..shared_pipeline import shared_pipeline
+from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .rows import STANDARD_INPUT, name_of, read_rows
+
+
+@settings_listed
+def encode_list(
+    prompts: str | Path,
+    *,
+    file_format: str | None = None,
+    preset: str | Path | Preset | None = None,
+    device: str | None = None,
+    determinism: DeterminismLevel = "strict",
+    progress: bool = True,
+    **settings: Unpack[Settings],
+) -> EncodedTexts:
+    """Encode the prompts and negative prompts of a list, each text alone and once.
+
+    Only the text encoders of the model are loaded. With the same list, preset and settings, `run_batch` finds
+    all texts in what this returns.
+
+    Args:
+        prompts, file_format, preset, settings: see `run_batch`; all rows must be of one model.
+        device: where they are encoded; default: the accelerator if there is one, else the CPU.
+        determinism: "strict" or "relaxed".
+        progress: show a progress bar on standard error.
+
+    Raises:
+        BatchInputError: rows that are bad, all of them; nothing was encoded.
+        ValueError: the list cannot be read, is empty, or names several models, dtypes or text lengths.
+        OSError: the list cannot be read.
+    """
+    RunOptions(device, determinism=determinism).check()
+    where = name_of(prompts)
+    folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
+    rows, unread = read_rows(prompts, file_format)
+    source_of = cache(
+        lambda model, variant: recognise_model(model, variant=variant, without=PARTS_WITHOUT_TEXT)
+    )
+
+    def check(item: BatchItem) -> None:
+        check_request(
+            source_of(item.settings.model, item.settings.variant).geometry, item.prompt, item.settings
+        )
+
+    items, bad = items_from_rows(
+        rows, Defaults(preset, settings), where=where, folder=folder, source_of=source_of, check=check
+    )
+    refuse_bad_rows([*unread, *bad], len(items), where)
+    first = items[0].settings
+    for item in items:
+        for name in ("model", "variant", "dtype", "max_sequence_length"):
+            here, there = getattr(first, name), getattr(item.settings, name)
+            if here != there:
+                raise ValueError(
+                    f"all rows of {where} must have one {name}, got {here} and {there}; encode each with a "
+                    "list of its own"
+                )
+    texts = [
+        text
+        for item in items
+        for text in (item.prompt + item.settings.prompt_suffix, item.settings.negative_prompt)
+    ]
+    return shared_pipeline.encoded(texts, first, device, determinism, progress)
