@@ -100,7 +100,7 @@ def run_here(command: list[str]) -> tuple[int, str]:
 
 
 def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
-    plain = Path(shutil.copytree(REFERENCE / "miniflux-tiny", tmp_path / "plain"))  # nobody's digests yet
+    plain = REFERENCE / "miniflux-tiny"
     published = Path(shutil.copytree(plain, tmp_path / "published"))
     weights = load_file(published / f"{VAE}.safetensors")
     (published / f"{VAE}.safetensors").unlink()
@@ -138,6 +138,8 @@ def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
         ask_hub(endpoint, monkeypatch)
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         read_source("owner/complete", variant="384p", cache_dir=hub)
+        for path in filter(Path.is_file, hub.rglob("*")):
+            os.utime(path, (1e9, 1e9))  # digests of young files are not kept
         commands = [command for command, _ in cases.values()] + list(goes_on.values())
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
         results = run_read_only_in_copy((hub, cache, out), commands, tmp_path / "told.json")

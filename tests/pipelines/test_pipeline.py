@@ -660,7 +660,7 @@ class TestPrecision:
 
 
 class TestMemoryModes:
-    """What saves memory changes no bit, with an image, too; without one, see `tests/invariance`."""
+    """What saves memory changes no bit, with an image, too; the rest is in `tests/invariance`."""
 
     @FAMILY_NEUTRAL
     @pytest.mark.parametrize(
