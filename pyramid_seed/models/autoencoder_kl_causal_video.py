@@ -123,6 +123,11 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         """Frames per latent frame, after the first."""
         return 2 ** sum(self.config.temporal_down_sample)
 
+    @property
+    def tile_grid(self) -> TileGrid:
+        """The tiles that `enable_tiling` cuts images into, in pixels."""
+        return self._tile_grids()[0]
+
     # Memory modes
 
     def enable_tiling(

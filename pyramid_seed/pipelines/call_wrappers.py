@@ -11,7 +11,7 @@ from typing import Any
 
 from ..determinism import determinism_level
 from ..pieces.processes import processes_left_on_error
-from .out_of_memory import out_of_memory_advice
+from .out_of_memory import out_of_memory_advice, warn_of_decoding
 
 _at_work: set[int] = set()
 """Identities of the parts that calls in progress use."""
@@ -33,14 +33,18 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
         named = bound.arguments
         pipeline, height, width = (named[name] for name in ("self", "height", "width"))
         is_decoded = named["output_type"] != "latent" or named["callback_on_chunk_end"] is not None
+        is_clip = named["num_frames"] != 1
         with processes_left_on_error(named["processes"]):
             pipeline.check_parts(needs_vae=is_decoded or named["image"] is not None)
+            size = None if height is None or width is None else (height, width)
             with (
                 _one_at_a_time(pipeline),
                 determinism_level(named["determinism"]),
                 pipeline.transformer.attention_path_set(named["attention"]),
-                out_of_memory_advice(pipeline, None if height is None or width is None else (height, width)),
+                out_of_memory_advice(pipeline, size, is_clip=is_clip),
             ):
+                if is_decoded and is_clip and size is not None:
+                    warn_of_decoding(pipeline, size)
                 return call(*args, **kwargs)
 
     return wrapped

@@ -20,7 +20,7 @@ class MemoryNeed:
         available: what weights and work may take together; None if that cannot be known.
         on_accelerator: whether there is a CPU to which weights can go.
         is_float32: whether the models compute in float32.
-        tile_share: what part of the VAE's work one tile takes; 1 where tiles would not help.
+        tile_share: what part of the VAE's work is left with tiles; 1 where they would not help.
         size: (height, width) of the clip, None if not known.
         size_multiple: what height and width must be multiples of.
     """
@@ -53,7 +53,7 @@ class MemoryMode:
 def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
     """The modes that lower the peak, cheapest in time first, with plain estimates.
 
-    With W the weights of all components, A the work, and t the share of a tile:
+    With W the weights of all components, A the work, and t the share that is left with tiles:
 
         now                     W + A
         text encoders freed     W - W_text + A

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psutil
@@ -14,7 +16,11 @@ import torch
 from torch import nn
 
 from ..models import autoencoder_kl_causal_video
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from .memory_modes import MemoryNeed, advice, gib
+from .working_memory import decode_bytes
+
+logger = logging.getLogger(__name__)
 
 _ASKED = re.compile(r"to allocate (?P<number>[\d.]+) (?P<unit>\w+)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 1e3, "MB": 1e6, "GB": 1e9}
@@ -27,7 +33,7 @@ class GenerationOutOfMemoryError(torch.OutOfMemoryError, MemoryError):
 
 @contextmanager
 def out_of_memory_advice(
-    pipeline: Any, size: tuple[int, int] | None = None, first: str = ""
+    pipeline: Any, size: tuple[int, int] | None = None, first: str = "", *, is_clip: bool = True
 ) -> Iterator[None]:
     """Say which memory modes would fit when memory runs out in the body.
 
@@ -35,6 +41,7 @@ def out_of_memory_advice(
         pipeline: whose components take the memory.
         size: (height, width) of the clip, None if not known.
         first: what is to be done before any of the modes.
+        is_clip: whether there is more than one latent frame.
 
     Raises:
         GenerationOutOfMemoryError: in place of what torch or NumPy raised, which is its cause.
@@ -47,7 +54,7 @@ def out_of_memory_advice(
         if not is_out_of_memory(error):
             raise
         device = pipeline._execution_device
-        need = memory_need(pipeline, device, bytes_asked(str(error)), size, _ran_in_vae(error))
+        need = memory_need(pipeline, device, bytes_asked(str(error)), size, _ran_in_vae(error), is_clip)
         limit = "" if need.available is None else f", {gib(need.available)} can be had"
         raise GenerationOutOfMemoryError(
             f"out of memory on {device}: weights take {gib(sum(need.weights.values()))} and the work at "
@@ -74,12 +81,14 @@ def memory_need(
     asked: int,
     size: tuple[int, int] | None = None,
     in_vae: bool = False,
+    is_clip: bool = True,
 ) -> MemoryNeed:
     """What a pipeline takes on a device now, for clips of a size, when memory ran out, in the VAE or not.
 
     The work is what torch has allocated there besides the weights, plus what it was asked for last; torch
-    does not count on the CPU, where the work is at least what was asked for. Available is what is free, plus
-    what torch holds (on the CPU: plus the weights, which have their place already).
+    does not count on the CPU, where the work is at least what was asked for. Of a clip that is decoded it is
+    at least what `decode_bytes` says. Available is what is free, plus what torch holds (on the CPU: plus the
+    weights, which have their place already).
     """
     models = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     weights = {name: num_bytes(model) for name, model in models.items()}
@@ -98,8 +107,12 @@ def memory_need(
         available = psutil.virtual_memory().available + sum(weights.values())
     vae, tile_share = pipeline.vae, 1.0
     if in_vae and size is not None and vae is not None and not vae.use_tiling:
-        tile = vae.tile_sample_min_height, vae.tile_sample_min_width
-        tile_share = math.prod(min(edge / side, 1.0) for edge, side in zip(tile, size, strict=True))
+        if is_clip:
+            whole, tiled = decoding_needs(vae, size, device)
+            work, tile_share = max(work, whole), tiled / whole
+        else:
+            tile = vae.tile_grid.size
+            tile_share = math.prod(min(edge / side, 1.0) for edge, side in zip(tile, size, strict=True))
     return MemoryNeed(
         weights=weights,
         largest_block=max(map(num_bytes, blocks), default=0),
@@ -113,6 +126,29 @@ def memory_need(
         size=size,
         size_multiple=pipeline.geometry.size_multiple,
     )
+
+
+def decoding_needs(
+    vae: AutoencoderKLCausalVideo, size: tuple[int, int], device: torch.device
+) -> tuple[int, int]:
+    """Bytes that decoding a clip of (height, width) pixels takes beside weights: as a whole, and in tiles."""
+    need = partial(decode_bytes, vae.config, *size, vae.dtype.itemsize, kernel_copies=device.type == "cuda")
+    return need(), need(tiles=vae.tile_grid)
+
+
+def warn_of_decoding(pipeline: Any, size: tuple[int, int]) -> None:
+    """Warn if decoding a clip of a size, (height, width), will hardly fit on a GPU, before steps are made."""
+    vae, device = pipeline.vae, pipeline._execution_device
+    if device.type != "cuda" or vae.use_tiling:
+        return
+    whole, tiled = decoding_needs(vae, size, device)
+    free, _ = torch.cuda.mem_get_info(device)
+    room = free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if whole > room:
+        logger.warning(
+            f"decoding {size[0]}x{size[1]} as a whole takes about {gib(whole)}, {gib(room)} are free on "
+            f"{device}; with pipeline.vae.enable_tiling() it takes about {gib(tiled)}"
+        )
 
 
 def num_bytes(module: nn.Module, device: torch.device | None = None) -> int:

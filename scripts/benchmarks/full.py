@@ -6,16 +6,21 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from pyramid_seed import AutoencoderKLCausalVideo
 from pyramid_seed.checkpoints.layout import Family
-from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.checkpoints.source import ModelSource, read_source
 from pyramid_seed.dtypes import torch_dtype
 from pyramid_seed.files import check_space, replacing
 from pyramid_seed.pipelines.memory_modes import gib
+from pyramid_seed.pipelines.working_memory import decode_bytes
 
 from .checkpoint import (
     TEXT_ENCODERS,
@@ -29,8 +34,11 @@ from .checkpoint import (
 )
 from .fresh import run_fresh
 from .measure import Bar, Result
+from .needs import DTYPE, META, empty_parts, needs_table
 from .sizes import MID
 
+GPU_CLIP = (768, 1280, 16)
+"""Height, width and units of the clip whose needs are told."""
 MADE = "made.json"
 """In a folder of a checkpoint that was written to its end: of what it is."""
 LOAD_LIMIT = 1.15
@@ -64,7 +72,44 @@ def measure(options: argparse.Namespace, families: Sequence[str], folder: Path) 
         check_space(
             folder, sum(each.stored_bytes for each in missing), "the checkpoint", "use another --folder"
         )
-    return [_measure_family(options, checkpoint) for checkpoint in checkpoints]
+    _check_memory(options, checkpoints)
+    results = [_measure_family(options, checkpoint) for checkpoint in checkpoints]
+    return results + [_needs(options, name) for name in families]
+
+
+def _check_memory(options: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse what this machine has no memory for: OSError."""
+    free = psutil.virtual_memory().available
+    for checkpoint in checkpoints:
+        weights = checkpoint.stored_bytes // checkpoint.size.dtype.itemsize * DTYPE.itemsize
+        with META:
+            vae = AutoencoderKLCausalVideo(**checkpoint.size.vae)
+        decode = decode_bytes(vae.config, options.height, options.width, DTYPE.itemsize)
+        # A single frame has no past: at 384p its decoding took 2.0 GiB, where a clip's is 5.8.
+        needed = int(LOAD_LIMIT * weights) + (decode if options.units > 1 else decode // 2)
+        if needed > free:
+            raise OSError(
+                f"{checkpoint.family.name} needs about {gib(needed)} of memory, {gib(free)} are free; use a "
+                "smaller --size, --height and --width, or leave out --text-encoders"
+            )
+
+
+def _needs(options: argparse.Namespace, family_name: str) -> Result:
+    """What a long clip needs on a GPU, with all text encoders."""
+    transformer, vae = MODELS[options.size, family_name]
+    text = TEXT_ENCODERS[family_name] if options.size == "full" else {}
+    with _configs(family_named(family_name), CheckpointSize(transformer, vae, text)) as source:
+        table = needs_table(empty_parts(source), *GPU_CLIP)
+    return Result("full_size", f"{family_name}, size {options.size}: what a clip needs", table=table)
+
+
+@contextmanager
+def _configs(family: Family, size: CheckpointSize) -> Iterator[ModelSource]:
+    """A checkpoint without its weights, where nobody else sees it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / family.name
+        write_configs(folder, family, size)
+        yield read_source(folder)
 
 
 @dataclass(frozen=True)
@@ -90,12 +135,9 @@ class Checkpoint:
         transformer, vae = MODELS[options.size, family_name]
         text = TEXT_ENCODERS[family_name] if options.text_encoders else {}
         size = CheckpointSize(transformer, vae, text, torch_dtype(options.stored))
-        with tempfile.TemporaryDirectory() as scratch:  # so that nothing is written before there is room
-            write_configs(Path(scratch) / family_name, family, size)
-            source = read_source(Path(scratch) / family_name)
-            stored = sum(
-                num_bytes(shapes_of(source, part), size.dtype) for part in parts_written(family, size)
-            )
+        with _configs(family, size) as source:
+            shapes = [shapes_of(source, part) for part in parts_written(family, size)]
+        stored = sum(num_bytes(each, size.dtype) for each in shapes)
         return cls(folder, family, size, options.seed, stored)
 
     def told(self) -> dict[str, Any]:
@@ -140,9 +182,10 @@ def _measure_family(options: argparse.Namespace, checkpoint: Checkpoint) -> Resu
         seconds = time.perf_counter() - started
     frames = checkpoint.folder.with_name(f"{name}-frames")
     frames.mkdir(exist_ok=True)
-    place = [str(checkpoint.folder), name, [options.height, options.width, options.units]]
+    place = [str(checkpoint.folder), name, options.text_encoders]
+    clip = [options.height, options.width, options.units]
     print(f"{name}: loading and running", flush=True)
-    done = run_fresh("benchmarks.unit", "make_units", [*place, options.text_encoders, str(frames)])["value"]
+    done = run_fresh("benchmarks.unit", "make_units", [*place, clip, str(frames)])["value"]
     weights, phases = sum(done["weights"].values()), done["phases"]
     table = [("phase", "seconds", "peak above the libraries")]
     table += [(phase, f"{row['seconds']:.1f}", gib(row["peak"])) for phase, row in phases.items()]

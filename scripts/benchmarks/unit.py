@@ -42,29 +42,43 @@ class Phases:
         self._started = time.perf_counter()
 
 
-@torch.no_grad()
-def make_units(
-    folder: str, family_name: str, size_of_clip: tuple[int, int, int], with_text: bool, frames: str
-) -> dict[str, Any]:
-    """What a fresh process does: load in bfloat16, make (height, width, units) with one step a stage, save.
+def load_only(folder: str, family_name: str, with_text: bool) -> dict[str, Any]:
+    """What a fresh process does: load in bfloat16.
 
     Returns:
-        "phases" as `Phases` has them, "weights" in bytes by part, "frames": how many were saved.
+        "phases" as `Phases` has them, "weights" in bytes by part.
     """
-    family = family_named(family_name)
+    return _loaded(Path(folder), family_named(family_name), with_text)[2]
+
+
+@torch.no_grad()
+def make_units(
+    folder: str, family_name: str, with_text: bool, size_of_clip: tuple[int, int, int], frames: str
+) -> dict[str, Any]:
+    """The same, and make (height, width, units) with one step per stage, and save the frames.
+
+    Returns:
+        The same, and "frames": how many were saved.
+    """
     height, width, units = size_of_clip
     size = replace(FULL, height=height, width=width, num_units=units, num_steps=(1, 1, 1))
-    # The reference checkpoint first: what libraries load at their first use is no weights.
-    _make(_load(REFERENCE / f"{family_name}-tiny", family, with_text), replace(size, height=64, width=64))
+    pipeline, phases, told = _loaded(Path(folder), family_named(family_name), with_text, size)
+    return told | {"frames": _make(pipeline, size, phases, Path(frames))}
+
+
+def _loaded(
+    folder: Path, family: Family, with_text: bool, size: Size | None = None
+) -> tuple[PyramidFlowPipeline, Phases, dict[str, Any]]:
+    """The reference checkpoint first: what libraries load at their first use is no weights."""
+    warm_up = _load(REFERENCE / f"{family.name}-tiny", family, with_text)
+    if size is not None:
+        _make(warm_up, replace(size, height=64, width=64))
     phases = Phases()
-    pipeline = _load(Path(folder), family, with_text)
+    pipeline = _load(folder, family, with_text)
     phases.end("load")
     parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
-    return {
-        "weights": {name: num_bytes(part) for name, part in parts.items()},
-        "frames": _make(pipeline, size, phases, Path(frames)),
-        "phases": phases.rows,
-    }
+    weights = {name: num_bytes(part) for name, part in parts.items()}
+    return pipeline, phases, {"weights": weights, "phases": phases.rows}
 
 
 def _load(folder: Path, family: Family, with_text: bool) -> PyramidFlowPipeline:

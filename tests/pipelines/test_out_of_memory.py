@@ -77,8 +77,20 @@ def test_tiles_are_advised_where_the_decoder_ran_out(own_pipe, monkeypatch, smal
 
     monkeypatch.setattr(own_pipe.vae.decoder, "forward", refuse)
     own_pipe.vae.tile_sample_min_height = own_pipe.vae.tile_sample_min_width = 32
+    own_pipe.vae.tile_sample_stride_height = own_pipe.vae.tile_sample_stride_width = 24
     with pytest.raises(GenerationOutOfMemoryError, match=r"vae.enable_tiling\(\)"):
-        own_pipe("a", seed=1, **{**small, "output_type": "uint8"})
+        own_pipe("a", seed=1, **{**small, "num_frames": 1, "output_type": "uint8"})
+
+
+def test_tiles_remember_the_clip_and_an_image_has_none(own_pipe):
+    own_pipe.vae.tile_sample_min_height = own_pipe.vae.tile_sample_min_width = 32
+    own_pipe.vae.tile_sample_stride_height = own_pipe.vae.tile_sample_stride_width = 24
+    cpu = torch.device("cpu")
+    whole, tiled = out_of_memory.decoding_needs(own_pipe.vae, (64, 64), cpu)
+    clip, image = (memory_need(own_pipe, cpu, 1, (64, 64), True, is_clip) for is_clip in (True, False))
+    assert (clip.work, clip.tile_share) == (whole, tiled / whole)
+    assert (image.work, image.tile_share) == (1, 0.25)
+    assert image.tile_share < clip.tile_share < 1
 
 
 def test_on_an_accelerator(own_pipe, monkeypatch, small):

@@ -1,0 +1,140 @@
+"""What generating and decoding need besides weights: arithmetic over sizes, without tensors.
+
+Each function adds up the tensors that are alive at once where the code has most of them, as torch counts
+them. What a kernel takes for itself comes on top, unless it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..models.chunked import TileGrid
+
+PAST_FRAMES = 2
+"""That a convolution of the autoencoder remembers."""
+MLP_RATIO = 4
+"""Width of a block's hidden layer over that of the block."""
+
+
+def miniflux_step_bytes(
+    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
+) -> int:
+    """Peak of a transformer step of miniFLUX, a guidance pair: in its first block of a single stream.
+
+    Args:
+        width: of the model, heads x head width.
+        head_dim: width of a head.
+        num_text, num_history, num_current: tokens.
+        itemsize: bytes of a value, 2 for bfloat16.
+    """
+    num_tokens = num_text + num_history + num_current
+    # Text and video as they come, side by side, normalised; attended values beside the hidden layer.
+    held = 3 + 1 + MLP_RATIO
+    # Of two bytes, keys are rotated and normalised as float32.
+    norm = 4 + (3 * 2 if itemsize == 2 else 2)  # query, key, value and normalised queries beside it
+    attention = 3 + 2 + 1  # query, key, value, both rotated, what is attended
+    block = (held + max(norm, attention)) * num_tokens
+    return _pair(block * width, width, head_dim, num_tokens, itemsize)
+
+
+def sd3_step_bytes(
+    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
+) -> int:
+    """Peak of a transformer step of SD3, a guidance pair, in one of its joint blocks.
+
+    Arguments as of `miniflux_step_bytes`.
+    """
+    num_video = num_history + num_current
+    num_tokens = num_text + num_video
+    rotation = 1 + (2 * 2 + 1 if itemsize == 2 else 1)  # rotated queries, then keys as float32
+    attention = (2 + 3 + max(rotation, 3)) * num_tokens + 3 * num_text
+    mlp = (2 * MLP_RATIO + 3) * num_video + num_tokens + 2 * num_text
+    return _pair(max(attention, mlp) * width, width, head_dim, num_tokens, itemsize)
+
+
+def _pair(block: int, width: int, head_dim: int, num_tokens: int, itemsize: int) -> int:
+    """Bytes of a block's values for both halves of guidance, with what the steps of a stage keep."""
+    rotary = num_tokens * head_dim * 3 * 4  # cosines, sines, and the same as complex numbers
+    return 2 * (block + num_tokens * width) * itemsize + rotary
+
+
+def decode_bytes(
+    config: Mapping[str, Any],
+    height: int,
+    width: int,
+    itemsize: int,
+    *,
+    tiles: TileGrid | None = None,
+    kernel_copies: bool = False,
+) -> int:
+    """Peak of decoding a latent frame in the middle of a clip of three or more.
+
+    What the convolutions remember of the clip, and the most that is alive beside it. With tiles, each one has
+    a memory of its own, but only one is worked on.
+
+    Args:
+        config: of the autoencoder.
+        height, width: pixels.
+        itemsize: bytes of a value.
+        tiles: in pixels; None for the whole picture at once.
+        kernel_copies: count the copies that cuDNN makes of what a convolution reads and writes, channels
+            last.
+    """
+    grid = TileGrid((height, width), (height, width)) if tiles is None else tiles
+    sizes = [
+        tuple(
+            min(window.stop, side) - window.start for window, side in zip(place, (height, width), strict=True)
+        )
+        for row in grid.windows(height, width)
+        for place in row
+    ]
+    layers = [[*_convolutions(config, *size)] for size in sizes]
+    remembered = sum(kept for tile in layers for kept, *_ in tile)
+    work = max(alive + copies * kernel_copies for tile in layers for _, alive, copies in tile)
+    frames = 2 ** sum(map(bool, config["temporal_up_sample"]))
+    stitched = 0 if len(sizes) == 1 else config["out_channels"] * frames * height * width
+    return (remembered + work + stitched) * itemsize
+
+
+def _convolutions(config: Mapping[str, Any], height: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """What each convolution of the decoder remembers, has alive around it, reads and writes; in values."""
+    ratio = 2 ** sum(map(bool, config["spatial_up_sample"]))
+    area, frames = (height // ratio) * (width // ratio), 1
+
+    def convolution(held: int, channels: int, out: int) -> tuple[int, int, int]:
+        """`held` is alive beside what the convolution reads, the past in front, and writes; per pixel."""
+        kept = PAST_FRAMES * channels * area
+        read = kept + channels * frames * area
+        return kept, held * area + read + out * area + kept, read + out * area
+
+    def resnet(channels: int, out: int) -> Iterator[tuple[int, int, int]]:
+        yield convolution(2 * channels * frames, channels, out * frames)
+        yield convolution((channels + 2 * out) * frames, out, out * frames)
+
+    channels = config["decoder_block_out_channels"][-1]
+    yield convolution(config["latent_channels"], config["latent_channels"], channels)
+    for _ in range(2):
+        yield from resnet(channels, channels)
+    levels = zip(
+        config["decoder_layers_per_block"],
+        reversed(config["decoder_block_out_channels"]),
+        config["spatial_up_sample"],
+        config["temporal_up_sample"],
+        strict=True,
+    )
+    for num_layers, out, space, time in levels:
+        for _ in range(num_layers):
+            yield from resnet(channels, out)
+            channels = out
+        for is_wanted, factor in ((space, 4), (time, 2)):
+            if not is_wanted:
+                continue
+            more = factor * channels * frames
+            yield convolution(channels * frames, channels, more)
+            yield 0, (channels * frames + 2 * more) * area, 0  # channels become pixels or frames
+            if factor == 4:
+                area *= 4
+            else:
+                frames *= 2
+    yield convolution(2 * channels * frames, channels, config["out_channels"] * frames)
