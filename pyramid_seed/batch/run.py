@@ -45,7 +45,7 @@ from ..run_options import RunOptions
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
 from .identity import Job, SharedContent, key_of, shared_content
-from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .items import MOST_REMEMBERED, BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
 from .rows import STANDARD_INPUT, name_of, stream_rows
@@ -168,6 +168,8 @@ def run_batch(
         for item in items:
             place = id(item.settings), item.image_digest, item.loras
             if place not in shared:
+                if len(shared) >= MOST_REMEMBERED:
+                    shared.clear()
                 source = fetched(item.settings.model, item.settings.variant)
                 steps = _steps(item, source, processes_per_clip)
                 shared[place] = maker.shared_content(item, source.weights_key), steps
