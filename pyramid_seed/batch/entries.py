@@ -59,7 +59,18 @@ class RowEntry(msgspec.Struct, frozen=True, kw_only=True):
         """It has none."""
 
 
+class CheckedEntry(msgspec.Struct, frozen=True):
+    """What an item's line says of its file, read at a third of the cost where the line was checked before."""
+
+    file: str
+    status: str
+    file_sha256: str | UnsetType = UNSET
+    size: int | UnsetType = UNSET
+    mtime_ns: int | UnsetType = UNSET
+
+
 _items = msgspec.json.Decoder(ItemEntry)
+checked = msgspec.json.Decoder(CheckedEntry).decode
 
 
 def read_entry(data: bytes) -> Entry:

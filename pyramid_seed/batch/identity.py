@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
@@ -120,12 +119,13 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
 
 def jobs_to_json(jobs: Sequence[Job]) -> str:
     """Jobs as text, for other processes; what jobs share is in it once."""
-    places: dict[tuple[int, Path | None, tuple[LoraToLoad, ...], tuple[int, ...]], int] = {}
+    places: dict[tuple[object, ...], int] = {}
     shared: list[dict[str, Any]] = []
     rows: list[list[Any]] = []
     for job in jobs:
         item = job.item
-        place = places.setdefault((id(item.settings), item.image, item.loras, job.steps), len(shared))
+        like = id(item.settings), item.image, item.image_digest, item.loras, job.steps
+        place = places.setdefault(like, len(shared))
         if place == len(shared):
             shared.append(asdict(job))
         rows.append([place, item.prompt, item.seed, job.key])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..files import replacing
-from .entries import Entry, ItemEntry, decoded, entry_line, read_entry
+from .entries import CheckedEntry, Entry, checked, decoded, entry_line, read_entry
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class Entries(Mapping[str, Entry]):
         self._file = file
         self._places = places
 
-    def item(self, key: str) -> ItemEntry | None:
-        """An entry as its fields; None if there is none."""
-        return self._item(key) if key in self._places else None
+    def item(self, key: str) -> CheckedEntry | None:
+        """What an entry says of its file; None if there is none."""
+        return checked(self._line(key)) if key in self._places else None
 
     def replace(self, entry: Entry) -> None:
         """Write a later entry of an item."""
@@ -96,7 +96,9 @@ class Entries(Mapping[str, Entry]):
         places: dict[str, int] = {}
         with replacing(self._index.path, overwrite=True) as temporary:
             with temporary.open("wb") as file:
-                for key in sorted(self._places.keys() - without, key=lambda key: self._item(key).file):
+                for key in sorted(
+                    self._places.keys() - without, key=lambda key: checked(self._line(key)).file
+                ):
                     line = self._line(key)
                     places[key] = file.tell()
                     file.write(line if line.isascii() else entry_line(read_entry(line)))
@@ -110,11 +112,6 @@ class Entries(Mapping[str, Entry]):
     def close(self) -> None:
         """No entry will be asked for any more."""
         self._file.close()
-
-    def _item(self, key: str) -> ItemEntry:
-        entry = decoded(self._line(key))
-        assert isinstance(entry, ItemEntry)  # as when its place was noted
-        return entry
 
     def _line(self, key: str) -> bytes:
         self._file.seek(self._places[key])

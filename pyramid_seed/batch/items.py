@@ -24,7 +24,8 @@ from .rows import BadRow, BatchInputError, Row, check_names
 
 logger = logging.getLogger(__name__)
 
-_MOST_REMEMBERED = 1024  # images are told apart by their paths: a list may have one per row
+MOST_REMEMBERED = 1024
+"""Ways to make a clip whose checks are remembered: a list may have an image or a negative prompt per row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,9 @@ def items_from_rows(
                 like = _item_of(rest, defaults, folder, preset_of_name, source_of, known_loras, warn_once)
                 shared = settings_by_text.setdefault(repr(like.settings), like.settings)
                 check(like := replace(like, settings=shared, prompt=prompt))
-                if len(checked) >= _MOST_REMEMBERED:
+                if len(checked) >= MOST_REMEMBERED:
                     checked.clear()
+                    settings_by_text.clear()
                 checked[text] = like
             items_of_row = [
                 BatchItem(prompt, seed, like.settings, like.image, like.image_digest, like.loras)

@@ -16,8 +16,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import msgspec
-
 from ..files import check_readable, clear_leftovers, file_digest
 from .entries import entry_line
 from .errors import refuse_too_many_files
@@ -122,7 +120,7 @@ class Journal:
             refuse_too_many_files(error)
             return False
         if not is_known:
-            entries.replace(msgspec.to_builtins(entry) | file_state(state))
+            entries.replace(entries[key] | file_state(state))
         return True
 
     def set_aside(self, path: Path) -> None:

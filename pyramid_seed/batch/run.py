@@ -47,7 +47,7 @@ from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
 from .identity import Job, SharedContent, key_of, shared_content
-from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .items import MOST_REMEMBERED, BatchItem, Defaults, items_from_rows, refuse_bad_rows
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
 from .rows import STANDARD_INPUT, name_of, stream_rows
@@ -186,6 +186,8 @@ def run_batch(
         for item in items:
             place = id(item.settings), item.image_digest, item.loras
             if place not in shared:
+                if len(shared) >= MOST_REMEMBERED:
+                    shared.clear()
                 source = fetched(item.settings.model, item.settings.variant)
                 steps = _steps(item, _request(item, source, processes_per_clip))
                 weights = source.weights if embeds is None else embeds.with_rows(source.weights)

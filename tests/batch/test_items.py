@@ -148,6 +148,16 @@ def test_what_rows_share_is_looked_up_and_checked_once(tmp_path, monkeypatch):
     assert (len(items), len(bad)) == (1, 1)
 
 
+def test_more_ways_to_make_a_clip_than_are_remembered(monkeypatch):
+    monkeypatch.setattr("pyramid_seed.batch.items.MOST_REMEMBERED", 2)
+    rows = [{"prompt": "a", "seed": n, "negative_prompt": str(n % 5)} for n in range(20)]
+    items, bad = items_of(*rows)
+    assert bad == []
+    assert [(item.seed, item.settings.negative_prompt) for item in items] == [
+        (n, str(n % 5)) for n in range(20)
+    ]
+
+
 def test_what_the_model_refuses_is_a_bad_row():
     def check(item):
         if item.settings.num_frames == 10:

@@ -495,6 +495,7 @@ def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatc
     command = ["batch", "--rows", "80", "20", "40", "--folder", tmp_path, "--bars"]
     status, said, _ = run(*command, "--picture", tmp_path / "batch.png")
     assert status == 1
+    assert launched.pop(9) == (20, "neighbour", batch.TINY)
     assert launched == [
         (count, *batch_of)
         for count in (20, 40, 80)
