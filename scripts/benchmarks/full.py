@@ -35,6 +35,7 @@ from .checkpoint import (
 from .fresh import run_fresh
 from .measure import Bar, Result
 from .needs import DTYPE, META, empty_parts, needs_table
+from .sequence import published_geometry
 from .sizes import MID
 
 GPU_CLIP = (768, 1280, 16)
@@ -63,9 +64,12 @@ def measure(options: argparse.Namespace, families: Sequence[str], folder: Path) 
     """Units of each family.
 
     Raises:
-        OSError: there is no room for a checkpoint. ValueError: a folder holds something else.
+        OSError: there is no room for a checkpoint, or no memory for a model.
+        ValueError: a size or a number of units does not fit; a folder holds something else.
         RuntimeError: units could not be made.
     """
+    published_geometry().check_size(options.height, options.width)
+    published_geometry().num_frames(options.units)  # refuses what is no number of units
     checkpoints = [Checkpoint.of(options, name, folder / name) for name in families]
     missing = [checkpoint for checkpoint in checkpoints if not checkpoint.is_made()]
     if missing:

@@ -85,6 +85,14 @@ def test_what_there_is_no_room_for_is_refused_before_anything_is_written(run, mo
     assert not (tmp_path / "made").exists()
 
 
+def test_a_clip_that_no_model_makes_is_refused_before_anything_is_written(run, tmp_path):
+    for option, value, message in (("--height", 100, "use 64 or 128"), ("--units", 0, "at least 1, got 0")):
+        status, _, told = run(option, value)
+        assert status == 2
+        assert message in told
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_published_sizes_are_those_of_the_published_files(tmp_path):
     published = json.loads((REFERENCE / "state_dict_keys.json").read_text())
     for name in ("miniflux", "sd3"):
