@@ -312,8 +312,10 @@ def make_clip(
         arguments["prompt"] = recipe.prompt
     else:
         request = check_request(pipeline.geometry, recipe.prompt, recipe.settings, image, embeds)
+        texts = texts_of(recipe.prompt, recipe.settings, request)
+        embeds.check_beginning({} if beginning is None else beginning.text_digests, *texts)
         del arguments["negative_prompt"]
-        arguments |= embeds.arguments(*texts_of(recipe.prompt, recipe.settings, request))
+        arguments |= embeds.arguments(*texts)
     loaded = time.perf_counter()
     environment = environment_fingerprint(
         pipeline._execution_device,
@@ -352,10 +354,10 @@ def make_clip(
     if processes is not None:
         facts = FrameFacts.from_json(processes.text_of_first(facts.to_json()))
     length = recipe.settings.max_sequence_length
-    texts = {"the prompt": recipe.prompt + recipe.settings.prompt_suffix}
+    encoded = {"the prompt": recipe.prompt + recipe.settings.prompt_suffix}
     if "negative_prompt" in output.text_digests[0]:
-        texts["the negative prompt"] = recipe.settings.negative_prompt
-    cuts = [cut for name, text in texts.items() for cut in pipeline.text_cuts(text, length, name)]
+        encoded["the negative prompt"] = recipe.settings.negative_prompt
+    cuts = [cut for name, text in encoded.items() for cut in pipeline.text_cuts(text, length, name)]
     settings = replace(recipe.settings, height=facts.height, width=facts.width, num_frames=facts.num_frames)
     return Clip(
         recipe=replace(

@@ -77,6 +77,21 @@ class EncodedTexts:
                     f"{len(self.texts)} texts; encode it with the clip's preset: pyramid-seed encode"
                 )
 
+    def check_beginning(self, digests: Mapping[str, str], prompt: str, negative_prompt: str | None) -> None:
+        """Refuse to go on with a clip whose units were made of other embeddings of its texts: ValueError.
+
+        Args:
+            digests: see `Beginning.text_digests`.
+            prompt, negative_prompt: see `check`.
+        """
+        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if text is not None and digests.get(name) not in (None, digest := self.digest(text)):
+                raise ValueError(
+                    f"the clip was begun with other embeddings of its {name} than those of "
+                    f"{self.path or 'prompt_embeds'}: SHA-256 {digests[name][:16]}... and {digest[:16]}...; "
+                    "go on with its own"
+                )
+
     def arguments(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
         """What a call of the pipeline takes in place of texts, which must be here.
 

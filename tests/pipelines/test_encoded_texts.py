@@ -147,6 +147,9 @@ def test_a_text_encoded_elsewhere_is_told(guided, encoded, saved, tmp_path):
     assert differs.difference is not None
     assert differs.difference.stage == "text"
     assert "text.device.name" in [difference.field for difference in differs.environment]
+    kept = generate(PROMPT, seed=1, **guided).save(tmp_path / "kept.mp4", keep_latents=True)
+    with pytest.raises(ValueError, match="was begun with other embeddings of its prompt"):
+        extend(kept, 9, model=guided["model"], prompt_embeds=others, progress=False)
 
 
 # The file
