@@ -165,6 +165,7 @@ def of_one(short):
         return generate("a boat", seed=5, shards=3, **short)
 
 
+@pytest.mark.slow
 def test_commands_of_two_processes(short, options, of_one, tmp_path):
     """`generate`, `verify` and `extend`: one file, one voice."""
     path, longer = tmp_path / "boat.mp4", tmp_path / "longer.mp4"

@@ -77,6 +77,7 @@ for each in (pipe, PyramidFlowPipeline.from_pretrained(sd3)):
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_finds_the_classes(load, small, tmp_path):
     """model_index.json names the modules of the components, so it must be enough to find them.
 

@@ -29,6 +29,8 @@ from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.presets import load_preset
 from tests.cases import check_cases
 
+pytestmark = pytest.mark.slow  # of the world that the embedded model was trained on
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = world.held_out_examples(36)
 
@@ -151,7 +153,6 @@ def test_other_pairs_than_the_first_ones(monkeypatch, tmp_path):
     assert [clip["seed"] for clip in result["clips"]] == [example.seed for example in EXAMPLES[5:7]]
 
 
-@pytest.mark.slow
 def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, capsys):
     """It draws noise: bars are missed, measuring alone succeeds, a grid gets a line each and a picture."""
     model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
@@ -174,7 +175,6 @@ def test_command_line_on_an_untrained_model(exported, monkeypatch, tmp_path, cap
     }
 
 
-@pytest.mark.slow
 def test_a_continued_clip_begins_with_the_rendered_picture():
     """Of the embedded model, within what its autoencoder loses."""
     settings = call_settings(load_preset("tiny")) | {"num_frames": 5, "num_inference_steps": [1, 1, 1]}
@@ -187,7 +187,6 @@ def test_a_continued_clip_begins_with_the_rendered_picture():
         assert 10 * np.log10(255**2 / error) > 30
 
 
-@pytest.mark.slow
 def test_guidance_of_the_later_units_has_its_own_row_of_a_grid(exported, monkeypatch, tmp_path):
     model = ("--model", exported, "--out", tmp_path, "--count", 1, "--num-frames", 5)
     grid = ("--guidance-scale", 2, "--video-guidance-scale", 1, 3, "--num-inference-steps", "1,1,2")

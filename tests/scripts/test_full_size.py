@@ -49,6 +49,7 @@ def options(**changes):
     return Namespace(**values | changes)
 
 
+@pytest.mark.slow
 def test_units_of_a_family(run, tmp_path):
     status, told, _ = run("--family", "sd3", "--units", 2, "--json", tmp_path / "told.json")
     assert status == 0
@@ -118,6 +119,7 @@ def test_a_checkpoint_depends_on_its_seed_alone(tmp_path):
     assert first["proj_out.weight"].std() > 0
 
 
+@pytest.mark.slow
 def test_weights_are_held_once_while_they_are_loaded(tmp_path):
     """Stored as float32, loaded as 248 MiB of bfloat16, in a fresh process; 24 MiB more for what is none.
 

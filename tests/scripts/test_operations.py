@@ -20,6 +20,7 @@ MODELS = {
 """Class, its smallest config of published structure, and the most operations of a step."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["miniflux", pytest.param("sd3", marks=pytest.mark.slow)])
 def test_a_step_asks_for_little_and_waits_for_nothing(family):
     """At 384p, on the meta device, which no tensor of the CPU may meet."""

@@ -19,6 +19,8 @@ from world import (
 
 from tests.cases import check_cases
 
+pytestmark = pytest.mark.slow  # of the world that the embedded model was trained on
+
 EXAMPLES = held_out_examples(432)
 NOTHING = Recognition(None, None, None, None, None, None, dict.fromkeys(ATTRIBUTES, 0.0))
 
@@ -73,7 +75,6 @@ def test_rendered_clips_are_all_recognised(damage, count):
     _check_recognition(damage, EXAMPLES[:count])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("damage", "count"), [(_clean, 432), (_coded, 200), (_poor, 200), (_faded, 108)])
 def test_more_clips_are_all_recognised(damage, count):
     _check_recognition(damage, EXAMPLES[9:count])

@@ -33,6 +33,8 @@ from world import (
 
 from tests.cases import check_cases
 
+pytestmark = pytest.mark.slow  # of the world that the embedded model was trained on
+
 VALUES = {"shape": SHAPES, "colour": COLOURS, "motion": MOTIONS, "background": BACKGROUNDS}
 USUAL = {"size": "medium", "speed": "normal"}
 SYNONYMS = {
