@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import gradio as gr
+import lazy_loader
 import pytest
 from PIL import Image
 
 from pyramid_seed import generate
-from pyramid_seed.ui.app import Page, message_of, whole
 from pyramid_seed.ui.jobs import Outcome
 from pyramid_seed.ui.studio import Studio
 
+# Slow to import, and every one of pytest's processes collects all tests.
+gr = lazy_loader.load("gradio")
+app = lazy_loader.load("pyramid_seed.ui.app")
+
 
 @pytest.fixture
-def page(studio) -> Page:
+def page(studio):
     with gr.Blocks() as blocks:
-        return Page(studio, blocks)
+        return app.Page(studio, blocks)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +73,12 @@ def test_the_size_in_the_form_is_that_of_the_picture(page, studio, tmp_path):
 
 
 def test_messages_are_text():
-    assert message_of(ValueError("<img src=x>")).message == "&lt;img src=x&gt;"
-    assert message_of(MemoryError()).message == "MemoryError"
+    assert app.message_of(ValueError("<img src=x>")).message == "&lt;img src=x&gt;"
+    assert app.message_of(MemoryError()).message == "MemoryError"
 
 
 def test_a_number_of_the_form_must_be_whole():
     for value in (None, 64.5):
         with pytest.raises(ValueError, match=rf"height must be a whole number, got {value}"):
-            whole("height", value)
-    assert whole("height", 64.0) == 64
+            app.whole("height", value)
+    assert app.whole("height", 64.0) == 64

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 
+import lazy_loader
 import pytest
 from starlette.testclient import TestClient
 
 from pyramid_seed.ui import uploads
-from pyramid_seed.ui.server import build_server, loopback_names
 from pyramid_seed.ui.studio import Studio
+
+server = lazy_loader.load("pyramid_seed.ui.server")  # as in test_app
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def studio(tmp_path_factory, short):
 def client(studio, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        with TestClient(build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
+        with TestClient(server.build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
             yield client
 
 
@@ -107,13 +109,13 @@ def test_every_address_of_this_machine_alone_has_its_names():
         "0:0:0:0:0:0:0:1": {"0:0:0:0:0:0:0:1", "[::1]", "localhost"},
         **{host: set() for host in ("0.0.0.0", "", "::", "10.0.0.1", "2001:db8::1")},
     }
-    assert {host: set(loopback_names(host)) for host in names} == names
+    assert {host: set(server.loopback_names(host)) for host in names} == names
 
 
 def test_on_any_loopback_address_a_site_of_another_name_is_refused(studio):
     statuses = {}
     for host, name in (("::1", "[::1]:7860"), ("127.0.0.2", "127.0.0.2:7860"), ("0.0.0.0", "example.com")):
-        with TestClient(build_server(studio, host), base_url="http://127.0.0.9") as client:
+        with TestClient(server.build_server(studio, host), base_url="http://127.0.0.9") as client:
             statuses[host] = [
                 client.get("/config", headers={"Host": sent}).status_code for sent in (name, "example.com")
             ]
@@ -151,7 +153,7 @@ def test_uploads_are_limited(client):
 def test_uploads_are_limited_in_all_and_in_number(studio, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr(uploads, "MAX_TOTAL", 3000)
-    with TestClient(build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
+    with TestClient(server.build_server(studio, "127.0.0.1"), base_url="http://127.0.0.1") as client:
 
         def upload(number: int) -> int:
             files = {"files": ("a.png", bytes([number]) * 1100)}
