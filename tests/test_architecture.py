@@ -28,11 +28,11 @@ ALLOWED = {
         "environment": "choices determinism private_apis version",
         "presets": "checks choices fields resources texts unique_keys",
         "schedulers": "",
-        "media": "choices files",
+        "media": "choices files texts",
         "first_image": "media presets",
         "models": "choices files private_apis schedulers",
         "pieces": "choices determinism",
-        "checkpoints": "choices dtypes files geometry models private_apis resources schedulers",
+        "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
         "model_presets": "checkpoints checks presets resources",
         "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
         "presets private_apis schedulers texts",

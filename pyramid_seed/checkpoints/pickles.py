@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..files import check_reachable, check_space, file_digest, replacing
+from ..texts import size_text
 from .digests import cache_path, weight_digests, weights_key
 from .original import check_tensors
 
@@ -98,7 +99,7 @@ def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Co
         record = {"pickle": f"{part.name}/{names}", "sha256": sha256}
         (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
     # A warning, so that it is seen once by whoever has set up nothing.
-    logger.warning("%s was converted to safetensors once: %s (%.1f MB)", where, folder, size / 1e6)
+    logger.warning("%s was converted to safetensors once: %s (%s)", where, folder, size_text(size))
     return Converted(folder / _WEIGHTS, sha256, record["pickle"])
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..texts import counted
 from .diff import tell_difference
 from .options import Commands, named_path, say
 
@@ -90,7 +91,7 @@ def _tell_clip(name: str, clip: StoredClip) -> None:
 
     count, height, width, _ = clip.frames.shape
     rate = "" if clip.fps is None else f" at {clip.fps:g} fps"
-    say(name, f"{clip.path}: {count} frames of {height}x{width}{rate}")
+    say(name, f"{clip.path}: {counted(count, 'frame')} of {height}x{width}{rate}")
     if clip.manifest is None:
         return
     if shows_its_frames(clip):

@@ -281,11 +281,12 @@ def say_step(step: Step) -> None:
 
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
+    facts = clip.frame_facts
     say("model", clip.source and clip.source.description)
     say("preset", clip.settings.name)
     say("seed", clip.seed)
     say("digest", clip.digest)
-    say("frames", clip.frame_facts.size.replace(" frames", "", 1))
+    say("frames", f"{facts.num_frames} of {facts.height}x{facts.width}")
     say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
     say("file", saved)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ..texts import counted
 from .frames import Frames, frames_digest
 
 
@@ -29,7 +30,7 @@ class FrameFacts:
     @property
     def size(self) -> str:
         """Their number and size, for people."""
-        return f"{self.num_frames} frames of {self.height}x{self.width}"
+        return f"{counted(self.num_frames, 'frame')} of {self.height}x{self.width}"
 
     def to_json(self) -> str:
         """As text, for other processes."""

@@ -9,6 +9,7 @@ import torch
 
 from ..geometry import LatentShape
 from ..noise import noise_digest
+from ..texts import counted
 
 TEXT_NAMES = ("prompt", "negative_prompt")
 
@@ -47,8 +48,9 @@ class Beginning:
             return
         if len(self.stage_digests) != self.num_units:
             raise ValueError(
-                f"stage_digests of a beginning must have one entry for each of its {self.num_units} units, "
-                f"got {len(self.stage_digests)}; use None where they are not known"
+                "stage_digests of a beginning must have one entry for each of its "
+                f"{counted(self.num_units, 'unit')}, got {len(self.stage_digests)}; use None where they are "
+                "not known"
             )
         first = self.stage_digests[0]
         if first is not None and (len(first) == 0) != (self.image_digest is not None):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..environment import Difference, fingerprint_differences
 from ..geometry import PyramidGeometry
+from ..texts import counted
 from .manifest import geometry_of
 from .schema import BEFORE_PATHS
 
@@ -80,17 +81,19 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
     common = min(len(left["units"]), len(right["units"]))
     geometry = geometry_of(a)
     steps = [
-        _compare_named("text", left["text"], right["text"], "embeddings of {}", "{} texts"),
-        _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "{} draws"),
+        _compare_named("text", left["text"], right["text"], "embeddings of {}", "text"),
+        _compare_named("noise", _draws(a, common), _draws(b, common), "draw {}", "draw"),
         _compare_units(left, right, common),
         _compare_named(
             "decode", _chunks(left["chunks"][:common], geometry), _chunks(right["chunks"][:common], geometry),
-            "chunk {}", "{} chunks",
+            "chunk {}", "chunk",
         ),
     ]  # fmt: skip
     if len(left["units"]) == len(right["units"]):
         steps.append(
-            _compare_named("frames", {"": left["frames"]}, {"": right["frames"]}, "all frames", "all frames")
+            _compare_named(
+                "frames", {"": left["frames"]}, {"": right["frames"]}, "all frames", equal="all frames"
+            )
         )
     return tuple(steps)
 
@@ -100,12 +103,12 @@ def compare_weights(a: Iterable[Mapping[str, Any]] | None, b: Iterable[Mapping[s
     if a is None or b is None:
         return Step("weights", "not compared", "the files were not recorded")
     left, right = ({row["file"]: row["sha256"] for row in rows} for rows in (a, b))
-    return _compare_named("weights", left, right, "file {}", "{} files")
+    return _compare_named("weights", left, right, "file {}", "file")
 
 
 def compare_noise(a: Mapping[str, Any], b: Mapping[str, Any]) -> Step:
     """All draws, by key, shape and SHA-256."""
-    return _compare_named("noise", _draws(a, None), _draws(b, None), "draw {}", "{} draws")
+    return _compare_named("noise", _draws(a, None), _draws(b, None), "draw {}", "draw")
 
 
 def first_difference(steps: Iterable[Step]) -> Step | None:
@@ -113,8 +116,17 @@ def first_difference(steps: Iterable[Step]) -> Step | None:
     return next((step for step in steps if step.status == "differs"), None)
 
 
-def _compare_named(stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one: str, many: str) -> Step:
-    """Compare values under names in the order of `a`; the note names the first that differs or is missing."""
+def _compare_named(
+    stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one: str, noun: str = "", equal: str = ""
+) -> Step:
+    """Compare values under names in the order of `a`; the note names the first that differs or is missing.
+
+    Args:
+        stage: of a clip's making.
+        a, b: values by name.
+        one: what a value is called, with {} for its name.
+        noun: what equal ones are called, to be counted; or `equal`, what is said of them.
+    """
     if list(a) == list(b):
         names: Iterable[str] = a
     else:
@@ -124,7 +136,7 @@ def _compare_named(stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one
         if left != right:
             where = one.format(ascii(name)[1:-1])
             return Step(stage, "differs", f"{where}: {_short(left)} against {_short(right)}")
-    return Step(stage, "equal", many.format(len(a)))
+    return Step(stage, "equal", equal or counted(len(a), noun))
 
 
 def _short(value: Any) -> str:
@@ -138,8 +150,9 @@ def _compare_units(a: Mapping[str, Any], b: Mapping[str, Any], num_units: int) -
     """Compare the first units, each after its stages where both sides know these."""
     has_stages = [None not in pair for pair in zip(a["stages"], b["stages"], strict=False)][:num_units]
     left, right = _latents(a, has_stages), _latents(b, has_stages)
-    many = f"latents of {num_units} units, after {len(left) - num_units} stages"
-    return _compare_named("unit", left, right, "latents of {}", many)
+    stages = counted(len(left) - num_units, "stage")
+    equal = f"latents of {counted(num_units, 'unit')}, after {stages}"
+    return _compare_named("unit", left, right, "latents of {}", equal=equal)
 
 
 def _latents(digests: Mapping[str, Any], has_stages: Iterable[bool]) -> dict[str, str]:

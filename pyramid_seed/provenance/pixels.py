@@ -13,6 +13,7 @@ from ..geometry import PyramidGeometry
 from ..media.frames import Frames, frames_digest
 from ..media.images import read_image, read_image_folder
 from ..media.video import read_video, write_video
+from ..texts import counted
 from .diff import Step
 from .manifest import chunk_digests, geometry_of
 
@@ -112,4 +113,4 @@ def psnr(a: Frames, b: Frames) -> float:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} frames of {shape[1]}x{shape[2]}"
+    return f"{counted(shape[0], 'frame')} of {shape[1]}x{shape[2]}"

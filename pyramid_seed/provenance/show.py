@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..texts import printable
+from ..texts import counted, printable, size_text
 from .manifest import geometry_of
 
 
@@ -24,8 +24,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         frame = geometry_of(manifest).frames_of_unit(branch["from_unit"])[0]
         yield "branch", f"seed {branch['seed']} from frame {frame} (unit {branch['from_unit']}) on"
     yield "image", manifest["image_sha256"] and f"first frame given, SHA-256 {manifest['image_sha256']}"
-    size = f"{settings['num_frames']} frames of {settings['height']}x{settings['width']}"
-    yield "clip", f"{size} at {settings['fps']:g} fps, {manifest['geometry']['num_units']} units"
+    size = f"{counted(settings['num_frames'], 'frame')} of {settings['height']}x{settings['width']}"
+    yield "clip", f"{size} at {settings['fps']:g} fps, {counted(manifest['geometry']['num_units'], 'unit')}"
     yield "model", _model(manifest)
     if manifest["loras"] is None:
         yield "lora", "adapters that are not known"
@@ -35,7 +35,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "preset", manifest["preset"]
     yield "steps", _first_and_later(settings, "num_inference_steps", "video_num_inference_steps")
     yield "guidance", _guidance(settings)
-    draws = f"{len(manifest['ledger'])} draws on {manifest['noise_device']}"
+    draws = f"{counted(len(manifest['ledger']), 'draw')} on {manifest['noise_device']}"
     yield "noise", f"{manifest['noise_scheme']}, {draws}"
     yield "frames", f"SHA-256 {digests['frames']}"
     packages = environment.get("packages", {})
@@ -67,8 +67,8 @@ def _model(manifest: Mapping[str, Any]) -> str:
     if note := manifest.get("weights_note"):
         parts.append(f"weights that no file holds ({note})")
     if weights is not None:
-        size = sum(row["size"] for row in weights)
-        parts.append(f"{len(weights)} files, {size / 1e6:.1f} MB")
+        size = size_text(sum(row["size"] for row in weights))
+        parts.append(f"{counted(len(weights), 'file')}, {size}")
     return ", ".join(parts)
 
 

@@ -220,8 +220,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("digests", "image_digest", "message"),
         [
-            ((), None, "must have one entry for each of its 1 units, got 0; use None"),
-            ((None, None), None, "must have one entry for each of its 1 units, got 2"),
+            ((), None, "must have one entry for each of its 1 unit, got 0; use None"),
+            ((None, None), None, "must have one entry for each of its 1 unit, got 2"),
             (((),), None, "unit 0 of a beginning is an encoded image, .* got image_digest None and 0 stage"),
             ((("0" * 64,) * 3,), "0" * 64, "or has neither; got image_digest '000.* and 3 stage digests"),
         ],
