@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import psutil
 
 # Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
@@ -26,6 +27,15 @@ import psutil
 _TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}\.tmp(\.\w+)?")
 _LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
+
+
+class FileRow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A file of a model as manifests and embeddings name it, see `checkpoints.digests.weight_digests`."""
+
+    file: str
+    size: int
+    sha256: str
+    converted_sha256: str | None = None
 
 
 @contextmanager

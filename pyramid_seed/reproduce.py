@@ -140,7 +140,7 @@ def verify(
         return verify_noise(original.manifest, original.path)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
-    embeds = opened_texts(making.get("prompt_embeds"))
+    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)

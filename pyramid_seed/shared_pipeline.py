@@ -171,11 +171,6 @@ class SharedPipeline:
                 return read
             return held
 
-    def forget_texts(self) -> None:
-        """Forget what `encoded` has encoded lately."""
-        with self._lock:
-            self._encoders = None
-
     def clear(self) -> None:
         """Let the pipeline go."""
         with self._lock:

@@ -13,8 +13,8 @@ from ..pipelines.encoded_texts import PARTS_WITHOUT_TEXT, EncodedTexts
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
-from .items import BatchItem, Defaults, items_from_rows, refuse_bad_rows
-from .rows import STANDARD_INPUT, name_of, stream_rows
+from .items import BatchItem, Defaults, items_of_list
+from .rows import name_of
 
 
 @settings_listed
@@ -45,8 +45,6 @@ def encode_list(
         OSError: the list cannot be read.
     """
     RunOptions(device, determinism=determinism).check()
-    where = name_of(prompts)
-    folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
     source_of = cache(
         lambda model, variant: recognise_model(model, variant=variant, without=PARTS_WITHOUT_TEXT)
     )
@@ -56,23 +54,17 @@ def encode_list(
             source_of(item.settings.model, item.settings.variant).geometry, item.prompt, item.settings
         )
 
-    items, bad = items_from_rows(
-        stream_rows(prompts, file_format),
-        Defaults(preset, settings),
-        where=where,
-        folder=folder,
-        source_of=source_of,
-        check=check,
+    items, _ = items_of_list(
+        prompts, file_format, Defaults(preset, settings), source_of=source_of, check=check
     )
-    refuse_bad_rows(bad, len(items), where)
     first = items[0].settings
     for item in items:
         for name in ("model", "variant", "dtype", "max_sequence_length"):
             here, there = getattr(first, name), getattr(item.settings, name)
             if here != there:
                 raise ValueError(
-                    f"all rows of {where} must have one {name}, got {here} and {there}; encode each with a "
-                    "list of its own"
+                    f"all rows of {name_of(prompts)} must have one {name}, got {here} and {there}; encode "
+                    "each with a list of its own"
                 )
     texts = [
         text

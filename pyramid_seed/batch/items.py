@@ -20,7 +20,7 @@ from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
 from ..presets import SETTINGS, Preset, Settings, load_preset
 from ..seeds import parse_root, plain_root
-from .rows import BadRow, BatchInputError, Row, check_names
+from .rows import STANDARD_INPUT, BadRow, BatchInputError, Row, check_names, name_of, stream_rows
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,42 @@ def items_from_rows(
             items += items_of_row
         except (ValueError, TypeError, OSError) as error:
             bad.append(BadRow(f"{where}, line {row.line}", str(error)))
+    return items, bad
+
+
+def items_of_list(
+    source: str | Path,
+    file_format: str | None,
+    defaults: Defaults,
+    *,
+    source_of: Callable[[str, str | None], RecognisedModel],
+    check: Callable[[BatchItem], object],
+    check_text: Callable[[BatchItem], object] = lambda _: None,
+    keep_going: bool = False,
+) -> tuple[list[BatchItem], list[BadRow]]:
+    """The items of a list, at least one, and its bad rows.
+
+    Args:
+        source, file_format: see `rows.stream_rows`.
+        defaults, source_of, check, check_text: see `items_from_rows`.
+        keep_going: bear bad rows where others can be made.
+
+    Raises:
+        BatchInputError: there are bad rows. ValueError: there are no rows. ValueError, OSError: as
+            `rows.stream_rows`.
+    """
+    where = name_of(source)
+    items, bad = items_from_rows(
+        stream_rows(source, file_format),
+        defaults,
+        where=where,
+        folder=Path() if str(source) == STANDARD_INPUT else Path(source).parent,
+        source_of=source_of,
+        check=check,
+        check_text=check_text,
+    )
+    if not keep_going or not items:
+        refuse_bad_rows(bad, len(items), where)
     return items, bad
 
 

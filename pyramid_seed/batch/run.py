@@ -47,10 +47,9 @@ from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
 from .identity import Job, SharedContent, key_of, shared_content
-from .items import MOST_REMEMBERED, BatchItem, Defaults, items_from_rows, refuse_bad_rows
+from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
-from .rows import STANDARD_INPUT, name_of, stream_rows
 from .summary import BatchSummary, Plan
 
 logger = logging.getLogger(__name__)
@@ -142,8 +141,6 @@ def run_batch(
     maker = _ClipMaker(own_device, options, lossless, group, embeds)
 
     def make_plan() -> Plan:
-        where = name_of(prompts)
-        folder = Path() if str(prompts) == STANDARD_INPUT else Path(prompts).parent
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant, without=without))
         fetched = cache(lambda model, variant: source_of(model, variant).fetched())
         loras_fit = cache(lambda loras, *model: check_loras_fit(loras, source_of(*model)))
@@ -167,17 +164,15 @@ def run_batch(
                 prompt = item.prompt + settings.prompt_suffix
                 embeds.check(prompt, negative, settings.max_sequence_length, settings.dtype)
 
-        items, bad = items_from_rows(
-            stream_rows(prompts, file_format),
+        items, bad = items_of_list(
+            prompts,
+            file_format,
             Defaults(preset, settings, seeds, loras),
-            where=where,
-            folder=folder,
             source_of=source_of,
             check=check,
             check_text=check_text,
+            keep_going=keep_going,
         )
-        if not keep_going or not items:
-            refuse_bad_rows(bad, len(items), where)
         # By identity: a preset of somebody's own may hold lists, which have no hash.
         shared: dict[
             tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]

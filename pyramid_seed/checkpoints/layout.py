@@ -183,7 +183,8 @@ def original_files(
     transformer = transformer_part(variant)
     needed = []
     for part in (transformer, VAE_PART, *family.text_encoders):
-        needed += [] if part in without else _model_files(files, where, part)
+        if part not in without:
+            needed += _model_files(files, where, part)
     for part, tokenizer in family.tokenizers.items():
         if part in without:
             continue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..choices import LIST_FORMATS
 from .options import (
     Commands,
+    add_list,
     add_lora_option,
     add_run_options,
     add_setting_options,
@@ -34,11 +34,7 @@ def add(commands: Commands) -> None:
         "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "prompts",
-        metavar="LIST",
-        help="one prompt per line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
-    )
+    add_list(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -46,11 +42,6 @@ def add(commands: Commands) -> None:
         required=True,
         metavar="FOLDER",
         help="where clips, index.jsonl and logs go",
-    )
-    parser.add_argument(
-        "--format",
-        choices=LIST_FORMATS,
-        help="of LIST (default: by its ending; standard input: txt)",
     )
     parser.add_argument(
         "--seed",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..choices import LIST_FORMATS
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..texts import size_text
-from .options import Commands, add_field, add_setting_options, quiet_loading, say, settings_from
+from .options import Commands, add_field, add_list, add_setting_options, quiet_loading, say, settings_from
 
 
 def add(commands: Commands) -> None:
@@ -25,14 +24,11 @@ def add(commands: Commands) -> None:
         "  pyramid-seed batch prompts.txt -o clips --prompt-embeds texts.safetensors",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("prompts", metavar="LIST", help="as for batch; - is standard input")
+    add_list(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the .safetensors to write"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what exists")
-    parser.add_argument(
-        "--format", choices=LIST_FORMATS, help="of LIST (default: by its ending; standard input: txt)"
-    )
     add_setting_options(parser)
     group = parser.add_argument_group("running")
     for name in ("device", "determinism"):

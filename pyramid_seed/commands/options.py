@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..choices import LIST_FORMATS
 from ..extras import check_extra
 from ..fields import Field
 from ..loras import named_loras
@@ -192,6 +193,20 @@ def named_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("a path must not be empty")
     return Path(text)
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """The list that a command reads, and its format."""
+    parser.add_argument(
+        "prompts",
+        metavar="LIST",
+        help="one prompt per line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
+    )
+    parser.add_argument(
+        "--format",
+        choices=LIST_FORMATS,
+        help="of LIST (default: by its ending; standard input: txt)",
+    )
 
 
 def add_again_options(parser: argparse.ArgumentParser) -> None:

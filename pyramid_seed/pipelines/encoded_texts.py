@@ -16,7 +16,7 @@ from safetensors.torch import save
 from ..checks import check_choice
 from ..choices import DTYPES
 from ..dtypes import dtype_name
-from ..files import check_readable, replacing
+from ..files import FileRow, check_readable, replacing
 from ..texts import parse_json
 from .text import PromptEmbeddings, TextEmbeddings, embeddings_digest
 
@@ -85,7 +85,7 @@ class EncodedTexts:
             prompt, negative_prompt: see `check`.
         """
         for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            if text is not None and digests.get(name) not in (None, digest := self.digest(text)):
+            if text is not None and name in digests and digests[name] != (digest := self.digest(text)):
                 raise ValueError(
                     f"the clip was begun with other embeddings of its {name} than those of "
                     f"{self.path or 'prompt_embeds'}: SHA-256 {digests[name][:16]}... and {digest[:16]}...; "
@@ -149,7 +149,7 @@ class EncodedTexts:
             texts=[_Text(text, embeddings_digest(embeddings)) for text, embeddings in rows],
             max_sequence_length=self.max_sequence_length,
             dtype=self.dtype,
-            weights=msgspec.convert(self.weights, list[_File]),
+            weights=msgspec.convert(self.weights, list[FileRow]),
             environment=dict(self.environment),
         )
         tensors = {
@@ -168,20 +168,13 @@ class _Text(msgspec.Struct):
     sha256: str
 
 
-class _File(msgspec.Struct, omit_defaults=True):
-    file: str
-    size: int
-    sha256: str
-    converted_sha256: str | None = None
-
-
 class _Header(msgspec.Struct, kw_only=True):
     schema: Literal["pyramid-seed/prompt-embeds"] = "pyramid-seed/prompt-embeds"
     schema_version: Literal[1] = 1
     texts: list[_Text]
     max_sequence_length: int
     dtype: str
-    weights: list[_File]
+    weights: list[FileRow]
     environment: dict[str, Any]
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from ..files import FileRow
 from ..presets import MAX_SCALE
 
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
@@ -28,14 +29,7 @@ class _Model(msgspec.Struct):
     revision: str | None
 
 
-class _File(msgspec.Struct, kw_only=True):
-    file: str
-    size: int
-    sha256: str
-    converted_sha256: str | None = None
-
-
-class _Lora(_File, kw_only=True):
+class _Lora(FileRow, kw_only=True):
     adapter: str
     scale: int | float
     fused: bool
@@ -96,7 +90,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
     cache: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None
     model: _Model
-    weights: list[_File] | None
+    weights: list[FileRow] | None
     weights_note: str = ""
     loras: list[_Lora] | None
     geometry: _Geometry
