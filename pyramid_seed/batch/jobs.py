@@ -64,7 +64,7 @@ def run_jobs(
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
-    with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
+    with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, f"process-{launch.rank}"):
         if group is not None:
             group.is_stopped = stop.is_stopped
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless, folders=folders)

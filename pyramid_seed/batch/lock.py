@@ -1,4 +1,4 @@
-"""One batch at a time writes in a folder."""
+"""One batch at a time writes in a folder, or many parts of a batch do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from .errors import OutputError, writing
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +53,43 @@ def folder_lock(folder: Path) -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def part_lock(folder: Path) -> Iterator[None]:
+    """Keep out launches that need a folder for themselves, and let in other parts of a batch.
+
+    Where files cannot be locked, nothing keeps a launch out that begins later.
+
+    Raises:
+        OutputError: a launch has the folder for itself, or it cannot be written to.
+    """
+    work = folder / ".work"
+    with writing(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        file = (work / "lock").open("a+b")  # network file systems want it readable to share its lock
+    with file:
+        marker = work / "lock.owner"
+        if marker.exists():
+            raise OutputError(_marked(folder, marker))
+        with writing(folder):
+            _share(file, folder)
+        yield
+
+
+def _share(file: BinaryIO, folder: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+    except BlockingIOError as error:
+        raise OutputError(_in_use(folder)) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    logger.warning(
+        "files cannot be locked in %s: begin no other batch and no --gather there while parts run", folder
+    )
+
+
 def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:
     """The operating system's lock on a file, held; None where there are none."""
     if FileLock is SoftFileLock:  # a Python without fcntl
@@ -69,12 +112,16 @@ def _marker(folder: Path, path: Path) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputError(
-            f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no "
-            f"batch runs any more, remove it ({error})"
-        ) from error
+        raise OutputError(f"{_marked(folder, path)} ({error})") from error
     logger.warning("files cannot be locked in %s: %s stands for the lock", folder, path)
     return lock
+
+
+def _marked(folder: Path, path: Path) -> str:
+    return (
+        f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no batch "
+        "runs any more, remove it"
+    )
 
 
 def _in_use(folder: Path) -> str:

@@ -46,10 +46,12 @@ from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import Job, SharedContent, key_of, shared_content
+from .identity import KEY_LENGTH, Job, SharedContent, key_of, shared_content
 from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
+from .part import parse_part
+from .part_jobs import run_part
 from .summary import BatchSummary, Plan
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ def run_batch(
     folders: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
+    part: str | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
@@ -111,6 +114,9 @@ def run_batch(
         num_processes: how many processes were started; refused if it is another number.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` says; the clips are the same with any number.
+        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
+            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
+            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
         progress: show a line on standard error.
         settings: values that replace the presets', see below; a row's own come first.
 
@@ -135,6 +141,12 @@ def run_batch(
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
+    own_part = None if part is None else parse_part(part)
+    if own_part is not None and launch.world_size > 1:
+        raise ValueError(
+            f"part is for processes that are started one by one, this launch has {launch.world_size}; use a "
+            "launch for the whole list, or start each part without a launcher"
+        )
     own_device = _device_of(device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
     group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
@@ -178,6 +190,7 @@ def run_batch(
             tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
         ] = {}
         jobs: dict[str, Job] = {}
+        list_sum, num_own = 0, 0
         for item in items:
             place = id(item.settings), item.image_digest, item.loras
             if place not in shared:
@@ -189,9 +202,26 @@ def run_batch(
                 shared[place] = maker.shared_content(item, weights_key(weights)), steps
             content, steps = shared[place]
             key = key_of(item, content)
-            if key not in jobs:
-                jobs[key] = Job(item, key, steps)
-        return Plan(tuple(jobs.values()), tuple(bad), duplicates=len(items) - len(jobs))
+            list_sum += int(key[:KEY_LENGTH], 16)
+            if own_part is None or own_part.has(key[:KEY_LENGTH]):
+                num_own += 1
+                if key not in jobs:
+                    jobs[key] = Job(item, key, steps)
+        own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
+        return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
+
+    if own_part is not None:
+        return run_part(
+            Path(output),
+            own_part,
+            launch,
+            make_plan,
+            maker,
+            lossless=lossless,
+            progress=progress,
+            check_files=check_files,
+            folders=folders,
+        )
 
     return run_jobs(
         Path(output),
