@@ -42,33 +42,49 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
     folder = Path(output)
     num_parts, paths = latest_parts(folder)
     journal = Journal(folder)
-    with log_file(folder, "gather"), _lock(folder) as is_over, writing(folder):
-        if is_over:
-            journal.clean()
-        else:
-            logger.warning("parts are running in %s; what they have not made yet counts as missing", folder)
-        journal.gather(is_over=is_over)
-        with closing(journal.entries()) as entries:
-            found, missing = 0, 0
-            failed: dict[str, str] = {}
-            again = set(range(num_parts))
-            lost: set[str] = set()
-            bad: list[Entry] = []
-            for index, plan in _plans_of_latest_list(paths):
-                bad += map(msgspec.to_builtins, plan.bad)
-                there = 0
-                for key in plan.ids:
-                    if journal.is_whole(entries, key, check_file=check_files):
-                        there += 1
-                    elif (entry := entries.item(key)) is not None and entry.status == "failed":
-                        failed[entry.file] = entries[key]["reason"]
-                    else:
-                        missing += 1
-                        lost |= {key} & entries.keys()
-                found += there
-                if there == len(plan.ids):
-                    again.remove(index)
-            _finish(journal, entries, bad, lost, is_over=is_over)
+    with log_file(folder, "gather"), writing(folder), ExitStack() as stack:
+        with _lock(folder) as is_over:
+            if is_over:
+                journal.clean()
+            else:
+                logger.warning(
+                    "parts are running in %s; what they have not made yet counts as missing", folder
+                )
+            journal.gather(is_over=is_over)
+            entries = stack.enter_context(closing(journal.entries()))
+            summary = _put_in_order(journal, entries, num_parts, paths, check_files=check_files)
+            if is_over:
+                journal.forget_gathered()
+                journal.finish_recorded(entries)
+        # Not in the lock, at which parts wait: frames of many clips are read here.
+        write_contact_sheet(journal, entries, clips_to_show(Plan(()), entries))
+    return summary
+
+
+def _put_in_order(
+    journal: Journal, entries: IndexEntries, num_parts: int, plans: Mapping[int, Path], *, check_files: bool
+) -> GatherSummary:
+    """Put the index in order, without clips that are gone, and see what there is of the parts' plans."""
+    found, missing = 0, 0
+    failed: dict[str, str] = {}
+    again = set(range(num_parts))
+    gone: set[str] = set()
+    bad: list[Entry] = []
+    for index, plan in _plans_of_latest_list(plans):
+        bad += map(msgspec.to_builtins, plan.bad)
+        there = 0
+        for key in plan.ids:
+            if journal.is_whole(entries, key, check_file=check_files):
+                there += 1
+            elif (entry := entries.item(key)) is not None and entry.status == "failed":
+                failed[entry.file] = entries[key]["reason"]
+            else:
+                missing += 1
+                gone |= {key} if entry is not None else set()
+        found += there
+        if there == len(plan.ids):
+            again.remove(index)
+    entries.put_in_order(bad, without=gone)
     return GatherSummary(
         found=found,
         failed=failed | {row["row"]: row["reason"] for row in bad},
@@ -76,16 +92,6 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
         num_parts=num_parts,
         parts=tuple(sorted(again)),
     )
-
-
-def _finish(
-    journal: Journal, entries: IndexEntries, bad: list[Entry], lost: set[str], *, is_over: bool
-) -> None:
-    entries.put_in_order(bad, without=lost)
-    if is_over:
-        journal.forget_gathered()
-        journal.finish_recorded(entries)
-    write_contact_sheet(journal, entries, clips_to_show(Plan(()), entries))
 
 
 def _plans_of_latest_list(paths: Mapping[int, Path]) -> Iterator[tuple[int, PartPlan]]:

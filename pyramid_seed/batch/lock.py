@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ _NO_LOCKS = {
 }
 # A marker that a crash left half-written is given up when it has been the same for two seconds.
 _MARKER_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -54,10 +56,14 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def part_lock(folder: Path) -> Iterator[None]:
+def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Keep out launches that need a folder for themselves, and let in other parts of a batch.
 
     Where files cannot be locked, nothing keeps a launch out that begins later.
+
+    Args:
+        folder: the output folder.
+        patience: seconds to wait for who has it for itself, such as `gather_parts` for a moment.
 
     Raises:
         OutputError: a launch has the folder for itself, or it cannot be written to.
@@ -70,24 +76,30 @@ def part_lock(folder: Path) -> Iterator[None]:
         marker = work / "lock.owner"
         if marker.exists():
             raise OutputError(_marked(folder, marker))
+        until = time.monotonic() + patience
         with writing(folder):
-            _share(file, folder)
+            while not _is_shared(file, folder):
+                if time.monotonic() >= until:
+                    raise OutputError(_in_use(folder))
+                time.sleep(_POLL_SECONDS)
         yield
 
 
-def _share(file: BinaryIO, folder: Path) -> None:
+def _is_shared(file: BinaryIO, folder: Path) -> bool:
+    """Whether the lock on a file could be had, together with others; True where there are no locks."""
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return
-    except BlockingIOError as error:
-        raise OutputError(_in_use(folder)) from error
+            return True
+    except BlockingIOError:
+        return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
     logger.warning(
         "files cannot be locked in %s: begin no other batch and no --gather there while parts run", folder
     )
+    return True
 
 
 def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:

@@ -31,6 +31,8 @@ from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 300.0  # with who gathers, for which ten million clips take minutes
+
 
 def run_part(
     folder: Path,
@@ -67,7 +69,7 @@ def run_part(
         catch_up()
         return (entry := own.item(job.id)) is not None and entry.status == "done"
 
-    with StopSignals() as stop, log_file(folder, part.name), part_lock(folder):
+    with StopSignals() as stop, log_file(folder, part.name), part_lock(folder, patience=_PATIENCE_SECONDS):
         logger.info("part %s, restart %d", part, part.restarts)
         plan = make_plan()
         bad = [RowEntry(status="failed", row=row.where, reason=row.reason) for row in plan.bad]

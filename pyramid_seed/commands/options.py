@@ -318,7 +318,7 @@ def tell_clips(summary: BatchSummary) -> None:
         "missing": summary.missing,
         "listed twice": summary.duplicates,
     }
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    say("clips", _told(counts))
 
 
 def tell_gathered(summary: GatherSummary) -> None:
@@ -327,9 +327,13 @@ def tell_gathered(summary: GatherSummary) -> None:
 
     _tell_failed(summary.failed)
     counts = {"there": summary.found, "failed": len(summary.failed), "missing": summary.missing}
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    say("clips", _told(counts))
     if summary.parts:
-        say("run again", f"{part_ranges(summary.parts)} of {summary.num_parts} parts")
+        say("run again", f"{part_ranges(summary.parts)} (there are {summary.num_parts} parts, from 0)")
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "none"
 
 
 def _tell_failed(reasons: Mapping[str, str]) -> None:
