@@ -395,8 +395,8 @@ def recognise_model(
     repository = None
     if folder.is_file():
         raise NotADirectoryError(
-            f"a model is a folder with all of its parts, got the file {model}; name the folder that it is in, "
-            "as it was published or as save_pretrained wrote it"
+            f"a model is a folder with all of its parts, got the file {model}; name the folder that it is "
+            "in, as it was published or as save_pretrained wrote it"
         )
     if not folder.is_dir():
         if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
