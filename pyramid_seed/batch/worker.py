@@ -27,6 +27,9 @@ from .work import Work
 
 logger = logging.getLogger(__name__)
 
+COUNTERS = ("steps", "known", "done", "failed")
+"""What a worker counts: steps made and steps that were there, clips made and clips that failed."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -59,11 +62,21 @@ class Worker:
         """
         while not self.is_stopped() and (place := self.launch.take()) < work.number:
             job = work.job(place)
-            try:
-                self._make(job, on_progress, is_shown=job.id in work.shown)
-            except Stopped:
-                logger.info("stopped")
+            self.make(job, on_progress, is_shown=job.id in work.shown)
             on_progress()
+
+    def make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
+        """Make the clip of one job, unless it is stopped; raises as `work`."""
+        try:
+            self._make(job, on_progress, is_shown=is_shown)
+        except Stopped:
+            logger.info("stopped")
+
+    def fail(self, job: Job, reason: str) -> None:
+        """Write down that the clip of a job could not be made."""
+        with writing(self.journal.folder):
+            self.journal.record(self._entry(job, "failed") | {"reason": reason})
+        self.launch.count("failed")
 
     def _make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
         logger.info("%s: begun", job.file)
@@ -86,9 +99,7 @@ class Worker:
         if reason is not None:
             # Here, where the error and with it the tensors of its frames are gone.
             free_memory()
-            with writing(self.journal.folder):
-                self.journal.record(self._entry(job, "failed") | {"reason": reason})
-            self.launch.count("failed")
+            self.fail(job, reason)
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""
