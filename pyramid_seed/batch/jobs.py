@@ -67,14 +67,19 @@ def run_jobs(
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
-    with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
+    with (
+        _gone_if_refused(folder, launch),
+        StopSignals() as stop,
+        log_file(folder, launch.rank),
+        launch.alive(),
+    ):
         if group is not None:
             group.is_stopped = stop.is_stopped
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless, folders=folders)
         if not launch.is_main:
             return _follow(launch, worker, stop, group, follow)
         with folder_lock(folder):
-            return _lead(
+            summary = _lead(
                 journal,
                 launch,
                 partial(work_on, worker),
@@ -84,6 +89,8 @@ def run_jobs(
                 check_files=check_files,
                 progress=progress,
             )
+        launch.end(stop.is_stopped)
+        return summary
 
 
 @contextmanager
@@ -164,6 +171,7 @@ def _follow(
     group: Group | None,
     follow: Callable[[Order], None] | None,
 ) -> BatchSummary:
+    work = None
     try:
         work = published_work(launch, stop.is_stopped)
         if work is None:
@@ -177,4 +185,6 @@ def _follow(
                 group.tell(None)
     finally:
         launch.count("left")
+    if work is not None:
+        launch.wait_for_end(stop.is_stopped)
     return BatchSummary(is_main=False, signal=stop.received)

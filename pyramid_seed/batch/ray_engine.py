@@ -273,7 +273,9 @@ class _Pool:
             on_progress()
             if warn_at < time.monotonic() and not any(member.is_here for member in self._members):
                 warn_at = math.inf
-                logger.warning("the cluster has no room for %s yet; waiting for it", _text(self._needs))
+                logger.warning(
+                    "no actor is there yet: each waits for a machine with %s to be free", _text(self._needs)
+                )
         while self._busy:
             self._stop()
             on_progress()

@@ -81,6 +81,11 @@ def pids(output: Path) -> dict[int, int]:
     return found
 
 
+def has_units(output: Path) -> list[Path]:
+    """Finished units of unfinished clips."""
+    return list(output.glob(".work/*/unit-*.safetensors"))
+
+
 def wait_for(condition, process: subprocess.Popen, pause: float = 0.005) -> bool:
     """Wait for a condition; False if the launch ends first."""
     while not condition():

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import psutil
 import pytest
 
 from pyramid_seed import run_batch
+from tests.batch.makers import run as run_noise
+from tests.batch.makers import slow_maker
 
 from .launches import (
     ROOT,
@@ -29,6 +32,7 @@ from .launches import (
     arguments,
     digests,
     finish,
+    has_units,
     index,
     kill,
     outcomes,
@@ -93,10 +97,6 @@ def start(source: Path, output: Path, settings: dict, *options: str) -> subproce
 def actors(output: Path) -> dict[int, int]:
     """Process ids of actors at work, by their numbers."""
     return {number: pid for number, pid in pids(output).items() if number and psutil.pid_exists(pid)}
-
-
-def has_units(output: Path) -> list[Path]:
-    return list(output.glob(".work/*/unit-*.safetensors"))
 
 
 @contextmanager
@@ -194,15 +194,37 @@ def test_a_failing_item_among_others(tmp_path, settings, capfd):
     assert not ray.is_initialized()
 
 
+def make_slowly(folder: Path, address: str, seeds: int) -> int:
+    """A batch of clips that need no model, on the actors of a cluster."""
+    from pyramid_seed.batch.engine import RayOptions
+    from pyramid_seed.batch.ray_engine import work_on_actors
+
+    on_actors = partial(
+        work_on_actors,
+        maker_on=lambda _: slow_maker(seeds),
+        options=RayOptions(address, device="cpu"),
+    )
+    return run_noise(folder, *range(seeds), work_on=on_actors).status
+
+
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_killed_at_random_moments_again_and_again(tmp_path, settings, nodes):
+def test_killed_at_random_moments_again_and_again(tmp_path, nodes):
     """Actors of one machine; of two, in turn an actor and the second machine, for which another one comes."""
-    draw = random.Random(nodes)
-    rows = [{"prompt": "a tree", "num_frames": 33, "seed": seed} for seed in range(2 * KILLS + 4)]
-    source, output = write_list(tmp_path, rows), tmp_path / "clips"
+    draw, seeds = random.Random(nodes), 40 * KILLS
+    output = tmp_path / "clips"
     killed: set[int] = set()
     with cluster(nodes) as started:
-        process = start(source, output, settings, "--address", started.address)
+        code = (
+            f"import sys, pathlib; from {__name__} import make_slowly; "
+            f"sys.exit(make_slowly(pathlib.Path({str(output)!r}), {started.address!r}, {seeds}))"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
         def fresh() -> list[int]:
             return sorted(set(actors(output).values()) - killed)
@@ -210,7 +232,7 @@ def test_killed_at_random_moments_again_and_again(tmp_path, settings, nodes):
         for number in range(KILLS):
             if not wait_for(fresh, process):
                 break
-            time.sleep(draw.uniform(0, 2))
+            time.sleep(draw.uniform(0, 3))
             if nodes > 1 and number % 2:
                 (lost,) = started.worker_nodes
                 started.remove_node(lost, allow_graceful=False)
@@ -219,10 +241,10 @@ def test_killed_at_random_moments_again_and_again(tmp_path, settings, nodes):
             elif victims := fresh():
                 kill(victim := draw.choice(victims))
                 killed.add(victim)
-        text, _ = process.communicate(timeout=1200)
+        text, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, text
     assert len(killed) == KILLS, "it has ended before all were killed"
-    finish(source, tmp_path / "alone", settings)
+    run_noise(tmp_path / "alone", *range(seeds))
     assert digests(output) == digests(tmp_path / "alone")
     assert outcomes(output) == outcomes(tmp_path / "alone")
     assert not list(output.rglob(".*.tmp*"))
