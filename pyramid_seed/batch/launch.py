@@ -97,10 +97,7 @@ class Launch:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Let the others see that this process is there, as long as the body runs, and then that it has left.
-
-        The main process, which may be serving the store, stays a moment for those who have not yet.
-        """
+        """Show the others that this process is there, as long as the body runs, and then that it has left."""
         if self.world_size == 1:
             yield
             return
@@ -132,7 +129,10 @@ class Launch:
         return self.wait_for("left", self.world_size, is_stopped, meanwhile, needed=range(1, self.world_size))
 
     def end(self, is_stopped: Callable[[], bool]) -> None:
-        """Let the others go, once the main process has done what is to be done; wait for them a moment."""
+        """Let the others go; the main process does, when all is done.
+
+        As it may be serving the store, it stays until they have left, but no longer than a moment.
+        """
         self.count("over")
         others, until = range(1, self.world_size), time.monotonic() + _LEAVE_SECONDS
         while time.monotonic() < until and not is_stopped():
