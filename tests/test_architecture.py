@@ -49,7 +49,7 @@ ALLOWED = {
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
         "pipelines provenance recipe run_options shared_pipeline",
-        "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
+        "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "

@@ -27,6 +27,9 @@ from .work import Work
 
 logger = logging.getLogger(__name__)
 
+COUNTERS = ("steps", "known", "done", "failed")
+"""What a worker counts: steps made and steps that were there, clips made and clips that failed."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -61,18 +64,28 @@ class Worker:
         """
         while not self.is_stopped() and (place := self.launch.take()) < work.number:
             job = work.job(place)
-            try:
-                if self.is_made(job):
-                    self._leave(job)
-                else:
-                    self._make(job, on_progress, is_shown=job.id in work.shown)
-            except Stopped:
-                logger.info("stopped")
-            except OutputError:  # whoever was first at a clip removes the work on it under the others
-                if not self.is_made(job):
-                    raise
-                self._leave(job)
+            self.make(job, on_progress, is_shown=job.id in work.shown)
             on_progress()
+
+    def make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
+        """Make the clip of one job, unless it is stopped or another process has made it; raises as `work`."""
+        try:
+            if self.is_made(job):
+                self._leave(job)
+            else:
+                self._make(job, on_progress, is_shown=is_shown)
+        except Stopped:
+            logger.info("stopped")
+        except OutputError:  # whoever was first at a clip removes the work on it under the others
+            if not self.is_made(job):
+                raise
+            self._leave(job)
+
+    def fail(self, job: Job, reason: str) -> None:
+        """Write down that the clip of a job could not be made."""
+        with writing(self.journal.folder):
+            self.journal.record(self._entry(job, "failed") | {"reason": reason})
+        self.launch.count("failed")
 
     def _leave(self, job: Job) -> None:
         logger.info("%s: another process has made it", job.file)
@@ -99,9 +112,7 @@ class Worker:
         if reason is not None:
             # Here, where the error and with it the tensors of its frames are gone.
             free_memory()
-            with writing(self.journal.folder):
-                self.journal.record(self._entry(job, "failed") | {"reason": reason})
-            self.launch.count("failed")
+            self.fail(job, reason)
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ..choices import ENGINES
 from .options import (
     Commands,
     add_list,
@@ -92,6 +93,23 @@ def add(commands: Commands) -> None:
         help="K processes of the launch make each clip together, in the pieces that --shards says; "
         "the clips are the same with any number (default: 1)",
     )
+    group = parser.add_argument_group("Ray", "needs the extra `ray`")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="launch",
+        help="launch: this process, or those of torchrun or accelerate; ray: actors of a Ray cluster, one "
+        "for each GPU, or for each core on CPUs (default: launch)",
+    )
+    group.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the cluster; auto: the one that runs on this machine (default: RAY_ADDRESS, or one for this "
+        "batch alone)",
+    )
+    group.add_argument(
+        "--num-gpus-per-clip", type=float, metavar="X", help="the part of a GPU of each actor (default: 1)"
+    )
 
 
 def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int:
@@ -120,6 +138,9 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
         num_processes=options.num_processes,
         processes_per_clip=options.processes_per_clip,
         part=options.part,
+        engine=options.engine,
+        address=options.address,
+        num_gpus_per_clip=options.num_gpus_per_clip,
         progress=not options.quiet,
         **run_options_from(options).arguments(),
         **settings_from(options),

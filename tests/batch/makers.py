@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,13 @@ class NoiseMaker:
         return NoiseClip(frames_digest(frames), sink)
 
 
+def slow_maker(num_seeds: int) -> NoiseMaker:
+    """Half a second a clip."""
+    return NoiseMaker(
+        {(seed, unit): partial(time.sleep, 0.2) for seed in range(num_seeds) for unit in range(UNITS)}
+    )
+
+
 def jobs_of(*seeds: int) -> tuple[Job, ...]:
     settings = replace(load_preset("tiny"), num_frames=UNITS)
     items = [BatchItem("a boat", seed, settings) for seed in seeds]
@@ -90,12 +99,13 @@ def run(
     bad: Sequence[BadRow] = (),
     duplicates: int = 0,
     progress: bool = False,
-    **options: bool,
+    environment: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> BatchSummary:
-    """A batch of these clips on one process."""
+    """A batch of these clips on one process, or in the launch that the environment names."""
     plan = Plan(jobs_of(*seeds), tuple(bad), duplicates)
     maker = maker or NoiseMaker()
-    launch = join_launch(environment={})
+    launch = join_launch(environment=environment or {})
     return run_jobs(folder, launch, lambda: plan, maker, lossless=True, progress=progress, **options)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import HashStore, PrefixStore, TCPStore
 
 from pyramid_seed.batch import launch as launch_module
 from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
@@ -80,6 +82,67 @@ def test_a_second_run_of_a_launch_has_a_list_of_its_own():
     first, second = (json.loads(text) for _, text in ended)
     assert sorted(first[0] + second[0]) == list(range(5))
     assert sorted(first[1] + second[1]) == list(range(4))
+
+
+@pytest.fixture
+def quick_to_lose(monkeypatch):
+    monkeypatch.setattr(launch_module, "_SIGN_SECONDS", 0.05)
+    monkeypatch.setattr(launch_module, "_LOST_SECONDS", 0.5)
+
+
+def served() -> TCPStore:
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def test_an_attempt_has_a_name_of_its_own_whatever_an_earlier_one_left():
+    """The second has as many processes, and one of the first had asked for its name and was killed."""
+    store = served()
+    store.set("asks/1", "killed")
+    names = []
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as threads:
+            found = [threads.submit(launch_module._name_of_run, store.clone(), rank, 2) for rank in (0, 1)]
+            assert found[0].result(30) == found[1].result(30)
+        names.append(found[0].result())
+    assert names[0] != names[1]
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch):
+    monkeypatch.setattr(launch_module, "_CONNECT", timedelta(seconds=0.3))
+    for rank in (0, 1):
+        with pytest.raises(LaunchError, match=f"process {rank} of 2 has waited"):
+            launch_module._name_of_run(HashStore(), rank, 2)
+
+
+@pytest.mark.usefixtures("quick_to_lose")
+def test_a_process_that_is_lost_is_noticed_and_one_that_is_slow_is_waited_for():
+    store = served()
+    main, other = Launch(0, 0, 2, store), Launch(1, 1, 2, store.clone())
+    main.count("left")
+    with other.alive():
+        begun = time.monotonic()
+        assert not main.wait_for_others(lambda: time.monotonic() > begun + 1.5, lambda: None)
+    assert store.get("alive/1") == b"left"
+    store.set("alive/1", "17")  # and nothing more: it was killed
+    with pytest.raises(
+        LaunchError, match=r"process 1 has been lost: no sign of life for .* \(--max-restarts\)"
+    ):
+        main.wait_for_others(lambda: False, lambda: None)
+
+
+@pytest.mark.usefixtures("quick_to_lose")
+def test_the_others_stay_until_the_main_process_is_done():
+    store = served()
+    main, other = Launch(0, 0, 2, store), Launch(1, 1, 2, store.clone())
+    with ThreadPoolExecutor(1) as threads:
+        with main.alive(), other.alive():
+            waiting = threads.submit(other.wait_for_end, lambda: False)
+            time.sleep(1)
+            assert not waiting.done()
+            main.count("over")
+            waiting.result(30)
+        with pytest.raises(LaunchError, match="process 0 has been lost"):
+            Launch(1, 1, 2, PrefixStore("another", store)).wait_for_end(lambda: False)
 
 
 def test_half_a_launch_is_refused():
