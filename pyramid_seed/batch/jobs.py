@@ -70,7 +70,7 @@ def run_jobs(
     with (
         _gone_if_refused(folder, launch),
         StopSignals() as stop,
-        log_file(folder, launch.rank),
+        log_file(folder, f"process-{launch.rank}"),
         launch.alive(),
     ):
         if group is not None:

@@ -139,13 +139,15 @@ class _Actor:
         folder: Path,
         here: Path,
         device: str | None,
-        options: dict[str, bool],
+        lossless: bool,
+        folders: bool,
     ) -> None:
         self._number = number
         self._journal = Journal(folder)
         self._here = here
         self._device = device
-        self._options = options
+        self._lossless = lossless
+        self._folders = folders
         self._maker: Maker | None = None
         self._warnings: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         self._stopped = threading.Event()
@@ -155,9 +157,14 @@ class _Actor:
     def make(self, job: Job, is_shown: bool, maker_on: Sequence[Any]) -> _Outcome:
         """Make the clip of a job, which ends in the journal; where `maker_on` lies is in a list of one."""
         self._launch, self._job = _launch_of(self._number), job.id
-        with log_file(self._journal.folder, self._number), self._warnings_kept():
+        with log_file(self._journal.folder, f"process-{self._number}"), self._warnings_kept():
             worker = Worker(
-                self._journal, self._launch, self._its_maker(*maker_on), self._stopped.is_set, **self._options
+                self._journal,
+                self._launch,
+                self._its_maker(*maker_on),
+                self._stopped.is_set,
+                lossless=self._lossless,
+                folders=self._folders,
             )
             worker.make(job, lambda: None, is_shown=is_shown)
         return self.look()
@@ -247,15 +254,14 @@ class _Pool:
         self._needs = needs
         self._can_grow = (options.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
         device = options.device if "GPU" in needs else "cpu"
-        there = worker.journal.folder.absolute(), Path.cwd(), device
-        how = {"lossless": worker.lossless, "folders": worker.folders}
+        there = worker.journal.folder.absolute(), Path.cwd(), device, worker.lossless, worker.folders
         kind = ray.remote(concurrency_groups={"talk": 1})(_Actor).options(
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU", 0),
             max_restarts=-1,
             max_task_retries=_MAX_TASK_RETRIES,
         )
-        self._start: Callable[[int], Any] = lambda number: kind.remote(number, *there, how)
+        self._start: Callable[[int], Any] = lambda number: kind.remote(number, *there)
         self._members: list[_Member] = []
         self._num_started = 0
         self._again: list[Job] = []

@@ -46,10 +46,12 @@ from ..shared_pipeline import shared_pipeline
 from .engine import ray_options
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import Job, SharedContent, key_of, shared_content
+from .identity import KEY_LENGTH, Job, SharedContent, key_of, shared_content
 from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
+from .part import parse_part
+from .part_jobs import run_part
 from .summary import BatchSummary, Plan
 from .worker import Worker
 
@@ -82,6 +84,7 @@ def run_batch(
     engine: Engine = "launch",
     address: str | None = None,
     num_gpus_per_clip: float | None = None,
+    part: str | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
@@ -120,6 +123,9 @@ def run_batch(
         address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
             machine for this batch alone.
         num_gpus_per_clip: the part of a GPU that each actor takes; default: 1.
+        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
+            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
+            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
         progress: show a line on standard error.
         settings: values that replace the presets', see below; a row's own come first.
 
@@ -150,10 +156,17 @@ def run_batch(
         workers=workers,
         num_processes=num_processes,
         processes_per_clip=processes_per_clip,
+        part=part,
     )
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
+    own_part = None if part is None else parse_part(part)
+    if own_part is not None and launch.world_size > 1:
+        raise ValueError(
+            f"part is for processes that are started one by one, this launch has {launch.world_size}; use a "
+            "launch for the whole list, or start each part without a launcher"
+        )
     own_device = _device_of("cpu" if ray else device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
     group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
@@ -203,6 +216,7 @@ def run_batch(
             tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
         ] = {}
         jobs: dict[str, Job] = {}
+        list_sum, num_own = 0, 0
         for item in items:
             place = id(item.settings), item.image_digest, item.loras
             if place not in shared:
@@ -214,9 +228,26 @@ def run_batch(
                 shared[place] = maker.shared_content(item, weights_key(weights)), steps
             content, steps = shared[place]
             key = key_of(item, content)
-            if key not in jobs:
-                jobs[key] = Job(item, key, steps)
-        return Plan(tuple(jobs.values()), tuple(bad), duplicates=len(items) - len(jobs))
+            list_sum += int(key[:KEY_LENGTH], 16)
+            if own_part is None or own_part.has(key[:KEY_LENGTH]):
+                num_own += 1
+                if key not in jobs:
+                    jobs[key] = Job(item, key, steps)
+        own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
+        return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
+
+    if own_part is not None:
+        return run_part(
+            Path(output),
+            own_part,
+            launch,
+            make_plan,
+            maker,
+            lossless=lossless,
+            progress=progress,
+            check_files=check_files,
+            folders=folders,
+        )
 
     return run_jobs(
         Path(output),

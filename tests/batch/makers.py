@@ -16,6 +16,8 @@ from pyramid_seed.batch.identity import Job, content_key
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.batch.jobs import run_jobs
 from pyramid_seed.batch.launch import join_launch
+from pyramid_seed.batch.part import Part
+from pyramid_seed.batch.part_jobs import run_part
 from pyramid_seed.batch.rows import BadRow
 from pyramid_seed.batch.summary import BatchSummary, Plan
 from pyramid_seed.media.frame_file import FrameFile
@@ -107,6 +109,18 @@ def run(
     return run_jobs(folder, launch, lambda: plan, maker, lossless=True, progress=progress, **options)
 
 
+def run_one_part(
+    folder: Path, *seeds: int, part: str = "0/1", maker: NoiseMaker | None = None, **options: Any
+) -> BatchSummary:
+    """One part of a batch of these clips."""
+    own = Part(*map(int, part.split("/")))
+    jobs = jobs_of(*seeds)
+    mine = tuple(job for job in jobs if own.has(job.id))
+    plan = Plan(mine, list_sum=sum(int(job.id, 16) for job in jobs))
+    launch, maker = join_launch(environment={}), maker or NoiseMaker()
+    return run_part(folder, own, launch, lambda: plan, maker, lossless=True, progress=False, **options)
+
+
 def raiser(error: BaseException | type[BaseException]) -> Callable[[], None]:
     def action() -> None:
         raise error
@@ -116,6 +130,12 @@ def raiser(error: BaseException | type[BaseException]) -> Callable[[], None]:
 
 def index(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+
+
+def outcomes(folder: Path) -> list[dict[str, Any]]:
+    """The index without what says by whom, when and in how many attempts a clip was made."""
+    left_out = ("process", "seconds", "mtime_ns", "resumed_units")
+    return [{name: entry[name] for name in entry if name not in left_out} for entry in index(folder)]
 
 
 def log_of(folder: Path, rank: int = 0) -> str:

@@ -5,6 +5,7 @@ Each machine has an agent of its own and a shared folder. The first one, where t
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -44,10 +45,12 @@ def ip(*words: str) -> str:
 
 
 class Machines:
-    """A network of namespaces, named by the test's process; the last byte of an address is the machine's."""
+    """A network of namespaces; the last byte of an address is the machine's number."""
+
+    numbers = itertools.count()
 
     def __init__(self) -> None:
-        self.bridge = f"ps{os.getpid()}"
+        self.bridge = f"{os.getpid()}n{next(self.numbers)}"
         self.count = 0
         ip("link", "add", self.bridge, "type", "bridge")
         ip("link", "set", self.bridge, "up")
@@ -56,7 +59,7 @@ class Machines:
         """The name of a new machine."""
         self.count += 1
         name = f"{self.bridge}-{self.count}"
-        inner, outer = f"i{os.getpid()}-{self.count}", f"o{os.getpid()}-{self.count}"
+        inner, outer = f"{name}i", f"{name}o"
         ip("netns", "add", name)
         ip("link", "add", outer, "type", "veth", "peer", "name", inner)
         ip("link", "set", outer, "master", self.bridge, "up")
@@ -73,7 +76,7 @@ class Machines:
             kill(int(pid))
 
     def unplug(self, name: str) -> None:
-        ip("link", "set", f"o{os.getpid()}-{name.rpartition('-')[2]}", "down")
+        ip("link", "set", f"{name}o", "down")
 
     def close(self) -> None:
         for number in range(1, self.count + 1):
