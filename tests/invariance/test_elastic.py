@@ -119,6 +119,11 @@ def join(machine: str, log: Path, command: list[str]) -> subprocess.Popen:
         )
 
 
+def works(output: Path, machine: str) -> bool:
+    """Whether a process of a machine has begun with the batch."""
+    return bool({str(pid) for pid in pids(output).values()} & {*ip("netns", "pids", machine).split()})
+
+
 def test_a_machine_goes_and_another_one_comes(tmp_path, plain, settings, machines):
     source, output, log = write_list(tmp_path, ROWS), tmp_path / "clips", tmp_path / "log.txt"
     command = [SCRIPT, *arguments(source, output, settings)]
@@ -126,9 +131,9 @@ def test_a_machine_goes_and_another_one_comes(tmp_path, plain, settings, machine
     join(second := machines.add(), log, command)
     assert wait_for(lambda: len(pids(output)) == 2 and has_units(output), first), log.read_text()
     machines.lose(second)
-    third = join(machines.add(), log, command)
+    join(third := machines.add(), log, command)
+    assert wait_for(lambda: works(output, third), first), log.read_text()
     assert first.wait(600) == 0, log.read_text()
-    assert third.wait(600) == 0, log.read_text()
     assert digests(output) == plain
 
 
@@ -148,11 +153,7 @@ def test_agents_and_machines_lost_at_random_moments_again_and_again(tmp_path, ma
     first = join(f"{machines.bridge}-1", log, [str(script)])
     machine, agent = (name := machines.add()), join(name, log, [str(script)])
     num_killed = 0
-
-    def works() -> bool:
-        return bool({str(pid) for pid in pids(output).values()} & {*ip("netns", "pids", machine).split()})
-
-    while num_killed < KILLS and wait_for(works, first, pause=0.1):
+    while num_killed < KILLS and wait_for(lambda name=machine: works(output, name), first, pause=0.1):
         time.sleep(draw.uniform(0, 3))
         if num_killed % 2:
             machines.lose(machine)
