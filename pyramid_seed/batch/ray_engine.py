@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _MAX_TASK_RETRIES = 9
 """How often an item is begun again after its process was lost; then it counts as failed, as others would be
 lost by it, too."""
+_OF_ITS_OWN = "local"  # an address that starts a cluster on this machine, which ends with the batch
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _ROOM_SECONDS = 5.0
@@ -87,7 +88,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield _needs(options)
         return
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(options)
     said = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH", "~/.ray/config.json")).expanduser()
     if not said.exists():  # else somebody has told Ray whether to report its usage
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -97,13 +98,13 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        **({"num_cpus": usable_cores()} if address == "local" else {}),
+        **({"num_cpus": usable_cores()} if address == _OF_ITS_OWN else {}),
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray would end the process at once
     try:
         needs = _needs(options)
-        if address == "local" and not _room(needs):
+        if address == _OF_ITS_OWN and not _room(needs):
             raise ValueError(
                 f"this machine has no room for {_text(needs)}, Ray finds {_text(ray.cluster_resources())}; "
                 "use fewer workers, --device cpu, or the --address of a cluster"
@@ -111,6 +112,10 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         yield needs
     finally:
         ray.shutdown()
+
+
+def _address(options: RayOptions) -> str:
+    return options.address or os.environ.get("RAY_ADDRESS") or _OF_ITS_OWN
 
 
 def _needs(options: RayOptions) -> dict[str, float]:
@@ -252,7 +257,7 @@ class _Pool:
         self._work = work
         self._maker_on = ray.put(maker_on)
         self._needs = needs
-        self._can_grow = (options.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+        self._can_grow = _address(options) != _OF_ITS_OWN
         device = options.device if "GPU" in needs else "cpu"
         there = worker.journal.folder.absolute(), Path.cwd(), device, worker.lossless, worker.folders
         kind = ray.remote(concurrency_groups={"talk": 1})(_Actor).options(

@@ -105,7 +105,7 @@ def machines() -> Iterator[Machines]:
 def join(machine: str, log: Path, command: list[str]) -> subprocess.Popen:
     """Start the agent of a machine, which has one process, in a launch of one or two."""
     number = machine.rpartition("-")[2]
-    rendezvous = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=300,"
+    rendezvous = "last_call_timeout=5,keep_alive_interval=2,keep_alive_max_attempt=10,"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc_per_node", "1"]
     torchrun += ["--max-restarts", "20", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.213.0.1:29500"]
     torchrun += ["--rdzv-id", "batch", "--local-addr", f"10.213.0.{number}", "--monitor-interval", "1"]
