@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,12 @@ class Machines:
     def __init__(self) -> None:
         self.bridge = f"{os.getpid()}n{next(self.numbers)}"
         self.count = 0
+
+    def start(self) -> None:
+        """Make the network and the first machine."""
         ip("link", "add", self.bridge, "type", "bridge")
         ip("link", "set", self.bridge, "up")
+        self.add()
 
     def add(self) -> str:
         """The name of a new machine."""
@@ -81,22 +86,24 @@ class Machines:
     def close(self) -> None:
         for number in range(1, self.count + 1):
             name = f"{self.bridge}-{number}"
-            for pid in ip("netns", "pids", name).split():
-                kill(int(pid))
-            ip("netns", "del", name)
-        ip("link", "del", self.bridge)
+            with suppress(subprocess.CalledProcessError):  # one that could not be made
+                for pid in ip("netns", "pids", name).split():
+                    kill(int(pid))
+                ip("netns", "del", name)
+        with suppress(subprocess.CalledProcessError):
+            ip("link", "del", self.bridge)
 
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
     if shutil.which("ip") is None:
         pytest.skip("left out: there is no `ip` to make network namespaces with")
+    made = Machines()
     try:
-        made = Machines()
-        made.add()
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"left out: network namespaces cannot be made here ({error.stderr.strip()})")
-    try:
+        try:
+            made.start()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"left out: network namespaces cannot be made here ({error.stderr.strip()})")
         yield made
     finally:
         made.close()
