@@ -38,7 +38,6 @@ def ray_options(
     workers: int | None,
     num_processes: int | None,
     processes_per_clip: int,
-    part: str | None,
 ) -> RayOptions | None:
     """What Ray is to do; None where the processes of a launch share the batch out.
 
@@ -57,10 +56,6 @@ def ray_options(
     if num_processes is not None:
         raise ValueError(
             "num_processes is for launchers; with engine ray, the cluster says how many there are"
-        )
-    if part is not None:
-        raise ValueError(
-            f"part is for processes that talk to nobody, got {part} with engine ray; leave one out"
         )
     if processes_per_clip != 1:
         raise ValueError(

@@ -81,10 +81,10 @@ def run_batch(
     folders: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
+    part: str | None = None,
     engine: Engine = "launch",
     address: str | None = None,
     num_gpus_per_clip: float | None = None,
-    part: str | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
@@ -118,14 +118,14 @@ def run_batch(
         num_processes: how many processes were started; refused if it is another number.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` says; the clips are the same with any number.
+        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
+            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
+            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
         engine: "launch": the processes of a launch share the list; "ray": actors of a Ray cluster do, one
             for each GPU, or for each core on CPUs (docs/batch.md); needs the extra `ray`.
         address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
             machine for this batch alone.
         num_gpus_per_clip: the part of a GPU that each actor takes; default: 1.
-        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
-            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
-            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
         progress: show a line on standard error.
         settings: values that replace the presets', see below; a row's own come first.
 
@@ -156,16 +156,16 @@ def run_batch(
         workers=workers,
         num_processes=num_processes,
         processes_per_clip=processes_per_clip,
-        part=part,
     )
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
     own_part = None if part is None else parse_part(part)
-    if own_part is not None and launch.world_size > 1:
+    if own_part is not None and (launch.world_size > 1 or ray is not None):
         raise ValueError(
-            f"part is for processes that are started one by one, this launch has {launch.world_size}; use a "
-            "launch for the whole list, or start each part without a launcher"
+            "part is for processes that are started one by one, and this is "
+            + ("engine='ray'" if ray else f"a launch of {launch.world_size}")
+            + "; leave out part, or start each part without a launcher or engine"
         )
     own_device = _device_of("cpu" if ray else device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too

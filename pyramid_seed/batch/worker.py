@@ -68,7 +68,7 @@ class Worker:
             on_progress()
 
     def make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
-        """Make the clip of one job, unless it is stopped or another process has; raises as `work`."""
+        """Make the clip of one job, unless it is stopped or another process has made it; raises as `work`."""
         try:
             if self.is_made(job):
                 self._leave(job)

@@ -132,11 +132,5 @@ def index(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
 
 
-def outcomes(folder: Path) -> list[dict[str, Any]]:
-    """The index without what says by whom, when and in how many attempts a clip was made."""
-    left_out = ("process", "seconds", "mtime_ns", "resumed_units")
-    return [{name: entry[name] for name in entry if name not in left_out} for entry in index(folder)]
-
-
 def log_of(folder: Path, rank: int = 0) -> str:
     return (folder / "logs" / f"process-{rank}.log").read_text()

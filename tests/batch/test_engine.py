@@ -8,7 +8,7 @@ from pyramid_seed import run_batch
 from pyramid_seed.batch import engine
 from pyramid_seed.batch.engine import RayOptions, ray_options
 
-ALONE = {"device": None, "workers": None, "num_processes": None, "processes_per_clip": 1, "part": None}
+ALONE = {"device": None, "workers": None, "num_processes": None, "processes_per_clip": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,6 @@ def test_what_ray_is_to_do():
         ({"engine": "launch", "address": "auto"}, "address is for engine ray, got 'auto'"),
         ({"engine": "launch", "num_gpus_per_clip": 1.0}, "num_gpus_per_clip is for engine ray, got 1.0"),
         ({"num_processes": 2}, "num_processes is for launchers"),
-        ({"part": "1/2"}, "part is for processes that talk to nobody, got 1/2 with engine ray"),
         ({"processes_per_clip": 2}, "processes_per_clip must be 1 with engine ray, got 2"),
         ({"device": "cuda:1"}, "got device cuda:1; use cuda"),
         (

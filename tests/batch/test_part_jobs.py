@@ -20,12 +20,12 @@ from tests.batch.makers import (
     NoiseMaker,
     index,
     jobs_of,
-    outcomes,
     raiser,
     run,
     run_one_part,
 )
 from tests.forks import Fork, fork
+from tests.invariance.launches import outcomes
 
 SEEDS = (1, 2, 3, 4, 5)
 
