@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _MAX_TASK_RETRIES = 9
 """How often an item is begun again after its process was lost; then it counts as failed, as others would be
 lost by it, too."""
+_OF_ITS_OWN = "local"  # an address that starts a cluster on this machine, which ends with the batch
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _ROOM_SECONDS = 5.0
@@ -87,7 +88,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield _needs(options)
         return
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(options)
     said = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH", "~/.ray/config.json")).expanduser()
     if not said.exists():  # else somebody has told Ray whether to report its usage
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -97,13 +98,13 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        **({"num_cpus": usable_cores()} if address == "local" else {}),
+        **({"num_cpus": usable_cores()} if address == _OF_ITS_OWN else {}),
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray would end the process at once
     try:
         needs = _needs(options)
-        if address == "local" and not _room(needs):
+        if address == _OF_ITS_OWN and not _room(needs):
             raise ValueError(
                 f"this machine has no room for {_text(needs)}, Ray finds {_text(ray.cluster_resources())}; "
                 "use fewer workers, --device cpu, or the --address of a cluster"
@@ -111,6 +112,10 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         yield needs
     finally:
         ray.shutdown()
+
+
+def _address(options: RayOptions) -> str:
+    return options.address or os.environ.get("RAY_ADDRESS") or _OF_ITS_OWN
 
 
 def _needs(options: RayOptions) -> dict[str, float]:
@@ -139,13 +144,15 @@ class _Actor:
         folder: Path,
         here: Path,
         device: str | None,
-        options: dict[str, Any],
+        lossless: bool,
+        folders: bool,
     ) -> None:
         self._number = number
         self._journal = Journal(folder)
         self._here = here
         self._device = device
-        self._options = options
+        self._lossless = lossless
+        self._folders = folders
         self._maker: Maker | None = None
         self._warnings: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         self._stopped = threading.Event()
@@ -157,7 +164,12 @@ class _Actor:
         self._launch, self._job = _launch_of(self._number), job.id
         with log_file(self._journal.folder, f"process-{self._number}"), self._warnings_kept():
             worker = Worker(
-                self._journal, self._launch, self._its_maker(*maker_on), self._stopped.is_set, **self._options
+                self._journal,
+                self._launch,
+                self._its_maker(*maker_on),
+                self._stopped.is_set,
+                lossless=self._lossless,
+                folders=self._folders,
             )
             worker.make(job, lambda: None, is_shown=is_shown)
         return self.look()
@@ -245,17 +257,16 @@ class _Pool:
         self._work = work
         self._maker_on = ray.put(maker_on)
         self._needs = needs
-        self._can_grow = (options.address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+        self._can_grow = _address(options) != _OF_ITS_OWN
         device = options.device if "GPU" in needs else "cpu"
-        there = worker.journal.folder.absolute(), Path.cwd(), device
-        how = {"lossless": worker.lossless, "folders": worker.folders}
+        there = worker.journal.folder.absolute(), Path.cwd(), device, worker.lossless, worker.folders
         kind = ray.remote(concurrency_groups={"talk": 1})(_Actor).options(
             num_cpus=needs["CPU"],
             num_gpus=needs.get("GPU", 0),
             max_restarts=-1,
             max_task_retries=_MAX_TASK_RETRIES,
         )
-        self._start: Callable[[int], Any] = lambda number: kind.remote(number, *there, how)
+        self._start: Callable[[int], Any] = lambda number: kind.remote(number, *there)
         self._members: list[_Member] = []
         self._num_started = 0
         self._again: list[Job] = []

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import HashStore, PrefixStore, TCPStore
+from torch.distributed import HashStore, TCPStore
 
 from pyramid_seed.batch import launch as launch_module
 from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
@@ -84,12 +84,6 @@ def test_a_second_run_of_a_launch_has_a_list_of_its_own():
     assert sorted(first[1] + second[1]) == list(range(4))
 
 
-@pytest.fixture
-def quick_to_lose(monkeypatch):
-    monkeypatch.setattr(launch_module, "_SIGN_SECONDS", 0.05)
-    monkeypatch.setattr(launch_module, "_LOST_SECONDS", 0.5)
-
-
 def served() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
@@ -114,35 +108,56 @@ def test_processes_that_do_not_come_are_told(monkeypatch):
             launch_module._name_of_run(HashStore(), rank, 2)
 
 
-@pytest.mark.usefixtures("quick_to_lose")
-def test_a_process_that_is_lost_is_noticed_and_one_that_is_slow_is_waited_for():
+def test_a_process_shows_that_it_is_there_and_then_that_it_has_left(monkeypatch):
+    monkeypatch.setattr(launch_module, "_SIGN_SECONDS", 0.01)
     store = served()
-    main, other = Launch(0, 0, 2, store), Launch(1, 1, 2, store.clone())
-    main.count("left")
-    with other.alive():
-        begun = time.monotonic()
-        assert not main.wait_for_others(lambda: time.monotonic() > begun + 1.5, lambda: None)
+    with Launch(1, 1, 2, store).alive():
+        store.wait(["alive/1"], timedelta(seconds=30))
+        first = store.get("alive/1")
+        until = time.monotonic() + 30
+        while store.get("alive/1") == first:
+            assert time.monotonic() < until
     assert store.get("alive/1") == b"left"
-    store.set("alive/1", "17")  # and nothing more: it was killed
+
+
+def test_whose_sign_of_life_stays_the_same_has_been_lost():
+    store = HashStore()
+    main = Launch(0, 0, 3, store)
+    signs = dict.fromkeys((1, 2), (0.0, None))
+    for now, sign in [(50, "0"), (100, "1"), (200, "2"), (260, "2")]:
+        store.set("alive/1", sign)
+        store.set("alive/2", "left")
+        main._look_for_lost(signs, now)
+    assert signs == {1: (200, "2"), 2: (50, "left")}
     with pytest.raises(
-        LaunchError, match=r"process 1 has been lost: no sign of life for .* \(--max-restarts\)"
+        LaunchError, match=r"process 1 has been lost: no sign of life for 60 s.*--max-restarts"
     ):
-        main.wait_for_others(lambda: False, lambda: None)
+        main._look_for_lost(signs, 261)
 
 
-@pytest.mark.usefixtures("quick_to_lose")
-def test_the_others_stay_until_the_main_process_is_done():
+def test_a_main_process_that_has_left_without_an_end_has_been_lost():
+    store = HashStore()
+    store.set("alive/0", "left")
+    with pytest.raises(LaunchError, match="process 0 has been lost"):
+        Launch(1, 1, 2, store)._look_for_lost({0: (0.0, "left")}, 61)
+
+
+def test_the_others_stay_until_the_main_process_ends_the_launch():
     store = served()
     main, other = Launch(0, 0, 2, store), Launch(1, 1, 2, store.clone())
+
+    def follow() -> None:
+        with other.alive():
+            other.count("left")
+            other.wait_for_end(lambda: False)
+
     with ThreadPoolExecutor(1) as threads:
-        with main.alive(), other.alive():
-            waiting = threads.submit(other.wait_for_end, lambda: False)
-            time.sleep(1)
-            assert not waiting.done()
-            main.count("over")
-            waiting.result(30)
-        with pytest.raises(LaunchError, match="process 0 has been lost"):
-            Launch(1, 1, 2, PrefixStore("another", store)).wait_for_end(lambda: False)
+        following = threads.submit(follow)
+        assert main.wait_for("left", 1, following.done)
+        assert not following.done()
+        main.end(lambda: False)
+        following.result(30)
+    assert store.get("alive/1") == b"left"
 
 
 def test_half_a_launch_is_refused():

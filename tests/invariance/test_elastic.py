@@ -5,6 +5,7 @@ Each machine has an agent of its own and a shared folder. The first one, where t
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,19 +46,25 @@ def ip(*words: str) -> str:
 
 
 class Machines:
-    """A network of namespaces, named by the test's process; the last byte of an address is the machine's."""
+    """A network of namespaces; the last byte of an address is the machine's number."""
+
+    numbers = itertools.count()
 
     def __init__(self) -> None:
-        self.bridge = f"ps{os.getpid()}"
+        self.bridge = f"{os.getpid()}n{next(self.numbers)}"
         self.count = 0
+
+    def start(self) -> None:
+        """Make the network and the first machine."""
         ip("link", "add", self.bridge, "type", "bridge")
         ip("link", "set", self.bridge, "up")
+        self.add()
 
     def add(self) -> str:
         """The name of a new machine."""
         self.count += 1
         name = f"{self.bridge}-{self.count}"
-        inner, outer = f"i{os.getpid()}-{self.count}", f"o{os.getpid()}-{self.count}"
+        inner, outer = f"{name}i", f"{name}o"
         ip("netns", "add", name)
         ip("link", "add", outer, "type", "veth", "peer", "name", inner)
         ip("link", "set", outer, "master", self.bridge, "up")
@@ -73,27 +81,29 @@ class Machines:
             kill(int(pid))
 
     def unplug(self, name: str) -> None:
-        ip("link", "set", f"o{os.getpid()}-{name.rpartition('-')[2]}", "down")
+        ip("link", "set", f"{name}o", "down")
 
     def close(self) -> None:
         for number in range(1, self.count + 1):
             name = f"{self.bridge}-{number}"
-            for pid in ip("netns", "pids", name).split():
-                kill(int(pid))
-            ip("netns", "del", name)
-        ip("link", "del", self.bridge)
+            with suppress(subprocess.CalledProcessError):  # one that could not be made
+                for pid in ip("netns", "pids", name).split():
+                    kill(int(pid))
+                ip("netns", "del", name)
+        with suppress(subprocess.CalledProcessError):
+            ip("link", "del", self.bridge)
 
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
     if shutil.which("ip") is None:
         pytest.skip("left out: there is no `ip` to make network namespaces with")
+    made = Machines()
     try:
-        made = Machines()
-        made.add()
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"left out: network namespaces cannot be made here ({error.stderr.strip()})")
-    try:
+        try:
+            made.start()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"left out: network namespaces cannot be made here ({error.stderr.strip()})")
         yield made
     finally:
         made.close()
@@ -102,7 +112,7 @@ def machines() -> Iterator[Machines]:
 def join(machine: str, log: Path, command: list[str]) -> subprocess.Popen:
     """Start the agent of a machine, which has one process, in a launch of one or two."""
     number = machine.rpartition("-")[2]
-    rendezvous = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=300,"
+    rendezvous = "last_call_timeout=5,keep_alive_interval=2,keep_alive_max_attempt=10,"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc_per_node", "1"]
     torchrun += ["--max-restarts", "20", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.213.0.1:29500"]
     torchrun += ["--rdzv-id", "batch", "--local-addr", f"10.213.0.{number}", "--monitor-interval", "1"]
@@ -116,6 +126,11 @@ def join(machine: str, log: Path, command: list[str]) -> subprocess.Popen:
         )
 
 
+def works(output: Path, machine: str) -> bool:
+    """Whether a process of a machine has begun with the batch."""
+    return bool({str(pid) for pid in pids(output).values()} & {*ip("netns", "pids", machine).split()})
+
+
 def test_a_machine_goes_and_another_one_comes(tmp_path, plain, settings, machines):
     source, output, log = write_list(tmp_path, ROWS), tmp_path / "clips", tmp_path / "log.txt"
     command = [SCRIPT, *arguments(source, output, settings)]
@@ -123,9 +138,9 @@ def test_a_machine_goes_and_another_one_comes(tmp_path, plain, settings, machine
     join(second := machines.add(), log, command)
     assert wait_for(lambda: len(pids(output)) == 2 and has_units(output), first), log.read_text()
     machines.lose(second)
-    third = join(machines.add(), log, command)
+    join(third := machines.add(), log, command)
+    assert wait_for(lambda: works(output, third), first), log.read_text()
     assert first.wait(600) == 0, log.read_text()
-    assert third.wait(600) == 0, log.read_text()
     assert digests(output) == plain
 
 
@@ -145,11 +160,7 @@ def test_agents_and_machines_lost_at_random_moments_again_and_again(tmp_path, ma
     first = join(f"{machines.bridge}-1", log, [str(script)])
     machine, agent = (name := machines.add()), join(name, log, [str(script)])
     num_killed = 0
-
-    def works() -> bool:
-        return bool({str(pid) for pid in pids(output).values()} & {*ip("netns", "pids", machine).split()})
-
-    while num_killed < KILLS and wait_for(works, first, pause=0.1):
+    while num_killed < KILLS and wait_for(lambda name=machine: works(output, name), first, pause=0.1):
         time.sleep(draw.uniform(0, 3))
         if num_killed % 2:
             machines.lose(machine)
