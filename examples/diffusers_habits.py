@@ -21,7 +21,7 @@ settings = {
     "guidance_scale": 3.0,
 }
 
-# A LoRA that was not trained, only drawn, so that this runs anywhere; save_lora_weights is what trainers call.
+# A LoRA that was drawn and not trained, so that this runs anywhere; trainers call save_lora_weights.
 pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k"], init_lora_weights="gaussian"))
 layers = get_peft_model_state_dict(pipe.transformer)
 generator = torch.Generator().manual_seed(0)
