@@ -47,8 +47,9 @@ ALLOWED = {
         "pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
+        "spot_check": "api choices clip pipelines provenance recipe",
         "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
-        "pipelines provenance recipe run_options shared_pipeline",
+        "pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
