@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.image_processor import PipelineImageInput
 
-from .api import call_arguments, make_clip
+from .api import call_arguments, make_clip, opened_texts
 from .choices import AfterUse
 from .clip import Clip
 from .pipelines import PyramidFlowPipeline
@@ -27,7 +28,7 @@ def remake_from_latents(
     *,
     image: PipelineImageInput | None = None,
     text_encoders: AfterUse = "keep",
-    prompt_embeds: EncodedTexts | None = None,
+    prompt_embeds: str | Path | EncodedTexts | None = None,
     **options: Any,
 ) -> tuple[Clip, dict[str, Any]]:
     """Encode the text, draw all noise, make the units of a sample again, and decode all latents.
@@ -48,6 +49,7 @@ def remake_from_latents(
         The clip with its frames, and its manifest: with the digests of the units that were made again, and
         of the given latents for the others, whose stages are not known.
     """
+    embeds = opened_texts(prompt_embeds)
     stages: list[list[str] | None] = [None] * latents.shape[2]
     digests = unit_digests(latents)
     for unit in units:
@@ -57,7 +59,7 @@ def remake_from_latents(
             pipeline,
             image=image if unit == 0 else None,
             beginning=None if unit == 0 else _beginning(recipe, latents[:, :, :unit]),
-            embeds=prompt_embeds,
+            embeds=embeds,
         )
         output = pipeline(
             **arguments,
@@ -75,7 +77,7 @@ def remake_from_latents(
         pipeline,
         beginning=_beginning(recipe, latents),
         text_encoders=text_encoders,
-        prompt_embeds=prompt_embeds,
+        prompt_embeds=embeds,
         **options,
     )
     made = clip.manifest["digests"] | {"stages": stages, "units": digests}

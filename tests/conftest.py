@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+# Also where the checkout was installed before it had the plugin.
+pytest_plugins = ["pytester", "pyramid_seed.testing"]
+
 if TYPE_CHECKING:
     from pyramid_seed import Clip
 
