@@ -120,9 +120,7 @@ class RecordComparison:
             fields: Sequence[Difference] = getattr(self.manifests, name)
             lines += [f"{name}: {each.field}: {each.a!r} then, {each.b!r} now" for each in fields]
         if not self.manifests.settings and not self.manifests.environment:
-            lines.append(
-                "settings and environment are the same: the code, or something that is not recorded, has changed"
-            )
+            lines.append("nothing that is recorded explains it: the code has changed, or weights in memory")
         return "\n".join(lines)
 
     @property
@@ -177,8 +175,10 @@ def read_record(path: Path) -> Record:
         kept = msgspec.convert(manifest.pop("record", None), _Kept)
     except msgspec.ValidationError as error:
         raise ValueError(f"{path} is a manifest and no record: {error}; make one with `record`") from error
+    num_frames, height, width = (manifest["settings"][name] for name in ("num_frames", "height", "width"))
+    if kept.frames != sorted(set(kept.frames) & set(range(num_frames))):
+        raise ValueError(f"{path}: record.frames must rise, within the clip's {num_frames}; make one anew")
     sheet = read_image(picture := picture_path(path))
-    height, width = (manifest["settings"][name] for name in ("height", "width"))
     cells = [
         sheet[top : top + height, left : left + width]
         for top in range(0, len(sheet) - height + 1, height)
