@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def test_a_record_is_written_when_asked_for_and_holds(run, made, pytester):
     passed = run(lambda: made)
     passed.assert_outcomes(passed=1)
     passed.stdout.fnmatch_lines(["test_inner.py::test_style: test_style.json: the same, bit for bit"])
+    other = replace(made, frame_facts=replace(made.frame_facts, digest="0" * 64))
+    failed = run(lambda: other, "--basetemp=pictures")
+    failed.assert_outcomes(failed=1)
+    check_message_and_picture(failed, pytester, "frames, all frames: ")
+
+
+def check_message_and_picture(failed: pytest.RunResult, pytester: pytest.Pytester, moved: str) -> None:
+    text = failed.stdout.str()
+    assert f"test_style.json: the first stage that moved is {moved}" in text
+    (picture,) = (pytester.path / "pictures").rglob("test_style-moved.png")
+    assert f"then, now, and the difference amplified: {picture}" in text
+    assert read_image(picture).shape[0] == 3 * 64 + 2 * 2  # three rows
 
 
 def test_several_clips_of_a_test_and_names_of_parameters(pytester, made):
@@ -123,17 +136,12 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize(
-    "part", [pytest.param(part, marks=pytest.mark.slow if part != "VAE" else ()) for part in PLANTED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PLANTED)
 def test_a_failure_names_the_stage_and_shows_it(run, clip, pipeline, pytester, part):
     plant, message = PLANTED[part]
     run(clip, "--clip-regression-renew").assert_outcomes(passed=1)
     with plant(pipeline):
         failed = run(clip, "--basetemp=pictures")
     failed.assert_outcomes(failed=1)
-    text = failed.stdout.str()
-    assert f"test_style.json: the first stage that moved is {message}" in text
-    (picture,) = (pytester.path / "pictures").rglob("test_style-moved.png")
-    assert f"then, now, and the difference amplified: {picture}" in text
-    assert read_image(picture).shape[0] == 3 * 64 + 2 * 2  # three rows
+    check_message_and_picture(failed, pytester, message)
