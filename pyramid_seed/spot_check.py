@@ -61,15 +61,16 @@ def remake_from_latents(
             beginning=None if unit == 0 else _beginning(recipe, latents[:, :, :unit]),
             embeds=embeds,
         )
-        output = pipeline(
-            **arguments,
-            workers=options.get("workers"),
-            # Encoders that are freed cannot encode for the next unit.
-            text_encoders="keep" if text_encoders == "free" else text_encoders,
-            output_type="latent",
-            show_progress=options.get("progress", True),
-            callback_on_step_end=options.get("on_step"),
-        )
+        with pipeline.vae.tiling_set(recipe.vae_tiling):  # an image is encoded in these tiles
+            output = pipeline(
+                **arguments,
+                workers=options.get("workers"),
+                # Encoders that are freed cannot encode for the next unit.
+                text_encoders="keep" if text_encoders == "free" else text_encoders,
+                output_type="latent",
+                show_progress=options.get("progress", True),
+                callback_on_step_end=options.get("on_step"),
+            )
         stages[unit] = list(output.stage_digests[0][unit] or ())
         digests[unit] = unit_digests(output.latents[:, :, unit:])[0]
     clip = make_clip(

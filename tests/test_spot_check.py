@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from pyramid_seed import Beginning, Branch, Clip, generate, load_pipeline, verify
@@ -120,11 +121,17 @@ def test_forged_units_are_seen_as_often_as_told(make, clip, pipeline, monkeypatc
 
 
 @pytest.mark.slow
-def test_branches_and_images_are_sampled_as_well(make, pipeline, sampled):
+def test_branches_images_and_tiles_are_sampled_as_well(make, pipeline, sampled):
     sampled(0, 1)
     picture = Image.effect_noise((64, 64), 80).convert("RGB")
     from_image = make(image=picture)
     found = verify(from_image, sample=2, image=picture, pipeline=pipeline, progress=False)
+    assert found.difference is None
+    pipeline.vae.enable_tiling(32, 32, 24, 24)
+    tiled = make(image=picture)
+    pipeline.vae.disable_tiling()
+    assert not torch.equal(tiled.latents, from_image.latents)
+    found = verify(tiled, sample=2, image=picture, pipeline=pipeline, progress=False)
     assert found.difference is None
     sampled(1)
     branched = make(branches=(Branch(1, 9),))
