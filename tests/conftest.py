@@ -97,7 +97,6 @@ def saved(made, tmp_path_factory) -> Path:
 @pytest.fixture
 def tampered(saved, tmp_path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
     """Writes the clip's manifest, changed, as a .json; its root is that of the changed stages."""
-
     from pyramid_seed.provenance.manifest import stage_root
 
     def write(change: Callable[[dict[str, Any]], object]) -> Path:

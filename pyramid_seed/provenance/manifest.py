@@ -303,10 +303,8 @@ def check_manifest(manifest: Any, where: str) -> None:
                 f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
             )
         _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
-        if version > 1 and (root := stage_root(digests["stages"], digests["units"])) != digests.get("root"):
-            raise ValueError(
-                f"digests.root must be {root}, that of its stages, got {digests.get('root')!r:.70}"
-            )
+        if version > 1:
+            _check_root(digests)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
 
@@ -316,6 +314,16 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
         is_image = unit == 0 and stages == []
         if stages is not None and len(stages) != num_stages and not is_image:
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
+
+
+def _check_root(digests: Mapping[str, Any]) -> None:
+    """Refuse digests of which the root does not say all."""
+    for unit, (stages, digest) in enumerate(zip(digests["stages"], digests["units"], strict=True)):
+        if stages and stages[-1] != digest:
+            raise ValueError(f"the last of digests.stages[{unit}] must be that of the unit, {digest!r:.70}")
+    root = stage_root(digests["stages"], digests["units"])
+    if digests.get("root") != root:
+        raise ValueError(f"digests.root must be {root}, that of its stages, got {digests.get('root')!r:.70}")
 
 
 def _comment(path: Path) -> str | None:

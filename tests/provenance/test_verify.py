@@ -85,11 +85,21 @@ def test_the_first_difference_in_causal_order(tampered):
             "latents of stage 1 of unit 0",
         ),
         (
-            lambda m: m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+            lambda m: (
+                m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
             "unit",
             "latents of stage 2 of unit 1",
         ),
-        (lambda m: m["digests"]["units"].__setitem__(1, "0" * 64), "unit", "latents of unit 1"),
+        (
+            lambda m: (
+                m["digests"]["stages"].__setitem__(1, None),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
+            "unit",
+            "latents of unit 1",
+        ),
         (lambda m: m["digests"]["chunks"].__setitem__(1, "0" * 64), "decode", "chunk 1 (frames 1 to 8)"),
         (lambda m: m["digests"].update(frames="0" * 64), "frames", "all frames"),
     ]
