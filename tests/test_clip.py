@@ -213,7 +213,8 @@ def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
     frames = 255 - clip.frames
     facts = replace(clip.frame_facts, digest=frames_digest(frames))
     recipe = replace(clip.recipe, prompt="another")
-    other = replace(clip, recipe=recipe, latents=clip.latents + 1, held_frames=frames, frame_facts=facts)
+    latents = {"latents": clip.latents + 1, "stage_digests": (None, None)}
+    other = replace(clip, recipe=recipe, held_frames=frames, frame_facts=facts, **latents)
     for renames in range(3):
         folder = tmp_path / str(renames)
         path = clip.save(folder / f"clip{ending}", sidecar=True, keep_latents=True)
