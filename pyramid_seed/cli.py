@@ -21,6 +21,7 @@ from .commands import (
     models,
     presets,
     record,
+    regenerate,
     show,
     sweep,
     ui,
@@ -90,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, batch, encode, sweep, extend
+    makers = generate, batch, encode, sweep, extend, regenerate
     for command in (*makers, show, verify, diff, compare, record, check, presets, fetch, models, ui):
         command.add(commands)
     return parser

@@ -46,6 +46,11 @@ class Verification:
         """The first difference; None if the clip is the same."""
         return first_difference(self.steps)
 
+    @property
+    def same(self) -> bool:
+        """Whether everything that was compared is equal."""
+        return self.difference is None
+
 
 def verify_weights(
     manifest: Mapping[str, Any], weights_here: Sequence[Mapping[str, Any]] | None
