@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -123,6 +124,12 @@ def test_no_module_imports_in_a_circle_or_the_packages_own_face():
     TopologicalSorter({name: needed - {name} for name, needed in needs.items()}).prepare()
     faces = {name: path for name, path in names.items() if name not in ("__main__", "cli")}
     assert [name for name, path in faces.items() if imports_the_face(path)] == []
+
+
+def test_one_module_imports_ray():
+    importing = re.compile(r"^ *(import|from) ray\b", re.MULTILINE)
+    modules = [path for path in PACKAGE.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))]
+    assert [path.relative_to(PACKAGE).as_posix() for path in modules] == ["batch/ray_engine.py"]
 
 
 def test_every_module_has_a_docstring():
