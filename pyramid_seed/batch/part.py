@@ -77,6 +77,8 @@ def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
     if index != "auto":
         return Part(int(index), int(count))
     number = int(count) if slash else None
+    if number is not None:
+        check_int("the number of parts", number, minimum=1)
     if _SLURM in environment:
         return _part_of_slurm(environment, number)
     if _KUBERNETES in environment:
@@ -125,7 +127,7 @@ def _part_of_kubernetes(environment: Mapping[str, str], count: int | None) -> Pa
                 "Kubernetes tells no pod how many there are; use auto/N with the Job's completions as N, or "
                 "set JOB_COMPLETIONS to them"
             )
-        count = _number(environment, "JOB_COMPLETIONS")
+        count = _number(environment, "JOB_COMPLETIONS", minimum=1)
     if index >= count:
         raise ValueError(
             f"{_KUBERNETES} is {index}, and {count} parts have the numbers 0 to {count - 1}; N must be the "
@@ -134,12 +136,14 @@ def _part_of_kubernetes(environment: Mapping[str, str], count: int | None) -> Pa
     return Part(index, count, _number(environment, "JOB_INDEX_FAILURES", default=0))
 
 
-def _number(environment: Mapping[str, str], name: str, *, default: int | None = None) -> int:
+def _number(
+    environment: Mapping[str, str], name: str, *, default: int | None = None, minimum: int = 0
+) -> int:
     text = environment.get(name, "")
     if not text and default is not None:
         return default
-    if not re.fullmatch(r"[0-9]+", text):
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < minimum:
         raise ValueError(
-            f"{name} must be a whole number of at least 0, got {text!r}; or use I/N, such as 0/8"
+            f"{name} must be a whole number of at least {minimum}, got {text!r}; or use I/N, such as 0/8"
         )
     return int(text)

@@ -1,7 +1,7 @@
-"""`run_part`: a process makes one part of a batch and talks to nobody; `gather` brings the parts together.
+"""`run_part`: a process makes one part of a batch and talks to nobody; see `gather` for what comes after it.
 
-Processes know of each other by their logs alone. Whatever else runs in the folder, no clip is lost, and none
-is made twice but one that two processes were at together, of which the later file stays.
+Processes know of each other by their logs alone. Whatever other parts run, no clip is lost, and none is made
+twice but one that two processes are at together, of which the later file stays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 300.0  # with who gathers, for which ten million clips take minutes
+_PATIENCE_SECONDS = 900.0  # with who gathers, which takes ten minutes for ten million clips
 
 
 def run_part(

@@ -23,7 +23,6 @@ NUM_FRAMES = 121
 """16 units, as 5 seconds of the published models have."""
 STEP_SECONDS = (0.095, 0.104, 0.238)
 """Of the last unit of 768p on an H200, by stage; docs/performance.md. Earlier units take less."""
-FILES_PER_CLIP = 1
 _QUICK = ("--num-inference-steps", "1", "--video-num-inference-steps", "1")
 _GRAIN = 5.0  # deviation of the pictures that are hard to encode, of 255
 
@@ -44,7 +43,7 @@ def measure(options: argparse.Namespace) -> Result:
     table = [
         ("what", "per clip", f"{count:,} clips on {gpus:,} GPUs"),
         ("time of a GPU", f"{seconds:.1f} s", f"{count * seconds / gpus / 3600:,.0f} h on each"),
-        ("clip files", f"{FILES_PER_CLIP}", f"{count * FILES_PER_CLIP:,}"),
+        ("clip files", "1", f"{count:,}"),
         (
             "bytes of them",
             f"{least / 1e6:.2f} to {most / 1e6:.1f} MB",

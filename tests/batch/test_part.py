@@ -75,6 +75,12 @@ def test_what_is_no_part_is_refused_and_the_message_says_what_to_write():
             },
             "too high": ("8/8", {}, "must be at most 7, got 8; use 7"),
             "no parts": ("0/0", {}, "number of parts must be at least 1"),
+            "no parts of auto": ("auto/0", slurm(0), "number of parts must be at least 1, got 0; use 1"),
+            "no pods": (
+                "auto",
+                {"JOB_COMPLETION_INDEX": "0", "JOB_COMPLETIONS": "0"},
+                "JOB_COMPLETIONS must be a whole number of at least 1",
+            ),
             "no scheduler": (
                 "auto",
                 {},

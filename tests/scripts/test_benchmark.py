@@ -12,7 +12,7 @@ from importlib import import_module
 import benchmark
 import pytest
 import torch
-from benchmarks import batch, memory, noise, processes, startup, transformer, workers
+from benchmarks import batch, memory, noise, processes, scale, startup, transformer, workers
 from benchmarks import vae as vae_benchmark
 from benchmarks.baseline import (
     block_gaussian,
@@ -519,6 +519,26 @@ def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatc
         "wanted <= 1.1, got 1.5",
     ]
     assert list(tmp_path.iterdir()) == [tmp_path / "batch.png"]
+
+
+def test_what_many_clips_need_follows_from_what_one_needs(run, monkeypatch):
+    sizes = {"row of the list": 50.0, "index": 700.0, "log of the work": 300.0, "manifest": 30_000.0}
+    monkeypatch.setattr(scale, "recorded_bytes", lambda: sizes)
+    monkeypatch.setattr(scale, "clip_file_bytes", lambda height, width, grain: 10**5 if not grain else 10**7)
+    # 16 units: 20 steps per stage of the first, 10 of the others; 0.437 s for one step of each stage.
+    assert scale.most_seconds((20, 20, 20), (10, 10, 10)) == pytest.approx((20 + 15 * 10) * 0.437)
+    assert scale.most_seconds(20, (10, 10, 10)) == scale.most_seconds((20, 20, 20), 10)
+    status, said, _ = run("scale", "--clips", 1_000_000, "--gpus", 100, "--clip-seconds", 36.0)
+    assert status == 0
+    for line in (
+        "| what | per clip | 1,000,000 clips on 100 GPUs |",
+        "| time of a GPU | 36.0 s | 100 h on each |",
+        "| bytes of them | 0.10 to 10.0 MB | 0.1 to 10 TB |",
+        "| of which manifests | 30.0 kB | 30 GB |",
+        "| index | 700 B | 0.70 GB |",
+        "| files written at a time |  | 2.8 per second |",
+    ):
+        assert line in said
 
 
 def test_the_batch_that_is_measured(tmp_path, monkeypatch):
