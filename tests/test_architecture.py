@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -119,6 +120,12 @@ def test_the_map_leaves_out_what_follows():
         "d": set(),
         "e": {"d"},
     }
+
+
+def test_one_module_imports_ray():
+    importing = re.compile(r"^ *(import|from) ray\b", re.MULTILINE)
+    modules = [path for path in PACKAGE.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))]
+    assert [path.relative_to(PACKAGE).as_posix() for path in modules] == ["batch/ray_engine.py"]
 
 
 def test_every_module_has_a_docstring():

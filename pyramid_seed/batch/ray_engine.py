@@ -374,9 +374,8 @@ class _Pool:
             self._again.append(job)
         except RayError as error:
             self._show(member, Counter())
-            self._worker.fail(
-                job, f"the process that made it was lost {_MAX_TASK_RETRIES + 1} times: {error}"
-            )
+            reason, _, _ = str(error).partition("\n")
+            self._worker.fail(job, f"its process was lost {_MAX_TASK_RETRIES + 1} times: {reason}")
         member.job = member.call = None
         member.counts = Counter()
 
