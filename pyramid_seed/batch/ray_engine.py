@@ -115,7 +115,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
 
 
 def _address(options: RayOptions) -> str:
-    return options.address or os.environ.get("RAY_ADDRESS") or _OF_ITS_OWN
+    return options.address or _OF_ITS_OWN
 
 
 def _needs(options: RayOptions) -> dict[str, float]:
