@@ -27,9 +27,10 @@ from .api import (
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
-from .checks import check_choice, check_kinds
-from .choices import AFTER_USE, AfterUse
+from .checks import check_kinds, did_you_mean
+from .choices import AfterUse
 from .clip import Clip
+from .devices import usable_device
 from .dtypes import dtype_name
 from .first_image import in_clip_size
 from .loading import LoraToLoad
@@ -103,8 +104,8 @@ def regenerate(
         OSError: the weights cannot be read.
     """
     original = _original(clip)
+    _start(making, original.recipe, device, pipeline)
     image = _checked_image(original.recipe, image)
-    _start(making, original.recipe)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
@@ -136,11 +137,11 @@ def verify(
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
     original = _original(clip)
+    embeds = _start(making, original.recipe, device, pipeline)
     if noise_only:
         return verify_noise(original.manifest, original.path)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
-    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
@@ -204,10 +205,10 @@ def extend(
     longer, kept = plan_extension(
         recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
+    _start(making, longer, device, pipeline)
     latents = original.latents()
     if latents is None:
         image = _checked_image(recipe, image)
-    _start(making, longer)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
@@ -284,14 +285,29 @@ def _original(clip: AnyClip) -> _Original:
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
-def _start(making: Making, recipe: Recipe) -> None:
-    sink = making.get("sink")
+def _start(
+    making: Making, recipe: Recipe, device: str | None, pipeline: PyramidFlowPipeline | None
+) -> EncodedTexts | None:
+    """Refuse what cannot be run here, before weights are read; open the sink and the texts, return these."""
+    if unknown := making.keys() - Making.__annotations__:
+        name = min(unknown)
+        raise TypeError(f"there is no argument {name!r}{did_you_mean(name, tuple(Making.__annotations__))}")
+    sink, processes = making.get("sink"), making.get("processes")
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
-    check_kinds(processes=(making.get("processes"), Processes))
-    check_choice("text_encoders", making.get("text_encoders", "keep"), AFTER_USE)
-    making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
-    making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
+    check_kinds(processes=(processes, Processes), pipeline=(pipeline, PyramidFlowPipeline))
+    options = RunOptions(
+        device,
+        recipe.noise_device,
+        workers=making.get("workers"),
+        text_encoders=making.get("text_encoders", "keep"),
+    )
+    options.check()
+    if device is not None:
+        usable_device(device)
+    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
+    making["sink"] = started_sink(sink, recipe.settings, processes)
+    return embeds
 
 
 def _unit_check(

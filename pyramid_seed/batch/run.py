@@ -248,7 +248,8 @@ class _ClipMaker:
         paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
         origin = fingerprint | {"compiled": options.compile}
         if self.embeds is not None:
-            origin["text"] = self.embeds.digest(item.prompt + item.settings.prompt_suffix)
+            texts = item.prompt + item.settings.prompt_suffix, item.settings.negative_prompt
+            origin["texts"] = [self.embeds.digest(text) for text in texts if text in self.embeds.texts]
         return [origin | {"attention": path} for path in paths]
 
     def make(
