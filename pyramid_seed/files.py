@@ -23,8 +23,9 @@ import msgspec
 import psutil
 
 # Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
-# random), `.tmp` and the ending. The name of the file is not in it: it may be as long as a name can be.
-_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}\.tmp(\.\w+)?")
+# random), `.tmp` and the ending, or `-tmp` where there is none. The name of the file is not in it: it may be
+# as long as a name can be.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}[.-]tmp(\.[^.]+)?")
 _LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
@@ -56,7 +57,8 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_once(path.parent)
     owner = f"{_machine()}{os.getpid() % 16**6:06x}"
-    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}.tmp{path.suffix}")
+    ending = f".tmp{path.suffix}" if path.suffix else "-tmp"
+    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}{ending}")
     try:
         yield temporary
         check_free(path, overwrite=overwrite)  # somebody else may have been faster
@@ -210,7 +212,7 @@ def _swap_folder(new: Path, old: Path) -> None:
     if _exchange(new, old):
         _remove(new)
         return
-    aside = new.with_name(f"{new.name}.old")
+    aside = new.with_name(f".old{new.name}")  # which is no temporary name: nobody removes it
     old.replace(aside)
     try:
         new.replace(old)

@@ -68,6 +68,15 @@ def test_what_somebody_else_wrote_meanwhile_stays(tmp_path):
     assert path.read_text() == "theirs"
 
 
+def test_the_temporary_path_has_the_ending_of_the_path_and_is_known_again(tmp_path):
+    for name in ("clip", "clip.mp4", "clip.latents.safetensors", ".hidden", "a.b-c"):
+        with replacing(tmp_path / name) as temporary:
+            assert temporary.suffix == Path(name).suffix
+            assert files._TEMPORARY.fullmatch(temporary.name)
+            temporary.touch()
+    assert names(tmp_path) == [".hidden", "a.b-c", "clip", "clip.latents.safetensors", "clip.mp4"]
+
+
 @pytest.fixture
 def somebody():
     """Root may write everywhere, so the test is somebody else; `os.access` asks for the real user."""

@@ -223,7 +223,7 @@ def test_a_clip_made_in_tiles_says_so_and_is_made_again_in_them(quick):
 
 
 def test_how_it_is_to_be_run_is_refused_before_anything_is_read(clip, tmp_path, monkeypatch):
-    """By each of the three, of a clip, a file and a manifest: not after gigabytes of weights were compared."""
+    """By each of the three, of a clip, a file and a manifest: not after weights were compared."""
 
     def read(*_, **__):
         pytest.fail("files of a model were read")
