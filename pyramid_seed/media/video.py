@@ -149,7 +149,9 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContaine
         # What has a colon before any slash is a URL.
         with av.open(Path(path).absolute().as_posix()) as container:
             yield container
-    except av.InvalidDataError as error:
+    except av.FFmpegError as error:
+        if isinstance(error, OSError) and error.filename:  # of the system's, about the file itself
+            raise
         raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
 
 
