@@ -14,7 +14,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.source import RecognisedModel
-from .checks import check_kinds
+from .checks import check_kinds, check_list
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import attention_backend_at
@@ -127,7 +127,8 @@ def generate(
     """
     check_prompt(prompt)
     check_watchers(sink, on_step=on_step, on_unit=on_unit, on_chunk=on_chunk)
-    check_kinds(branches=(branches, Sequence), loras=(loras, Mapping), beginning=(beginning, Beginning))
+    check_list("branches", branches, "Branch")
+    check_kinds(loras=(loras, Mapping), beginning=(beginning, Beginning))
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     for branch in branches:
         check_kinds(branches=(branch, Branch))
@@ -201,8 +202,9 @@ def encode_prompts(
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise TypeError(f"prompts must be a list of at least one str, got {prompts!r:.60}")
+    check_list("prompts", prompts, "at least one str")
+    if not prompts:
+        raise TypeError("prompts must be a list of at least one str, got none")
     for prompt in prompts:
         check_prompt(prompt)
     RunOptions(device, determinism=determinism).check()

@@ -27,7 +27,7 @@ from .api import (
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
-from .checks import check_kinds, did_you_mean
+from .checks import check_kinds, check_list, check_path, did_you_mean
 from .choices import AfterUse
 from .clip import Clip
 from .devices import usable_device
@@ -104,7 +104,7 @@ def regenerate(
         OSError: the weights cannot be read.
     """
     original = _original(clip)
-    _start(making, original.recipe, device, pipeline)
+    _start(making, original.recipe, device, pipeline, loras)
     image = _checked_image(original.recipe, image)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
@@ -137,7 +137,7 @@ def verify(
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
     original = _original(clip)
-    embeds = _start(making, original.recipe, device, pipeline)
+    embeds = _start(making, original.recipe, device, pipeline, loras)
     if noise_only:
         return verify_noise(original.manifest, original.path)
     image = _checked_image(original.recipe, image)
@@ -205,7 +205,7 @@ def extend(
     longer, kept = plan_extension(
         recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
-    _start(making, longer, device, pipeline)
+    _start(making, longer, device, pipeline, loras)
     latents = original.latents()
     if latents is None:
         image = _checked_image(recipe, image)
@@ -281,12 +281,17 @@ def _original(clip: AnyClip) -> _Original:
         check_manifest(dict(clip), "the manifest")
         check_noise_scheme(clip, "the clip")
         return _Original(clip, recipe_of(clip))
+    check_path("clip", clip)
     manifest = read_verifiable(clip)
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
 def _start(
-    making: Making, recipe: Recipe, device: str | None, pipeline: PyramidFlowPipeline | None
+    making: Making,
+    recipe: Recipe,
+    device: str | None,
+    pipeline: PyramidFlowPipeline | None,
+    loras: Sequence[str | Path],
 ) -> EncodedTexts | None:
     """Refuse what cannot be run here, before weights are read; open the sink and the texts, return these."""
     if unknown := making.keys() - Making.__annotations__:
@@ -296,6 +301,9 @@ def _start(
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
     check_kinds(processes=(processes, Processes), pipeline=(pipeline, PyramidFlowPipeline))
+    check_list("loras", loras, "paths")
+    for file in loras:
+        check_path("loras", file)
     options = RunOptions(
         device,
         recipe.noise_device,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from ..files import without_new_folders
 from .entries import Entry
 from .errors import writing
 from .group import Group, Order
@@ -80,14 +81,15 @@ def run_jobs(
 def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
     """A folder that was made for a list that is refused goes again, if there is nothing in it but the log."""
     is_new = launch.world_size == 1 and not folder.exists()
-    try:
-        yield
-    except (ValueError, TypeError, OSError):
-        files = folder.rglob("*") if is_new else ()
-        names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
-        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with without_new_folders(folder.parent):
+        try:
+            yield
+        except (ValueError, TypeError, OSError):
+            files = folder.rglob("*") if is_new else ()
+            names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
+            if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _lead(

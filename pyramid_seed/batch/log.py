@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..files import check_readable
 from .errors import writing
 
 logger = logging.getLogger(__name__)
@@ -31,8 +29,8 @@ def log_file(folder: Path, rank: int) -> Iterator[None]:
     path = folder / "logs" / f"process-{rank}.log"
     with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path):
-            check_readable(path)  # a FIFO would wait for a reader
+        if path.is_fifo():
+            raise OSError(f"{path} is a FIFO, which would wait for a reader; remove it")
         handler = _LogHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     package = logging.getLogger("pyramid_seed")

@@ -23,6 +23,7 @@ from ..api import (
 )
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
+from ..checks import check_path
 from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..clip import Clip
 from ..determinism import attention_backend_at
@@ -132,6 +133,8 @@ def run_batch(
             "offload, or encode the list first (pyramid-seed encode) and give prompt_embeds"
         )
     options.check()
+    check_path("prompts", prompts)
+    check_path("output", output)
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
