@@ -35,7 +35,7 @@ def check_finite(name: str, value: object) -> None:
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse what is not one of the choices; the error names the one spelled most like it."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 

@@ -6,7 +6,6 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,15 +19,15 @@ import pyramid_seed
 
 Value = TypeVar("Value")
 
-OURS = (ValueError, TypeError, OSError)
+OURS = (ValueError, TypeError, OSError, FloatingPointError)
 _PACKAGE = str(Path(pyramid_seed.__file__).parent)
 
 
-@dataclass(frozen=True)
 class Given:
     """What a fixture gives, which hypothesis would print in full."""
 
-    value: Any = field(repr=False)
+    def __init__(self, value: Any) -> None:
+        self.value = value
 
 
 def bounded(share: int = 1) -> settings:

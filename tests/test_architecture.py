@@ -47,8 +47,8 @@ ALLOWED = {
         "pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
-        "reproduce": "api checkpoints checks choices clip devices dtypes first_image loading media models pieces "
-        "pipelines provenance recipe run_options shared_pipeline",
+        "reproduce": "api checkpoints checks choices clip devices dtypes first_image loading media models "
+        "pieces pipelines provenance recipe run_options shared_pipeline",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",

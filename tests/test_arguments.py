@@ -88,7 +88,7 @@ def arguments_of(function: partial) -> list[str]:
     return [*names, *more]
 
 
-@bounded()
+@bounded(2)
 @given(data=st.data(), name=st.sampled_from(list(FUNCTIONS)))
 def test_arguments_of_functions(data, name, loads, folder):
     function = FUNCTIONS[name]
@@ -135,7 +135,7 @@ def command_lines(draw) -> list[str]:
     return line
 
 
-@bounded()
+@bounded(2)
 @given(line=command_lines())
 def test_command_lines(line, loads, folder, monkeypatch, capsys):
     def checked(text):

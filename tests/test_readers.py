@@ -105,7 +105,7 @@ def test_lists_and_presets(content, tmp_path, bad_rows):
 COLUMNS = ["prompt", "seed", "image", "lora", "preset", *SETTINGS]
 
 
-@bounded()
+@bounded(2)
 @given(values=st.dictionaries(st.sampled_from(COLUMNS), plain, min_size=1, max_size=3))
 def test_values_of_rows_and_presets(values, tmp_path, bad_rows):
     row = {"prompt": "a boat", **values}
@@ -131,7 +131,7 @@ def test_settings(name, value):
 # Manifests, clips and what lies beside them
 
 
-@bounded()
+@bounded(2)
 @given(manifest=changes_of(MANIFEST))
 def test_manifests(manifest, tmp_path):
     if ends(lambda: (check_manifest(manifest, "here"), recipe_of(manifest))) is None:
@@ -147,7 +147,7 @@ def test_manifests(manifest, tmp_path):
         ends(lambda: extend(path, 33, model=REFERENCE / "nothing", progress=False))
 
 
-@bounded()
+@bounded(5)
 @given(manifest=changes_of(MANIFEST), ending=st.sampled_from(["mp4", "gif", "webp", "png"]))
 def test_manifests_beside_clips(manifest, ending, tmp_path, made):
     path = tmp_path / f"clip.{ending}"
@@ -183,7 +183,7 @@ def clips(made, tmp_path_factory) -> Given:
     return Given({path.name: path.read_bytes() for path in folder.iterdir()})
 
 
-@bounded()
+@bounded(2)
 @given(data=st.data())
 def test_damaged_clips_and_images(data, clips, tmp_path):
     name = data.draw(st.sampled_from(sorted(clips.value)))
@@ -224,7 +224,7 @@ def odd_tensors(draw, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {name: values.contiguous() for name, values in tensors.items()}
 
 
-@bounded()
+@bounded(2)
 @given(data=st.data())
 def test_units_of_an_unfinished_clip(data, tmp_path):
     latents = torch.zeros(1, 4, 1, 8, 8)
@@ -250,7 +250,7 @@ def clip_of(path, settings):
     return generate("a boat", seed=1, prompt_embeds=path, **settings)
 
 
-@bounded(5)
+@bounded(10)
 @given(data=st.data())
 def test_embeddings_in_a_file(data, texts, tmp_path):
     settings, encoded = texts.value
@@ -275,7 +275,7 @@ def header_of(path):
     return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["pyramid_seed"])
 
 
-@bounded(5)
+@bounded(10)
 @given(data=st.data())
 def test_embeddings_of_odd_shapes_that_say_their_own_digest(data, texts, tmp_path):
     """Written by other tools: nothing is wrong with the file, but it is none of this model."""
@@ -342,7 +342,7 @@ def model(request, tmp_path_factory) -> Path:
     return folder
 
 
-@bounded(2)
+@bounded(5)
 @given(data=st.data())
 def test_model_folders(data, model):
     texts = sorted(path for path in model.rglob("*") if path.suffix in (".json", ".txt", ".model"))
@@ -362,7 +362,7 @@ def test_model_folders(data, model):
         path.write_bytes(before)
 
 
-@bounded(10)
+@bounded(25)
 @given(data=st.data())
 def test_model_folders_that_are_loaded(data, model):
     files = sorted(path for path in model.rglob("*") if path.is_file())
@@ -421,7 +421,7 @@ def damage(data, folder):
         )(path)
 
 
-@bounded(2)
+@bounded(10)
 @given(data=st.data(), folders=st.booleans())
 def test_folders_of_batches(data, folders, half_done, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged") / "clips"
