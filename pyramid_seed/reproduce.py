@@ -258,6 +258,8 @@ class _Original:
         if self.clip is not None and self.clip.source is not None:
             return str(self.clip.source.folder)
         if reference["kind"] == "embedded":
+            if not str(reference["name"]).startswith("embedded:"):  # a manifest may be anybody's, see below
+                raise ValueError(f"the manifest must name embedded:NAME, got {reference['name']!r:.80}")
             return str(reference["name"])
         if reference["kind"] == "hub":
             name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant

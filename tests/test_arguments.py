@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,8 @@ from pyramid_seed.cli import build_parser, main
 from pyramid_seed.presets import SETTINGS
 from pyramid_seed.reproduce import Making
 from pyramid_seed.shared_pipeline import shared_pipeline
-from tests.inputs import bounded, check_ours, ends, odd, written
+from tests.cases import check_cases
+from tests.inputs import OURS, bounded, check_ours, ends, odd, written
 
 FIXTURES = Path(__file__).parent / "fixtures" / "version-0.1.0"
 CLIP = FIXTURES / "clips" / "circle.mp4"
@@ -158,3 +160,38 @@ def test_command_lines(line, loads, folder, monkeypatch, capsys):
     if status == 2:
         assert left(folder) == before, told
     clear(folder, before)
+
+
+ODD = {
+    "prompt": [b"a", 5, None, "a\udc80", "x" * 10_001],
+    "seed": [1.5, "1", True, -1, 2**64, np.float64(3), b"1"],
+    "branches": [5, "ab", [5], None],
+    "preset": [1e308, b"tiny", "nothing", {}, ["tiny"]],
+    "fit": ["squeeze", 5, b"crop", ["crop"]],
+    "image": [["a"], 5, b"x", [], "not there.png", {}],
+    "sink": [1e308, "a.mp4", object()],
+    "on_step": [5, "print"],
+    "on_unit": [1e308],
+    "on_chunk": [[]],
+    "guidance_scale": [b"7", "7", float("inf"), "\udc80"],
+    "num_frames": [40_000_001, 17.0, "17"],
+    "scale": [300, 0, None],
+    "loras": [5, "a.safetensors"],
+    "pipeline": ["tiny", 5],
+    "beginning": [5, {}],
+    "device": [5, b"cpu", b"\x80", 2**63, False, "nothing"],
+    "noise_device": [5, b"cpu", "nothing"],
+    "determinism": [[], 5, "loose", np.zeros(3)],
+    "text_encoders": [{}, None],
+    "workers": [0, 2.5, "two"],
+    "prompt_embeds": [5, "a\0b"],
+}
+
+
+def test_arguments_of_odd_types_are_refused_before_anything_is_loaded(loads):
+    def is_refused(name, value):
+        with pytest.raises(OURS) as refusal:
+            generate(**{"prompt": "a", name: value})
+        check_ours(refusal.value)
+
+    check_cases([(name, value) for name, values in ODD.items() for value in values], is_refused)

@@ -117,6 +117,29 @@ def test_what_is_read_is_a_file_and_named(tmp_path):
     assert not not_refused(check_readable, cases, OSError)
 
 
+def test_names_that_no_file_can_have_are_refused_by_name(tmp_path):
+    def write(name):
+        with replacing(tmp_path / name):
+            pass
+
+    for call in (write, lambda name: check_readable(tmp_path / name)):
+        assert not not_refused(call, dict.fromkeys(["a\0b", "\ud800"], "no file can be named"))
+    assert names(tmp_path) == []
+
+
+def test_what_fails_takes_the_folders_that_were_made_for_it_with_it(tmp_path):
+    (tmp_path / "old").mkdir()
+
+    def fail(path):
+        with replacing(path):
+            raise KeyboardInterrupt
+
+    for path in (tmp_path / "new" / "er" / "a.mp4", tmp_path / "old" / "new" / "a.mp4"):
+        with pytest.raises(KeyboardInterrupt):
+            fail(path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
 def test_a_file_takes_the_place_of_a_loop(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     with replacing(tmp_path / "loop") as temporary:

@@ -295,3 +295,6 @@ def assert_nothing_left(there: Files, old: Files, new: Files) -> None:
     for name in there.keys() - old.keys() - new.keys():
         assert "/.work/" in f"/{name}", f"{name} is left"
         assert "tmp" not in name, f"{name} is left"
+    for name in [name for name, data in there.items() if data is None and "/.work" not in f"/{name}"]:
+        is_empty = not any(other.startswith(f"{name}/") for other in there)
+        assert name in old or not is_empty, f"{name} is left, empty"
