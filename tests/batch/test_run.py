@@ -312,4 +312,6 @@ def test_seeds_that_are_none_are_refused_and_nothing_is_left(quick, tmp_path):
     settings = {name: value for name, value in quick.items() if name != "progress"}
     with pytest.raises(TypeError, match="seeds must be a list of root seeds, got 5"):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=5, **settings)
+    with pytest.raises(TypeError, match="loras must be a Mapping, got bool"):
+        run_batch(tmp_path / "list.txt", tmp_path / "clips", loras=True, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
