@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..batch.rows import BadRow, BatchInputError, Row, read_rows
-from ..checks import check_list
+from ..checks import check_list, check_path
 from ..choices import LIST_FORMATS
 from ..files import real_path
 from ..texts import check_prompt
@@ -55,6 +55,7 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
         if isinstance(source, str):
             prompts.append(Prompt(source))
             continue
+        check_path("prompts", source)
         rows, unread = read_rows(source)
         bad += unread
         for row in rows:
