@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from .commands import (
     batch,
+    check,
     compare,
     diff,
     encode,
@@ -19,6 +20,7 @@ from .commands import (
     generate,
     models,
     presets,
+    record,
     show,
     sweep,
     ui,
@@ -89,6 +91,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     makers = generate, batch, encode, sweep, extend
-    for command in (*makers, show, verify, diff, compare, presets, fetch, models, ui):
+    for command in (*makers, show, verify, diff, compare, record, check, presets, fetch, models, ui):
         command.add(commands)
     return parser
