@@ -14,7 +14,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.source import RecognisedModel
-from .checks import check_kinds
+from .checks import check_kinds, check_list
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import attention_backend_at
@@ -187,8 +187,9 @@ def encode_prompts(
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed then.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise TypeError(f"prompts must be a list of at least one str, got {prompts!r:.60}")
+    check_list("prompts", prompts, "at least one str")
+    if not prompts:
+        raise TypeError("prompts must be a list of at least one str, got none")
     for prompt in prompts:
         check_prompt(prompt)
     RunOptions(device, determinism=determinism).check()
@@ -206,7 +207,7 @@ def _noise(
     Raises:
         ValueError, TypeError: what is no seed, and branches that do not rise.
     """
-    check_kinds(branches=(branches, Sequence))
+    check_list("branches", branches, "Branch")
     for branch in branches:
         check_kinds(branches=(branch, Branch))
     root = root_from_entropy() if seed is None else plain_root(seed)

@@ -27,9 +27,10 @@ from .api import (
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
-from .checks import check_choice, check_int, check_kinds
-from .choices import AFTER_USE, AfterUse
+from .checks import check_int, check_kinds, check_list, check_path, did_you_mean
+from .choices import AfterUse
 from .clip import Clip
+from .devices import usable_device
 from .dtypes import dtype_name
 from .first_image import in_clip_size
 from .loading import LoraToLoad
@@ -105,8 +106,8 @@ def regenerate(
         OSError: the weights cannot be read.
     """
     original = _original(clip)
+    _start(making, original.recipe, device, pipeline, loras)
     image = _checked_image(original.recipe, image)
-    _start(making, original.recipe)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
@@ -146,12 +147,12 @@ def verify(
     original = _original(clip)
     if noise_only and sample is not None:
         raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
+    embeds = _start(making, original.recipe, device, pipeline, loras)
     if noise_only:
         return verify_noise(original.manifest, original.path)
     latents = None if sample is None else _latents_to_sample(original, sample, making)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
-    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
@@ -167,7 +168,6 @@ def verify(
     if weights.difference is not None:
         return weights
     if sample is not None and latents is not None:
-        _start(making, original.recipe)
         loaded = _model_of(original, model, loras, device, pipeline, making)
         chosen = sample_units(latents.shape[2], sample)
         remade, manifest = remake_from_latents(
@@ -223,10 +223,10 @@ def extend(
     longer, kept = plan_extension(
         recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
+    _start(making, longer, device, pipeline, loras)
     latents = original.latents()
     if latents is None:
         image = _checked_image(recipe, image)
-    _start(making, longer)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
@@ -276,6 +276,8 @@ class _Original:
         if self.clip is not None and self.clip.source is not None:
             return str(self.clip.source.folder)
         if reference["kind"] == "embedded":
+            if not str(reference["name"]).startswith("embedded:"):  # a manifest may be anybody's, see below
+                raise ValueError(f"the manifest must name embedded:NAME, got {reference['name']!r:.80}")
             return str(reference["name"])
         if reference["kind"] == "hub":
             name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant
@@ -299,18 +301,41 @@ def _original(clip: AnyClip) -> _Original:
         check_manifest(dict(clip), "the manifest")
         check_noise_scheme(clip, "the clip")
         return _Original(clip, recipe_of(clip))
+    check_path("clip", clip)
     manifest = read_verifiable(clip)
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
-def _start(making: Making, recipe: Recipe) -> None:
-    sink = making.get("sink")
+def _start(
+    making: Making,
+    recipe: Recipe,
+    device: str | None,
+    pipeline: PyramidFlowPipeline | None,
+    loras: Sequence[str | Path],
+) -> EncodedTexts | None:
+    """Refuse what cannot be run here, before weights are read; open the sink and the texts, return these."""
+    if unknown := making.keys() - Making.__annotations__:
+        name = min(unknown)
+        raise TypeError(f"there is no argument {name!r}{did_you_mean(name, tuple(Making.__annotations__))}")
+    sink, processes = making.get("sink"), making.get("processes")
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
-    check_kinds(processes=(making.get("processes"), Processes))
-    check_choice("text_encoders", making.get("text_encoders", "keep"), AFTER_USE)
-    making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
-    making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
+    check_kinds(processes=(processes, Processes), pipeline=(pipeline, PyramidFlowPipeline))
+    check_list("loras", loras, "paths")
+    for file in loras:
+        check_path("loras", file)
+    options = RunOptions(
+        device,
+        recipe.noise_device,
+        workers=making.get("workers"),
+        text_encoders=making.get("text_encoders", "keep"),
+    )
+    options.check()
+    if device is not None:
+        usable_device(device)
+    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
+    making["sink"] = started_sink(sink, recipe.settings, processes)
+    return embeds
 
 
 def _latents_to_sample(original: _Original, sample: int, making: Making) -> torch.Tensor:

@@ -48,6 +48,9 @@ def _fresh_generations() -> None:
 
 # Much time for an example, so that a busy machine is not a failure.
 settings.register_profile("pyramid_seed", deadline=timedelta(seconds=5), max_examples=50)
+settings.register_profile(
+    "campaign", settings.get_profile("pyramid_seed"), max_examples=1000, print_blob=True
+)
 settings.load_profile("pyramid_seed")
 
 REFERENCE = Path(__file__).parent / "reference"

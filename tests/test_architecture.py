@@ -32,7 +32,7 @@ ALLOWED = {
         "schedulers": "",
         "media": "choices files texts",
         "first_image": "media presets",
-        "models": "choices files private_apis schedulers",
+        "models": "choices files private_apis schedulers texts",
         "pieces": "choices determinism",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
         "model_presets": "checkpoints checks presets resources",
@@ -50,14 +50,14 @@ ALLOWED = {
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "spot_check": "api choices clip pipelines provenance recipe",
-        "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
-        "pipelines provenance recipe run_options shared_pipeline spot_check",
+        "reproduce": "api checkpoints checks choices clip devices dtypes first_image loading media models "
+        "pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
         "record": "environment files media provenance",
         "testing": "record",
-        "explore": "batch choices extras files geometry media presets provenance run_options seeds "
+        "explore": "batch checks choices extras files geometry media presets provenance run_options seeds "
         "texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
         "presets provenance recipe reproduce run_options seeds texts",

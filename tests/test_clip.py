@@ -83,7 +83,7 @@ def test_the_manifest_is_made_once(clip):
     assert clip.manifest is clip.manifest
 
 
-@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".mp4"])
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".mp4", ""])
 def test_sidecar_and_latents_lie_beside_the_clip(clip, tmp_path, ending):
     path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
     assert names(tmp_path) == sorted([f"clip{ending}", "clip.json", "clip.latents.safetensors"])

@@ -154,6 +154,15 @@ def test_what_cannot_be_run_is_an_error(tampered):
         (lambda m: m.update(schema_version=3), "schema version 3"),
         (lambda m: m.pop("ledger"), "ledger is missing"),
     ]
+    folders = [  # of this machine, which a stranger's manifest must not name
+        (lambda m: m["model"].update(kind="hub", name="/etc", revision=None), "as owner/name, got '/etc'"),
+        (lambda m: m["model"].update(kind="hub", name="../x", revision=None), "as owner/name, got '../x'"),
+        (lambda m: m["model"].update(kind="embedded", name="embedded:../x"), "no model named '../x' comes"),
+        (lambda m: m["model"].update(kind="embedded", name="/etc"), "must name embedded:NAME, got '/etc'"),
+    ]
+    for change, message in folders:
+        with pytest.raises((ValueError, OSError), match=message):
+            verify(tampered(change), progress=False)
 
     def rule(change, message):
         path = tampered(change)
