@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from .commands import (
+    audit,
     batch,
     compare,
     diff,
@@ -89,6 +90,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     makers = generate, batch, encode, sweep, extend
-    for command in (*makers, show, verify, diff, compare, presets, fetch, models, ui):
+    for command in (*makers, show, verify, diff, compare, presets, fetch, models, audit, ui):
         command.add(commands)
     return parser

@@ -35,7 +35,7 @@ ALLOWED = {
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
         "model_presets": "checkpoints checks presets resources",
         "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
-        "presets private_apis schedulers texts",
+        "presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
@@ -47,7 +47,9 @@ ALLOWED = {
         "pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
-        "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
+        "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
+        "pipelines private_apis provenance seeds texts version",
+        "reproduce": "api checkpoints checks choices clip dtypes first_image keying loading media models pieces "
         "pipelines provenance recipe run_options shared_pipeline",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "

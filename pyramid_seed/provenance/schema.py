@@ -56,7 +56,9 @@ class _Digests(msgspec.Struct):
     frames: str
 
 
-class _Environment(msgspec.Struct):
+class Environment(msgspec.Struct):
+    """See `environment.environment_fingerprint`."""
+
     packages: dict[str, Any] = {}
     libraries: dict[str, Any] = {}
     device: dict[str, Any] = {}
@@ -67,13 +69,17 @@ class _Timings(msgspec.Struct):
     seconds: int | float
 
 
-class _Written(msgspec.Struct):
+class Written(msgspec.Struct):
+    """How a file shows the frames."""
+
     scale: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCALE)] = 1
     lossless: bool = False
     sha256: str | None = None
 
 
-class _Manifest(msgspec.Struct, kw_only=True):
+class Manifest(msgspec.Struct, kw_only=True):
+    """What `generate` writes."""
+
     package_version: str
     noise_scheme: str
     prompt: str
@@ -96,21 +102,21 @@ class _Manifest(msgspec.Struct, kw_only=True):
     geometry: _Geometry
     ledger: list[dict[str, Any]]
     digests: _Digests
-    environment: _Environment
-    text_environment: _Environment | None = None
+    environment: Environment
+    text_environment: Environment | None = None
     notes: list[str] = []
     timings: _Timings | None = None
-    file: _Written | None = None
+    file: Written | None = None
 
 
-def check_shape(manifest: Mapping[str, Any]) -> None:
+def check_shape(manifest: Mapping[str, Any], shape: type[msgspec.Struct] = Manifest) -> None:
     """Refuse what has another shape; fields that are not known are ignored.
 
     Raises:
         ValueError: a field is missing or of another type; it is named.
     """
     try:
-        msgspec.convert(manifest, _Manifest)
+        msgspec.convert(manifest, shape)
     except msgspec.ValidationError as error:
         raise ValueError(_in_words(str(error), manifest)) from None
 
