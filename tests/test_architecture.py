@@ -49,8 +49,8 @@ ALLOWED = {
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
-        "reproduce": "api checkpoints checks choices clip dtypes first_image keying loading media models pieces "
-        "pipelines provenance recipe run_options shared_pipeline",
+        "reproduce": "api checkpoints checks choices clip dtypes first_image keying loading media models "
+        "pieces pipelines provenance recipe run_options shared_pipeline",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",

@@ -102,7 +102,8 @@ class KeyedPipeline:
             output = self.pipe(**arguments)
         setup = setup_of(self.pipe, self.determinism)
         folders = self._weights.change(self.pipe.components) or weight_folders(self.pipe)
-        return output, KeyedClip(root, draws.ledger, frames_of(output), arguments, setup, folders)
+        frames = None if arguments.get("output_type") == "latent" else frames_of(output)
+        return output, KeyedClip(root, draws.ledger, frames, arguments, setup, folders)
 
 
 @contextmanager
