@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from ..choices import DeterminismLevel
 from ..determinism import determinism_level
 from ..texts import counted
-from .draws import Draw, Site, answered, global_states, kind_of
+from .draws import Draw, Site, answered, global_states, kind_of, moved_since
 from .manifest import told, type_name
 from .pipeline import KeyedPipeline, prompts_of
 
@@ -186,9 +186,7 @@ def _run(pipe: DiffusionPipeline | KeyedPipeline, seeds: Sequence[int], call: Ma
     before = global_states()
     with answered(recorder):
         output = pipe(**arguments)
-    after = global_states()
-    moved = [name for name in after if after[name] != before.get(name, after[name])]
-    unseen = tuple(name for name in moved if name.split()[0] not in recorder.global_libraries)
+    unseen = tuple(name for name in moved_since(before) if name.split()[0] not in recorder.global_libraries)
     return _Run([told(output[0][clip]) for clip in range(number)], _places(recorder.told()), unseen)
 
 

@@ -16,7 +16,7 @@ from ..media.frames import Frames, frames_digest
 from ..media.video import write_video
 from ..provenance.manifest import manifest_json
 from .answers import LedgerRow
-from .manifest import build_manifest
+from .manifest import WeightFolders, build_manifest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,9 +27,9 @@ class KeyedClip:
         seed: its root seed.
         ledger: every draw, in order.
         frames: (T, H, W, 3) uint8 RGB; None of an output without frames, such as latents.
-        arguments: of its call of the pipeline.
+        arguments: of its call of the pipeline, as `manifest.told` tells each.
         setup: how the pipeline was set up, as a manifest tells it, see `manifest.setup_of`.
-        folders: where the weights came from, see `manifest.weight_folders`; or why no files hold them.
+        folders: where the weights came from.
     """
 
     seed: int
@@ -37,7 +37,7 @@ class KeyedClip:
     frames: Frames | None
     arguments: Mapping[str, Any]
     setup: Mapping[str, Any]
-    folders: Mapping[str, Path] | str
+    folders: WeightFolders
 
     @property
     def digest(self) -> str:

@@ -7,11 +7,13 @@ functions of NumPy and `random` are replaced for the time of the block, and othe
 from __future__ import annotations
 
 import inspect
+import pickle
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -33,26 +35,22 @@ ANSWERED = CREATED | LIKE | IN_PLACE | OF_TENSORS
 """torch's functions whose values a seed gives, see `answers`."""
 
 _RRELUS = {F.rrelu, torch.rrelu, torch.rrelu_}
-_DROPOUTS: set[Any] = {
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
+_DROPOUTS = {
+    getattr(module, name)
+    for module in (F, torch)
+    for name in dir(module)
+    if "dropout" in name and name[0] != "_"
 }
-_DROPOUTS |= {torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout}
-_DROPOUTS |= {torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_}
-WHILE_TRAINING = frozenset(_DROPOUTS | _RRELUS | {torch.native_dropout, F.scaled_dot_product_attention})
+WHILE_TRAINING = frozenset(_DROPOUTS | _RRELUS | {F.scaled_dot_product_attention})
 """Those that draw in a model in training mode only."""
 
 # Made of logarithms, which differ between maths libraries, or of draws of their own that nobody sees.
-_NEVER_ANSWERED = {torch.poisson, torch.binomial, torch.svd_lowrank, torch.pca_lowrank, F.gumbel_softmax}
-_NEVER_ANSWERED |= {F.fractional_max_pool2d, F.fractional_max_pool3d, torch.Tensor.bernoulli_}
-_NEVER_ANSWERED |= {
-    getattr(torch.Tensor, name) for name in ("cauchy_", "exponential_", "geometric_", "log_normal_")
-}
-_NEVER_ANSWERED |= {init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_}
+_NEVER_ANSWERED = {
+    torch.poisson, torch.binomial, torch.svd_lowrank, torch.pca_lowrank, torch.Tensor.bernoulli_,
+    torch.Tensor.cauchy_, torch.Tensor.exponential_, torch.Tensor.geometric_, torch.Tensor.log_normal_,
+    F.gumbel_softmax, F.fractional_max_pool2d, F.fractional_max_pool3d,
+    init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_,
+}  # fmt: skip
 RANDOM = frozenset(ANSWERED | WHILE_TRAINING | _NEVER_ANSWERED)
 """torch's functions that draw, or can."""
 
@@ -160,10 +158,8 @@ def _acts(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
     if function is F.scaled_dot_product_attention:
         return bool(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
     position = 3 if function in _RRELUS else 2
-    default = function in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
-    is_training = (
-        args[position] if len(args) > position else kwargs.get("training", kwargs.get("train", default))
-    )
+    default = kwargs.get("train", function in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d))
+    is_training = args[position] if len(args) > position else kwargs.get("training", default)
     rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     return bool(is_training and (position == 3 or rate))
 
@@ -179,10 +175,8 @@ def _replace(stack: ExitStack, module: Any, names: list[str], library: Library, 
 
     def handed_over(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            is_seeded = (
-                name == "default_rng" and (args or kwargs) and (*args, *kwargs.values())[0] is not None
-            )
-            if threading.get_ident() != thread or is_seeded:
+            is_seeded = name == "default_rng" and (*args, *kwargs.values(), None)[0] is not None
+            if is_seeded or threading.get_ident() != thread:
                 return function(*args, **kwargs)
             return answer(Draw(library, name, call_site(), function, args, kwargs))
 
@@ -201,11 +195,13 @@ def call_site() -> Site:
         frame = frame.f_back
     if frame is None:
         return Site("unknown", 0, "unknown")  # a Python without frames
-    module = str(frame.f_globals.get("__name__", "unknown"))
+    parents, file = frame.f_globals.get("__name__", "").split("."), Path(frame.f_code.co_filename).name
+    if file != "__init__.py":
+        parents.pop()
     name = frame.f_code.co_name
     if name.startswith(_RESUMED):  # code that torch.compile left at a draw and came back to
         name = name.removeprefix(_RESUMED).rpartition("_at_")[0]
-    return Site(f"{module.replace('.', '/')}.py", frame.f_lineno, name)
+    return Site("/".join([*parents, file]), frame.f_lineno, name)
 
 
 def _is_own(module: str) -> bool:
@@ -214,10 +210,9 @@ def _is_own(module: str) -> bool:
 
 def global_states() -> dict[str, object]:
     """The states of the global generators, by whose they are: what is drawn from one unseen changes it."""
-    kind: Any = np.random.get_state(legacy=False)
     states: dict[str, object] = {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (kind["state"]["key"].tobytes(), kind["state"]["pos"], kind["has_gauss"]),
+        "numpy": pickle.dumps(np.random.get_state(legacy=False)),
         "python": random.getstate(),
     }
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -230,3 +225,8 @@ def global_states() -> dict[str, object]:
         where = () if accelerator.type == "mps" else (index,)
         states[f"torch ({accelerator.type}:{index})"] = module.get_rng_state(*where).numpy().tobytes()
     return states
+
+
+def moved_since(before: Mapping[str, object]) -> list[str]:
+    """Whose global generators are in another state than they were, see `global_states`."""
+    return [name for name, state in global_states().items() if state != before.get(name, state)]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+WeightFolders: TypeAlias = Mapping[str, Path] | str
+"""The folder that each model of a pipeline was loaded from, by name; or for people why no files hold them."""
+
 
 _Size = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -49,11 +52,18 @@ class _Digests(msgspec.Struct):
     frames: str
 
 
+class _Component(msgspec.Struct, kw_only=True):
+    type: str
+    config_sha256: str
+    dtype: str = ""
+    compiled: bool = False
+
+
 class _Pipeline(msgspec.Struct, kw_only=True):
     type: str
     name: str | None
     config: dict[str, Any]
-    components: dict[str, dict[str, Any] | None]
+    components: dict[str, _Component | None]
 
 
 class _Manifest(msgspec.Struct, kw_only=True):
@@ -79,7 +89,7 @@ def build_manifest(
     ledger: Sequence[LedgerRow],
     setup: Mapping[str, Any],
     arguments: Mapping[str, Any],
-    folders: Mapping[str, Path] | str,
+    folders: WeightFolders,
 ) -> dict[str, Any]:
     """The manifest of a clip.
 
@@ -89,12 +99,9 @@ def build_manifest(
         seed: root seed.
         ledger: every draw.
         setup: see `setup_of`.
-        arguments: of the call, see `told`.
+        arguments: of the call, as `told` tells each.
         folders: where the weights came from, see `weight_folders`; or why no files hold them.
     """
-    weights: dict[str, Any] = {"weights": None, "weights_note": folders}
-    if not isinstance(folders, str):
-        weights = {"weights": [row for name, folder in folders.items() for row in _rows(name, folder)]}
     size = dict(zip(("num_frames", "height", "width"), frames.shape[:3], strict=True))
     return {
         "schema": KEYED_SCHEMA,
@@ -103,8 +110,9 @@ def build_manifest(
         "noise_scheme": SCHEME,
         "seed": str(seed),
         **setup,
-        "arguments": {name: told(value) for name, value in arguments.items()},
-        **weights,
+        "arguments": dict(arguments),
+        "weights": weight_rows(folders),
+        **({"weights_note": folders} if isinstance(folders, str) else {}),
         "settings": {**size, "fps": fps},
         "ledger": [{**asdict(row), "shape": list(row.shape)} for row in ledger],
         "digests": {"frames": frames_digest(frames)},
@@ -128,7 +136,7 @@ def setup_of(pipe: DiffusionPipeline, determinism: DeterminismLevel) -> dict[str
             "config": config,
             "components": parts,
         },
-        "environment": environment_fingerprint(pipe.device, None, level=determinism),
+        "environment": environment_fingerprint(pipe._execution_device, level=determinism),
     }
 
 
@@ -152,9 +160,9 @@ def _part(part: Any) -> dict[str, Any]:
     return described
 
 
-def weight_folders(pipe: DiffusionPipeline) -> dict[str, Path] | str:
-    """The folder of each model of a pipeline, by name; or for people why no files hold its weights."""
-    folders = {}
+def weight_folders(pipe: DiffusionPipeline) -> WeightFolders:
+    """Where the weights of a pipeline came from."""
+    folders: dict[str, Path] = {}
     for name, part in pipe.components.items():
         if not isinstance(part, nn.Module):
             continue
@@ -169,9 +177,15 @@ def weight_folders(pipe: DiffusionPipeline) -> dict[str, Path] | str:
     return folders
 
 
-def _rows(name: str, folder: Path) -> list[dict[str, Any]]:
-    files = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")]
-    return [{**row, "file": f"{name}/{row['file']}"} for row in weight_digests(folder, files)]
+def weight_rows(folders: WeightFolders) -> list[dict[str, Any]] | None:
+    """Name, size and SHA-256 of the files in the folders; None if no files hold the weights."""
+    if isinstance(folders, str):
+        return None
+    rows = []
+    for name, folder in folders.items():
+        files = [path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")]
+        rows += [{**row, "file": f"{name}/{row['file']}"} for row in weight_digests(folder, files)]
+    return rows
 
 
 def told(value: Any) -> Any:

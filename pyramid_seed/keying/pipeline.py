@@ -22,8 +22,8 @@ from ..seeds import roots_of_clips
 from ..texts import counted
 from .answers import KeyedDraws, LedgerRow
 from .clip import KeyedClip, frames_of
-from .draws import answered, global_states
-from .manifest import setup_of, weight_folders
+from .draws import answered, global_states, moved_since
+from .manifest import setup_of, told, weight_folders
 
 _PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")
 
@@ -97,13 +97,14 @@ class KeyedPipeline:
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
                 align_weights(part)  # kernels round otherwise where a file's mapping happens to lie
-        draws = KeyedDraws(root)
-        with determinism_level(self.determinism), _nothing_unseen(draws.ledger), answered(draws):
-            output = self.pipe(**arguments)
         setup = setup_of(self.pipe, self.determinism)
+        told_arguments = {name: told(value) for name, value in arguments.items()}
+        draws = KeyedDraws(root)
+        with answered(draws), _nothing_unseen(draws.ledger), determinism_level(self.determinism):
+            output = self.pipe(**arguments)
         folders = self._weights.change(self.pipe.components) or weight_folders(self.pipe)
         frames = None if arguments.get("output_type") == "latent" else frames_of(output)
-        return output, KeyedClip(root, draws.ledger, frames, arguments, setup, folders)
+        return output, KeyedClip(root, draws.ledger, frames, told_arguments, setup, folders)
 
 
 @contextmanager
@@ -111,8 +112,7 @@ def _nothing_unseen(ledger: Sequence[LedgerRow]) -> Iterator[None]:
     """Refuse a clip of which something was drawn from a global generator that nobody was asked for."""
     before = global_states()
     yield
-    after = global_states()
-    if moved := sorted(name for name in after if after[name] != before.get(name, after[name])):
+    if moved := moved_since(before):
         seen = counted(len(ledger), "draw") + (f", the last at {ledger[-1].site}" if ledger else "")
         raise RuntimeError(
             f"something drew from, or seeded, the global generator of {' and '.join(moved)} unseen (compiled "
@@ -154,6 +154,8 @@ def _row(values: Any, clip: int) -> Any:
 
 def _joined(values: Sequence[Any]) -> Any:
     """One field of the outputs of all clips."""
+    if values[0] is None:
+        return None
     if isinstance(values[0], torch.Tensor):
         return torch.cat(list(values))
     if isinstance(values[0], np.ndarray):

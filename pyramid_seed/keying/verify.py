@@ -17,7 +17,7 @@ from ..provenance.pixels import compare_file
 from ..provenance.verify import Verification
 from ..seeds import parse_root
 from ..texts import counted
-from .manifest import is_told_by_digest, told, type_name
+from .manifest import is_told_by_digest, told, type_name, weight_folders, weight_rows
 from .pipeline import keyed
 
 
@@ -42,6 +42,9 @@ def verify_keyed(
     if type_name(pipe) != there:
         raise ValueError(f"the clip was made by {there}, this pipeline is {type_name(pipe)}; load that one")
     call = _call(manifest["arguments"], arguments or {})
+    weights = compare_weights(manifest["weights"], weight_rows(weight_folders(pipe)))
+    if weights.status == "differs":
+        return Verification((weights,), ())
     make = keyed(pipe, determinism=manifest["determinism"])
     (clip,) = make(**call, seed=parse_root(manifest["seed"])).clips
     made = clip.manifest(manifest["settings"]["fps"])
@@ -50,7 +53,7 @@ def verify_keyed(
     is_equal = frames[0] == frames[1]
     note = "all frames" if is_equal else f"all frames: {frames[0][:16]}... against {frames[1][:16]}..."
     steps = [
-        compare_weights(manifest["weights"], made["weights"]),
+        weights,
         compare_draws(manifest["ledger"], made["ledger"]),
         Step("frames", "equal" if is_equal else "differs", note),
     ]
@@ -107,7 +110,10 @@ def load_pipeline_of(
         ValueError, OSError: it cannot be loaded, or the device cannot be used.
     """
     parts = manifest["pipeline"]["components"].items()
-    formats = {name: part["dtype"].split(", ")[0] for name, part in parts if part and part.get("dtype")}
-    dtypes = {name: getattr(torch, name_of) for name, name_of in formats.items()}
+    names = {name: part["dtype"].split(", ")[0] for name, part in parts if part and part.get("dtype")}
+    dtypes = {name: getattr(torch, dtype, None) for name, dtype in names.items()}
+    if wrong := [names[name] for name, dtype in dtypes.items() if not isinstance(dtype, torch.dtype)]:
+        raise ValueError(f"the manifest must name dtypes of torch, got {wrong[0]!r:.60}")
     loaded = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
-    return loaded.to(usable_device(device or manifest["environment"]["device"]["type"]))
+    there = manifest["environment"].get("device", {}).get("type")
+    return loaded.to(usable_device(device or there or "cpu"))

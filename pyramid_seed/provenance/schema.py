@@ -127,8 +127,10 @@ def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
     place = place.removeprefix(".").removesuffix("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", reason):
         return f"{place}.{missing[1]} is missing".removeprefix(".")
+    if "`" not in reason:
+        return f"{place}: {reason[0].lower()}{reason[1:]}"  # such as "invalid enum value 'loose'"
     value: Any = manifest
-    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place):
+    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place.partition("[...]")[0]):  # some entry of a dict
         value = value[int(index) if index else name]
     expected, limit = reason.split("`")[1], reason.rpartition("`")[2]  # such as " <= 256"
     rule = _WORDS.get(expected) or " or ".join(_WORDS.get(word, word) for word in expected.split(" | "))

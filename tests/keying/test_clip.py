@@ -173,15 +173,26 @@ def test_what_is_no_manifest_of_ours_is_refused_by_field(tampered, capsys):
         "settings.num_frames must be a whole number >= 1": change("settings", "num_frames", value=0),
         "noise scheme 'pyramid-seed/keyed-v9'": change("noise_scheme", value="pyramid-seed/keyed-v9"),
         "schema version 2": change("schema_version", value=2),
-        "ledger[0].library": change("ledger", 0, "library", value="cuda"),
+        "ledger[0].library: invalid enum value 'cuda'": change("ledger", 0, "library", value="cuda"),
         "pipeline.type must be text": change("pipeline", "type", value=3),
+        "components[...].dtype must be text": change("pipeline", "components", "vae", "dtype", value=3),
     }
 
     def rule(message, change):
         assert main(["show", str(tampered(change))]) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
 
     check_cases({message: (message, change) for message, change in cases.items()}, rule)
+
+
+def test_a_manifest_that_names_no_dtype_is_refused(tampered, folder):
+    def change(manifest):
+        manifest["pipeline"]["components"]["vae"]["dtype"] = "save"
+
+    with pytest.raises(ValueError, match="must name dtypes of torch, got 'save'"):
+        verify(tampered(change), model=folder, progress=False)
 
 
 def test_what_is_missing_to_make_it_again_is_refused(saved, loaded, folder):
