@@ -167,8 +167,12 @@ def _chosen(
     if num_samples != 1 and not replacement:
         raise ValueError(f"multinomial without replacement must take one sample, got {num_samples}")
     cumulated = input.cumsum(-1)
+    total = cumulated[..., -1:]
+    if not (input >= 0).all() or not total.isfinite().all() or not total.all():
+        raise ValueError("multinomial must have finite weights of at least 0, in each row one above")
     uniform = torch.rand((*input.shape[:-1], num_samples), dtype=torch.float64, generator=generator)
-    return torch.searchsorted(cumulated, uniform * cumulated[..., -1:], right=True)
+    below = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulated, below, right=True)
 
 
 def _delivered(draw: Draw, values: torch.Tensor) -> torch.Tensor:

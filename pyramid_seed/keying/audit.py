@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline
 
 from ..choices import DeterminismLevel
 from ..determinism import determinism_level
+from ..seeds import check_root
 from ..texts import counted
 from .draws import Draw, Site, answered, global_states, kind_of, moved_since
 from .manifest import told, type_name
@@ -113,26 +114,25 @@ def audit(
     """Run a call of a pipeline a few times, and say what it draws and whether its clip is the seed's.
 
     A pipeline of diffusers gets `generator=` with that seed, as it asks for; a keyed one `seed=`. Five calls
-    are made, of six clips: the clip, the same again, with other global generators, with another clip beside
-    it, and that one alone. Global generators are left as they were.
+    are made: of the clip, the same again, with other global generators; of another clip, and of both as a
+    batch. Global generators are left as they were.
 
     Args:
         pipe: the pipeline, or what `keyed` made of it.
-        seed: of the clip; that of the other one is the next.
+        seed: of the clip, in [0, 2**64); that of the other one is a neighbour.
         determinism: the level of the calls; a keyed pipeline has its own.
         batch: False leaves out the last two calls.
         call: arguments for one clip.
 
     Raises:
-        TypeError: it is no pipeline. ValueError: `call` is for several clips; or what the pipeline raises.
+        TypeError: it is no pipeline. ValueError: `call` is for several clips, or the seed is out of range.
+        Exception: whatever the pipeline raises for one clip.
     """
     if not isinstance(pipe, DiffusionPipeline | KeyedPipeline):
         raise TypeError(f"pipe must be a DiffusionPipeline or what keyed made, got {type(pipe).__name__}")
     if any(not isinstance(value, str) and len(value) != 1 for value in prompts_of(call).values()):
         raise ValueError("an audit makes its batch itself: give one prompt, or embeddings of one row")
-    keyed_pipe = pipe if isinstance(pipe, KeyedPipeline) else None
-    level = determinism if keyed_pipe is None else keyed_pipe.determinism
-
+    check_root(seed)
     level = pipe.determinism if isinstance(pipe, KeyedPipeline) else determinism
 
     def run(seeds: Sequence[int], global_seed: int = 0) -> _Run:
@@ -146,9 +146,10 @@ def audit(
     }
     draws = first.draws
     if batch:
-        alone = first.clips + run([seed + 1]).clips
+        neighbour = seed ^ 1
+        alone = first.clips + run([neighbour]).clips
         try:
-            both = run([seed, seed + 1])
+            both = run([seed, neighbour])
         except Exception as error:  # whatever it is: of a list of prompts there are no clips
             reason = str(error).partition("\n")[0]
             differences["batch"] = f"raises {type(error).__name__}: {reason}"

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..checkpoints.loaded_weights import LoadedWeights
-from ..checks import check_choice, check_kinds
+from ..checks import check_choice, check_int, check_kinds
 from ..choices import DETERMINISM_LEVELS, DeterminismLevel
 from ..determinism import determinism_level
 from ..pipelines.memory import align_weights
@@ -145,7 +145,11 @@ def _calls(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _videos_of_each(asked: Mapping[str, Any]) -> int:
     """Clips that are asked for of each prompt."""
-    return next((number for name in _PER_PROMPT if (number := asked.get(name))), 1)
+    for name in _PER_PROMPT:
+        if (number := asked.get(name)) is not None:
+            check_int(name, number, minimum=1)
+            return int(number)
+    return 1
 
 
 def _row(values: Any, clip: int) -> Any:

@@ -169,6 +169,7 @@ def test_what_no_seed_gives_is_refused_by_name_and_place():
         "scaled_dot_product_attention": lambda: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
         "gumbel_softmax": lambda: F.gumbel_softmax(x),
         "multinomial": lambda: torch.multinomial(x[0, 0], 2),
+        "multinomial must have finite weights": lambda: torch.multinomial(x[0, 0] * 0, 1),
     }
 
     def rule(name, call):
