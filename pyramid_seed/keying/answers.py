@@ -135,18 +135,38 @@ def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
     wide = torch.complex128 if dtype.is_complex else torch.float64
     if draw.name == "multinomial":
         return _chosen(*args, **kwargs, generator=generator)
-    if function in IN_PLACE:  # random_ has the range of its dtype
-        args[0] = torch.empty(args[0].shape, dtype=dtype if draw.name == "random_" else wide)
+    if draw.name in ("normal", "normal_", "uniform_"):
+        return _scaled(draw, args, kwargs, generator, wide).to(dtype)
+    if draw.name == "random_":  # its range is that of the dtype
+        args[0] = torch.empty(args[0].shape, dtype=dtype)
     if function in LIKE:
         shape, args = draw.tensors[0].shape, args[1:]
         kwargs = {"size": shape} | {name: value for name, value in kwargs.items() if name != "input"}
         function = {torch.randn_like: torch.randn, torch.rand_like: torch.rand}.get(function, torch.randint)
-    if function in CREATED or (draw.name == "normal" and not draw.tensors):
+    if function in CREATED:
         kwargs["dtype"] = torch.int64 if function in (torch.randint, torch.randperm) else wide
         kwargs["device"] = "cpu"
     values = function(*args, **kwargs, generator=generator)
-    is_interval = draw.name in ("rand", "rand_like", "uniform_") and not dtype.is_complex
+    is_interval = function is torch.rand and not dtype.is_complex
     return _rounded_down(values, dtype) if is_interval else values.to(dtype)
+
+
+def _scaled(
+    draw: Draw, args: list[Any], kwargs: dict[str, Any], generator: torch.Generator, wide: torch.dtype
+) -> torch.Tensor:
+    """normal, normal_, uniform_: scaled in two steps, since some CPUs fuse those of torch's, and round once."""
+    names = ("from", "to") if draw.name == "uniform_" else ("mean", "std")
+    tensors = draw.tensors
+    if draw.function in IN_PLACE:
+        tensors, args = tensors[:1], args[1:]
+    named = {**dict(zip(names, (0.0, 1.0), strict=True)), "size": ()} | kwargs
+    named |= dict(zip(named, args, strict=False))
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors)) if tensors else named["size"]
+    first, second = (named[name] for name in names)
+    if draw.name == "uniform_":
+        unit = torch.rand(shape, dtype=torch.float64, generator=generator)
+        return _rounded_down(unit * (second - first) + first, tensors[0].dtype)
+    return torch.randn(shape, dtype=wide, generator=generator) * second + first
 
 
 def _wide(value: Any) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,8 @@ from pyramid_seed.keying import answers
 from pyramid_seed.keying.answers import KeyedDraws, derive_seed
 from pyramid_seed.keying.draws import answered
 from tests.cases import check_cases
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def drawn(*draws, root=7):
@@ -59,6 +65,31 @@ def test_first_values_of_a_root():
     ]
 
 
+def digests_of_every_kind() -> list[str]:
+    """Of enough values that instruction sets would show."""
+    draws = KeyedDraws(7)
+    x = torch.arange(1, 10_001) / 2**14  # exact, so that nothing but the draws can differ
+    with answered(draws):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.complex64):
+            torch.randn(10_001, dtype=dtype), torch.rand(10_001, dtype=dtype)
+        torch.randn_like(x), torch.rand_like(x), x.clone().normal_(2.1, 3.3), x.clone().uniform_(-1.3, 1.7)
+        torch.randint(10**9, x.shape), torch.randint_like(x, 999), x.clone().random_(), torch.randperm(10_001)
+        torch.zeros(9).double().uniform_(-1.3, 1.7), torch.normal(2.1, 3.3, (9,), dtype=torch.float64)
+        torch.normal(x, x), torch.bernoulli(x), torch.multinomial(x, 10_000, replacement=True)
+        np.random.rand(10_000), np.random.randint(10**9, size=10_000), random.random()
+    return [row.sha256 for row in draws.ledger]
+
+
+@pytest.mark.slow
+def test_other_instruction_sets_draw_the_same():
+    """In float32, two in five values of the plainest of them would have other last bits."""
+    code = "from tests.keying.test_answers import *; print(*digests_of_every_kind())"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.split() == digests_of_every_kind(), done.stderr
+
+
 def test_normal_values_in_every_way_of_asking():
     shape = (3, 4)
     like, there = torch.zeros(shape), torch.ones(shape)
@@ -82,8 +113,20 @@ def test_normal_values_in_every_way_of_asking():
     check_cases({name: (way,) for name, way in ways.items()}, rule)
     _, second = drawn(lambda: torch.rand(5), lambda: torch.randn(3, 4, dtype=torch.bfloat16))
     assert torch.equal(second, reference(1, shape).bfloat16())
-    (scaled,) = drawn(lambda: torch.zeros(shape).normal_(5, std=2))
-    assert torch.equal(scaled, (5 + 2 * reference(0, shape)).float())
+    expected = (5 + 2 * reference(0, shape)).float()
+    scaled = {
+        "normal_": lambda: torch.zeros(shape).normal_(5, std=2),
+        "normal": lambda: torch.normal(5.0, 2.0, shape),
+        "size": lambda: torch.normal(mean=5.0, std=2.0, size=shape),
+        "a tensor": lambda: torch.normal(torch.full((4,), 5.0), torch.full((3, 1), 2.0)),
+        "a tensor of means": lambda: torch.normal(torch.full(shape, 5.0), 2.0),
+        "a tensor of deviations": lambda: torch.normal(5.0, torch.full(shape, 2.0)),
+        "by name": lambda: torch.normal(mean=torch.full(shape, 5.0), std=torch.full(shape, 2.0)),
+    }
+    check_cases(
+        {name: (way,) for name, way in scaled.items()},
+        lambda way: torch.testing.assert_close(drawn(way)[0], expected, rtol=0, atol=0),
+    )
 
 
 def test_values_lie_where_and_how_they_were_asked_for():
