@@ -154,12 +154,12 @@ def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
 def _scaled(
     draw: Draw, args: list[Any], kwargs: dict[str, Any], generator: torch.Generator, wide: torch.dtype
 ) -> torch.Tensor:
-    """normal, normal_, uniform_: scaled in two steps, since some CPUs fuse those of torch's, and round once."""
+    """normal, normal_, uniform_: scaled in two steps; torch's own are one, with one rounding, on some CPUs."""
     names = ("from", "to") if draw.name == "uniform_" else ("mean", "std")
     tensors = draw.tensors
     if draw.function in IN_PLACE:
         tensors, args = tensors[:1], args[1:]
-    named = {**dict(zip(names, (0.0, 1.0), strict=True)), "size": ()} | kwargs
+    named: dict[str, Any] = {names[0]: 0.0, names[1]: 1.0, "size": ()} | kwargs
     named |= dict(zip(named, args, strict=False))
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors)) if tensors else named["size"]
     first, second = (named[name] for name in names)
