@@ -127,34 +127,20 @@ def generate(
     """
     check_prompt(prompt)
     check_watchers(sink, on_step=on_step, on_unit=on_unit, on_chunk=on_chunk)
-    check_kinds(branches=(branches, Sequence), loras=(loras, Mapping), beginning=(beginning, Beginning))
-    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
-    for branch in branches:
-        check_kinds(branches=(branch, Branch))
+    check_kinds(loras=(loras, Mapping), beginning=(beginning, Beginning), processes=(processes, Processes))
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
-    options.check()
-    # Refuses what is no seed, and branches that do not rise.
-    root = root_from_entropy() if seed is None else plain_root(seed)
-    if processes is not None:
-        check_kinds(processes=(processes, Processes))
-        root = processes.from_first(root) if seed is None else root
-    noise = NoiseStreams(root, noise_device, branches)
-    if pipeline is not None:
-        _check_own_pipeline(pipeline, options, loras)
+    _check_options(options, pipeline, loras)
+    noise = _noise(seed, noise_device, branches, processes)
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     wanted, image, source = _wanted(preset, settings, opened(image), pipeline, without)
-    frame = None if image is None else first_frames(image, 1)[0]
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
     if pipeline is None:
-        pipeline, embeds = load_for_clip(
-            prompt, wanted, options, embeds, loras_to_load(loras), check=check, source=source
-        )
-    digest = frame_digest(frame) if beginning is None else beginning.image_digest
-    recipe = _recipe(prompt, noise.root, branches, wanted, options, pipeline, digest)
+        pipeline, embeds = load_for_clip(prompt, wanted, options, embeds, loras_to_load(loras), source, check)
+    recipe = _recipe(prompt, noise, wanted, options, pipeline, image, beginning)
     tell_unfit(recipe.settings, pipeline, preset)
     return make_clip(
         recipe,
@@ -212,6 +198,23 @@ def encode_prompts(
     return shared_pipeline.encoded([*texts, wanted.negative_prompt], wanted, device, determinism, progress)
 
 
+def _noise(
+    seed: int | None, device: str, branches: Sequence[Branch], processes: Processes | None
+) -> NoiseStreams:
+    """The noise of a clip, of a root from the operating system if there is no seed: one for all processes.
+
+    Raises:
+        ValueError, TypeError: what is no seed, and branches that do not rise.
+    """
+    check_kinds(branches=(branches, Sequence))
+    for branch in branches:
+        check_kinds(branches=(branch, Branch))
+    root = root_from_entropy() if seed is None else plain_root(seed)
+    if seed is None and processes is not None:
+        root = processes.from_first(root)
+    return NoiseStreams(root, device, branches)
+
+
 def started_sink(
     sink: FrameFile | None, settings: Preset, processes: Processes | None = None
 ) -> FrameFile | None:
@@ -252,12 +255,12 @@ def _wanted(
 
 def _recipe(
     prompt: str,
-    root: int,
-    branches: Sequence[Branch],
+    noise: NoiseStreams,
     settings: Preset,
     options: RunOptions,
     pipeline: PyramidFlowPipeline,
-    image_digest: str | None,
+    image: Any,
+    beginning: Beginning | None,
 ) -> Recipe:
     """How a clip is to be made, with what the pipeline really is in place of the settings' model."""
     settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
@@ -265,14 +268,14 @@ def _recipe(
         settings = replace(settings, model=source.name, variant=source.variant)
     return Recipe(
         prompt=prompt,
-        seed=root,
-        branches=tuple(branches),
+        seed=noise.root,
+        branches=noise.branches,
         settings=settings,
         noise_device=options.noise_device,
         determinism=options.determinism,
         attention=options.attention,
         compiled=pipeline.is_compiled,
-        image_digest=image_digest,
+        image_digest=image_digest(image) if beginning is None else beginning.image_digest,
         vae_tiling=pipeline.vae.tiling,
     )
 
@@ -419,7 +422,6 @@ def load_for_clip(
     options: RunOptions,
     embeds: EncodedTexts | None,
     loras: Sequence[LoraToLoad],
-    *,
     source: RecognisedModel | None = None,
     check: Callable[[PyramidGeometry], object] = lambda _: None,
 ) -> tuple[PyramidFlowPipeline, EncodedTexts | None]:
@@ -528,15 +530,23 @@ def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | Non
     return None if loras is None else tuple(lora.row() for lora in loras)
 
 
-def frame_digest(frame: torch.Tensor | None) -> str | None:
+def image_digest(image: Any) -> str | None:
     """SHA-256 of a first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None of none."""
-    return None if frame is None else noise_digest(frame)
+    return None if image is None else noise_digest(first_frames(image, 1)[0])
 
 
-def _check_own_pipeline(
-    pipeline: PyramidFlowPipeline, options: RunOptions, loras: Mapping[str | Path, float] | None
+def _check_options(
+    options: RunOptions, pipeline: PyramidFlowPipeline | None, loras: Mapping[str | Path, float] | None
 ) -> None:
-    """Refuse what `generate` does to pipelines that it loads, and one that is not whole: ValueError."""
+    """Refuse what cannot be run here; for a pipeline that was given, what is done to those that are loaded.
+
+    Raises:
+        ValueError, TypeError: as said, or the pipeline is not whole.
+    """
+    options.check()
+    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
+    if pipeline is None:
+        return
     if loras:
         raise ValueError(
             "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"

@@ -21,10 +21,10 @@ def usable_device(device: str | torch.device, name: str = "device") -> torch.dev
     Raises:
         ValueError: there is none of that name, or this machine, or this build of torch, cannot use it.
     """
-    found = parse_device(device, name)
+    parsed = parse_device(device, name)
     try:
-        torch.empty(0, device=found)
+        torch.empty(0, device=parsed)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA asserts
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name} {str(found)!r} cannot be used here: {reason}") from error
-    return found
+        raise ValueError(f"{name} {str(parsed)!r} cannot be used here: {reason}") from error
+    return parsed

@@ -228,12 +228,12 @@ def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad,
     if not loras:
         return ()
     check_extra("lora", "peft")
-    found = []
+    to_load = []
     for index, (source, scale) in enumerate(loras.items()):
         check_finite(f"the scale of the LoRA {source}", scale)
         file = check_lora(source)
-        found.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
-    return tuple(found)
+        to_load.append(LoraToLoad(f"lora_{index}", file, float(scale), lora_of_file("", file).sha256))
+    return tuple(to_load)
 
 
 def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:

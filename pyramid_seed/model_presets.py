@@ -38,8 +38,8 @@ def preset_of_model(source: RecognisedModel) -> Preset | None:
         with naming(source.folder / "model_index.json"):
             return preset_from_config(saved, source.name)
     variant = source.transformer_variant
-    known = (preset for preset in _presets() if _is_for(preset, source) and preset.variant == variant)
-    return next(known, None)
+    fitting = (preset for preset in _presets() if _is_for(preset, source) and preset.variant == variant)
+    return next(fitting, None)
 
 
 def chosen_settings(
@@ -64,9 +64,9 @@ def chosen_settings(
         return named
     model, variant = settings["model"], settings.get("variant")
     if model in PUBLISHED_MODELS and not Path(model).is_dir():
-        known = {each.variant: each for each in _presets() if each.model == model}
-        check_choice(f"variant of {model}", variant, tuple(map(str, known)))
-        return settings_of_model(model, known[variant], settings)
+        presets = {each.variant: each for each in _presets() if each.model == model}
+        check_choice(f"variant of {model}", variant, tuple(map(str, presets)))
+        return settings_of_model(model, presets[variant], settings)
     source = source_of(model, variant)
     return settings_of_model(source.description, preset_of_model(source), settings)
 
@@ -90,8 +90,8 @@ def misfit(
     if is_of_family and (own is None or own.name == preset.name or own.variant == preset.variant):
         return None
     variant = "" if preset.variant is None else f", variant {preset.variant}"
-    known = "" if own is None else f", for which there is preset {own.name}"
-    return f"preset {preset.name} is for {preset.model}{variant}; the model is {source.description}{known}"
+    advice = "" if own is None else f", for which there is preset {own.name}"
+    return f"preset {preset.name} is for {preset.model}{variant}; the model is {source.description}{advice}"
 
 
 def _is_for(preset: Preset, source: RecognisedModel) -> bool:

@@ -246,9 +246,9 @@ def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
         return ()
     notes = []
     if own.trained_sizes and (settings.height, settings.width) not in own.trained_sizes:
-        known = " or ".join(f"{height}x{width}" for height, width in own.trained_sizes)
+        sizes = " or ".join(f"{height}x{width}" for height, width in own.trained_sizes)
         notes.append(
-            f"the model was trained on {known} pixels, the clip has {settings.height}x{settings.width}"
+            f"the model was trained on {sizes} pixels, the clip has {settings.height}x{settings.width}"
         )
     if own.trained_frames is not None and settings.num_frames > own.trained_frames:
         most = own.trained_frames
@@ -326,9 +326,9 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
         )
     if Path(name_or_path).suffix in (".yaml", ".yml"):
         return _read(Path(name_or_path))
-    name, known = os.fspath(name_or_path), list_presets()
-    if name not in known:
-        raise ValueError(f"no preset named {name!r}{did_you_mean(name, known)} Known are {', '.join(known)}")
+    name, names = os.fspath(name_or_path), list_presets()
+    if name not in names:
+        raise ValueError(f"no preset named {name!r}{did_you_mean(name, names)} Known are {', '.join(names)}")
     return _packaged(configs_path() / f"{name}.yaml")
 
 

@@ -17,7 +17,7 @@ from .api import (
     check_request,
     check_watchers,
     checked_pipeline,
-    frame_digest,
+    image_digest,
     load_for_clip,
     lora_rows,
     make_clip,
@@ -42,7 +42,7 @@ from .pieces.processes import Processes
 from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
 from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts
-from .pipelines.first_frames import first_frames, opened
+from .pipelines.first_frames import opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
 from .provenance.latents import latents_path, read_latents
@@ -486,7 +486,7 @@ def _checked_image(recipe: Recipe, image: PipelineImageInput | None) -> Pipeline
             f"the clip was made from an image (SHA-256 of its pixels {recipe.image_digest[:16]}...); "
             "give it: --image FILE"
         )
-    if image is not None and (digest := frame_digest(first_frames(image, 1)[0])) != recipe.image_digest:
+    if image is not None and (digest := image_digest(image)) != recipe.image_digest:
         raise ValueError(
             f"this is not the image that the clip was made from: SHA-256 of its pixels is "
             f"{str(digest)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."

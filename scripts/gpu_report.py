@@ -34,6 +34,7 @@ SECTIONS = {
     "clip": ("clip:measure", 0.3),
     "decoding": ("decoding:measure", 0.2),
     "memory": ("memory:measure", 0.2),
+    "shards": ("shards:measure", 0.2),
     "determinism": ("others:measure_determinism", 0.15),
     "others": ("others:measure_others", 0.15),
 }

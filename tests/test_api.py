@@ -17,11 +17,10 @@ from safetensors.torch import load_file, save_file
 
 import pyramid_seed
 from pyramid_seed import PyramidFlowPipeline, generate, load_pipeline, load_preset
-from pyramid_seed.api import frame_digest
+from pyramid_seed.api import image_digest
 from pyramid_seed.loading import default_device
 from pyramid_seed.noise import Branch, NoiseKey
 from pyramid_seed.pipelines.beginning import Beginning
-from pyramid_seed.pipelines.first_frames import first_frames
 from pyramid_seed.presets import Preset
 from pyramid_seed.private_apis import active_attention_backend, set_active_attention_backend
 from pyramid_seed.shared_pipeline import shared_pipeline
@@ -263,9 +262,7 @@ def test_an_image_gives_the_size_and_is_recorded(quick):
     image = Image.open(REFERENCE / "i2v_input.png")
     clip = generate("the sea", seed=1, image=image, **without_size(quick))
     assert clip.frames.shape[1:3] == (image.height, image.width) == (64, 128)
-    assert clip.recipe.image_digest == frame_digest(
-        first_frames(np.asarray(image.convert("RGB"), np.float32)[None] / 255, 1)[0]
-    )
+    assert clip.recipe.image_digest == image_digest(np.asarray(image.convert("RGB"), np.float32)[None] / 255)
     assert next(iter(clip.ledger)).key == NoiseKey("posterior", 0, 0)
     with pytest.raises(ValueError, match=r"64 x 64, got 64 x 128; resize it first"):
         generate("the sea", seed=1, image=image, **quick)

@@ -136,6 +136,14 @@ def test_every_module_has_a_docstring():
     assert not without, "\n".join(["these modules have no docstring:", *without])
 
 
+def test_generate_reads_as_a_table_of_contents():
+    module = ast.parse((PACKAGE / "api.py").read_text())
+    (generate,) = (node for node in module.body if getattr(node, "name", None) == "generate")
+    documentation, *_, last = generate.body
+    lines = last.end_lineno - generate.lineno + 1 - (documentation.end_lineno - documentation.lineno + 1)
+    assert lines <= 60
+
+
 def test_nothing_heavy_is_imported():
     """Each statement in a process of its own."""
     statements = [

@@ -13,8 +13,8 @@ import torch
 
 from ..api import (
     check_request,
-    frame_digest,
     generate,
+    image_digest,
     lora_rows,
     opened_texts,
     parts_left_out,
@@ -38,7 +38,6 @@ from ..noise import NoiseStreams
 from ..pieces.processes import Processes, ProcessLostError
 from ..pipelines.beginning import Beginning
 from ..pipelines.encoded_texts import EncodedTexts
-from ..pipelines.first_frames import first_frames
 from ..pipelines.inputs import Request
 from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
@@ -236,7 +235,7 @@ class _ClipMaker:
     def image_digest(self, item: BatchItem) -> str | None:
         """See `worker.Maker`."""
         image = _image_of(item)
-        return None if image is None else frame_digest(first_frames(image, 1)[0])
+        return image_digest(image)
 
     def origins(self, item: BatchItem) -> list[dict[str, Any]]:
         """What can change the bits of a unit besides its content, see `maker.Maker`."""

@@ -34,13 +34,13 @@ def weight_digests(folder: Path, files: Iterable[str], *, fresh: bool = False) -
     Raises:
         OSError: a file cannot be read.
     """
-    known = {} if fresh else _read_cache()
+    cached = {} if fresh else _read_cache()
     found: dict[str, dict[str, Any]] = {}
     rows = []
     for name in sorted(files):
         path = (folder / name).resolve()
         status = path.stat()
-        entry = known.get(str(path), {})
+        entry = cached.get(str(path), {})
         if (entry.get("size"), entry.get("mtime_ns")) != (status.st_size, status.st_mtime_ns):
             entry = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_digest(path)}
             if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:

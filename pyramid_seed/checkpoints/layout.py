@@ -150,20 +150,20 @@ def find_family(
             lists what is missing.
     """
     parts = _parts(files)
-    known = {part: family for part in parts if (family := _family_of_part(part, configs.get(part, {})))}
+    families = {part: family for part in parts if (family := _family_of_part(part, configs.get(part, {})))}
     transformer = transformer_part(variant)
-    if transformer in configs and transformer not in known:
+    if transformer in configs and transformer not in families:
         classes = " or ".join(family.original_transformer for family in FAMILIES)
         raise ValueError(
             f"{where}/{transformer}/config.json must have the _class_name {classes}, "
             f"got {configs[transformer].get('_class_name')!r}"
         )
-    if len({family.name for family in known.values()}) > 1:
-        found = ", ".join(f"{part} is of {family.name}" for part, family in sorted(known.items()))
-        raise ValueError(f"{where} has parts of both families: {found}. {_gaps(parts, known)}")
+    if len({family.name for family in families.values()}) > 1:
+        owners = ", ".join(f"{part} is of {family.name}" for part, family in sorted(families.items()))
+        raise ValueError(f"{where} has parts of both families: {owners}. {_gaps(parts, families)}")
     # Only SD3 has a third text encoder; names alone say no more.
-    family = next(iter(known.values()), MINIFLUX)
-    if missing := _missing_parts(family, {*parts, *without}, known):
+    family = next(iter(families.values()), MINIFLUX)
+    if missing := _missing_parts(family, {*parts, *without}, families):
         raise ValueError(
             f"{where} is a {family.name} checkpoint but lacks {', '.join(missing)}. {_expected(family)}"
         )
@@ -235,18 +235,18 @@ def saved_files(
         if "/" in name and name.partition("/")[0] in index and name.endswith(_SAVED_ENDINGS)
     ]
     parts = {name.partition("/")[0] for name in names if name.endswith(".safetensors")}
-    there = {found for part in parts for found in _variants_of(part, files)}
-    told = f"it has {', '.join(sorted(there)) or 'none'}"
+    there = {own for part in parts for own in _variants_of(part, files)}
+    available = f"it has {', '.join(sorted(there)) or 'none'}"
     if variant is not None and variant not in there:
         raise ValueError(
-            f"{where} was written by save_pretrained and has no weights of the variant {variant!r}, {told}; "
-            "leave variant out" + (", or name that one" if there else "")
+            f"{where} was written by save_pretrained and has no weights of the variant {variant!r}, "
+            f"{available}; leave variant out" + (", or name that one" if there else "")
         )
     for part in parts:
         if not weight_files(files, part) and not (variant and weight_files(files, part, variant)):
             raise ValueError(
                 f"{where}/{part} must hold {_stem(part)}.safetensors: it was saved with variant=, and "
-                f"{told}; load it with variant={min(there, default='...')!r}"
+                f"{available}; load it with variant={min(there, default='...')!r}"
             )
     if variant is not None:
         chosen = {
@@ -309,14 +309,14 @@ def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
         return None
     usual = f"{part}/{_PICKLE_STEMS[_stem(part)]}.bin"
     index = f"{usual}.index.json"
-    found = next((name for name in (usual, index) if name in mine), None)
-    if found is None and len(pickles) > 1:
+    name = next((name for name in (usual, index) if name in mine), None)
+    if name is None and len(pickles) > 1:
         names = ", ".join(name.rpartition("/")[2] for name in pickles)
         raise ValueError(
             f"{where}/{part} must hold its weights in one pickle, in shards that "
             f"{index.rpartition('/')[2]} names, or in safetensors, got {names}"
         )
-    return found or pickles[0]
+    return name or pickles[0]
 
 
 def weight_files(files: Collection[str], part: str, variant: str | None = None) -> list[str]:
@@ -349,7 +349,7 @@ def _variants_of(part: str, files: Collection[str]) -> set[str]:
     """The variants of `save_pretrained` of which a part has weights."""
     stem = re.escape(f"{part}/{_stem(part)}")
     single = re.compile(stem + r"\.(\w+)(-\d{5}-of-\d{5})?\.safetensors")
-    return {found[1] for name in files if (found := single.fullmatch(name))}
+    return {match[1] for name in files if (match := single.fullmatch(name))}
 
 
 def is_pickle(name: str) -> bool:
@@ -395,18 +395,18 @@ def _family_of_part(part: str, config: Mapping[str, Any]) -> Family | None:
     return None
 
 
-def _missing_parts(family: Family, parts: Collection[str], known: Mapping[str, Family]) -> list[str]:
-    fitting = {part for part in parts if known.get(part, family) is family}
+def _missing_parts(family: Family, parts: Collection[str], families: Mapping[str, Family]) -> list[str]:
+    fitting = {part for part in parts if families.get(part, family) is family}
     missing = [f"{part}/" for part in family.parts if part not in fitting]
     if not any(transformer_part(variant) in fitting for variant in VARIANTS):
         missing.insert(0, f"{_TRANSFORMER}{'|'.join(VARIANTS)}/ ({family.original_transformer})")
     return missing
 
 
-def _gaps(parts: Collection[str], known: Mapping[str, Family]) -> str:
+def _gaps(parts: Collection[str], families: Mapping[str, Family]) -> str:
     """What each family still needs, and the layout to aim at."""
     sentences = [
-        f"For {family.name} it lacks {', '.join(_missing_parts(family, parts, known)) or 'nothing'}."
+        f"For {family.name} it lacks {', '.join(_missing_parts(family, parts, families)) or 'nothing'}."
         for family in FAMILIES
     ]
     return " ".join([*sentences, *(_expected(family) for family in FAMILIES)])

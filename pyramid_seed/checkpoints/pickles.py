@@ -57,8 +57,8 @@ def converted_folder() -> Path:
 
 def kept_conversions() -> list[Converted]:
     """All conversions in the cache."""
-    found = (_recorded(path.parent) for path in sorted(converted_folder().glob(f"*/{_RECORD}")))
-    return [each for each in found if each is not None]
+    records = (_recorded(path.parent) for path in sorted(converted_folder().glob(f"*/{_RECORD}")))
+    return [each for each in records if each is not None]
 
 
 def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Converted:
@@ -194,7 +194,7 @@ def _recorded(folder: Path) -> Converted | None:
     """The conversion in a folder; None if there is none, or what lies there is not ours."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        found = Converted(folder / _WEIGHTS, str(record["sha256"]), str(record["pickle"]))
-        return found if found.path.is_file() else None
+        converted = Converted(folder / _WEIGHTS, str(record["sha256"]), str(record["pickle"]))
+        return converted if converted.path.is_file() else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -385,6 +385,7 @@ def recognise_model(
 
     Raises:
         FileNotFoundError: a path that is not there.
+        NotADirectoryError: a file, such as the weights of one part.
         OSError: the hub cannot be asked, or has no such repository; there is no room.
         ValueError: neither layout; a variant that is not there, or not named among several; parts of both
             families or of none; a missing file, or weights that lie elsewhere.
@@ -392,6 +393,11 @@ def recognise_model(
     model = resolve_model(str(path_or_hub_id))
     folder = Path(model).expanduser()
     repository = None
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"a model is a folder with all of its parts, got the file {model}; name the folder that it is "
+            "in, as it was published or as save_pretrained wrote it"
+        )
     if not folder.is_dir():
         if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
             raise FileNotFoundError(f"{model} is neither a folder nor a hub id such as owner/name")

@@ -60,11 +60,11 @@ def _contents(folder: Path) -> str | None:
             variants = [None]
     except ValueError:
         return None
-    told = []
+    names = []
     for variant in variants:
         try:
             judge(files, str(folder), variant, lambda name: read_config(folder / name))
-            told.append(variant or "whole")
+            names.append(variant or "whole")
         except ValueError:  # something of it is missing
-            told.append(f"{variant or ''} (in part)".strip())
-    return ", ".join(told) or "(in part)"
+            names.append(f"{variant or ''} (in part)".strip())
+    return ", ".join(names) or "(in part)"

@@ -166,8 +166,8 @@ def _in_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
         grey = np.linspace(0, 255, 16, dtype=np.uint8)
         cube = np.stack(np.meshgrid(grey, grey, grey), axis=-1).reshape(64, 64, 3)
         probe = Image.fromarray(cube[..., 0] if image.mode == "L" else cube)
-        shown = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
-        if abs(shown - np.asarray(probe.convert("RGB"), np.int16)).max() <= 2:
+        probed = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+        if abs(probed - np.asarray(probe.convert("RGB"), np.int16)).max() <= 2:
             return image.convert("RGB")
     converted = ImageCms.applyTransform(image, transform)
     assert converted is not None  # only with inPlace

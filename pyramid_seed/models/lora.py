@@ -166,8 +166,8 @@ class LoraMixin(PeftAdapterMixin):
         for layer, row in zip(layers, rows, strict=True):
             if list(row) != [name for name in adapters if name in layer.r]:
                 return None
-        found = (self._lora_at_scale(name, {row[name] for row in rows if name in row}) for name in adapters)
-        loras = tuple(lora for lora in found if lora is not None)
+        adapted = (self._lora_at_scale(name, {row[name] for row in rows if name in row}) for name in adapters)
+        loras = tuple(lora for lora in adapted if lora is not None)
         return loras if len(loras) == len(adapters) else None
 
     def _lora_at_scale(self, adapter: str, scales: Collection[float | None]) -> LoraInUse | None:

@@ -23,6 +23,7 @@ class MemoryNeed:
         tile_share: what part of the VAE's work is left with tiles; 1 where they would not help.
         size: (height, width) of the clip, None if not known.
         size_multiple: what height and width must be multiples of.
+        at_work: which of the components memory ran out in; None if that is not known.
     """
 
     weights: Mapping[str, int]
@@ -36,6 +37,7 @@ class MemoryNeed:
     tile_share: float
     size: tuple[int, int] | None
     size_multiple: int
+    at_work: str | None = None
 
     def fits(self, peak: float) -> bool:
         """Whether so much can be had; what cannot be known is taken to fit."""
@@ -59,10 +61,12 @@ def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
         text encoders freed     W - W_text + A
         VAE in tiles            W + t A             (only where the VAE ran out)
         bfloat16                (W + A) / 2         (only from float32)
-        model offload           max W_c + A         (one component at a time; accelerators only)
+        model offload           max(W_c, W_r + A)   (one component at a time; accelerators only)
         group offload           2 max W_block + A   (one block computes, the next one loads)
         sequential offload      max W_layer + A
         a smaller size          W + A h w / (H W)   (work grows at least with the number of pixels)
+
+    W_r is the component that ran out; if that is not known, it may have been the largest one.
 
     The size proposed is the largest one of about the same shape that fits, if any does.
     """
@@ -76,8 +80,10 @@ def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
         modes.append(MemoryMode("load_pipeline(..., dtype=torch.bfloat16)", (total + work) / 2))
     if need.on_accelerator:
         group = 'pipeline.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1)'
+        largest = max(need.weights.values())
+        at_work = largest if need.at_work is None else need.weights[need.at_work]
         modes += [
-            MemoryMode("pipeline.enable_model_cpu_offload()", max(need.weights.values()) + work),
+            MemoryMode("pipeline.enable_model_cpu_offload()", max(largest, at_work + work)),
             MemoryMode(group, 2 * need.largest_block + work),
             MemoryMode("pipeline.enable_sequential_cpu_offload()", need.largest_layer + work),
         ]

@@ -15,7 +15,6 @@ import psutil
 import torch
 from torch import nn
 
-from ..models import autoencoder_kl_causal_video
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from .memory_modes import MemoryNeed, advice, gib
 from .working_memory import decode_bytes
@@ -54,7 +53,9 @@ def out_of_memory_advice(
         if not is_out_of_memory(error):
             raise
         device = pipeline._execution_device
-        need = memory_need(pipeline, device, bytes_asked(str(error)), size, _ran_in_vae(error), is_clip)
+        need = memory_need(
+            pipeline, device, bytes_asked(str(error)), size, _at_work(error, pipeline), is_clip
+        )
         limit = "" if need.available is None else f", {gib(need.available)} can be had"
         raise GenerationOutOfMemoryError(
             f"out of memory on {device}: weights take {gib(sum(need.weights.values()))} and the work at "
@@ -80,10 +81,10 @@ def memory_need(
     device: torch.device,
     asked: int,
     size: tuple[int, int] | None = None,
-    in_vae: bool = False,
+    at_work: str | None = None,
     is_clip: bool = True,
 ) -> MemoryNeed:
-    """What a pipeline takes on a device now, for clips of a size, when memory ran out, in the VAE or not.
+    """What a pipeline takes on a device now, for clips of a size, when memory ran out in a component.
 
     The work is what torch has allocated there besides the weights, plus what it was asked for last; torch
     does not count on the CPU, where the work is at least what was asked for. Of a clip that is decoded it is
@@ -106,7 +107,7 @@ def memory_need(
     elif device.type == "cpu":
         available = psutil.virtual_memory().available + sum(weights.values())
     vae, tile_share = pipeline.vae, 1.0
-    if in_vae and size is not None and vae is not None and not vae.use_tiling:
+    if at_work == "vae" and size is not None and not vae.use_tiling:
         if is_clip:
             whole, tiled = decoding_needs(vae, size, device)
             work, tile_share = max(work, whole), tiled / whole
@@ -125,6 +126,7 @@ def memory_need(
         tile_share=tile_share,
         size=size,
         size_multiple=pipeline.geometry.size_multiple,
+        at_work=at_work,
     )
 
 
@@ -157,7 +159,14 @@ def num_bytes(module: nn.Module, device: torch.device | None = None) -> int:
     return sum(weight.nbytes for weight in weights if device is None or weight.device == device)
 
 
-def _ran_in_vae(error: BaseException) -> bool:
-    """Whether the error was raised by code that the autoencoder's module called."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__") == autoencoder_kl_causal_video.__name__ for frame in frames)
+def _at_work(error: BaseException, pipeline: Any) -> str | None:
+    """The component in which the error was raised, by the modules that the innermost calls belong to."""
+    owners = {
+        module: name
+        for name, part in pipeline.components.items()
+        if isinstance(part, nn.Module)
+        for module in part.modules()
+    }
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    selves = [frame.f_locals.get("self") for frame in reversed(frames)]
+    return next((owners[own] for own in selves if isinstance(own, nn.Module) and own in owners), None)

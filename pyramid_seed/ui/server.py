@@ -140,8 +140,8 @@ def loopback_names(host: str) -> list[str]:
         OSError: there is no such address.
     """
     # An empty one is every address.
-    found = socket.getaddrinfo(host or "0.0.0.0", None, _family(host), socket.SOCK_STREAM)
-    address = ipaddress.ip_address(found[0][4][0])
+    addresses = socket.getaddrinfo(host or "0.0.0.0", None, _family(host), socket.SOCK_STREAM)
+    address = ipaddress.ip_address(addresses[0][4][0])
     if not address.is_loopback:
         return []
     return ["localhost", host.lower(), f"[{address}]" if address.version == 6 else str(address)]

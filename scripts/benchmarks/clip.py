@@ -73,10 +73,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def peaks_by_stage(pipeline: PyramidFlowPipeline, settings: dict[str, Any], size: Size) -> dict[str, int]:
-    """Peak bytes that torch allocated on the CUDA device in each stage of the last unit, and in decoding.
-
-    Not run where this was written: there was no GPU.
-    """
+    """Peak bytes that torch allocated on the CUDA device in each stage of the last unit, and in decoding."""
     peaks: dict[str, int] = {}
 
     def on_step(pipeline: PyramidFlowPipeline, *_: object) -> dict[str, Any]:

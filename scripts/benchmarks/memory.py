@@ -32,6 +32,11 @@ def _tile(pipeline: PyramidFlowPipeline, _: torch.device) -> None:
     pipeline.vae.enable_tiling(128, 128, 96, 96)
 
 
+def _offload_and_tile(pipeline: PyramidFlowPipeline, device: torch.device) -> None:
+    pipeline.enable_model_cpu_offload()
+    _tile(pipeline, device)
+
+
 def _group_offload(pipeline: PyramidFlowPipeline, device: torch.device) -> None:
     pipeline.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1)
 
@@ -52,6 +57,11 @@ MODES: Mapping[str, Mode] = {
     ),
     "model offload": Mode(
         "pipeline.enable_model_cpu_offload()", lambda p, _: p.enable_model_cpu_offload(), needs_gpu=True
+    ),
+    "model offload and tiling": Mode(
+        "pipeline.enable_model_cpu_offload(); pipeline.vae.enable_tiling(128, 128, 96, 96)",
+        _offload_and_tile,
+        needs_gpu=True,
     ),
     "group offload": Mode(
         'pipeline.enable_group_offload(device, offload_type="block_level", num_blocks_per_group=1)',

@@ -93,7 +93,7 @@ def needs_table(parts: Mapping[str, Any], height: int, width: int, units: int) -
     }
     scheduler = PyramidFlowMatchEulerDiscreteScheduler()
     pipeline = PyramidFlowPipeline(scheduler=scheduler, **parts, **tokenizers)
-    advised = memory_need(pipeline, META, work, (height, width), in_vae=True)
+    advised = memory_need(pipeline, META, work, (height, width), at_work="vae")
     advised = replace(advised, tile_share=(work - needs.decode + needs.decode_in_tiles) / work)
     return [
         (f"{height}x{width}, {units} units, on a GPU, by arithmetic", "needs"),

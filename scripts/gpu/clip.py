@@ -60,7 +60,19 @@ def _whole(section: Section, plan: Plan) -> None:
     short = replace(long, num_units=plan.size.num_units, num_steps=plan.size.num_steps)
     seconds = seconds_of(lambda: clips.make("short", short), plan.device)
     growth = (long.num_units * sum(long.num_steps)) / (short.num_units * sum(short.num_steps))
-    section.run("long", lambda: clips.make("long", long), needs=1.2 * growth * seconds)
+    first = section.run("long", lambda: clips.make("long", long), needs=1.2 * growth * seconds)
+    if plan.device.type != "cuda":
+        section.skip("long, CUDA graphs", "needs CUDA")
+        return
+    clips.pipeline.enable_cuda_graphs()
+    try:
+        graphs = section.run(
+            "long, graphs", lambda: clips.make("long, CUDA graphs", long), needs=0.5 * growth * seconds
+        )
+    finally:
+        clips.pipeline.disable_cuda_graphs()
+    if first is not None and graphs is not None and not torch.equal(first.latents, graphs.latents):
+        section.fail("long, CUDA graphs", "promised: the latents of the clip, bit for bit", "see the figures")
 
 
 class _Clips:

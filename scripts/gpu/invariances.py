@@ -12,6 +12,7 @@ import torch
 
 from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.choices import ATTENTION_PATHS, AttentionPath
+from pyramid_seed.noise import noise_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput, decode
 from pyramid_seed.pipelines.beginning import Beginning
 from tests.invariance import clips
@@ -34,7 +35,11 @@ def measure(section: Section, plan: Plan) -> None:
     )
     if plan.device.type == "cpu":
         section.skip("sequential offload", "needs a GPU")  # accelerate cannot offload from cpu to cpu:0
-    checks = [(model, dtype, *check) for model, dtype in plan.models for check in _checks(plan, model, dtype)]
+    checks = [
+        (model, dtype, *check)
+        for model, dtype in plan.models
+        for check in _checks(section, plan, model, dtype)
+    ]
     for is_promised in (True, False):  # what is promised of all models comes first
         for model, dtype, table, what, work in checks:
             if (table == PROMISED) is is_promised:
@@ -44,7 +49,9 @@ def measure(section: Section, plan: Plan) -> None:
                     _tell(section, table, {"what": what, "model": model, "dtype": dtype}, *pair)
 
 
-def _checks(plan: Plan, model: str, dtype: torch.dtype) -> list[tuple[str, str, Callable[[], Pair]]]:
+def _checks(
+    section: Section, plan: Plan, model: str, dtype: torch.dtype
+) -> list[tuple[str, str, Callable[[], Pair]]]:
     """(table, what is compared, what makes both clips)."""
     loaded: dict[str, PyramidFlowPipeline] = {}
     made: dict[str, PyramidFlowPipelineOutput] = {}
@@ -60,6 +67,8 @@ def _checks(plan: Plan, model: str, dtype: torch.dtype) -> list[tuple[str, str, 
     def first() -> PyramidFlowPipelineOutput:
         if "first" not in made:
             made["first"] = make()
+            # What another machine's report can be compared with.
+            section.facts[f"latents, {model}, {dtype}"] = noise_digest(made["first"].latents)
         return made["first"]
 
     def batch(place: int) -> Pair:
@@ -79,6 +88,10 @@ def _checks(plan: Plan, model: str, dtype: torch.dtype) -> list[tuple[str, str, 
         own = load("cpu")
         switch_on(own)
         return clips.make(own), first()
+
+    def smallest_cut() -> int:
+        heads = loaded["own"].transformer.config.num_attention_heads
+        return next(count for count in range(2, heads + 1) if heads % count == 0)
 
     def after_relaxed() -> Pair:
         make(determinism="relaxed")
@@ -115,6 +128,9 @@ def _checks(plan: Plan, model: str, dtype: torch.dtype) -> list[tuple[str, str, 
         *((PROMISED, f"{name} offload and none", partial(offloaded, mode)) for name, mode in modes.items()),
         (PROMISED, "strict after relaxed", after_relaxed),
         (PROMISED, "decoding on the one stream and beside", one_stream),
+        (PROMISED, "shards 1, made again", lambda: (make(shards=1), make(shards=1))),
+        (SEEN, "shards 1 and none", lambda: (make(shards=1), first())),
+        (SEEN, "several shards and one", lambda: (make(shards=smallest_cut()), make(shards=1))),
         (SEEN, "relaxed and strict", lambda: (make(determinism="relaxed"), first())),
         (SEEN, f"{device.type} and the CPU, same seed", lambda: (first(), clips.make(load("cpu")))),
         (SEEN, f"noise drawn on {device.type} and on the CPU", lambda: (make(noise_device=device), first())),

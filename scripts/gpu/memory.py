@@ -12,30 +12,47 @@ from benchmarks.memory import MODES
 from benchmarks.sizes import Size, call_settings, make_pipeline
 
 from pyramid_seed import PyramidFlowPipeline
+from pyramid_seed.pipelines.memory_modes import memory_modes
+from pyramid_seed.pipelines.out_of_memory import memory_need
 
 from .plan import Plan
 from .report import Section, free_memory
 
-NAMES = ("none", "tiling", "model offload", "sequential offload", "group offload", "text freed")
+NAMES = (
+    "none",
+    "tiling",
+    "model offload",
+    "model offload and tiling",
+    "sequential offload",
+    "group offload",
+    "text freed",
+)
 """In this order: what cannot be undone comes last."""
 
 
 def measure(section: Section, plan: Plan) -> None:
-    """Two units of one step a stage, from a prompt to frames."""
-    size = replace(plan.size, num_units=2, num_steps=(1, 1, 1))
+    """Three units, so that one is decoded with others before and behind it, one step a stage."""
+    size = replace(plan.size, num_units=3, num_steps=(1, 1, 1))
     kind = "allocated by torch on the GPU" if plan.device.type == "cuda" else "resident, of the whole process"
     section.how = (
-        f"{size.description}. Two units, one step a stage, from a prompt to frames, all modes in one process "
+        f"{size.description}. Three units, one step a stage, from a prompt to frames, all in one process "
         f"on the same weights, one run each. The peak is what was {kind}."
     )
     pipeline = section.run("make the pipeline", lambda: make_pipeline(size, plan.device))
     if pipeline is None:
         return
+    section.facts |= _estimates(pipeline, plan, size)
     for name in NAMES:
         if MODES[name].needs_gpu and plan.device.type == "cpu":
             section.skip(name, "needs a GPU")
         else:
             section.run(name, partial(_measure_mode, section, plan, size, pipeline, name))
+
+
+def _estimates(pipeline: PyramidFlowPipeline, plan: Plan, size: Size) -> dict[str, float]:
+    """What the advice would say if decoding ran out of memory, to be held against the peaks."""
+    need = memory_need(pipeline, plan.device, 0, (size.height, size.width), at_work="vae")
+    return {f"estimate, MiB: {mode.call}": mode.peak / 2**20 for mode in memory_modes(need)}
 
 
 def _measure_mode(section: Section, plan: Plan, size: Size, shared: PyramidFlowPipeline, name: str) -> None:

@@ -275,6 +275,13 @@ def test_a_path_that_is_not_there():
     check_cases(["/no/such/folder", "./folder", "folder", Path("owner/name")], rule)
 
 
+def test_a_single_file(tmp_path):
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    weights.touch()
+    with pytest.raises(NotADirectoryError, match=f"a model is a folder .* got the file {weights}"):
+        load(weights)
+
+
 def test_a_folder_of_neither(tmp_path):
     with pytest.raises(ValueError, match="neither a folder that save_pretrained wrote") as error:
         read_source(tmp_path)

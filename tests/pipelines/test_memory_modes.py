@@ -42,6 +42,14 @@ def test_the_arithmetic_of_every_mode():
     }
 
 
+def test_model_offload_holds_one_component_at_a_time():
+    """The largest one may be done by the time that a smaller one runs out."""
+    offload = "pipeline.enable_model_cpu_offload"
+    assert peaks(at_work="vae")[offload] == 9  # the text encoder's weights; 1 + 6 while decoding
+    assert peaks(at_work="vae", work=20 * GIB)[offload] == 1 + 20
+    assert peaks(at_work="text_encoder_2")[offload] == peaks()[offload] == 9 + 6
+
+
 def test_modes_that_cannot_help_are_not_named():
     on_cpu = peaks(text_encoders=(), on_accelerator=False, size=None)
     assert on_cpu == {}

@@ -82,12 +82,24 @@ def test_tiles_are_advised_where_the_decoder_ran_out(own_pipe, monkeypatch, smal
         own_pipe("a", seed=1, **{**small, "num_frames": 1, "output_type": "uint8"})
 
 
+@pytest.mark.parametrize("name", ["text_encoder_2", "transformer", "vae"])
+def test_the_component_that_ran_out_is_known(own_pipe, monkeypatch, small, name):
+    def refuse(*_, **__):
+        torch.empty(2**50, dtype=torch.uint8)
+
+    *_, innermost = (module for module in own_pipe.components[name].modules() if list(module.children()))
+    monkeypatch.setattr(innermost, "forward", refuse)
+    with pytest.raises(GenerationOutOfMemoryError) as caught:
+        own_pipe("a text of its own", seed=1, **{**small, "num_frames": 1, "output_type": "uint8"})
+    assert out_of_memory._at_work(caught.value.__cause__, own_pipe) == name
+
+
 def test_tiles_remember_the_clip_and_an_image_has_none(own_pipe):
     own_pipe.vae.tile_sample_min_height = own_pipe.vae.tile_sample_min_width = 32
     own_pipe.vae.tile_sample_stride_height = own_pipe.vae.tile_sample_stride_width = 24
     cpu = torch.device("cpu")
     whole, tiled = out_of_memory.decoding_needs(own_pipe.vae, (64, 64), cpu)
-    clip, image = (memory_need(own_pipe, cpu, 1, (64, 64), True, is_clip) for is_clip in (True, False))
+    clip, image = (memory_need(own_pipe, cpu, 1, (64, 64), "vae", is_clip) for is_clip in (True, False))
     assert (clip.work, clip.tile_share) == (whole, tiled / whole)
     assert (image.work, image.tile_share) == (1, 0.25)
     assert image.tile_share < clip.tile_share < 1
