@@ -154,7 +154,7 @@ def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
 def _scaled(
     draw: Draw, args: list[Any], kwargs: dict[str, Any], generator: torch.Generator, wide: torch.dtype
 ) -> torch.Tensor:
-    """normal, normal_, uniform_: scaled in two steps; torch's own are one, with one rounding, on some CPUs."""
+    """normal, normal_, uniform_: scaled in two steps, which torch's own are not on every CPU."""
     names = ("from", "to") if draw.name == "uniform_" else ("mean", "std")
     tensors = draw.tensors
     if draw.function in IN_PLACE:
