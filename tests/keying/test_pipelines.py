@@ -152,6 +152,19 @@ def test_draws_that_nobody_sees_are_refused(wan):
         keyed(pipe)(**call, seed=1, callback_on_step_end=elsewhere)
 
 
+@pytest.mark.slow
+def test_draws_that_a_compiler_takes_into_its_graph_are_refused(wan):
+    """Those of randn_like; of randn and rand compiled code is answered, see test_draws."""
+    pipe, call = wan
+    noisy = torch.compile(lambda latents: latents + torch.randn_like(latents))
+
+    def compiled(pipe, step, timestep, tensors):
+        return tensors | {"latents": noisy(tensors["latents"])}
+
+    with pytest.raises(RuntimeError, match=r"global generator of torch unseen \(compiled code"):
+        keyed(pipe)(**call, seed=1, callback_on_step_end=compiled)
+
+
 def test_what_cannot_be_keyed_is_refused_before_anything_runs(wan):
     pipe, call = wan
     make = keyed(pipe)
