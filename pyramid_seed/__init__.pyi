@@ -2,9 +2,11 @@
 
 from .api import encode_prompts as encode_prompts
 from .api import generate as generate
+from .batch.gather import gather_parts as gather_parts
 from .batch.rows import BatchInputError as BatchInputError
 from .batch.run import run_batch as run_batch
 from .batch.summary import BatchSummary as BatchSummary
+from .batch.summary import GatherSummary as GatherSummary
 from .checkpoints.source import ModelSource as ModelSource
 from .clip import Clip as Clip
 from .determinism import seed_everything as seed_everything

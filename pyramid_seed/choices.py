@@ -29,6 +29,11 @@ Fit = Literal["crop", "pad", "stretch"]
 black, or stretched."""
 FITS: tuple[Fit, ...] = get_args(Fit)
 
+Engine = Literal["launch", "ray"]
+"""What shares a batch out: `launch`, the processes that a launcher has started, or one alone; `ray`, actors
+of a Ray cluster."""
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
 LIST_FORMATS = ("txt", "jsonl", "csv", "yaml")
 """Of the list of a batch."""
 

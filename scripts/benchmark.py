@@ -27,6 +27,7 @@ COMMANDS = {
     "workers": ("a clip by one worker and by two, and what shards cost one", 3),
     "processes": ("the steps of a clip by one process and by two", 3),
     "batch": ("what a row of a list costs, by how long the list is", None),
+    "scale": ("what a clip of 5 seconds leaves, and what many need", None),
     "tokens": ("how the sequence grows with the clip; runs no model", None),
     "operations": ("what a step asks of a device, counted at full size without weights", None),
 }
@@ -44,6 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--picture", type=Path, metavar="FILE", help="draw the result there")
         command.add_argument("--bars", action="store_true", help="PASS or FAIL; exit status 1 if one fails")
         if name in ("tokens", "operations"):
+            continue
+        if name == "scale":
+            command.add_argument("--clips", type=int, default=10_000_000, metavar="N", help="(default: 10 M)")
+            command.add_argument("--gpus", type=int, default=1_000, metavar="N", help="(default: 1,000)")
+            command.add_argument(
+                "--clip-seconds", type=float, help="of a GPU (default: by the steps of an H200, 768p)"
+            )
             continue
         if name == "batch":
             rows, seconds = [1_000, 100_000], 10.0

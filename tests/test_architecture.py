@@ -8,7 +8,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "pyramid_seed"
+import package_map
+from package_map import PACKAGE, imported_names, imported_parts, part_of
 
 # What each part may import of ours, at any depth and also inside functions.
 LEAVES = ["checks", "choices", "extras", "files", "loras", "private_apis", "resources", "texts"]
@@ -51,7 +52,7 @@ ALLOWED = {
         "pipelines private_apis provenance seeds texts version",
         "reproduce": "api checkpoints checks choices clip dtypes first_image keying loading media models "
         "pieces pipelines provenance recipe run_options shared_pipeline",
-        "batch": "api checkpoints checks choices clip determinism devices dtypes environment files "
+        "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "
@@ -63,34 +64,10 @@ ALLOWED = {
 FREE = {"__init__", "__main__", "cli", "commands"}
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imported_names(path: Path) -> set[str]:
-    """Dotted names that a module imports of the package, at any depth."""
-    package = ["pyramid_seed", *path.relative_to(PACKAGE).parts[:-1]]
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {f"{module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.startswith("pyramid_seed")}
-
-
 def imported_modules(path: Path) -> set[str]:
     """Modules of the package that a module imports, dotted, without "pyramid_seed."."""
     names = {name.removeprefix("pyramid_seed.") for name in imported_names(path)}
     return names | {name.rpartition(".")[0] for name in names}
-
-
-def imported_parts(path: Path) -> set[str]:
-    """Parts of the package that a module imports, other than its own."""
-    parts = {name.split(".")[1] for name in imported_names(path) if "." in name}
-    return parts - {part_of(path)}
 
 
 def imports_the_face(path: Path) -> bool:
@@ -125,6 +102,22 @@ def test_no_module_imports_in_a_circle_or_the_packages_own_face():
     TopologicalSorter({name: needed - {name} for name, needed in needs.items()}).prepare()
     faces = {name: path for name, path in names.items() if name not in ("__main__", "cli")}
     assert [name for name, path in faces.items() if imports_the_face(path)] == []
+
+
+def test_the_map_for_contributors_is_current():
+    drawn = package_map.PICTURE.search(package_map.GUIDE.read_text(encoding="utf-8"))[0]
+    assert drawn == package_map.picture(), "run `python scripts/package_map.py --write`"
+
+
+def test_the_map_leaves_out_what_follows():
+    needs = {"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"d"}}
+    assert package_map.without_shortcuts(needs) == {
+        "a": {"b"},
+        "b": {"c"},
+        "c": {"d"},
+        "d": set(),
+        "e": {"d"},
+    }
 
 
 def test_every_module_has_a_docstring():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -101,8 +101,8 @@ def key_of(item: BatchItem, shared: SharedContent) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def in_order(jobs: Iterable[Job]) -> list[Job]:
-    """The order to take jobs in: model by model, with its LoRAs, and the longest first."""
+def in_order(jobs: Iterable[Job], key: Callable[[Job], Any] = attrgetter("key")) -> list[Job]:
+    """The order to take jobs in: model by model, with its LoRAs, the longest first, and then by `key`."""
     # Jobs of equal settings share them; a first frame takes no steps.
     alike: dict[tuple[int, tuple[LoraToLoad, ...], tuple[int, ...]], list[Job]] = {}
     for job in jobs:
@@ -114,7 +114,7 @@ def in_order(jobs: Iterable[Job]) -> list[Job]:
         totals[model] = totals.get(model, 0) + group[0].cost * len(group)
         by_rank.setdefault((model, group[0].cost), []).extend(group)
     ranks = sorted(by_rank, key=lambda rank: (-totals[rank[0]], rank[0], -rank[1]))
-    return [job for rank in ranks for job in sorted(by_rank[rank], key=attrgetter("key"))]
+    return [job for rank in ranks for job in sorted(by_rank[rank], key=key)]
 
 
 def jobs_to_json(jobs: Sequence[Job]) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,8 +33,8 @@ class Index:
         self.path = path
         self._told: set[bytes] = set()
 
-    def append(self, lines: Iterable[bytes]) -> tuple[int, int]:
-        """Write lines behind those that are there: where they begin and end."""
+    def append(self, lines: Iterable[bytes]) -> int:
+        """Write lines behind those that are there: where they begin."""
         with self.path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -41,29 +42,94 @@ class Index:
                     file.write(b"\n")
             begin = file.tell()
             file.writelines(lines)
-            return begin, file.tell()
+            return begin
 
-    def entries(self) -> Entries:
+    def entries(self) -> IndexEntries:
         """What is in it; lines that are none of a batch are told and left out."""
         file: BinaryIO = self.path.open("rb") if self.path.exists() else io.BytesIO()
         places: dict[str, int] = {}
+        entries = IndexEntries(self, file, places)
         place = 0
         for number, line in enumerate(read_lines(file), start=1):
             try:
-                key = decoded(line).id
+                entry = decoded(line)
             except ValueError as error:
                 if line.strip() and line not in self._told:
                     logger.warning("%s, line %d: %s; it is left out", self.path, number, error)
                     self._told.add(line)
             else:
-                if key is not None:
-                    places[key] = place
+                if entry.id is not None and entries.is_succeeded_by(entry.id, entry.status):
+                    places[entry.id] = place
+                if entry.status != "done":  # an earlier line may have been read
+                    file.seek(place + len(line))
             place += len(line)
-        return Entries(self, file, places)
+        return entries
 
 
 class Entries(Mapping[str, Entry]):
-    """The latest entry of every item in an index, by its id; in memory are only the places of their lines.
+    """An entry of every item, by its id, kept as its line."""
+
+    @abstractmethod
+    def line(self, key: str) -> bytes:
+        """The line of an item; KeyError if there is none."""
+
+    @abstractmethod
+    def replace(self, entry: Entry) -> None:
+        """Put a later entry in the place of an item's."""
+
+    def item(self, key: str) -> CheckedEntry | None:
+        """What an entry says of its file; None if there is none."""
+        try:
+            return checked(self.line(key))
+        except KeyError:
+            return None
+
+    def is_succeeded_by(self, key: str, status: str) -> bool:
+        """Whether a later entry counts: a process may fail at a clip that another one has made."""
+        return status == "done" or (earlier := self.item(key)) is None or earlier.status != "done"
+
+    def __getitem__(self, key: str) -> Entry:
+        return read_entry(self.line(key))
+
+
+class HeldEntries(Entries):
+    """Entries in memory, the latest of each item."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, bytes] = {}
+
+    def add(self, lines: Iterable[bytes], is_wanted: Callable[[str], bool]) -> None:
+        """Take in lines of items whose ids are wanted; those that are none of a batch are left out."""
+        for line in lines:
+            try:
+                entry = decoded(line)
+            except ValueError:  # who puts the index in order tells them
+                continue
+            if entry.id is not None and is_wanted(entry.id) and self.is_succeeded_by(entry.id, entry.status):
+                self._lines[entry.id] = line
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Leave out entries of items, where there are any."""
+        for key in keys:
+            self._lines.pop(key, None)
+
+    def line(self, key: str) -> bytes:
+        """See `Entries`."""
+        return self._lines[key]
+
+    def replace(self, entry: Entry) -> None:
+        """See `Entries`."""
+        self._lines[entry["id"]] = entry_line(entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+
+class IndexEntries(Entries):
+    """The entries of an index; in memory are only the places of their lines.
 
     Args:
         index: where they are.
@@ -76,13 +142,14 @@ class Entries(Mapping[str, Entry]):
         self._file = file
         self._places = places
 
-    def item(self, key: str) -> CheckedEntry | None:
-        """What an entry says of its file; None if there is none."""
-        return checked(self._line(key)) if key in self._places else None
+    def line(self, key: str) -> bytes:
+        """See `Entries`."""
+        self._file.seek(self._places[key])
+        return self._file.readline(_MAX_LINE)
 
     def replace(self, entry: Entry) -> None:
-        """Write a later entry of an item."""
-        self._places[entry["id"]], _ = self._index.append([entry_line(entry)])
+        """See `Entries`; it is appended to the index."""
+        self._places[entry["id"]] = self._index.append([entry_line(entry)])
 
     def put_in_order(
         self, others: Iterable[Mapping[str, Any]] = (), *, without: Collection[str] = ()
@@ -97,9 +164,9 @@ class Entries(Mapping[str, Entry]):
         with replacing(self._index.path, overwrite=True) as temporary:
             with temporary.open("wb") as file:
                 for key in sorted(
-                    self._places.keys() - without, key=lambda key: checked(self._line(key)).file
+                    self._places.keys() - without, key=lambda key: checked(self.line(key)).file
                 ):
-                    line = self._line(key)
+                    line = self.line(key)
                     places[key] = file.tell()
                     file.write(line if line.isascii() else entry_line(read_entry(line)))
                 file.writelines(map(entry_line, others))
@@ -112,13 +179,6 @@ class Entries(Mapping[str, Entry]):
     def close(self) -> None:
         """No entry will be asked for any more."""
         self._file.close()
-
-    def _line(self, key: str) -> bytes:
-        self._file.seek(self._places[key])
-        return self._file.readline(_MAX_LINE)
-
-    def __getitem__(self, key: str) -> Entry:
-        return read_entry(self._line(key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from .entries import Entry
@@ -25,7 +26,7 @@ from .maker import Maker
 from .report import Report, clips_to_show, write_contact_sheet
 from .signals import StopSignals
 from .summary import BatchSummary, Plan, summarize
-from .work import publish_work, published_work
+from .work import Work, publish_work, published_work
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def run_jobs(
     folders: bool = False,
     group: Group | None = None,
     follow: Callable[[Order], None] | None = None,
+    work_on: Callable[[Worker, Work, Callable[[], None]], None] = Worker.work,
 ) -> BatchSummary:
     """Do this process's part of a batch.
 
@@ -57,6 +59,7 @@ def run_jobs(
         folders: new files go into sub-folders, see `Worker`.
         group: the processes that make each clip together; None: each makes clips of its own.
         follow: makes what the leading process of the group says.
+        work_on: makes what is to be made, in the main process's place.
 
     Raises:
         OutputError: the folder cannot be written to, or is in use by another launch.
@@ -64,16 +67,30 @@ def run_jobs(
         LaunchError: the processes have lost each other.
     """
     journal = Journal(folder)
-    with _gone_if_refused(folder, launch), StopSignals() as stop, log_file(folder, launch.rank):
+    with (
+        _gone_if_refused(folder, launch),
+        StopSignals() as stop,
+        log_file(folder, f"process-{launch.rank}"),
+        launch.alive(),
+    ):
         if group is not None:
             group.is_stopped = stop.is_stopped
         worker = Worker(journal, launch, maker, stop.is_stopped, lossless=lossless, folders=folders)
         if not launch.is_main:
             return _follow(launch, worker, stop, group, follow)
         with folder_lock(folder):
-            return _lead(
-                journal, launch, worker, stop, make_plan, group, check_files=check_files, progress=progress
+            summary = _lead(
+                journal,
+                launch,
+                partial(work_on, worker),
+                stop,
+                make_plan,
+                group,
+                check_files=check_files,
+                progress=progress,
             )
+        launch.end(stop.is_stopped)
+        return summary
 
 
 @contextmanager
@@ -93,7 +110,7 @@ def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
 def _lead(
     journal: Journal,
     launch: Launch,
-    worker: Worker,
+    work_on: Callable[[Work, Callable[[], None]], None],
     stop: StopSignals,
     make_plan: Callable[[], Plan],
     group: Group | None,
@@ -114,7 +131,7 @@ def _lead(
     work = publish_work(launch, missing, shown)
 
     report = Report(launch, journal, len(missing), sum(sum(job.steps) for job in missing), progress=progress)
-    worker.work(work, report.update)
+    work_on(work, report.update)
     if group is not None:
         group.tell(None)
     launch.count("left")
@@ -154,6 +171,7 @@ def _follow(
     group: Group | None,
     follow: Callable[[Order], None] | None,
 ) -> BatchSummary:
+    work = None
     try:
         work = published_work(launch, stop.is_stopped)
         if work is None:
@@ -167,4 +185,6 @@ def _follow(
                 group.tell(None)
     finally:
         launch.count("left")
+    if work is not None:
+        launch.wait_for_end(stop.is_stopped)
     return BatchSummary(is_main=False, signal=stop.received)

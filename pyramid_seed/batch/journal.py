@@ -10,8 +10,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from itertools import count, takewhile
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -19,7 +19,8 @@ from typing import Any
 from ..files import check_readable, clear_leftovers, file_digest
 from .entries import entry_line
 from .errors import refuse_too_many_files
-from .index import Entries, Index, read_lines
+from .index import Entries, Index, IndexEntries, read_lines
+from .part import Part
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +33,24 @@ class Journal:
 
     Args:
         folder: the output folder.
+        part: whose items this process makes, of a batch whose processes share nothing but the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, part: Part | None = None) -> None:
         self.folder = folder
         self.index = folder / "index.jsonl"
         self._index = Index(self.index)
-        self._log = self._records / f"{secrets.token_hex(8)}.jsonl"
+        self._token = secrets.token_hex(8)
+        self._log = self._records / (f"{self._token}.jsonl" if part is None else part.log_name(self._token))
         self._gathered: dict[Path, int] = {}
 
     def work_folder(self, key: str) -> Path:
         """Where the unfinished work on an item lies."""
         return self.folder / ".work" / key
+
+    def unfinished_path(self, key: str) -> Path:
+        """Where this process writes an item's clip until it is whole; another may be at it, too."""
+        return self.work_folder(key) / f"{self._token}.mp4"
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Write down the outcome of one item; `entry["id"]` names it."""
@@ -61,16 +68,22 @@ class Journal:
             is_over: whether nobody records any more, so that half a line will not be finished.
         """
         for path in self._record_paths():
-            begin = self._gathered.get(path, 0)
-            if self._is_readable(path) and path.stat().st_size > begin:
-                with path.open("rb") as log:
-                    log.seek(begin)
-                    lines = read_lines(log)
-                    whole = lines if is_over else takewhile(lambda line: line.endswith(b"\n"), lines)
-                    first, last = self._index.append(whole)
-                self._gathered[path] = begin + last - first
+            if self._has_grown(path):
+                self._index.append(self._new_lines(path, is_over=is_over))
 
-    def entries(self) -> Entries:
+    def index_lines(self) -> Iterator[bytes]:
+        """The lines of the index."""
+        if self._is_readable(self.index):
+            with self.index.open("rb") as index:
+                yield from read_lines(index)
+
+    def lines_of(self, part: Part) -> Iterator[bytes]:
+        """What was recorded since the last time by processes that may make items of a part, this one too."""
+        for path in self._record_paths(part):
+            if self._has_grown(path):
+                yield from self._new_lines(path, is_over=False)
+
+    def entries(self) -> IndexEntries:
         """The latest entry of every item, by its id, of those that are in the index."""
         self._is_readable(self.index)
         return self._index.entries()
@@ -172,11 +185,32 @@ class Journal:
     def _records(self) -> Path:
         return self.folder / ".work" / "records"
 
-    def _record_paths(self) -> list[Path]:
-        """Logs, and records of earlier versions, which had a file for each item."""
+    def _record_paths(self, part: Part | None = None) -> list[Path]:
+        """Logs, and records of earlier versions, which had a file for each item; the oldest first.
+
+        Args:
+            part: without the logs of parts that share no item with this one.
+        """
         # A name that begins with a dot is a file in the making.
         paths = (path for path in self._records.glob("*.json*") if not path.name.startswith("."))
-        return sorted(paths)
+        if part is not None:
+            paths = (path for path in paths if part.may_share_items_of(path.name))
+        return sorted(paths, key=lambda path: (path.lstat().st_mtime_ns, path.name))
+
+    def _has_grown(self, path: Path) -> bool:
+        return self._is_readable(path) and path.stat().st_size > self._gathered.get(path, 0)
+
+    def _new_lines(self, path: Path, *, is_over: bool) -> Iterator[bytes]:
+        """The lines of a log since the last time, see `gather`."""
+        end = self._gathered.get(path, 0)
+        with path.open("rb") as log:
+            log.seek(end)
+            for line in read_lines(log):
+                if not (is_over or line.endswith(b"\n")):
+                    break
+                end += len(line)
+                yield line
+        self._gathered[path] = end
 
     def _is_readable(self, path: Path) -> bool:
         """Whether a file can be read; what is there and cannot is set aside."""

@@ -1,14 +1,22 @@
 """The processes of one launch, and what they share: a list of work and a few counters.
 
 They meet in the store of torch.distributed that torchrun and accelerate provide; a process takes the next
-item by adding one to a counter. There are no collectives: a process that is slow or dead blocks no other.
+item by adding one to a counter. There are no collectives: a process that is slow or dead blocks no other
+while there is work. In the end all wait for each other, and a process whose sign of life stays the same has
+been lost: the launch fails then, or its launcher starts it again, which makes what that process had taken.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import secrets
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -21,7 +29,12 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 _CONNECT = timedelta(minutes=5)
-_joined = count()
+_SIGN_SECONDS = 5.0
+_LOST_SECONDS = 60.0
+_LEAVE_SECONDS = 10.0
+_LEFT = "left"
+_ERRORS = (torch.distributed.DistError, RuntimeError)
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 WORKING_COMMANDS = """\
   accelerate launch --config_file configs/accelerate/cpu-2.yaml scripts/generate_batch.py ...
@@ -82,9 +95,58 @@ class Launch:
         """The place of the next item in the plan; each is given out once."""
         return self.count("taken") - 1
 
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Show the others that this process is there, as long as the body runs, and then that it has left."""
+        if self.world_size == 1:
+            yield
+            return
+        own = self.store.clone()  # as a process waits for others with its own
+        has_left = threading.Event()
+
+        def show() -> None:
+            with suppress(*_ERRORS):  # whoever works notices it
+                for number in count():
+                    own.set(f"alive/{self.rank}", str(number))
+                    if has_left.wait(_SIGN_SECONDS):
+                        break
+                own.set(f"alive/{self.rank}", _LEFT)
+
+        thread = threading.Thread(target=show, name="sign of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            has_left.set()
+            thread.join(_LEAVE_SECONDS)
+
     def wait_for_others(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
-        """Wait until every process has counted itself as "left", or until stopped; whether all have."""
-        return self.wait_for("left", self.world_size, is_stopped, meanwhile)
+        """Wait until every process has counted itself as "left", or until stopped; whether all have.
+
+        Raises:
+            LaunchError: one has been lost.
+        """
+        return self.wait_for("left", self.world_size, is_stopped, meanwhile, needed=range(1, self.world_size))
+
+    def end(self, is_stopped: Callable[[], bool]) -> None:
+        """Let the others go; the main process does, when all is done.
+
+        As it may be serving the store, it stays until they have left, but no longer than a moment.
+        """
+        self.count("over")
+        others, until = range(1, self.world_size), time.monotonic() + _LEAVE_SECONDS
+        while time.monotonic() < until and not is_stopped():
+            if all(self._sign(other) == _LEFT for other in others):
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def wait_for_end(self, is_stopped: Callable[[], bool]) -> None:
+        """Wait for the main process, or until stopped.
+
+        Raises:
+            LaunchError: it has been lost.
+        """
+        self.wait_for("over", 1, is_stopped, needed=(0,))
 
     def wait_for(
         self,
@@ -92,26 +154,57 @@ class Launch:
         number: int,
         is_stopped: Callable[[], bool],
         meanwhile: Callable[[], None] = lambda: None,
+        needed: Iterable[int] = (),
     ) -> bool:
-        """Wait until a counter has come so far, or until stopped; whether it has."""
+        """Wait until a counter has come so far, or until stopped; whether it has.
+
+        Raises:
+            LaunchError: one of those needed for that has been lost.
+        """
+        began = looked_at = time.monotonic()
+        signs: dict[int, tuple[float, str | None]] = dict.fromkeys(needed, (began, None))
         while not (has_come := self.count(name, 0) >= number) and not is_stopped():
             meanwhile()
             time.sleep(_POLL_SECONDS)
+            if (now := time.monotonic()) > looked_at + _SIGN_SECONDS:
+                self._look_for_lost(signs, now)
+                looked_at = now
         return has_come
+
+    def _look_for_lost(self, signs: dict[int, tuple[float, str | None]], now: float) -> None:
+        """Look for signs of life of some processes, and raise if one has stayed the same for long.
+
+        Args:
+            signs: since when they have which; kept up to date.
+            now: seconds of a clock.
+        """
+        for rank, (since, sign) in signs.items():
+            if sign != (latest := self._sign(rank)):
+                signs[rank] = now, latest
+            elif now > since + _LOST_SECONDS and (sign != _LEFT or rank == 0):  # who stays to the end
+                raise LaunchError(
+                    f"process {rank} has been lost: no sign of life for {_LOST_SECONDS:.0f} s. What is "
+                    "finished is kept; start the launch again to make the rest, or let torchrun do so "
+                    "(--max-restarts)"
+                )
+
+    def _sign(self, rank: int) -> str | None:
+        name = f"alive/{rank}"
+        return self.get(name) if self._ask(lambda: self.store.check([name])) else None
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()
-        except (torch.distributed.DistError, RuntimeError) as error:
+        except _ERRORS as error:
             raise LaunchError(f"process {self.rank} has lost the others: {error}") from error
 
 
 def join_launch(requested: int | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
     """Find out which process of which launch this is.
 
-    Called for every run of a launch, in the same order by all processes: each run, and each attempt of a
-    launcher that starts processes again, has keys of its own in the store, else the second would take what
-    the first has used up.
+    Called for every run of a launch by all processes, and waits for them. Each run has keys of its own in the
+    store, and so has each attempt of a launcher that starts processes again, or changes their number: else
+    the second would take what the first has used up.
 
     Args:
         requested: how many processes were asked for, None if that was not said.
@@ -140,13 +233,51 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
         raise ValueError(f"WORLD_SIZE is {world_size} but {', '.join(missing)} is not set; use torchrun")
     try:
         store, rank = _meet()
-    except (torch.distributed.DistError, RuntimeError) as error:
+        name = _name_of_run(store, rank, world_size)
+    except _ERRORS as error:
         raise LaunchError(f"the other processes cannot be reached: {error}") from error
-    # torchrun starts processes again with the store of those that failed, and all of its counters.
-    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    prefix = f"attempt-{attempt}/run-{next(_joined)}"
-    own = torch.distributed.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+    if "TORCHELASTIC_RUN_ID" in environment:
+        _stop_with_parent()
+    own = torch.distributed.PrefixStore(name, store)  # type: ignore[attr-defined]
     return Launch(rank, int(environment.get("LOCAL_RANK", rank)), world_size, own)
+
+
+def _name_of_run(store: Any, rank: int, world_size: int) -> str:
+    """What the main process calls this run; none of an earlier attempt, whose keys may be in the store.
+
+    Nothing that a launcher says tells attempts apart: torchrun counts the failures of each machine, and no
+    changes of their number. So every process asks by a name that it has drawn, until it gets an answer.
+    """
+    own, until = secrets.token_hex(8), time.monotonic() + _CONNECT.total_seconds()
+    if rank:
+        store.set(f"asks/{rank}", own)
+    answered: set[str] = set()
+    while time.monotonic() < until:
+        if rank and store.check([f"named/{own}"]):
+            name = str(store.get(f"named/{own}").decode())
+            store.add(f"{name}/here", 1)
+            return name
+        if not rank and store.add(f"{own}/here", 0) == world_size - 1:
+            return own
+        for other in () if rank else range(1, world_size):
+            if (
+                store.check([f"asks/{other}"])
+                and (asks := store.get(f"asks/{other}").decode()) not in answered
+            ):
+                store.set(f"named/{asks}", own)
+                answered.add(asks)
+        time.sleep(_POLL_SECONDS)
+    raise LaunchError(
+        f"the other processes cannot be reached: process {rank} of {world_size} has waited for "
+        f"{_CONNECT.total_seconds():.0f} s. Where machines come and go, torchrun needs "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+    )
+
+
+def _stop_with_parent() -> None:
+    """Be told to stop when the launcher's process on this machine is killed: others then do our work."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
 @cache

@@ -1,16 +1,23 @@
-"""One batch at a time writes in a folder."""
+"""One batch at a time writes in a folder, or many parts of a batch do."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from .errors import OutputError, writing
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +28,7 @@ _NO_LOCKS = {
 }
 # A marker that a crash left half-written is given up when it has been the same for two seconds.
 _MARKER_SECONDS = 5.0
+_POLL_SECONDS = 0.1
 
 
 @contextmanager
@@ -47,6 +55,53 @@ def folder_lock(folder: Path) -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Keep out launches that need a folder for themselves, and let in other parts of a batch.
+
+    Where files cannot be locked, nothing keeps a launch out that begins later.
+
+    Args:
+        folder: the output folder.
+        patience: seconds to wait for who has it for itself, such as `gather_parts` for a moment.
+
+    Raises:
+        OutputError: a launch has the folder for itself, or it cannot be written to.
+    """
+    work = folder / ".work"
+    with writing(folder):
+        work.mkdir(parents=True, exist_ok=True)
+        file = (work / "lock").open("a+b")  # network file systems want it readable to share its lock
+    with file:
+        marker = work / "lock.owner"
+        if marker.exists():
+            raise OutputError(_marked(folder, marker))
+        until = time.monotonic() + patience
+        with writing(folder):
+            while not _is_shared(file, folder):
+                if time.monotonic() >= until:
+                    raise OutputError(_in_use(folder))
+                time.sleep(_POLL_SECONDS)
+        yield
+
+
+def _is_shared(file: BinaryIO, folder: Path) -> bool:
+    """Whether the lock on a file could be had, together with others; True where there are no locks."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    logger.warning(
+        "files cannot be locked in %s: begin no other batch and no --gather there while parts run", folder
+    )
+    return True
+
+
 def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:
     """The operating system's lock on a file, held; None where there are none."""
     if FileLock is SoftFileLock:  # a Python without fcntl
@@ -69,12 +124,16 @@ def _marker(folder: Path, path: Path) -> BaseFileLock:
     try:
         lock.acquire()
     except Timeout as error:
-        raise OutputError(
-            f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no "
-            f"batch runs any more, remove it ({error})"
-        ) from error
+        raise OutputError(f"{_marked(folder, path)} ({error})") from error
     logger.warning("files cannot be locked in %s: %s stands for the lock", folder, path)
     return lock
+
+
+def _marked(folder: Path, path: Path) -> str:
+    return (
+        f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no batch "
+        "runs any more, remove it"
+    )
 
 
 def _in_use(folder: Path) -> str:

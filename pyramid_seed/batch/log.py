@@ -20,13 +20,13 @@ of clips that a model was not trained for."""
 
 
 @contextmanager
-def log_file(folder: Path, rank: int) -> Iterator[None]:
-    """Write what this process does to `logs/process-<rank>.log`, after what earlier launches wrote there.
+def log_file(folder: Path, name: str) -> Iterator[None]:
+    """Write what this process does to `logs/<name>.log`, after what earlier ones of that name wrote there.
 
     Raises:
         OutputError: it cannot be written to.
     """
-    path = folder / "logs" / f"process-{rank}.log"
+    path = folder / "logs" / f"{name}.log"
     with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogHandler(path, encoding="utf-8")

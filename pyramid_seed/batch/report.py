@@ -30,13 +30,13 @@ class Report:
 
     Args:
         launch: the processes, whose counters it reads.
-        journal: of the output folder.
+        journal: of the output folder; None if its index is not this process's to write.
         num_clips, num_steps: how many are to be made.
         progress: whether to show a line.
     """
 
     def __init__(
-        self, launch: Launch, journal: Journal, num_clips: int, num_steps: int, *, progress: bool
+        self, launch: Launch, journal: Journal | None, num_clips: int, num_steps: int, *, progress: bool
     ) -> None:
         self._launch = launch
         self._journal = journal
@@ -56,6 +56,8 @@ class Report:
         if self._line is not None:
             self._line.show(counts)
         finished = counts.clips_done + counts.clips_failed
+        if self._journal is None:
+            return
         if finished > self._num_gathered and time.monotonic() > self._gathered_at + _GATHER_SECONDS:
             with writing(self._journal.folder):
                 self._journal.gather()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,7 +23,7 @@ from ..api import (
 )
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
-from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel, Engine
 from ..clip import Clip
 from ..determinism import attention_backend_at
 from ..devices import parse_device, usable_device
@@ -43,13 +43,17 @@ from ..pipelines.sharing import check_processes
 from ..presets import Preset, Settings, settings_listed
 from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
+from .engine import ray_options
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import Job, SharedContent, key_of, shared_content
+from .identity import KEY_LENGTH, Job, SharedContent, key_of, shared_content
 from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
+from .part import parse_part
+from .part_jobs import run_part
 from .summary import BatchSummary, Plan
+from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +81,10 @@ def run_batch(
     folders: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
+    part: str | None = None,
+    engine: Engine = "launch",
+    address: str | None = None,
+    num_gpus_per_clip: float | None = None,
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
@@ -110,6 +118,14 @@ def run_batch(
         num_processes: how many processes were started; refused if it is another number.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` says; the clips are the same with any number.
+        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
+            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
+            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
+        engine: "launch": the processes of a launch share the list; "ray": actors of a Ray cluster do, one
+            for each GPU, or for each core on CPUs (docs/batch.md); needs the extra `ray`.
+        address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
+            machine for this batch alone.
+        num_gpus_per_clip: the part of a GPU that each actor takes; default: 1.
         progress: show a line on standard error.
         settings: values that replace the presets', see below; a row's own come first.
 
@@ -123,6 +139,7 @@ def run_batch(
         OSError: the list cannot be read, or the folder cannot be written to.
         ModelError: a model cannot be loaded, or its files have changed since the batch began; a ValueError.
         LaunchError: the processes have lost each other.
+        ConnectionError: there is no Ray cluster at the address.
     """
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     if text_encoders == "free":
@@ -131,13 +148,35 @@ def run_batch(
             "offload, or encode the list first (pyramid-seed encode) and give prompt_embeds"
         )
     options.check()
+    ray = ray_options(
+        engine,
+        address,
+        num_gpus_per_clip,
+        device=device,
+        workers=workers,
+        num_processes=num_processes,
+        processes_per_clip=processes_per_clip,
+    )
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
     launch = join_launch(num_processes)
-    own_device = _device_of(device, launch)
+    own_part = None if part is None else parse_part(part)
+    if own_part is not None and (launch.world_size > 1 or ray is not None):
+        raise ValueError(
+            "part is for processes that are started one by one, and this is "
+            + ("engine='ray'" if ray else f"a launch of {launch.world_size}")
+            + "; leave out part, or start each part without a launcher or engine"
+        )
+    own_device = _device_of("cpu" if ray else device, launch)
     NoiseStreams(0, noise_device)  # refuses a device without float64 too
     group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
     maker = _ClipMaker(own_device, options, lossless, group, embeds)
+    work_on = Worker.work
+    if ray is not None:
+        from .ray_engine import work_on_actors  # the only one that needs Ray
+
+        actor = replace(maker, options=replace(options, workers=ray.num_cpus))
+        work_on = partial(work_on_actors, maker_on=lambda device: replace(actor, device=device), options=ray)
 
     def make_plan() -> Plan:
         source_of = cache(lambda model, variant: recognise_model(model, variant=variant, without=without))
@@ -177,6 +216,7 @@ def run_batch(
             tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
         ] = {}
         jobs: dict[str, Job] = {}
+        list_sum, num_own = 0, 0
         for item in items:
             place = id(item.settings), item.image_digest, item.loras
             if place not in shared:
@@ -188,9 +228,26 @@ def run_batch(
                 shared[place] = maker.shared_content(item, weights_key(weights)), steps
             content, steps = shared[place]
             key = key_of(item, content)
-            if key not in jobs:
-                jobs[key] = Job(item, key, steps)
-        return Plan(tuple(jobs.values()), tuple(bad), duplicates=len(items) - len(jobs))
+            list_sum += int(key[:KEY_LENGTH], 16)
+            if own_part is None or own_part.has(key[:KEY_LENGTH]):
+                num_own += 1
+                if key not in jobs:
+                    jobs[key] = Job(item, key, steps)
+        own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
+        return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
+
+    if own_part is not None:
+        return run_part(
+            Path(output),
+            own_part,
+            launch,
+            make_plan,
+            maker,
+            lossless=lossless,
+            progress=progress,
+            check_files=check_files,
+            folders=folders,
+        )
 
     return run_jobs(
         Path(output),
@@ -203,6 +260,7 @@ def run_batch(
         folders=folders,
         group=group,
         follow=maker.follow,
+        work_on=work_on,
     )
 
 

@@ -18,11 +18,13 @@ class Plan:
         jobs: all of the list, each once.
         bad: rows of which nothing can be made.
         duplicates: how many rows were left out because they equal another one.
+        list_sum: of the ids of a whole list, of which this is a part; it tells lists apart.
     """
 
     jobs: tuple[Job, ...]
     bad: tuple[BadRow, ...] = ()
     duplicates: int = 0
+    list_sum: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,30 @@ class BatchSummary:
         if self.signal is not None:
             return 128 + self.signal
         return 1 if self.failed or self.missing else 0
+
+
+@dataclass(frozen=True)
+class GatherSummary:
+    """What there is of a batch that was made in parts.
+
+    Attributes:
+        found: how many clips of the list are there.
+        failed: reasons, by file name, or by row for rows of which nothing can be made.
+        missing: how many clips of the parts that were begun are not there.
+        num_parts: how many parts the list was divided into.
+        parts: those to run again, or for the first time: with clips that failed or are missing, or not begun.
+    """
+
+    found: int
+    failed: Mapping[str, str]
+    missing: int
+    num_parts: int
+    parts: tuple[int, ...]
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 all is there, 1 something failed or is missing."""
+        return 1 if self.failed or self.parts else 0
 
 
 def summarize(

@@ -27,6 +27,9 @@ from .work import Work
 
 logger = logging.getLogger(__name__)
 
+COUNTERS = ("steps", "known", "done", "failed")
+"""What a worker counts: steps made and steps that were there, clips made and clips that failed."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -39,6 +42,7 @@ class Worker:
         is_stopped: whether somebody wants it to stop.
         lossless: keep every bit in the files.
         folders: clips go into sub-folders by the first digits of their ids.
+        is_made: whether a process that shares nothing but the folder has made a job meanwhile.
     """
 
     journal: Journal
@@ -47,6 +51,7 @@ class Worker:
     is_stopped: Callable[[], bool]
     lossless: bool
     folders: bool = False
+    is_made: Callable[[Job], bool] = lambda _: False
 
     def work(self, work: Work, on_progress: Callable[[], None]) -> None:
         """Make what is to be made; `on_progress` is called after every step and every clip.
@@ -59,11 +64,32 @@ class Worker:
         """
         while not self.is_stopped() and (place := self.launch.take()) < work.number:
             job = work.job(place)
-            try:
-                self._make(job, on_progress, is_shown=job.id in work.shown)
-            except Stopped:
-                logger.info("stopped")
+            self.make(job, on_progress, is_shown=job.id in work.shown)
             on_progress()
+
+    def make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
+        """Make the clip of one job, unless it is stopped or another process has made it; raises as `work`."""
+        try:
+            if self.is_made(job):
+                self._leave(job)
+            else:
+                self._make(job, on_progress, is_shown=is_shown)
+        except Stopped:
+            logger.info("stopped")
+        except OutputError:  # whoever was first at a clip removes the work on it under the others
+            if not self.is_made(job):
+                raise
+            self._leave(job)
+
+    def fail(self, job: Job, reason: str) -> None:
+        """Write down that the clip of a job could not be made."""
+        with writing(self.journal.folder):
+            self.journal.record(self._entry(job, "failed") | {"reason": reason})
+        self.launch.count("failed")
+
+    def _leave(self, job: Job) -> None:
+        logger.info("%s: another process has made it", job.file)
+        self.launch.count("done")
 
     def _make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
         logger.info("%s: begun", job.file)
@@ -86,9 +112,7 @@ class Worker:
         if reason is not None:
             # Here, where the error and with it the tensors of its frames are gone.
             free_memory()
-            with writing(self.journal.folder):
-                self.journal.record(self._entry(job, "failed") | {"reason": reason})
-            self.launch.count("failed")
+            self.fail(job, reason)
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
         """The clip of a job, and how many of its units were there."""
@@ -131,22 +155,22 @@ class Worker:
         return self.maker.make(job, origin, None, on_step, on_unit, file), 0
 
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
-        unfinished = self.journal.work_folder(job.id) / job.file
+        unfinished = self.journal.unfinished_path(job.id)
         with writing(self.journal.folder):
             # What is half-written lies where only batches write, see `Journal.clean`.
             clip.save(unfinished, lossless=self.lossless, overwrite=True)
-            unfinished.replace(file.path)
-            if file.strip is not None:
-                file.strip.write(self.journal.strip_path(job.id))
             outcome = {
                 "digest": clip.digest,
-                "file_sha256": file_digest(file.path),
-                **file_state(file.path.stat()),
+                "file_sha256": file_digest(unfinished),
+                **file_state(unfinished.stat()),
                 "num_frames": file.num_frames,
                 "seconds": round(seconds, 3),
                 "resumed_units": num_resumed,
                 **({"notes": list(clip.notes)} if clip.notes else {}),
             }
+            unfinished.replace(file.path)
+            if file.strip is not None:
+                file.strip.write(self.journal.strip_path(job.id))
             self.journal.record(self._entry(job, "done") | outcome)
         self.journal.finish(job.id)
         self.launch.count("done")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from ..choices import ENGINES
 from .options import (
     Commands,
     add_list,
@@ -18,6 +20,7 @@ from .options import (
     say,
     settings_from,
     tell_clips,
+    tell_gathered,
     tell_how_to_go_on,
 )
 
@@ -26,15 +29,16 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "batch",
-        usage="%(prog)s LIST -o FOLDER [options]",
+        usage="%(prog)s LIST -o FOLDER [options]\n       %(prog)s --gather -o FOLDER [--check-files]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make the clips of a list, on one process or many",
         description="Make the clips of a list that are not in FOLDER yet. Run it again to continue.",
         epilog="examples:\n  pyramid-seed batch prompts.txt -o clips\n"
-        "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips",
+        "  torchrun --nproc_per_node 2 scripts/generate_batch.py prompts.csv -o clips\n"
+        "  pyramid-seed batch prompts.csv -o clips --part 3/8",
     )
-    parser.set_defaults(run=run)
-    add_list(parser)
+    parser.set_defaults(run=lambda options: run(options, parser.get_default))
+    add_list(parser, is_needed=False)
     parser.add_argument(
         "-o",
         "--output",
@@ -67,6 +71,18 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="put new clips into sub-folders named by the first two digits of their ids",
     )
+    parts = parser.add_argument_group("parts", "of a batch, each made by a process that talks to nobody")
+    parts.add_argument(
+        "--part",
+        metavar="I/N",
+        help="make only the clips of part I (0 to N - 1); auto or auto/N: by the variables of an array job "
+        "of Slurm or an Indexed Job of Kubernetes",
+    )
+    parts.add_argument(
+        "--gather",
+        action="store_true",
+        help="put the index of parts in order, and tell which are to be run again (exit status 1)",
+    )
     add_setting_options(parser)
     add_run_options(parser, many=True)
     parser.add_argument(
@@ -77,10 +93,31 @@ def add(commands: Commands) -> None:
         help="K processes of the launch make each clip together, in the pieces that --shards says; "
         "the clips are the same with any number (default: 1)",
     )
+    group = parser.add_argument_group("Ray", "needs the extra `ray`")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="launch",
+        help="launch: this process, or those of torchrun or accelerate; ray: actors of a Ray cluster, one "
+        "for each GPU, or for each core on CPUs (default: launch)",
+    )
+    group.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the cluster; auto: the one that runs on this machine (default: RAY_ADDRESS, or one for this "
+        "batch alone)",
+    )
+    group.add_argument(
+        "--num-gpus-per-clip", type=float, metavar="X", help="the part of a GPU of each actor (default: 1)"
+    )
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int:
     """`pyramid-seed batch`, and `scripts/generate_batch.py` on each process of a launch."""
+    if options.gather:
+        return _gather(options, default_of)
+    if options.prompts is None:
+        raise ValueError("LIST is missing; name a list, or use --gather for the parts that are there")
     loras = loras_from(options)
 
     from ..batch.run import run_batch
@@ -100,6 +137,10 @@ def run(options: argparse.Namespace) -> int:
         folders=options.folders,
         num_processes=options.num_processes,
         processes_per_clip=options.processes_per_clip,
+        part=options.part,
+        engine=options.engine,
+        address=options.address,
+        num_gpus_per_clip=options.num_gpus_per_clip,
         progress=not options.quiet,
         **run_options_from(options).arguments(),
         **settings_from(options),
@@ -107,6 +148,27 @@ def run(options: argparse.Namespace) -> int:
     if not summary.is_main:
         return summary.status
     tell_clips(summary)
-    say("index", options.output / "index.jsonl")
+    if options.part is None:
+        say("index", options.output / "index.jsonl")
     tell_how_to_go_on(summary)
+    return summary.status
+
+
+def _gather(options: argparse.Namespace, default_of: Callable[[str], object]) -> int:
+    """`pyramid-seed batch --gather`."""
+    wanted = {"command", "run", "gather", "output", "check_files", "quiet"}
+    given = [
+        name for name, value in vars(options).items() if name not in wanted and value != default_of(name)
+    ]
+    if given:
+        names = ", ".join("LIST" if name == "prompts" else f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"--gather takes -o and --check-files alone, as parts know their list; leave out {names}"
+        )
+
+    from ..batch.gather import gather_parts
+
+    summary = gather_parts(options.output, check_files=options.check_files)
+    tell_gathered(summary)
+    say("index", options.output / "index.jsonl")
     return summary.status

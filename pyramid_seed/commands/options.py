@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from ..texts import printable, printable_lines
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..batch.summary import BatchSummary
+    from ..batch.summary import BatchSummary, GatherSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
     from ..provenance.diff import Step
@@ -195,10 +196,11 @@ def named_path(text: str) -> Path:
     return Path(text)
 
 
-def add_list(parser: argparse.ArgumentParser) -> None:
+def add_list(parser: argparse.ArgumentParser, *, is_needed: bool = True) -> None:
     """The list that a command reads, and its format."""
     parser.add_argument(
         "prompts",
+        nargs=None if is_needed else "?",
         metavar="LIST",
         help="one prompt per line (.txt), or rows with settings (.jsonl, .csv, .yaml); - is standard input",
     )
@@ -308,8 +310,7 @@ def tell(clip: Clip, saved: Path) -> None:
 
 def tell_clips(summary: BatchSummary) -> None:
     """Print what failed of a batch, and how many clips there are of each kind."""
-    for name, reason in summary.failed.items():
-        print(printable(f"failed  {name}: {reason}"), file=sys.stderr)
+    _tell_failed(summary.failed)
     counts = {
         "made": summary.made,
         "there already": summary.found,
@@ -317,7 +318,27 @@ def tell_clips(summary: BatchSummary) -> None:
         "missing": summary.missing,
         "listed twice": summary.duplicates,
     }
-    say("clips", ", ".join(f"{count} {what}" for what, count in counts.items() if count))
+    say("clips", _told(counts))
+
+
+def tell_gathered(summary: GatherSummary) -> None:
+    """Print what failed of the parts of a batch, how many clips there are, and which parts to run again."""
+    from ..batch.part import part_ranges
+
+    _tell_failed(summary.failed)
+    counts = {"there": summary.found, "failed": len(summary.failed), "missing": summary.missing}
+    say("clips", _told(counts))
+    if summary.parts:
+        say("run again", f"{part_ranges(summary.parts)} (there are {summary.num_parts} parts, from 0)")
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "none"
+
+
+def _tell_failed(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        print(printable(f"failed  {name}: {reason}"), file=sys.stderr)
 
 
 def tell_how_to_go_on(summary: BatchSummary) -> None:

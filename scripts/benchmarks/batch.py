@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .fresh import environment, peak_memory
+from .fresh import environment, peak_memory, run_fresh
 from .measure import Bar, Result
 
 TINY, EMBEDDED = "tiny files", "embedded model"
@@ -48,6 +48,12 @@ def measure(options: argparse.Namespace) -> Result:
             launch(prompts, Path(folder) / "later", FILL, 0)
             told = later[count] = launch(prompts, Path(folder) / "later", TINY, options.seconds)
             table.append(_cells(count, f"{TINY}, 99 % of them there", told))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        prompts = _write_list(Path(folder) / "list.txt", counts[-1])
+        told = launch(prompts, Path(folder) / "part", TINY, options.seconds, part="0/100")
+        table.append(_cells(counts[-1], f"{TINY}, part 0/100", told))
+        launch(prompts, Path(folder) / "gathered", FILL, 0, part="0/1")
+        gathered = run_fresh("benchmarks.batch", "gather", [str(Path(folder) / "gathered")])
     least, most = counts[0], counts[-1]
     growth = fresh[most]["clip_cpu_seconds"] / neighbour["clip_cpu_seconds"]
     waits = later[most]["first_seconds"] - fresh[most]["first_seconds"]
@@ -62,7 +68,9 @@ def measure(options: argparse.Namespace) -> Result:
         command="batch",
         what=f"prompts of one preset; `{TINY}` is a maker that computes nothing and writes 4 bytes per clip",
         bars=[Bar(bar.name, bar.got, bar.limit, is_lower_limit=False) for bar in bars],
-        facts={f"peak bytes, {count:,} rows": told["peak"] for count, told in fresh.items()},
+        facts={f"peak bytes, {count:,} rows": told["peak"] for count, told in fresh.items()}
+        | {f"--gather of {most:,}, {name}": value for name, value in gathered["value"].items()}
+        | {f"--gather of {most:,}, peak, GB": gathered["peak"] / 1e9},
         table=table,
     )
 
@@ -73,14 +81,14 @@ def _write_list(path: Path, count: int) -> Path:
     return path
 
 
-def launch(prompts: Path, output: Path, maker: str, seconds: float) -> dict[str, float]:
+def launch(prompts: Path, output: Path, maker: str, seconds: float, *, part: str = "") -> dict[str, float]:
     """What a batch measures that is stopped so many seconds after its first clip.
 
     Raises:
         RuntimeError: it failed; the end of what it said is told.
     """
     command = [sys.executable, "-m", "benchmarks.batch", str(prompts), str(output), maker, str(seconds)]
-    command.append(repr(time.time()))
+    command += [part, repr(time.time())]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise RuntimeError(f"the batch of {prompts} failed: {done.stderr.strip()[-800:]}")
@@ -94,7 +102,9 @@ def _cells(count: int, maker: str, told: dict[str, float]) -> tuple[str, ...]:
     return (f"{count:,}", maker, *figures, f"{told['peak'] / 1e9:.2f}")
 
 
-def run_batch(prompts: str, output: str, maker: str, seconds: float, started: float) -> dict[str, float]:
+def run_batch(
+    prompts: str, output: str, maker: str, seconds: float, part: str, started: float
+) -> dict[str, float]:
     """What a fresh process does, which was started at that time: a batch, and the times of its clips."""
     from pyramid_seed.batch import run
     from pyramid_seed.batch.journal import Journal
@@ -116,7 +126,8 @@ def run_batch(prompts: str, output: str, maker: str, seconds: float, started: fl
 
     Journal.record = noted_record  # type: ignore[method-assign, assignment]
     with redirect_stdout(sys.stderr):
-        status = main(["batch", prompts, "-o", output, "--quiet", "--device", "cpu", *_STEPS])
+        parts = ["--part", part] if part else []
+        status = main(["batch", prompts, "-o", output, "--quiet", "--device", "cpu", *_STEPS, *parts])
     if maker == FILL:
         return {}
     if status not in (0, 143) or len(ends) < 2:
@@ -126,6 +137,22 @@ def run_batch(prompts: str, output: str, maker: str, seconds: float, started: fl
         times = [end[place] for end in ends]
         told[name] = statistics.median(b - a for a, b in pairwise(times))
     return told
+
+
+def gather(output: str) -> dict[str, float]:
+    """Seconds of `--gather` where the clips of one part are in its folder, and what it wrote and read."""
+    from pyramid_seed import gather_parts
+
+    folder = Path(output)
+    started = time.perf_counter()
+    found = gather_parts(folder).found
+    seconds = time.perf_counter() - started
+    plan = folder / ".work" / "parts" / "part-0-of-1.json"
+    return {
+        "seconds": seconds,
+        "index, bytes per clip": (folder / "index.jsonl").stat().st_size / found,
+        "plan, bytes per clip": plan.stat().st_size / found,
+    }
 
 
 class _TinyFile:
@@ -167,5 +194,5 @@ def _fill(worker: Any, work: Any, _: Any) -> None:
 
 
 if __name__ == "__main__":
-    _, listed, folder, chosen, duration, began = sys.argv
-    print(json.dumps(run_batch(listed, folder, chosen, float(duration), float(began))))
+    _, listed, folder, chosen, duration, own_part, began = sys.argv
+    print(json.dumps(run_batch(listed, folder, chosen, float(duration), own_part, float(began))))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from pyramid_seed.batch.identity import Job, content_key
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.batch.jobs import run_jobs
 from pyramid_seed.batch.launch import join_launch
+from pyramid_seed.batch.part import Part
+from pyramid_seed.batch.part_jobs import run_part
 from pyramid_seed.batch.rows import BadRow
 from pyramid_seed.batch.summary import BatchSummary, Plan
 from pyramid_seed.media.frame_file import FrameFile
@@ -75,6 +79,13 @@ class NoiseMaker:
         return NoiseClip(frames_digest(frames), sink)
 
 
+def slow_maker(num_seeds: int) -> NoiseMaker:
+    """Half a second a clip."""
+    return NoiseMaker(
+        {(seed, unit): partial(time.sleep, 0.2) for seed in range(num_seeds) for unit in range(UNITS)}
+    )
+
+
 def jobs_of(*seeds: int) -> tuple[Job, ...]:
     settings = replace(load_preset("tiny"), num_frames=UNITS)
     items = [BatchItem("a boat", seed, settings) for seed in seeds]
@@ -88,13 +99,26 @@ def run(
     bad: Sequence[BadRow] = (),
     duplicates: int = 0,
     progress: bool = False,
-    **options: bool,
+    environment: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> BatchSummary:
-    """A batch of these clips on one process."""
+    """A batch of these clips on one process, or in the launch that the environment names."""
     plan = Plan(jobs_of(*seeds), tuple(bad), duplicates)
     maker = maker or NoiseMaker()
-    launch = join_launch(environment={})
+    launch = join_launch(environment=environment or {})
     return run_jobs(folder, launch, lambda: plan, maker, lossless=True, progress=progress, **options)
+
+
+def run_one_part(
+    folder: Path, *seeds: int, part: str = "0/1", maker: NoiseMaker | None = None, **options: Any
+) -> BatchSummary:
+    """One part of a batch of these clips."""
+    own = Part(*map(int, part.split("/")))
+    jobs = jobs_of(*seeds)
+    mine = tuple(job for job in jobs if own.has(job.id))
+    plan = Plan(mine, list_sum=sum(int(job.id, 16) for job in jobs))
+    launch, maker = join_launch(environment={}), maker or NoiseMaker()
+    return run_part(folder, own, launch, lambda: plan, maker, lossless=True, progress=False, **options)
 
 
 def raiser(error: BaseException | type[BaseException]) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -128,14 +129,21 @@ def test_processes_share_the_plan(tmp_path, plain):
     follower = replace(launch, rank=1)
 
     def second_process():
-        summary = run_jobs(
+        return run_jobs(
             tmp_path, follower, raiser(AssertionError), NoiseMaker(), lossless=True, progress=False
         )
-        assert (summary.status, summary.is_main) == (0, False)
 
     first = min(plan.jobs, key=lambda job: job.key).item.seed
-    maker = NoiseMaker({(first, 1): second_process})
-    summary = run_jobs(tmp_path, launch, lambda: plan, maker, lossless=True, progress=False)
+    with ThreadPoolExecutor() as threads:
+        second: list[Future] = []
+
+        def let_it_make_the_others():
+            second.append(threads.submit(second_process))
+            launch.wait_for("left", 1, second[0].done)
+
+        maker = NoiseMaker({(first, 1): let_it_make_the_others})
+        summary = run_jobs(tmp_path, launch, lambda: plan, maker, lossless=True, progress=False)
+        assert (second[0].result().status, second[0].result().is_main) == (0, False)
     assert {seed for seed, _ in maker.made} == {first}
     assert len(summary.digests) == 3
     assert summary.digests.items() <= plain.items()

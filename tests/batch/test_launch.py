@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import HashStore, TCPStore
 
 from pyramid_seed.batch import launch as launch_module
 from pyramid_seed.batch.launch import Launch, LaunchError, join_launch
@@ -80,6 +82,82 @@ def test_a_second_run_of_a_launch_has_a_list_of_its_own():
     first, second = (json.loads(text) for _, text in ended)
     assert sorted(first[0] + second[0]) == list(range(5))
     assert sorted(first[1] + second[1]) == list(range(4))
+
+
+def served() -> TCPStore:
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def test_an_attempt_has_a_name_of_its_own_whatever_an_earlier_one_left():
+    """The second has as many processes, and one of the first had asked for its name and was killed."""
+    store = served()
+    store.set("asks/1", "killed")
+    names = []
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as threads:
+            found = [threads.submit(launch_module._name_of_run, store.clone(), rank, 2) for rank in (0, 1)]
+            assert found[0].result(30) == found[1].result(30)
+        names.append(found[0].result())
+    assert names[0] != names[1]
+
+
+def test_processes_that_do_not_come_are_told(monkeypatch):
+    monkeypatch.setattr(launch_module, "_CONNECT", timedelta(seconds=0.3))
+    for rank in (0, 1):
+        with pytest.raises(LaunchError, match=f"process {rank} of 2 has waited"):
+            launch_module._name_of_run(HashStore(), rank, 2)
+
+
+def test_a_process_shows_that_it_is_there_and_then_that_it_has_left(monkeypatch):
+    monkeypatch.setattr(launch_module, "_SIGN_SECONDS", 0.01)
+    store = served()
+    with Launch(1, 1, 2, store).alive():
+        store.wait(["alive/1"], timedelta(seconds=30))
+        first = store.get("alive/1")
+        until = time.monotonic() + 30
+        while store.get("alive/1") == first:
+            assert time.monotonic() < until
+    assert store.get("alive/1") == b"left"
+
+
+def test_whose_sign_of_life_stays_the_same_has_been_lost():
+    store = HashStore()
+    main = Launch(0, 0, 3, store)
+    signs = dict.fromkeys((1, 2), (0.0, None))
+    for now, sign in [(50, "0"), (100, "1"), (200, "2"), (260, "2")]:
+        store.set("alive/1", sign)
+        store.set("alive/2", "left")
+        main._look_for_lost(signs, now)
+    assert signs == {1: (200, "2"), 2: (50, "left")}
+    with pytest.raises(
+        LaunchError, match=r"process 1 has been lost: no sign of life for 60 s.*--max-restarts"
+    ):
+        main._look_for_lost(signs, 261)
+
+
+def test_a_main_process_that_has_left_without_an_end_has_been_lost():
+    store = HashStore()
+    store.set("alive/0", "left")
+    with pytest.raises(LaunchError, match="process 0 has been lost"):
+        Launch(1, 1, 2, store)._look_for_lost({0: (0.0, "left")}, 61)
+
+
+def test_the_others_stay_until_the_main_process_ends_the_launch():
+    store = served()
+    main, other = Launch(0, 0, 2, store), Launch(1, 1, 2, store.clone())
+
+    def follow() -> None:
+        with other.alive():
+            other.count("left")
+            other.wait_for_end(lambda: False)
+
+    with ThreadPoolExecutor(1) as threads:
+        following = threads.submit(follow)
+        assert main.wait_for("left", 1, following.done)
+        assert not following.done()
+        main.end(lambda: False)
+        following.result(30)
+    assert store.get("alive/1") == b"left"
 
 
 def test_half_a_launch_is_refused():

@@ -18,7 +18,7 @@ def test_the_packages_messages_are_appended(tmp_path):
     package = logging.getLogger("pyramid_seed")
     before = package.level, list(package.handlers)
     for word in ("first", "second"):
-        with log_file(tmp_path, 3):
+        with log_file(tmp_path, "process-3"):
             logger.info("%s message", word)
             logger.debug("detail")
     lines = log_of(tmp_path, 3).splitlines()
@@ -29,7 +29,7 @@ def test_the_packages_messages_are_appended(tmp_path):
 
 
 def test_an_error_is_written_with_its_traceback(tmp_path):
-    with pytest.raises(ZeroDivisionError), log_file(tmp_path, 0):
+    with pytest.raises(ZeroDivisionError), log_file(tmp_path, "process-0"):
         _ = 1 / 0
     assert "ended by an error\nTraceback" in log_of(tmp_path)
 
@@ -41,7 +41,7 @@ def test_a_full_disk_is_said_in_the_end_not_in_the_middle_of_the_work(tmp_path, 
     worked = []
 
     def work():
-        with log_file(tmp_path, 0):
+        with log_file(tmp_path, "process-0"):
             logger.info("lost")
             worked.append(True)
 
@@ -53,5 +53,5 @@ def test_a_full_disk_is_said_in_the_end_not_in_the_middle_of_the_work(tmp_path, 
 
 def test_a_log_that_cannot_be_written(tmp_path):
     (tmp_path / "logs").touch()
-    with pytest.raises(OutputError, match="cannot be written to"), log_file(tmp_path, 0):
+    with pytest.raises(OutputError, match="cannot be written to"), log_file(tmp_path, "process-0"):
         pass

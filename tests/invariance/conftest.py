@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from pyramid_seed import PyramidFlowPipeline
+from pyramid_seed import PyramidFlowPipeline, run_batch
 
 from . import clips
+from .launches import ROWS, digests, write_list
 
 FAMILY_NEUTRAL = pytest.mark.parametrize(
     "model",
@@ -65,3 +66,19 @@ def reference(model, reference_clip) -> Any:
 def reference_clip(loaded) -> Callable[[str], Any]:
     """The clip that `clips.make` gives without changes, by the model's name."""
     return cache(lambda name: clips.make(loaded(name)))
+
+
+@pytest.fixture(scope="session")
+def settings(quick) -> dict:
+    """Of a batch."""
+    return {name: value for name, value in quick.items() if name not in ("num_frames", "progress")}
+
+
+@pytest.fixture(scope="session")
+def plain(settings, tmp_path_factory) -> dict[str, tuple[str, str]]:
+    """What `digests` finds after one plain run."""
+    folder = tmp_path_factory.mktemp("plain")
+    summary = run_batch(write_list(folder, ROWS), folder / "clips", progress=False, **settings)
+    assert summary.status == 0
+    assert summary.digests == {file: digest for file, (digest, _) in digests(folder / "clips").items()}
+    return digests(folder / "clips")

@@ -12,7 +12,7 @@ from importlib import import_module
 import benchmark
 import pytest
 import torch
-from benchmarks import batch, memory, noise, processes, startup, transformer, workers
+from benchmarks import batch, memory, noise, processes, scale, startup, transformer, workers
 from benchmarks import vae as vae_benchmark
 from benchmarks.baseline import (
     block_gaussian,
@@ -485,17 +485,20 @@ def told_of_a_batch(count, first, clip, peak=10**9):
 def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatch):
     launched = []
 
-    def launch(prompts, output, maker, seconds):
+    def launch(prompts, output, maker, seconds, *, part=""):
         count = len(prompts.read_text().splitlines())
-        launched.append((count, output.name, maker))
+        launched.append((count, output.name, maker + part))
         waits = 5.0 if output.name == "later" else 0.0
         return told_of_a_batch(count, count / 10 + waits, 0.001 + count / 1e5, 10**7 * count)
 
     monkeypatch.setattr(batch, "launch", launch)
+    monkeypatch.setattr(batch, "run_fresh", lambda *_: {"value": {"seconds": 7.0}, "peak": 2 * 10**9})
     command = ["batch", "--rows", "80", "20", "40", "--folder", tmp_path, "--bars"]
     status, said, _ = run(*command, "--picture", tmp_path / "batch.png")
     assert status == 1
     assert launched.pop(9) == (20, "neighbour", batch.TINY)
+    assert launched[-2:] == [(80, "part", f"{batch.TINY}0/100"), (80, "gathered", f"{batch.FILL}0/1")]
+    del launched[-2:]
     assert launched == [
         (count, *batch_of)
         for count in (20, 40, 80)
@@ -506,6 +509,8 @@ def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatc
             ("later", batch.TINY),
         )
     ]
+    assert "--gather of 80, peak, GB" in said
+    assert "| 80 | tiny files, part 0/100 | 8.0 |" in said
     assert "| 80 | tiny files, 99 % of them there | 13.0 | 13.0 | 1.8 | 1.8 | 0.80 |" in said
     assert [line.split(": ")[1] for line in said.splitlines()[-4:]] == [
         "wanted <= 60, got 8",
@@ -516,16 +521,36 @@ def test_a_batch_is_measured_by_the_length_of_its_list(run, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == [tmp_path / "batch.png"]
 
 
+def test_what_many_clips_need_follows_from_what_one_needs(run, monkeypatch):
+    sizes = {"row of the list": 50.0, "index": 700.0, "log of the work": 300.0, "manifest": 30_000.0}
+    monkeypatch.setattr(scale, "recorded_bytes", lambda: sizes)
+    monkeypatch.setattr(scale, "clip_file_bytes", lambda height, width, grain: 10**5 if not grain else 10**7)
+    # 16 units: 20 steps per stage of the first, 10 of the others; 0.437 s for one step of each stage.
+    assert scale.most_seconds((20, 20, 20), (10, 10, 10)) == pytest.approx((20 + 15 * 10) * 0.437)
+    assert scale.most_seconds(20, (10, 10, 10)) == scale.most_seconds((20, 20, 20), 10)
+    status, said, _ = run("scale", "--clips", 1_000_000, "--gpus", 100, "--clip-seconds", 36.0)
+    assert status == 0
+    for line in (
+        "| what | per clip | 1,000,000 clips on 100 GPUs |",
+        "| time of a GPU | 36.0 s | 100 h on each |",
+        "| bytes of them | 0.10 to 10.0 MB | 0.1 to 10 TB |",
+        "| of which manifests | 30.0 kB | 30 GB |",
+        "| index | 700 B | 0.70 GB |",
+        "| files written at a time |  | 2.8 per second |",
+    ):
+        assert line in said
+
+
 def test_the_batch_that_is_measured(tmp_path, monkeypatch):
     """A folder is filled, and gone on with: in this process, which is given back what is replaced."""
     prompts = tmp_path / "list.txt"
     prompts.write_text("".join(f"boat {n}\n" for n in range(30)))
 
-    def launch(maker):
+    def launch(maker, part=""):
         with monkeypatch.context() as patch:
             for owner, name in ((batch_run._ClipMaker, "make"), (Journal, "record"), (Worker, "work")):
                 patch.setattr(owner, name, getattr(owner, name))
-            return batch.run_batch(str(prompts), str(tmp_path / "clips"), maker, 60.0, 0.0)
+            return batch.run_batch(str(prompts), str(tmp_path / "clips"), maker, 60.0, part, 0.0)
 
     assert launch(batch.FILL) == {}
     assert len((tmp_path / "clips" / "index.jsonl").read_text().splitlines()) == 20
@@ -533,6 +558,11 @@ def test_the_batch_that_is_measured(tmp_path, monkeypatch):
     assert told.keys() == told_of_a_batch(0, 0, 0).keys()
     files = {path.name: path.read_bytes() for path in (tmp_path / "clips").glob("*.mp4")}
     assert (len(files), set(files.values())) == (30, {b"tiny"})
+    (tmp_path / "clips" / "index.jsonl").unlink()
+    assert launch(batch.FILL, "0/1") == {}
+    told = batch.gather(str(tmp_path / "clips"))
+    assert 400 < told["index, bytes per clip"] < 600
+    assert 19 < told["plan, bytes per clip"] < 40  # an id in quotes and a comma, and 20 of 30 are there
 
 
 @pytest.mark.slow

@@ -1,0 +1,77 @@
+"""What shares a batch out: the processes of a launch, or Ray; refused before any work where it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checks import check_choice
+from ..choices import ENGINES, Engine
+from ..devices import parse_device
+from ..extras import check_extra
+from ..pieces.launched import is_launched
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where the actors of a batch run, and what each of them takes.
+
+    Attributes:
+        address: of a Ray cluster, as `ray.init` takes it; None: that of RAY_ADDRESS, or a cluster on this
+            machine for this batch alone.
+        device: where they compute; None: on GPUs if the cluster has some, else on CPUs.
+        num_gpus: the part of a GPU that each takes; None: one, where they compute on GPUs.
+        num_cpus: cores of each.
+    """
+
+    address: str | None = None
+    device: str | None = None
+    num_gpus: float | None = None
+    num_cpus: int = 1
+
+
+def ray_options(
+    engine: Engine,
+    address: str | None,
+    num_gpus_per_clip: float | None,
+    *,
+    device: str | None,
+    workers: int | None,
+    num_processes: int | None,
+    processes_per_clip: int,
+) -> RayOptions | None:
+    """What Ray is to do; None where the processes of a launch share the batch out.
+
+    Raises:
+        ValueError: options that do not go together, or Ray is not installed.
+    """
+    check_choice("engine", engine, ENGINES)
+    if engine != "ray":
+        for name, value in (("address", address), ("num_gpus_per_clip", num_gpus_per_clip)):
+            if value is not None:
+                raise ValueError(f"{name} is for engine ray, got {value!r} with engine {engine!r}")
+        return None
+    check_extra("ray", "ray")
+    if is_launched():
+        raise ValueError("engine ray starts its processes itself; run the batch without a launcher")
+    if num_processes is not None:
+        raise ValueError(
+            "num_processes is for launchers; with engine ray, the cluster says how many there are"
+        )
+    if processes_per_clip != 1:
+        raise ValueError(
+            f"processes_per_clip must be 1 with engine ray, got {processes_per_clip}; for several processes "
+            "a clip use a launcher (docs/parallel.md)"
+        )
+    if device is not None and parse_device(device).index is not None:
+        raise ValueError(
+            f"Ray says which device each actor has, got device {device}; use {parse_device(device).type}"
+        )
+    if num_gpus_per_clip is not None:
+        if device is not None and parse_device(device).type == "cpu":
+            raise ValueError(f"num_gpus_per_clip is for GPUs, got {num_gpus_per_clip} with device cpu")
+        if not 0 < num_gpus_per_clip <= 1:
+            raise ValueError(
+                "num_gpus_per_clip must be above 0 and at most 1, as a clip is made on one GPU, got "
+                f"{num_gpus_per_clip}; use 1, or 0.5 for two clips at a time on each"
+            )
+    return RayOptions(address, device, num_gpus_per_clip, workers or 1)

@@ -1,0 +1,149 @@
+"""One of N parts of a batch, each made by a process that talks to nobody: its items, and which it is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from math import gcd
+
+from ..checks import check_int
+
+_SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
+_LOG = re.compile(r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.jsonl")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a batch, which has the items whose ids leave its number when divided by the number of parts.
+
+    An id is a hash of what an item is made of, so parts have about equal numbers of items, and an item is in
+    the same part whatever else is in the list.
+
+    Attributes:
+        index: 0 to count - 1.
+        count: how many parts there are.
+        restarts: how often the scheduler has started it again, as far as it says.
+    """
+
+    index: int
+    count: int
+    restarts: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        check_int("the number of parts", self.count, minimum=1)
+        check_int("the part, counted from 0,", self.index, minimum=0, maximum=self.count - 1)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @property
+    def name(self) -> str:
+        """It in names of files."""
+        return f"part-{self.index}-of-{self.count}"
+
+    def has(self, key: str) -> bool:
+        """Whether the item of that id (hexadecimal) belongs to it."""
+        return int(key, 16) % self.count == self.index
+
+    def may_share_items_with(self, other: Part) -> bool:
+        """Whether some id belongs to both: of one division only to a part and itself."""
+        return (self.index - other.index) % gcd(self.count, other.count) == 0
+
+    def log_name(self, token: str) -> str:
+        """The name of one process's log, by 16 hexadecimal digits of its own."""
+        return f"{self.name}-{token}.jsonl"
+
+    def may_share_items_of(self, log_name: str) -> bool:
+        """Whether items of this part may be in a log of that name; in those of no part any may be."""
+        found = _LOG.fullmatch(log_name)
+        return found is None or self.may_share_items_with(Part(int(found[1]), int(found[2])))
+
+
+def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
+    """The part that is meant by "I/N", or by "auto" or "auto/N" and the variables of a scheduler.
+
+    Raises:
+        ValueError: it is no part, or the scheduler's variables are missing or say none; the message says what
+            to write.
+    """
+    index, slash, count = text.partition("/")
+    if not re.fullmatch(r"([0-9]+/[0-9]+)|auto(/[0-9]+)?", text):
+        raise ValueError(
+            f"part must be I/N with I from 0 to N - 1, auto, or auto/N, got {text!r}; use 0/8, for example"
+        )
+    if index != "auto":
+        return Part(int(index), int(count))
+    number = int(count) if slash else None
+    if number is not None:
+        check_int("the number of parts", number, minimum=1)
+    if _SLURM in environment:
+        return _part_of_slurm(environment, number)
+    if _KUBERNETES in environment:
+        return _part_of_kubernetes(environment, number)
+    raise ValueError(
+        f"part auto reads the variables of a scheduler, and neither {_SLURM} (array jobs of Slurm) nor "
+        f"{_KUBERNETES} (Indexed Jobs of Kubernetes) is set; use I/N, such as 0/8"
+    )
+
+
+def part_ranges(indices: Iterable[int]) -> str:
+    """Numbers of parts as `sbatch --array` takes them, such as "0,3-5"."""
+    runs = groupby(enumerate(sorted(indices)), key=lambda pair: pair[1] - pair[0])
+    ends = [(members[0][1], members[-1][1]) for members in (list(run) for _, run in runs)]
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ends)
+
+
+def _part_of_slurm(environment: Mapping[str, str], count: int | None) -> Part:
+    """With a number of parts, a task's id is its part, whichever tasks are submitted."""
+    task = _number(environment, _SLURM)
+    restarts = _number(environment, "SLURM_RESTART_COUNT", default=0)
+    if count is not None:
+        if task >= count:
+            raise ValueError(
+                f"{_SLURM} is {task}, and {count} parts have the numbers 0 to {count - 1}; submit with "
+                f"--array=0-{count - 1}, or some of these"
+            )
+        return Part(task, count, restarts)
+    count, first, last = (
+        _number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("COUNT", "MIN", "MAX")
+    )
+    step = _number(environment, "SLURM_ARRAY_TASK_STEP", default=1) or 1
+    if not first <= task <= last or last - first != (count - 1) * step or (task - first) % step:
+        raise ValueError(
+            f"the array has {count} tasks with ids from {first} to {last} in steps of {step}, this one is "
+            f"{task}, so the parts cannot be counted; use auto/N for N parts whose numbers are the ids"
+        )
+    return Part((task - first) // step, count, restarts)
+
+
+def _part_of_kubernetes(environment: Mapping[str, str], count: int | None) -> Part:
+    index = _number(environment, _KUBERNETES)
+    if count is None:
+        if "JOB_COMPLETIONS" not in environment:
+            raise ValueError(
+                "Kubernetes tells no pod how many there are; use auto/N with the Job's completions as N, or "
+                "set JOB_COMPLETIONS to them"
+            )
+        count = _number(environment, "JOB_COMPLETIONS", minimum=1)
+    if index >= count:
+        raise ValueError(
+            f"{_KUBERNETES} is {index}, and {count} parts have the numbers 0 to {count - 1}; N must be the "
+            "Job's completions"
+        )
+    return Part(index, count, _number(environment, "JOB_INDEX_FAILURES", default=0))
+
+
+def _number(
+    environment: Mapping[str, str], name: str, *, default: int | None = None, minimum: int = 0
+) -> int:
+    text = environment.get(name, "")
+    if not text and default is not None:
+        return default
+    if not re.fullmatch(r"[0-9]+", text) or int(text) < minimum:
+        raise ValueError(
+            f"{name} must be a whole number of at least {minimum}, got {text!r}; or use I/N, such as 0/8"
+        )
+    return int(text)
