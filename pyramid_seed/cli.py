@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from .commands import (
     audit,
     batch,
+    check,
     compare,
     diff,
     encode,
@@ -20,6 +21,7 @@ from .commands import (
     generate,
     models,
     presets,
+    record,
     show,
     sweep,
     ui,
@@ -90,6 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     makers = generate, batch, encode, sweep, extend
-    for command in (*makers, show, verify, diff, compare, presets, fetch, models, audit, ui):
+    for command in (*makers, show, verify, diff, compare, record, check, presets, fetch, models, audit, ui):
         command.add(commands)
     return parser

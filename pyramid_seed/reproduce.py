@@ -28,7 +28,7 @@ from .api import (
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
-from .checks import check_choice, check_kinds
+from .checks import check_choice, check_int, check_kinds
 from .choices import AFTER_USE, AfterUse
 from .clip import Clip
 from .dtypes import dtype_name
@@ -54,10 +54,12 @@ from .provenance.manifest import (
     recipe_of,
     unit_digests,
 )
+from .provenance.sample import sample_units
 from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
 from .run_options import RunOptions
 from .shared_pipeline import shared_pipeline
+from .spot_check import remake_from_latents
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
 """A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
@@ -117,6 +119,7 @@ def verify(
     clip: AnyClip,
     *,
     noise_only: bool = False,
+    sample: int | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
@@ -132,18 +135,23 @@ def verify(
         clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file. One of a
             `keyed` pipeline needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
         noise_only: only draw the noise again, which needs no model.
+        sample: make only so many units again, chosen by the operating system's random numbers, each from the
+            clip's latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
+            frames and the file are compared all the same. `Verification.sample` says with which chance a
+            forged unit would have been seen.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; there is no sink.
         arguments: of a keyed clip, those of its call that its manifest holds by digest only.
 
     Raises:
-        ValueError, OSError: it could not be run, as in `regenerate`.
+        ValueError, OSError: it could not be run, as in `regenerate`; or there are no latents to sample from,
+            or others than the manifest's.
         TypeError: a sink was given.
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
-        ours = {"noise_only": noise_only, "loras": tuple(loras), **making}
+        ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
         if useless := sorted(name for name, value in ours.items() if value not in (False, (), None, "keep")):
             raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
         given = {**(arguments or {}), **({} if image is None else {"image": image})}
@@ -152,8 +160,11 @@ def verify(
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     original = _original(clip)
+    if noise_only and sample is not None:
+        raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
     if noise_only:
         return verify_noise(original.manifest, original.path)
+    latents = None if sample is None else _latents_to_sample(original, sample, making)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
     embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
@@ -171,6 +182,14 @@ def verify(
     weights = verify_weights(original.manifest, weights_here)
     if weights.difference is not None:
         return weights
+    if sample is not None and latents is not None:
+        _start(making, original.recipe)
+        loaded = _model_of(original, model, loras, device, pipeline, making)
+        chosen = sample_units(latents.shape[2], sample)
+        remade, manifest = remake_from_latents(
+            original.recipe, loaded, latents, chosen.units, image=image, progress=progress, **making
+        )
+        return verify_clip(original.manifest, original.path, weights, manifest, remade.held_frames, chosen)
     again = regenerate(
         clip,
         model=model,
@@ -328,6 +347,21 @@ def _start(making: Making, recipe: Recipe) -> None:
     check_choice("text_encoders", making.get("text_encoders", "keep"), AFTER_USE)
     making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
+
+
+def _latents_to_sample(original: _Original, sample: int, making: Making) -> torch.Tensor:
+    """The clip's latents (1, C, t, h, w), of which so many units can be made again."""
+    check_int("sample", sample, 1, original.manifest["geometry"]["num_units"])
+    if making.get("processes") is not None:
+        raise ValueError(
+            "a sample is made by one process; run verify without a launcher, or without a sample"
+        )
+    if (latents := original.latents()) is None:
+        raise ValueError(
+            "a sample needs the clip's latents, which --keep-latents (keep_latents=True) writes beside it as "
+            f"{latents_path(original.path or Path('clip.mp4')).name}; verify the whole clip without a sample"
+        )
+    return latents
 
 
 def _unit_check(

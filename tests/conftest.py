@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+# Also where the checkout was installed before it had the plugin.
+pytest_plugins = ["pytester", "pyramid_seed.testing"]
+
 if TYPE_CHECKING:
     from pyramid_seed import Clip
 
@@ -93,11 +96,15 @@ def saved(made, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tampered(saved, tmp_path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """Writes the clip's manifest, changed, as a .json."""
+    """Writes the clip's manifest, changed, as a .json; its root is that of the changed stages."""
+    from pyramid_seed.provenance.manifest import stage_root
 
     def write(change: Callable[[dict[str, Any]], object]) -> Path:
         manifest = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
         change(manifest)
+        if "digests" in manifest:
+            digests = manifest["digests"]
+            digests["root"] = stage_root(digests["stages"], digests["units"])
         path = tmp_path / "tampered.json"
         path.write_text(json.dumps(manifest), encoding="utf-8")
         return path

@@ -50,11 +50,14 @@ ALLOWED = {
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
+        "spot_check": "api choices clip pipelines provenance recipe",
         "reproduce": "api checkpoints checks choices clip dtypes first_image keying loading media models "
-        "pieces pipelines provenance recipe run_options shared_pipeline",
+        "pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
+        "record": "environment files media provenance",
+        "testing": "record",
         "explore": "batch choices extras files geometry media presets provenance run_options seeds "
         "texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
@@ -143,6 +146,7 @@ def test_nothing_heavy_is_imported():
         "import pyramid_seed",
         "import pyramid_seed.cli",
         "import pyramid_seed.presets",
+        "import pyramid_seed.testing",
         "from pyramid_seed.cli import build_parser; build_parser().format_help()",
     ]
     heavy = {"torch", "diffusers", "transformers", "av"}

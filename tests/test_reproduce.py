@@ -16,7 +16,7 @@ from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.loading import load_pipeline
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
-from pyramid_seed.provenance.manifest import read_manifest
+from pyramid_seed.provenance.manifest import read_manifest, stage_root
 from pyramid_seed.recipe import plan_extension
 from pyramid_seed.reproduce import extend, regenerate, verify
 
@@ -194,8 +194,10 @@ def test_latents_of_another_clip_are_refused(quick, clip, longer, tmp_path):
 
 
 def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, tmp_path, monkeypatch):
-    manifest = clip.manifest
-    monkeypatch.setitem(manifest["digests"], "units", ["0" * 64, *manifest["digests"]["units"][1:]])
+    digests = clip.manifest["digests"]
+    units, stages = ["0" * 64, *digests["units"][1:]], [None, *digests["stages"][1:]]
+    for name, value in {"units": units, "stages": stages, "root": stage_root(stages, units)}.items():
+        monkeypatch.setitem(digests, name, value)
     path = clip.save(tmp_path / "clip.mp4")
     computed = counted(monkeypatch)
     with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):

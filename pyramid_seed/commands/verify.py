@@ -33,8 +33,16 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     add_clip(parser)
-    parser.add_argument(
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
         "--noise-only", action="store_true", help="only draw the noise again: needs no weights, takes seconds"
+    )
+    extent.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="make only N random units again, from the latents that --keep-latents wrote beside CLIP, and "
+        "decode all of these; tells with which chance a forged unit would have been seen",
     )
     add_again_options(parser)
 
@@ -55,6 +63,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
         verification = verify(
             options.clip,
+            sample=options.sample,
             image=image,
             processes=processes,
             **again_options(options),
@@ -63,9 +72,18 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         say_step(step)
     difference = verification.difference
     if difference is None:
-        print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
+        if verification.sample is not None:
+            say("sample", verification.sample)
+        print(f"MATCH{_extent(options)}")
         return 0
     print(printable(f"DIFFERS first in {difference.stage}: {difference.note}"))
     for field in verification.environment:
         say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
     return 1
+
+
+def _extent(options: argparse.Namespace) -> str:
+    """How much of the clip was made again, if not all of it."""
+    if options.noise_only:
+        return ", as far as the noise goes"
+    return "" if options.sample is None else ", as far as the sample goes"

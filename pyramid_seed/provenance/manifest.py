@@ -1,4 +1,4 @@
-"""The manifest: JSON that says how a clip was made and what came out (schema version 1, docs/manifest.md)."""
+"""The manifest: JSON that says how a clip was made and what came out (schema version 2, docs/manifest.md)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from ..recipe import Recipe
 from ..seeds import parse_root
 from ..texts import parse_json, read_bounded
 from ..version import __version__
+from .merkle import merkle_root
 from .schema import BEFORE_PATHS, check_shape
 
 SCHEMA = "pyramid-seed/manifest"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEYED_SCHEMA = "pyramid-seed/keyed"
 """Of clips that `keyed` pipelines made, see `keying.manifest`."""
 MAX_BYTES = 32 * 2**20
@@ -80,6 +81,8 @@ def build_manifest(
         for name in SETTINGS
         if (name, getattr(recipe.settings, name)) != ("shards", None)  # as earlier versions can read it
     }
+    stages = [None if each is None else list(each) for each in stage_digests]
+    units = unit_digests(latents)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -106,8 +109,9 @@ def build_manifest(
         "ledger": ledger.to_list(),
         "digests": {
             "text": dict(text_digests),
-            "stages": [None if each is None else list(each) for each in stage_digests],
-            "units": unit_digests(latents),
+            "stages": stages,
+            "units": units,
+            "root": stage_root(stages, units),
             "chunks": list(frames.chunk_digests),
             "frames": frames.digest,
         },
@@ -169,6 +173,24 @@ def geometry_of(manifest: Mapping[str, Any]) -> PyramidGeometry:
 def unit_digests(latents: torch.Tensor) -> list[str]:
     """SHA-256 of each unit's latents (1, C, 1, h, w): little-endian float32 in C order."""
     return [noise_digest(unit) for unit in latents.split(1, dim=2)]
+
+
+def stage_root(stages: Sequence[Sequence[str] | None], units: Sequence[str]) -> str:
+    """The Merkle root over all digests of latents in causal order, see `merkle_root`.
+
+    Args:
+        stages: of each unit, SHA-256 of its latents after each stage; the unit itself is the one leaf of a
+            unit without stages, or whose stages are not known.
+        units: SHA-256 of each unit's latents.
+
+    Raises:
+        ValueError: a digest is none.
+    """
+    digests = [each for known, unit in zip(stages, units, strict=True) for each in known or [unit]]
+    for digest in digests:
+        if re.fullmatch("[0-9a-f]{64}", digest) is None:
+            raise ValueError(f"stages and units must be SHA-256, 64 digits of 0-9a-f, got {digest!r:.70}")
+    return merkle_root([bytes.fromhex(digest) for digest in digests])
 
 
 def chunk_digests(frames: Frames, geometry: PyramidGeometry) -> list[str]:
@@ -304,6 +326,8 @@ def check_manifest(manifest: Any, where: str) -> None:
                 f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
             )
         _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
+        if manifest["schema_version"] > 1:
+            _check_root(digests)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
 
@@ -313,6 +337,16 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
         is_image = unit == 0 and stages == []
         if stages is not None and len(stages) != num_stages and not is_image:
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
+
+
+def _check_root(digests: Mapping[str, Any]) -> None:
+    """Refuse digests of which the root does not say all."""
+    for unit, (stages, digest) in enumerate(zip(digests["stages"], digests["units"], strict=True)):
+        if stages and stages[-1] != digest:
+            raise ValueError(f"the last of digests.stages[{unit}] must be that of the unit, {digest!r:.70}")
+    root = stage_root(digests["stages"], digests["units"])
+    if digests.get("root") != root:
+        raise ValueError(f"digests.root must be {root}, that of its stages, got {digests.get('root')!r:.70}")
 
 
 def _comment(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The shape of a manifest of schema version 1 (docs/manifest.md), as types."""
+"""The shape of a manifest of schema version 1 or 2 (docs/manifest.md), as types."""
 
 from __future__ import annotations
 
@@ -48,10 +48,11 @@ class _Geometry(msgspec.Struct):
     num_stages: Annotated[int, msgspec.Meta(le=16)]
 
 
-class _Digests(msgspec.Struct):
+class _Digests(msgspec.Struct, kw_only=True):
     text: dict[str, str]
     stages: list[list[str] | None]
     units: list[str]
+    root: str | None = None
     chunks: list[str]
     frames: str
 

@@ -85,11 +85,21 @@ def test_the_first_difference_in_causal_order(tampered):
             "latents of stage 1 of unit 0",
         ),
         (
-            lambda m: m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+            lambda m: (
+                m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
             "unit",
             "latents of stage 2 of unit 1",
         ),
-        (lambda m: m["digests"]["units"].__setitem__(1, "0" * 64), "unit", "latents of unit 1"),
+        (
+            lambda m: (
+                m["digests"]["stages"].__setitem__(1, None),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
+            "unit",
+            "latents of unit 1",
+        ),
         (lambda m: m["digests"]["chunks"].__setitem__(1, "0" * 64), "decode", "chunk 1 (frames 1 to 8)"),
         (lambda m: m["digests"].update(frames="0" * 64), "frames", "all frames"),
     ]
@@ -141,7 +151,7 @@ def test_what_the_machine_differs_in_is_told(tampered):
 def test_what_cannot_be_run_is_an_error(tampered):
     cases = [
         (lambda m: m.update(noise_scheme="pyramid-seed/v2"), "noise scheme 'pyramid-seed/v2'"),
-        (lambda m: m.update(schema_version=2), "schema version 2"),
+        (lambda m: m.update(schema_version=3), "schema version 3"),
         (lambda m: m.pop("ledger"), "ledger is missing"),
     ]
 
