@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from .commands import (
+    audit,
     batch,
     check,
     compare,
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     makers = generate, batch, encode, sweep, extend, regenerate
-    for command in (*makers, show, verify, diff, compare, record, check, presets, fetch, models, ui):
+    checkers = show, verify, diff, compare, record, check
+    for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)
     return parser

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
@@ -33,6 +34,8 @@ from .clip import Clip
 from .devices import usable_device
 from .dtypes import dtype_name
 from .first_image import in_clip_size
+from .keying.manifest import check_keyed_manifest, is_keyed, read_any_manifest
+from .keying.verify import load_pipeline_of, verify_keyed
 from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
@@ -122,20 +125,23 @@ def verify(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: DiffusionPipeline | None = None,
+    arguments: Mapping[str, Any] | None = None,
     progress: bool = True,
     **making: Unpack[Making],
 ) -> Verification:
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
-        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file.
+        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file. One of a
+            `keyed` pipeline needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
         noise_only: only draw the noise again, which needs no model.
         sample: make only so many units again, chosen by the operating system's random numbers, each from the
             clip's latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
             frames and the file are compared all the same. `Verification.sample` says with which chance a
             forged unit would have been seen.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; there is no sink.
+        arguments: of a keyed clip, those of its call that its manifest holds by digest only.
 
     Raises:
         ValueError, OSError: it could not be run, as in `regenerate`; or there are no latents to sample from,
@@ -144,6 +150,16 @@ def verify(
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
+    recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
+    if is_keyed(recorded):
+        ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
+        if useless := sorted(name for name, value in ours.items() if value not in (False, (), None, "keep")):
+            raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+        given = {**(arguments or {}), **({} if image is None else {"image": image})}
+        return _verify_keyed(recorded, clip, model, device, pipeline, given, progress)
+    if arguments is not None:
+        raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
+    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     original = _original(clip)
     if noise_only and sample is not None:
         raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
@@ -241,6 +257,26 @@ def extend(
         image_digest=recipe.image_digest,
     )
     return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
+
+
+def _verify_keyed(
+    manifest: Any,
+    clip: AnyClip,
+    model: str | Path | None,
+    device: str | None,
+    pipeline: DiffusionPipeline | None,
+    arguments: Mapping[str, Any],
+    progress: bool,
+) -> Verification:
+    check_keyed_manifest(manifest, "the manifest")
+    if pipeline is None and model is None:
+        raise ValueError(
+            f"the clip was made with {manifest['pipeline']['type']}; say where it is here: --model FOLDER"
+        )
+    if pipeline is None:
+        pipeline = load_pipeline_of(manifest, str(model), device)
+    pipeline.set_progress_bar_config(disable=not progress)
+    return verify_keyed(manifest, Path(clip) if isinstance(clip, str | Path) else None, pipeline, arguments)
 
 
 @dataclass(frozen=True)

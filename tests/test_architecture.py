@@ -37,7 +37,7 @@ ALLOWED = {
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
         "model_presets": "checkpoints checks presets resources",
         "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
-        "presets private_apis schedulers texts",
+        "presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
@@ -49,8 +49,10 @@ ALLOWED = {
         "pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
+        "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
+        "pipelines private_apis provenance seeds texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
-        "reproduce": "api checkpoints checks choices clip devices dtypes first_image loading media models "
+        "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media models "
         "pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "

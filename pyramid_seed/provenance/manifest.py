@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from .schema import BEFORE_PATHS, check_shape
 
 SCHEMA = "pyramid-seed/manifest"
 SCHEMA_VERSION = 2
+KEYED_SCHEMA = "pyramid-seed/keyed"
+"""Of clips that `keyed` pipelines made, see `keying.manifest`."""
 MAX_BYTES = 32 * 2**20
 """Of a manifest; one of 100,000 frames, the longest clip, has 20 MiB."""
 
@@ -217,15 +219,25 @@ def read_manifest(clip: str | Path) -> dict[str, Any]:
         OSError: there is no such clip, or it is neither a file nor a folder.
         ValueError: there is no manifest in it or beside it, or one that cannot be used.
     """
+    return read_checked(clip, check_manifest)
+
+
+def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
+    """`read_manifest` of any kind of clip; `check(manifest, where)` refuses what it cannot use.
+
+    Raises:
+        OSError: there is no such clip, or it is neither a file nor a folder.
+        ValueError: there is no manifest in it or beside it, or one that cannot be used.
+    """
     clip = Path(clip)
     if not clip.is_dir():
         check_readable(clip)
     sidecar = sidecar_path(clip)
     text = _text_in(clip)
     if clip.suffix.lower() == ".json" or text or not sidecar.is_file():
-        return _parsed(text, clip)
+        return _parsed(text, clip, check)
     check_readable(sidecar)
-    manifest = _parsed(_text_in(sidecar), sidecar)
+    manifest = _parsed(_text_in(sidecar), sidecar, check)
     digest = (manifest.get("file") or {}).get("sha256")
     # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
     if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
@@ -253,7 +265,7 @@ def _text_in(path: Path) -> str | None:
         raise ValueError(f"{path} holds no manifest of pyramid-seed, but bytes that are not UTF-8") from error
 
 
-def _parsed(text: str | None, path: Path) -> dict[str, Any]:
+def _parsed(text: str | None, path: Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
     """The manifest that the text in a file is.
 
     Raises:
@@ -271,8 +283,28 @@ def _parsed(text: str | None, path: Path) -> dict[str, Any]:
         manifest = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} holds no manifest of pyramid-seed, but {text[:60]!r}") from error
-    check_manifest(manifest, str(path))
+    check(manifest, str(path))
     return manifest
+
+
+def check_schema(manifest: Any, where: str, schema: str, newest: int) -> None:
+    """Refuse what is no manifest of that schema, or one newer than `newest`: ValueError."""
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found not in (SCHEMA, KEYED_SCHEMA):
+        raise ValueError(f"{where} holds no manifest of pyramid-seed")
+    if found != schema:
+        maker = (
+            "keyed() made; only show and verify read those" if found == KEYED_SCHEMA else "generate() made"
+        )
+        raise ValueError(f"{where} is a clip that {maker}")
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"{where}: schema_version must be a whole number of at least 1, got {version!r}")
+    if version > newest:
+        raise ValueError(
+            f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
+            f"to {newest}; install a newer one"
+        )
 
 
 def check_manifest(manifest: Any, where: str) -> None:
@@ -281,16 +313,7 @@ def check_manifest(manifest: Any, where: str) -> None:
     Raises:
         ValueError: not ours, a newer schema, or a field that is missing or of a wrong type; it is named.
     """
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{where} holds no manifest of pyramid-seed")
-    version = manifest.get("schema_version")
-    if not isinstance(version, int) or version < 1:
-        raise ValueError(f"{where}: schema_version must be a whole number of at least 1, got {version!r}")
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
-            f"to {SCHEMA_VERSION}; install a newer one"
-        )
+    check_schema(manifest, where, SCHEMA, SCHEMA_VERSION)
     try:
         check_shape(manifest)
         NoiseLedger.from_list(manifest["ledger"])
@@ -303,7 +326,7 @@ def check_manifest(manifest: Any, where: str) -> None:
                 f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
             )
         _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
-        if version > 1:
+        if manifest["schema_version"] > 1:
             _check_root(digests)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
