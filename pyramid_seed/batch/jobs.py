@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from ..files import without_new_folders
 from .entries import Entry
 from .errors import writing
 from .group import Group, Order
@@ -95,16 +96,18 @@ def run_jobs(
 
 @contextmanager
 def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
-    """A folder that was made for a list that is refused goes again, if there is nothing in it but the log."""
-    is_new = launch.world_size == 1 and not folder.exists()
-    try:
-        yield
-    except (ValueError, TypeError, OSError):
-        files = folder.rglob("*") if is_new else ()
-        names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
-        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    """What was made for a list that is refused goes again, if there is nothing in it but log and lock."""
+    places = (folder / "logs", folder / ".work") if launch.world_size == 1 else ()
+    new = [place for place in places if not place.exists()]
+    with without_new_folders(folder):
+        try:
+            yield
+        except (ValueError, TypeError, OSError):
+            files = [path for place in new for path in place.rglob("*") if path.is_file()]
+            if all(path.parent.name == "logs" or path.name.startswith("lock") for path in files):
+                for place in new:
+                    shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 def _lead(
