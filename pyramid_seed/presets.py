@@ -313,8 +313,8 @@ def list_presets() -> tuple[str, ...]:
 def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
     """Read a preset by its name, or from a file of your own (a path that ends in .yaml or .yml).
 
-    A file gives every setting that has no default; or `base: NAME`, a preset of the package, and the settings that
-    differ from that one's.
+    A file gives every setting that has no default; or `base: NAME`, a preset of the package, and the
+    settings that differ from that one's.
 
     Raises:
         ValueError: an unknown name; or a file with an unknown, repeated or missing key, or a wrong value.
