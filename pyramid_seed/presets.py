@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypedDict
+from typing import Annotated, Any, TypeAlias, TypedDict, cast
 
 from msgspec import Meta
 
@@ -356,7 +356,7 @@ def _read(path: Path) -> Preset:
     try:
         if "base" not in values:
             return preset_of(path.stem, values)
-        return replace(with_settings(_base(values.pop("base")), values), name=path.stem)
+        return replace(with_settings(_base(values.pop("base")), cast("Settings", values)), name=path.stem)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
