@@ -337,7 +337,6 @@ def _original(clip: AnyClip) -> _Original:
         check_manifest(dict(clip), "the manifest")
         check_noise_scheme(clip, "the clip")
         return _Original(clip, recipe_of(clip))
-    check_path("clip", clip)
     manifest = read_verifiable(clip)
     return _Original(manifest, recipe_of(manifest), Path(clip))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..checks import check_choice
+from ..checks import check_choice, check_path
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..files import check_readable, file_digest
 from ..geometry import PyramidGeometry
@@ -229,6 +229,7 @@ def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[st
         OSError: there is no such clip, or it is neither a file nor a folder.
         ValueError: there is no manifest in it or beside it, or one that cannot be used.
     """
+    check_path("clip", clip)
     clip = Path(clip)
     if not clip.is_dir():
         check_readable(clip)
