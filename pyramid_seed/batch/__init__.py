@@ -1,1 +1,1 @@
-"""Lists of clips: read, shared out among processes, made, and kept account of."""
+"""Lists of clips: read, divided among processes, made, and recorded."""

@@ -1,4 +1,4 @@
-"""`encode_list`: the texts of a list, encoded for a batch that then needs no text encoders."""
+"""`encode_list`: encode the texts of a list, so that the batch then needs no text encoders."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def encode_list(
 ) -> EncodedTexts:
     """Encode the prompts and negative prompts of a list, each text alone and once.
 
-    Only the text encoders of the model are loaded. With the same list, preset and settings, `run_batch` finds
-    all texts in what this returns.
+    Only the model's text encoders are loaded. With the same list, preset and settings, `run_batch` finds all
+    its texts in the result.
 
     Args:
-        prompts, file_format, preset, settings: see `run_batch`; all rows must be of one model.
-        device: where they are encoded; default: the accelerator if there is one, else the CPU.
+        prompts, file_format, preset, settings: see `run_batch`; all rows must use one model.
+        device: where the texts are encoded; default: the accelerator if there is one, else the CPU.
         determinism: "strict" or "relaxed".
         progress: show a progress bar on standard error.
 
     Raises:
-        BatchInputError: rows that are bad, all of them; nothing was encoded.
+        BatchInputError: some rows are bad, all listed; nothing was encoded.
         ValueError: the list cannot be read, is empty, or names several models, dtypes or text lengths.
         OSError: the list cannot be read.
     """

@@ -1,4 +1,4 @@
-"""What shares a batch out: the processes of a launch, or Ray; refused before any work where it cannot."""
+"""What divides a batch: the processes of a launch, or Ray; what is impossible is refused before any work."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the actors of a batch run, and what each of them takes.
+    """Where the actors of a batch run, and which resources each takes.
 
     Attributes:
-        address: of a Ray cluster, as `ray.init` takes it; None: a cluster on this machine for this batch
-            alone.
-        device: where they compute; None: on GPUs if the cluster has some, else on CPUs.
-        num_gpus: the part of a GPU that each takes; None: one, where they compute on GPUs.
-        num_cpus: cores of each.
+        address: of the Ray cluster, as `ray.init` takes it; None: a cluster on this machine for this batch
+            only.
+        device: where they compute; None: on GPUs if the cluster has any, else on CPUs.
+        num_gpus: the fraction of a GPU that each takes; None: one, if they compute on GPUs.
+        num_cpus: cores per actor.
     """
 
     address: str | None = None
@@ -43,11 +43,11 @@ def ray_options(
     num_processes: int | None,
     processes_per_clip: int,
 ) -> RayOptions | None:
-    """What Ray is to do; None where the processes of a launch share the batch out.
+    """How Ray is to run the batch; None if the processes of a launch divide it.
 
     Raises:
-        ValueError: options that do not go together, or Ray is not installed.
-        ConnectionError: nothing answers at the address, or at that of RAY_ADDRESS.
+        ValueError: options contradict each other, or Ray is not installed.
+        ConnectionError: nothing answers at the address, or at the one in RAY_ADDRESS.
     """
     check_choice("engine", engine, ENGINES)
     if engine != "ray":
@@ -86,7 +86,7 @@ def ray_options(
 
 
 def check_answers(address: str) -> None:
-    """Refuse an address, HOST:PORT, where nothing listens; Ray would try for minutes.
+    """Refuse an address, HOST:PORT, at which nothing listens; Ray would keep trying for minutes.
 
     Raises:
         ConnectionError: nothing answers there.

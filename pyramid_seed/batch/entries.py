@@ -1,4 +1,4 @@
-"""Entries of a batch: the outcome of an item, or of a row of which nothing can be made, as a line of JSON."""
+"""Entries of a batch: the outcome of an item, or of a row that cannot be made, as a line of JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class ItemEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """An item's entry as it is read back, by whatever it was written: it names nothing outside the folder."""
+    """An item's entry as read back, whoever wrote it: the paths in it stay inside the folder."""
 
     file: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{2}/)?[^/\\:\x00-\x1f\x7f-\x9f]+\.mp4\Z")]
     status: Literal["done", "failed"]
@@ -48,7 +48,7 @@ class ItemEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RowEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The entry of a row of which nothing can be made."""
+    """The entry of a row that cannot be made."""
 
     status: Literal["failed"]
     row: str
@@ -56,11 +56,11 @@ class RowEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> None:
-        """It has none."""
+        """Rows have no id."""
 
 
 class CheckedEntry(msgspec.Struct, frozen=True):
-    """What an item's line says of its file, read at a third of the cost where the line was checked before."""
+    """What an item's line says about its file, read at a third of the cost if the line was checked before."""
 
     file: str
     status: str
@@ -74,22 +74,22 @@ checked = msgspec.json.Decoder(CheckedEntry).decode
 
 
 def read_entry(data: bytes) -> Entry:
-    """The entry in a line of JSON, with the fields that this version knows; that of a row has no "id".
+    """The entry in a line of JSON, with the fields that this version knows; a row's entry has no "id".
 
     Raises:
-        ValueError: it is damaged, or none of a batch.
+        ValueError: the line is damaged, or is not an entry of a batch.
     """
     entry: Entry = msgspec.to_builtins(decoded(data))
     return entry
 
 
 def entry_line(entry: Mapping[str, Any]) -> bytes:
-    """An entry as a line."""
+    """An entry as a line of JSON."""
     return json.dumps(entry, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
 
 
 def decoded(data: bytes) -> ItemEntry | RowEntry:
-    """The entry in a line of JSON, checked; raises as `read_entry`."""
+    """The entry in a line of JSON, checked; raises as `read_entry` does."""
     try:
         return _items.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

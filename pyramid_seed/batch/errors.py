@@ -1,4 +1,4 @@
-"""What ends a batch, or one clip of it, from outside."""
+"""Errors and requests that end a batch, or one clip of it, from outside."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class OutputError(OSError):
 
 
 class ModelError(ValueError):
-    """A model cannot be loaded, or has changed: the same would happen to every clip that it is to make."""
+    """A model cannot be loaded, or has changed: every clip that needs it would fail in the same way."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error
-    """Somebody wants the batch to stop."""
+    """The batch was asked to stop."""
 
 
 def refuse_too_many_files(error: BaseException) -> None:
-    """Raise OSError if what went wrong is that this process, or the system, has too many open files.
+    """Raise OSError if the error is that this process, or the system, has too many open files.
 
-    Nothing that was to be read or made then is at fault.
+    The file that was being read or written is not at fault then.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -40,10 +40,10 @@ def refuse_too_many_files(error: BaseException) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say what is wrong with the output folder when it cannot be written to.
+    """Report what is wrong with the output folder if it cannot be written to.
 
     Raises:
-        OutputError: in place of any other OSError, but that of too many open files.
+        OutputError: in place of any other OSError, except too many open files.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""`gather_parts`: the logs of a batch made in parts become its index, and what is missing is told."""
+"""`gather_parts`: merge the logs of a batch made in parts into its index, and report what is missing."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 
 def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSummary:
-    """Put the index of a batch made in parts in order, write its contact sheet, and see what is missing.
+    """Put the index of a batch made in parts in order, write its contact sheet, and find what is missing.
 
-    Parts may be running meanwhile; what they have not made yet counts as missing. Neither the list nor its
-    models are needed: each part has left what it is to make.
+    Parts may still be running; what they have not made yet counts as missing. Neither the list nor its models
+    are needed: each part has recorded what it is to make.
 
     Args:
         output: the folder of the batch.
         check_files: see `run_batch`.
 
     Returns:
-        How many clips there are, and which parts are to be run again.
+        How many clips exist, and which parts are to be run again.
 
     Raises:
         ValueError: no part was begun in the folder.
-        OSError: the folder cannot be written to, or a launch has it for itself.
+        OSError: the folder cannot be written to, or a launch is using it alone.
     """
     folder = Path(output)
     num_parts, paths = latest_parts(folder)
@@ -56,7 +56,7 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
             if is_over:
                 journal.forget_gathered()
                 journal.finish_recorded(entries)
-        # Not in the lock, at which parts wait: frames of many clips are read here.
+        # After the lock, for which parts wait, is released: this reads frames of many clips.
         write_contact_sheet(journal, entries, clips_to_show(Plan(()), entries))
     return summary
 
@@ -64,7 +64,7 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
 def _put_in_order(
     journal: Journal, entries: IndexEntries, num_parts: int, plans: Mapping[int, Path], *, check_files: bool
 ) -> GatherSummary:
-    """Put the index in order, without clips that are gone, and see what there is of the parts' plans."""
+    """Put the index in order, without clips that are gone, and compare it with the plans of the parts."""
     found, missing = 0, 0
     failed: dict[str, str] = {}
     again = set(range(num_parts))
@@ -95,7 +95,7 @@ def _put_in_order(
 
 
 def _plans_of_latest_list(paths: Mapping[int, Path]) -> Iterator[tuple[int, PartPlan]]:
-    """Plans by their parts, the latest first; without parts that were begun with another list than that."""
+    """Plans by part, the latest first; parts that were begun with another list are left out."""
     list_sum = None
     for index, path in paths.items():
         plan = read_part_plan(path)
@@ -105,7 +105,7 @@ def _plans_of_latest_list(paths: Mapping[int, Path]) -> Iterator[tuple[int, Part
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Have the folder, and whether alone: parts may be running there."""
+    """Lock the folder, and yield whether for this process alone: parts may be running there."""
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))

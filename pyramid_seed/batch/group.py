@@ -1,4 +1,4 @@
-"""The processes of a batch that make each clip together: one takes the jobs, the others follow it."""
+"""Processes of a batch that make each clip together: one takes the jobs, the others follow it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ _LONGEST_WAIT = timedelta(minutes=30)
 
 @dataclass
 class Group:
-    """Neighbouring processes of a launch, and which one this is.
+    """Neighbouring processes of a launch that work together, as this one sees them.
 
-    When something goes wrong with a clip they part, so that none waits for another, and meet again for the
-    next one.
+    If a clip fails they part, so that none waits for another, and meet again for the next clip.
 
     Attributes:
-        launch: this process among all.
-        size: how many make a clip together.
-        device: where this one computes.
-        is_stopped: whether somebody wants the batch to stop.
+        launch: this process among all processes.
+        size: how many processes make a clip together.
+        device: where this process computes.
+        is_stopped: whether the batch was asked to stop.
     """
 
     launch: Launch
@@ -45,15 +44,15 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process takes the jobs, and has the clips."""
+        """Whether this process takes the jobs and gets the clips."""
         return self.launch.rank % self.size == 0
 
     def processes(self) -> Processes:
-        """All of them, once all are here.
+        """All processes of the group, once all have arrived.
 
         Raises:
-            Stopped: the batch is to stop, or the leading process has stopped.
-            LaunchError: one cannot be reached.
+            Stopped: the batch was asked to stop, or the leading process has stopped.
+            LaunchError: a process cannot be reached.
         """
         if self._processes is None:
             number, index = divmod(self.launch.rank, self.size)
@@ -77,10 +76,10 @@ class Group:
 
     @classmethod
     def of_launch(cls, launch: Launch, size: int, device: torch.device) -> Group | None:
-        """The group of this process; None where each makes clips of its own.
+        """The group of this process; None if each process makes its own clips.
 
         Raises:
-            ValueError, TypeError: the size does not divide the number of processes; those that do are named.
+            ValueError, TypeError: the size does not divide the number of processes; good sizes are named.
         """
         check_int("processes_per_clip", size, minimum=1)
         if launch.world_size % size:
@@ -93,7 +92,7 @@ class Group:
 
     @contextmanager
     def making(self) -> Iterator[Processes]:
-        """The processes for as long as a clip is made; what goes wrong parts them."""
+        """The group's processes while a clip is made; on any error this process leaves the group."""
         processes = self.processes()
         try:
             yield processes
@@ -102,13 +101,13 @@ class Group:
             raise
 
     def part(self) -> None:
-        """Leave the others, who notice it."""
+        """Leave the group; the others notice."""
         self._processes = None
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def tell(self, order: Order | None) -> None:
-        """Say what is to be made next, or that there is nothing more; the leading process does.
+        """Announce the next order, or None for the end; only the leading process does this.
 
         Raises:
             Stopped, LaunchError: see `processes`.
@@ -125,10 +124,10 @@ class Group:
             raise LaunchError(str(error)) from error
 
     def orders(self) -> Iterator[Order]:
-        """What the leading process says, until there is nothing more.
+        """The orders of the leading process, until it announces the end.
 
         Raises:
-            LaunchError: it is gone.
+            LaunchError: the leading process is gone.
         """
         while True:
             try:
@@ -147,18 +146,18 @@ class Group:
 
     @property
     def _over(self) -> str:
-        """The counter that says that nothing more is to be made, where they have parted."""
+        """The counter that announces the end to processes that have left the group."""
         return f"clips/{self.launch.rank // self.size}/over"
 
 
 @dataclass(frozen=True)
 class Order:
-    """A job, and how far it is done.
+    """A job, and how much of it is already done.
 
     Attributes:
-        job: what is to be made.
+        job: what to make.
         origin: see `maker.Maker`.
-        known: its first units, if there are any.
+        known: its first units, if some are already made.
     """
 
     job: Job
@@ -166,7 +165,7 @@ class Order:
     known: Beginning | None
 
     def to_json(self) -> str:
-        """As text, without the latents."""
+        """The order as text, without the latents."""
         known = None
         if self.known is not None:
             known = {name: value for name, value in vars(self.known).items() if name != "latents"}
@@ -175,7 +174,7 @@ class Order:
 
     @classmethod
     def from_json(cls, text: str, latents: Callable[[None, torch.Size], torch.Tensor]) -> Order:
-        """What `to_json` wrote, with latents of a shape from elsewhere."""
+        """The order that `to_json` wrote; `latents` supplies its latents, given a shape."""
         values = json.loads(text)
         (job,), known = jobs_from_json(values["job"]), values["known"]
         beginning = None

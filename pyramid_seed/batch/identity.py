@@ -1,4 +1,4 @@
-"""A clip's identity is its content: what it is made from, and nothing about how the work is shared out."""
+"""A clip's identity is its content: what it is made from, and nothing about how the work is divided."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..presets import SETTINGS, Preset
 from .items import BatchItem
 
 KEY_LENGTH = 16
-"""Hexadecimal digits of a key in names of files: 64 bits."""
+"""Hexadecimal digits of a key in file names: 64 bits."""
 
 _WORDS_LENGTH = 48
-_PLACES = ("model", "variant")  # whose weights count
+_PLACES = ("model", "variant")  # their weights count instead
 
 SharedContent: TypeAlias = tuple[str, str, str]
-"""Canonical JSON before the prompt, between it and the seed, and behind that."""
+"""Canonical JSON before the prompt, between prompt and seed, and after the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Job:
     Attributes:
         item: what to make.
         key: SHA-256 (hex) of its content.
-        steps: transformer steps of each unit, 0 for an encoded image.
+        steps: transformer steps per unit, 0 for an encoded image.
     """
 
     item: BatchItem
@@ -43,7 +43,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The key, short enough for names."""
+        """The key, shortened for file names."""
         return self.key[:KEY_LENGTH]
 
     @property
@@ -53,29 +53,29 @@ class Job:
 
     @property
     def cost(self) -> int:
-        """Steps times pixels: what is longer takes longer."""
+        """Steps times pixels: an estimate of how long the clip takes."""
         return sum(self.steps) * self.item.settings.height * self.item.settings.width
 
 
 def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
-    """SHA-256 (hex) of what a clip is a function of.
+    """SHA-256 (hex) of everything that determines a clip.
 
-    The model's weights count, not where they lie; of settings, what they mean: a number of steps that stands
-    for both kinds of units is equal to that number given twice.
+    The model's weights count, not their location, and the meaning of settings, not their spelling: one number
+    of steps for both kinds of units equals that number given twice.
 
     Args:
         item: what to make.
         weights: see `checkpoints.digests.weights_key`.
-        run: whatever else of the run changes the clip or its file: noise device, determinism, lossless.
+        run: whatever else in the run changes the clip or its file: noise device, determinism, lossless.
     """
     return key_of(item, shared_content(item, weights, **run))
 
 
 def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedContent:
-    """What is hashed for a `content_key` but prompt and seed, which is the same for many items."""
+    """Everything hashed for a `content_key` except prompt and seed; many items share it."""
     meaning = _meaning(item.settings)
     settings = {name: getattr(meaning, name) for name in SETTINGS if name not in _PLACES}
-    for name in ("fit", "shards"):  # as in folders of earlier versions
+    for name in ("fit", "shards"):  # omitted, as in folders of earlier versions
         if settings[name] is None:
             del settings[name]
     content = {
@@ -86,7 +86,7 @@ def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedCo
         "image": item.image_digest,
         "weights": weights,
         "run": run,
-        # Only where there are any, as in folders of earlier versions.
+        # Omitted if there are none, as in folders of earlier versions.
         **({"loras": [[lora.sha256, lora.scale] for lora in item.loras]} if item.loras else {}),
     }
     before, _, behind = _canonical(content).partition('"prompt":null')
@@ -95,15 +95,15 @@ def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedCo
 
 
 def key_of(item: BatchItem, shared: SharedContent) -> str:
-    """The `content_key` of an item, by what it shares with others."""
+    """The `content_key` of an item, computed from the part it shares with others."""
     before, between, after = shared
     text = f"{before}{_canonical(item.prompt)}{between}{item.seed}{after}"
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def in_order(jobs: Iterable[Job], key: Callable[[Job], Any] = attrgetter("key")) -> list[Job]:
-    """The order to take jobs in: model by model, with its LoRAs, the longest first, and then by `key`."""
-    # Jobs of equal settings share them; a first frame takes no steps.
+    """The order to take jobs in: by model and LoRAs, the longest jobs first, then by `key`."""
+    # Jobs with equal settings share one object; a first frame takes no steps.
     alike: dict[tuple[int, tuple[LoraToLoad, ...], tuple[int, ...]], list[Job]] = {}
     for job in jobs:
         alike.setdefault((id(job.item.settings), job.item.loras, job.steps), []).append(job)
@@ -118,7 +118,7 @@ def in_order(jobs: Iterable[Job], key: Callable[[Job], Any] = attrgetter("key"))
 
 
 def jobs_to_json(jobs: Sequence[Job]) -> str:
-    """Jobs as text, for other processes; what jobs share is in it once."""
+    """Jobs as text for other processes; what jobs share is written once."""
     places: dict[tuple[object, ...], int] = {}
     shared: list[dict[str, Any]] = []
     rows: list[list[Any]] = []
@@ -152,7 +152,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 
 def _meaning(settings: Preset) -> Preset:
-    """The settings with every default written out, and numbers of one type."""
+    """The settings with every default filled in, and all numbers of one type."""
     later = settings.video_num_inference_steps
     later_scale = settings.video_guidance_scale
     decay = settings.guidance_decay

@@ -1,7 +1,7 @@
-"""`index.jsonl`: entries are appended, the latest of an item counts, and in the end they are put in order.
+"""`index.jsonl`: entries are appended, an item's latest entry counts, and a finished run sorts them.
 
-A log and no database: sqlite3 needs locks between machines, which shared file systems often lack or feign.
-Here only the main process writes, and of whatever a crash cuts off nothing is lost but that line.
+A log and not a database: sqlite3 needs locks between machines, which shared file systems often lack or
+pretend to have. Here only the main process writes, and a crash loses at most the line being written.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .entries import CheckedEntry, Entry, checked, decoded, entry_line, read_ent
 
 logger = logging.getLogger(__name__)
 
-_MAX_LINE = 2**20  # bytes, far more than an entry has
+_MAX_LINE = 2**20  # bytes, far more than an entry takes
 
 
 class Index:
     """The index of a folder.
 
     Args:
-        path: of the file; it need not be there.
+        path: the index file; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class Index:
         self._told: set[bytes] = set()
 
     def append(self, lines: Iterable[bytes]) -> int:
-        """Write lines behind those that are there: where they begin."""
+        """Append lines; returns the offset at which they begin."""
         with self.path.open("a+b") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
@@ -45,7 +45,7 @@ class Index:
             return begin
 
     def entries(self) -> IndexEntries:
-        """What is in it; lines that are none of a batch are told and left out."""
+        """The entries of the index; lines that are not entries of a batch are skipped with a warning."""
         file: BinaryIO = self.path.open("rb") if self.path.exists() else io.BytesIO()
         places: dict[str, int] = {}
         entries = IndexEntries(self, file, places)
@@ -60,32 +60,32 @@ class Index:
             else:
                 if entry.id is not None and entries.is_succeeded_by(entry.id, entry.status):
                     places[entry.id] = place
-                if entry.status != "done":  # an earlier line may have been read
+                if entry.status != "done":  # its earlier line may have been read
                     file.seek(place + len(line))
             place += len(line)
         return entries
 
 
 class Entries(Mapping[str, Entry]):
-    """An entry of every item, by its id, kept as its line."""
+    """One entry per item, by its id, kept as a line."""
 
     @abstractmethod
     def line(self, key: str) -> bytes:
-        """The line of an item; KeyError if there is none."""
+        """The line of an item; KeyError if it has none."""
 
     @abstractmethod
     def replace(self, entry: Entry) -> None:
-        """Put a later entry in the place of an item's."""
+        """Replace an item's entry by a later one."""
 
     def item(self, key: str) -> CheckedEntry | None:
-        """What an entry says of its file; None if there is none."""
+        """What an item's entry says about its file; None if there is no entry."""
         try:
             return checked(self.line(key))
         except KeyError:
             return None
 
     def is_succeeded_by(self, key: str, status: str) -> bool:
-        """Whether a later entry counts: a process may fail at a clip that another one has made."""
+        """Whether a later entry counts: a process may fail at a clip that another process has made."""
         return status == "done" or (earlier := self.item(key)) is None or earlier.status != "done"
 
     def __getitem__(self, key: str) -> Entry:
@@ -93,23 +93,23 @@ class Entries(Mapping[str, Entry]):
 
 
 class HeldEntries(Entries):
-    """Entries in memory, the latest of each item."""
+    """The latest entry of each item, held in memory."""
 
     def __init__(self) -> None:
         self._lines: dict[str, bytes] = {}
 
     def add(self, lines: Iterable[bytes], is_wanted: Callable[[str], bool]) -> None:
-        """Take in lines of items whose ids are wanted; those that are none of a batch are left out."""
+        """Add the lines of items whose ids are wanted; lines that are not entries of a batch are skipped."""
         for line in lines:
             try:
                 entry = decoded(line)
-            except ValueError:  # who puts the index in order tells them
+            except ValueError:  # reported when the index is put in order
                 continue
             if entry.id is not None and is_wanted(entry.id) and self.is_succeeded_by(entry.id, entry.status):
                 self._lines[entry.id] = line
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Leave out entries of items, where there are any."""
+        """Remove the entries of items, if they have any."""
         for key in keys:
             self._lines.pop(key, None)
 
@@ -129,12 +129,12 @@ class HeldEntries(Entries):
 
 
 class IndexEntries(Entries):
-    """The entries of an index; in memory are only the places of their lines.
+    """The entries of an index; only the offsets of their lines are in memory.
 
     Args:
-        index: where they are.
-        file: the same, to be read.
-        places: where the line of each begins.
+        index: holds the entries.
+        file: the index file, open for reading.
+        places: the offset of each entry's line.
     """
 
     def __init__(self, index: Index, file: BinaryIO, places: dict[str, int]) -> None:
@@ -148,17 +148,17 @@ class IndexEntries(Entries):
         return self._file.readline(_MAX_LINE)
 
     def replace(self, entry: Entry) -> None:
-        """See `Entries`; it is appended to the index."""
+        """See `Entries`; the entry is appended to the index."""
         self._places[entry["id"]] = self._index.append([entry_line(entry)])
 
     def put_in_order(
         self, others: Iterable[Mapping[str, Any]] = (), *, without: Collection[str] = ()
     ) -> None:
-        """Write the index anew, sorted by file name.
+        """Rewrite the index, sorted by file name.
 
         Args:
-            others: entries of rows that have no identity, which come last.
-            without: ids whose entries are forgotten.
+            others: entries of rows without an identity, which come last.
+            without: ids whose entries are dropped.
         """
         places: dict[str, int] = {}
         with replacing(self._index.path, overwrite=True) as temporary:
@@ -172,12 +172,12 @@ class IndexEntries(Entries):
                 file.writelines(map(entry_line, others))
                 file.flush()
                 os.fsync(file.fileno())
-            self._file.close()  # or else Windows would not replace it
+            self._file.close()  # or Windows would not replace it
         self._places = places
         self._file = self._index.path.open("rb")
 
     def close(self) -> None:
-        """No entry will be asked for any more."""
+        """Close the file; no entries can be read afterwards."""
         self._file.close()
 
     def __iter__(self) -> Iterator[str]:
@@ -188,5 +188,5 @@ class IndexEntries(Entries):
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file from where it is read, with their ends; one longer than any of ours in parts."""
+    """The lines of a file from its current position, with line ends; overlong lines come in pieces."""
     return iter(lambda: file.readline(_MAX_LINE), b"")

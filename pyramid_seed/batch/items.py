@@ -26,7 +26,7 @@ from .rows import STANDARD_INPUT, BadRow, BatchInputError, Row, check_names, nam
 logger = logging.getLogger(__name__)
 
 MOST_REMEMBERED = 1024
-"""Ways to make a clip whose checks are remembered: a list may have an image or a negative prompt per row."""
+"""How many checked kinds of clips are remembered: a list may have an image or negative prompt per row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class BatchItem:
     Attributes:
         prompt: what to show.
         seed: root seed.
-        settings: all settings after defaults.
-        image: the first frame's file, None without one.
+        settings: all settings, with defaults filled in.
+        image: the first frame's file; None if there is none.
         image_digest: its `images.pixels_digest`.
-        loras: that the model is loaded with, in the order in which they are added.
+        loras: LoRAs that the model is loaded with, in the order in which they are added.
     """
 
     prompt: str
@@ -52,13 +52,13 @@ class BatchItem:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for rows that do not say otherwise.
+    """Values for rows that do not give their own.
 
     Attributes:
         preset: a name or a .yaml file; None: see `model_presets.chosen_settings`.
         settings: values that replace the preset's.
-        seeds: root seeds; a clip is made of each.
-        loras: files of LoRAs, each with its scale.
+        seeds: root seeds; one clip is made per seed.
+        loras: LoRA files, each with its scale.
     """
 
     preset: str | Path | Preset | None = None
@@ -81,25 +81,25 @@ def items_from_rows(
     check: Callable[[BatchItem], object],
     check_text: Callable[[BatchItem], object] = lambda _: None,
 ) -> tuple[list[BatchItem], list[BadRow]]:
-    """One item for each row and each of its seeds; and the rows of which none can be made.
+    """One item per row and seed; and the rows that cannot be made.
 
-    A row's values replace the defaults' settings, which replace the preset's. What rows say beside prompt and
-    seed is looked up and checked once: items that are equal in it share their settings.
+    A row's values replace the defaults' settings, which replace the preset's. Whatever a row holds besides
+    prompt and seed is looked up and checked once: items that agree in it share their settings.
 
     Args:
         rows: see `rows.stream_rows`.
-        defaults: see there.
+        defaults: values for rows that do not give their own.
         where: what to call the list in messages.
-        folder: where relative paths of images and LoRAs start.
+        folder: the base of relative paths of images and LoRAs.
         source_of: see `model_presets.chosen_settings`.
-        check: raises ValueError, TypeError or OSError if the model of an item cannot make it; called once for
-            items that differ in prompt and seed alone.
-        check_text: the same, called for every row, with `check` before.
+        check: raises ValueError, TypeError or OSError if the item's model cannot make it; called once for
+            items that differ only in prompt and seed.
+        check_text: the same, but called for every row, after `check`.
     """
     items: list[BatchItem] = []
     bad: list[BadRow] = []
     preset_of_name, warn_once = cache(load_preset), cache(logger.warning)
-    # Files are read once; a list of LoRAs is told by its files and scales in their order.
+    # Files are read once; a list of LoRAs is identified by their files and scales, in order.
     known_loras = cache(lambda named: loras_to_load(dict(named)))
     settings_by_text: dict[str, Preset] = {}
     checked: dict[str, BatchItem] = {}
@@ -110,7 +110,7 @@ def items_from_rows(
             continue
         try:
             prompt, seeds, rest = _parted(row.values)
-            text = repr(rest)  # as equal values are not: 1, True and 1.0
+            text = repr(rest)  # equal values may have different texts: 1, True and 1.0
             if (like := checked.get(text)) is None:
                 like = _item_of(rest, defaults, folder, preset_of_name, source_of, known_loras, warn_once)
                 shared = settings_by_text.setdefault(repr(like.settings), like.settings)
@@ -146,10 +146,10 @@ def items_of_list(
     Args:
         source, file_format: see `rows.stream_rows`.
         defaults, source_of, check, check_text: see `items_from_rows`.
-        keep_going: bear bad rows where others can be made.
+        keep_going: allow bad rows if the other rows can be made.
 
     Raises:
-        BatchInputError: there are bad rows. ValueError: there are no rows. ValueError, OSError: as
+        BatchInputError: there are bad rows. ValueError: there are no rows. ValueError, OSError: see
             `rows.stream_rows`.
     """
     check_path("prompts", source)
@@ -169,7 +169,7 @@ def items_of_list(
 
 
 def check_seeds(seeds: object) -> None:
-    """Refuse what is no list of root seeds: TypeError, ValueError."""
+    """Refuse anything but a list of root seeds: TypeError, ValueError."""
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
         raise TypeError(f"seeds must be a list of root seeds, got {seeds!r:.60}; use [{seeds!r:.40}]")
     for seed in seeds:
@@ -185,7 +185,7 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
 
 
 def _parted(values: dict[str, Any]) -> tuple[str, list[int] | None, dict[str, Any]]:
-    """A row's prompt, its seeds (None where it names none), and what else it says."""
+    """A row's prompt, its seeds (None if it gives none), and its other values."""
     check_names(values)
     rest = dict(values)
     prompt, seed = rest.pop("prompt", None), rest.pop("seed", None)
@@ -203,7 +203,7 @@ def _item_of(
     known_loras: Callable[[tuple[tuple[str | Path, float], ...]], tuple[LoraToLoad, ...]],
     warn: Callable[[str], object],
 ) -> BatchItem:
-    """An item without a prompt, by all that a row says beside prompt and seed."""
+    """An item without a prompt, from all that a row holds besides prompt and seed."""
     given: dict[str, Any] = {**(defaults.settings or {})}
     for name in filter(values.__contains__, SETTINGS):
         value = values[name]
@@ -235,7 +235,7 @@ def _item_of(
 
 
 def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
-    """Refuse a first frame of another size than the clip's."""
+    """Refuse a first frame whose size is not the clip's."""
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{path} must have the clip's height and width {settings.height} x {settings.width}, got "
@@ -245,7 +245,7 @@ def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
 
 
 def _seeds(value: Any) -> list[int]:
-    """One seed or several: an int, text (numbers parted by spaces), or a list of those."""
+    """One seed or several: an int, text (numbers separated by spaces), or a list of these."""
     several = value.split() if isinstance(value, str) else value if isinstance(value, list) else [value]
     if not several:
         raise ValueError("seed must name at least one number")
@@ -253,7 +253,7 @@ def _seeds(value: Any) -> list[int]:
 
 
 def _lora_texts(value: Any) -> list[str]:
-    """One LoRA or several, each as FILE or FILE:SCALE: text (several parted by semicolons), or a list."""
+    """One LoRA or several, each as FILE or FILE:SCALE: text (separated by semicolons), or a list."""
     texts = value.split(";") if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"lora must be FILE, FILE:SCALE, or a list of these, got {value!r:.60}")

@@ -1,7 +1,7 @@
-"""`run_jobs`: a process does its part of a batch.
+"""`run_jobs`: one process does its part of a batch.
 
-The main process leads: it makes the plan, looks at what is there, and publishes what is to be made. Every
-process takes jobs from that until none is left. Nothing of a clip depends on who makes it.
+The main process leads: it makes the plan, checks which clips exist, and publishes what remains. Every process
+takes jobs from that until none are left. A clip does not depend on which process makes it.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def run_jobs(
 
     Args:
         folder: the output folder.
-        launch: the processes.
-        make_plan: called by the main process only; what it raises ends the batch on all of them.
+        launch: the processes of the launch.
+        make_plan: called only by the main process; an error in it ends the batch on all processes.
         maker: makes the clips.
-        lossless: keep every bit in the files.
-        progress: whether the main process shows a line.
-        check_files: read every file that is there, see `Journal.is_whole`.
-        folders: new files go into sub-folders, see `Worker`.
-        group: the processes that make each clip together; None: each makes clips of its own.
-        follow: makes what the leading process of the group says.
-        work_on: makes what is to be made, in the main process's place.
+        lossless: keep every bit in the video files.
+        progress: whether the main process shows a progress line.
+        check_files: read every existing file, see `Journal.is_whole`.
+        folders: put new files into sub-folders, see `Worker`.
+        group: the processes that make each clip together; None: each makes its own clips.
+        follow: carries out the orders of the group's leading process.
+        work_on: makes the clips in the main process's place.
 
     Raises:
-        OutputError: the folder cannot be written to, or is in use by another launch.
+        OutputError: the folder cannot be written to, or another launch is using it.
         ModelError: a model cannot be loaded.
         LaunchError: the processes have lost each other.
     """
@@ -96,9 +96,9 @@ def run_jobs(
 
 @contextmanager
 def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[Callable[[Plan], Plan]]:
-    """What was made for a list that is refused goes again, if there is nothing in it but log and lock.
+    """Remove new folders again if the list is refused, provided that they hold only log and lock.
 
-    Yields what keeps it, and passes on the plan of a list that is not refused: later errors are in the log.
+    Yields a function that keeps the folders and returns its plan: call it once the list is accepted.
     """
     places = (folder / "logs", folder / ".work") if launch.world_size == 1 else ()
     new = [place for place in places if not place.exists()]
@@ -161,9 +161,9 @@ def _lead(
 def _missing(
     journal: Journal, plan: Plan, bad: Sequence[Entry], *, check_files: bool
 ) -> tuple[list[Job], frozenset[str]]:
-    """The jobs of a plan that are to be made, in the order to take them in; and who is on the contact sheet.
+    """A plan's jobs still to be made, in the order to take them in; and the ids for the contact sheet.
 
-    What is recorded of these jobs is forgotten.
+    Existing records of these jobs are dropped.
     """
     journal.clean()
     journal.gather(is_over=True)

@@ -1,7 +1,7 @@
 """The record of a batch: the outcome of every item, in `index.jsonl`.
 
-Each process appends the outcomes of its items to a log of its own, a whole line at once; the main process
-gathers these in the index. So whatever is killed, no line is lost, and no file has two writers.
+Each process appends the outcomes of its items to its own log, one whole line at a time; the main process
+gathers the logs into the index. So whichever process is killed, no line is lost, and no file has two writers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 class Journal:
     """The record in a batch's output folder.
 
-    What is read back may be damaged, or somebody's own: it is left out or set aside with a warning, and its
-    clip is made again.
+    Anything read back may be damaged or foreign: it is skipped or set aside with a warning, and its clip is
+    made again.
 
     Args:
         folder: the output folder.
-        part: whose items this process makes, of a batch whose processes share nothing but the folder.
+        part: the part whose items this process makes, if its processes share nothing but the folder.
     """
 
     def __init__(self, folder: Path, part: Part | None = None) -> None:
@@ -45,27 +45,27 @@ class Journal:
         self._gathered: dict[Path, int] = {}
 
     def work_folder(self, key: str) -> Path:
-        """Where the unfinished work on an item lies."""
+        """Where the unfinished work on an item is kept."""
         return self.folder / ".work" / key
 
     def unfinished_path(self, key: str) -> Path:
-        """Where this process writes an item's clip until it is whole; another may be at it, too."""
+        """Where this process writes an item's clip until it is whole; another may be making it, too."""
         return self.work_folder(key) / f"{self._token}.mp4"
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Write down the outcome of one item; `entry["id"]` names it."""
+        """Record the outcome of one item; `entry["id"]` names it."""
         self._records.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab", buffering=0) as log:
             line = entry_line(entry)
-            while line := line[log.write(line) :]:  # a disk that is full takes a part, and raises then
+            while line := line[log.write(line) :]:  # a full disk takes part of it, then raises
                 pass
             os.fsync(log.fileno())
 
     def gather(self, *, is_over: bool = False) -> None:
-        """Append to the index what was recorded since the last time; only for the main process.
+        """Append to the index what was recorded since the last call; only for the main process.
 
         Args:
-            is_over: whether nobody records any more, so that half a line will not be finished.
+            is_over: whether no process records any more, so that a partial line will not be completed.
         """
         for path in self._record_paths():
             if self._has_grown(path):
@@ -78,24 +78,24 @@ class Journal:
                 yield from read_lines(index)
 
     def lines_of(self, part: Part) -> Iterator[bytes]:
-        """What was recorded since the last time by processes that may make items of a part, this one too."""
+        """Lines recorded since the last call by all processes that may make items of a part, this one too."""
         for path in self._record_paths(part):
             if self._has_grown(path):
                 yield from self._new_lines(path, is_over=False)
 
     def entries(self) -> IndexEntries:
-        """The latest entry of every item, by its id, of those that are in the index."""
+        """The latest entry of every item in the index, by its id."""
         self._is_readable(self.index)
         return self._index.entries()
 
     def forget_gathered(self) -> None:
-        """Remove what is gathered, once the index is written to the disk and nobody records any more."""
+        """Remove the gathered logs, once the index is on the disk and no process records any more."""
         for path in self._gathered:
             path.unlink(missing_ok=True)
         self._gathered.clear()
 
     def clip_path(self, file: str) -> Path:
-        """Where a clip is to be written; its folder is made, and what is in the way of that is set aside."""
+        """Where a clip is to be written; its folder is made, and anything in the way is set aside."""
         path = self.folder / file
         if path.parent != self.folder:
             self._clear_place(path.parent)
@@ -103,25 +103,25 @@ class Journal:
         return path
 
     def is_done(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an item was made and its file is there."""
+        """Whether an item was made and its file exists."""
         return entry["status"] == "done" and (self.folder / entry["file"]).is_file()
 
     def is_whole(self, entries: Entries, key: str, *, check_file: bool = False) -> bool:
         """Whether an item was made and its file is the one that was written.
 
-        Its size and the time of its last change tell; where they are not those recorded, every bit of it.
+        The file's size and modification time decide; if they differ from the record, its whole content does.
 
         Args:
-            entries: of the index; a file that is whole has its new size and time recorded there.
+            entries: those of the index; a whole file's new size and modification time are recorded there.
             key: the item's id.
-            check_file: read it in any case.
+            check_file: read the file in any case.
         """
         entry = entries.item(key)
         if entry is None or entry.status != "done":
             return False
         path = f"{self.folder}/{entry.file}"
         try:
-            state = os.stat(path)  # noqa: PTH116 - of a million files
+            state = os.stat(path)  # noqa: PTH116 - one of a million files
             if not S_ISREG(state.st_mode):
                 return False
             is_known = (entry.size, entry.mtime_ns) == (state.st_size, state.st_mtime_ns)
@@ -137,7 +137,7 @@ class Journal:
         return True
 
     def set_aside(self, path: Path) -> None:
-        """Move something that cannot be used to `.work/damaged`, and say so."""
+        """Move something unusable to `.work/damaged`, and log a warning."""
         folder = self.folder / ".work" / "damaged"
         folder.mkdir(parents=True, exist_ok=True)
         name = path.name[:40]
@@ -145,16 +145,15 @@ class Journal:
         logger.warning("%r cannot be used and is set aside in %s", path.name, folder)
 
     def open_work_folder(self, key: str) -> Path:
-        """`work_folder`, from which everything is set aside that is in the way of files to be written."""
+        """`work_folder`, after anything in the way of the files to be written is set aside."""
         folder = self.work_folder(key)
         self._clear_way(folder)
         return folder
 
     def clean(self) -> None:
-        """Remove what killed processes left half-written; no process of a batch may be writing.
+        """Remove the half-written files of killed processes; no process of a batch may be writing.
 
-        Only batches write in `.work`. In the folder itself others may be writing right now (the page,
-        `generate`).
+        Only batches write in `.work`. In the folder itself others may be writing now (the page, `generate`).
         """
         clear_leftovers(self.folder)
         for name in ("records", "strips"):
@@ -168,17 +167,17 @@ class Journal:
         shutil.rmtree(self.work_folder(key), ignore_errors=True)
 
     def finish_recorded(self, entries: Entries) -> None:
-        """Remove the work on items that are done: a process was killed before it could."""
+        """Remove leftover work on items that are done: their process was killed before it could."""
         for path in self.work_folder("").iterdir():
             if (entry := entries.item(path.name)) is not None and entry.status == "done":
                 self.finish(path.name)
 
     def strip_path(self, key: str) -> Path:
-        """Where an item's row of the contact sheet lies."""
+        """Where an item's row of the contact sheet is kept."""
         return self.folder / ".work" / "strips" / f"{key}.png"
 
     def strips_path(self, sheet: int = 1) -> Path:
-        """Where it is noted which strips a contact sheet was written of; earlier versions had several."""
+        """Where the strips on a contact sheet are listed; earlier versions had several sheets."""
         return self.folder / ".work" / "strips" / f"sheet-{sheet}.txt"
 
     @property
@@ -186,12 +185,12 @@ class Journal:
         return self.folder / ".work" / "records"
 
     def _record_paths(self, part: Part | None = None) -> list[Path]:
-        """Logs, and records of earlier versions, which had a file for each item; the oldest first.
+        """Logs, and records of earlier versions, which had a file per item; the oldest first.
 
         Args:
-            part: without the logs of parts that share no item with this one.
+            part: leave out logs of parts that share no item with this one.
         """
-        # A name that begins with a dot is a file in the making.
+        # A name that begins with a dot is a file still being written.
         paths = (path for path in self._records.glob("*.json*") if not path.name.startswith("."))
         if part is not None:
             paths = (path for path in paths if part.may_share_items_of(path.name))
@@ -201,7 +200,7 @@ class Journal:
         return self._is_readable(path) and path.stat().st_size > self._gathered.get(path, 0)
 
     def _new_lines(self, path: Path, *, is_over: bool) -> Iterator[bytes]:
-        """The lines of a log since the last time, see `gather`."""
+        """The lines of a log since the last call, see `gather`."""
         end = self._gathered.get(path, 0)
         with path.open("rb") as log:
             log.seek(end)
@@ -213,7 +212,7 @@ class Journal:
         self._gathered[path] = end
 
     def _is_readable(self, path: Path) -> bool:
-        """Whether a file can be read; what is there and cannot is set aside."""
+        """Whether a file can be read; one that exists but cannot be read is set aside."""
         if not os.path.lexists(path):
             return False
         try:
@@ -226,12 +225,12 @@ class Journal:
         return True
 
     def _clear_place(self, folder: Path) -> None:
-        """Set aside what is in the way of a folder of ours; links may lead anywhere."""
+        """Set aside anything in the way of one of our folders; a link there could lead anywhere."""
         if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
             self.set_aside(folder)
 
     def _clear_way(self, folder: Path) -> None:
-        """Set aside what is in the way of a folder of ours and its files."""
+        """Set aside anything in the way of one of our folders and its files."""
         self._clear_place(folder)
         if folder.is_dir():
             for path in folder.iterdir():
@@ -240,5 +239,5 @@ class Journal:
 
 
 def file_state(state: os.stat_result) -> dict[str, int]:
-    """What tells, without reading a file, that it has not changed: fields of an entry."""
+    """The fields of an entry that tell, without reading a file, whether it has changed."""
     return {"size": state.st_size, "mtime_ns": state.st_mtime_ns}

@@ -1,9 +1,9 @@
 """The processes of one launch, and what they share: a list of work and a few counters.
 
-They meet in the store of torch.distributed that torchrun and accelerate provide; a process takes the next
-item by adding one to a counter. There are no collectives: a process that is slow or dead blocks no other
-while there is work. In the end all wait for each other, and a process whose sign of life stays the same has
-been lost: the launch fails then, or its launcher starts it again, which makes what that process had taken.
+They meet in the torch.distributed store that torchrun and accelerate provide; a process takes the next item
+by adding one to a counter. There are no collectives: a slow or dead process blocks no other while there is
+work. At the end all wait for each other, and a process whose sign of life stops changing is lost: the launch
+then fails, or its launcher restarts it, which makes what that process had taken.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class LaunchError(ConnectionError):
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those of its launch.
+    """This process and its launch.
 
     Attributes:
         rank: 0 is the main process.
-        local_rank: the same, on this machine.
-        world_size: how many there are.
-        store: shared by all.
+        local_rank: the rank on this machine.
+        world_size: how many processes there are.
+        store: shared by all processes.
     """
 
     rank: int
@@ -68,7 +68,7 @@ class Launch:
         return self.rank == 0
 
     def publish(self, plan: str) -> None:
-        """Give all processes the plan; the main one does."""
+        """Give all processes the plan; called by the main process."""
         self.put("plan", plan)
 
     def plan(self, is_stopped: Callable[[], bool]) -> str | None:
@@ -80,15 +80,15 @@ class Launch:
         return self.get("plan")
 
     def put(self, name: str, text: str) -> None:
-        """Let all processes read a text."""
+        """Publish a text to all processes under a name."""
         self._ask(lambda: self.store.set(name, text))
 
     def get(self, name: str) -> str:
-        """The text that was put under a name."""
+        """The text that was published under a name."""
         return self._ask(lambda: self.store.get(name)).decode()
 
     def count(self, name: str, amount: int = 1) -> int:
-        """Add to a counter of all processes, and read it."""
+        """Add to a counter that all processes share; returns its new value."""
         return self._ask(lambda: self.store.add(name, amount))
 
     def take(self) -> int:
@@ -97,15 +97,15 @@ class Launch:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Show the others that this process is there, as long as the body runs, and then that it has left."""
+        """Show the others that this process is alive while the body runs, and then that it has left."""
         if self.world_size == 1:
             yield
             return
-        own = self.store.clone()  # as a process waits for others with its own
+        own = self.store.clone()  # waiting occupies the process's own connection
         has_left = threading.Event()
 
         def show() -> None:
-            with suppress(*_ERRORS):  # whoever works notices it
+            with suppress(*_ERRORS):  # the worker notices it
                 for number in count():
                     own.set(f"alive/{self.rank}", str(number))
                     if has_left.wait(_SIGN_SECONDS):
@@ -121,17 +121,17 @@ class Launch:
             thread.join(_LEAVE_SECONDS)
 
     def wait_for_others(self, is_stopped: Callable[[], bool], meanwhile: Callable[[], None]) -> bool:
-        """Wait until every process has counted itself as "left", or until stopped; whether all have.
+        """Wait until every process has counted itself as "left", or until stopped; returns whether all have.
 
         Raises:
-            LaunchError: one has been lost.
+            LaunchError: a process has been lost.
         """
         return self.wait_for("left", self.world_size, is_stopped, meanwhile, needed=range(1, self.world_size))
 
     def end(self, is_stopped: Callable[[], bool]) -> None:
-        """Let the others go; the main process does, when all is done.
+        """Let the others go; called by the main process when everything is done.
 
-        As it may be serving the store, it stays until they have left, but no longer than a moment.
+        It may be serving the store, so it waits until they have left, but only for a moment.
         """
         self.count("over")
         others, until = range(1, self.world_size), time.monotonic() + _LEAVE_SECONDS
@@ -144,7 +144,7 @@ class Launch:
         """Wait for the main process, or until stopped.
 
         Raises:
-            LaunchError: it has been lost.
+            LaunchError: the main process has been lost.
         """
         self.wait_for("over", 1, is_stopped, needed=(0,))
 
@@ -156,10 +156,10 @@ class Launch:
         meanwhile: Callable[[], None] = lambda: None,
         needed: Iterable[int] = (),
     ) -> bool:
-        """Wait until a counter has come so far, or until stopped; whether it has.
+        """Wait until a counter reaches a number, or until stopped; returns whether it has.
 
         Raises:
-            LaunchError: one of those needed for that has been lost.
+            LaunchError: a needed process has been lost.
         """
         began = looked_at = time.monotonic()
         signs: dict[int, tuple[float, str | None]] = dict.fromkeys(needed, (began, None))
@@ -172,16 +172,16 @@ class Launch:
         return has_come
 
     def _look_for_lost(self, signs: dict[int, tuple[float, str | None]], now: float) -> None:
-        """Look for signs of life of some processes, and raise if one has stayed the same for long.
+        """Check the signs of life of some processes, and raise if one has not changed for long.
 
         Args:
-            signs: since when they have which; kept up to date.
-            now: seconds of a clock.
+            signs: each process's latest sign, and since when; updated in place.
+            now: the time in seconds of a monotonic clock.
         """
         for rank, (since, sign) in signs.items():
             if sign != (latest := self._sign(rank)):
                 signs[rank] = now, latest
-            elif now > since + _LOST_SECONDS and (sign != _LEFT or rank == 0):  # who stays to the end
+            elif now > since + _LOST_SECONDS and (sign != _LEFT or rank == 0):  # rank 0 stays to the end
                 raise LaunchError(
                     f"process {rank} has been lost: no sign of life for {_LOST_SECONDS:.0f} s. What is "
                     "finished is kept; start the launch again to make the rest, or let torchrun do so "
@@ -202,16 +202,16 @@ class Launch:
 def join_launch(requested: int | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
     """Find out which process of which launch this is.
 
-    Called for every run of a launch by all processes, and waits for them. Each run has keys of its own in the
-    store, and so has each attempt of a launcher that starts processes again, or changes their number: else
-    the second would take what the first has used up.
+    All processes call this for every run of a launch, and it waits for them. Each run has its own keys in the
+    store, and so has each attempt of a launcher that restarts processes or changes their number: otherwise
+    the second run would take what the first has used up.
 
     Args:
-        requested: how many processes were asked for, None if that was not said.
+        requested: how many processes were asked for; None if no number was given.
         environment: variables that torchrun, accelerate or a scheduler set.
 
     Raises:
-        ValueError: there are more or fewer processes than were asked for; commands that work are named.
+        ValueError: there are more or fewer processes than asked for; the message names commands that work.
         LaunchError: the other processes cannot be reached.
     """
     world_size = int(environment.get("WORLD_SIZE", "1"))
@@ -219,7 +219,7 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
         raise ValueError(
             f"asked for {requested} processes, {world_size} running; these start two:\n{WORKING_COMMANDS}"
         )
-    # accelerate sets the address where several processes meet, then starts one, e.g. with --cpu.
+    # accelerate sets the address if several processes meet, then starts only one, e.g. with --cpu.
     is_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
     if is_accelerate and "WORLD_SIZE" not in environment and "MASTER_ADDR" in environment:
         raise ValueError(
@@ -243,10 +243,10 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
 
 
 def _name_of_run(store: Any, rank: int, world_size: int) -> str:
-    """What the main process calls this run; none of an earlier attempt, whose keys may be in the store.
+    """The main process's name for this run, never an earlier attempt's, whose keys may be in the store.
 
-    Nothing that a launcher says tells attempts apart: torchrun counts the failures of each machine, and no
-    changes of their number. So every process asks by a name that it has drawn, until it gets an answer.
+    Launchers do not tell attempts apart: torchrun counts the failures of each machine, but not changes of
+    their number. So every process asks with a random name of its own until it gets an answer.
     """
     own, until = secrets.token_hex(8), time.monotonic() + _CONNECT.total_seconds()
     if rank:
@@ -275,7 +275,7 @@ def _name_of_run(store: Any, rank: int, world_size: int) -> str:
 
 
 def _stop_with_parent() -> None:
-    """Be told to stop when the launcher's process on this machine is killed: others then do our work."""
+    """Ask to be stopped if the launcher's process on this machine is killed: others then do our work."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
@@ -284,7 +284,7 @@ def _stop_with_parent() -> None:
 def _meet() -> tuple[Any, int]:
     """The store of all processes and the rank of this one.
 
-    Once a process: the main one may be serving the store, which must not go while others still use it.
+    Once per process: the main one may be serving the store, which must stay while others use it.
     """
     store, rank, _ = next(torch.distributed.rendezvous("env://", timeout=_CONNECT))  # type: ignore[attr-defined]
     return store, rank

@@ -1,4 +1,4 @@
-"""One batch at a time writes in a folder, or many parts of a batch do."""
+"""Either one batch at a time writes in a folder, or many parts of one batch do."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ except ImportError:  # not POSIX
 
 logger = logging.getLogger(__name__)
 
-# What a file system answers that knows no locks.
+# Error codes of file systems that do not support locks.
 _NO_LOCKS = {
     *(errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EINVAL, errno.ENOTTY, errno.EBADF, errno.EPERM),
 }
-# A marker that a crash left half-written is given up when it has been the same for two seconds.
+# A marker left half-written by a crash is dropped after it has stayed the same for two seconds.
 _MARKER_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
@@ -35,14 +35,14 @@ _POLL_SECONDS = 0.1
 def folder_lock(folder: Path) -> Iterator[None]:
     """Keep other launches out of a folder.
 
-    The lock is the operating system's, which goes when the process does, whatever ends it. Where files
-    cannot be locked (some network file systems), a file that names process and machine takes its place. It
-    is removed in the end, or, if its process was killed, by the next launch on the same machine. The file of
-    a machine that has crashed looks like that of a batch which runs there, so other machines leave it; the
-    error names it.
+    The lock is the operating system's, which is released when the process ends, for whatever reason. Where
+    files cannot be locked (some network file systems), a file that names process and machine replaces it. It
+    is removed at the end, or, if its process was killed, by the next launch on the same machine. Another
+    machine cannot tell a crashed machine's file from a running batch's, so it leaves the file; the error
+    names it.
 
     Raises:
-        OutputError: another batch has the folder, or it cannot be written to.
+        OutputError: another batch is using the folder, or the folder cannot be written to.
     """
     work = folder / ".work"
     with writing(folder):
@@ -57,21 +57,21 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Keep out launches that need a folder for themselves, and let in other parts of a batch.
+    """Keep out launches that need a folder for themselves, and admit other parts of a batch.
 
-    Where files cannot be locked, nothing keeps a launch out that begins later.
+    Where files cannot be locked, nothing keeps out a launch that begins later.
 
     Args:
         folder: the output folder.
-        patience: seconds to wait for who has it for itself, such as `gather_parts` for a moment.
+        patience: seconds to wait for a process that uses the folder alone, as `gather_parts` does briefly.
 
     Raises:
-        OutputError: a launch has the folder for itself, or it cannot be written to.
+        OutputError: a launch is using the folder alone, or the folder cannot be written to.
     """
     work = folder / ".work"
     with writing(folder):
         work.mkdir(parents=True, exist_ok=True)
-        file = (work / "lock").open("a+b")  # network file systems want it readable to share its lock
+        file = (work / "lock").open("a+b")  # network file systems require read access to share its lock
     with file:
         marker = work / "lock.owner"
         if marker.exists():
@@ -86,7 +86,7 @@ def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def _is_shared(file: BinaryIO, folder: Path) -> bool:
-    """Whether the lock on a file could be had, together with others; True where there are no locks."""
+    """Whether the file could be locked, shared with others; True if locks are not supported."""
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -103,7 +103,7 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
 
 
 def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:
-    """The operating system's lock on a file, held; None where there are none."""
+    """The operating system's lock on a file, held; None if locks are not supported."""
     if FileLock is SoftFileLock:  # a Python without fcntl
         return None
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
@@ -119,7 +119,7 @@ def _system_lock(folder: Path, path: Path) -> BaseFileLock | None:
 
 
 def _marker(folder: Path, path: Path) -> BaseFileLock:
-    """A file that stands for the lock, held; not the lock's own, which is there and empty."""
+    """A marker file, held, in place of the lock; not the lock's own file, which exists and is empty."""
     lock = SoftFileLock(path, timeout=_MARKER_SECONDS)
     try:
         lock.acquire()

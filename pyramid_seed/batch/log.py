@@ -1,4 +1,4 @@
-"""What each process of a batch did, as a file; its warnings also on the terminal."""
+"""What each process of a batch did, in a file; its warnings also go to the terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .errors import writing
 logger = logging.getLogger(__name__)
 
 _ON_TERMINAL = ("pyramid_seed.batch", "pyramid_seed.pipelines.text", "pyramid_seed.api")
-"""Whose warnings are shown on the terminal, too, each once: of a batch's files, of prompts that are cut, and
-of clips that a model was not trained for."""
+"""Loggers whose warnings also appear on the terminal, each once: about a batch's files, about prompts that
+are cut, and about clips that a model was not trained for."""
 
 
 @contextmanager
 def log_file(folder: Path, name: str) -> Iterator[None]:
-    """Write what this process does to `logs/<name>.log`, after what earlier ones of that name wrote there.
+    """Write what this process does to `logs/<name>.log`, appended to earlier logs of that name.
 
     Raises:
-        OutputError: it cannot be written to.
+        OutputError: the log cannot be written to.
     """
     path = folder / "logs" / f"{name}.log"
     with writing(folder):
@@ -56,7 +56,7 @@ def log_file(folder: Path, name: str) -> Iterator[None]:
 
 
 class _TerminalHandler(logging.Handler):
-    """Warnings above the progress line, each once; what has failed is told in the end."""
+    """Shows each warning once, above the progress line; failures are reported at the end."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -71,7 +71,7 @@ class _TerminalHandler(logging.Handler):
 
 
 class _LogHandler(logging.FileHandler):
-    """The work itself fails on a full disk, with a message; the log must not end it in another way."""
+    """On a full disk the work itself fails with a message; the log must not end it in another way."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exc_info()[1], OSError):

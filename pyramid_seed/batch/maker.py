@@ -1,4 +1,4 @@
-"""What a batch needs of whoever makes its clips."""
+"""What a batch needs from the object that makes its clips."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class MadeClip(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What people should know of it, see `pyramid_seed.Clip`."""
+        """What the user should know about it, see `pyramid_seed.Clip`."""
         ...
 
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
-        """Write it, whole or not at all."""
+        """Write it, whole or not at all; returns its path."""
         ...
 
 
 class Maker(Protocol):
-    """Makes clips; the only part of a batch that knows models."""
+    """Makes clips; the only part of a batch that knows about models."""
 
     def image_digest(self, item: BatchItem) -> str | None:
-        """Digest of an item's first frame, see `Beginning`; None without one."""
+        """Digest of an item's first frame, see `Beginning`; None if it has none."""
         ...
 
     def origins(self, item: BatchItem) -> Sequence[Mapping[str, Any]]:
         """What the units of an item are made by here: machine, versions, settings of the process.
 
-        The first is that of new clips. Units of any other can be gone on from in the same way.
+        New clips have the first. The units of any of them can be continued from in the same way.
         """
         ...
 
@@ -55,11 +55,11 @@ class Maker(Protocol):
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> MadeClip:
-        """Make a job's item by one of its origins, and put its frames into `sink`.
+        """Make a job's item by one of its origins, and write its frames to `sink`.
 
-        It goes on from `known`, first units of that origin, where there are any.
+        It continues from `known`, the first units of that origin, if there are any.
 
         `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
-        its stage digests; what they raise is passed on.
+        its stage digests; errors that they raise are passed on.
         """
         ...

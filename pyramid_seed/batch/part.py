@@ -1,4 +1,4 @@
-"""One of N parts of a batch, each made by a process that talks to nobody: its items, and which it is."""
+"""One of N parts of a batch, each made by a process that does not communicate: which items it has."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _LOG = re.compile(r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.jsonl")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a batch, which has the items whose ids leave its number when divided by the number of parts.
+    """A part of a batch: the items whose ids, divided by the number of parts, leave its index.
 
-    An id is a hash of what an item is made of, so parts have about equal numbers of items, and an item is in
-    the same part whatever else is in the list.
+    An id is a hash of an item's content, so parts have about equal numbers of items, and an item is in the
+    same part whatever else is in the list.
 
     Attributes:
         index: 0 to count - 1.
         count: how many parts there are.
-        restarts: how often the scheduler has started it again, as far as it says.
+        restarts: how often the scheduler has restarted it, if the scheduler says.
     """
 
     index: int
@@ -41,33 +41,33 @@ class Part:
 
     @property
     def name(self) -> str:
-        """It in names of files."""
+        """Its name in file names."""
         return f"part-{self.index}-of-{self.count}"
 
     def has(self, key: str) -> bool:
-        """Whether the item of that id (hexadecimal) belongs to it."""
+        """Whether the item with that id (hexadecimal) belongs to it."""
         return int(key, 16) % self.count == self.index
 
     def may_share_items_with(self, other: Part) -> bool:
-        """Whether some id belongs to both: of one division only to a part and itself."""
+        """Whether some id belongs to both; two different parts of one division have none in common."""
         return (self.index - other.index) % gcd(self.count, other.count) == 0
 
     def log_name(self, token: str) -> str:
-        """The name of one process's log, by 16 hexadecimal digits of its own."""
+        """The name of one process's log; `token` is 16 hexadecimal digits of its own."""
         return f"{self.name}-{token}.jsonl"
 
     def may_share_items_of(self, log_name: str) -> bool:
-        """Whether items of this part may be in a log of that name; in those of no part any may be."""
+        """Whether a log of that name may hold items of this part; a log that names no part may hold any."""
         found = _LOG.fullmatch(log_name)
         return found is None or self.may_share_items_with(Part(int(found[1]), int(found[2])))
 
 
 def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
-    """The part that is meant by "I/N", or by "auto" or "auto/N" and the variables of a scheduler.
+    """The part that "I/N" names, or that a scheduler's variables give for "auto" or "auto/N".
 
     Raises:
-        ValueError: it is no part, or the scheduler's variables are missing or say none; the message says what
-            to write.
+        ValueError: the text names no part, or the scheduler's variables are missing or give none; the message
+            says what to write.
     """
     index, slash, count = text.partition("/")
     if not re.fullmatch(r"([0-9]+/[0-9]+)|auto(/[0-9]+)?", text):
@@ -90,14 +90,14 @@ def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
 
 
 def part_ranges(indices: Iterable[int]) -> str:
-    """Numbers of parts as `sbatch --array` takes them, such as "0,3-5"."""
+    """Part numbers in the form that `sbatch --array` takes, such as "0,3-5"."""
     runs = groupby(enumerate(sorted(indices)), key=lambda pair: pair[1] - pair[0])
     ends = [(members[0][1], members[-1][1]) for members in (list(run) for _, run in runs)]
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ends)
 
 
 def _part_of_slurm(environment: Mapping[str, str], count: int | None) -> Part:
-    """With a number of parts, a task's id is its part, whichever tasks are submitted."""
+    """If a number of parts is given, a task's id is its part, whichever tasks are submitted."""
     task = _number(environment, _SLURM)
     restarts = _number(environment, "SLURM_RESTART_COUNT", default=0)
     if count is not None:

@@ -1,7 +1,7 @@
-"""`run_part`: a process makes one part of a batch and talks to nobody; see `gather` for what comes after it.
+"""`run_part`: a process makes one part of a batch without communicating; `gather` follows.
 
-Processes know of each other by their logs alone. Whatever other parts run, no clip is lost, and none is made
-twice but one that two processes are at together, of which the later file stays.
+Processes know of each other only through their logs. Whichever other parts run, no clip is lost, and none is
+made twice, except one that two processes make at the same time; the later file stays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 900.0  # with who gathers, which takes ten minutes for ten million clips
+_PATIENCE_SECONDS = 900.0  # waiting for a gathering process, which takes ten minutes for ten million clips
 
 
 def run_part(
@@ -46,16 +46,16 @@ def run_part(
     check_files: bool = False,
     folders: bool = False,
 ) -> BatchSummary:
-    """Make the clips of a part that are not there yet.
+    """Make the clips of a part that do not exist yet.
 
     Args:
-        part: which one.
-        launch: of this process alone.
-        make_plan: the part's items; what it raises ends the process.
+        part: which part.
+        launch: a launch of this process alone.
+        make_plan: gives the part's items; an error in it ends the process.
         folder, maker, lossless, progress, check_files, folders: see `run_jobs`.
 
     Raises:
-        OutputError: the folder cannot be written to, or a launch has it for itself.
+        OutputError: the folder cannot be written to, or a launch is using it alone.
         ModelError: a model cannot be loaded.
     """
     journal, own = Journal(folder, part), HeldEntries()
@@ -82,7 +82,7 @@ def run_part(
             own.forget(job.id for job in missing)
         num_there_before = len(plan.jobs) - len(missing)
         logger.info("%d clips, %d of them there already", len(plan.jobs), num_there_before)
-        # Another process of this part takes equal jobs in another order, so that they seldom meet.
+        # Another process of this part takes the same jobs in another order, so that they seldom collide.
         jobs = in_order(missing, key=lambda _: random.random())
         work = Work(len(jobs), jobs.__getitem__, frozenset())
         report = Report(alone, None, len(jobs), sum(sum(job.steps) for job in jobs), progress=progress)

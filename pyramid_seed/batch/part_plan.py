@@ -1,4 +1,4 @@
-"""What each part of a batch is to make, as its process leaves it in `.work/parts` for `gather_parts`."""
+"""What each part of a batch is to make, which its process records in `.work/parts` for `gather_parts`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The items of a part.
 
     Attributes:
-        list_sum: of the whole list, see `Plan`.
-        ids: of its items.
-        bad: rows of the list of which nothing can be made; all are part 0's.
+        list_sum: the whole list's, see `Plan`.
+        ids: the ids of its items.
+        bad: rows of the list that cannot be made; all belong to part 0.
     """
 
     list_sum: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{1,64}\Z")]
@@ -36,14 +36,14 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_part_plan(folder: Path, part: Part, plan: Plan, bad: Sequence[RowEntry]) -> None:
-    """Leave what a part is to make, in place of what an earlier process of that part left."""
+    """Record what a part is to make, replacing what an earlier process of that part recorded."""
     left = PartPlan(list_sum=f"{plan.list_sum:x}", ids=[job.id for job in plan.jobs], bad=list(bad))
     with replacing(_plans(folder) / f"{part.name}.json", overwrite=True) as temporary:
         temporary.write_bytes(msgspec.json.encode(left))
 
 
 def latest_parts(folder: Path) -> tuple[int, dict[int, Path]]:
-    """How many parts the latest launch of parts has, and the plans that were left for that number of them.
+    """How many parts the latest launch of parts has, and the plans recorded for that number of parts.
 
     Raises:
         ValueError: no part was begun.
@@ -59,12 +59,12 @@ def latest_parts(folder: Path) -> tuple[int, dict[int, Path]]:
     latest = max(names, key=lambda name: name[0].lstat().st_mtime_ns)[1]
     count = int(latest[2])
     plans = {int(found[1]): path for path, found in names if int(found[2]) == count and int(found[1]) < count}
-    # The latest first, whose list is the one that counts.
+    # The latest plan comes first: its list is the one that counts.
     return count, dict(sorted(plans.items(), key=lambda plan: -plan[1].lstat().st_mtime_ns))
 
 
 def read_part_plan(path: Path) -> PartPlan | None:
-    """A plan that was left; None, with a warning, if it is damaged: its part is to be run again then."""
+    """A recorded plan; None, with a warning, if it is damaged: its part must then be run again."""
     try:
         check_readable(path)
         return msgspec.json.decode(path.read_bytes(), type=PartPlan)

@@ -1,4 +1,4 @@
-"""One line that says how far a batch is."""
+"""One line that shows the progress of a batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _OTHER_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Counts:
-    """How far a batch is, over all its processes.
+    """The progress of a batch, over all its processes.
 
     Attributes:
-        clips, steps: in all.
-        clips_done, clips_failed: finished ones.
-        steps_done: made by this launch.
-        steps_known: made by an earlier one.
+        clips, steps: totals.
+        clips_done, clips_failed: clips finished so far.
+        steps_done: steps made by this launch.
+        steps_known: steps made by an earlier one.
     """
 
     clips: int
@@ -31,10 +31,10 @@ class Counts:
 
 
 class ProgressLine:
-    """Shows `Counts` on standard error: one line on a terminal, elsewhere a line now and then.
+    """Shows `Counts` on standard error: one line on a terminal, elsewhere a new line now and then.
 
     Args:
-        counts: how far the batch is at the beginning.
+        counts: the progress at the start.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -45,8 +45,8 @@ class ProgressLine:
             file=sys.stderr if is_terminal else _SeparateLines(),
             bar_format="{desc}, {n_fmt}/{total_fmt} steps, {remaining} left{postfix}",
             mininterval=_TERMINAL_SECONDS if is_terminal else _OTHER_SECONDS,
-            miniters=0,  # a clip may fail, and so change the line, without a step
-            smoothing=0,  # time left by the mean of all steps
+            miniters=0,  # a failed clip changes the line without a step
+            smoothing=0,  # the time left follows from the mean over all steps
         )
 
     def show(self, counts: Counts) -> None:
@@ -73,7 +73,7 @@ class ProgressLine:
 
 
 class _SeparateLines:
-    """Standard error where nothing can be written over: tqdm's carriage returns become ends of lines."""
+    """Standard error where no line can be overwritten: tqdm's carriage returns become line ends."""
 
     def write(self, text: str) -> None:
         if line := text.strip():

@@ -1,8 +1,8 @@
-"""Ray shares a batch out: a pool of actors, each with its model; nothing else here imports Ray.
+"""Ray divides a batch: a pool of actors, each with its own model; no other module here imports Ray.
 
-The process that runs the batch plans, gathers and reports as without Ray, and hands out the jobs. Ray starts
-an actor again when its process or machine is lost, and gives it the same job, which goes on after its last
-finished unit.
+The process that runs the batch plans, gathers and reports as it does without Ray, and hands out the jobs. If
+an actor's process or machine is lost, Ray restarts the actor with the same job, which continues after its
+last finished unit.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from .worker import COUNTERS, Worker
 logger = logging.getLogger(__name__)
 
 _MAX_TASK_RETRIES = 9
-"""How often an item is begun again after its process was lost; then it counts as failed, as others would be
-lost by it, too."""
-_OF_ITS_OWN = "local"  # an address that starts a cluster on this machine, which ends with the batch
+"""How often an item is begun again after its process was lost; then it counts as failed, since it would take
+other processes with it, too."""
+_OF_ITS_OWN = "local"  # as an address: a cluster on this machine, which ends with the batch
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 _ROOM_SECONDS = 5.0
 _WARN_SECONDS = 60.0
 _HEAR_SECONDS = 10.0
-"""Who has not heard within that time that it is to stop is not there, or hangs."""
+"""An actor that does not confirm a stop within that time is gone, or hangs."""
 
 
 def work_on_actors(
@@ -61,10 +61,10 @@ def work_on_actors(
     maker_on: Callable[[str], Maker],
     options: RayOptions,
 ) -> None:
-    """Let actors make what is to be made, in place of `Worker.work`, whose arguments and errors these are.
+    """Let actors make the clips, in place of `Worker.work`, which has the same arguments and errors.
 
     Args:
-        maker_on: the maker of an actor, by its device; it is sent to all of them.
+        maker_on: the maker of an actor, given its device; it is sent to all actors.
         options: see `RayOptions`.
 
     Raises:
@@ -73,7 +73,7 @@ def work_on_actors(
     """
     if work.number == 0:
         return
-    # Ray tells of lost processes on the standard output, which is for results.
+    # Ray reports lost processes on standard output, which is for results.
     with redirect_stdout(sys.stderr), _cluster(options) as needs:
         pool = _Pool(worker, work, maker_on, options, needs)
         try:
@@ -84,13 +84,13 @@ def work_on_actors(
 
 @contextmanager
 def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
-    """Connect to Ray, unless that was done; yields what an actor needs."""
+    """Connect to Ray, unless connected already; yields the resources that an actor needs."""
     if ray.is_initialized():
         yield _needs(options)
         return
     address = _address(options)
     said = Path(os.environ.get("RAY_USAGE_STATS_CONFIG_PATH", "~/.ray/config.json")).expanduser()
-    if not said.exists():  # else somebody has told Ray whether to report its usage
+    if not said.exists():  # else the user has told Ray whether to report its usage
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(
@@ -101,7 +101,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         **({"num_cpus": usable_cores()} if address == _OF_ITS_OWN else {}),
     )
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray would end the process at once
+        signal.signal(signal.SIGTERM, handler)  # Ray's own handler would end the process at once
     try:
         needs = _needs(options)
         if address == _OF_ITS_OWN and not _room(needs):
@@ -126,7 +126,7 @@ def _needs(options: RayOptions) -> dict[str, float]:
 
 
 def _room(needs: dict[str, float]) -> int:
-    """How many actors the cluster has room for, busy or not."""
+    """How many actors the cluster has room for, counting those that are busy."""
     there = ray.cluster_resources()
     return min(math.floor(there.get(name, 0) / amount) for name, amount in needs.items())
 
@@ -136,7 +136,7 @@ def _text(resources: dict[str, float]) -> str:
 
 
 class _Actor:
-    """A process that makes one clip at a time, and meanwhile can be looked at and told to stop."""
+    """A process that makes one clip at a time, and meanwhile reports progress or stops on request."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Actor:
         self._launch = _launch_of(number)
 
     def make(self, job: Job, is_shown: bool, maker_on: Sequence[Any]) -> _Outcome:
-        """Make the clip of a job, which ends in the journal; where `maker_on` lies is in a list of one."""
+        """Make a job's clip, recorded in the journal; a list of one holds the reference to `maker_on`."""
         self._launch, self._job = _launch_of(self._number), job.id
         with log_file(self._journal.folder, f"process-{self._number}"), self._warnings_kept():
             worker = Worker(
@@ -176,7 +176,7 @@ class _Actor:
 
     @ray.method(concurrency_group="talk", max_task_retries=-1)
     def look(self) -> _Outcome:
-        """How far it is."""
+        """Report its progress."""
         warnings = []
         while not self._warnings.empty():
             warnings.append(self._warnings.get())
@@ -184,13 +184,13 @@ class _Actor:
 
     @ray.method(concurrency_group="talk", max_task_retries=-1)
     def stop(self) -> None:
-        """Let it stop after the running step."""
+        """Make it stop after the running step."""
         self._stopped.set()
 
     def _its_maker(self, maker_on: Any) -> Maker:
         if self._maker is None:
             try:
-                os.chdir(self._here)  # so that paths mean here what they mean there
+                os.chdir(self._here)  # so that paths mean the same here
             except OSError as error:
                 raise LaunchError(
                     f"the machine of actor {self._number} has no folder {self._here}, in which the batch was "
@@ -214,7 +214,7 @@ class _Actor:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """How far an actor is: its job, what it has counted for that, and new warnings."""
+    """An actor's progress: its job, its counts for that job, and new warnings."""
 
     job: str | None
     counts: Counter[str]
@@ -227,10 +227,10 @@ class _Member:
 
     Attributes:
         actor: Ray's handle.
-        look: the answer to come of `_Actor.look`, asked for at `looked_at`.
-        is_here: whether it ever answered.
-        job, call: what it makes, and the answer to come.
-        counts: what is shown of the job.
+        look: the pending answer of `_Actor.look`; the last one came at `looked_at`.
+        is_here: whether it has ever answered.
+        job, call: the job it makes, and the pending answer.
+        counts: the job's counts shown so far.
     """
 
     actor: Any
@@ -243,7 +243,7 @@ class _Member:
 
 
 class _Pool:
-    """Actors, as many as there is room for; where a cluster can grow, as many again are asked for."""
+    """Actors, as many as there is room for; a cluster that can grow is asked for as many again."""
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class _Pool:
         self._room, self._looked_at = 0, -math.inf
 
     def run(self, on_progress: Callable[[], None]) -> None:
-        """Make everything, or stop when somebody wants it."""
+        """Make everything, or stop when asked to."""
         warn_at = time.monotonic() + _WARN_SECONDS
         while (self._num_left or self._busy) and not self._worker.is_stopped():
             self._fill()
@@ -292,13 +292,13 @@ class _Pool:
             on_progress()
 
     def close(self) -> None:
-        """End the actors."""
+        """End all actors."""
         while self._members:
             ray.kill(self._members.pop().actor)
 
     @property
     def _num_left(self) -> int:
-        """How many jobs nobody has."""
+        """How many jobs are not handed out."""
         return self._work.number - self._num_taken + len(self._again)
 
     @property
@@ -306,8 +306,8 @@ class _Pool:
         return [member for member in self._members if member.call is not None]
 
     def _fill(self) -> None:
-        """Start actors; when there is nothing more to begin, end those that are idle, which makes room for
-        those that have lost theirs."""
+        """Start actors; if no jobs are left to begin, end idle actors, which makes room for actors that have
+        lost theirs."""
         if not self._num_left:
             for member in [member for member in self._members if member.call is None]:
                 self._members.remove(member)
@@ -323,7 +323,7 @@ class _Pool:
             self._members.append(member)
 
     def _hand_out(self, member: _Member) -> None:
-        """Give the next job to an actor that is free."""
+        """Give the next job to an actor if it is free."""
         if not member.is_here or member.call is not None or not self._num_left:
             return
         if self._again:
@@ -335,7 +335,7 @@ class _Pool:
         member.call = member.actor.make.remote(member.job, is_shown, [self._maker_on])
 
     def _hear(self) -> None:
-        """Wait a moment for answers, and look at what came."""
+        """Wait a moment for answers, and handle those that came."""
         now = time.monotonic()
         for member in self._members:
             if member.look is None and member.looked_at < now - _LOOK_SECONDS:
@@ -361,14 +361,14 @@ class _Pool:
             self._note(member, outcome)
 
     def _end_call(self, member: _Member) -> None:
-        """A job has ended, in whatever way."""
+        """Handle the end of a job, whatever its outcome."""
         job, call = member.job, member.call
         assert job is not None
         try:
             self._note(member, ray.get(call))
-        except RayTaskError as error:  # it is so for every clip
+        except RayTaskError as error:  # it would happen to every clip
             raise error.cause from error
-        except ActorDiedError:  # for good: somebody has ended it
+        except ActorDiedError:  # for good: it was ended from outside
             self._show(member, Counter())
             self._members.remove(member)
             self._again.append(job)
@@ -382,17 +382,17 @@ class _Pool:
     def _note(self, member: _Member, outcome: _Outcome) -> None:
         for record in outcome.warnings:
             logging.getLogger(record.name).handle(record)
-        if member.job is not None and outcome.job in (None, member.job.id):  # not of an earlier job
+        if member.job is not None and outcome.job in (None, member.job.id):  # not about an earlier job
             self._show(member, outcome.counts)
 
     def _show(self, member: _Member, counts: Counter[str]) -> None:
-        """Count what an actor has done; an attempt that was lost counts no more."""
+        """Count what an actor has done; a lost attempt no longer counts."""
         for name in COUNTERS:
             self._worker.launch.count(name, counts[name] - member.counts[name])
         member.counts = counts
 
     def _stop(self) -> None:
-        """Let the running clips stop after their step; who does not hear of it is left."""
+        """Make running clips stop after their current step; actors that do not answer are left behind."""
         busy = self._busy
         told = {member.actor.stop.remote(): member for member in busy}
         heard, _ = ray.wait(list(told), num_returns=len(told), timeout=_HEAR_SECONDS)
@@ -407,7 +407,7 @@ class _Pool:
 
 
 def _launch_of(number: int) -> Launch:
-    """An actor among all, with counters of its own."""
+    """A launch for one of the actors, with its own counters."""
     return Launch(number, 0, 1, torch.distributed.HashStore())  # type: ignore[attr-defined]
 
 

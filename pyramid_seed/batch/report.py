@@ -1,4 +1,4 @@
-"""What the main process keeps up to date in a batch: the index, the progress line, the contact sheet."""
+"""What the main process of a batch keeps up to date: the index, the progress line, the contact sheet."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _GATHER_SECONDS = 2.0
 
 
 class Report:
-    """Keeps index and progress line up to date; only on the main process.
+    """Keeps index and progress line up to date; only in the main process.
 
     Args:
-        launch: the processes, whose counters it reads.
-        journal: of the output folder; None if its index is not this process's to write.
+        launch: the processes whose counters it reads.
+        journal: the record of the output folder; None if this process is not to write the index.
         num_clips, num_steps: how many are to be made.
-        progress: whether to show a line.
+        progress: whether to show a progress line.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Report:
         self._num_gathered = 0
 
     def update(self) -> None:
-        """Look at the counters; called often.
+        """Read the counters and update; called often.
 
         Raises:
             OutputError: the index cannot be written.
@@ -82,9 +82,9 @@ class Report:
 
 
 def clips_to_show(plan: Plan, entries: Entries) -> frozenset[str]:
-    """Ids of the clips that are on the contact sheet, once they are made.
+    """Ids of the clips that are to be on the contact sheet once they are made.
 
-    They are evenly spaced in the list. A list that leaves room is followed by the other clips of the folder.
+    They are evenly spaced in the list. If the list leaves room, other clips of the folder follow.
     """
     ids = [job.id for job in plan.jobs]
     if len(ids) < SHEET_SIZE:
@@ -93,17 +93,17 @@ def clips_to_show(plan: Plan, entries: Entries) -> frozenset[str]:
 
 
 def write_contact_sheet(journal: Journal, entries: Entries, shown: Collection[str]) -> None:
-    """Write the strips of clips that are there, in the order of the index; missing strips are made anew.
+    """Write the strips of existing clips, in the order of the index; missing strips are made anew.
 
-    A sheet whose strips are those that it was written of stays as it is.
+    A sheet that already shows these strips is left as it is.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the sheet cannot be written.
     """
     found = [entries[key] for key in shown if key in entries]
     clips = sorted(filter(journal.is_done, found), key=lambda entry: str(entry["file"]))
     with writing(journal.folder):
-        for number in count(1 if not clips else 2):  # of clips that are gone, and of earlier versions
+        for number in count(1 if not clips else 2):  # sheets of clips that are gone, and of earlier versions
             if not journal.strips_path(number).is_file():
                 break
             _sheet_path(journal, number).unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def _sheet_path(journal: Journal, number: int = 1) -> Path:
 
 
 def _strip(journal: Journal, entry: Entry) -> Frames | None:
-    """The strip of a clip, made anew if it is not there; None if the clip cannot be read either."""
+    """The strip of a clip, made anew if missing; None if the clip cannot be read either."""
     path = journal.strip_path(entry["id"])
     if path.is_file():
         try:

@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
 NAMES = ("prompt", "seed", "image", "lora", "preset", *SETTINGS)
-"""What a row may hold: values of its own, and every setting."""
+"""What a row may hold: these values, and every setting."""
 MAX_LINE = 2**20
-"""Characters of a line; a list may have any number of lines."""
+"""Characters per line; a list may have any number of lines."""
 MAX_YAML_BYTES = 256 * 2**10
-"""Of a list in YAML: it takes a hundred times as long to read as other formats, see also `unique_keys`."""
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # the bytes that could not be decoded
+"""Size of a list in YAML, which takes a hundred times as long to read as other formats; see `unique_keys`."""
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that could not be decoded
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry of a list: the line it begins at, and its values. From .csv, all values are text."""
+    """One entry of a list: the line on which it begins, and its values. From .csv, all values are text."""
 
     line: int
     values: dict[str, Any]
@@ -54,7 +54,7 @@ class BadRow:
 
 
 class BatchInputError(ValueError):
-    """Entries of a list that cannot be made, all of them."""
+    """Entries of a list that cannot be made, all reported together."""
 
     def __init__(self, rows: Sequence[BadRow]) -> None:
         self.rows = tuple(rows)
@@ -75,15 +75,15 @@ def read_rows(source: str | Path, file_format: str | None = None) -> tuple[list[
 
 
 def stream_rows(source: str | Path, file_format: str | None = None) -> Iterator[Row | BadRow]:
-    """The rows of a list, one after the other; of a list in YAML, once all of it is read.
+    """The rows of a list, one by one; a list in YAML is read as a whole first.
 
     Args:
         source: a file, or "-" for standard input.
-        file_format: one of `LIST_FORMATS`; default: the file's ending, for standard input "txt".
+        file_format: one of `LIST_FORMATS`; default: the file's extension, or "txt" for standard input.
 
     Raises:
-        ValueError: an unknown format, text that is not UTF-8, a line or a .yaml that is too long, or a .yaml
-            or .csv that is broken as a whole.
+        ValueError: the format is unknown, the text is not UTF-8, a line or a .yaml is too long, or a .yaml or
+            .csv is broken as a whole.
         OSError: the file cannot be read.
     """
     where, is_standard_input = name_of(source), str(source) == STANDARD_INPUT
@@ -107,7 +107,7 @@ def stream_rows(source: str | Path, file_format: str | None = None) -> Iterator[
 
 
 def _lines(file: BinaryIO, where: str) -> Generator[str, None, None]:
-    """The lines of a list, their ends as they are on Linux; refuses those that are not UTF-8, or no text."""
+    """The lines of a list, with Linux line ends; refuses those that are not UTF-8 or not text."""
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
     try:
         for number in count(1):
@@ -116,24 +116,24 @@ def _lines(file: BinaryIO, where: str) -> Generator[str, None, None]:
                 return
             if not line.isascii() and _NOT_UTF8.search(line):
                 raise ValueError(f"{where}, line {number}: the text must be UTF-8")
-            if "\0" in line:  # of UTF-16, every other character
+            if "\0" in line:  # in UTF-16, every other character
                 raise ValueError(f"{where}, line {number}: the text must be UTF-8, got a NUL character")
             if len(line) > MAX_LINE:
                 raise ValueError(f"{where}, line {number}: must be at most {MAX_LINE:,} characters")
             yield line
     finally:
-        text.detach()  # or else it would close the file
+        text.detach()  # otherwise it would close the file
 
 
 def check_names(names: Iterable[Any], where: str = "") -> None:
-    """Refuse names that no row may hold: ValueError, with the known one spelled most like it."""
+    """Refuse names that no row may hold: ValueError, suggesting the most similar known name."""
     for name in names:
         if name not in NAMES:
             raise ValueError(f"{where}unknown name {name!r}{did_you_mean(str(name), NAMES)}")
 
 
 def name_of(source: str | Path) -> str:
-    """What to call a list in messages."""
+    """What messages call the list."""
     return "standard input" if str(source) == STANDARD_INPUT else str(source)
 
 
@@ -142,7 +142,7 @@ _Lines = Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def _read_txt(lines: Iterator[str], where: str) -> _Lines:
-    """A prompt per line; empty lines and those that begin with # are ignored, and the latter are told."""
+    """A prompt per line; empty lines and lines that begin with # are ignored, the latter with a notice."""
     num_remarks, first_remark = 0, 0
     for line, text in enumerate(lines, start=1):
         prompt = text.strip()
@@ -190,7 +190,7 @@ def _read_csv(lines: Iterator[str], where: str) -> _Lines:
                 raise ValueError(
                     f"{where}, line 1: columns must be parted by commas, got {called}: {columns}"
                 )
-        has_index = len(columns) > 1 and not columns[0]  # pandas numbers the rows in a column without a name
+        has_index = len(columns) > 1 and not columns[0]  # pandas numbers rows in an unnamed column
         columns = columns[has_index:]
         if len(set(columns)) < len(columns) or "prompt" not in columns:
             raise ValueError(f"{where}, line 1: must name each column once, `prompt` among them: {columns}")

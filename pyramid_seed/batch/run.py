@@ -89,54 +89,54 @@ def run_batch(
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> BatchSummary:
-    """Make the clips of a list that are not there yet; every process of a launch calls this with the same.
+    """Make the clips of a list that do not exist yet; every process of a launch makes the same call.
 
     A clip's identity is its content: prompt, seed, settings, image, weights, LoRAs. It is the same clip, in a
-    file of the same name, whatever is before and after it in the list, on however many processes, and however
+    file of the same name, whatever surrounds it in the list, however many processes there are, and however
     often the batch was interrupted.
 
     Args:
         prompts: a .txt, .jsonl, .csv or .yaml file (docs/batch.md), or "-" for standard input.
         output: the folder for clips, `index.jsonl`, `contact_sheet.png` and `logs`.
-        file_format: "txt", "jsonl", "csv" or "yaml" in place of the file's ending.
-        seeds: for rows that name none.
-        preset: for rows that name none; default: the settings that their model is made for, and without a
-            model those of "tiny".
-        device: where models run; default: an accelerator of its own for each process, else the CPU.
-        noise_device: where noise is drawn; the CPU's is the same on all machines.
+        file_format: "txt", "jsonl", "csv" or "yaml", overriding the file's extension.
+        seeds: for rows that give none.
+        preset: for rows that give none; default: the settings that their model is made for, or those of
+            "tiny" if no model is given.
+        device: where models run; default: an accelerator per process, else the CPU.
+        noise_device: where noise is drawn; noise from the CPU is the same on all machines.
         determinism: "strict" or "relaxed".
-        text_encoders: once a clip's text is encoded, "keep" the encoders or "offload" them to the CPU.
-        prompt_embeds: the texts of all rows, encoded by `encode_list`, or their file: no process then loads
+        text_encoders: after encoding a clip's text, "keep" the encoders or "offload" them to the CPU.
+        prompt_embeds: the texts of all rows, encoded by `encode_list`, or their file: then no process loads
             text encoders.
         attention, compile: see `generate`; they are part of a clip's identity.
-        workers: threads of each process, see `generate`.
-        loras: for rows that name none, see `generate`.
-        lossless: keep every bit in the files.
-        keep_going: make what can be made if some rows are bad; these then count as failed.
-        check_files: read every file that is there to the last byte, to see whether it is the one that was
-            written; else only those whose size or time of the last change is not the recorded one.
-        folders: put new clips into sub-folders named by the first two digits of their ids, 256 at most.
-        num_processes: how many processes were started; refused if it is another number.
+        workers: threads per process, see `generate`.
+        loras: for rows that give none, see `generate`.
+        lossless: keep every bit in the video files.
+        keep_going: make what can be made even if some rows are bad; bad rows then count as failed.
+        check_files: read every existing file completely, to check that it is the one that was written;
+            otherwise only files whose size or modification time differs from the record.
+        folders: put new clips into sub-folders named after the first two digits of their ids, at most 256.
+        num_processes: how many processes were started; another number is refused.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
-            pieces that the setting `shards` says; the clips are the same with any number.
-        part: "I/N": make only the clips of part I (0 to N - 1), by a process that talks to nobody and may
-            run beside those of other parts; "auto" or "auto/N": the part that the variables of an array job
-            of Slurm or an Indexed Job of Kubernetes say. `gather_parts` puts the index in order.
-        engine: "launch": the processes of a launch share the list; "ray": actors of a Ray cluster do, one
-            for each GPU, or for each core on CPUs (docs/batch.md); needs the extra `ray`.
+            pieces that the setting `shards` defines; the clips are the same with any number.
+        part: "I/N": make only the clips of part I (0 to N - 1), in a process that does not communicate and
+            may run beside those of other parts; "auto" or "auto/N": the part given by the variables of a
+            Slurm array job or a Kubernetes Indexed Job. `gather_parts` puts the index in order.
+        engine: "launch": the processes of a launch divide the list; "ray": actors of a Ray cluster do, one
+            per GPU, or per core on CPUs (docs/batch.md); needs the extra `ray`.
         address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
-            machine for this batch alone.
-        num_gpus_per_clip: the part of a GPU that each actor takes; default: 1.
-        progress: show a line on standard error.
-        settings: values that replace the presets', see below; a row's own come first.
+            machine for this batch only.
+        num_gpus_per_clip: the fraction of a GPU that each actor takes; default: 1.
+        progress: show a progress line on standard error.
+        settings: values that replace the presets', see below; a row's own values take precedence.
 
     Returns:
-        What came of it; whole only on the main process.
+        The outcome; complete only in the main process.
 
     Raises:
-        BatchInputError: rows that are bad, all of them; nothing was made.
-        ValueError: the list cannot be read or is empty, the number of processes is wrong, a device is not
-            here, or there is no such way to run.
+        BatchInputError: some rows are bad, all listed; nothing was made.
+        ValueError: the list cannot be read or is empty, the number of processes is wrong, a device is
+            missing, or there is no such way to run.
         OSError: the list cannot be read, or the folder cannot be written to.
         ModelError: a model cannot be loaded, or its files have changed since the batch began; a ValueError.
         LaunchError: the processes have lost each other.
@@ -171,12 +171,12 @@ def run_batch(
             + "; leave out part, or start each part without a launcher or engine"
         )
     own_device = _device_of("cpu" if ray else device, launch)
-    NoiseStreams(0, noise_device)  # refuses a device without float64 too
+    NoiseStreams(0, noise_device)  # also refuses a device without float64
     group = Group.of_launch(launch, processes_per_clip, torch.device(own_device))
     maker = _ClipMaker(own_device, options, lossless, group, embeds)
     work_on = Worker.work
     if ray is not None:
-        from .ray_engine import work_on_actors  # the only one that needs Ray
+        from .ray_engine import work_on_actors  # the only module that needs Ray
 
         actor = replace(maker, options=replace(options, workers=ray.num_cpus))
         work_on = partial(work_on_actors, maker_on=lambda device: replace(actor, device=device), options=ray)
@@ -196,7 +196,7 @@ def run_batch(
             loras_fit(item.loras, *model)
             shards_fit(item.settings.shards, *model)
             texts_fit(*model)
-            if keep_going:  # a model of which not all can be had is the fault of its rows alone
+            if keep_going:  # an incomplete model is the fault of its rows alone
                 fetched(*model)
 
         def check_text(item: BatchItem) -> None:
@@ -214,7 +214,7 @@ def run_batch(
             check_text=check_text,
             keep_going=keep_going,
         )
-        # By identity: a preset of somebody's own may hold lists, which have no hash.
+        # By object identity: a user's own preset may hold lists, which are not hashable.
         shared: dict[
             tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, tuple[int, ...]]
         ] = {}
@@ -269,7 +269,7 @@ def run_batch(
 
 @dataclass(frozen=True)
 class _ClipMaker:
-    """Makes the clips of a batch with the shared pipeline of this process."""
+    """Makes the clips of a batch with this process's shared pipeline."""
 
     device: str
     options: RunOptions
@@ -278,9 +278,9 @@ class _ClipMaker:
     embeds: EncodedTexts | None
 
     def shared_content(self, item: BatchItem, weights: str) -> SharedContent:
-        """What identifies an item that is made of these weights, see `identity.shared_content`."""
+        """What identifies an item made with these weights, see `identity.shared_content`."""
         options = self.options
-        # Only what is not the default, so that folders of earlier versions go on.
+        # Only what is not the default, so that folders of earlier versions continue.
         path = {} if options.attention in (None, DEFAULT_PATH) else {"attention": options.attention}
         compiled = {"compiled": True} if options.compile else {}
         return shared_content(
@@ -304,7 +304,7 @@ class _ClipMaker:
         dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
         fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
         path = options.attention or DEFAULT_PATH
-        # Clips that were begun before there was another default are finished on theirs.
+        # Clips that were begun under an earlier default are finished with it.
         paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
         origin = fingerprint | {"compiled": options.compile}
         if self.embeds is not None:
@@ -332,13 +332,13 @@ class _ClipMaker:
             raise LaunchError(str(error)) from error
 
     def follow(self, order: Order) -> None:
-        """Make a clip with the leading process, which has it in the end."""
-        assert self.group is not None  # whose leading process gave the order
+        """Make a clip with the leading process, which gets it at the end."""
+        assert self.group is not None  # its leading process gave the order
         logger.info("%s: begun, with others", order.job.file)
         try:
             with self.group.making() as processes:
                 self._make(order.job, order.origin, order.known, None, None, None, processes)
-        except Exception:  # the leading process tells what became of the clip
+        except Exception:  # the leading process reports what became of the clip
             logger.exception("%s: left", order.job.file)
 
     def _make(
@@ -357,7 +357,7 @@ class _ClipMaker:
             pipeline = shared_pipeline.get(
                 item.settings, self.device, options.compile, loras=item.loras, without=without
             )
-        except Exception as error:  # whatever it is, it would be so for every clip of the model
+        except Exception as error:  # whatever it is, every clip of the model would fail
             refuse_too_many_files(error)
             raise ModelError(
                 f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
@@ -404,7 +404,7 @@ def _image_of(item: BatchItem) -> Any:
 
 
 def _request(item: BatchItem, source: RecognisedModel, processes_per_clip: int) -> Request:
-    """What is to be made; raises what pipeline and file would raise, before anything is loaded."""
+    """What is to be made; raises pipeline and file errors before anything is loaded."""
     check_fps(item.settings.fps, ".mp4")
     request = check_request(source.geometry, item.prompt, item.settings)
     check_processes(processes_per_clip, item.settings.shards, is_guided=request.is_guided)
@@ -412,16 +412,16 @@ def _request(item: BatchItem, source: RecognisedModel, processes_per_clip: int) 
 
 
 def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
-    """Transformer steps of each unit; an image is the first one, and takes none."""
+    """Transformer steps per unit; an image is the first unit and takes none."""
     steps = [sum(unit.num_inference_steps) for unit in request.units]
     return tuple(steps if item.image is None else [0, *steps[1:]])
 
 
 def _device_of(device: str | None, launch: Launch) -> str:
-    """The device of this process: where several share a machine, each has an accelerator of its own.
+    """The device of this process: if several share a machine, each has an accelerator of its own.
 
     Raises:
-        ValueError: there are fewer accelerators than processes on this machine, or it cannot be used.
+        ValueError: this machine has fewer accelerators than processes, or the device cannot be used.
     """
     chosen = default_device() if device is None else parse_device(device)
     is_numbered = ":" in str(chosen)

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a wish to stop."""
+"""SIGINT, SIGTERM and SIGHUP as requests to stop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Self
 
 
 class StopSignals(ExitStack):
-    """While in use, a signal to stop is noted; whoever works looks at `received` and stops when it can."""
+    """While active, notes a signal to stop; the worker checks `received` and stops when it can."""
 
     received: signal.Signals | None = None
 
     def is_stopped(self) -> bool:
-        """Whether somebody wants us to stop."""
+        """Whether a stop was requested."""
         return self.received is not None
 
     def __enter__(self) -> Self:
@@ -29,9 +29,9 @@ class StopSignals(ExitStack):
 
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None], *names: str) -> Iterator[None]:
-    """Let signals be handled in another way in the body, but for those that are ignored, as nohup sets them.
+    """Handle signals differently in the body, except those that are ignored, as nohup sets them.
 
-    Outside of the main thread, where Python allows no handlers, they do what they did before.
+    Outside the main thread, where Python allows no handlers, they keep their effect.
     """
     is_main = threading.current_thread() is threading.main_thread()
     numbers = [getattr(signal, name) for name in names if is_main and hasattr(signal, name)]

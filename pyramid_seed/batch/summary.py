@@ -1,4 +1,4 @@
-"""What a batch is to make, and what came of it."""
+"""What a batch is to make, and what the outcome is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Plan:
     """What a batch is to make.
 
     Attributes:
-        jobs: all of the list, each once.
-        bad: rows of which nothing can be made.
+        jobs: all jobs of the list, each once.
+        bad: rows that cannot be made.
         duplicates: how many rows were left out because they equal another one.
-        list_sum: of the ids of a whole list, of which this is a part; it tells lists apart.
+        list_sum: sum of the ids of the whole list, of which this is a part; it tells lists apart.
     """
 
     jobs: tuple[Job, ...]
@@ -29,13 +29,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What came of a batch.
+    """The outcome of a batch.
 
     Attributes:
-        is_main: whether this is the main process; on the others, only `signal` has a meaning.
-        digests: SHA-256 of the frames of every clip of the list that is there, by file name.
-        made, found: how many of these were made by this launch, and how many were there before it.
-        failed: reasons, by file name, or by row for rows of which nothing can be made.
+        is_main: whether this is the main process; in the others, only `signal` has a meaning.
+        digests: SHA-256 of the frames of every existing clip of the list, by file name.
+        made, found: how many of these this launch made, and how many existed before it.
+        failed: reasons, by file name, or by row for rows that cannot be made.
         missing: how many clips were not begun.
         duplicates: how many rows were left out because they equal another one.
         signal: the number of the signal that stopped the batch, None if it was not stopped.
@@ -52,7 +52,7 @@ class BatchSummary:
 
     @property
     def status(self) -> int:
-        """Exit status: 0 all is there, 1 something failed, 128 + n stopped by signal n."""
+        """Exit status: 0 everything exists, 1 something failed, 128 + n stopped by signal n."""
         if self.signal is not None:
             return 128 + self.signal
         return 1 if self.failed or self.missing else 0
@@ -60,14 +60,14 @@ class BatchSummary:
 
 @dataclass(frozen=True)
 class GatherSummary:
-    """What there is of a batch that was made in parts.
+    """The state of a batch that was made in parts.
 
     Attributes:
-        found: how many clips of the list are there.
-        failed: reasons, by file name, or by row for rows of which nothing can be made.
-        missing: how many clips of the parts that were begun are not there.
+        found: how many clips of the list exist.
+        failed: reasons, by file name, or by row for rows that cannot be made.
+        missing: how many clips of the parts that were begun do not exist.
         num_parts: how many parts the list was divided into.
-        parts: those to run again, or for the first time: with clips that failed or are missing, or not begun.
+        parts: the parts still to be run: not begun, or with clips that failed or are missing.
     """
 
     found: int
@@ -78,14 +78,14 @@ class GatherSummary:
 
     @property
     def status(self) -> int:
-        """Exit status: 0 all is there, 1 something failed or is missing."""
+        """Exit status: 0 everything exists, 1 something failed or is missing."""
         return 1 if self.failed or self.parts else 0
 
 
 def summarize(
     plan: Plan, entries: Mapping[str, Entry], *, num_there_before: int, signal: int | None
 ) -> BatchSummary:
-    """What came of a plan, by the journal's entries."""
+    """The outcome of a plan, from the journal's entries."""
     digests: dict[str, str] = {}
     failed: dict[str, str] = {}
     for job in plan.jobs:

@@ -1,4 +1,4 @@
-"""Finished units of an unfinished clip: one file each, so that a killed run goes on after the last one."""
+"""Finished units of an unfinished clip: one file each, so that a killed run continues after the last."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def save_unit(
     """Write the latents (1, C, 1, h, w) of one unit, whole or not at all.
 
     Args:
-        folder: of the clip.
+        folder: the clip's work folder.
         unit: its index.
         latents: float32, normalised.
-        stage_digests: SHA-256 of its latents after each stage.
-        origin: what they were made by, in types that JSON knows; `load_units` compares it.
+        stage_digests: SHA-256 of the unit's latents after each stage.
+        origin: what made them, in types that JSON supports; `load_units` compares it.
     """
     kept = latents.detach().to("cpu", torch.float32).contiguous()
     stages = " ".join(stage_digests)
@@ -47,16 +47,16 @@ def save_unit(
 def load_units(
     folder: Path, limit: int, origin: Mapping[str, Any], image_digest: str | None = None
 ) -> tuple[Beginning | None, str | None]:
-    """The clip's first units, as many as can be gone on from.
+    """The clip's first units, as many as can be continued from.
 
     Args:
-        folder: of the clip.
-        limit: read no more than these.
-        origin: what they must have been made by.
-        image_digest: of the clip's first frame, see `Beginning`; None if it does not begin with an image.
+        folder: the clip's work folder.
+        limit: read at most this many.
+        origin: what must have made them.
+        image_digest: digest of the clip's first frame, see `Beginning`; None if no image was given.
 
     Returns:
-        The units or None; and why a unit that is there was refused, if one was.
+        The units or None; and why an existing unit was refused, if one was.
     """
     latents: list[torch.Tensor] = []
     stage_digests: list[tuple[str, ...]] = []
@@ -84,10 +84,10 @@ def load_units(
 
 
 def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Latents (1, C, 1, h, w) and stage digests of a unit; ValueError says why it cannot be gone on from."""
+    """Latents (1, C, 1, h, w) and stage digests of a unit; ValueError says why it cannot be used."""
     try:
         check_readable(path)
-        path.open("rb").close()  # so that an error of the system's comes as Python's
+        path.open("rb").close()  # so that a system error is raised as Python's
         with safetensors.safe_open(path, framework="pt") as file:
             latents = file.get_tensor("latents")
             metadata = file.metadata() or {}

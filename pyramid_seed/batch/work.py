@@ -1,4 +1,4 @@
-"""What the processes of a launch are to make; of a list of any length, each reads what it takes."""
+"""What the processes of a launch are to make; however long the list, each reads only what it takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from .identity import Job, jobs_from_json, jobs_to_json
 from .launch import Launch
 
-_PART = 32  # jobs that are read at once
+_PART = 32  # jobs read at once
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Work:
     """Jobs in the order in which they are taken.
 
     Attributes:
-        number: how many there are.
-        job: the one at a place.
+        number: how many jobs there are.
+        job: the job at a place.
         shown: ids of the clips that are to be on the contact sheet.
     """
 
@@ -29,10 +29,10 @@ class Work:
 
 
 def publish_work(launch: Launch, jobs: Sequence[Job], shown: frozenset[str]) -> Work:
-    """Let the other processes know what is to be made; the main one does.
+    """Tell the other processes what is to be made; called by the main process.
 
     Raises:
-        LaunchError: they cannot be reached.
+        LaunchError: the processes cannot be reached.
     """
     if launch.world_size > 1:
         for begin in range(0, len(jobs), _PART):
@@ -42,10 +42,10 @@ def publish_work(launch: Launch, jobs: Sequence[Job], shown: frozenset[str]) -> 
 
 
 def published_work(launch: Launch, is_stopped: Callable[[], bool]) -> Work | None:
-    """What the main process has published; None if it has refused to, or if stopped meanwhile.
+    """What the main process has published; None if it refused the list, or if stopped meanwhile.
 
     Raises:
-        LaunchError: it is gone.
+        LaunchError: the main process is gone.
     """
     published = launch.plan(is_stopped)
     plan = {} if published is None else json.loads(published)

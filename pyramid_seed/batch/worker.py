@@ -28,21 +28,21 @@ from .work import Work
 logger = logging.getLogger(__name__)
 
 COUNTERS = ("steps", "known", "done", "failed")
-"""What a worker counts: steps made and steps that were there, clips made and clips that failed."""
+"""What a worker counts: steps made and steps already known, clips made and clips that failed."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Takes jobs and makes them, until there are none or somebody wants it to stop.
+    """Takes jobs and makes them until none are left or it is asked to stop.
 
     Args:
-        journal: of the output folder.
-        launch: the processes, with which it shares the jobs.
+        journal: the record of the output folder.
+        launch: the processes with which it shares the jobs.
         maker: makes the clips.
-        is_stopped: whether somebody wants it to stop.
-        lossless: keep every bit in the files.
-        folders: clips go into sub-folders by the first digits of their ids.
-        is_made: whether a process that shares nothing but the folder has made a job meanwhile.
+        is_stopped: whether it was asked to stop.
+        lossless: keep every bit in the video files.
+        folders: put clips into sub-folders named after the first digits of their ids.
+        is_made: whether a process that shares only the folder has made a job meanwhile.
     """
 
     journal: Journal
@@ -54,7 +54,7 @@ class Worker:
     is_made: Callable[[Job], bool] = lambda _: False
 
     def work(self, work: Work, on_progress: Callable[[], None]) -> None:
-        """Make what is to be made; `on_progress` is called after every step and every clip.
+        """Make the clips of a list of work; `on_progress` is called after every step and every clip.
 
         Raises:
             OutputError: the output folder cannot be written to.
@@ -68,7 +68,7 @@ class Worker:
             on_progress()
 
     def make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
-        """Make the clip of one job, unless it is stopped or another process has made it; raises as `work`."""
+        """Make one job's clip, unless stopped or another process has made it; raises as `work` does."""
         try:
             if self.is_made(job):
                 self._leave(job)
@@ -76,13 +76,13 @@ class Worker:
                 self._make(job, on_progress, is_shown=is_shown)
         except Stopped:
             logger.info("stopped")
-        except OutputError:  # whoever was first at a clip removes the work on it under the others
+        except OutputError:  # the first to finish a clip removes its work folder, used by others
             if not self.is_made(job):
                 raise
             self._leave(job)
 
     def fail(self, job: Job, reason: str) -> None:
-        """Write down that the clip of a job could not be made."""
+        """Record that the clip of a job could not be made."""
         with writing(self.journal.folder):
             self.journal.record(self._entry(job, "failed") | {"reason": reason})
         self.launch.count("failed")
@@ -103,23 +103,23 @@ class Worker:
                 clip, num_resumed = self._clip(job, on_progress, file)
             except (Stopped, OutputError, ModelError, LaunchError):
                 raise
-            except Exception as error:  # whatever is wrong with one clip must not stop the others
+            except Exception as error:  # an error in one clip must not stop the others
                 refuse_too_many_files(error)
                 reason = f"{type(error).__name__}: {error}"
                 logger.exception("%s: failed", job.file)
             else:
                 self._save(job, clip, file, num_resumed, time.perf_counter() - started)
         if reason is not None:
-            # Here, where the error and with it the tensors of its frames are gone.
+            # Only here are the error and the tensors of its frames released.
             free_memory()
             self.fail(job, reason)
 
     def _clip(self, job: Job, on_progress: Callable[[], None], file: FrameFile) -> tuple[MadeClip, int]:
-        """The clip of a job, and how many of its units were there."""
+        """The clip of a job, and how many of its units were already made."""
         with writing(self.journal.folder):
             units = self.journal.open_work_folder(job.id)
         origins = [{**origin, "key": job.key} for origin in self.maker.origins(job.item)]
-        # Its last unit is always made here: so the text is encoded as in a run that was not interrupted.
+        # The last unit is always made here: so the text is encoded as in an uninterrupted run.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
         origin, (beginning, refusal) = origins[0], load_units(units, num_units, origins[0], image_digest)
         for earlier in origins[1:] if beginning is None and refusal is not None else ():
@@ -157,7 +157,7 @@ class Worker:
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
         unfinished = self.journal.unfinished_path(job.id)
         with writing(self.journal.folder):
-            # What is half-written lies where only batches write, see `Journal.clean`.
+            # Half-written clips are kept where only batches write, see `Journal.clean`.
             clip.save(unfinished, lossless=self.lossless, overwrite=True)
             outcome = {
                 "digest": clip.digest,
@@ -198,7 +198,7 @@ class Worker:
 
 
 class _ClipFile(FrameFile):
-    """Where the frames of a clip go: they are encoded, and some may be kept for the contact sheet."""
+    """Receives the frames of a clip: encodes them, and may keep some for the contact sheet."""
 
     def __init__(self, path: Path, lossless: bool, strip: Strip | None) -> None:
         super().__init__(path, lossless=lossless)
@@ -209,7 +209,7 @@ class _ClipFile(FrameFile):
             return super().__enter__()
 
     def write(self, frames: Frames) -> None:
-        """The next frames; a full disk raises OutputError."""
+        """Write the next frames; a full disk raises OutputError."""
         with writing(self.path.parent):
             super().write(frames)
         if self.strip is not None:
