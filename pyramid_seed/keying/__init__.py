@@ -1,1 +1,1 @@
-"""Keyed noise for any diffusers pipeline: every random draw of a call seen, answered by seed, or told of."""
+"""Keyed noise for any diffusers pipeline: each random draw of a call is answered from a seed, or reported."""

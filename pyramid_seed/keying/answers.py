@@ -1,6 +1,6 @@
-"""The value of every draw as a function of root seed and ordinal (scheme keyed-v1).
+"""The value of each draw as a function of root seed and ordinal (scheme keyed-v1).
 
-The scheme is a promise: what is here never changes. A new idea is a new scheme with a new name.
+The scheme is a promise: it never changes. A new idea is a new scheme with a new name.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _EFFECTIVE_SEEDS = 2**32  # as in noise.ledger: the CPU's generator keeps the lo
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One draw: which, where it was asked for, and the SHA-256 (hexadecimal) of its values.
+    """One draw: which it is, where it was requested, and the SHA-256 (hexadecimal) of its values.
 
     Attributes:
         library, ordinal: its address under the root seed.
-        name: the function that was called.
-        site: who called it.
-        shape, dtype, device: of the values, see `draws.kind_of`.
-        sha256: of the values as they were given, little endian in C order; of the draw's seed, as text, where
-            they are no array.
+        name: the function called.
+        site: the caller.
+        shape, dtype, device: the values', see `draws.kind_of`.
+        sha256: of the values as returned, little-endian in C order; if they are not an array, of the draw's
+            seed as text.
     """
 
     library: Library
@@ -49,10 +49,10 @@ class LedgerRow:
 
 
 def derive_seed(root: int, library: Library, ordinal: int) -> int:
-    """Seed of the draw number `ordinal` (from 0) of a library: 64 bits.
+    """Seed of a library's draw number `ordinal` (from 0): 64 bits.
 
     The first 8 bytes, little-endian, of BLAKE2b over `pyramid-seed/keyed-v1/<root>/<library>/<ordinal>`.
-    Libraries count by themselves, so that a stray draw of one moves no value of another.
+    Each library counts its own draws, so that a stray draw of one shifts no value of another.
 
     Raises:
         TypeError, ValueError: see `seeds.check_root`.
@@ -63,10 +63,10 @@ def derive_seed(root: int, library: Library, ordinal: int) -> int:
 
 
 class KeyedDraws:
-    """Answers every draw of one clip, and writes it down.
+    """Answers every draw of one clip, and records it.
 
-    Values are drawn on the CPU in float64 (whole numbers in their own type), rounded once, then moved: they
-    are the same on every machine and device, whatever generator was passed.
+    Values are drawn on the CPU in float64 (integers in their own type), rounded once, then moved: they are
+    the same on every machine and device, whatever generator was passed.
 
     Args:
         root: the clip's root seed.
@@ -83,7 +83,7 @@ class KeyedDraws:
         """The value of a draw.
 
         Raises:
-            ValueError: its function is not answered, or its seed would give the noise of an earlier draw.
+            ValueError: its function is not answered, or its seed would repeat the noise of an earlier draw.
         """
         _check_answered(draw)
         ordinal = self._ordinals[draw.library]
@@ -114,7 +114,7 @@ def _check_answered(draw: Draw) -> None:
 
 
 def _number(draw: Draw, seed: int) -> Any:
-    """Of NumPy or Python: their own function, of a generator with that seed and no other draw."""
+    """The answer to NumPy or Python: their own function, on a new generator with that seed."""
     if draw.library == "python":
         return getattr(random.Random(seed), draw.name)(*draw.args, **draw.kwargs)
     if draw.name == "default_rng":
@@ -123,7 +123,7 @@ def _number(draw: Draw, seed: int) -> Any:
 
 
 def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
-    """What the same function gives on the CPU in float64, from `generator`, in the dtype asked for."""
+    """The result of the same function on the CPU in float64, from `generator`, in the dtype asked for."""
     function: Callable[..., torch.Tensor] = draw.function
     args = [value for value in draw.args if not isinstance(value, torch.Generator)]
     kwargs = {name: value for name, value in draw.kwargs.items() if name not in _WHERE}
@@ -137,7 +137,7 @@ def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
         return _chosen(*args, **kwargs, generator=generator)
     if draw.name in ("normal", "normal_", "uniform_"):
         return _scaled(draw, args, kwargs, generator, wide).to(dtype)
-    if draw.name == "random_":  # its range is that of the dtype
+    if draw.name == "random_":  # its range depends on the dtype
         args[0] = torch.empty(args[0].shape, dtype=dtype)
     if function in LIKE:
         shape, args = draw.tensors[0].shape, args[1:]
@@ -154,7 +154,7 @@ def _torch_values(draw: Draw, generator: torch.Generator) -> torch.Tensor:
 def _scaled(
     draw: Draw, args: list[Any], kwargs: dict[str, Any], generator: torch.Generator, wide: torch.dtype
 ) -> torch.Tensor:
-    """normal, normal_, uniform_: scaled in two steps, which torch's own are not on every CPU."""
+    """normal, normal_, uniform_: scaled in two steps; torch's own functions do so only on some CPUs."""
     names = ("from", "to") if draw.name == "uniform_" else ("mean", "std")
     tensors = draw.tensors
     if draw.function in IN_PLACE:
@@ -174,7 +174,7 @@ def _wide(value: Any) -> Any:
 
 
 def _rounded_down(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Uniform values stay below the end of their interval, which rounding to the nearest could reach."""
+    """Uniform values stay below the end of their interval, which rounding to nearest could reach."""
     rounded = values.to(dtype)
     below = torch.nextafter(rounded, torch.tensor(-torch.inf, dtype=dtype))
     return torch.where(rounded.double() > values, below, rounded)
@@ -183,7 +183,7 @@ def _rounded_down(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def _chosen(
     input: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: torch.Generator
 ) -> torch.Tensor:
-    """multinomial by cumulated weights; torch takes logarithms, which differ between maths libraries."""
+    """multinomial by cumulative weights; torch uses logarithms, which differ between maths libraries."""
     if num_samples != 1 and not replacement:
         raise ValueError(f"multinomial without replacement must take one sample, got {num_samples}")
     cumulated = input.cumsum(-1)
@@ -196,7 +196,7 @@ def _chosen(
 
 
 def _delivered(draw: Draw, values: torch.Tensor) -> torch.Tensor:
-    """The values where the caller wants them."""
+    """The values on the device, and in the tensor, that the caller asked for."""
     kwargs, tensors = draw.kwargs, draw.tensors
     if draw.function in IN_PLACE:
         tensors[0].detach().copy_(values)

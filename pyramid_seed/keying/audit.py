@@ -1,4 +1,4 @@
-"""`audit`: what a call of a pipeline draws, what of it a seed reaches, and whether its clips repeat."""
+"""`audit`: what a pipeline call draws, which draws a seed controls, and whether its clips repeat."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .manifest import told, type_name
 from .pipeline import KeyedPipeline, prompts_of
 
 DrawnFrom = Literal["seed", "the call's", "the first clip's", "its own", "global"]
-"""Whom a draw came from: a keyed seed; the generator that the call was given; in a call for two clips the
-first one's alone; one that the pipeline made; the library's global one."""
+"""Where a draw came from: a keyed seed; the generator passed to the call; in a call for two clips, the first
+clip's alone; a generator that the pipeline made; the library's global generator."""
 
 _LEAKS = {
     "global": "no seed reaches it, it is from the global generator",
@@ -35,12 +35,12 @@ _LEAKS = {
 
 @dataclass(frozen=True)
 class AuditedDraw:
-    """A place that draws.
+    """A place in the code that draws.
 
     Attributes:
-        site, name: where, and by which function.
-        shape, dtype, device: of the first values that were drawn there.
-        drawn_from: whom they came from.
+        site, name: the place, and the function called there.
+        shape, dtype, device: those of the first values drawn there.
+        drawn_from: where the values came from.
         count: how often it drew in one call.
     """
 
@@ -54,12 +54,12 @@ class AuditedDraw:
 
     @property
     def is_leak(self) -> bool:
-        """Whether the seeds of a call do not decide it."""
+        """Whether the seeds of a call do not control it."""
         return self.drawn_from in _LEAKS
 
     @property
     def notes(self) -> list[str]:
-        """What people should know of it."""
+        """What the user should know about it."""
         notes = [_LEAKS[self.drawn_from]] if self.is_leak else []
         if self.drawn_from != "seed" and self.device != "cpu":
             notes.append("other devices draw other values")
@@ -75,14 +75,15 @@ class AuditedDraw:
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` found.
+    """The findings of `audit`.
 
     Attributes:
-        pipeline: the class.
-        draws: every place that draws, in order.
-        unseen: the global generators that something drew from besides, where nobody can look.
+        pipeline: the pipeline's class.
+        draws: each place that draws, in order.
+        unseen: the global generators that something else drew from, where it cannot be observed.
         differences: between runs that the seed should make equal, by what was compared: "repeat", the same
-            again; "globals", other global generators; "batch", a clip alone and beside another. None is none.
+            call again; "globals", other global generators; "batch", a clip alone and beside another. None
+            means equal.
     """
 
     pipeline: str
@@ -92,12 +93,12 @@ class Audit:
 
     @property
     def leaks(self) -> tuple[AuditedDraw, ...]:
-        """Places whose draws the seeds of a call do not decide."""
+        """Places whose draws the seeds of a call do not control."""
         return tuple(draw for draw in self.draws if draw.is_leak)
 
     @property
     def failures(self) -> list[str]:
-        """Why a clip of this call is not a function of its seed, for people; empty if it is."""
+        """Why a clip of this call is not a function of its seed, in words; empty if it is."""
         failures = [f"{counted(len(self.leaks), 'leak')}"] if self.leaks else []
         failures += [f"unseen draws from the global generator of {name}" for name in self.unseen]
         return failures + [f"{name}: {what}" for name, what in self.differences.items() if what is not None]
@@ -111,21 +112,21 @@ def audit(
     batch: bool = True,
     **call: Any,
 ) -> Audit:
-    """Run a call of a pipeline a few times, and say what it draws and whether its clip is the seed's.
+    """Run a call of a pipeline several times; report what it draws and whether the seed decides its clip.
 
-    A pipeline of diffusers gets `generator=` with that seed, as it asks for; a keyed one `seed=`. Five calls
-    are made: of the clip, the same again, with other global generators; of another clip, and of both as a
-    batch. Global generators are left as they were.
+    A diffusers pipeline gets `generator=` with that seed, a keyed one `seed=`. Five calls are made: the clip,
+    the clip again, the clip with other global generators, another clip, and both clips as a batch. The states
+    of global generators are restored.
 
     Args:
-        pipe: the pipeline, or what `keyed` made of it.
-        seed: of the clip, in [0, 2**64); that of the other one is a neighbour.
-        determinism: the level of the calls; a keyed pipeline has its own.
+        pipe: the pipeline, or the result of `keyed`.
+        seed: the clip's, in [0, 2**64); the other clip has a neighbouring seed.
+        determinism: the level of the calls; a keyed pipeline uses its own.
         batch: False leaves out the last two calls.
-        call: arguments for one clip.
+        call: the arguments for one clip.
 
     Raises:
-        TypeError: it is no pipeline. ValueError: `call` is for several clips, or the seed is out of range.
+        TypeError: not a pipeline. ValueError: `call` is for several clips, or the seed is out of range.
         Exception: whatever the pipeline raises for one clip.
     """
     if not isinstance(pipe, DiffusionPipeline | KeyedPipeline):
@@ -150,7 +151,7 @@ def audit(
         alone = first.clips + run([neighbour]).clips
         try:
             both = run([seed, neighbour])
-        except Exception as error:  # whatever it is: of a list of prompts there are no clips
+        except Exception as error:  # whatever it is: a list of prompts gives no clips
             reason = str(error).partition("\n")[0]
             differences["batch"] = f"raises {type(error).__name__}: {reason}"
         else:
@@ -163,7 +164,7 @@ def audit(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a call made: each clip as `manifest.told` tells it, the places that drew, what moved unseen."""
+    """The result of a call: each clip as `manifest.told` gives it, the places that drew, unseen changes."""
 
     clips: list[Any]
     draws: list[AuditedDraw]
@@ -171,7 +172,7 @@ class _Run:
 
 
 def _run(pipe: DiffusionPipeline | KeyedPipeline, seeds: Sequence[int], call: Mapping[str, Any]) -> _Run:
-    """One call, for as many clips as there are seeds."""
+    """One call, for one clip per seed."""
     number = len(seeds)
     arguments = dict(call)
     if number > 1:
@@ -192,14 +193,14 @@ def _run(pipe: DiffusionPipeline | KeyedPipeline, seeds: Sequence[int], call: Ma
 
 
 class _Recorder:
-    """Lets everything draw as it would, and writes down what and from whom."""
+    """Lets every function draw as usual, and records what was drawn and from which generator."""
 
     def __init__(self, generators: list[torch.Generator]) -> None:
         self.generators = generators
         self.global_libraries: set[str] = set()
         self._draws: list[AuditedDraw] = []
         self._clips: dict[tuple[Site, str], set[int]] = {}
-        """Whose generators of the call each place drew from."""
+        """The clips whose generators each place drew from."""
 
     def __call__(self, draw: Draw) -> Any:
         value = draw.natively()
@@ -215,7 +216,7 @@ class _Recorder:
         return value
 
     def told(self) -> list[AuditedDraw]:
-        """The draws; those of which other clips' generators had no part are the first clip's."""
+        """The draws; where not every clip's generator was used, they are labelled the first clip's."""
         return [
             replace(draw, drawn_from="the first clip's")
             if draw.drawn_from == "the call's"
@@ -226,7 +227,7 @@ class _Recorder:
 
 
 def _places(draws: Sequence[AuditedDraw]) -> list[AuditedDraw]:
-    """Each place once, with the number of its draws."""
+    """Each place once, with its number of draws."""
     numbers = Counter((draw.site, draw.name, draw.drawn_from) for draw in draws)
     first = {(draw.site, draw.name, draw.drawn_from): draw for draw in reversed(draws)}
     return [replace(first[place], count=number) for place, number in numbers.items()]
@@ -245,7 +246,7 @@ def _repeated(value: Any, number: int) -> Any:
 
 @contextmanager
 def _seeded_globals(seed: int) -> Iterator[None]:
-    """Global generators in a state of that number inside the block, and as they were after it."""
+    """Set global generators from a seed inside the block, and restore their states afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     try:

@@ -1,4 +1,4 @@
-"""A clip of a keyed pipeline: its frames, and how they came to be."""
+"""A clip of a keyed pipeline: its frames, and how they were made."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .manifest import WeightFolders, build_manifest
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeyedClip:
-    """One clip of a call of a `KeyedPipeline`.
+    """One clip from a call of a `KeyedPipeline`.
 
     Attributes:
         seed: its root seed.
         ledger: every draw, in order.
-        frames: (T, H, W, 3) uint8 RGB; None of an output without frames, such as latents.
-        arguments: of its call of the pipeline, as `manifest.told` tells each.
-        setup: how the pipeline was set up, as a manifest tells it, see `manifest.setup_of`.
+        frames: (T, H, W, 3) uint8 RGB; None if the output has no frames, such as latents.
+        arguments: those of its pipeline call, as `manifest.told` gives each.
+        setup: how the pipeline was set up, as recorded in a manifest, see `manifest.setup_of`.
         folders: where the weights came from.
     """
 
@@ -45,7 +45,7 @@ class KeyedClip:
         return frames_digest(self._frames())
 
     def manifest(self, fps: float) -> dict[str, Any]:
-        """How the clip was made and what came out, see docs/keyed.md. ValueError if there are no frames."""
+        """How the clip was made and the result, see docs/keyed.md. ValueError if there are no frames."""
         return build_manifest(
             self._frames(), fps, self.seed, self.ledger, self.setup, self.arguments, self.folders
         )
@@ -55,13 +55,13 @@ class KeyedClip:
 
         Args:
             path: the file.
-            fps: frames per second; pipelines do not say.
+            fps: frames per second; pipelines do not state a rate.
             lossless: keep every bit (RGB h264).
-            overwrite: replace what is there.
+            overwrite: replace an existing file.
 
         Raises:
-            FileExistsError: something is there.
-            ValueError: another ending, a size or rate that it cannot have, or a clip without frames.
+            FileExistsError: the file exists.
+            ValueError: another extension, a size or rate that the file cannot have, or a clip without frames.
         """
         path, frames = Path(path), self._frames()
         if path.suffix.lower() != ".mp4":
@@ -82,10 +82,10 @@ class KeyedClip:
 
 
 def frames_of(output: Any) -> Frames | None:
-    """(T, H, W, 3) uint8 of the one clip of an output: "np", "pt" or "pil"; None of anything else.
+    """(T, H, W, 3) uint8 of an output's one clip: "np", "pt" or "pil"; None for anything else.
 
     Raises:
-        FloatingPointError: they are not finite.
+        FloatingPointError: the frames are not finite.
     """
     (clip,) = output[0] if isinstance(output[0], list | tuple) else output[0][:1]
     if isinstance(clip, list) and clip and isinstance(clip[0], Image.Image):

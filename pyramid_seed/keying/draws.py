@@ -1,7 +1,7 @@
-"""Every random draw inside a block, as it is asked for: of torch, of NumPy, of Python's `random`.
+"""Every random draw inside a block, intercepted: from torch, NumPy and Python's `random`.
 
-torch's functions are seen by a mode of this thread, which compiled code and hooks pass through; the module
-functions of NumPy and `random` are replaced for the time of the block, and other threads get their own.
+A mode of this thread sees torch's functions, even from compiled code and hooks; the module functions of NumPy
+and `random` are replaced during the block, while other threads get the originals.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ IN_PLACE = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.
 OF_TENSORS = frozenset({torch.normal, torch.bernoulli, torch.multinomial})
 OF_TENSORS |= {torch.Tensor.bernoulli, torch.Tensor.multinomial}
 ANSWERED = CREATED | LIKE | IN_PLACE | OF_TENSORS
-"""torch's functions whose values a seed gives, see `answers`."""
+"""torch's functions whose values a seed determines, see `answers`."""
 
 _RRELUS = {F.rrelu, torch.rrelu, torch.rrelu_}
 _DROPOUTS = {
@@ -42,9 +42,9 @@ _DROPOUTS = {
     if "dropout" in name and name[0] != "_"
 }
 WHILE_TRAINING = frozenset(_DROPOUTS | _RRELUS | {F.scaled_dot_product_attention})
-"""Those that draw in a model in training mode only."""
+"""Functions that draw only if a model is in training mode."""
 
-# Made of logarithms, which differ between maths libraries, or of draws of their own that nobody sees.
+# They use logarithms, which differ between maths libraries, or make draws that cannot be observed.
 _NEVER_ANSWERED = {
     torch.poisson, torch.binomial, torch.svd_lowrank, torch.pca_lowrank, torch.Tensor.bernoulli_,
     torch.Tensor.cauchy_, torch.Tensor.exponential_, torch.Tensor.geometric_, torch.Tensor.log_normal_,
@@ -52,7 +52,7 @@ _NEVER_ANSWERED = {
     init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_,
 }  # fmt: skip
 RANDOM = frozenset(ANSWERED | WHILE_TRAINING | _NEVER_ANSWERED)
-"""torch's functions that draw, or can."""
+"""torch's functions that draw, or may draw."""
 
 _OWN_FRAMES = ("torch", "numpy", "random", "contextlib", "diffusers.utils.torch_utils", __package__)
 _RESUMED = "torch_dynamo_resume_in_"
@@ -61,7 +61,7 @@ _NOT_DRAWS = {"seed", "getstate", "setstate", "get_state", "set_state"}
 
 @dataclass(frozen=True)
 class Site:
-    """Where a draw is asked for: file relative to the folder of its package, line, function."""
+    """Where a draw is requested: file relative to the folder of its package, line, function."""
 
     file: str
     line: int
@@ -76,10 +76,10 @@ class Draw:
     """One call of a random function.
 
     Attributes:
-        library, name: whose function, such as "randn_like".
-        site: who calls it.
-        function: the library's own, which draws as it would without us.
-        args, kwargs: what it is called with.
+        library, name: the function's, such as "randn_like".
+        site: the caller.
+        function: the library's original, which draws as usual.
+        args, kwargs: its arguments.
     """
 
     library: Library
@@ -91,26 +91,26 @@ class Draw:
 
     @property
     def generator(self) -> torch.Generator | None:
-        """torch's generator that it was told to draw from; None is the global one."""
+        """The torch generator passed to it; None for the global one."""
         given = [self.kwargs.get("generator"), *self.args]
         return next((value for value in given if isinstance(value, torch.Generator)), None)
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """The tensors that it was called with."""
+        """The tensors among its arguments."""
         return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, torch.Tensor)]
 
     def natively(self) -> Any:
-        """What the library gives, from its own generator."""
+        """The library's own result, from its own generator."""
         return self.function(*self.args, **self.kwargs)
 
 
 Answer: TypeAlias = Callable[[Draw], Any]
-"""Gives the value of a draw."""
+"""Supplies the value of a draw."""
 
 
 def kind_of(value: Any) -> tuple[tuple[int, ...], str, str]:
-    """Shape, dtype and type of device of what was drawn; of what is no array, its type."""
+    """Shape, dtype and device type of a drawn value; its type if it is not an array."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), dtype_name(value.dtype), value.device.type
     if isinstance(value, np.ndarray | np.generic):
@@ -119,12 +119,12 @@ def kind_of(value: Any) -> tuple[tuple[int, ...], str, str]:
 
 
 _ONE_AT_A_TIME = threading.RLock()
-"""NumPy and `random` belong to the process: blocks in other threads wait."""
+"""NumPy and `random` are shared by the process: blocks in other threads wait."""
 
 
 @contextmanager
 def answered(answer: Answer) -> Iterator[None]:
-    """Let `answer` give the value of every draw of this thread inside the block."""
+    """Let `answer` supply the value of every draw of this thread inside the block."""
     with _ONE_AT_A_TIME, ExitStack() as stack:
         _replace(stack, random, _methods(random, random.random.__self__), "python", answer)  # type: ignore[attr-defined]
         _replace(stack, np.random, _methods(np.random, np.random.rand.__self__), "numpy", answer)  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ class _TorchDraws(TorchFunctionMode):
     def __init__(self, answer: Answer) -> None:
         super().__init__()
 
-        # Out of compiled code a draw is handed over as it runs: what is compiled stays as it is otherwise.
+        # Called outside compiled code, as it runs, so that the rest stays compiled.
         @torch.compiler.disable
         def hand_over(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             return answer(Draw("torch", function.__name__, call_site(), function, args, kwargs))
@@ -154,7 +154,7 @@ class _TorchDraws(TorchFunctionMode):
 
 
 def _acts(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a function that draws while it trains does so in this call."""
+    """Whether a function that draws in training draws in this call."""
     if function is F.scaled_dot_product_attention:
         return bool(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0))
     position = 3 if function in _RRELUS else 2
@@ -165,7 +165,7 @@ def _acts(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bo
 
 
 def _methods(module: Any, owner: object) -> list[str]:
-    """Functions of a module that draw from its global generator."""
+    """A module's functions that draw from its global generator."""
     bound = [name for name in dir(module) if getattr(getattr(module, name), "__self__", None) is owner]
     return sorted(set(bound) - _NOT_DRAWS)
 
@@ -189,7 +189,7 @@ def _replace(stack: ExitStack, module: Any, names: list[str], library: Library, 
 
 
 def call_site() -> Site:
-    """Who asked: the innermost frame outside the libraries that draw, diffusers' `randn_tensor`, and us."""
+    """The caller: the innermost frame outside the libraries that draw, diffusers' `randn_tensor`, and us."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_back is not None and _is_own(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -199,7 +199,7 @@ def call_site() -> Site:
     if file != "__init__.py":
         parents.pop()
     name = frame.f_code.co_name
-    if name.startswith(_RESUMED):  # code that torch.compile left at a draw and came back to
+    if name.startswith(_RESUMED):  # code that torch.compile left at a draw and resumed
         name = name.removeprefix(_RESUMED).rpartition("_at_")[0]
     return Site("/".join([*parents, file]), frame.f_lineno, name)
 
@@ -209,7 +209,7 @@ def _is_own(module: str) -> bool:
 
 
 def global_states() -> dict[str, object]:
-    """The states of the global generators, by whose they are: what is drawn from one unseen changes it."""
+    """The states of the global generators, by owner: an unseen draw from one changes it."""
     states: dict[str, object] = {
         "torch": torch.get_rng_state().numpy().tobytes(),
         "numpy": pickle.dumps(np.random.get_state(legacy=False)),
@@ -219,7 +219,7 @@ def global_states() -> dict[str, object]:
     if accelerator is None:
         return states
     module = torch.get_device_module(accelerator)
-    if not getattr(module, "is_initialized", lambda: True)():  # nothing has drawn there yet
+    if not getattr(module, "is_initialized", lambda: True)():  # nothing has been drawn there yet
         return states
     for index in range(module.device_count()):
         where = () if accelerator.type == "mps" else (index,)
@@ -228,5 +228,5 @@ def global_states() -> dict[str, object]:
 
 
 def moved_since(before: Mapping[str, object]) -> list[str]:
-    """Whose global generators are in another state than they were, see `global_states`."""
+    """The owners of global generators whose state has changed, see `global_states`."""
     return [name for name, state in global_states().items() if state != before.get(name, state)]

@@ -1,4 +1,4 @@
-"""The manifest of a keyed clip: how it was made and what came out (docs/keyed.md)."""
+"""The manifest of a keyed clip: how it was made and the result (docs/keyed.md)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 WeightFolders: TypeAlias = Mapping[str, Path] | str
-"""The folder that each model of a pipeline was loaded from, by name; or for people why no files hold them."""
+"""The folder that each model of a pipeline was loaded from, by name; or why no files hold them, in words."""
 
 
 _Size = Annotated[int, msgspec.Meta(ge=1)]
@@ -95,11 +95,11 @@ def build_manifest(
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        fps: frames per second of the file.
+        fps: frames per second in the file.
         seed: root seed.
-        ledger: every draw.
+        ledger: each draw.
         setup: see `setup_of`.
-        arguments: of the call, as `told` tells each.
+        arguments: those of the call, as `told` gives each.
         folders: where the weights came from, see `weight_folders`; or why no files hold them.
     """
     size = dict(zip(("num_frames", "height", "width"), frames.shape[:3], strict=True))
@@ -120,7 +120,7 @@ def build_manifest(
 
 
 def setup_of(pipe: DiffusionPipeline, determinism: DeterminismLevel) -> dict[str, Any]:
-    """The fields of a manifest that say how a pipeline was set up: itself, its parts, what it ran on."""
+    """The fields of a manifest that say how a pipeline was set up: itself, its parts, its environment."""
     parts = {name: None if part is None else _part(part) for name, part in pipe.components.items()}
     config = {
         name: told(value)
@@ -141,7 +141,7 @@ def setup_of(pipe: DiffusionPipeline, determinism: DeterminismLevel) -> dict[str
 
 
 def type_name(value: object) -> str:
-    """The class of a value with the library that it is from, such as "diffusers.WanPipeline"."""
+    """The class of a value with its library, such as "diffusers.WanPipeline"."""
     return f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
 
 
@@ -189,9 +189,9 @@ def weight_rows(folders: WeightFolders) -> list[dict[str, Any]] | None:
 
 
 def told(value: Any) -> Any:
-    """An argument as a manifest tells it: what JSON can hold as it is, else its type and SHA-256.
+    """An argument as recorded in a manifest: itself if JSON can hold it, else its type and SHA-256.
 
-    The digest is that of the values of a tensor, an array or an image, and none of anything else.
+    The digest covers the values of a tensor, an array or an image; other types have none.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -211,7 +211,7 @@ def told(value: Any) -> Any:
 
 
 def is_told_by_digest(told_value: Any) -> bool:
-    """Whether a manifest holds an argument, or a part of it, by type and digest only."""
+    """Whether a manifest records an argument, or a part of it, only by type and digest."""
     if isinstance(told_value, list):
         return any(map(is_told_by_digest, told_value))
     if isinstance(told_value, dict):
@@ -221,10 +221,10 @@ def is_told_by_digest(told_value: Any) -> bool:
 
 
 def check_keyed_manifest(manifest: Any, where: str) -> None:
-    """Refuse what this version cannot read.
+    """Refuse a manifest that this version cannot read.
 
     Raises:
-        ValueError: not of a keyed clip, of a newer schema or scheme, or a field is missing or wrong.
+        ValueError: not a keyed clip's, a newer schema or scheme, or a field is missing or wrong.
     """
     check_schema(manifest, where, KEYED_SCHEMA, SCHEMA_VERSION)
     try:
@@ -239,12 +239,12 @@ def check_keyed_manifest(manifest: Any, where: str) -> None:
 
 
 def is_keyed(manifest: Any) -> bool:
-    """Whether a manifest is that of a keyed clip."""
+    """Whether a manifest belongs to a keyed clip."""
     return isinstance(manifest, dict) and manifest.get("schema") == KEYED_SCHEMA
 
 
 def read_any_manifest(clip: str | Path) -> dict[str, Any]:
-    """The manifest of a saved clip of either kind; raises as `provenance.manifest.read_manifest`."""
+    """The manifest of a saved clip of either kind; raises as `provenance.manifest.read_manifest` does."""
 
     def check(manifest: Any, where: str) -> None:
         (check_keyed_manifest if is_keyed(manifest) else check_manifest)(manifest, where)
@@ -253,7 +253,7 @@ def read_any_manifest(clip: str | Path) -> dict[str, Any]:
 
 
 def describe_keyed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lines of (name, text) that say how a keyed clip was made, as `provenance.show.describe` does."""
+    """Lines of (name, text) that describe how a keyed clip was made, as `provenance.show.describe` does."""
     pipeline, settings, environment = manifest["pipeline"], manifest["settings"], manifest["environment"]
     size = f"{counted(settings['num_frames'], 'frame')} of {settings['height']}x{settings['width']}"
     weights = manifest["weights"]

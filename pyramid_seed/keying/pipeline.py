@@ -29,17 +29,17 @@ _PER_PROMPT = ("num_videos_per_prompt", "num_images_per_prompt")
 
 
 def keyed(pipe: DiffusionPipeline, *, determinism: DeterminismLevel = "strict") -> KeyedPipeline:
-    """Give a pipeline of diffusers a `seed=` from which every random draw of a call is answered.
+    """Give a diffusers pipeline a `seed=` that determines every random draw of a call.
 
-    Equal seeds make equal clips: again, alone or in a list of prompts, in any process; and their noise is
-    the same on every device. Unlike `generate`, a shorter clip is not the beginning of a longer one.
+    Equal seeds make equal clips: repeated, alone or in a list of prompts, in any process; their noise is the
+    same on every device. Unlike with `generate`, a shorter clip is not the beginning of a longer one.
 
     Args:
-        pipe: any pipeline of diffusers, in evaluation mode; offloaded, compiled or not.
+        pipe: any diffusers pipeline in evaluation mode; offloaded or not, compiled or not.
         determinism: "strict" or "relaxed", see docs/determinism-levels.md.
 
     Raises:
-        TypeError: it is no pipeline of diffusers. ValueError: its calls take a seed of their own.
+        TypeError: `pipe` is not a diffusers pipeline. ValueError: its calls already take a seed.
     """
     check_kinds(pipe=(pipe, DiffusionPipeline))
     check_choice("determinism", determinism, DETERMINISM_LEVELS)
@@ -50,11 +50,11 @@ def keyed(pipe: DiffusionPipeline, *, determinism: DeterminismLevel = "strict") 
 
 @dataclass(frozen=True, eq=False)
 class KeyedPipeline:
-    """What `keyed` returns; call it as the pipeline, with `seed=` in place of `generator=`.
+    """What `keyed` returns; call it like the pipeline, with `seed=` in place of `generator=`.
 
     Attributes:
-        pipe: the pipeline.
-        determinism: the level of its calls.
+        pipe: the wrapped pipeline.
+        determinism: the determinism level of its calls.
     """
 
     pipe: DiffusionPipeline
@@ -65,18 +65,18 @@ class KeyedPipeline:
         """Make clips, one at a time.
 
         Args:
-            args, kwargs: the pipeline's own. Of lists of prompts and rows of embeddings (every argument with
-                "prompt" in its name) each clip gets its own; all else goes to every clip.
-            seed: root seed in [0, 2**64), see `seeds.roots_of_clips`; a list has one for each clip.
+            args, kwargs: the pipeline's own. From lists of prompts and rows of embeddings (every argument
+                with "prompt" in its name) each clip gets its own entry; all other arguments go to every clip.
+            seed: root seed in [0, 2**64), see `seeds.roots_of_clips`; a list has one per clip.
 
         Returns:
-            The pipeline's own output, of all clips, with two attributes besides: `clips`, a list of
-            `KeyedClip`, and `seeds`. With return_dict=False the pipeline's tuple, and no more.
+            The pipeline's own output, for all clips, with two extra attributes: `clips`, a list of
+            `KeyedClip`, and `seeds`. With return_dict=False, only the pipeline's tuple.
 
         Raises:
-            ValueError, TypeError: a generator was given, arguments that the pipeline does not have, lists
-                that do not fit, or something drew what no seed gives; it is named with file and line.
-            RuntimeError: something drew from a global generator unseen.
+            ValueError, TypeError: a generator was given, an argument is unknown to the pipeline, lists differ
+                in length, or a draw cannot be answered from a seed; its file and line are named.
+            RuntimeError: something drew unseen from a global generator.
         """
         asked = inspect.signature(self.pipe.__call__).bind(*args, **kwargs).arguments
         asked |= asked.pop("kwargs", {})
@@ -96,7 +96,7 @@ class KeyedPipeline:
     def _make(self, arguments: dict[str, Any], root: int) -> tuple[Any, KeyedClip]:
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module):
-                align_weights(part)  # kernels round otherwise where a file's mapping happens to lie
+                align_weights(part)  # kernels round differently depending on the mapping's address
         setup = setup_of(self.pipe, self.determinism)
         told_arguments = {name: told(value) for name, value in arguments.items()}
         draws = KeyedDraws(root)
@@ -109,7 +109,7 @@ class KeyedPipeline:
 
 @contextmanager
 def _nothing_unseen(ledger: Sequence[LedgerRow]) -> Iterator[None]:
-    """Refuse a clip of which something was drawn from a global generator that nobody was asked for."""
+    """Refuse a clip if something drew from a global generator without being intercepted."""
     before = global_states()
     yield
     if moved := moved_since(before):
@@ -121,7 +121,7 @@ def _nothing_unseen(ledger: Sequence[LedgerRow]) -> Iterator[None]:
 
 
 def prompts_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that each clip of a call has its own of: texts, lists of them, rows of embeddings."""
+    """The arguments of which each clip of a call has its own: texts, lists of them, rows of embeddings."""
     return {
         name: value
         for name, value in arguments.items()
@@ -130,7 +130,7 @@ def prompts_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calls(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The arguments of each clip's own call."""
+    """The arguments of one call per clip."""
     rows = {name: value for name, value in prompts_of(asked).items() if not isinstance(value, str)}
     count = max(map(len, rows.values()), default=1)
     if not count or any(len(value) != count for value in rows.values()):
@@ -144,7 +144,7 @@ def _calls(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _videos_of_each(asked: Mapping[str, Any]) -> int:
-    """Clips that are asked for of each prompt."""
+    """How many clips are asked for per prompt."""
     for name in _PER_PROMPT:
         if (number := asked.get(name)) is not None:
             check_int(name, number, minimum=1)
@@ -157,7 +157,7 @@ def _row(values: Any, clip: int) -> Any:
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    """One field of the outputs of all clips."""
+    """One output field, joined over all clips."""
     if values[0] is None:
         return None
     if isinstance(values[0], torch.Tensor):

@@ -1,4 +1,4 @@
-"""Make a keyed clip again with its pipeline, and say whether it is the same one."""
+"""Make a keyed clip again with its pipeline, and report whether it is the same clip."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def verify_keyed(
     """Make a clip again and compare: weights, noise, frames, the file.
 
     Args:
-        manifest: of the clip, checked.
-        path: its file, whose pixels are compared as well; None without one.
-        pipe: the pipeline that it was made with, loaded again.
-        arguments: of the call, those that the manifest holds by digest only, such as an image.
+        manifest: the clip's, already checked.
+        path: its file, whose pixels are compared as well; None if there is none.
+        pipe: the pipeline that made it, loaded again.
+        arguments: those of the call that the manifest holds only by digest, such as an image.
 
     Raises:
-        ValueError: another pipeline, or arguments that are missing or not those of the clip; they are named.
+        ValueError: another pipeline, or arguments that are missing or not the clip's; the message names them.
     """
     there = manifest["pipeline"]["type"]
     if type_name(pipe) != there:
@@ -66,9 +66,9 @@ def verify_keyed(
 
 
 def compare_draws(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Step:
-    """Two ledgers; the first draw that differs is named, and where each side asked for it.
+    """Compare two ledgers; the note names the first draw that differs, and where each side requested it.
 
-    Lines move between versions and devices between machines: neither makes a difference.
+    Line numbers change between versions and devices between machines, so both are ignored.
     """
     for index, (left, right) in enumerate(zip_longest(a, b)):
         if _values(left) != _values(right):
@@ -88,7 +88,7 @@ def _told_row(row: Mapping[str, Any] | None) -> str:
 
 
 def _call(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the clip's call, completed by those that were given."""
+    """The arguments of the clip's call, completed with those that were given."""
     if unknown := sorted(given.keys() - recorded.keys()):
         raise ValueError(f"the clip was made without {', '.join(unknown)}; leave it out")
     for name, value in recorded.items():
@@ -104,10 +104,10 @@ def _call(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 def load_pipeline_of(
     manifest: Mapping[str, Any], folder: str | Path, device: str | None
 ) -> DiffusionPipeline:
-    """The pipeline in a folder, or of a hub id, in the number formats that a clip was made in.
+    """The pipeline in a folder, or from a hub id, in the dtypes with which a clip was made.
 
     Raises:
-        ValueError, OSError: it cannot be loaded, or the device cannot be used.
+        ValueError, OSError: the pipeline cannot be loaded, or the device cannot be used.
     """
     parts = manifest["pipeline"]["components"].items()
     names = {name: part["dtype"].split(", ")[0] for name, part in parts if part and part.get("dtype")}
