@@ -1,1 +1,1 @@
-"""How a clip was made: the manifest, and what is compared with it."""
+"""How a clip was made: the manifest, and comparisons with it."""

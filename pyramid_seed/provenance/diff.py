@@ -1,4 +1,4 @@
-"""Two manifests side by side: what was asked for, and where what came out parts, in causal order."""
+"""Two manifests side by side: what was requested, and where the results diverge, in causal order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status = Literal["equal", "differs", "not compared"]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a clip's making, compared; `note` says what is equal, or the first thing that is not."""
+    """One stage of making a clip, compared; `note` says what is equal, or names the first difference."""
 
     stage: Stage
     status: Status
@@ -30,9 +30,9 @@ class ManifestDiff:
     """How two clips differ.
 
     Attributes:
-        settings, weights, environment: the fields that differ, `a` first.
-        steps: results in causal order, as far as the shorter clip goes.
-        num_units: of each clip.
+        settings, weights, environment: the fields that differ, each with the value of `a` first.
+        steps: results in causal order, up to the end of the shorter clip.
+        num_units: the number of units of each clip.
     """
 
     settings: tuple[Difference, ...]
@@ -43,17 +43,17 @@ class ManifestDiff:
 
     @property
     def is_same_clip(self) -> bool:
-        """Whether both have the same frames, made by the same latents."""
+        """Whether both have the same frames, made from the same latents."""
         return self.parting is None and self.num_units[0] == self.num_units[1]
 
     @property
     def parting(self) -> Step | None:
-        """The first result that differs; None if one clip is the other, or the beginning of it."""
+        """The first result that differs; None if the clips are equal or one is the beginning of the other."""
         return first_difference(step for step in self.steps if step.stage != "weights")
 
 
 def diff_manifests(a: Mapping[str, Any], b: Mapping[str, Any]) -> ManifestDiff:
-    """Everything in which two manifests differ, but for timings."""
+    """All differences between two manifests, except timings."""
     return ManifestDiff(
         settings=tuple(fingerprint_differences(_asked(a), _asked(b))),
         weights=tuple(fingerprint_differences(_weights(a), _weights(b))),
@@ -73,9 +73,9 @@ def compare_environments(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Di
 
 
 def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, ...]:
-    """Text, noise, units with their stages, decoded chunks and frames, as far as the shorter clip goes.
+    """Text, noise, units with their stages, decoded chunks and frames, up to the end of the shorter clip.
 
-    The digest of all frames takes part where both have the same number of units.
+    The digest of all frames is compared if both have the same number of units.
     """
     left, right = a["digests"], b["digests"]
     common = min(len(left["units"]), len(right["units"]))
@@ -99,7 +99,7 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
 
 
 def compare_weights(a: Iterable[Mapping[str, Any]] | None, b: Iterable[Mapping[str, Any]] | None) -> Step:
-    """Files of the model, by name and SHA-256."""
+    """Compare the model's files, by name and SHA-256."""
     if a is None or b is None:
         return Step("weights", "not compared", "the files were not recorded")
     left, right = ({row["file"]: row["sha256"] for row in rows} for rows in (a, b))
@@ -107,7 +107,7 @@ def compare_weights(a: Iterable[Mapping[str, Any]] | None, b: Iterable[Mapping[s
 
 
 def compare_noise(a: Mapping[str, Any], b: Mapping[str, Any]) -> Step:
-    """All draws, by key, shape and SHA-256."""
+    """Compare all draws, by key, shape and SHA-256."""
     return _compare_named("noise", _draws(a, None), _draws(b, None), "draw {}", "draw")
 
 
@@ -119,13 +119,13 @@ def first_difference(steps: Iterable[Step]) -> Step | None:
 def _compare_named(
     stage: Stage, a: Mapping[str, Any], b: Mapping[str, Any], one: str, noun: str = "", equal: str = ""
 ) -> Step:
-    """Compare values under names in the order of `a`; the note names the first that differs or is missing.
+    """Compare named values in the order of `a`; the note names the first that differs or is missing.
 
     Args:
-        stage: of a clip's making.
+        stage: the stage of making a clip.
         a, b: values by name.
-        one: what a value is called, with {} for its name.
-        noun: what equal ones are called, to be counted; or `equal`, what is said of them.
+        one: how a value is described, with {} for its name.
+        noun: what equal values are called, to be counted; or `equal`, the whole note about them.
     """
     if list(a) == list(b):
         names: Iterable[str] = a
@@ -142,12 +142,12 @@ def _compare_named(
 def _short(value: Any) -> str:
     if value is None:
         return "none"
-    text = ascii(value).strip("'")  # a manifest may be anybody's: no control characters
+    text = ascii(value).strip("'")  # manifests are untrusted: no control characters
     return text if len(text) < 20 else f"{text[:16]}..."
 
 
 def _compare_units(a: Mapping[str, Any], b: Mapping[str, Any], num_units: int) -> Step:
-    """Compare the first units, each after its stages where both sides know these."""
+    """Compare the first units, each after its stages if both sides know these."""
     has_stages = [None not in pair for pair in zip(a["stages"], b["stages"], strict=False)][:num_units]
     left, right = _latents(a, has_stages), _latents(b, has_stages)
     stages = counted(len(left) - num_units, "stage")
@@ -156,7 +156,7 @@ def _compare_units(a: Mapping[str, Any], b: Mapping[str, Any], num_units: int) -
 
 
 def _latents(digests: Mapping[str, Any], has_stages: Iterable[bool]) -> dict[str, str]:
-    """Digests in causal order: the stages of a unit, where both sides know these, and the unit."""
+    """Digests in causal order: the stages of a unit, if both sides know these, then the unit."""
     named: dict[str, str] = {}
     for unit, has in enumerate(has_stages):
         if has:

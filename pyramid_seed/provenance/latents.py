@@ -1,4 +1,4 @@
-"""Latents kept beside a clip, to continue it from."""
+"""Latents kept beside a clip, from which it can be continued."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .manifest import unit_digests
 
 
 def latents_path(clip: Path) -> Path:
-    """Where a clip's latents lie: `clip.mp4` has `clip.latents.safetensors`."""
+    """Where a clip's latents are stored: for `clip.mp4`, `clip.latents.safetensors`."""
     return clip.with_suffix(".latents.safetensors")
 
 
@@ -27,19 +27,19 @@ def write_latents(path: Path, latents: torch.Tensor, *, overwrite: bool = False)
     """
     kept = latents.detach().to("cpu", torch.float32).contiguous()
     with replacing(path, overwrite=overwrite) as temporary:
-        # Not save_file, which makes a file that nobody else may read.
+        # Not save_file: other users could not read the file it makes.
         temporary.write_bytes(save({"latents": kept}, metadata={"sha256": noise_digest(kept)}))
 
 
 def read_latents(path: Path, digests: Sequence[str] | None = None) -> torch.Tensor:
-    """Latents (1, C, t, h, w) that `write_latents` wrote.
+    """Read latents (1, C, t, h, w) that `write_latents` wrote.
 
     Args:
         path: the file.
-        digests: of the units that it must hold, from a manifest; see `manifest.unit_digests`.
+        digests: those of the units that it must hold, from a manifest; see `manifest.unit_digests`.
 
     Raises:
-        ValueError: it is not such a file, it is damaged, or its units are not those of `digests`.
+        ValueError: it is not such a file, it is damaged, or its units do not match `digests`.
     """
     try:
         with safe_open(path, framework="pt") as file:

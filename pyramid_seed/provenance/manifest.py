@@ -1,4 +1,4 @@
-"""The manifest: JSON that says how a clip was made and what came out (schema version 2, docs/manifest.md)."""
+"""The manifest: JSON that says how a clip was made and the result (schema version 2, docs/manifest.md)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .schema import BEFORE_PATHS, check_shape
 SCHEMA = "pyramid-seed/manifest"
 SCHEMA_VERSION = 2
 KEYED_SCHEMA = "pyramid-seed/keyed"
-"""Of clips that `keyed` pipelines made, see `keying.manifest`."""
+"""The schema of clips that `keyed` pipelines made, see `keying.manifest`."""
 MAX_BYTES = 32 * 2**20
-"""Of a manifest; one of 100,000 frames, the longest clip, has 20 MiB."""
+"""The largest manifest; for 100,000 frames, the longest clip, it takes 20 MiB."""
 
 UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revision": None}
-"""The model of a pipeline that `load_pipeline` did not load."""
+"""The model of a pipeline that was not loaded by `load_pipeline`."""
 
 
 def build_manifest(
@@ -60,26 +60,26 @@ def build_manifest(
     """The manifest of a finished clip.
 
     Args:
-        recipe: what was asked for.
+        recipe: what was requested.
         model: kind, name and revision, see `checkpoints.source.ModelSource.reference`, or `UNKNOWN_MODEL`.
         weights: name, size and SHA-256 of the model's files; None if no files hold the weights.
-        weights_note: why not.
-        loras: adapter, file, size, sha256, scale and fused of each; None if they are not known.
-        geometry: of the model.
-        ledger: every draw.
+        weights_note: why no files hold the weights.
+        loras: adapter, file, size, sha256, scale and fused for each; None if they are not known.
+        geometry: the model's.
+        ledger: each draw.
         text_digests: SHA-256 of the text embeddings, by prompt.
-        stage_digests: of each unit, the SHA-256 of its latents after each stage; None if they are not known.
+        stage_digests: per unit, the SHA-256 of its latents after each stage; None if they are not known.
         latents: (1, C, t, h, w), normalised.
-        frames: what is known of the frames.
+        frames: size and digests of the frames.
         environment: see `environment_fingerprint`.
-        text_environment: of texts that were encoded elsewhere.
+        text_environment: where the texts were encoded, if elsewhere.
         load_seconds, seconds: time to load the model, time to generate.
-        notes: what people should know of the clip, see `Clip.notes`.
+        notes: what the user should know about the clip, see `Clip.notes`.
     """
     settings = {
         name: list(value) if isinstance(value := getattr(recipe.settings, name), tuple) else value
         for name in SETTINGS
-        if (name, getattr(recipe.settings, name)) != ("shards", None)  # as earlier versions can read it
+        if (name, getattr(recipe.settings, name)) != ("shards", None)  # readable by earlier versions
     }
     stages = [None if each is None else list(each) for each in stage_digests]
     units = unit_digests(latents)
@@ -123,15 +123,15 @@ def build_manifest(
 
 
 def without_timings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a manifest is equal in every run that makes the same clip in the same place."""
+    """The part of a manifest that is equal in every run that makes the same clip in the same place."""
     return {name: value for name, value in manifest.items() if name != "timings"}
 
 
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
-    """What to ask for to make the clip of a manifest again; the model's name is the manifest's.
+    """The recipe that makes a manifest's clip again; the model's name is the manifest's.
 
     Raises:
-        ValueError: a setting, the seed or a branch is not one.
+        ValueError: a setting, the seed or a branch is invalid.
     """
     settings = manifest["settings"] | {"model": manifest["model"]["name"] or "unknown"}
     try:
@@ -157,7 +157,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
 
 
 def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
-    """Raise ValueError unless this version can draw the noise of a clip again."""
+    """Raise ValueError unless this version can redraw the noise of a clip."""
     if manifest["noise_scheme"] != SCHEME:
         raise ValueError(
             f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
@@ -165,7 +165,7 @@ def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
 
 
 def geometry_of(manifest: Mapping[str, Any]) -> PyramidGeometry:
-    """The geometry of a manifest's model."""
+    """The geometry of the model in a manifest."""
     names = (field.name for field in fields(PyramidGeometry))
     return PyramidGeometry(**{name: manifest["geometry"][name] for name in names})
 
@@ -179,12 +179,12 @@ def stage_root(stages: Sequence[Sequence[str] | None], units: Sequence[str]) -> 
     """The Merkle root over all digests of latents in causal order, see `merkle_root`.
 
     Args:
-        stages: of each unit, SHA-256 of its latents after each stage; the unit itself is the one leaf of a
-            unit without stages, or whose stages are not known.
+        stages: per unit, SHA-256 of its latents after each stage; if a unit has no stages, or they are not
+            known, the unit itself is its only leaf.
         units: SHA-256 of each unit's latents.
 
     Raises:
-        ValueError: a digest is none.
+        ValueError: a digest is invalid.
     """
     digests = [each for known, unit in zip(stages, units, strict=True) for each in known or [unit]]
     for digest in digests:
@@ -200,34 +200,34 @@ def chunk_digests(frames: Frames, geometry: PyramidGeometry) -> list[str]:
 
 
 def manifest_json(manifest: Mapping[str, Any]) -> str:
-    """Canonical JSON on one line: sorted keys, no spaces, text as it is."""
+    """Canonical JSON on one line: sorted keys, no spaces, text not escaped."""
     text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
+    # A lone surrogate, from an undecodable command-line argument, has no UTF-8 form.
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def sidecar_path(clip: Path) -> Path:
-    """Where the manifest of a clip lies beside it: `clip.mp4` has `clip.json`."""
+    """Where the manifest beside a clip is stored: for `clip.mp4`, `clip.json`."""
     clip = clip if clip.name else clip.absolute()  # "." has no name of its own
     return clip.parent / f"{clip.stem}.json"
 
 
 def read_manifest(clip: str | Path) -> dict[str, Any]:
-    """The manifest inside a video file, or else the one beside the clip; of a .json, the one it is.
+    """The manifest inside a video file, or else the one beside the clip; a .json is the manifest itself.
 
     Raises:
         OSError: there is no such clip, or it is neither a file nor a folder.
-        ValueError: there is no manifest in it or beside it, or one that cannot be used.
+        ValueError: there is no manifest in it or beside it, or the manifest cannot be used.
     """
     return read_checked(clip, check_manifest)
 
 
 def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
-    """`read_manifest` of any kind of clip; `check(manifest, where)` refuses what it cannot use.
+    """`read_manifest` for any kind of clip; `check(manifest, where)` refuses unusable manifests.
 
     Raises:
         OSError: there is no such clip, or it is neither a file nor a folder.
-        ValueError: there is no manifest in it or beside it, or one that cannot be used.
+        ValueError: there is no manifest in it or beside it, or the manifest cannot be used.
     """
     check_path("clip", clip)
     clip = Path(clip)
@@ -240,7 +240,7 @@ def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[st
     check_readable(sidecar)
     manifest = _parsed(_text_in(sidecar), sidecar, check)
     digest = (manifest.get("file") or {}).get("sha256")
-    # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
+    # Images are compared pixel by pixel; for other files only this shows that a save was interrupted.
     if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
         raise ValueError(
             f"{sidecar} is the manifest of another file than {clip}: one with the SHA-256 {digest[:16]}...; "
@@ -250,14 +250,14 @@ def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[st
 
 
 def read_verifiable(clip: str | Path) -> dict[str, Any]:
-    """`read_manifest`, of a clip whose noise this version can draw again; raises as it, or ValueError."""
+    """`read_manifest` for a clip whose noise this version can redraw; raises as it does, or ValueError."""
     manifest = read_manifest(clip)
     check_noise_scheme(manifest, clip)
     return manifest
 
 
 def _text_in(path: Path) -> str | None:
-    """What may be a manifest: the comment tag of a video file, or the text of a .json."""
+    """Text that may be a manifest: the comment tag of a video file, or the content of a .json."""
     if path.suffix.lower() != ".json":
         return _comment(path)
     try:
@@ -267,10 +267,10 @@ def _text_in(path: Path) -> str | None:
 
 
 def _parsed(text: str | None, path: Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
-    """The manifest that the text in a file is.
+    """Parse the text of a file as a manifest.
 
     Raises:
-        ValueError: there is none, or it is one of another program, of a newer schema, or a damaged one.
+        ValueError: the text is missing, of another program, of a newer schema, or damaged.
     """
     if not text:
         raise ValueError(
@@ -289,7 +289,7 @@ def _parsed(text: str | None, path: Path, check: Callable[[Any, str], None]) -> 
 
 
 def check_schema(manifest: Any, where: str, schema: str, newest: int) -> None:
-    """Refuse what is no manifest of that schema, or one newer than `newest`: ValueError."""
+    """Refuse anything but a manifest of that schema, no newer than `newest`: ValueError."""
     found = manifest.get("schema") if isinstance(manifest, dict) else None
     if found not in (SCHEMA, KEYED_SCHEMA):
         raise ValueError(f"{where} holds no manifest of pyramid-seed")
@@ -309,7 +309,7 @@ def check_schema(manifest: Any, where: str, schema: str, newest: int) -> None:
 
 
 def check_manifest(manifest: Any, where: str) -> None:
-    """Refuse what this version cannot read.
+    """Refuse a manifest that this version cannot read.
 
     Raises:
         ValueError: not ours, a newer schema, or a field that is missing or of a wrong type; it is named.
@@ -341,7 +341,7 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
 
 
 def _check_root(digests: Mapping[str, Any]) -> None:
-    """Refuse digests of which the root does not say all."""
+    """Refuse digests that contradict each other or their root."""
     for unit, (stages, digest) in enumerate(zip(digests["stages"], digests["units"], strict=True)):
         if stages and stages[-1] != digest:
             raise ValueError(f"the last of digests.stages[{unit}] must be that of the unit, {digest!r:.70}")
@@ -359,4 +359,4 @@ def _comment(path: Path) -> str | None:
     except ValueError:
         if ending == ".mp4":
             raise
-        return None  # no media file
+        return None  # not a media file

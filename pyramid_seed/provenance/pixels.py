@@ -1,4 +1,4 @@
-"""Whether the pixels in a file are those that its manifest promises, as far as the file's codec allows."""
+"""Whether the pixels in a file match its manifest, as far as the file's codec allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .diff import Step
 from .manifest import chunk_digests, geometry_of
 
 MIN_PSNR = 30.0
-"""dB, of the worst frame: what another version of the encoder may differ by."""
+"""dB, for the worst frame: how far another version of the encoder may deviate."""
 
 
 def compare_file(
@@ -25,15 +25,15 @@ def compare_file(
 ) -> Step:
     """Compare the pixels in a file with the manifest and with regenerated frames.
 
-    Pixels that are the manifest's bit for bit are proof by themselves, and those of a lossless file must be.
-    A lossy .mp4 is compared with the regenerated frames after the same encoder: it must give the same
-    pixels where the encoder's version is that of the manifest, else at least `MIN_PSNR` in every frame.
+    Pixels that match the manifest bit for bit are proof by themselves, and those of a lossless file must
+    match. A lossy .mp4 is compared with the regenerated frames after the same encoder: the pixels must be
+    equal if the encoder's version is the manifest's, else at least `MIN_PSNR` in every frame.
 
     Args:
         path: the clip.
         manifest: its manifest.
-        frames: (T, H, W, 3) uint8, which the manifest's digest describes; None if they were not made.
-        environment: what this runs on.
+        frames: (T, H, W, 3) uint8, matching the manifest's digest; None if they were not made.
+        environment: the environment of this run.
     """
     recorded = manifest.get("file") or {}
     pixels = _read_pixels(path)
@@ -87,14 +87,14 @@ def _encoded(frames: Frames, fps: float, scale: int) -> Frames:
 
 
 def _encoder(environment: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What decides an encoder's bits; the wheels of av carry x264, so that their version is its version."""
+    """What determines an encoder's bits; av's wheels bundle x264, so their version fixes its version."""
     packages, libraries = environment.get("packages", {}), environment.get("libraries", {})
     codec, machine = libraries.get("libavcodec"), environment.get("platform")
     return packages.get("pyramid-seed"), packages.get("av"), codec, machine
 
 
 def _first_chunk(frames: Frames, manifest: Mapping[str, Any]) -> str:
-    if "chunks" not in manifest["digests"]:  # of a keyed clip
+    if "chunks" not in manifest["digests"]:  # a keyed clip
         return ""
     digests, geometry = manifest["digests"]["chunks"], geometry_of(manifest)
     for chunk, (found, wanted) in enumerate(zip(chunk_digests(frames, geometry), digests, strict=False)):
@@ -108,7 +108,7 @@ def psnr(a: Frames, b: Frames) -> float:
     """Peak signal-to-noise ratio in dB, 10 log10(255^2 / mean squared error); infinite for equal arrays.
 
     Args:
-        a, b: uint8 of one shape; the mean is over all values.
+        a, b: uint8 of equal shape; the mean is taken over all values.
     """
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))

@@ -12,7 +12,7 @@ from ..files import FileRow
 from ..presets import MAX_SCALE
 
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
-"""Fields that the first manifests of this schema lack, with what was so in their time."""
+"""Fields missing from the first manifests of this schema, with the values that applied then."""
 
 _WORDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
 _WORDS |= {"array": "a list", "object": "an object", "int | float": "a number"}
@@ -79,7 +79,7 @@ class Written(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What `generate` writes."""
+    """The manifest that `generate` writes."""
 
     package_version: str
     noise_scheme: str
@@ -111,10 +111,10 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 def check_shape(manifest: Mapping[str, Any], shape: type[msgspec.Struct] = Manifest) -> None:
-    """Refuse what has another shape; fields that are not known are ignored.
+    """Refuse a manifest of another shape; unknown fields are ignored.
 
     Raises:
-        ValueError: a field is missing or of another type; it is named.
+        ValueError: a field is missing or has another type; the message names it.
     """
     try:
         msgspec.convert(manifest, shape)
@@ -123,7 +123,7 @@ def check_shape(manifest: Mapping[str, Any], shape: type[msgspec.Struct] = Manif
 
 
 def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
-    """What msgspec says, such as "Expected `str`, got `int` - at `$.branches[0].seed`", with the value."""
+    """An msgspec message, such as "Expected `str`, got `int` - at `$.branches[0].seed`", with the value."""
     reason, _, place = message.partition(" - at `$")
     place = place.removeprefix(".").removesuffix("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", reason):
@@ -131,7 +131,7 @@ def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
     if "`" not in reason:
         return f"{place}: {reason[0].lower()}{reason[1:]}"  # such as "invalid enum value 'loose'"
     value: Any = manifest
-    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place.partition("[...]")[0]):  # some entry of a dict
+    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place.partition("[...]")[0]):  # some dict entry
         value = value[int(index) if index else name]
     expected, limit = reason.split("`")[1], reason.rpartition("`")[2]  # such as " <= 256"
     rule = _WORDS.get(expected) or " or ".join(_WORDS.get(word, word) for word in expected.split(" | "))

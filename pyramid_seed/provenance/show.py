@@ -1,4 +1,4 @@
-"""A manifest for people."""
+"""A manifest in readable form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .manifest import geometry_of
 
 
 def describe(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Lines of (name, text) that say how a clip was made. Control characters are written as escapes."""
+    """Lines of (name, text) that describe how a clip was made. Control characters are escaped."""
     lines = [(name, str(value)) for name, value in _lines(manifest) if value is not None]
     return [(name, printable(text)) for name, text in lines]
 

@@ -1,4 +1,4 @@
-"""Make a clip again from its manifest, and say whether it is the same one."""
+"""Make a clip again from its manifest, and report whether it is the same clip."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Verification:
 
     Attributes:
         steps: what was compared, in causal order, up to the first difference.
-        environment: the fields in which this machine differs from the manifest's, `a` being the manifest.
-        sample: which units were made again, where it was not all of them.
+        environment: the fields in which this machine differs from the manifest's; `a` is the manifest.
+        sample: which units were made again, if not all.
     """
 
     steps: tuple[Step, ...]
@@ -48,7 +48,7 @@ class Verification:
 
     @property
     def same(self) -> bool:
-        """Whether everything that was compared is equal."""
+        """Whether everything compared is equal."""
         return self.difference is None
 
 
@@ -67,14 +67,14 @@ def verify_clip(
     frames: Frames | None,
     sample: UnitSample | None = None,
 ) -> Verification:
-    """Compare everything that came out when a clip was made again.
+    """Compare every result after a clip was made again.
 
     Args:
         manifest: how the clip was made.
-        path: its file, whose pixels are compared as well; None without one.
-        weights: see `verify_weights`; they were equal, or could not be compared.
-        made: the manifest of the clip that was made again.
-        frames: its frames, (T, H, W, 3) uint8; None where another process has them, and compares the file.
+        path: its file, whose pixels are compared as well; None if there is none.
+        weights: see `verify_weights`; equal, or not comparable.
+        made: the manifest of the new clip.
+        frames: its frames, (T, H, W, 3) uint8; None if another process has them and compares the file.
         sample: the units that were made again; None: all of them.
     """
     environment = compare_environments(manifest, made)
@@ -90,30 +90,30 @@ def verify_clip(
 
 
 def _with_sample(step: Step, sample: UnitSample) -> Step:
-    """Where units are equal, which were made again."""
+    """If units are equal, add which ones were made again."""
     if (step.stage, step.status) != ("unit", "equal"):
         return step
     return replace(step, note=f"{step.note}; made again: {', '.join(map(str, sample.units))}")
 
 
 def verify_noise_of_file(path: Path) -> Verification:
-    """`verify_noise` of a saved clip, or of a manifest in a file.
+    """`verify_noise` for a saved clip, or a manifest in a file.
 
     Raises:
-        ValueError: there is no manifest, or one of an unknown noise scheme; or as `verify_noise`.
+        ValueError: there is no manifest, its noise scheme is unknown, or as in `verify_noise`.
     """
     return verify_noise(read_verifiable(path), path)
 
 
 def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification:
-    """Draw all noise of a clip again, without its model; a lossless file's pixels are compared as well.
+    """Redraw all noise of a clip, without its model; a lossless file's pixels are compared as well.
 
     Args:
         manifest, path: see `verify_clip`.
 
     Raises:
-        ValueError: this machine has no device such as the one where the noise was drawn, or it is more noise
-            than any clip has.
+        ValueError: this machine lacks the kind of device where the noise was drawn, or the manifest asks for
+            more noise than any clip has.
     """
     steps = [compare_noise(manifest, {"ledger": redraw(manifest).to_list()})]
     if path is not None and path.suffix.lower() != ".json":
@@ -122,7 +122,7 @@ def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification
 
 
 def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
-    """The ledger of a clip, from its seed, branches and sizes alone."""
+    """The ledger of a clip, redrawn from its seed, branches and sizes alone."""
     recipe, geometry = recipe_of(manifest), geometry_of(manifest)
     settings = recipe.settings
     channels = manifest["geometry"]["latent_channels"]
@@ -147,7 +147,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
 
 
 def _here(manifest: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """Differences of machine and packages; what only a run decides (device, dtype, level) is left out."""
+    """Differences of machine and packages, without what each run chooses (device, dtype, level)."""
     here = environment_fingerprint(level=manifest["determinism"])
     settled = ("device", "dtype", "attention_backend", "determinism")
     there, now = (
