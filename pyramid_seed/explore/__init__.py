@@ -1,1 +1,1 @@
-"""Look at clips and at seeds: comparisons, sweeps and measures of what is in a clip."""
+"""Explore clips and seeds: comparisons, sweeps, and measures of what a clip shows."""

@@ -1,4 +1,4 @@
-"""Two clips frame by frame, by the pixels that are shown."""
+"""Two clips compared frame by frame, by the pixels that are shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .similarity import ssim
 
 @dataclass(frozen=True)
 class FrameDifference:
-    """How one frame differs.
+    """How one frame differs between the clips.
 
     Attributes:
         frame: its index.
         largest, mean: absolute difference over pixels and channels, in levels (0 to 255).
-        psnr: dB, infinite for equal frames.
-        ssim: at most 1, which is equal.
+        psnr: in dB, infinite for equal frames.
+        ssim: at most 1, the value for equal frames.
     """
 
     frame: int
@@ -32,7 +32,7 @@ class PixelComparison:
     """How two clips differ.
 
     Attributes:
-        frames: as far as the shorter clip goes.
+        frames: the differences, up to the end of the shorter clip.
         lengths: the number of frames of each clip.
     """
 
@@ -46,17 +46,17 @@ class PixelComparison:
 
     @property
     def farthest(self) -> FrameDifference:
-        """The frame with the largest difference of a value, the first of several."""
+        """The frame with the largest difference of any value; the first if there are several."""
         return max(self.frames, key=lambda frame: frame.largest)
 
     @property
     def is_equal(self) -> bool:
-        """Whether all frames are equal and none is left over."""
+        """Whether all frames are equal and both clips have the same length."""
         return self.first is None and self.lengths[0] == self.lengths[1]
 
 
 def compare_frames(a: Frames, b: Frames) -> PixelComparison:
-    """Compare the frames that both clips have.
+    """Compare the frames up to the end of the shorter clip.
 
     Args:
         a, b: (T, H, W, 3) uint8; T may differ.

@@ -24,13 +24,13 @@ _MOST_UNITS = 40
 
 
 def panel_scale(height: int, width: int) -> int:
-    """How many times a frame is enlarged: to a width that can be read, and to even sides, as h264 needs."""
+    """The factor that enlarges a frame to a readable width, and to the even sides that h264 needs."""
     scale = max(1, _PANEL // width)
     return scale if (height * scale) % 2 == 0 == (width * scale) % 2 else 2 * scale
 
 
 def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
-    """Images (h, w, 3) of A, B and their difference times `gain`, as far as the shorter clip goes."""
+    """Images (h, w, 3) of A, B and their difference times `gain`, up to the end of the shorter clip."""
     scale = panel_scale(*a.frames.shape[1:3])
     for index, (left, right) in enumerate(zip(a.frames, b.frames, strict=False)):
         unit = unit_of(index, a, b)
@@ -44,14 +44,14 @@ def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
 
 
 def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
-    """Images (h, w, 3) of the difference times `gain` alone, as far as the shorter clip goes."""
+    """Images (h, w, 3) of the difference times `gain` alone, up to the end of the shorter clip."""
     scale = panel_scale(*a.frames.shape[1:3])
     for left, right in zip(a.frames, b.frames, strict=False):
         yield enlarge(amplified(left, right, gain), scale)
 
 
 def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: StoredClip) -> None:
-    """Draw the differences of every frame as a .png: levels, PSNR and SSIM over the frames' index.
+    """Draw the differences of every frame as a .png: levels, PSNR and SSIM against the frame index.
 
     Raises:
         ValueError: matplotlib is missing.
@@ -101,7 +101,7 @@ def _mark_frames(
     first: FrameDifference | None,
     first_unit: int | None,
 ) -> None:
-    """Lines where units begin, at the first difference, and at the first unit that was made otherwise."""
+    """Lines where units begin, at the first difference, and at the first unit that was made differently."""
     for axis in axes:
         axis.grid(axis="y", alpha=0.3)
         for number, start in enumerate(_starts(units)):
@@ -116,14 +116,14 @@ def _mark_frames(
 
 
 def _starts(units: Sequence[int | None]) -> list[int]:
-    """First frames of all units but the first, if these are few enough to be drawn."""
+    """First frames of all units except the first, if there are few enough to draw."""
     if len(set(units)) > _MOST_UNITS:
         return []
     return [frame for frame in range(1, len(units)) if units[frame] != units[frame - 1]]
 
 
 def _panel(frame: Frames, scale: int, title: str) -> Frames:
-    """The frame enlarged, under a line of text, which is cut off where it is too long."""
+    """The frame enlarged, under a line of text that is cut off if too long."""
     enlarged = enlarge(frame, scale)
     header = Image.new("L", (enlarged.shape[1], _HEADER), _GROUND)
     ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))

@@ -1,4 +1,4 @@
-"""The folder of a comparison: videos, curves and numbers, whole or not at all."""
+"""The folder of a comparison: videos, curves and numbers, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILES = (SIDE_BY_SIDE, DIFFERENCE, CURVE, NUMBERS)
 
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder that may not be written, or that holds anything but a comparison.
+    """Refuse a folder that cannot be written, or that holds anything but a comparison.
 
     Raises:
-        FileExistsError: it exists and `overwrite` is false, or it holds something else.
+        FileExistsError: the folder exists and `overwrite` is false, or it holds something else.
     """
     check_free(folder, overwrite=overwrite)
     if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= set(FILES)):
@@ -46,14 +46,14 @@ def write_report(
     fps: float,
     overwrite: bool = False,
 ) -> None:
-    """Write `FILES`.
+    """Write the files in `FILES`.
 
     Args:
-        folder: where to.
+        folder: the folder to write.
         a, b: the clips.
         comparison: how their frames differ.
         manifests: how their manifests differ; None if one is missing.
-        gain: what the difference is multiplied by in the videos.
+        gain: the factor that amplifies the difference in the videos.
         fps: frames per second of the videos.
         overwrite: replace the folder of an earlier comparison.
 
@@ -71,7 +71,7 @@ def write_report(
 
 
 def _write_images(path: Path, images: Iterator[Frames], fps: float) -> None:
-    """Write a video of many large images; they are encoded as they come, and never held."""
+    """Write a video of many large images, encoding each as it comes and keeping none."""
     with FrameFile(path) as file:
         file.start(fps, 1)
         for image in images:

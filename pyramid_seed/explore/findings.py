@@ -1,4 +1,4 @@
-"""What a sweep found: the measures of its clips, and what seeds and prompts do to them."""
+"""The findings of a sweep: the measures of its clips, and the effects of seeds and prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .variance import VarianceShares, variance_shares
 ValuesOfClips = Mapping[tuple[Prompt, int], Values]
 
 MAX_PAIRS = 500
-"""All pairs of up to 32 seeds are compared; of more seeds, about this many pairs."""
+"""Up to 32 seeds, all pairs are compared; with more seeds, about this many pairs."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class PromptFindings:
-    """What the seeds do to one prompt.
+    """The effect of the seeds on one prompt.
 
     Attributes:
         prompt: the prompt.
-        clips: by seed, in the order of the sweep.
+        clips: by seed, in the sweep's order.
         reasons: why each clip stands out.
-        similarity: mean SSIM over pairs of seeds (`compared_pairs`); None with a single one.
-        spreads: of each measure, None where it is not defined for two clips or more.
+        similarity: mean SSIM over pairs of seeds (`compared_pairs`); None if there is only one seed.
+        spreads: per measure; None if fewer than two clips have a value.
     """
 
     prompt: Prompt
@@ -55,13 +55,13 @@ class PromptFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a sweep found.
+    """The findings of a sweep.
 
     Attributes:
         prompts: the findings of each prompt that has a clip.
-        common_seeds: the seeds of which all prompts have a clip.
-        shares: of each measure's variance; None where they are not defined.
-        paired: each measure's difference to another sweep; None where it is not defined.
+        common_seeds: the seeds for which all prompts have a clip.
+        shares: per measure, the shares of its variance; None if not defined.
+        paired: per measure, its difference from another sweep; None if not defined.
     """
 
     prompts: tuple[PromptFindings, ...]
@@ -71,10 +71,10 @@ class Findings:
 
 
 def findings_of(clips: Sequence[MeasuredClip]) -> Findings:
-    """What the clips of a sweep show.
+    """Evaluate the clips of a sweep.
 
     Args:
-        clips: in the order of prompts and seeds.
+        clips: ordered by prompt and seed.
     """
     values = {(clip.prompt, clip.seed): clip.values for clip in clips}
     prompts, seeds = _prompts_and_seeds(values)
@@ -92,11 +92,11 @@ def findings_of(clips: Sequence[MeasuredClip]) -> Findings:
 def paired_differences(
     clips: Sequence[MeasuredClip], others: ValuesOfClips
 ) -> dict[str, PairedDifference | None]:
-    """Each measure's difference to that of another sweep, at the prompts and seeds that both have.
+    """Each measure's difference from another sweep, for the prompts and seeds that both have.
 
     Args:
-        clips: of this sweep, which is B.
-        others: the measures of the other one, which is A.
+        clips: those of this sweep, which is B.
+        others: the measures of the other sweep, which is A.
     """
     both = {(c.prompt, c.seed): c.values for c in clips if (c.prompt, c.seed) in others}
     prompts, seeds = _prompts_and_seeds(both)
@@ -108,7 +108,7 @@ def paired_differences(
 
 
 def _prompts_and_seeds(values: ValuesOfClips) -> tuple[list[Prompt], tuple[int, ...]]:
-    """All prompts, and the seeds of which each has a clip."""
+    """All prompts, and the seeds for which each prompt has a clip."""
     prompts = list(dict.fromkeys(prompt for prompt, _ in values))
     seeds = dict.fromkeys(seed for _, seed in values)
     return prompts, tuple(s for s in seeds if all((prompt, s) in values for prompt in prompts))
@@ -117,7 +117,7 @@ def _prompts_and_seeds(values: ValuesOfClips) -> tuple[list[Prompt], tuple[int, 
 def _table(
     values: ValuesOfClips, name: str, prompts: Sequence[Prompt], seeds: Sequence[int]
 ) -> list[list[float]] | None:
-    """A measure, a row per prompt, a column per seed; None if a value is not defined."""
+    """A measure, one row per prompt, one column per seed; None if a value is not defined."""
     table = []
     for prompt in prompts:
         row = [number for seed in seeds if (number := values[prompt, seed].get(name)) is not None]
@@ -139,7 +139,7 @@ def _prompt_findings(prompt: Prompt, clips: Sequence[MeasuredClip]) -> PromptFin
 
 
 def pairwise_similarity(samples: Sequence[Frames]) -> float | None:
-    """Mean SSIM over pairs of clips, each the mean over their frames; None with fewer than two clips.
+    """Mean SSIM over pairs of clips, each the mean over their frames; None for fewer than two clips.
 
     Args:
         samples: (t, h, w, 3) uint8, all of one shape, at least 11x11.
@@ -152,9 +152,9 @@ def pairwise_similarity(samples: Sequence[Frames]) -> float | None:
 
 
 def compared_pairs(count: int) -> list[tuple[int, int]]:
-    """All pairs of this many clips; beyond `MAX_PAIRS`, those of clips close to each other in a circle.
+    """All pairs of this many clips; beyond `MAX_PAIRS`, only pairs that are close on a circle of clips.
 
-    So each clip is in equally many pairs, and their number grows with the clips and not with their square.
+    Each clip is then in equally many pairs, whose number grows linearly with the clips, not quadratically.
     """
     pairs = list(combinations(range(count), 2))
     if len(pairs) <= MAX_PAIRS:
@@ -165,7 +165,7 @@ def compared_pairs(count: int) -> list[tuple[int, int]]:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Of the values that are defined; None with fewer than two."""
+    """The spread of the defined values; None for fewer than two."""
     x = np.array([value for value in values if value is not None])
     if len(x) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The contact sheet of a sweep: a row per seed, columns in time."""
+"""The contact sheet of a sweep: one row per seed, time in columns."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
 def labelled_sheet(
     blocks: Sequence[tuple[str, Sequence[tuple[str, Frames]]]], times: Sequence[str]
 ) -> Frames:
-    """Blocks of rows under each other: (H, W, 3) uint8.
+    """Stack blocks of rows: (H, W, 3) uint8.
 
     Args:
-        blocks: heading and rows; a row is a label and its frames (t, h, w, 3) uint8, one per column.
-        times: the labels of the columns.
+        blocks: headings and rows; a row is a label and its frames (t, h, w, 3) uint8, one per column.
+        times: the column labels.
     """
     text, heading = _font(14), _font(18)
     drawn = [
@@ -68,7 +68,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's DejaVu Sans, which knows more scripts than Pillow's own font."""
+    """Matplotlib's DejaVu Sans, which covers more scripts than Pillow's own font."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -17,7 +17,7 @@ from .measures import Values, measure_clip
 from .prompts import Prompt
 
 SAMPLE_FRAMES, SAMPLE_SIDE = 8, 256
-"""What clips are compared by: so many frames, evenly spaced, no side longer than this many pixels."""
+"""The basis for comparing clips: this many frames, evenly spaced, no side longer than this many pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +28,9 @@ class MeasuredClip:
         prompt: what it shows.
         seed: its root seed.
         path: its file.
-        is_lossless: whether the file has every bit, so that the measures are those of the frames themselves.
+        is_lossless: whether the file keeps every bit; the measures are then those of the frames themselves.
         digest: SHA-256 of its frames.
-        num_frames: how many there are.
+        num_frames: how many frames it has.
         values: its measures.
         sample: (t, h, w, 3) uint8, a few small frames, evenly spaced in time.
     """
@@ -46,10 +46,10 @@ class MeasuredClip:
 
 
 def measured_clip(prompt: Prompt, seed: int, *, path: Path, manifest: Mapping[str, Any]) -> MeasuredClip:
-    """Measure the clip in an .mp4 file, as it was before it was enlarged.
+    """Measure the clip in an .mp4 file, at its size before it was enlarged.
 
     Args:
-        prompt, seed: what it was made of.
+        prompt, seed: what it was made from.
         path: the file.
         manifest: its manifest.
     """
@@ -67,13 +67,13 @@ def measured_clip(prompt: Prompt, seed: int, *, path: Path, manifest: Mapping[st
 
 
 def shrink(frames: Frames, scale: int) -> Frames:
-    """The mean of each block of scale x scale pixels: undoes the enlargement that a file was saved with.
+    """The mean of each block of scale x scale pixels: undoes the enlargement with which a file was saved.
 
-    It takes most of the codec's error away as well.
+    It also removes most of the codec's error.
 
     Args:
         frames: (T, scale * H, scale * W, 3) uint8.
-        scale: as in the manifest's `file`.
+        scale: the one in the manifest's `file`.
     """
     if scale == 1:
         return frames
@@ -96,5 +96,5 @@ def sample(frames: Frames) -> Frames:
 
 
 def sample_times(num_frames: int) -> list[int]:
-    """The frames of a sample: the first, the last, and evenly spaced ones between."""
+    """The frames of a sample: the first, the last, and evenly spaced ones in between."""
     return evenly_spaced(num_frames, min(SAMPLE_FRAMES, num_frames))

@@ -1,7 +1,7 @@
 """Numbers that describe a clip: how sharp, how busy, how steady it is.
 
-Everything but colour is measured on luma Y', the gamma-coded grey value 0 .. 255 of ITU-R BT.709; a grey
-image's luma is its pixel value. OpenCV and scikit-image do filters, flow and colour.
+Everything except colour is measured on luma Y', the gamma-coded grey value 0 .. 255 of ITU-R BT.709; a grey
+image's luma is its pixel value. OpenCV and scikit-image provide filters, flow and colour.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ..media.frames import Frames, check_frames
 
 Luma = NDArray[np.float32]
 Values = dict[str, float | None]
-"""A clip's measures by name; None where one is not defined, as motion is for a single frame."""
+"""A clip's measures by name; None if not defined, as motion is for a single frame."""
 
 MIN_SIDE = 16
-"""Pixels: smaller images have no optical flow."""
+"""In pixels: smaller images have no optical flow."""
 
 BLACK_LUMA, BLACK_SHARE = 0.10 * 255, 0.98
 """A frame is black if this share of its pixels is at most this bright (defaults of FFmpeg's blackdetect)."""
 
 FROZEN_LUMA = 0.001 * 255
-"""A frame is frozen if its luma differs less than this from the frame before, in the mean over the pixels
+"""A frame is frozen if its luma differs by less than this from the previous frame, averaged over the pixels
 (the default of FFmpeg's freezedetect, -60 dB)."""
 
 _BT709 = np.array([0.2126, 0.7152, 0.0722])
@@ -36,12 +36,12 @@ _BT709 = np.array([0.2126, 0.7152, 0.0722])
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure in words.
+    """A measure described in words.
 
     Attributes:
-        name, unit: what it is called, and measured in.
-        description: what it says, in one line.
-        is_signed: whether it can be negative, so that a share of its mean has no meaning.
+        name, unit: what it is called, and its unit.
+        description: what it means, in one line.
+        is_signed: whether it can be negative, so that a share of its mean is meaningless.
     """
 
     name: str
@@ -68,10 +68,10 @@ def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, at least 16x16.
-        geometry: of the model that made it, says which frames are a unit.
+        geometry: that of the model that made the clip; it says which frames form a unit.
 
     Raises:
-        ValueError: no such frames, or the extra `report` is not installed.
+        ValueError: the frames are not like that, or the extra `report` is not installed.
     """
     check_extra("report", "skimage", "cv2")
     check_frames(frames)
@@ -99,16 +99,16 @@ def luma(frames: Frames) -> Luma:
 
 
 def differences(y: Luma) -> Iterator[NDArray[np.float64]]:
-    """Each frame's luma minus that of the frame before: T - 1 times (H, W)."""
+    """Each frame's luma minus the previous frame's: T - 1 times (H, W)."""
     return (b.astype(np.float64) - a for a, b in pairwise(y))
 
 
 def sharpness(y: Luma) -> float:
-    """Variance over the pixels of the Laplacian, mean over the frames; levels squared.
+    """Variance of the Laplacian over the pixels, averaged over the frames; levels squared.
 
     The Laplacian is the sum of the four neighbours minus four times the pixel, taken inside the border
-    (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy"). White noise of variance v has
-    20 v.
+    (Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy"). White noise of variance v
+    gives 20 v.
     """
     import cv2
 
@@ -119,7 +119,7 @@ def sharpness(y: Luma) -> float:
 def spatial_information(y: Luma) -> float:
     """SI = max over time of std over space of the Sobel magnitude (ITU-T P.910); levels.
 
-    Without the outermost pixels, for which the filter has no neighbours.
+    The outermost pixels are left out, since the filter lacks neighbours there.
     """
     import cv2
 
@@ -137,27 +137,27 @@ def temporal_information(y: Luma) -> float | None:
 
 
 def flicker(y: Luma) -> float | None:
-    """How much the brightness of the whole image changes between neighbouring frames, in the mean; levels.
+    """Mean change in the whole image's brightness between neighbouring frames; levels.
 
-    A frame's change is the median over the pixels of its difference: a thing that moves or grows over less
-    than half of the image leaves it at 0, whereas the mean of the image would change.
+    A frame's change is the median over the pixels of its difference: something that moves or grows over less
+    than half of the image leaves it at 0, although it changes the image's mean.
     """
     medians = [abs(np.median(difference)) for difference in differences(y)]
     return float(np.mean(medians)) if medians else None
 
 
 def motion(y: Luma) -> float | None:
-    """Length of the optical flow between neighbours, mean over pixels and frames; pixels per frame.
+    """Length of the optical flow between neighbouring frames, mean over pixels and frames; pixels per frame.
 
-    By polynomial expansion (Farnebäck 2003, "Two-frame motion estimation based on polynomial expansion"),
-    which hardly feels a video codec's noise on plain grounds, as OpenCV's dense inverse search does. A window
-    of 15 pixels: the surroundings of a moving edge count as far as that.
+    Polynomial expansion (Farnebäck 2003, "Two-frame motion estimation based on polynomial expansion") hardly
+    reacts to a video codec's noise on plain areas, unlike OpenCV's dense inverse search. The window has 15
+    pixels: the surroundings of a moving edge count up to that distance.
     """
     if len(y) == 1:
         return None
     import cv2
 
-    # Each level half the size, 3 levels, 3 rounds; neighbourhoods of 5 pixels and their smoothing.
+    # Each level has half the size; 3 levels, 3 iterations; neighbourhoods of 5 pixels and their smoothing.
     rule = (0.5, 3, 15, 3, 5, 1.1, 0)
     flows = (cv2.calcOpticalFlowFarneback(a, b, None, *rule) for a, b in pairwise(y.round().astype(np.uint8)))
     return float(np.mean([np.hypot(flow[..., 0], flow[..., 1]).mean() for flow in flows]))
@@ -166,7 +166,7 @@ def motion(y: Luma) -> float | None:
 def colour_drift(units: Sequence[Frames]) -> float | None:
     """Largest colour difference between the first unit and a later one: CIEDE2000 of their mean L*a*b*.
 
-    Pixels are taken as sRGB under D65. About 1 can just be seen, side by side.
+    Pixels are taken as sRGB under D65. A difference of about 1 is just visible side by side.
     """
     if len(units) == 1:
         return None
@@ -184,9 +184,9 @@ def mean_lab(frames: Frames) -> NDArray[np.float64]:
 
 
 def sharpness_drift(units: Sequence[Luma]) -> float | None:
-    """log2 of a later unit's sharpness over the first one's, the one farthest from 0.
+    """log2 of a later unit's sharpness over the first unit's, taking the one farthest from 0.
 
-    -1 is half as sharp. None with a single unit, or where one has no sharpness at all.
+    -1 means half as sharp. None for a single unit, or if a unit has no sharpness at all.
     """
     values = np.array([sharpness(unit) for unit in units])
     if len(values) == 1 or not values.all():

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from .measures import Values
 
 LIMIT = 3.5
-"""Modified z-scores beyond it mark an outlier."""
+"""An outlier's modified z-score is beyond this."""
 
 MIN_SEEDS = 8
-"""With fewer seeds no outliers are reported, but for black and frozen frames."""
+"""With fewer seeds only black and frozen frames are reported, no outliers."""
 
 _COUNTS = {"black_frames": "black", "frozen_frames": "frozen"}
 
@@ -21,9 +21,9 @@ _COUNTS = {"black_frames": "black", "frozen_frames": "frozen"}
 def modified_z_scores(values: Sequence[float]) -> NDArray[np.float64]:
     """Distance from the median in robust standard deviations (Iglewicz & Hoaglin 1993).
 
-    z = (x - median) / (1.4826 MAD), MAD being the median of |x - median|. Where more than half of the values
-    are equal, the MAD is 0 and the mean of |x - median| takes its place, with the factor 1.2533. Both factors
-    make the divisor the standard deviation of a normal distribution.
+    z = (x - median) / (1.4826 MAD), where MAD is the median of |x - median|. If more than half of the values
+    are equal, the MAD is 0, and the mean of |x - median| replaces it, with the factor 1.2533. Either factor
+    makes the divisor the standard deviation of a normal distribution.
     """
     from scipy.stats import median_abs_deviation
 
@@ -35,14 +35,14 @@ def modified_z_scores(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def outlier_reasons(clips: Sequence[Values], num_frames: Sequence[int]) -> list[list[str]]:
-    """Why each clip of one prompt stands out; no reasons for one that does not.
+    """Why each clip of one prompt stands out; the list is empty for a clip that does not.
 
-    Black and frozen frames are always a reason. Every other measure is one where its modified z-score among
-    the prompt's seeds is beyond `LIMIT`, if there are at least `MIN_SEEDS` values.
+    Black and frozen frames are always a reason. Any other measure is a reason if its modified z-score among
+    the prompt's seeds is beyond `LIMIT` and there are at least `MIN_SEEDS` values.
 
     Args:
-        clips: measures of each clip, see `measures.measure_clip`.
-        num_frames: of each clip.
+        clips: the measures of each clip, see `measures.measure_clip`.
+        num_frames: the number of frames of each clip.
     """
     reasons = [_counted(clip, total) for clip, total in zip(clips, num_frames, strict=True)]
     for name in clips[0] if clips else ():

@@ -21,7 +21,7 @@ class Prompt:
 
     Attributes:
         text: the prompt.
-        image: the first frame's file, an absolute path; None without one.
+        image: the first frame's file, an absolute path; None if there is none.
     """
 
     text: str
@@ -32,20 +32,20 @@ class Prompt:
 
 
 def is_list(text: str) -> bool:
-    """Whether an argument names a list of prompts: it ends as the lists of `pyramid-seed batch` do."""
+    """Whether an argument names a list of prompts: it has the extension of a `pyramid-seed batch` list."""
     return Path(text).suffix.lower().removeprefix(".") in (*LIST_FORMATS, "yml")
 
 
 def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
-    """The prompts of a sweep, in the order given.
+    """The prompts of a sweep, in the given order.
 
     Args:
         sources: prompts as text, lists of prompts as paths.
 
     Raises:
-        BatchInputError: rows of a list that are broken, or that hold more than a prompt and an image: all
-            prompts of a sweep share seeds and settings.
-        ValueError: there is no prompt, an empty one, or one twice.
+        BatchInputError: rows of a list are broken, or hold more than a prompt and an image: all prompts of a
+            sweep share seeds and settings.
+        ValueError: there is no prompt, or one is empty or repeated.
         OSError: a list cannot be read.
     """
     prompts: list[Prompt] = []
@@ -81,7 +81,7 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
 
 
 def _refusal(row: Row) -> str | None:
-    """Why a row cannot be swept; None if it can."""
+    """Why a row cannot be used in a sweep; None if it can."""
     if more := [str(name) for name in row.values if name not in _FIELDS]:
         names = ", ".join(map(repr, more))
         return f"rows of a sweep hold prompt and image, got {names}; give --seeds and settings as options"

@@ -25,11 +25,11 @@ COPIES = "clips"
 NAMES = (PAGE_NAME, SHEET_NAME, CSV_NAME, JSON_NAME, COPIES)
 
 EMBEDDED_BYTES = 64 * 2**20
-"""Clips of up to this size in total are put into the page; larger ones stay beside it."""
+"""Clips up to this total size are embedded in the page; larger ones stay beside it."""
 
 
 def check_report(folder: Path) -> None:
-    """Raise FileExistsError if a report's folder holds something that is not a report's."""
+    """Raise FileExistsError if a report's folder holds anything that does not belong to a report."""
     if folder.exists() and not (folder.is_dir() and all(file.name in NAMES for file in folder.iterdir())):
         raise FileExistsError(
             f"{folder} holds other things than a sweep's report; move it, or sweep elsewhere"
@@ -45,15 +45,15 @@ def write_report(
     failed: Mapping[str, str],
     embedded_bytes: int = EMBEDDED_BYTES,
 ) -> Path:
-    """Write or replace the folder, whole or not at all; returns the page.
+    """Write or replace the folder, whole or not at all; returns the page's path.
 
     Args:
-        folder: the report's folder, beside that of the clips.
-        findings: what the sweep found; the clips' files lie in one folder beside the report's.
-        settings: of the clips, as in their manifests, and "loras", which may be left out.
+        folder: the report's folder, beside the clips' folder.
+        findings: the sweep's findings; the clips' files are in one folder beside the report's.
+        settings: the clips', as in their manifests, and optionally "loras".
         against: the folder of the other sweep, if there was one.
-        failed: reasons, by name of clip.
-        embedded_bytes: put the clips into the page if they are no larger, together.
+        failed: reasons, by clip name.
+        embedded_bytes: embed the clips in the page if their total size is no larger.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -72,7 +72,7 @@ def write_report(
         tree = findings_json(findings, clips_folder=clips_folder, **about)
         (temporary / JSON_NAME).write_text(tree, encoding="utf-8")
         rows = findings_csv(findings, clips_folder)
-        # Half a surrogate pair, as an undecodable argument of a command line gives, has no UTF-8.
+        # A lone surrogate, from an undecodable command-line argument, has no UTF-8 form.
         (temporary / CSV_NAME).write_text(rows, encoding="utf-8", errors="backslashreplace", newline="")
         write_image(temporary / SHEET_NAME, _sheet(findings))
         files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
@@ -89,7 +89,7 @@ def write_report(
 
 
 def _playable(clip: MeasuredClip, copies: Path) -> Path:
-    """A file that browsers play: the clip's own, or a lossy copy in a folder."""
+    """A file that browsers can play: the clip's own, or a lossy copy in a folder."""
     if not clip.is_lossless:
         return clip.path
     copy = copies / clip.path.name
@@ -128,7 +128,7 @@ def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, A
 
 
 def _needed(findings: Findings) -> dict[str, tuple[int, int] | None]:
-    """Seeds for each measure, see `seeds_for_share`; None where a share has no meaning."""
+    """Number of seeds for each measure, see `seeds_for_share`; None if a share is meaningless."""
     signed = {measure.name for measure in MEASURES if measure.is_signed}
     return {
         name: None if paired is None or name in signed else seeds_for_share(paired)
@@ -146,7 +146,7 @@ def _sheet(findings: Findings) -> Any:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, never an exponent for a whole number; a dash for what is not defined."""
+    """Three digits, never an exponent for a whole number; a dash if not defined."""
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""How many seeds it takes before a difference between two settings means something."""
+"""How many seeds are needed before a difference between two settings is meaningful."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 
 SIGNIFICANCE, POWER = 0.05, 0.80
-"""Chances: to see a difference that is not there, and to see one that is."""
+"""Chances: of detecting a difference that does not exist, and of detecting one that does."""
 
 SHARE = 0.10
-"""The difference for which reports state the number of seeds: a share of the mean."""
+"""The difference for which reports state the number of seeds, as a share of the mean."""
 
 MIN_SEEDS, _MAX_SEEDS = 2, 2**60
 """With a single seed per setting there is no deviation, and so no test."""
 
 
 def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
-    """Seeds for each of two settings, so that a difference of their means is seen.
+    """Seeds per setting needed to detect a difference between the means of two settings.
 
-    The smallest number, from 2 up to 2**60, with which Student's t-test reaches `POWER`, see `t_test_power`.
+    The smallest number, from 2 to 2**60, with which Student's t-test reaches `POWER`, see `t_test_power`.
 
     Args:
-        std: standard deviation over the seeds; if paired, that of the differences at equal seeds.
-        difference: what is to be seen, in the same unit.
-        is_paired: whether both settings take the same seeds, and differences are looked at seed by seed.
+        std: standard deviation over the seeds; if paired, of the differences at equal seeds.
+        difference: the difference to detect, in the same unit.
+        is_paired: whether both settings use the same seeds and are compared seed by seed.
 
     Raises:
-        ValueError: a deviation below 0, or no difference.
+        ValueError: the deviation is below 0, or the difference is 0.
     """
     if std < 0 or difference == 0:
         raise ValueError(f"std must be at least 0 and difference not 0, got {std} and {difference}")
-    if std < abs(difference) / 1000:  # whose square might overflow; two seeds see far smaller differences
+    if std < abs(difference) / 1000:  # its square might overflow; two seeds see far smaller differences
         return MIN_SEEDS
     effect = difference / std
     return MIN_SEEDS + bisect_left(
@@ -43,7 +43,7 @@ def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
 
 
 def t_test_power(number: int, effect: float, is_paired: bool) -> float:
-    """The chance that a two-sided t-test at `SIGNIFICANCE` sees a difference.
+    """The chance that a two-sided t-test at `SIGNIFICANCE` detects a difference.
 
     With n seeds per setting and d = difference / std, t^2 has a noncentral F distribution with 1 and df
     degrees of freedom and noncentrality nc (Cohen 1988, "Statistical power analysis", chapter 2):
@@ -51,7 +51,7 @@ def t_test_power(number: int, effect: float, is_paired: bool) -> float:
         unpaired: df = 2 (n - 1), nc = n d^2 / 2
         paired:   df = n - 1,     nc = n d^2
 
-    and the chance is that of t^2 > t[1 - a/2, df]^2, with a for `SIGNIFICANCE`.
+    and the chance is that of t^2 > t[1 - a/2, df]^2, where a is `SIGNIFICANCE`.
 
     Args:
         number: n, at least 2.
@@ -68,17 +68,17 @@ def t_test_power(number: int, effect: float, is_paired: bool) -> float:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A measure under setting B minus the same under setting A, at equal prompts and seeds.
+    """A measure under setting B minus that under setting A, at equal prompts and seeds.
 
-    Deviations are those within the prompts: what prompts differ by is left out.
+    Deviations are taken within prompts: differences between prompts are left out.
 
     Attributes:
         mean_a, mean_b: means over all pairs.
         difference: mean_b - mean_a.
         low, high: 95 % confidence interval of the difference, for these prompts (Student's t).
         std: standard deviation over the seeds of one setting (root mean square of both).
-        std_paired: that of the differences.
-        correlation: of A and B over the seeds; None if one of them does not vary.
+        std_paired: standard deviation of the differences.
+        correlation: between A and B over the seeds; None if one of them does not vary.
     """
 
     mean_a: float
@@ -92,7 +92,7 @@ class PairedDifference:
 
 
 def seeds_for_share(paired: PairedDifference, share: float = SHARE) -> tuple[int, int] | None:
-    """Seeds to see a difference of a share of A's mean, unpaired and paired; None if the mean is 0."""
+    """Seeds to detect a difference of a share of A's mean, unpaired and paired; None if the mean is 0."""
     if paired.mean_a == 0:
         return None
     wanted = share * paired.mean_a
@@ -106,10 +106,10 @@ def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
     """Compare two settings.
 
     Args:
-        a, b: a measure under each setting: a row per prompt, a column per seed; the same prompts and seeds.
+        a, b: a measure under each setting: one row per prompt, one column per seed; equal prompts and seeds.
 
     Raises:
-        ValueError: tables of unequal sizes, or fewer than two seeds.
+        ValueError: the tables differ in size, or there are fewer than two seeds.
     """
     x, y = np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 2 or x.shape[1] < 2:

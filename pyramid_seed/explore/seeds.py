@@ -1,4 +1,4 @@
-"""Lists of seeds as people write them."""
+"""Lists of seeds as users write them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _SEED_OR_RANGE = re.compile(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """The root seeds of a text such as "0-15" or "3,7,100-103", in the order given.
+    """The root seeds in a text such as "0-15" or "3,7,100-103", in the given order.
 
     Raises:
-        ValueError: another form, a number that is no root seed, a range that falls, a seed given twice, or
-            more than `MAX_SEEDS`.
+        ValueError: the text has another form, a number is not a root seed, a range descends, a seed is
+            repeated, or there are more than `MAX_SEEDS`.
     """
     seeds: dict[int, None] = {}
     for part in text.split(","):

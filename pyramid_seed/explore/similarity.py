@@ -8,19 +8,19 @@ from ..extras import check_extra
 from ..media.frames import Frames
 
 MIN_SIDE = 11
-"""Pixels: the window of SSIM."""
+"""In pixels: the window of SSIM."""
 
 
 def ssim(a: Frames, b: Frames) -> float:
-    """Structural similarity, 1 for equal images (Wang et al. 2004), the mean over the three channels.
+    """Structural similarity, 1 for equal images (Wang et al. 2004), averaged over the three channels.
 
-    With the paper's Gaussian window of 11x11 pixels (sigma 1.5), by scikit-image.
+    Computed by scikit-image with the paper's Gaussian window of 11x11 pixels (sigma 1.5).
 
     Args:
         a, b: (H, W, 3) uint8, at least 11x11.
 
     Raises:
-        ValueError: smaller images, or scikit-image is missing.
+        ValueError: the images are smaller, or scikit-image is missing.
     """
     check_extra("report", "skimage")
     if min(a.shape[:2]) < MIN_SIDE:

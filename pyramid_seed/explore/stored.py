@@ -1,4 +1,4 @@
-"""Clips as files show them, with the manifest where there is one."""
+"""Clips as files show them, with their manifest if there is one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..provenance.manifest import geometry_of, read_manifest
 
 @dataclass(frozen=True, eq=False)
 class StoredClip:
-    """A clip that was read from a file.
+    """A clip read from a file.
 
     Attributes:
         path: the file or folder.
         frames: (T, H, W, 3) uint8, the pixels that the file shows.
-        fps: frames a second; None where neither file nor manifest says.
-        manifest: None without one.
-        no_manifest: why there is none; empty if there is one.
+        fps: frames per second; None if neither file nor manifest says.
+        manifest: the clip's manifest; None if there is none.
+        no_manifest: why there is no manifest; empty if there is one.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class StoredClip:
 
 
 def unit_of(frame: int, *clips: StoredClip) -> int | None:
-    """The unit that made a frame, by the first manifest there is; None without any."""
+    """The unit that made a frame, by the first manifest found; None if no clip has one."""
     for clip in clips:
         if clip.manifest is not None:
             return geometry_of(clip.manifest).unit_of_frame(frame)
@@ -41,7 +41,7 @@ def unit_of(frame: int, *clips: StoredClip) -> int | None:
 
 
 def shows_its_frames(clip: StoredClip) -> bool:
-    """Whether the file shows the very frames that its manifest describes, enlarged or not."""
+    """Whether the file shows exactly the frames that its manifest describes, enlarged or not."""
     if clip.manifest is None:
         return False
     scale = (clip.manifest.get("file") or {}).get("scale", 1)
@@ -49,10 +49,10 @@ def shows_its_frames(clip: StoredClip) -> bool:
 
 
 def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
-    """The first unit whose frames differed when they were made, before any codec, by the manifests' digests.
+    """The first unit whose frames differed when made, before any codec, by the manifests' digests.
 
-    None if there is none as far as the shorter clip goes, or not enough is known: a manifest is missing, or
-    units have other lengths.
+    None if no unit up to the end of the shorter clip differs, or too little is known: a manifest is missing,
+    or the units have different lengths.
     """
     if a.manifest is None or b.manifest is None:
         return None
@@ -65,12 +65,12 @@ def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
 def read_clip(path: str | Path) -> StoredClip:
     """Read an .mp4 or another video file, a .gif or .webp, an image, or a folder of .png images.
 
-    Equal frames in a row are one longer image in .gif and .webp. With a manifest they are told apart by
-    the time they are shown; without one, every image counts as one frame.
+    In .gif and .webp, a run of equal frames is stored as one longer image. With a manifest they are separated
+    by display time; without one, every image counts as one frame.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no images, images of several sizes, or images that RGB does not show as they are.
+        ValueError: it holds no images, images of several sizes, or images that RGB cannot represent exactly.
     """
     path = Path(path)
     if not path.exists():

@@ -34,13 +34,13 @@ CLIPS, REPORT = "clips", "report"
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        batch: what came of its clips, see `BatchSummary`.
-        report: the page; None if none was written: on processes other than the main one, after a signal, or
-            if there is no clip.
-        findings: what the report says; None without one.
+        batch: the outcome for its clips, see `BatchSummary`.
+        report: the page; None if none was written: in processes other than the main one, after a signal, or
+            if there are no clips.
+        findings: the findings in the report; None if there is no report.
     """
 
     batch: BatchSummary
@@ -72,23 +72,23 @@ def run_sweep(
 ) -> SweepSummary:
     """Make a clip of every prompt with every seed, as `run_batch` does, then measure them and write a report.
 
-    Clips that are there are not made again. The report is written anew, as a whole, by the main process:
-    `report/index.html`, `contact_sheet.png`, `measures.csv` and `measures.json` (docs/seeds.md).
+    Existing clips are not made again. The main process rewrites the whole report: `report/index.html`,
+    `contact_sheet.png`, `measures.csv` and `measures.json` (docs/seeds.md).
 
     Args:
         prompts: prompts as str, lists of prompts as Path (docs/batch.md; rows hold `prompt` and `image`).
         output: the folder for `clips` and `report`.
-        seeds: root seeds; every prompt gets them all.
-        against: the folder of another sweep with these prompts and seeds; the report then has the difference
-            of each measure at equal seeds, this sweep minus that one.
-        preset, num_processes, progress: as in `run_batch`.
-        device, noise_device, determinism, text_encoders, prompt_embeds, attention, compile, loras: as in
+        seeds: root seeds; every prompt is made with all of them.
+        against: the folder of another sweep with these prompts and seeds; the report then gives each
+            measure's difference at equal seeds, this sweep minus that one.
+        preset, num_processes, progress: see `run_batch`.
+        device, noise_device, determinism, text_encoders, prompt_embeds, attention, compile, loras: see
             `run_batch`.
         lossless: keep every bit in the files; measures are then exact, and the page plays lossy copies.
-        settings: values that replace the preset's, for all clips, see below.
+        settings: values that replace the preset's for all clips, see below.
 
     Raises:
-        BatchInputError, ValueError, OSError: as `run_batch`; or there is no prompt, a seed is given twice,
+        BatchInputError, ValueError, OSError: as in `run_batch`; or there is no prompt, a seed is repeated,
             the extra `report` is not installed, or `against` has no measures or no clip in common. Nothing
             was made.
         FileExistsError: `report` holds something that no sweep wrote.
@@ -139,11 +139,11 @@ def run_sweep(
 
 @contextmanager
 def _listed(output: Path, prompts: Sequence[Prompt]) -> Iterator[Path]:
-    """The list of a sweep's prompts, in its folder; gone again if its batch is refused before it begins."""
+    """The list of a sweep's prompts, in its folder; removed if the batch is refused before it begins."""
     path = output / "prompts.jsonl"
     is_new = not path.exists()
     with without_new_folders(output):
-        with replacing(path, overwrite=True) as temporary:  # every process writes the same
+        with replacing(path, overwrite=True) as temporary:  # every process writes the same text
             temporary.write_text("".join(_row(prompt) for prompt in prompts), encoding="utf-8")
         try:
             yield path
@@ -171,7 +171,7 @@ def _row(prompt: Prompt) -> str:
 def _measured(
     folder: Path, summary: BatchSummary, prompts: Sequence[Prompt], seeds: Sequence[int], progress: bool
 ) -> tuple[list[MeasuredClip], Mapping[str, Any]]:
-    """The clips of this sweep in the order of prompts and seeds, and how the first one was made."""
+    """The clips of this sweep, ordered by prompt and seed, and how the first one was made."""
     with closing(Journal(folder).entries()) as recorded:
         entries = {
             (Prompt(entry["prompt"], entry["image"]), int(entry["seed"])): entry

@@ -36,15 +36,15 @@ def findings_json(
     failed: Mapping[str, str],
     clips_folder: str,
 ) -> str:
-    """All findings, as JSON; what is not defined is null, and seeds are text, as in manifests.
+    """All findings as JSON; undefined values are null, and seeds are text, as in manifests.
 
     Args:
-        findings: of the sweep.
-        settings: the settings of the clips, as in their manifests.
-        lossless: whether they were measured without a codec's loss.
+        findings: the sweep's findings.
+        settings: the clips' settings, as in their manifests.
+        lossless: whether the clips were measured without a codec's loss.
         against: the other sweep, if there was one.
-        failed: reasons, by name of clip.
-        clips_folder: where the clips lie, from the report's folder.
+        failed: reasons, by clip name.
+        clips_folder: the clips' folder, relative to the report's.
     """
     tree = {
         "schema": SCHEMA,
@@ -79,11 +79,11 @@ def _plain(by_measure: Mapping[str, Any]) -> dict[str, dict[str, float] | None]:
 
 
 def findings_csv(findings: Findings, clips_folder: str) -> str:
-    """A line per clip; a cell that is not defined is empty."""
+    """One line per clip; the cell of an undefined value is empty."""
     columns = ["prompt", "image", "seed", "file", "digest", "num_frames"]
     names = [measure.name for measure in MEASURES]
     text = io.StringIO(newline="")
-    writer = csv.writer(text)  # with its line ends, RFC 4180, it puts a text with one of them into quotes
+    writer = csv.writer(text)  # its line ends are RFC 4180's; it quotes a text that holds one of them
     writer.writerow([*columns, *names, "outlier"])
     for prompt_findings in findings.prompts:
         for row in _clip_rows(prompt_findings, clips_folder):
@@ -94,7 +94,7 @@ def findings_csv(findings: Findings, clips_folder: str) -> str:
 
 
 def _no_formula(cell: Any) -> Any:
-    """A text that a spreadsheet would compute gets an apostrophe before it (OWASP, "CSV Injection")."""
+    """A text that a spreadsheet would evaluate gets an apostrophe in front (OWASP, "CSV Injection")."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
@@ -115,15 +115,15 @@ def _clip_rows(prompt_findings: PromptFindings, clips_folder: str) -> list[dict[
 
 
 def read_measures(path: Path, *, lossless: bool) -> dict[tuple[Prompt, int], Values]:
-    """The measures of every clip of a sweep's JSON, by prompt and seed.
+    """The measures of every clip in a sweep's JSON, by prompt and seed.
 
     Args:
         path: the file.
-        lossless: whether they are to be compared with measures of lossless files.
+        lossless: whether they will be compared with measures of lossless files.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not what `findings_json` writes, or of the other kind of files.
+        ValueError: it was not written by `findings_json`, or it measures the other kind of files.
     """
     try:
         tree = parse_json(read_bounded(path, _MAX_BYTES, "the measures").decode("utf-8"))

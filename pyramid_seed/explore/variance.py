@@ -1,4 +1,4 @@
-"""How much of a measure's variance comes from the prompt, how much from the seed."""
+"""How much of a measure's variance comes from the prompt, and how much from the seed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class VarianceShares:
     """Shares of a measure's total sum of squares; they sum to 1.
 
     Attributes:
-        prompt: what the prompts' means differ by.
-        seed: what a seed does to all prompts alike.
-        interaction: the rest: what a seed does to one prompt and not to another.
+        prompt: the differences between the prompts' means.
+        seed: the effect of a seed on all prompts alike.
+        interaction: the rest: the effect of a seed on one prompt but not on another.
     """
 
     prompt: float
@@ -26,7 +26,7 @@ class VarianceShares:
 def variance_shares(table: Sequence[Sequence[float]]) -> VarianceShares | None:
     """Shares of the variance in a two-way table without replication (analysis of variance).
 
-    With x[p, s] for P prompts and S seeds, a bar for the mean over what is left out:
+    With x[p, s] for P prompts and S seeds; an omitted index means the mean over it:
 
         SS_total       = sum over p, s of (x[p, s] - x)^2
         SS_prompt      = S * sum over p of (x[p] - x)^2
@@ -34,17 +34,17 @@ def variance_shares(table: Sequence[Sequence[float]]) -> VarianceShares | None:
         SS_interaction = sum over p, s of (x[p, s] - x[p] - x[s] + x)^2
         SS_total       = SS_prompt + SS_seed + SS_interaction
 
-    and each share is its sum over SS_total. A clip is a function of prompt and seed, so there is nothing to
-    repeat and no noise of measurement: all that is left after prompt and seed is their interaction.
+    and each share is its sum over SS_total. A clip is a function of prompt and seed, so there are no
+    repetitions and no measurement noise: all that remains after prompt and seed is their interaction.
 
     Args:
-        table: a row per prompt, a column per seed; at least 2 x 2.
+        table: one row per prompt, one column per seed; at least 2 x 2.
 
     Returns:
         None if all values are equal: there is no variance to share.
 
     Raises:
-        ValueError: a table that is smaller or has gaps.
+        ValueError: the table is smaller or has gaps.
     """
     x = np.array(table, dtype=np.float64)
     if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
@@ -61,7 +61,7 @@ def variance_shares(table: Sequence[Sequence[float]]) -> VarianceShares | None:
 
 
 def chance_shares(num_prompts: int, num_seeds: int) -> VarianceShares:
-    """The shares to expect if neither prompt nor seed meant anything: degrees of freedom over their sum."""
+    """The shares to expect if neither prompt nor seed had any effect: degrees of freedom over their sum."""
     prompt, seed = num_prompts - 1, num_seeds - 1
     total = num_prompts * num_seeds - 1
     return VarianceShares(prompt / total, seed / total, prompt * seed / total)
