@@ -1,6 +1,6 @@
-"""A local web page to look for seeds (extra `ui`): plain functions over the public API, wired by gradio.
+"""A local web page for exploring seeds (extra `ui`): plain functions over the public API, wired by gradio.
 
-`studio` checks what is asked for and hands it to `jobs`, a queue with one worker; `work` does it with the
-public API; `gallery` knows the files in the output folder. None of them knows gradio: `app` wires them to a
-page, `server` serves it.
+`studio` checks each request and hands it to `jobs`, a queue with one worker; `work` carries it out with the
+public API; `gallery` knows the files in the output folder. None of them knows about gradio: `app` wires them
+to a page, and `server` serves it.
 """

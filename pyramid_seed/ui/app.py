@@ -1,4 +1,4 @@
-"""The page: components, and which of them calls what. Everything it does is in `studio`."""
+"""The page: its components, and the handler that each one calls. `studio` does the work."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Changes = dict[Any, Any]
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """The page of a studio, ready to be mounted."""
+    """The page of a studio, ready to mount."""
     with gr.Blocks(title="pyramid-seed", analytics_enabled=False, fill_width=True) as page:
         Page(studio, page)
     return page.queue(default_concurrency_limit=None, api_open=False)
 
 
 class Page:
-    """Components as attributes, handlers as methods; a handler answers with the components it changes."""
+    """Components as attributes, handlers as methods; a handler returns the components it changes."""
 
     def __init__(self, studio: Studio, blocks: gr.Blocks) -> None:
         self.studio = studio
@@ -165,7 +165,7 @@ class Page:
         loras: list[str],
         clip: str,
     ) -> Iterator[Changes]:
-        """Run: the form becomes a job."""
+        """Run: submit the form as a job."""
         with errors_as_messages():
             request = ClipRequest(
                 prompt=prompt,
@@ -197,7 +197,7 @@ class Page:
     def on_branch(
         self, clip: str, num_frames: int | None, from_frame: int | None, seed: str
     ) -> Iterator[Changes]:
-        """Keep a beginning of the clip on the stage, and let it go on with another seed."""
+        """Keep the beginning of the clip on the stage and continue it with another seed."""
         with errors_as_messages():
             job = self.studio.extend(
                 clip,
@@ -208,7 +208,7 @@ class Page:
         yield from self._follow(job, clip)
 
     def on_load(self, clip: str) -> Iterator[Changes]:
-        """A fresh page; it goes on watching the running job."""
+        """Fill a fresh page; it keeps following the running job."""
         yield {
             self.seed: random_seed_text(),
             self.branch_seed: random_seed_text(),
@@ -224,12 +224,12 @@ class Page:
             job.stop()
 
     def on_select(self, event: gr.EventData) -> Changes:
-        """Show a clip of the gallery."""
+        """Show a clip from the gallery."""
         with errors_as_messages():
             return self._show(str(event.value))
 
     def on_preset(self, name: str, image: str | None) -> Changes:
-        """The form takes the preset's values; the size is that of the picture, if there is one."""
+        """Fill the form with the preset's values; with an image, the size is the image's."""
         with errors_as_messages():
             preset = self.studio.preset(name)
             return {
@@ -239,7 +239,7 @@ class Page:
             }
 
     def on_image(self, preset: str, image: str | None) -> Changes:
-        """The size in the form is the picture's; without one, the preset's."""
+        """Set the size in the form to the image's, or without an image to the preset's."""
         with errors_as_messages():
             sized = self.studio.preset(preset)
             if image is not None:
@@ -247,7 +247,7 @@ class Page:
             return {self.height: sized.height, self.width: sized.width}
 
     def on_tick(self, seen: tuple[str, int], clip: str) -> Changes:
-        """The queue as it is now, and the gallery if a job ended, whichever page started it."""
+        """Show the current state of the queue, and the gallery if a job from any page has ended."""
         line, finished = html.queue_line(self.studio.queue), self.studio.queue.num_finished
         changes: Changes = {self.seen: (line, finished)}
         if line != seen[0]:
@@ -257,7 +257,7 @@ class Page:
         return changes
 
     def _follow(self, job: Job, clip: str) -> Iterator[Changes]:
-        """Show a job until it ends, then what came out; `clip` is the one on the stage before."""
+        """Show a job until it ends, then its result; `clip` is the one on the stage before."""
         self.jobs[job.id] = job
         yield {
             self.job_id: job.id,
@@ -274,7 +274,7 @@ class Page:
             changes: Changes = {self.progress: html.progress(view)}
             if view.images != images:
                 images = view.images
-                if images or not clip:  # a clip that is verified stays on the stage
+                if images or not clip:  # a clip being verified stays on the stage
                     changes[self.stage] = html.live_stage(view)
             yield changes
         self.jobs.pop(job.id, None)
@@ -285,7 +285,7 @@ class Page:
             self.stop: gr.Button(interactive=False),
             self.queue_line: html.queue_line(self.studio.queue),
         }
-        with errors_as_messages():  # the clip can be gone
+        with errors_as_messages():  # the clip may be gone
             ended = self._ended(view.state, view.outcome, clip)
         yield ended
         if view.error is not None:
@@ -325,7 +325,7 @@ class Page:
 
 
 def whole(name: str, value: float | None) -> int:
-    """A number of the form as an int; ValueError if it is not a whole one."""
+    """A number from the form as an int; ValueError if it is not whole."""
     if value is None or value != int(value):
         raise ValueError(f"{name} must be a whole number, got {value}")
     return int(value)
@@ -333,7 +333,7 @@ def whole(name: str, value: float | None) -> int:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Show errors of the library in the page, in their own words."""
+    """Show library errors on the page, in their own words."""
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
@@ -341,6 +341,6 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def message_of(error: BaseException) -> gr.Error:
-    """An error for the page, whose messages are HTML."""
+    """An error for the page, which renders messages as HTML."""
     text = escape(str(error) or type(error).__name__)
     return gr.Error(text, duration=None, title="This did not work", print_exception=False)

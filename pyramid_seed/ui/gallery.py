@@ -1,4 +1,4 @@
-"""The clips in the output folder: which there are, and what a new one is called."""
+"""The clips in the output folder: which exist, and how a new one is named."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Entry:
     """A clip in the gallery.
 
     Attributes:
-        name: of the file.
-        prompt: its beginning, from the manifest.
-        seed: from the manifest.
-        num_frames: of the clip.
-        num_branches: how often the seed changes on the way.
+        name: the file name.
+        prompt: the beginning of the prompt, from the manifest.
+        seed: the seed, from the manifest.
+        num_frames: the number of frames.
+        num_branches: how often the seed changes within the clip.
     """
 
     name: str
@@ -38,8 +38,8 @@ def find_clip(folder: Path, name: str) -> Path:
     """The path of a clip in the folder.
 
     Raises:
-        ValueError: the name is none of a clip, or leads out of the folder.
-        FileNotFoundError: it is not there.
+        ValueError: the name is not a clip's, or leads out of the folder.
+        FileNotFoundError: the clip does not exist.
     """
     if name.startswith(".") or Path(name).name != name or "\\" in name or not name.endswith(".mp4"):
         raise ValueError(f"{name[:80]!r} is not the name of a clip in the output folder")
@@ -57,7 +57,7 @@ def list_clips(folder: Path, limit: int) -> tuple[Entry, ...]:
     for path in folder.glob("*.mp4"):
         try:
             status = find_clip(folder, path.name).stat()
-        except (ValueError, FileNotFoundError):  # a name or link that leads elsewhere; or just removed
+        except (ValueError, FileNotFoundError):  # a name or link that leads elsewhere, or just removed
             continue
         files.append((status.st_mtime_ns, status.st_size, path))
     entries = (_entry(path, time, size) for time, size, path in sorted(files, reverse=True))
@@ -65,11 +65,11 @@ def list_clips(folder: Path, limit: int) -> tuple[Entry, ...]:
 
 
 def clip_manifest(path: Path) -> dict[str, Any]:
-    """`read_manifest` of a file that may be anybody's.
+    """`read_manifest` for an untrusted file.
 
     Raises:
-        ValueError: as that, or whatever else the file makes its readers raise.
-        OSError: it cannot be read.
+        ValueError: as in `read_manifest`, or any other error that the file causes in its readers.
+        OSError: the file cannot be read.
     """
     try:
         return read_manifest(path)
@@ -81,16 +81,16 @@ def clip_manifest(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _entry(path: Path, time: int, size: int) -> Entry | None:  # noqa: ARG001 - part of the cache's key
-    """What the manifest says, None without one; time and size tell whether the file is still the same."""
+    """The manifest's content, None without one; time and size tell whether the file is unchanged."""
     try:
         manifest = clip_manifest(path)
-    except (ValueError, OSError):  # another program's video is no mistake: it is left out
+    except (ValueError, OSError):  # another program's video is not an error: it is left out
         return None
     return entry_of(path.name, manifest)
 
 
 def entry_of(name: str, manifest: Mapping[str, Any]) -> Entry:
-    """The gallery's line for a manifest."""
+    """The gallery entry for a manifest."""
     return Entry(
         name=name,
         prompt=manifest["prompt"][:_SHOWN],
@@ -101,12 +101,12 @@ def entry_of(name: str, manifest: Mapping[str, Any]) -> Entry:
 
 
 def image_path(clip: Path) -> Path:
-    """Where the first frame that was given lies beside its clip: `clip.mp4` has `clip.image.png`."""
+    """Where a clip's given first frame is stored beside it: for `clip.mp4`, `clip.image.png`."""
     return clip.with_suffix(".image.png")
 
 
 def free_path(folder: Path, stem: str) -> Path:
-    """`stem.mp4`, or else the first of `stem_2.mp4`, `stem_3.mp4`, ... of which no file is there."""
+    """`stem.mp4`, or the first of `stem_2.mp4`, `stem_3.mp4`, ... that has no file yet."""
     for end in chain([""], (f"_{number}" for number in count(2))):
         path = folder / f"{stem}{end}.mp4"
         files = (path, latents_path(path), sidecar_path(path), image_path(path))

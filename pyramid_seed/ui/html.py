@@ -1,4 +1,4 @@
-"""The pieces of the page that are plain HTML: `pieces.html.jinja` with everything inserted escaped."""
+"""The page's plain HTML pieces: `pieces.html.jinja`, with everything inserted escaped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .gallery import Entry
 from .jobs import JobQueue, Outcome, State, View
 
 MAX_UNIT_SIDE = 150
-"""Pixels of a unit's image in the preview."""
+"""In pixels: the side of a unit's image in the preview."""
 
 CLIPS = "/clips"
-"""Where the server has the files of the output folder."""
+"""Where the server offers the files of the output folder."""
 
 
 def _printable(value: object) -> object:
-    """Text with its control characters as escapes; what is HTML already as it is."""
+    """Text with its control characters escaped; a value that is already HTML is unchanged."""
     return value if hasattr(value, "__html__") else printable(str(value))
 
 
@@ -45,28 +45,28 @@ def _piece(name: str, *values: object) -> str:
 
 
 def clip_url(name: str) -> str:
-    """Address of a clip in the output folder."""
+    """The address of a clip in the output folder."""
     return f"{CLIPS}/{quote(name)}"
 
 
 def queue_line(queue: JobQueue) -> str:
-    """What the queue does, for everybody who has the page open."""
+    """The state of the queue, for everyone who has the page open."""
     running = queue.running
     return _piece("queue_line", None if running is None else running.title, queue.num_waiting)
 
 
 def empty_stage() -> str:
-    """Before there is a clip."""
+    """The stage before there is a clip."""
     return _piece("empty_stage")
 
 
 def live_stage(view: View) -> str:
-    """A clip in the making: an image of each unit that is finished."""
+    """The stage while a clip is made: an image of each finished unit."""
     return _piece("live_stage", view.images, unit_side(len(view.images)))
 
 
 def unit_side(num_units: int) -> int:
-    """Pixels of the largest squares of which so many fit on the stage, with 6 pixels between them."""
+    """Pixels of the largest squares of which this many fit on the stage, with 6 pixels between them."""
     width, height, gap = 620, 252, 6
     fitting = [
         min((width + gap) // columns, (height + gap) // -(-num_units // columns)) - gap
@@ -76,7 +76,7 @@ def unit_side(num_units: int) -> int:
 
 
 def progress(view: View) -> str:
-    """How far a job is."""
+    """The progress of a job."""
     share = view.step / view.num_steps if view.num_steps else 0
     if view.state is State.WAITING:
         text = f"Waiting, {view.ahead} ahead"
@@ -90,12 +90,12 @@ def progress(view: View) -> str:
 
 
 def clip_stage(name: str, num_frames: int) -> str:
-    """A finished clip."""
+    """The stage with a finished clip."""
     return _piece("clip_stage", clip_url(name), num_frames)
 
 
 def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = None) -> str:
-    """Seed and digest to be copied, how the last job on the clip ended, and how the clip was made."""
+    """Seed and digest for copying, how the last job on the clip ended, and how the clip was made."""
     keys = {"seed": manifest["seed"], "digest": manifest["digests"]["frames"]}
     fields = {"prompt", "negative", "branch", "clip", "model", "note"}
     rows = [(field, text) for field, text in describe(manifest) if field in fields]

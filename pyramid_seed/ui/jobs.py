@@ -1,4 +1,4 @@
-"""A queue with one worker: one job at a time, watched from other threads, stopped by anybody who holds it."""
+"""A queue with one worker: one job at a time, watched from other threads, stopped by any holder of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from functools import partial
 logger = logging.getLogger(__name__)
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it was asked for
-    """Raised by work that was stopped and has nothing to show."""
+class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
+    """Raised by work that was stopped and has no result to show."""
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -35,12 +35,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job has to show.
+    """The result of a job.
 
     Attributes:
-        clip: file name of the clip that was made or looked at.
-        headline: one line for people.
-        is_good: whether that is what one hopes for.
+        clip: file name of the clip that was made or examined.
+        headline: one line for the user.
+        is_good: whether the result is what the user hopes for.
         details: rows of (what, how it ended).
     """
 
@@ -55,12 +55,12 @@ class View:
     """A job at one moment.
 
     Attributes:
-        state: where it is.
-        ahead: jobs that come before it.
-        step, num_steps: steps of the transformer, done and in all; 0 of 0 before the first.
-        images: one per unit as a data URL, "" where it is not finished.
-        outcome: when it is done.
-        error: why it failed.
+        state: the job's state.
+        ahead: how many jobs come before it.
+        step, num_steps: transformer steps, done and in total; 0 of 0 before the first.
+        images: one per unit as a data URL, "" if the unit is not finished.
+        outcome: the result, once the job is done.
+        error: why it failed, if it did.
     """
 
     state: State = State.WAITING
@@ -76,8 +76,8 @@ class Job:
     """One piece of work in a `JobQueue`.
 
     Attributes:
-        id: names it; not to be guessed.
-        title: one line for people.
+        id: names the job; not guessable.
+        title: one line for the user.
         view: the job at this moment.
     """
 
@@ -91,11 +91,11 @@ class Job:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether somebody asked for a stop; the work looks at this after every step."""
+        """Whether a stop was requested; the work checks this after every step."""
         return self._stop.is_set()
 
     def views(self) -> Iterator[View]:
-        """The job now and at every change; ends with a final state. Quick changes may be seen as one."""
+        """The job now and at every change, up to a final state. Quick changes may be merged."""
         seen: View | None = None
         while seen is None or not seen.state.is_final:
             with self._changed:
@@ -104,17 +104,17 @@ class Job:
             yield seen
 
     def stop(self) -> None:
-        """Ask for a stop: a waiting job ends at once, a running one after its step."""
+        """Request a stop: a waiting job ends at once, a running one after its step."""
         self._stop.set()
         if self._future is not None:
             self._future.cancel()
 
     def report_step(self, step: int, num_steps: int) -> None:
-        """Called by the work: so many steps are done."""
+        """Record how many steps are done; called by the work."""
         self._change(step=step, num_steps=num_steps)
 
     def report_image(self, unit: int, image: str) -> None:
-        """Called by the work: a unit is finished, and looks like this."""
+        """Record that a unit is finished, with its image; called by the work."""
         images = self.view.images + ("",) * (unit + 1 - len(self.view.images))
         self._change(images=(*images[:unit], image, *images[unit + 1 :]))
 
@@ -125,25 +125,25 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in the order in which they came, one at a time, on a thread of its own.
+    """Jobs in the order of their submission, one at a time, on its own thread.
 
     Args:
-        max_waiting: how many may wait behind the running one.
+        max_waiting: how many jobs may wait behind the running one.
 
     Attributes:
-        num_finished: jobs that ended, in whatever way.
+        num_finished: how many jobs have ended, whatever their outcome.
     """
 
     def __init__(self, max_waiting: int) -> None:
         self.max_waiting = max_waiting
         self._changed = threading.Condition()
-        self._jobs: list[Job] = []  # that have not ended: the running one, then those that wait
+        self._jobs: list[Job] = []  # not ended: the running one, then those waiting
         self.num_finished = 0
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pyramid-seed jobs")
 
     @property
     def running(self) -> Job | None:
-        """The job in work."""
+        """The running job."""
         with self._changed:
             return next((job for job in self._jobs if job.view.state is State.RUNNING), None)
 
@@ -157,13 +157,13 @@ class JobQueue:
         """Add a job at the end.
 
         Args:
-            title: one line for people.
-            work: does it; is given the job to report to and to ask whether it should stop.
-            num_units: units of the clip that it makes, for the preview; 0 if it makes none.
+            title: one line for the user.
+            work: does the job; it gets the job, reports to it and asks it whether to stop.
+            num_units: how many units its clip has, for the preview; 0 if it makes none.
 
         Raises:
             ValueError: the queue is full.
-            RuntimeError: it is closed.
+            RuntimeError: the queue is closed.
         """
         with self._changed:
             if len(self._jobs) > self.max_waiting:
@@ -179,11 +179,11 @@ class JobQueue:
         return job
 
     def close(self) -> None:
-        """Stop everything and wait for the worker."""
+        """Stop all jobs and wait for the worker."""
         self._executor.shutdown(wait=False)
         with self._changed:
             jobs = list(self._jobs)
-        for job in reversed(jobs):  # the running one last, so that no other takes its place
+        for job in reversed(jobs):  # the running one last, so that none takes its place
             job.stop()
         self._executor.shutdown(wait=True)
 
@@ -203,7 +203,7 @@ def _run(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
     job._change(state=State.RUNNING)
     try:
         return work(job)
-    except RuntimeError:  # as the pipeline's, if it is stopped before it has anything
+    except RuntimeError:  # as the pipeline raises if stopped before any result
         if job.is_stopping:
             raise Stopped from None
         raise
@@ -215,5 +215,5 @@ def _ending(job: Job, future: Future[Outcome]) -> dict[str, object]:
         return {"state": State.STOPPED}
     if error is None:
         return {"state": State.DONE, "outcome": future.result()}
-    logger.info("%s failed", job.title, exc_info=error)  # whoever watches the job is shown the error
+    logger.info("%s failed", job.title, exc_info=error)  # the page shows the error
     return {"state": State.FAILED, "error": error}

@@ -1,4 +1,4 @@
-"""How large a clip the page may ask for, and which lengths it offers."""
+"""How large a clip the page may request, and which lengths it offers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..geometry import PyramidGeometry
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one server makes.
+    """The most that a server makes.
 
     Attributes:
-        max_frames: frames of a clip.
+        max_frames: frames per clip.
         max_height, max_width: pixels.
         max_waiting: jobs in the queue behind the running one.
     """
@@ -28,7 +28,7 @@ class Limits:
                 raise ValueError(f"{name} must be at least 1, got {value}; use 1")
 
     def check(self, num_frames: int, height: int, width: int) -> None:
-        """Raise ValueError if a clip of this size is larger than the server makes; the option is named."""
+        """Raise ValueError if a clip of this size is larger than the server makes, naming the option."""
         for name, value, limit in (
             ("num_frames", num_frames, self.max_frames),
             ("height", height, self.max_height),
@@ -40,10 +40,10 @@ class Limits:
 
 
 def lengths(geometry: PyramidGeometry, limits: Limits) -> list[int]:
-    """Every length in frames that the model can make and the server allows, ascending."""
+    """Every length in frames that the model supports and the server allows, ascending."""
     return list(range(1, limits.max_frames + 1, geometry.temporal_factor))
 
 
 def length_label(num_frames: int, fps: float) -> str:
-    """A length for people."""
+    """A length in words."""
     return "1 frame" if num_frames == 1 else f"{num_frames} frames · {num_frames / fps:.1f} s"

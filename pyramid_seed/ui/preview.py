@@ -1,4 +1,4 @@
-"""Small images of a clip in the making."""
+"""Small images of a clip while it is made."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from ..seeds import parse_root, root_from_entropy
 
 
 def parse_seed(text: str) -> int:
-    """The root seed that a person typed; spaces around it do not matter. ValueError as of `parse_root`."""
+    """The root seed that a user typed; surrounding spaces do not matter. ValueError as in `parse_root`."""
     return parse_root(text.strip())
 
 
@@ -16,9 +16,9 @@ def random_seed_text() -> str:
 
 
 def seed_for_run(text: str, locked: bool) -> int:
-    """The seed of the next run: the one in the box if it is locked, else a new one.
+    """The seed of the next run: the one in the box if locked, else a new one.
 
     Raises:
-        ValueError: it is locked and no seed, see `parse_seed`.
+        ValueError: it is locked and not a seed, see `parse_seed`.
     """
     return parse_seed(text) if locked else root_from_entropy()

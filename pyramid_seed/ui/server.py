@@ -1,4 +1,4 @@
-"""Serves the page: by default on this machine only, no files but the clips, nothing from other hosts."""
+"""Serves the page: by default only on this machine, no files but the clips, nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-# Read by gradio when it is imported and when a page is built.
+# Gradio reads these when imported and when a page is built.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio
@@ -29,7 +29,7 @@ from .html import CLIPS
 from .studio import Studio
 from .uploads import MAX_FILE, BodyLimitMiddleware
 
-# The browser itself keeps the page from other hosts, whatever gradio's assets ask for.
+# The browser itself keeps the page from contacting other hosts, whatever gradio's assets request.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
@@ -44,9 +44,9 @@ _OF_PROXIES = (b"x-forwarded-", b"forwarded", b"x-gradio-server")
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers above; refuses other sites' pages, and gradio's routes that fetch from other hosts.
+    """Adds the headers above; refuses pages of other sites, and gradio's routes that fetch from other hosts.
 
-    What a request says of the proxies that it came through is dropped: gradio would put it into the page.
+    Headers added by proxies are dropped: gradio would use them in the page.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -70,12 +70,12 @@ class SecurityHeadersMiddleware:
 
 
 def build_server(studio: Studio, host: str) -> FastAPI:
-    """The application: the clips of the studio's folder, and the page."""
+    """The application: the clips in the studio's folder, and the page."""
     app = FastAPI(title="pyramid-seed", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimitMiddleware, folder=Path(get_upload_folder()))
     app.add_middleware(SecurityHeadersMiddleware)
     if names := loopback_names(host):
-        # Another site's page whose name was made to resolve to this machine sends another Host.
+        # A foreign page whose host name was made to resolve to this machine sends a different Host.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
 
     @app.api_route(CLIPS + "/{name}", methods=["GET", "HEAD"])
@@ -107,13 +107,13 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
     """Serve until interrupted.
 
     Args:
-        studio: what the page does.
-        host: address to listen on; a loopback one keeps the page on this machine.
-        port: 0 takes a free one.
+        studio: does the page's work.
+        host: the address to listen on; a loopback address keeps the page on this machine.
+        port: 0 takes any free port.
         announce: called with the page's address once it can be opened.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the server cannot listen on the address.
     """
     with (
         tempfile.TemporaryDirectory() as uploads,
@@ -125,7 +125,7 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, proxy_headers=False)
         )
-        # Pages that are still open are disconnected at the end; that is no error.
+        # Pages still open are disconnected at the end; that is not an error.
         logging.getLogger("uvicorn.error").addFilter(lambda _: not server.should_exit)
         try:
             server.run(sockets=[listener])
@@ -134,12 +134,12 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
 
 
 def loopback_names(host: str) -> list[str]:
-    """What browsers call an address that reaches this machine only, as a Host header; none of any other.
+    """Host headers that browsers send for an address that reaches only this machine; else none.
 
     Raises:
-        OSError: there is no such address.
+        OSError: the address does not exist.
     """
-    # An empty one is every address.
+    # An empty host means every address.
     addresses = socket.getaddrinfo(host or "0.0.0.0", None, _family(host), socket.SOCK_STREAM)
     address = ipaddress.ip_address(addresses[0][4][0])
     if not address.is_loopback:
@@ -152,7 +152,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _comes_from_elsewhere(scope: Scope) -> bool:
-    """Whether a page of another site sent this; browsers say so for everything but plain links."""
+    """Whether another site's page sent this; browsers say so except for plain links."""
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     return origin is not None and urlsplit(origin).netloc != headers.get("host")

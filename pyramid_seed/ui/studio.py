@@ -1,4 +1,4 @@
-"""What the page can do, without the page: checks what is asked for and queues it."""
+"""What the page can do, without the page: checks requests and queues them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ GALLERY_SIZE = 24
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """A clip as the page asks for it.
+    """A clip as requested by the page.
 
     Attributes:
         prompt, negative_prompt: text.
         seed: the root seed.
-        preset: name of one that the studio offers.
-        num_frames, height, width: of the clip; with an image, height and width are the image's.
-        image: a file with the first frame.
-        loras: names of those that the studio offers.
+        preset: the name of a preset that the studio offers.
+        num_frames, height, width: the clip's; with an image, height and width are the image's.
+        image: a file that holds the first frame.
+        loras: names of LoRAs that the studio offers.
     """
 
     prompt: str
@@ -51,18 +51,18 @@ class ClipRequest:
 
 
 class Studio:
-    """One output folder, the presets that are offered for it, and the queue of jobs.
+    """One output folder, the presets offered for it, and the queue of jobs.
 
     Args:
-        folder: where clips are written and read; made if it is missing.
-        presets: those offered, the first one being the default.
+        folder: where clips are written and read; created if missing.
+        presets: the presets offered; the first one is the default.
         limits: how large a clip may be.
-        run_options: how new clips are made; of these, `extend` and `verify` take the device only, the rest
-            is the clip's own.
-        loras: that are offered: files, each with its scale.
+        run_options: how new clips are made; `extend` and `verify` use only its device, and take the rest from
+            the clip.
+        loras: the LoRAs offered: files, each with its scale.
 
     Raises:
-        ValueError: no presets, or two of the same name; or a LoRA that is none, see `loras_to_load`.
+        ValueError: no presets, or two with the same name; or a LoRA is invalid, see `loras_to_load`.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Studio:
         self.queue = JobQueue(self.limits.max_waiting)
 
     def preset(self, name: str) -> Preset:
-        """An offered preset by its name; ValueError if there is none."""
+        """An offered preset by name; ValueError if there is none."""
         if name not in self.presets:
             raise ValueError(f"this page has no preset {name!r}; it has {', '.join(self.presets)}")
         return self.presets[name]
 
     def lengths(self, preset: str) -> list[int]:
-        """Lengths in frames that the preset's model can make and the limits allow."""
+        """Lengths in frames that the preset's model supports and the limits allow."""
         return lengths(self.geometry(preset) or PUBLISHED_GEOMETRY, self.limits)
 
     def geometry(self, preset: str) -> PyramidGeometry | None:
-        """What the preset's model allows; None while that would need a download."""
+        """The geometry of the preset's model; None if finding it needs a download."""
         chosen = self.preset(preset)
         if chosen.model.startswith("embedded:") or Path(chosen.model).is_dir():
             return _geometry_of(chosen.model, chosen.variant)
@@ -105,7 +105,7 @@ class Studio:
         """Queue a new clip.
 
         Raises:
-            ValueError: it cannot be made, or is too large for this server; or the queue is full.
+            ValueError: the clip cannot be made, or is too large for this server; or the queue is full.
         """
         check_prompt(request.prompt)
         check_prompt(request.negative_prompt, "negative_prompt")
@@ -148,10 +148,10 @@ class Studio:
     def extend(
         self, name: str, num_frames: int, *, branch_seed: int | None = None, from_frame: int | None = None
     ) -> Job:
-        """Queue a longer clip, or with a branch_seed one that goes on in another way, see `Clip.extend`.
+        """Queue a longer clip, or with a branch_seed one that continues differently, see `Clip.extend`.
 
         Raises:
-            ValueError: it cannot be made, or is too large for this server; or the queue is full.
+            ValueError: the clip cannot be made, or is too large for this server; or the queue is full.
             FileNotFoundError: there is no such clip in the folder.
         """
         path = find_clip(self.folder, name)
@@ -175,7 +175,7 @@ class Studio:
         return self.queue.submit(f"{what} {name}", work, geometry.num_latent_frames(num_frames))
 
     def verify(self, name: str) -> Job:
-        """Queue a verification of a clip in the folder; raises as `extend`."""
+        """Queue a verification of a clip in the folder; raises as `extend` does."""
         path = find_clip(self.folder, name)
         manifest = clip_manifest(path)
         work = partial(
@@ -192,24 +192,24 @@ class Studio:
         return list_clips(self.folder, GALLERY_SIZE)
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The manifest of a clip in the folder; raises as `extend`."""
+        """The manifest of a clip in the folder; raises as `extend` does."""
         return clip_manifest(find_clip(self.folder, name))
 
     def _model_of(self, manifest: Mapping[str, Any]) -> str | None:
-        """Where the weights of a clip are, if its manifest names a folder that a preset has."""
+        """Where a clip's weights are, if its manifest names a folder that a preset also names."""
         if manifest["model"]["kind"] != "folder":
             return None
         folders = [preset.model for preset in self.presets.values() if Path(preset.model).is_dir()]
         return next((model for model in folders if Path(model).name == manifest["model"]["name"]), None)
 
     def _loras_of(self, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
-        """The files of a clip's LoRAs, as far as the page offers them."""
+        """The files of a clip's LoRAs, if the page offers them."""
         wanted = {row["sha256"] for row in manifest["loras"] or ()}
         return tuple(lora.file for lora in self.loras.values() if lora.sha256 in wanted)
 
 
 def _labelled(loras: Sequence[LoraToLoad]) -> dict[str, LoraToLoad]:
-    """LoRAs by file name and scale, as the page calls them; ValueError if two are called alike."""
+    """LoRAs by file name and scale, as the page names them; ValueError if two names are equal."""
     labelled = {f"{lora.file.name} at {lora.scale:g}": lora for lora in loras}
     if len(labelled) < len(loras):
         names = ", ".join(lora.file.name for lora in loras)

@@ -1,4 +1,4 @@
-"""What visitors may send: how much at once, how much in all, and how long it is kept."""
+"""Limits on what visitors may send: how much at once, how much in total, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 MAX_FILE = 32 * 2**20
-"""Bytes of one picture."""
+"""Bytes per image."""
 
 MAX_TOTAL, MAX_NUMBER = 256 * 2**20, 100
-"""Bytes and number of all pictures that are kept."""
+"""Bytes and number of all images kept."""
 
 KEPT_SECONDS = 3600.0
-"""A page may use a picture for so long; a job has read it when it is queued."""
+"""How long a page may use an image; a job has already read it when it is queued."""
 
 MAX_BODY = 2**20
-"""Bytes of any other request: two prompts of the longest, with room to spare."""
+"""Bytes of any other request: room for two prompts of the greatest length."""
 
 _FULL = (
     f"there is no room for another picture: this page keeps at most {MAX_NUMBER}, of {MAX_TOTAL // 2**20} MB "
@@ -30,11 +30,11 @@ _PATHS = ("/upload", "/gradio_api/upload")
 
 
 class BodyLimitMiddleware:
-    """Refuses what is too long before any of it is read, and pictures for which there is no room.
+    """Refuses requests that are too long before reading them, and images for which there is no room.
 
     Args:
-        app: what it protects.
-        folder: where that keeps pictures; what lies there before the first request stays.
+        app: the application it protects.
+        folder: where the application keeps images; files from before the first request stay.
     """
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
@@ -53,7 +53,7 @@ class BodyLimitMiddleware:
         if "transfer-encoding" in headers or not length.isdecimal():
             await PlainTextResponse("A request must say how long it is.", 411)(scope, receive, send)
         elif scope["path"] not in _PATHS:
-            # The page shows the field `detail` of a refusal, and of one of a picture the whole text.
+            # For a refusal the page shows the field `detail`, but for a refused image the whole text.
             refusal = {
                 "detail": f"a request must be at most {MAX_BODY} bytes, got {length}; use a shorter prompt"
             }

@@ -1,4 +1,4 @@
-"""What the jobs do: calls of the public API that report their progress and can be stopped."""
+"""The work of the jobs: calls of the public API that report their progress and can be stopped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_clip(
     loras: Mapping[str | Path, float],
     run_options: RunOptions,
 ) -> Outcome:
-    """`generate`, and the clip in the folder. Stopped, it keeps the units that are finished."""
+    """Call `generate` and save the clip in the folder. If stopped, the finished units are kept."""
     clip = generate(
         prompt,
         seed=seed,
@@ -67,7 +67,7 @@ def continue_clip(
     loras: Sequence[Path],
     device: str | None,
 ) -> Outcome:
-    """`extend`, and the new clip beside the old one, which has `old_num_frames`."""
+    """Call `extend` and save the new clip beside the old one, which has `old_num_frames` frames."""
     image = image_beside(clip_path)
     clip = extend(
         clip_path,
@@ -93,7 +93,7 @@ def continue_clip(
 def verify_clip(
     job: Job, *, clip_path: Path, model: str | None, loras: Sequence[Path], device: str | None
 ) -> Outcome:
-    """`verify`: the clip is made again and compared."""
+    """Call `verify`: the clip is made again and compared."""
     image = image_beside(clip_path)
     verification = verify(
         clip_path,
@@ -120,7 +120,7 @@ def verify_clip(
 
 
 def _reporters(job: Job) -> dict[str, Any]:
-    """Arguments that report to a job: each step, and the last frame of each unit as its preview."""
+    """Arguments that report to a job: each step, and as a preview the last frame of each unit."""
 
     def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
         job.report_image(unit, image_url(frames[-1]))
@@ -129,7 +129,7 @@ def _reporters(job: Job) -> dict[str, Any]:
 
 
 def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
-    """The pipeline's `callback_on_step_end`: reports to the job, and stops the pipeline when asked to."""
+    """A `callback_on_step_end` for the pipeline: reports to the job, and stops the pipeline on request."""
 
     def on_step(
         pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
@@ -143,7 +143,7 @@ def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
 
 
 def image_beside(clip: Path) -> Image | None:
-    """The first frame that was given for a clip of this page."""
+    """The given first frame of a clip made on this page."""
     path = image_path(clip)
     return open_image(path) if path.is_file() else None
 
