@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each: `add` declares one, `run` runs it."""
+"""The commands of the command line, one module each: `add` declares the command, `run` runs it."""

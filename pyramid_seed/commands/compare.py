@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..provenance.diff import ManifestDiff
 
 
-_FPS = 8.0  # of videos made from folders of pictures, which have no rate
+_FPS = 8.0  # for videos from folders of images, which have no rate
 
 
 def add(commands: Commands) -> None:

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:  # noqa: ARG001 - every command tak
 
 
 def _contents(folder: Path) -> str | None:
-    """The variants in a folder, for people; None if it is no model of ours."""
+    """The variants in a folder, in words; None if it holds no model that we know."""
     from ..checkpoints.configs import read_config
     from ..checkpoints.layout import layout_of, list_files, transformer_part
     from ..checkpoints.source import judge
@@ -65,6 +65,6 @@ def _contents(folder: Path) -> str | None:
         try:
             judge(files, str(folder), variant, lambda name: read_config(folder / name))
             names.append(variant or "whole")
-        except ValueError:  # something of it is missing
+        except ValueError:  # part of it is missing
             names.append(f"{variant or ''} (in part)".strip())
     return ", ".join(names) or "(in part)"

@@ -32,7 +32,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """Options that say what is written."""
+    """Declare the options for the files to write."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "-o",
@@ -56,7 +56,7 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def output_options(options: argparse.Namespace) -> dict[str, bool]:
-    """What was given of them, as `Clip.save` calls it."""
+    """The output options given, as arguments of `Clip.save`."""
     return {
         "lossless": options.lossless,
         "overwrite": options.overwrite,
@@ -67,7 +67,7 @@ def output_options(options: argparse.Namespace) -> dict[str, bool]:
 
 
 def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManager[FrameFile | None]:
-    """Where a clip's frames go as they are made; None for formats that are written of all frames at once."""
+    """Where a clip's frames go while it is made; None for formats that need all frames at once."""
     from ..media.frame_file import FrameFile
 
     if path.suffix.lower() != ".mp4":
@@ -76,7 +76,7 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Options for the preset and for values that replace the preset's."""
+    """Declare the options for the preset and for values that replace the preset's."""
     group = parser.add_argument_group("settings", "default: the preset's")
     group.add_argument(
         "--preset", metavar="NAME", help="a preset, or your .yaml (default: the model's own, or tiny)"
@@ -96,7 +96,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> Preset:
-    """The settings of a clip; where its model is to say them, its files are read for that."""
+    """The settings of a clip; if they depend on its model, the model's files are read."""
     given = settings_from(options)
     preset = None if options.preset is None else load_preset(options.preset)
     if image is not None and gives_size(given, preset):
@@ -110,11 +110,11 @@ def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> 
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> None:
-    """Options that say where and how to run, and change no setting of the clip.
+    """Declare the options for where and how to run, which change no setting of the clip.
 
     Args:
-        parser: of the command.
-        many: whether it makes many clips, on many processes; encoders are needed again then.
+        parser: the command's.
+        many: whether the command makes many clips, on many processes; the encoders are then needed again.
     """
     group = parser.add_argument_group("running")
     for name, field in RUN_OPTIONS.items():
@@ -133,7 +133,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
 
 
 def run_options_from(options: argparse.Namespace) -> RunOptions:
-    """The same, read."""
+    """The same options, parsed."""
     given = {name: value for name in RUN_OPTIONS if (value := getattr(options, name)) is not None}
     if "workers" in given:
         given["workers"] = workers_from(options)
@@ -141,13 +141,13 @@ def run_options_from(options: argparse.Namespace) -> RunOptions:
 
 
 def workers_from(options: argparse.Namespace) -> int | None:
-    """How many threads may compute; ValueError if that is no number, or one that cannot be."""
+    """How many threads may compute; ValueError if it is not a number, or not a possible one."""
     field = RUN_OPTIONS["workers"]
     return None if options.workers is None else field.decode(field.parse(options.workers))
 
 
 def add_field(group: argparse._ActionsContainer, field: Field) -> None:
-    """The option of a described field."""
+    """Declare the option for a described field."""
     default = f" (default: {field.default})" if isinstance(field.default, str) and field.default else ""
     if isinstance(field.default, bool):
         group.add_argument(field.option, action="store_true", help=field.help)
@@ -164,7 +164,7 @@ def add_field(group: argparse._ActionsContainer, field: Field) -> None:
 def add_lora_option(
     parser: argparse.ArgumentParser, what: str = "LoRAs to load into the transformer"
 ) -> None:
-    """The LoRAs that a command makes clips with; `loras_from` reads them."""
+    """Declare the option for the LoRAs of a command's clips; `loras_from` reads them."""
     parser.add_argument(
         "--lora",
         metavar="FILE[:SCALE]",
@@ -176,28 +176,28 @@ def add_lora_option(
 
 
 def loras_from(options: argparse.Namespace) -> dict[str | Path, float]:
-    """File and scale of each; raises ValueError as `named_loras`, or without the extra that they need."""
+    """File and scale of each; raises ValueError as `named_loras` does, or if the extra is missing."""
     if options.lora:
         check_extra("lora", "peft")
     return named_loras(options.lora)
 
 
 def add_clip(parser: argparse.ArgumentParser) -> None:
-    """The clip that a command reads."""
+    """Declare the clip that a command reads."""
     parser.add_argument(
         "clip", type=named_path, metavar="CLIP", help="a clip with a manifest, in it or beside it"
     )
 
 
 def named_path(text: str) -> Path:
-    """A path that names something: "" would be the folder one is in; argparse shows the error."""
+    """A path that is not empty: "" would mean the current folder; argparse shows the error."""
     if not text:
         raise argparse.ArgumentTypeError("a path must not be empty")
     return Path(text)
 
 
 def add_list(parser: argparse.ArgumentParser, *, is_needed: bool = True) -> None:
-    """The list that a command reads, and its format."""
+    """Declare the list that a command reads, and its format."""
     parser.add_argument(
         "prompts",
         nargs=None if is_needed else "?",
@@ -212,7 +212,7 @@ def add_list(parser: argparse.ArgumentParser, *, is_needed: bool = True) -> None
 
 
 def add_again_options(parser: argparse.ArgumentParser) -> None:
-    """Options of commands that make a saved clip again."""
+    """Declare the options of commands that make a saved clip again."""
     group = parser.add_argument_group("running")
     group.add_argument(
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
@@ -236,7 +236,7 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
 
 
 def again_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What was given of them, as `extend` and `verify` call it; without the image."""
+    """The options given, as arguments of `extend` and `verify`; without the image."""
     return {
         "model": options.model,
         "loras": options.lora,
@@ -249,7 +249,7 @@ def again_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _add_low_memory(group: argparse._ActionsContainer) -> None:
-    """The everyday name of text encoders that are freed."""
+    """Declare --low-memory, the everyday name for freeing the text encoders."""
     group.add_argument(
         "--low-memory",
         dest="text_encoders",
@@ -269,14 +269,14 @@ def root_seed(text: str) -> int:
 
 
 def open_image(path: Path | None) -> Image | None:
-    """The picture in a file, if one was given."""
+    """The image in a file, if one was given."""
     from ..media.images import open_image
 
     return None if path is None else open_image(path)
 
 
 def quiet_loading() -> None:
-    """Hide the bars of loading weights into memory, which takes seconds; bars of downloads stay."""
+    """Hide the progress bars of loading weights, which takes seconds; download bars stay."""
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging as transformers_logging
@@ -287,12 +287,12 @@ def quiet_loading() -> None:
 
 
 def say(name: str, value: object) -> None:
-    """Print a line of a table of two columns; what steers a terminal is shown as escapes."""
+    """Print a line of a two-column table; control characters are escaped."""
     print(f"{name:11} {printable_lines(str(value))}")
 
 
 def say_step(step: Step) -> None:
-    """Print how one step of a comparison ended."""
+    """Print the result of one step of a comparison."""
     say(step.stage, f"{step.status}: {step.note}")
 
 
@@ -309,7 +309,7 @@ def tell(clip: Clip, saved: Path) -> None:
 
 
 def tell_clips(summary: BatchSummary) -> None:
-    """Print what failed of a batch, and how many clips there are of each kind."""
+    """Print the failures of a batch, and how many clips there are of each kind."""
     _tell_failed(summary.failed)
     counts = {
         "made": summary.made,
@@ -322,7 +322,7 @@ def tell_clips(summary: BatchSummary) -> None:
 
 
 def tell_gathered(summary: GatherSummary) -> None:
-    """Print what failed of the parts of a batch, how many clips there are, and which parts to run again."""
+    """Print the failures in a batch's parts, how many clips exist, and which parts to run again."""
     from ..batch.part import part_ranges
 
     _tell_failed(summary.failed)
@@ -342,7 +342,7 @@ def _tell_failed(reasons: Mapping[str, str]) -> None:
 
 
 def tell_how_to_go_on(summary: BatchSummary) -> None:
-    """Print the command to run again if not every clip of a batch is there."""
+    """Print the command to run again if a batch is incomplete."""
     if summary.status:
         what = "stopped" if summary.signal is not None else "to try again what failed"
         say(what, f"run the same command again:\n  {shlex.join(sys.orig_argv)}")

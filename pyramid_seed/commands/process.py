@@ -1,4 +1,4 @@
-"""What surrounds a command: its standard output, and the signals that stop it."""
+"""The surroundings of a command: its standard output, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Standard output that may fail, as on a full disk, without deciding about the work that it tells of.
+    """Standard output that may fail, as on a full disk, without affecting the work it reports on.
 
     Attributes:
         error: the first failure; None if everything was written.
@@ -30,7 +30,7 @@ class Output:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write text, unless an earlier write has failed; a reader who has gone (`| head`) still raises."""
+        """Write text, unless an earlier write has failed; still raises if the reader has gone (`| head`)."""
         self._try("write", text)
         return len(text)
 
@@ -54,8 +54,8 @@ class Output:
 
 @contextmanager
 def standard_output() -> Iterator[Output]:
-    """`sys.stdout` as an `Output` that writes every character, as an escape where the terminal has it not."""
-    for descriptor in range(3):  # one that is closed would become that of a file, and get what is printed
+    """`sys.stdout` as an `Output` that writes every character, escaped if the terminal lacks it."""
+    for descriptor in range(3):  # a file would take the number of a closed one, and get the output
         try:
             os.fstat(descriptor)
         except OSError:
@@ -72,7 +72,7 @@ def standard_output() -> Iterator[Output]:
 
 
 def reader_has_gone() -> bool:
-    """Whether whoever read the standard output has gone (`| head`); nothing is written to it from then on."""
+    """Whether the reader of standard output has gone (`| head`); nothing is written to it from then on."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     has_gone = any(event & select.POLLERR for _, event in poll.poll(0))
@@ -82,16 +82,16 @@ def reader_has_gone() -> bool:
 
 
 def discard_output() -> None:
-    """Throw away what is still to be written: Python flushes once more when it ends, and would complain."""
+    """Discard pending output: Python flushes once more when it ends, and would complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def made_together(
     command: Callable[[argparse.Namespace, Processes | None], int],
 ) -> Callable[[argparse.Namespace], int]:
-    """Give a command the processes of a launch, which make one clip together; None where it is the only one.
+    """Give a command the processes of a launch, which make one clip together; None if it runs alone.
 
-    All but the first one are quiet: they have nothing to tell but errors.
+    All except the first are quiet: they report only errors.
     """
 
     @wraps(command)
@@ -114,7 +114,7 @@ def made_together(
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP end a command as Ctrl+C does, with all that it cleans up; yields those received."""
+    """Let SIGTERM and SIGHUP end a command as Ctrl+C does, with its cleaning up; yields those received."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - Python's signature

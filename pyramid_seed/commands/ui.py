@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             f"and see all clips in {studio.folder}",
             file=sys.stderr,
         )
-    with suppress(KeyboardInterrupt):  # the way to end it
+    with suppress(KeyboardInterrupt):  # the way to end the server
         serve(
             studio,
             options.host,

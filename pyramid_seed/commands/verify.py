@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..provenance.verify import Verification
 
 _RESULTS = {"match": "match", "differs": "differ", "failed": "could not be made again"}
-"""What comes of a clip, and how several of them are counted."""
+"""The possible results for a clip, and the words for counting several of them."""
 
 
 def add(commands: Commands) -> None:
@@ -99,10 +99,10 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
 
 def clips_of(path: Path) -> list[Path]:
-    """The clips that a path stands for: of a folder that is no clip itself, all .mp4 files in it.
+    """The clips that a path stands for: all .mp4 files of a folder, unless the folder is itself a clip.
 
     Raises:
-        ValueError: there are none in a folder.
+        ValueError: a folder has no clips.
     """
     from ..provenance.manifest import sidecar_path
 
@@ -131,14 +131,14 @@ def _verified(
 
 
 def _row(clip: Path, verification: Verification) -> dict[str, str]:
-    """What came of a clip, for programs."""
+    """The result for a clip, for programs."""
     if (difference := verification.difference) is None:
         return {"clip": str(clip), "result": "match"}
     return {"clip": str(clip), "result": "differs", "stage": difference.stage, "note": difference.note}
 
 
 def _tell_row(row: Mapping[str, str]) -> None:
-    """One line of many."""
+    """Print one line of many."""
     where = f"{row['stage']}: " if "stage" in row else ""
     note = f": {where}{row['note']}" if "note" in row else ""
     print(printable(f"{row['result'].upper():7} {row['clip']}{note}"), flush=True)
@@ -159,7 +159,7 @@ def _tell(verification: Verification, options: argparse.Namespace) -> None:
 
 
 def _extent(options: argparse.Namespace) -> str:
-    """How much of the clip was made again, if not all of it."""
+    """How much of the clip was made again, if not all."""
     if options.noise_only:
         return ", as far as the noise goes"
     return "" if options.sample is None else ", as far as the sample goes"
