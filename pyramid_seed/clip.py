@@ -1,4 +1,4 @@
-"""A finished clip: frames, and how they came to be."""
+"""A finished clip: its frames, and how they were made."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ class Clip:
     """What `generate` returns.
 
     Attributes:
-        recipe: what the clip is a function of, besides the weights; its settings are those after defaults,
-            with the size of the frames.
-        source: which model it was; None if the pipeline was not loaded by `load_pipeline`.
-        weights: name, size and SHA-256 of the files that were loaded; None if no files hold the weights.
-        weights_note: why not.
-        loras: the LoRAs that acted, as a manifest names them; None if that could not be told.
+        recipe: everything that determines the clip except the weights; its settings have defaults filled in,
+            and the size of the frames.
+        source: the model used; None if the pipeline was not loaded by `load_pipeline`.
+        weights: name, size and SHA-256 of the files loaded; None if no files hold the weights.
+        weights_note: why no files hold the weights.
+        loras: the active LoRAs, as a manifest names them; None if they cannot be known.
         geometry: how the model divides space and time.
         frame_facts: size and digests of the frames.
         latents: (1, C, t, H/s, W/s) float32, normalised.
         ledger: every draw of noise.
         text_digests: SHA-256 of the text embeddings.
-        stage_digests: of each unit the SHA-256 of its latents after each stage, coarsest first, the last
-            being that of the unit; () for an encoded image, None where they are not known.
-        environment: what the run ran on.
-        text_environment: what its texts were encoded on, if that was something else.
+        stage_digests: per unit, the SHA-256 of its latents after each stage, coarsest first, the last being
+            the unit's own; () for an encoded image, None if they are not known.
+        environment: the environment of the run.
+        text_environment: where its texts were encoded, if elsewhere.
         load_seconds, seconds: time to load the model, time to generate.
         held_frames: the frames; None if they went straight into `frame_file`, or if another process has them,
             see `generate`.
-        frame_file: where they went.
-        notes: for people: what was cut of the prompts, and what was asked of the model beyond its training.
+        frame_file: the file that received them.
+        notes: for the user: which prompts were cut, and what went beyond the model's training.
     """
 
     recipe: Recipe
@@ -86,33 +86,33 @@ class Clip:
 
     @property
     def prompt(self) -> str:
-        """As given."""
+        """The prompt as given."""
         return self.recipe.prompt
 
     @property
     def seed(self) -> int:
-        """The root seed used, also when none was given."""
+        """The root seed used, even if none was given."""
         return self.recipe.seed
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """Units from which on another root seed was used."""
+        """Units from which another root seed was used."""
         return self.recipe.branches
 
     @property
     def settings(self) -> Preset:
-        """All settings after defaults; sizes are those of the frames."""
+        """All settings, with defaults filled in; the sizes are those of the frames."""
         return self.recipe.settings
 
     @property
     def frames(self) -> Frames:
         """(T, H, W, 3) uint8 RGB.
 
-        `diffusers.utils.export_to_video` multiplies arrays by 255 and would write a negative of them: give it
-        `to_pil()` or `to_float()`.
+        `diffusers.utils.export_to_video` multiplies arrays by 255 and would write a negative of these: give
+        it `to_pil()` or `to_float()`.
 
         Raises:
-            RuntimeError: they went straight into a file and are not held, or another process has them.
+            RuntimeError: the frames went straight into a file and are not held, or another process has them.
         """
         if self.held_frames is None and self.frame_file is None:
             raise RuntimeError(
@@ -127,19 +127,19 @@ class Clip:
         return self.held_frames
 
     def to_pil(self) -> list[Image.Image]:
-        """The frames as T images of W x H pixels, RGB; raises as `frames`."""
+        """The frames as T images of W x H pixels, RGB; raises as `frames` does."""
         return [Image.fromarray(frame) for frame in self.frames]
 
     def to_float(self) -> NDArray[np.float32]:
-        """The frames as (T, H, W, 3) float32 RGB in [0, 1], as `frames` / 255; raises as `frames`.
+        """The frames as (T, H, W, 3) float32 RGB in [0, 1], as `frames` / 255; raises as `frames` does.
 
-        What multiplies by 255 gets the frames back bit for bit, whether it rounds or truncates.
+        Multiplying by 255 restores the frames bit for bit, whether the result is rounded or truncated.
         """
         return self.frames.astype(np.float32) / np.float32(255)
 
     @property
     def preset(self) -> str:
-        """The name of the preset whose settings were taken; "custom" where each was named."""
+        """The name of the preset whose settings were used; "custom" if each setting was named."""
         return self.settings.name
 
     @property
@@ -154,7 +154,7 @@ class Clip:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """How the clip was made and what came out, see docs/manifest.md."""
+        """How the clip was made and the result, see docs/manifest.md."""
         return build_manifest(
             self.recipe,
             model=UNKNOWN_MODEL if self.source is None else self.source.reference,
@@ -185,28 +185,28 @@ class Clip:
         metadata: bool = True,
         keep_latents: bool = False,
     ) -> Path:
-        """Write the clip in the format of the path's ending: .mp4, .gif, .webp, or .png.
+        """Write the clip in the format of the path's extension: .mp4, .gif, .webp, or .png.
 
         An .mp4 carries the manifest in its comment tag, without timings: equal clips are equal files. Other
-        formats have it only with `sidecar`.
+        formats have a manifest only with `sidecar`.
 
         Args:
-            path: the file; .png of several frames makes a folder of pictures.
+            path: the file; .png for several frames makes a folder of images.
             scale: show every pixel as scale x scale pixels; default: the preset's. A clip whose frames went
-                straight into a file can only be saved as they were encoded: as .mp4, in that scale.
+                straight into a file can only be saved as encoded: as .mp4, at that scale.
             lossless: keep every bit (.mp4 as RGB h264, .webp).
-            overwrite: replace what is there.
+            overwrite: replace an existing file.
             sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
             metadata: False writes no manifest at all.
-            keep_latents: write the latents beside it, `clip.latents.safetensors`, to go on from later.
+            keep_latents: write the latents beside it, `clip.latents.safetensors`, to continue it later.
 
         Returns:
             The path.
 
         Raises:
-            FileExistsError: something is there.
-            ValueError: unknown ending, a size that it cannot hold, or frames that were encoded in another way
-                or are gone with their `frame_file`.
+            FileExistsError: the file exists.
+            ValueError: the extension is unknown, the format cannot hold the size, or the frames were encoded
+                differently or are gone with their `frame_file`.
         """
         path = Path(path)
         check_outputs(
@@ -227,10 +227,10 @@ class Clip:
         shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
         manifest = self.manifest | {"file": shown}
         comment = None
-        if metadata and ending == ".mp4":  # of equal clips equal bytes, however long they took
+        if metadata and ending == ".mp4":  # equal clips give equal bytes, however long they took
             comment = manifest_json(without_timings(manifest))
-        # All is written before anything takes its name: if the disk is full, what was there stays as it was.
-        # If the process is killed between two names, readers see that latents or sidecar are of another file.
+        # Everything is written before any file gets its name: if the disk is full, old files stay unchanged.
+        # If the process is killed in between, readers see that latents or sidecar are another file's.
         with ExitStack() as names:
             video = names.enter_context(replacing(path, overwrite=overwrite))
             if self.frame_file is not None:

@@ -1,4 +1,4 @@
-"""The files of one clip, checked before there is anything to write."""
+"""The files of one clip, checked before anything is made."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_outputs(
     fps: float,
     num_frames: int,
 ) -> None:
-    """Refuse what saving a clip of so many frames, at that rate, would refuse; see `Clip.save`.
+    """Refuse what saving a clip with this many frames, at that rate, would refuse; see `Clip.save`.
 
     Raises:
-        ValueError: an unknown ending, a rate that it cannot have, or options that do not go together.
-        FileExistsError: one of the files is there already, or something that a clip does not replace.
+        ValueError: an unknown extension, a rate that the format cannot have, or contradictory options.
+        FileExistsError: one of the files exists, or something that a clip does not replace.
         OSError: the folder cannot be written to.
     """
     check_format(path, fps, lossless=lossless)
@@ -48,11 +48,11 @@ def _check_file(path: Path, overwrite: bool) -> None:
 
 
 def clip_stem(prompt: str, seed: int) -> str:
-    """A file name, without its ending, made of prompt and seed; safe on every system."""
+    """A file name, without extension, made from prompt and seed; safe on every system."""
     return f"{slug(prompt, 60)}_seed{seed}"
 
 
 def continued_stem(stem: str, num_frames: int, branch_seed: int | None) -> str:
-    """File name, without ending, of a clip that goes on from the one named `stem`."""
+    """File name, without extension, of a clip that continues the one named `stem`."""
     branch = "" if branch_seed is None else f"_seed{branch_seed}"
     return f"{stem}_{num_frames}frames{branch}"

@@ -1,4 +1,4 @@
-"""Clips made again, verified, continued: each takes a `Clip`, a saved clip or a manifest."""
+"""Clips made again, verified, continued: each function takes a `Clip`, a saved clip or a manifest."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ from .shared_pipeline import shared_pipeline
 from .spot_check import remake_from_latents
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
-"""A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
+"""A clip in memory; a saved clip, with its manifest in it or beside it; or a manifest."""
 
 
 class Making(TypedDict, total=False):
-    """Who encodes its texts and makes a clip, what watches that and what takes its frames, see `generate`."""
+    """How a clip is made: its texts, what runs and watches it, what takes its frames, see `generate`."""
 
     text_encoders: AfterUse
     prompt_embeds: str | Path | EncodedTexts | None
@@ -93,19 +93,19 @@ def regenerate(
     """Make a clip again.
 
     Args:
-        clip: a `Clip`, the path of a saved one, or a manifest.
+        clip: a `Clip`, the path of a saved clip, or a manifest.
         model: the folder of the weights; needed for a saved clip unless they are embedded or on the hub.
         image: the first frame, if the clip was made from one.
-        loras: the files of the LoRAs that the clip was made with, in any order.
+        loras: the LoRA files that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
-        pipeline: use this one instead of loading the clip's model.
+        pipeline: use this pipeline instead of loading the clip's model.
         progress: show a progress bar on standard error.
-        making: text_encoders, prompt_embeds, workers, processes, on_step, on_unit, on_chunk and sink of
-            `generate`.
+        making: these arguments of `generate`: text_encoders, prompt_embeds, workers, processes, on_step,
+            on_unit, on_chunk and sink.
 
     Raises:
-        ValueError: the model's folder, the image or a LoRA is needed and was not given, or is another one; or
-            the weights are such as no file holds.
+        ValueError: the model's folder, the image or a LoRA is needed and missing, or is a different one; or
+            no file holds the weights.
         OSError: the weights cannot be read.
     """
     original = _original(clip)
@@ -133,19 +133,19 @@ def verify(
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
-        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file. One of a
-            `keyed` pipeline needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
-        noise_only: only draw the noise again, which needs no model.
-        sample: make only so many units again, chosen by the operating system's random numbers, each from the
-            clip's latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
-            frames and the file are compared all the same. `Verification.sample` says with which chance a
-            forged unit would have been seen.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; there is no sink.
-        arguments: of a keyed clip, those of its call that its manifest holds by digest only.
+        clip: a `Clip`, the path of a saved clip, or a manifest; only a saved clip has a file. A `keyed`
+            pipeline's clip needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
+        noise_only: only redraw the noise, which needs no model.
+        sample: make only this many units again, chosen by the operating system's random numbers, each from
+            the latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
+            frames and the file are still compared. `Verification.sample` gives the chance that a forged unit
+            would have been noticed.
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; a sink is not allowed.
+        arguments: for a keyed clip, the arguments of its call that its manifest holds only by digest.
 
     Raises:
-        ValueError, OSError: it could not be run, as in `regenerate`; or there are no latents to sample from,
-            or others than the manifest's.
+        ValueError, OSError: the clip could not be made, as in `regenerate`; or there are no latents to sample
+            from, or they are not the manifest's.
         TypeError: a sink was given.
     """
     if "sink" in making:
@@ -217,22 +217,22 @@ def extend(
     progress: bool = True,
     **making: Unpack[Making],
 ) -> Clip:
-    """A longer clip, bit for bit as if made in one go; or one that goes on in another way.
+    """Make a longer clip, bit for bit as if made in one go; or one that continues differently.
 
-    Goes on from the clip's latents: those of a `Clip`, or those kept beside a saved one, and only new units
-    are computed. Without them, the beginning is made again.
+    Continues from the clip's latents: those of a `Clip`, or those kept beside a saved one; only new units are
+    computed. Without latents, the beginning is made again.
 
     Args:
-        clip: a `Clip`, the path of a saved one, or a manifest.
-        num_frames: frames of the new clip, r k + 1 with r the VAE's temporal factor.
-        branch_seed: what follows the beginning takes this root seed.
-        from_frame: frames that stay, r k + 1; default: all. Only with a branch_seed.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; the image is not needed
-            where there are latents.
+        clip: a `Clip`, the path of a saved clip, or a manifest.
+        num_frames: length of the new clip, r k + 1 frames, where r is the VAE's temporal factor.
+        branch_seed: the root seed for everything after the beginning.
+        from_frame: how many frames stay, r k + 1; default: all. Only with a branch_seed.
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; the image is not needed if
+            there are latents.
 
     Raises:
-        ValueError: a number does not fit, and good ones are named; as in `regenerate`; the model is not the
-            one of the latents; or latents, kept or made again, are not those of the clip.
+        ValueError: a number does not fit, and the message names good ones; as in `regenerate`; the model did
+            not make the latents; or latents, kept or made again, are not the clip's.
     """
     original = _original(clip)
     recipe, digests = original.recipe, original.manifest["digests"]
@@ -281,13 +281,13 @@ def _verify_keyed(
 
 @dataclass(frozen=True)
 class _Original:
-    """The clip that is to be made again.
+    """The clip to be made again.
 
     Attributes:
         manifest: how it was made.
-        recipe: the same, as far as it can be asked for again.
-        path: its file, or None.
-        clip: itself, or None.
+        recipe: the same as a recipe, as far as it can be repeated.
+        path: its file, if it has one.
+        clip: the clip itself, if in memory.
     """
 
     manifest: Mapping[str, Any]
@@ -312,12 +312,12 @@ class _Original:
         if self.clip is not None and self.clip.source is not None:
             return str(self.clip.source.folder)
         if reference["kind"] == "embedded":
-            if not str(reference["name"]).startswith("embedded:"):  # a manifest may be anybody's, see below
+            if not str(reference["name"]).startswith("embedded:"):  # a manifest is untrusted, see below
                 raise ValueError(f"the manifest must name embedded:NAME, got {reference['name']!r:.80}")
             return str(reference["name"])
         if reference["kind"] == "hub":
             name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant
-            if not is_hub_id(str(name)):  # a manifest may be anybody's, and name a folder here
+            if not is_hub_id(str(name)):  # a manifest is untrusted, and may name a folder here
                 raise ValueError(f"the manifest must name a model on the hub as owner/name, got {name!r:.80}")
             return str(read_source(str(name), variant=variant, revision=revision).folder)
         if self.clip is not None:
@@ -348,7 +348,7 @@ def _start(
     pipeline: PyramidFlowPipeline | None,
     loras: Sequence[str | Path],
 ) -> EncodedTexts | None:
-    """Refuse what cannot be run here, before weights are read; open the sink and the texts, return these."""
+    """Refuse what cannot run here, before weights are read; open the sink and the texts, return the texts."""
     if unknown := making.keys() - Making.__annotations__:
         name = min(unknown)
         raise TypeError(f"there is no argument {name!r}{did_you_mean(name, tuple(Making.__annotations__))}")
@@ -374,7 +374,7 @@ def _start(
 
 
 def _latents_to_sample(original: _Original, sample: int, making: Making) -> torch.Tensor:
-    """The clip's latents (1, C, t, h, w), of which so many units can be made again."""
+    """The clip's latents (1, C, t, h, w), after checking that this many units can be made again."""
     check_int("sample", sample, 1, original.manifest["geometry"]["num_units"])
     if making.get("processes") is not None:
         raise ValueError(
@@ -393,7 +393,7 @@ def _unit_check(
     original: _Original,
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
 ) -> Callable[[int, int, torch.Tensor, StageDigests], None]:
-    """Refuse to go on from units that are made again and come out as others."""
+    """Refuse to continue from units that come out differently when made again."""
 
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
         if unit < len(digests) and unit_digests(latents) != [digests[unit]]:
@@ -416,9 +416,9 @@ def _model_of(
     pipeline: PyramidFlowPipeline | None,
     making: Making,
 ) -> PyramidFlowPipeline:
-    """The pipeline that was given, or else the clip's model, at its very revision, with its LoRAs.
+    """The given pipeline, or else the clip's model, at its exact revision, with its LoRAs.
 
-    Texts that are encoded before that is loaded go into `making`.
+    Texts that are encoded before it is loaded are put into `making`.
     """
     if pipeline is not None:
         return checked_pipeline(pipeline)
@@ -452,7 +452,7 @@ def _model_of(
 def _check_same_model(
     original: _Original, pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None
 ) -> None:
-    """Refuse to go on with another model than the clip's: it would be made by two."""
+    """Refuse to continue with a model other than the clip's: two models would make the clip."""
     recipe, weights = original.recipe, original.manifest["weights"]
     if (dtype := dtype_name(pipeline.transformer.dtype)) != recipe.settings.dtype:
         raise ValueError(f"the clip was made in {recipe.settings.dtype}, this pipeline is in {dtype}")
@@ -482,7 +482,7 @@ def _check_same_model(
 
 
 def _check_cache(original: _Original) -> None:
-    """Refuse to load a model for a clip whose step cache nobody can set up from its name and values."""
+    """Refuse to load a model for a clip with a step cache: name and values do not suffice to set it up."""
     if (cache := original.recipe.cache) is not None:
         raise ValueError(
             f"the clip was made with the step cache {cache.get('config')}, which is not set up here; pass "
@@ -491,7 +491,7 @@ def _check_cache(original: _Original) -> None:
 
 
 def _check_quantization(recipe: Recipe, here: Mapping[str, Any] | None) -> None:
-    """Refuse weights that are quantised in another way than those of the clip."""
+    """Refuse weights that are quantised differently from the clip's."""
     made, found = (
         "plain weights" if config is None else f"weights quantised by {config.get('quant_method')}: {config}"
         for config in (recipe.quantization, here)
@@ -504,7 +504,7 @@ def _check_quantization(recipe: Recipe, here: Mapping[str, Any] | None) -> None:
 
 
 def _lora_files(manifest: Mapping[str, Any], given: Sequence[str | Path]) -> list[Path]:
-    """The files of a manifest's LoRAs, in its order, found among the given ones by their SHA-256."""
+    """The files of a manifest's LoRAs, in its order, found among the given files by their SHA-256."""
     rows = manifest["loras"]
     if rows is None:
         raise ValueError(
@@ -525,7 +525,7 @@ def _lora_files(manifest: Mapping[str, Any], given: Sequence[str | Path]) -> lis
 
 
 def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
-    """What LoRAs do to the weights, for a comparison and for people."""
+    """How LoRAs change the weights, for comparisons and messages."""
     if rows is None:
         return "adapters that are not known"
     descriptions = (

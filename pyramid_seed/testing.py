@@ -1,10 +1,10 @@
-"""A plugin of pytest: does a model still make the clip that it made when the record of a test was written?
+"""A pytest plugin: does a model still make the clip that it made when the record of a test was written?
 
     def test_style(clip_regression):
         clip_regression.check(generate("a red circle", seed=1, pipeline=pipe))
 
-`pytest --clip-regression-renew` writes the records. pytest loads this in every run, so nothing heavy is
-imported before a clip is checked.
+`pytest --clip-regression-renew` writes the records. pytest loads this module in every run, so nothing heavy
+is imported before a clip is checked.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def clip_regression(request: pytest.FixtureRequest, tmp_path: Path) -> ClipRegression:
-    """Compares clips with the records beside the test."""
+    """Compares clips with the records stored beside the test."""
     return ClipRegression(request.node, tmp_path)
 
 
 class ClipRegression:
-    """The records of one test: `test_x.py` has them in the folder `test_x`, by the test's name.
+    """The records of one test: those of `test_x.py` are in the folder `test_x`, named after the tests.
 
     Args:
-        test: whose records they are.
-        scratch: a folder for pictures of what moved.
+        test: the test that the records belong to.
+        scratch: a folder for images of what changed.
     """
 
     def __init__(self, test: pytest.Item, scratch: Path) -> None:
@@ -57,16 +57,16 @@ class ClipRegression:
         max_levels: float | None = None,
         max_mean: float | None = None,
     ) -> None:
-        """Fail if the clip is another one than the record's.
+        """Fail if the clip differs from the record.
 
-        Compared is bit for bit where the kernels are those of the machine where it was recorded; elsewhere
-        weights and noise bit for bit and the recorded frames within bounds. The end of pytest's output says
-        which it was.
+        The comparison is bit for bit if the kernels are those of the machine that made the record; elsewhere
+        weights and noise must be equal bit for bit, and the recorded frames within bounds. The end of
+        pytest's output says which comparison was made.
 
         Args:
-            clip: such as `generate` returns, with its frames.
-            name: of the record; default: the test's. For tests of several clips.
-            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: what was seen of
+            clip: a clip such as `generate` returns, with its frames.
+            name: the record's name; default: the test's. For tests of several clips.
+            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: those seen for
                 float32. Models in bfloat16 need wider ones.
         """
         __tracebackhide__ = True
@@ -100,7 +100,7 @@ class ClipRegression:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say of every clip that passed how it was compared."""
+    """Report how each clip that passed was compared."""
     told = list(_told(terminalreporter))
     if told:
         terminalreporter.section("clip regression")
