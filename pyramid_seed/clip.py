@@ -62,7 +62,7 @@ class Clip:
         held_frames: the frames; None if they went straight into `frame_file`, or if another process has them,
             see `generate`.
         frame_file: the file that received them.
-        notes: for the user: which prompts were cut, and what went beyond the model's training.
+        notes: for the user: what was cut from the prompts, and what went beyond the model's training.
     """
 
     recipe: Recipe
@@ -154,7 +154,7 @@ class Clip:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """How the clip was made and the result, see docs/manifest.md."""
+        """How the clip was made and what resulted, see docs/manifest.md."""
         return build_manifest(
             self.recipe,
             model=UNKNOWN_MODEL if self.source is None else self.source.reference,

@@ -36,7 +36,7 @@ class Recordable(Protocol):
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """How it was made and the result, see docs/manifest.md."""
+        """How it was made and what resulted, see docs/manifest.md."""
         ...
 
     @property

@@ -37,7 +37,7 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
 
     Raises:
         ValueError: no part was begun in the folder.
-        OSError: the folder cannot be written to, or a launch is using it alone.
+        OSError: the folder cannot be written to, or a launch has exclusive use of it.
     """
     folder = Path(output)
     num_parts, paths = latest_parts(folder)
@@ -105,7 +105,7 @@ def _plans_of_latest_list(paths: Mapping[int, Path]) -> Iterator[tuple[int, Part
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[bool]:
-    """Lock the folder, and yield whether for this process alone: parts may be running there."""
+    """Lock the folder; yields whether for this process alone, since parts may be running there."""
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))

@@ -63,10 +63,10 @@ def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
     Args:
         folder: the output folder.
-        patience: seconds to wait for a process that uses the folder alone, as `gather_parts` does briefly.
+        patience: seconds to wait for exclusive use to end, such as that of a brief `gather_parts`.
 
     Raises:
-        OutputError: a launch is using the folder alone, or the folder cannot be written to.
+        OutputError: a launch has exclusive use of the folder, or it cannot be written to.
     """
     work = folder / ".work"
     with writing(folder):

@@ -71,7 +71,7 @@ class _TerminalHandler(logging.Handler):
 
 
 class _LogHandler(logging.FileHandler):
-    """On a full disk the work itself fails with a message; the log must not end it in another way."""
+    """On a full disk the work itself fails with a message; the log must not end it otherwise."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exc_info()[1], OSError):

@@ -55,7 +55,7 @@ def run_part(
         folder, maker, lossless, progress, check_files, folders: see `run_jobs`.
 
     Raises:
-        OutputError: the folder cannot be written to, or a launch is using it alone.
+        OutputError: the folder cannot be written to, or a launch has exclusive use of it.
         ModelError: a model cannot be loaded.
     """
     journal, own = Journal(folder, part), HeldEntries()

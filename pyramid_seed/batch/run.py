@@ -136,7 +136,7 @@ def run_batch(
     Raises:
         BatchInputError: some rows are bad, all listed; nothing was made.
         ValueError: the list cannot be read or is empty, the number of processes is wrong, a device is
-            missing, or there is no such way to run.
+            missing, or a run option is invalid.
         OSError: the list cannot be read, or the folder cannot be written to.
         ModelError: a model cannot be loaded, or its files have changed since the batch began; a ValueError.
         LaunchError: the processes have lost each other.

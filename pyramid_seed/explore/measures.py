@@ -71,7 +71,7 @@ def measure_clip(frames: Frames, geometry: PyramidGeometry) -> Values:
         geometry: that of the model that made the clip; it says which frames form a unit.
 
     Raises:
-        ValueError: the frames are not like that, or the extra `report` is not installed.
+        ValueError: the frames have another type or size, or the extra `report` is not installed.
     """
     check_extra("report", "skimage", "cv2")
     check_frames(frames)

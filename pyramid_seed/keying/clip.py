@@ -45,7 +45,7 @@ class KeyedClip:
         return frames_digest(self._frames())
 
     def manifest(self, fps: float) -> dict[str, Any]:
-        """How the clip was made and the result, see docs/keyed.md. ValueError if there are no frames."""
+        """How the clip was made and what resulted, see docs/keyed.md. ValueError if there are no frames."""
         return build_manifest(
             self._frames(), fps, self.seed, self.ledger, self.setup, self.arguments, self.folders
         )

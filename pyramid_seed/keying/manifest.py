@@ -1,4 +1,4 @@
-"""The manifest of a keyed clip: how it was made and the result (docs/keyed.md)."""
+"""The manifest of a keyed clip: how it was made and what resulted (docs/keyed.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: JSON that says how a clip was made and the result (schema version 2, docs/manifest.md)."""
+"""The manifest: JSON that says how a clip was made and what resulted (schema version 2, docs/manifest.md)."""
 
 from __future__ import annotations
 
