@@ -1,4 +1,4 @@
-"""Where the noise of each clip of a call comes from: seeds, generators, or sources of the caller's own."""
+"""Where the noise of each clip in a call comes from: seeds, generators, or the caller's own sources."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def noise_sources(
 ) -> list[NoiseSource]:
     """One noise source per clip, from seed, generator or noise, of which at most one may be given.
 
-    - `seed`: an int is the root of every prompt's first video, the following ones count up from it, so a
-      prompt's clips do not depend on the other prompts; a list has one root per clip.
-    - `generator`: gives roots, diffusers' way: one for all clips in turn, or one per clip.
+    - `seed`: an int is the root of every prompt's first video, and the following ones count up from it, so
+      that a prompt's clips do not depend on the other prompts; a list has one root per clip.
+    - `generator`: gives the roots, as in diffusers: one for all clips in turn, or one per clip.
     - `noise`: one source per clip.
-    - nothing: each root is drawn from the operating system.
+    - none of them: each root is drawn from the operating system.
     """
     arguments = {"seed": seed, "generator": generator, "noise": noise}
     names = [name for name, value in arguments.items() if value is not None]
@@ -80,7 +80,7 @@ def _roots_from_seed(seed: int | list[int], num_clips: int, num_videos_per_promp
 
 
 def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:
-    """Refuse seeds under which a clip would draw the same noise twice; all its draws are known beforehand."""
+    """Refuse seeds that would make a clip draw the same noise twice; all its draws are known in advance."""
     for clip, source in enumerate(sources):
         with_image = request.begins_with_image(clip)
         draws = draws_of_clip(len(request.units), request.shape, with_image=with_image)
