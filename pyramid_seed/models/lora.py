@@ -1,4 +1,4 @@
-"""LoRA on a transformer: diffusers' methods, and which files act, so that a clip can name them."""
+"""LoRA on a transformer: diffusers' methods, and which files are active, so that a clip can name them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..private_apis import without_group_offload
 from .onednn_linear import use_onednn
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of a LoRA."""
+"""diffusers' name for the file of a LoRA."""
 
 
 @dataclass(frozen=True)
 class LoraInUse:
-    """A LoRA that acts in a transformer.
+    """A LoRA that is active in a transformer.
 
     Attributes:
         adapter: its name there.
         file: name of the file it was read from, without the folder.
-        size, sha256: of that file.
-        scale: factor on what it adds; 1.0 is as it was trained.
+        size, sha256: those of that file.
+        scale: factor on what it adds; 1.0 is as trained.
         fused: whether it was added to the weights instead of running beside them.
-        padded_rank: the rank to which `enable_lora_hotswap` or a LoRA before it filled its matrices up with
+        padded_rank: the rank to which `enable_lora_hotswap`, or the LoRA before it, padded its matrices with
             zeros, which can change the last bits; None: as in the file.
     """
 
@@ -45,17 +45,17 @@ class LoraInUse:
     padded_rank: int | None = None
 
     def row(self) -> dict[str, Any]:
-        """As a manifest names it."""
+        """The row for a manifest."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class LoraMixin(PeftAdapterMixin):
-    """diffusers' methods for LoRA, which remember the files that were read, and what was fused."""
+    """diffusers' methods for LoRA; they remember which files were read and what was fused."""
 
     _lora_files: Mapping[str, tuple[object, LoraInUse]] = {}
-    """By adapter: its config, which distinguishes it from others of the same name; its file."""
+    """By adapter: its config, which distinguishes it from others of the same name; and its file."""
     _fused_loras: tuple[LoraInUse, ...] | None = ()
-    """What was added to the weights; None if they were changed in a way that no file describes."""
+    """The LoRAs added to the weights; None if these were changed in a way that no file describes."""
 
     def load_lora_adapter(
         self,
@@ -64,16 +64,16 @@ class LoraMixin(PeftAdapterMixin):
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Load a LoRA, as diffusers does, of safetensors only, and remember its file.
+        """Load a LoRA, as diffusers does, but only from safetensors, and remember its file.
 
         Args:
             pretrained_model_name_or_path_or_dict: see `find_lora_file`; or tensors, without a file.
-            prefix: of the names in it; None takes the names as they are.
+            prefix: of the names in it; None takes the names unchanged.
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing; or
-                it is to be swapped in and acts on more layers than the one before it.
+            ValueError: none of its names is one of this model's, or some are not, or half a layer is missing;
+                or it is to be swapped in and acts on more layers than the one that it replaces.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -96,7 +96,7 @@ class LoraMixin(PeftAdapterMixin):
         self._lora_files = files
 
     def _check_layers(self, adapter: str | None, ranks: Mapping[str, int]) -> None:
-        """Refuse to swap in what acts on more layers: diffusers would take out the LoRA that is there."""
+        """Refuse to swap in a LoRA for more layers: diffusers would remove the current one."""
         there = {name for name, layer in self.named_modules() if adapter in getattr(layer, "r", {})}
         if there and (more := sorted(ranks.keys() - there)):
             raise ValueError(
@@ -105,7 +105,7 @@ class LoraMixin(PeftAdapterMixin):
             )
 
     def _take_ranks(self, adapter: str, ranks: Mapping[str, int]) -> None:
-        """Ranks and alphas of a LoRA that was swapped in: peft goes on scaling by those of the one before."""
+        """Set ranks and alphas of a LoRA that was swapped in: peft would keep scaling by the old ones."""
         for name, layer in self.named_modules():
             if not hasattr(layer, "base_layer") or adapter not in layer.r:
                 continue
@@ -114,7 +114,7 @@ class LoraMixin(PeftAdapterMixin):
             if name in ranks:
                 alpha = round(_factor(layer, adapter) * divisor, 6)
                 layer.r[adapter], layer.lora_alpha[adapter] = rank, alpha
-            elif isinstance(layer.scaling[adapter], torch.Tensor):  # it adds zeros now, at scale 1
+            elif isinstance(layer.scaling[adapter], torch.Tensor):  # now it adds zeros, at scale 1
                 layer.scaling[adapter].fill_(layer.lora_alpha[adapter] / divisor)
             else:
                 layer.scaling[adapter] = layer.lora_alpha[adapter] / divisor
@@ -129,7 +129,7 @@ class LoraMixin(PeftAdapterMixin):
         self._fused_loras = acting and tuple(replace(lora, fused=True) for lora in acting)
 
     def unload_lora(self) -> None:
-        """Take the LoRAs out, as diffusers does; what was fused stays in the weights."""
+        """Remove the LoRAs, as diffusers does; fused ones stay in the weights."""
         if self._fused_loras:
             self._fused_loras = self.loras_in_use()
         super().unload_lora()
@@ -138,8 +138,8 @@ class LoraMixin(PeftAdapterMixin):
         """The LoRAs that act on the output, in the order in which they are added.
 
         Returns:
-            None if that cannot be known: an adapter that was not read from a file, scales by block, some
-            adapters fused and others not, or weights that an `unfuse_lora` left rounded.
+            None if they cannot be known: an adapter was not read from a file, or scales by block; some
+            adapters are fused and others not; or `unfuse_lora` left the weights rounded.
         """
         if self._fused_loras is None:
             return None
@@ -153,7 +153,7 @@ class LoraMixin(PeftAdapterMixin):
         return [module for module in self.modules() if hasattr(module, "base_layer")]
 
     def _acting_loras(self, *, merged: bool) -> tuple[LoraInUse, ...] | None:
-        """The LoRAs that are added beside the weights, or are merged into them; None if that is not all."""
+        """The LoRAs added beside the weights, or those merged into them; None if some are unknown."""
         layers = self._lora_layers()
         # Those merged into the weights act even when disabled.
         if not any(layer.merged or not layer.disable_adapters for layer in layers):
@@ -171,7 +171,7 @@ class LoraMixin(PeftAdapterMixin):
         return loras if len(loras) == len(adapters) else None
 
     def _lora_at_scale(self, adapter: str, scales: Collection[float | None]) -> LoraInUse | None:
-        """An adapter's LoRA at its only scale; None if no file is known for it, or it has several or none."""
+        """An adapter's LoRA at its only scale; None if its file is unknown, or it has not one scale."""
         config, lora = self._lora_files.get(adapter, (None, None))
         (scale,) = scales if len(scales) == 1 else (None,)
         if lora is None or config is not self.peft_config.get(adapter) or scale is None:
@@ -182,12 +182,12 @@ class LoraMixin(PeftAdapterMixin):
 
 
 def _is_of_kind(layer: Any, *, merged: bool) -> bool:
-    """Whether a layer is one of LoRA, enabled, with its adapters merged or not."""
+    """Whether a layer is an enabled LoRA layer, with its adapters merged or not."""
     return hasattr(layer, "lora_alpha") and not layer.disable_adapters and bool(layer.merged) == merged
 
 
 def _acting_scales(layer: Any, *, merged: bool) -> dict[str, float | None]:
-    """The scale of each adapter that acts in a layer, in the order in which they are added."""
+    """The scale of each active adapter of a layer, in the order in which they are added."""
     names = layer.merged_adapters if merged else layer.active_adapters
     return {name: _scale_of(layer, name) for name in names if name in layer.r}
 
@@ -198,16 +198,16 @@ def has_adapters(module: torch.nn.Module) -> bool:
 
 
 def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_options: Any) -> Path:
-    """The .safetensors of a LoRA on this machine.
+    """The .safetensors file of a LoRA on this machine.
 
     Args:
         source: the file; or a folder or hub id that holds it.
-        weight_name: its name in there; default: the only .safetensors of a folder, or diffusers' name.
-        hub_options: subfolder; and of a hub id: revision, cache_dir, token, local_files_only.
+        weight_name: its name in there; default: the only .safetensors in a folder, or diffusers' name.
+        hub_options: subfolder; and for a hub id: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: it is no .safetensors, or a folder holds several and none is named.
-        FileNotFoundError: there is no such file. OSError: the hub cannot be asked.
+        ValueError: it is not a .safetensors file, or a folder holds several and none is named.
+        FileNotFoundError: the file does not exist. OSError: the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -234,7 +234,7 @@ def find_lora(
 
     Args:
         source: see `find_lora_file`; or tensors, without a file.
-        options: of those who load it; what says where the file is goes out of them.
+        options: the loader's; those that say where the file is are removed from them.
     """
     if isinstance(source, dict):
         return source, list(source)
@@ -247,7 +247,7 @@ def lora_names(file: Path) -> list[str]:
     """Names of the tensors in a LoRA's file.
 
     Raises:
-        ValueError: it is no safetensors.
+        ValueError: it is not a safetensors file.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -257,11 +257,11 @@ def lora_names(file: Path) -> list[str]:
 
 
 def check_lora(source: str | Path) -> Path:
-    """The file of a LoRA, see `find_lora_file`, whose names are those of a LoRA.
+    """The file of a LoRA, see `find_lora_file`, after a check that its names are a LoRA's.
 
     Raises:
-        ValueError: it is no safetensors, or holds other weights, or half a layer.
-        FileNotFoundError, OSError: it is not there.
+        ValueError: it is not a safetensors file, or holds other weights, or half a layer.
+        FileNotFoundError, OSError: it cannot be found.
     """
     file = find_lora_file(source)
     others = [name for name in lora_names(file) if ".lora" not in name]
@@ -272,18 +272,18 @@ def check_lora(source: str | Path) -> Path:
 
 
 def check_lora_fits(file: Path, model: torch.nn.Module) -> None:
-    """Refuse a LoRA that has tensors for layers which a model does not have: ValueError; it names them."""
+    """Refuse a LoRA with tensors for layers that a model does not have: ValueError, which names them."""
     names = lora_names(file)
     _check_names(names, lora_prefix(names), {name for name, _ in model.named_modules()})
 
 
 def lora_prefix(names: Collection[str]) -> str | None:
-    """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
+    """The prefix "transformer" if names begin with it, as diffusers pipelines save them; else None."""
     return "transformer" if any(name.startswith("transformer.") for name in names) else None
 
 
 def _check_names(names: Collection[str], prefix: str | None, modules: Collection[str]) -> None:
-    """Refuse what diffusers would leave out with no more than a warning."""
+    """Refuse what diffusers would leave out with only a warning."""
     start = "" if prefix is None else f"{prefix}."
     own_names = [name.removeprefix(start) for name in names if name.startswith(start)]
     if not own_names:
@@ -301,7 +301,7 @@ def _check_names(names: Collection[str], prefix: str | None, modules: Collection
 
 
 def _check_pairs(names: Collection[str]) -> None:
-    """Refuse half a LoRA: each layer of one is a product of two matrices."""
+    """Refuse half a LoRA: for each layer it holds a product of two matrices."""
     pairs = [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up")]
     for here, there in [*pairs, *(pair[::-1] for pair in pairs)]:
         for name in names:
@@ -312,18 +312,18 @@ def _check_pairs(names: Collection[str]) -> None:
 
 
 def lora_of_file(adapter: str, file: Path) -> LoraInUse:
-    """A LoRA as it is read from a file, at scale 1."""
+    """A LoRA as read from a file, at scale 1."""
     return LoraInUse(adapter, file.name, file.stat().st_size, file_digest(file))
 
 
 def _scale_of(layer: Any, adapter: str) -> float | None:
-    """The scale that `set_adapters` makes into the layer's factor, bit for bit; None if there is none."""
+    """The scale from which `set_adapters` makes the layer's factor, bit for bit; None if there is none."""
     alpha, rank, factor = layer.lora_alpha[adapter], layer.r[adapter], _factor(layer, adapter)
     divisor = math.sqrt(rank) if layer.use_rslora.get(adapter, False) else rank
     if alpha == 0:
         return None
     exact = factor * divisor / alpha
-    # `enable_lora_hotswap` keeps factors in tensors of float32.
+    # `enable_lora_hotswap` keeps factors in float32 tensors.
     is_narrow = isinstance(layer.scaling[adapter], torch.Tensor)
     for scale in (round(exact, 6 if is_narrow else 9), exact):
         made = scale * alpha / divisor
@@ -333,17 +333,17 @@ def _scale_of(layer: Any, adapter: str) -> float | None:
 
 
 def _factor(layer: Any, adapter: str) -> float:
-    """What an adapter's product is multiplied with in a layer: alpha over rank, times the scale."""
+    """The factor on an adapter's product in a layer: alpha over rank, times the scale."""
     return float(layer.scaling[adapter])
 
 
 def _rank_here(layer: Any, adapter: str) -> int:
-    """The rank of an adapter's matrices as they are in memory."""
+    """The rank of an adapter's matrices in memory."""
     return int(layer.lora_A[adapter].weight.shape[0])
 
 
 def _ranks(source: Path | Mapping[str, torch.Tensor], prefix: str | None) -> dict[str, int]:
-    """The rank of each layer in a LoRA of diffusers' or peft's names, by the layer's name."""
+    """The rank of each layer in a LoRA with diffusers' or peft's names, by the layer's name."""
     start = "" if prefix is None else f"{prefix}."
     tensors = load_file(source) if isinstance(source, Path) else source
     rows = ((name.removeprefix(start), tensor) for name, tensor in tensors.items())

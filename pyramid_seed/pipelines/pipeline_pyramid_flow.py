@@ -682,7 +682,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 if "latents" in returned:
                     latents = check_replaced(returned["latents"], latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
-            # After its last step a unit is finished before the run stops; with several processes, at any step.
+            # After its last step a unit is finished before the run stops; with several processes, always.
             if self.interrupt and processes is None and not request.ends_unit(place):
                 return None
             return latents
