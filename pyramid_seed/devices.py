@@ -1,4 +1,4 @@
-"""Devices that people name, checked before there is anything to do on them."""
+"""Devices that people name, checked before any work is done on them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def parse_device(device: str | torch.device, name: str = "device") -> torch.device:
-    """The device of a text such as "cuda:1". ValueError, with `name`, if torch knows none of that name."""
+    """The device of a text such as "cuda:1". ValueError, with `name`, if torch knows no such device."""
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -16,10 +16,10 @@ def parse_device(device: str | torch.device, name: str = "device") -> torch.devi
 
 
 def usable_device(device: str | torch.device, name: str = "device") -> torch.device:
-    """The device, if something can be put on it here.
+    """The device, if it can be used here.
 
     Raises:
-        ValueError: there is none of that name, or this machine, or this build of torch, cannot use it.
+        ValueError: it does not exist, or this machine, or this build of torch, cannot use it.
     """
     parsed = parse_device(device, name)
     try:

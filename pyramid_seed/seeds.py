@@ -13,7 +13,7 @@ ROOT_LIMIT = 2**64
 
 
 def check_root(root: int) -> None:
-    """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
+    """Refuse anything but a root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
     check_int("seed", root)
     if not 0 <= root < ROOT_LIMIT:
         nearest = min(max(root, 0), ROOT_LIMIT - 1)
@@ -21,24 +21,24 @@ def check_root(root: int) -> None:
 
 
 def plain_root(root: Any) -> int:
-    """A root seed of any library's whole numbers, such as NumPy's, as Python's; raises as `check_root`."""
+    """A root seed of any library's integer type, such as NumPy's, as an int; raises as `check_root`."""
     plain: Any = root if isinstance(root, bool) or not isinstance(root, Integral) else int(root)
     check_root(plain)
     return int(plain)
 
 
 def parse_root(text: str) -> int:
-    """The root seed that a text of ASCII digits names, as on a command line, in a list or in a manifest.
+    """The root seed in a text of ASCII digits, as on a command line, in a list or in a manifest.
 
     Raises:
-        ValueError: it names none.
+        ValueError: the text is not a root seed.
     """
-    # Far longer numbers are refused by their length: reading one of a million digits takes minutes.
+    # Much longer numbers are refused by length: parsing a million digits takes minutes.
     if not (text.isascii() and text.isdecimal()) or len(text) > 40 or int(text) >= ROOT_LIMIT:
         raise ValueError(f"seed must be a whole number in 0 .. 2**64 - 1, got {text[:60]!r}")
     return int(text)
 
 
 def root_from_entropy() -> int:
-    """A root seed from the operating system's entropy; never twice the same, for all practical purposes."""
+    """A root seed from the operating system's entropy; for all practical purposes never the same twice."""
     return secrets.randbelow(ROOT_LIMIT)
