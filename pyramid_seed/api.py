@@ -493,7 +493,7 @@ def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset |
 
 
 def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
-    """Refuse callbacks that cannot be called, and sinks that are not one: TypeError."""
+    """Refuse callbacks that cannot be called, and a sink of another type: TypeError."""
     check_kinds(sink=(sink, FrameFile))
     for name, callback in callbacks.items():
         if callback is not None and not callable(callback):

@@ -62,7 +62,7 @@ class SeedReport:
 def seed_everything(seed: int) -> SeedReport:
     """Seed every global generator of this process: Python's, NumPy's, torch's on the CPU and on all devices.
 
-    Below 2**32, each takes the seed unchanged. Above, no bit is dropped either: Python takes the whole seed;
+    Below 2**32, each takes the seed unchanged. From there on, no bit is dropped either: Python takes it all;
     NumPy takes its two 32-bit words; torch, whose CPU generator uses only the low 32 bits, takes the first 8
     bytes, little-endian, of BLAKE2b over `pyramid-seed/global/<seed>`. All torch devices get the same seed
     (CUDA, MPS, XPU and others that torch knows); this does not start an accelerator.
@@ -131,7 +131,7 @@ class Setting:
         strict, relaxed: its value at each level; None leaves it as found.
         why: one sentence for people.
         get, set: read and write it. Writing back the value read restores it exactly.
-        applies: whether it can be set in this process.
+        applies: whether there is anything to set in this process.
     """
 
     name: str

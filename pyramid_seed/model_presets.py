@@ -1,4 +1,4 @@
-"""The settings that a model is made for: those in its folder, or those of the preset that knows it."""
+"""The settings that a model is made for: those in its folder, or those of a preset for it."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def saved_files(
         variant: the `variant` of `save_pretrained`; parts without weights for it are loaded without one.
 
     Raises:
-        ValueError: there are no weights for the variant, or only some for variants and none was named.
+        ValueError: there are no weights for the variant, or only for variants, and none was named.
     """
     names = [
         name

@@ -43,7 +43,7 @@ class Converted(NamedTuple):
     pickle: str
 
     def check(self, *, fresh: bool = False) -> str:
-        """The file's SHA-256, if it is still the one at its writing; else ValueError."""
+        """The file's SHA-256, if unchanged since it was written; else ValueError."""
         (row,) = weight_digests(self.path.parent, [self.path.name], fresh=fresh)
         if row["sha256"] != self.sha256:
             raise ValueError(f"{self.path} is damaged; delete its folder, and it will be made again")
@@ -67,7 +67,7 @@ def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Co
     Args:
         paths: the pickle, or its shards, in one folder.
         model_of: called with the part's name before a conversion; returns the model without weights that the
-            tensors must fit: none missing, none more, all finite.
+            tensors must fit: none missing, none extra, all finite.
 
     Raises:
         ValueError: the pickle asks for more than tensors, is damaged or does not fit; the message names it.

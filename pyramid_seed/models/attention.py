@@ -163,7 +163,7 @@ class PyramidAttnProcessor:
 def rotate(tokens_BSHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
     """Rotate the pairs of neighbouring values in tokens (B, S, H, D).
 
-    This is diffusers' `apply_rotary_emb`, which sums real numbers; compiled code fuses that, otherwise one
+    diffusers' `apply_rotary_emb` does it by sums of real numbers, which compiled code fuses; otherwise one
     product of complex numbers is many times faster on a CPU.
     """
     if torch.compiler.is_compiling():

@@ -1,7 +1,7 @@
 """The calls that attention is made of: a few, however long the clip.
 
-The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So a time may
-attend to a prefix of the sequence. A time with its own call needs no mask; neighbouring times that share a
+The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So each time
+attends to a prefix of the sequence. A time with its own call needs no mask; neighbouring times that share a
 call see all of its keys except those that a mask hides.
 
 Shape suffixes: B batch, S tokens, Q query tokens, K key tokens.
@@ -21,9 +21,9 @@ SMALL_TIME = 384
 """Tokens up to which a time shares calls: a coarse frame at 768p with 128 of text, a middle one at 384p."""
 SHARED_TOKENS = 2304
 """Tokens from the start of the sequence among which times share calls: all coarse ones of 31 units at
-384p. A mask slows a GPU down more than small calls that leave it waiting, see docs/performance.md."""
+384p. A mask slows a GPU down, but the calls of small times leave it waiting, see docs/performance.md."""
 CALL_COST = 128**2
-"""Pairs of query and key that may be computed in vain to save a call."""
+"""Pairs of query and key that may be computed needlessly to save a call."""
 MASKED_PAIRS = 512**2
 """Pairs up to which samples with different padding share a call, and a mask."""
 
@@ -46,7 +46,7 @@ class AttentionCall:
     """One call: tokens `start` to `stop` are the queries, those from `front` to `stop` the keys.
 
     Attributes:
-        samples: those of the batch.
+        samples: which samples of the batch.
         front: tokens of padding, neither queries nor keys; 0 where a mask hides them.
         start, stop: the queries, apart from padding; no other call for these samples has them.
         mask: additive (B or 1, 1, Q, K), 0 or minus infinity; None where all keys are visible.

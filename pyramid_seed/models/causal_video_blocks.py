@@ -50,7 +50,7 @@ class Follower(Protocol):
     """Runs a chunk while the previous one is still in progress; for example `pieces.workers.Workers`."""
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Return once `holds()` is true; it is checked again whenever somebody calls `tell`."""
+        """Return once `holds()` is true; it is checked again at each call of `tell`."""
         ...
 
     def tell(self) -> None:

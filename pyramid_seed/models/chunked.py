@@ -92,7 +92,7 @@ class ChunkedRunner:
     def next_chunk(self, follower: Follower, *, is_last: bool = False) -> Callable[[Tensor], Tensor]:
         """As a call, for a chunk that may run while earlier ones are still in progress.
 
-        To be called in the order of the chunks, always with the same arguments; the result takes the chunk.
+        To be called once per chunk, in their order; the result takes the chunk.
         """
         if is_last and self._linked is None:
             return partial(self._run, cache=lambda _: None)  # the clip is one chunk
@@ -130,7 +130,7 @@ class ChunkedRunner:
 
 
 class _Links:
-    """The caches of one chunk, each linked to its cache in the previous chunk."""
+    """The caches of one chunk, each linked to that of the previous chunk."""
 
     def __init__(self, before: _Links | None, follower: Follower, is_last: bool) -> None:
         self._before = before

@@ -80,7 +80,7 @@ class NoiseLedger:
 def draws_of_clip(
     num_units: int, shape: LatentShape, *, with_image: bool = False
 ) -> list[tuple[NoiseKey, LatentShape]]:
-    """Every draw that a clip makes, with its shape, in order: it is known before anything runs.
+    """Every draw that a clip makes, with its shape, in order, known before anything runs.
 
     Args:
         num_units: units of the clip.

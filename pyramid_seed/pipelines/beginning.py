@@ -16,7 +16,7 @@ TEXT_NAMES = ("prompt", "negative_prompt")
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """The first k units of a clip that goes on from them.
+    """The first k units of a clip that continues from them.
 
     A clip continued from its beginning equals the clip made in one go, with its ledger and all its digests,
     as far as the digests of the beginning are known.

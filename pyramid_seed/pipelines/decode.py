@@ -46,7 +46,7 @@ class ClipDecoder(UnitDecoder):
         vae: the decoder.
         on_chunk: called as (chunk, values), in order, with the values that `convert` made.
         convert: makes values from pixels (1, 3, t, s H, s W), float32 in [-1, 1], on the VAE's device.
-        workers: share the work; None: the caller does it all.
+        workers: those that share the work; None: the caller does it all.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class FrameCollector:
         output_type: the pipeline's argument.
         num_clips: the number of clips.
         on_frames: the pipeline's `callback_on_chunk_end`.
-        workers: share the decoding; None: the caller does it all.
+        workers: those that share the decoding; None: the caller does it all.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FrameCollector:
             is_kept = self._output_type == "uint8"
 
             def on_bytes(chunk: int, values: torch.Tensor) -> None:
-                frames = values.numpy().copy()  # pinned memory of CUDA is scarce
+                frames = values.numpy().copy()  # frames from CUDA lie in scarce pinned memory
                 if is_kept:
                     kept.append(frames if on_frames is None else frames.copy())
                 if on_frames is not None:

@@ -28,7 +28,7 @@ class PyramidFlowPipelineOutput(BaseOutput):
         stage_digests: for each clip and unit, the SHA-256 of its latents after each stage, see
             `stages.StageDigests`; () for an encoded image, None where a beginning lacks them.
         attention: how attention was computed, see `AttentionPath`.
-        interrupted: the run was stopped: it holds only finished clips, or the finished units of the first.
+        interrupted: the run was stopped: there are only finished clips, or finished units of the first.
     """
 
     frames: Any

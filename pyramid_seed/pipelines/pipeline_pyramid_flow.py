@@ -665,7 +665,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
         processes: Processes | None,
     ) -> torch.Tensor | None:
-        """Latents (1, C, t, h, w) of one clip on the CPU, fewer if stopped; None without a whole unit.
+        """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
 
         Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
         """

@@ -93,7 +93,7 @@ def check_agreement(
     negatives: Sequence[TextEmbeddings | None],
     first_units: Sequence[torch.Tensor | None],
 ) -> None:
-    """Refuse to go on unless all processes are to make the same clips: RuntimeError on each of them.
+    """Refuse to continue unless all processes will make the same clips: RuntimeError on each of them.
 
     Args:
         processes: those that make the clips.
@@ -122,7 +122,7 @@ def worker_count(
     """How many threads may compute at a time.
 
     More than one only on a CPU at level strict, where each kernel has one thread: elsewhere a kernel uses all
-    cores, or the device. Also one where hooks move weights, a step cache acts or blocks are compiled, as
+    cores, or the device. Only one, too, where hooks move weights, a step cache acts or blocks are compiled:
     these allow only one call of a model at a time.
 
     Raises:

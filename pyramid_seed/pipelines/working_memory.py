@@ -33,7 +33,7 @@ def miniflux_step_bytes(
     held = 3 + 1 + MLP_RATIO
     # With two-byte values, keys are rotated and normalised as float32.
     norm = 4 + (3 * 2 if itemsize == 2 else 2)  # query, key, value and normalised queries beside it
-    attention = 3 + 2 + 1  # query, key, value, both rotated, what is attended
+    attention = 3 + 2 + 1  # query, key, value, both rotated, attended values
     block = (held + max(norm, attention)) * num_tokens
     return _pair(block * width, width, head_dim, num_tokens, itemsize)
 
