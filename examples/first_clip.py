@@ -16,5 +16,5 @@ with TemporaryDirectory() as folder:
 
     # The file says how it was made: this makes it again from nothing else, and compares every step.
     verification = verify(path)
-    print("the same clip" if verification.difference is None else f"differs: {verification.difference}")
-    assert verification.difference is None
+    print("the same clip" if verification.same else f"differs: {verification.difference}")
+    assert verification.same

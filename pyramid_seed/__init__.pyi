@@ -14,6 +14,11 @@ from .determinism import seed_worker as seed_worker
 from .environment import environment_fingerprint as environment_fingerprint
 from .explore.sweep import SweepSummary as SweepSummary
 from .explore.sweep import run_sweep as run_sweep
+from .keying.audit import Audit as Audit
+from .keying.audit import audit as audit
+from .keying.clip import KeyedClip as KeyedClip
+from .keying.pipeline import KeyedPipeline as KeyedPipeline
+from .keying.pipeline import keyed as keyed
 from .loading import load_pipeline as load_pipeline
 from .media.frame_file import FrameFile as FrameFile
 from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo

@@ -14,7 +14,7 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from .checkpoints.source import RecognisedModel
-from .checks import check_kinds
+from .checks import check_kinds, check_list
 from .choices import AfterUse, AttentionPath, DeterminismLevel
 from .clip import Clip
 from .determinism import attention_backend_at
@@ -187,8 +187,9 @@ def encode_prompts(
     Raises:
         ValueError, TypeError: an argument does not fit; nothing has been computed yet.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise TypeError(f"prompts must be a list of at least one str, got {prompts!r:.60}")
+    check_list("prompts", prompts, "at least one str")
+    if not prompts:
+        raise TypeError("prompts must be a list of at least one str, got none")
     for prompt in prompts:
         check_prompt(prompt)
     RunOptions(device, determinism=determinism).check()
@@ -206,7 +207,7 @@ def _noise(
     Raises:
         ValueError, TypeError: the seed is not one, or the branches do not rise.
     """
-    check_kinds(branches=(branches, Sequence))
+    check_list("branches", branches, "Branch")
     for branch in branches:
         check_kinds(branches=(branch, Branch))
     root = root_from_entropy() if seed is None else plain_root(seed)
@@ -310,15 +311,7 @@ def make_clip(
     started = time.perf_counter() if started is None else started
     embeds = opened_texts(prompt_embeds)
     (weights, weights_note), loras = weights_of(pipeline, embeds), lora_rows(pipeline)
-    arguments = _arguments(recipe.settings, image)
-    if embeds is None:
-        arguments["prompt"] = recipe.prompt
-    else:
-        request = check_request(pipeline.geometry, recipe.prompt, recipe.settings, image, embeds)
-        texts = texts_of(recipe.prompt, recipe.settings, request)
-        embeds.check_beginning({} if beginning is None else beginning.text_digests, *texts)
-        del arguments["negative_prompt"]
-        arguments |= embeds.arguments(*texts)
+    arguments = call_arguments(recipe, pipeline, image=image, beginning=beginning, embeds=embeds)
     loaded = time.perf_counter()
     environment = environment_fingerprint(
         pipeline._execution_device,
@@ -339,14 +332,10 @@ def make_clip(
 
     with pipeline.vae.tiling_set(recipe.vae_tiling):
         output = pipeline(
-            beginning=beginning,
-            noise=NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
             text_encoders=text_encoders,
             workers=workers,
             processes=processes,
             output_type="uint8" if sink is None and has_frames(processes) else "latent",
-            determinism=recipe.determinism,
-            attention=recipe.attention,
             show_progress=progress,
             callback_on_step_end=on_step,
             callback_on_unit_end=on_unit,
@@ -389,6 +378,37 @@ def make_clip(
         held_frames=output.frames[0] if sink is None and has_frames(processes) else None,
         frame_file=sink,
     )
+
+
+def call_arguments(
+    recipe: Recipe,
+    pipeline: PyramidFlowPipeline,
+    *,
+    image: PipelineImageInput | None,
+    beginning: Beginning | None,
+    embeds: EncodedTexts | None,
+) -> dict[str, Any]:
+    """Arguments of a pipeline's call that say what the clip of a recipe is; raises as `check_request`.
+
+    Args:
+        recipe, pipeline, image, beginning: see `make_clip`.
+        embeds: its texts, encoded beforehand; None, to encode them.
+    """
+    arguments = _arguments(recipe.settings, image)
+    if embeds is None:
+        arguments["prompt"] = recipe.prompt
+    else:
+        request = check_request(pipeline.geometry, recipe.prompt, recipe.settings, image, embeds)
+        texts = texts_of(recipe.prompt, recipe.settings, request)
+        embeds.check_beginning({} if beginning is None else beginning.text_digests, *texts)
+        del arguments["negative_prompt"]
+        arguments |= embeds.arguments(*texts)
+    return arguments | {
+        "beginning": beginning,
+        "noise": NoiseStreams(recipe.seed, recipe.noise_device, recipe.branches),
+        "determinism": recipe.determinism,
+        "attention": recipe.attention,
+    }
 
 
 def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:

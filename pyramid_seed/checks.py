@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
+from os import PathLike
 
 
 def check_int(name: str, value: object, minimum: int | None = None, maximum: int | None = None) -> None:
@@ -33,8 +34,8 @@ def check_finite(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse anything but one of the choices; the error names the one spelled most like it."""
-    if value not in choices:
+    """Refuse what is not one of the choices; the error names the one spelled most like it."""
+    if not isinstance(value, str) or value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 
@@ -44,6 +45,18 @@ def check_kinds(**arguments: tuple[object, type]) -> None:
     for name, (value, kind) in arguments.items():
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Refuse what is no path, which bytes are not: TypeError."""
+    if not isinstance(value, str | PathLike):
+        raise TypeError(f"{name} must be a path, as str or Path, got {type(value).__name__}")
+
+
+def check_list(name: str, value: object, of: str) -> None:
+    """Refuse what is no list or tuple; a str or bytes is none: TypeError."""
+    if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of {of}, got {value!r:.60}")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

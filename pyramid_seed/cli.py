@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from .commands import (
+    audit,
     batch,
+    check,
     compare,
     diff,
     encode,
@@ -19,6 +21,8 @@ from .commands import (
     generate,
     models,
     presets,
+    record,
+    regenerate,
     show,
     sweep,
     ui,
@@ -88,7 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, batch, encode, sweep, extend
-    for command in (*makers, show, verify, diff, compare, presets, fetch, models, ui):
+    makers = generate, batch, encode, sweep, extend, regenerate
+    checkers = show, verify, diff, compare, record, check
+    for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)
     return parser

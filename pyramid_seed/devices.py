@@ -6,10 +6,16 @@ import torch
 
 
 def parse_device(device: str | torch.device, name: str = "device") -> torch.device:
-    """The device of a text such as "cuda:1". ValueError, with `name`, if torch knows no such device."""
+    """The device of a text such as "cuda:1".
+
+    Raises:
+        ValueError, with `name`: torch knows none of that name. TypeError: it is no text.
+    """
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"{name} must be a str such as cpu or cuda, got {device!r:.60}")
     try:
         return torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeError) as error:
         raise ValueError(
             f"{name} must be one that torch knows, such as cpu, cuda or mps, got {device!r}"
         ) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +48,20 @@ VARIABLES = (
 
 Variables that only set the number of threads are left out: that number is itself recorded, and launchers set
 it for their processes.
+"""
+
+_DECISIVE = (
+    "packages.torch",
+    "packages.diffusers",
+    "packages.transformers",
+    "libraries.cud",
+    "platform.",
+    "cpu.",
+    "device.",
+)
+"""Fields of a fingerprint, by their beginning, with which other kernels run.
+
+The others change no bit at level strict, or were changed on purpose, such as a variable that chooses kernels.
 """
 
 CUDA_VARIABLES = (
@@ -128,6 +142,11 @@ def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[
     fields = [*flat_a, *(field for field in flat_b if field not in flat_a)]
     pairs = ((field, flat_a.get(field), flat_b.get(field)) for field in fields)
     return [Difference(field, left, right) for field, left, right in pairs if left != right]
+
+
+def kernel_differences(differences: Iterable[Difference]) -> list[Difference]:
+    """Those differences of two environments with which other kernels run: bits may differ for them alone."""
+    return [each for each in differences if each.field.startswith(_DECISIVE)]
 
 
 def _flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

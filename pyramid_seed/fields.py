@@ -57,7 +57,7 @@ class Field:
         is_one_of_several = self.is_several and not isinstance(value, list | None)
         try:
             return msgspec.convert([value] if is_one_of_several else value, self.type)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair has no UTF-8
             rule = [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
             rule += self._limit(value)
             raise ValueError(

@@ -15,17 +15,18 @@ import time
 import unicodedata
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import msgspec
 import psutil
 
-# Temporary names: `.`, 16 hexadecimal digits that identify the owner (6 for the machine, 6 for the process, 4
-# random), `.tmp` and the ending. The file's own name is left out: it may be as long as a name can be.
-_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}\.tmp(\.\w+)?")
-_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file waits that long between its last byte and its name
+# Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
+# random), `.tmp` and the ending, or `-tmp` where there is none. The name of the file is not in it: it may be
+# as long as a name can be.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}[.-]tmp(\.[^.]+)?")
+_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
 
@@ -42,9 +43,9 @@ class FileRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path`; whatever is made there is renamed to `path` when the block ends.
 
-    The block may make a file or a folder. Missing parent folders are created. If the block raises, what it
-    made is removed and `path` is as it was. The temporary path has the ending of `path`. Half-written files
-    that killed processes left in the folder are removed, see `clear_leftovers`.
+    The block may make a file or a folder. Missing parent folders are created. If the block raises, what was
+    made is removed, and `path` is as it was. The temporary path has the ending of `path`. What killed
+    processes left half-written in the folder is removed, see `clear_leftovers`.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
@@ -53,27 +54,53 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     path = real_path(path)  # making the parents could change the meaning of ".."
     check_free(path, overwrite=overwrite)
     check_reachable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_once(path.parent)
     owner = f"{_machine()}{os.getpid() % 16**6:06x}"
-    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}.tmp{path.suffix}")
+    ending = f".tmp{path.suffix}" if path.suffix else "-tmp"
+    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}{ending}")
+    with without_new_folders(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_once(path.parent)
+        try:
+            yield temporary
+            check_free(path, overwrite=overwrite)  # somebody else may have been faster
+            if temporary.is_dir() and path.exists():
+                _swap_folder(temporary, path)
+            else:
+                temporary.replace(path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, "No space left, nothing was written", str(path)) from error
+            raise
+        finally:
+            _remove(temporary)
+
+
+@contextmanager
+def without_new_folders(folder: Path) -> Iterator[None]:
+    """If the block raises, remove `folder` and those above it that were missing, as far as they are empty."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        yield temporary
-        check_free(path, overwrite=overwrite)  # another process may have been faster
-        if temporary.is_dir() and path.exists():
-            _swap_folder(temporary, path)
-        else:
-            temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, "No space left, nothing was written", str(path)) from error
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
         raise
-    finally:
-        _remove(temporary)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that no file can have: ValueError."""
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise ValueError(f"no file can be named {os.fspath(path)!r:.80}; use letters, digits, - and _")
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path without links; if these form a loop, `Path.resolve` raises a RuntimeError."""
+    """The absolute path without links; where these go round in a circle, `Path.resolve` is a RuntimeError."""
+    check_name(path)
     return Path(os.path.realpath(path))
 
 
@@ -116,7 +143,8 @@ def check_space(path: Path, size: int, what: str, advice: str) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Raise OSError that names `path` unless it is a file that can be read at once: a FIFO would wait."""
+    """Raise OSError, which names it, unless `path` is a file that is read at once: a FIFO would wait."""
+    check_name(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -210,7 +238,7 @@ def _swap_folder(new: Path, old: Path) -> None:
     if _exchange(new, old):
         _remove(new)
         return
-    aside = new.with_name(f"{new.name}.old")
+    aside = new.with_name(f".old{new.name}")  # which is no temporary name: nobody removes it
     old.replace(aside)
     try:
         new.replace(old)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypedDict
+from typing import Annotated, Any, TypeAlias, TypedDict, cast
 
 from msgspec import Meta
 
@@ -313,6 +313,9 @@ def list_presets() -> tuple[str, ...]:
 def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
     """Read a preset by its name, or from a file of your own (a path that ends in .yaml or .yml).
 
+    A file gives every setting that has no default; or `base: NAME`, a preset of the package, and the
+    settings that differ from that one's.
+
     Raises:
         ValueError: an unknown name; or a file with an unknown, repeated or missing key, or a wrong value.
             The message names file, key and value, and the nearest known one.
@@ -351,6 +354,19 @@ def _read(path: Path) -> Preset:
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a valid preset: expected `key: value` lines, got {values!r:.60}")
     try:
-        return preset_of(path.stem, values)
+        if "base" not in values:
+            return preset_of(path.stem, values)
+        return replace(with_settings(_base(values.pop("base")), cast("Settings", values)), name=path.stem)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _base(name: object) -> Preset:
+    """The preset that a file starts from: one of the package's own, so that no file depends on another."""
+    names = list_presets()
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(
+            f"base must be a preset of the package, got {name!r:.60}{did_you_mean(str(name), names)} "
+            f"Known are {', '.join(names)}"
+        )
+    return load_preset(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.image_processor import PipelineImageInput
 
 from .api import (
@@ -27,11 +28,14 @@ from .api import (
     weights_of,
 )
 from .checkpoints.source import is_hub_id, read_source
-from .checks import check_choice, check_kinds
-from .choices import AFTER_USE, AfterUse
+from .checks import check_int, check_kinds, check_list, check_path, did_you_mean
+from .choices import AfterUse
 from .clip import Clip
+from .devices import usable_device
 from .dtypes import dtype_name
 from .first_image import in_clip_size
+from .keying.manifest import check_keyed_manifest, is_keyed, read_any_manifest
+from .keying.verify import load_pipeline_of, verify_keyed
 from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
@@ -51,10 +55,12 @@ from .provenance.manifest import (
     recipe_of,
     unit_digests,
 )
+from .provenance.sample import sample_units
 from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
 from .run_options import RunOptions
 from .shared_pipeline import shared_pipeline
+from .spot_check import remake_from_latents
 
 AnyClip: TypeAlias = Clip | str | Path | Mapping[str, Any]
 """A clip in memory; a saved one, with its manifest in it or beside it; or a manifest."""
@@ -103,8 +109,8 @@ def regenerate(
         OSError: the weights cannot be read.
     """
     original = _original(clip)
+    _start(making, original.recipe, device, pipeline, loras)
     image = _checked_image(original.recipe, image)
-    _start(making, original.recipe)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
@@ -114,33 +120,55 @@ def verify(
     clip: AnyClip,
     *,
     noise_only: bool = False,
+    sample: int | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: DiffusionPipeline | None = None,
+    arguments: Mapping[str, Any] | None = None,
     progress: bool = True,
     **making: Unpack[Making],
 ) -> Verification:
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
     Args:
-        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file.
+        clip: a `Clip`, the path of a saved one, or a manifest; only of a saved clip there is a file. One of a
+            `keyed` pipeline needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
         noise_only: only draw the noise again, which needs no model.
+        sample: make only so many units again, chosen by the operating system's random numbers, each from the
+            clip's latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
+            frames and the file are compared all the same. `Verification.sample` says with which chance a
+            forged unit would have been seen.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; there is no sink.
+        arguments: of a keyed clip, those of its call that its manifest holds by digest only.
 
     Raises:
-        ValueError, OSError: it could not be run, as in `regenerate`.
+        ValueError, OSError: it could not be run, as in `regenerate`; or there are no latents to sample from,
+            or others than the manifest's.
         TypeError: a sink was given.
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
+    recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
+    if is_keyed(recorded):
+        ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
+        if useless := sorted(name for name, value in ours.items() if value not in (False, (), None, "keep")):
+            raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+        given = {**(arguments or {}), **({} if image is None else {"image": image})}
+        return _verify_keyed(recorded, clip, model, device, pipeline, given, progress)
+    if arguments is not None:
+        raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
+    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
     original = _original(clip)
+    if noise_only and sample is not None:
+        raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
+    embeds = _start(making, original.recipe, device, pipeline, loras)
     if noise_only:
         return verify_noise(original.manifest, original.path)
+    latents = None if sample is None else _latents_to_sample(original, sample, making)
     image = _checked_image(original.recipe, image)
     weights_here: Sequence[Mapping[str, Any]] | None
-    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     if pipeline is None:
         _check_cache(original)
         _lora_files(original.manifest, loras)
@@ -155,6 +183,13 @@ def verify(
     weights = verify_weights(original.manifest, weights_here)
     if weights.difference is not None:
         return weights
+    if sample is not None and latents is not None:
+        loaded = _model_of(original, model, loras, device, pipeline, making)
+        chosen = sample_units(latents.shape[2], sample)
+        remade, manifest = remake_from_latents(
+            original.recipe, loaded, latents, chosen.units, image=image, progress=progress, **making
+        )
+        return verify_clip(original.manifest, original.path, weights, manifest, remade.held_frames, chosen)
     again = regenerate(
         clip,
         model=model,
@@ -204,10 +239,10 @@ def extend(
     longer, kept = plan_extension(
         recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
+    _start(making, longer, device, pipeline, loras)
     latents = original.latents()
     if latents is None:
         image = _checked_image(recipe, image)
-    _start(making, longer)
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
@@ -222,6 +257,26 @@ def extend(
         image_digest=recipe.image_digest,
     )
     return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
+
+
+def _verify_keyed(
+    manifest: Any,
+    clip: AnyClip,
+    model: str | Path | None,
+    device: str | None,
+    pipeline: DiffusionPipeline | None,
+    arguments: Mapping[str, Any],
+    progress: bool,
+) -> Verification:
+    check_keyed_manifest(manifest, "the manifest")
+    if pipeline is None and model is None:
+        raise ValueError(
+            f"the clip was made with {manifest['pipeline']['type']}; say where it is here: --model FOLDER"
+        )
+    if pipeline is None:
+        pipeline = load_pipeline_of(manifest, str(model), device)
+    pipeline.set_progress_bar_config(disable=not progress)
+    return verify_keyed(manifest, Path(clip) if isinstance(clip, str | Path) else None, pipeline, arguments)
 
 
 @dataclass(frozen=True)
@@ -257,6 +312,8 @@ class _Original:
         if self.clip is not None and self.clip.source is not None:
             return str(self.clip.source.folder)
         if reference["kind"] == "embedded":
+            if not str(reference["name"]).startswith("embedded:"):  # a manifest may be anybody's, see below
+                raise ValueError(f"the manifest must name embedded:NAME, got {reference['name']!r:.80}")
             return str(reference["name"])
         if reference["kind"] == "hub":
             name, revision, variant = reference["name"], reference["revision"], self.recipe.settings.variant
@@ -284,14 +341,51 @@ def _original(clip: AnyClip) -> _Original:
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
-def _start(making: Making, recipe: Recipe) -> None:
-    sink = making.get("sink")
+def _start(
+    making: Making,
+    recipe: Recipe,
+    device: str | None,
+    pipeline: PyramidFlowPipeline | None,
+    loras: Sequence[str | Path],
+) -> EncodedTexts | None:
+    """Refuse what cannot be run here, before weights are read; open the sink and the texts, return these."""
+    if unknown := making.keys() - Making.__annotations__:
+        name = min(unknown)
+        raise TypeError(f"there is no argument {name!r}{did_you_mean(name, tuple(Making.__annotations__))}")
+    sink, processes = making.get("sink"), making.get("processes")
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
-    check_kinds(processes=(making.get("processes"), Processes))
-    check_choice("text_encoders", making.get("text_encoders", "keep"), AFTER_USE)
-    making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
-    making["sink"] = started_sink(sink, recipe.settings, making.get("processes"))
+    check_kinds(processes=(processes, Processes), pipeline=(pipeline, PyramidFlowPipeline))
+    check_list("loras", loras, "paths")
+    for file in loras:
+        check_path("loras", file)
+    options = RunOptions(
+        device,
+        recipe.noise_device,
+        workers=making.get("workers"),
+        text_encoders=making.get("text_encoders", "keep"),
+    )
+    options.check()
+    if device is not None:
+        usable_device(device)
+    embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
+    making["sink"] = started_sink(sink, recipe.settings, processes)
+    return embeds
+
+
+def _latents_to_sample(original: _Original, sample: int, making: Making) -> torch.Tensor:
+    """The clip's latents (1, C, t, h, w), of which so many units can be made again."""
+    check_int("sample", sample, 1, original.manifest["geometry"]["num_units"])
+    if making.get("processes") is not None:
+        raise ValueError(
+            "a sample is made by one process; run verify without a launcher, or without a sample"
+        )
+    if (latents := original.latents()) is None:
+        raise ValueError(
+            "a sample needs the clip's latents, which --keep-latents (keep_latents=True) writes beside it as "
+            f"{latents_path(original.path or Path('clip.mp4')).name}; verify the whole clip without a sample"
+        )
+    return latents
 
 
 def _unit_check(

@@ -72,15 +72,17 @@ class RunOptions:
         """Refuse options that cannot work here, before anything is loaded.
 
         Raises:
-            ValueError: a word is unknown, or this machine does not have the noise device.
+            ValueError: an unknown word or device, or a noise device that this machine does not have.
         """
         for name, field in RUN_OPTIONS.items():
             value = getattr(self, name)
             if field.choices and not (value is None and field.default is None):
                 check_choice(name, value, field.choices)
         RUN_OPTIONS["workers"].decode(self.workers)
-        from .devices import usable_device
+        from .devices import parse_device, usable_device
 
+        if self.device is not None:
+            parse_device(self.device)
         usable_device(self.noise_device, "noise_device")
 
 

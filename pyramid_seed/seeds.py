@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -42,3 +43,30 @@ def parse_root(text: str) -> int:
 def root_from_entropy() -> int:
     """A root seed from the operating system's entropy; for all practical purposes never the same twice."""
     return secrets.randbelow(ROOT_LIMIT)
+
+
+def roots_of_clips(seed: int | Sequence[int] | None, num_clips: int, num_videos_per_prompt: int) -> list[int]:
+    """The root seed of each clip of a call.
+
+    - an int is the root of every prompt's first video, the following ones count up from it, so a prompt's
+      clips do not depend on the other prompts;
+    - a list has one root per clip;
+    - None: each is drawn from the operating system.
+
+    Raises:
+        TypeError, ValueError: one is no root seed, see `check_root`; or the list has another length.
+    """
+    if isinstance(seed, Sequence):
+        if len(seed) != num_clips:
+            raise ValueError(
+                f"a list for seed must have one entry for each of the {num_clips} clips, got {len(seed)}"
+            )
+        roots = list(seed)
+    elif seed is None:
+        roots = [root_from_entropy() for _ in range(num_clips)]
+    else:
+        check_root(seed)
+        roots = [seed + clip % num_videos_per_prompt for clip in range(num_clips)]
+    for root in roots:
+        check_root(root)
+    return roots

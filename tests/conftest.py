@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+# Also where the checkout was installed before it had the plugin.
+pytest_plugins = ["pytester", "pyramid_seed.testing"]
+
 if TYPE_CHECKING:
     from pyramid_seed import Clip
 
@@ -45,6 +48,9 @@ def _fresh_generations() -> None:
 
 # Much time for an example, so that a busy machine is not a failure.
 settings.register_profile("pyramid_seed", deadline=timedelta(seconds=5), max_examples=50)
+settings.register_profile(
+    "campaign", settings.get_profile("pyramid_seed"), max_examples=1000, print_blob=True
+)
 settings.load_profile("pyramid_seed")
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -93,11 +99,15 @@ def saved(made, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tampered(saved, tmp_path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """Writes the clip's manifest, changed, as a .json."""
+    """Writes the clip's manifest, changed, as a .json; its root is that of the changed stages."""
+    from pyramid_seed.provenance.manifest import stage_root
 
     def write(change: Callable[[dict[str, Any]], object]) -> Path:
         manifest = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
         change(manifest)
+        if "digests" in manifest:
+            digests = manifest["digests"]
+            digests["root"] = stage_root(digests["stages"], digests["units"])
         path = tmp_path / "tampered.json"
         path.write_text(json.dumps(manifest), encoding="utf-8")
         return path

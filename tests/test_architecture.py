@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -31,12 +32,12 @@ ALLOWED = {
         "schedulers": "",
         "media": "choices files texts",
         "first_image": "media presets",
-        "models": "choices files private_apis schedulers",
+        "models": "choices files private_apis schedulers texts",
         "pieces": "choices determinism",
         "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
         "model_presets": "checkpoints checks presets resources",
         "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
-        "presets private_apis schedulers texts",
+        "presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
@@ -48,12 +49,17 @@ ALLOWED = {
         "pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
-        "reproduce": "api checkpoints checks choices clip dtypes first_image loading media models pieces "
-        "pipelines provenance recipe run_options shared_pipeline",
+        "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
+        "pipelines private_apis provenance seeds texts version",
+        "spot_check": "api choices clip pipelines provenance recipe",
+        "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media "
+        "models pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
-        "explore": "batch choices extras files geometry media presets provenance run_options seeds "
+        "record": "environment files media provenance",
+        "testing": "record",
+        "explore": "batch checks choices extras files geometry media presets provenance run_options seeds "
         "texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
         "presets provenance recipe reproduce run_options seeds texts",
@@ -118,6 +124,12 @@ def test_the_map_leaves_out_what_follows():
     }
 
 
+def test_one_module_imports_ray():
+    importing = re.compile(r"^ *(import|from) ray\b", re.MULTILINE)
+    modules = [path for path in PACKAGE.rglob("*.py") if importing.search(path.read_text(encoding="utf-8"))]
+    assert [path.relative_to(PACKAGE).as_posix() for path in modules] == ["batch/ray_engine.py"]
+
+
 def test_every_module_has_a_docstring():
     without = [
         str(path.relative_to(PACKAGE))
@@ -141,6 +153,7 @@ def test_nothing_heavy_is_imported():
         "import pyramid_seed",
         "import pyramid_seed.cli",
         "import pyramid_seed.presets",
+        "import pyramid_seed.testing",
         "from pyramid_seed.cli import build_parser; build_parser().format_help()",
     ]
     heavy = {"torch", "diffusers", "transformers", "av"}

@@ -26,11 +26,17 @@ from pyramid_seed.media.video import read_comment, read_video
 from pyramid_seed.noise import noise_digest
 from pyramid_seed.provenance import latents as kept
 from pyramid_seed.provenance.latents import read_latents, write_latents
-from pyramid_seed.provenance.manifest import read_manifest, unit_digests
+from pyramid_seed.provenance.manifest import read_manifest, unit_digests, without_timings
 
 
 @pytest.fixture(scope="module")
 def clip(quick) -> Clip:
+    return generate("a boat", seed=5, **quick)
+
+
+@pytest.fixture(scope="module")
+def again(quick) -> Clip:
+    """Another run."""
     return generate("a boat", seed=5, **quick)
 
 
@@ -77,7 +83,7 @@ def test_the_manifest_is_made_once(clip):
     assert clip.manifest is clip.manifest
 
 
-@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".mp4"])
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png", ".mp4", ""])
 def test_sidecar_and_latents_lie_beside_the_clip(clip, tmp_path, ending):
     path = clip.save(tmp_path / f"clip{ending}", sidecar=True, keep_latents=True)
     assert names(tmp_path) == sorted([f"clip{ending}", "clip.json", "clip.latents.safetensors"])
@@ -85,6 +91,21 @@ def test_sidecar_and_latents_lie_beside_the_clip(clip, tmp_path, ending):
     assert read_manifest(path)["digests"] == clip.manifest["digests"]
     latents = read_latents(tmp_path / "clip.latents.safetensors", clip.manifest["digests"]["units"])
     assert torch.equal(latents, clip.latents)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp", ".png"])
+def test_two_runs_write_the_same_bytes(clip, again, tmp_path, ending):
+    """All files but the sidecar, which alone holds what a second run can change: its timings."""
+    assert clip.manifest["timings"] != again.manifest["timings"]
+    written = []
+    for folder, made in (("a", clip), ("b", again)):
+        (tmp_path / folder).mkdir()
+        made.save(tmp_path / folder / f"clip{ending}", sidecar=True, keep_latents=True)
+        files = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        written.append({path.relative_to(tmp_path / folder): path.read_bytes() for path in files})
+    sidecars = [without_timings(json.loads(files.pop(Path("clip.json")))) for files in written]
+    assert written[0] == written[1]
+    assert sidecars[0] == sidecars[1]
 
 
 def test_kept_latents_say_their_digest(clip, tmp_path):
@@ -192,7 +213,8 @@ def test_a_save_that_is_killed_between_two_names_is_seen_by_who_reads_the_files(
     frames = 255 - clip.frames
     facts = replace(clip.frame_facts, digest=frames_digest(frames))
     recipe = replace(clip.recipe, prompt="another")
-    other = replace(clip, recipe=recipe, latents=clip.latents + 1, held_frames=frames, frame_facts=facts)
+    latents = {"latents": clip.latents + 1, "stage_digests": (None, None)}
+    other = replace(clip, recipe=recipe, held_frames=frames, frame_facts=facts, **latents)
     for renames in range(3):
         folder = tmp_path / str(renames)
         path = clip.save(folder / f"clip{ending}", sidecar=True, keep_latents=True)

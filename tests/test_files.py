@@ -68,6 +68,15 @@ def test_what_somebody_else_wrote_meanwhile_stays(tmp_path):
     assert path.read_text() == "theirs"
 
 
+def test_the_temporary_path_has_the_ending_of_the_path_and_is_known_again(tmp_path):
+    for name in ("clip", "clip.mp4", "clip.latents.safetensors", ".hidden", "a.b-c"):
+        with replacing(tmp_path / name) as temporary:
+            assert temporary.suffix == Path(name).suffix
+            assert files._TEMPORARY.fullmatch(temporary.name)
+            temporary.touch()
+    assert names(tmp_path) == [".hidden", "a.b-c", "clip", "clip.latents.safetensors", "clip.mp4"]
+
+
 @pytest.fixture
 def somebody():
     """Root may write everywhere, so the test is somebody else; `os.access` asks for the real user."""
@@ -106,6 +115,29 @@ def test_what_is_read_is_a_file_and_named(tmp_path):
         tmp_path / ("x" * 300): "cannot be read: File name too long",
     }
     assert not not_refused(check_readable, cases, OSError)
+
+
+def test_names_that_no_file_can_have_are_refused_by_name(tmp_path):
+    def write(name):
+        with replacing(tmp_path / name):
+            pass
+
+    for call in (write, lambda name: check_readable(tmp_path / name)):
+        assert not not_refused(call, dict.fromkeys(["a\0b", "\ud800"], "no file can be named"))
+    assert names(tmp_path) == []
+
+
+def test_what_fails_takes_the_folders_that_were_made_for_it_with_it(tmp_path):
+    (tmp_path / "old").mkdir()
+
+    def fail(path):
+        with replacing(path):
+            raise KeyboardInterrupt
+
+    for path in (tmp_path / "new" / "er" / "a.mp4", tmp_path / "old" / "new" / "a.mp4"):
+        with pytest.raises(KeyboardInterrupt):
+            fail(path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
 
 
 def test_a_file_takes_the_place_of_a_loop(tmp_path):

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, asdict, fields
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -99,6 +99,24 @@ def test_optional_keys_have_defaults(tmp_path):
     path = changed(tmp_path, 'negative_prompt: ""\n', "")
     assert load_preset(path).negative_prompt == ""
     assert load_preset(str(path)).name == "mine"
+
+
+def test_a_file_may_start_from_a_preset_of_the_package(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: tiny-fast\nnum_frames: 33\nvideo_num_inference_steps: 3\n")
+    base = load_preset("tiny-fast")
+    wanted = {"name": "mine", "num_frames": 33, "video_num_inference_steps": (3, 3, 3)}
+    assert load_preset(path) == replace(base, **wanted)
+    for text, message in {
+        "base: tiny-fats": "base must be a preset of the package, got 'tiny-fats'; did you mean 'tiny-fast'",
+        f"base: {path}": "base must be a preset of the package",
+        "base: [tiny]": "base must be a preset of the package",
+        "base: tiny\nfpss: 3": "unknown setting 'fpss'; did you mean 'fps'",
+        "base: tiny\nfps: fast": "fps must be a number above 0",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load_preset(path)
 
 
 def test_unknown_name():

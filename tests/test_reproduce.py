@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from pyramid_seed.geometry import PyramidGeometry
 from pyramid_seed.loading import load_pipeline
 from pyramid_seed.noise import Branch
 from pyramid_seed.provenance.latents import write_latents
-from pyramid_seed.provenance.manifest import read_manifest
+from pyramid_seed.provenance.manifest import read_manifest, stage_root
 from pyramid_seed.recipe import plan_extension
 from pyramid_seed.reproduce import extend, regenerate, verify
+from tests.cases import check_cases
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +196,10 @@ def test_latents_of_another_clip_are_refused(quick, clip, longer, tmp_path):
 
 
 def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, tmp_path, monkeypatch):
-    manifest = clip.manifest
-    monkeypatch.setitem(manifest["digests"], "units", ["0" * 64, *manifest["digests"]["units"][1:]])
+    digests = clip.manifest["digests"]
+    units, stages = ["0" * 64, *digests["units"][1:]], [None, *digests["stages"][1:]]
+    for name, value in {"units": units, "stages": stages, "root": stage_root(stages, units)}.items():
+        monkeypatch.setitem(digests, name, value)
     path = clip.save(tmp_path / "clip.mp4")
     computed = counted(monkeypatch)
     with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
@@ -218,3 +222,43 @@ def test_a_clip_made_in_tiles_says_so_and_is_made_again_in_them(quick):
     assert pipeline.vae.tiling == (32, 32, 24, 24)
     one_go = generate("a boat", seed=5, pipeline=pipeline, **quick)
     assert extend(tiled, 9, progress=False).digest == one_go.digest
+
+
+def test_how_it_is_to_be_run_is_refused_before_anything_is_read(clip, tmp_path, monkeypatch):
+    """By each of the three, of a clip, a file and a manifest: not after weights were compared."""
+
+    def read(*_, **__):
+        pytest.fail("files of a model were read")
+
+    for name in ("read_source", "weights_of", "_model_of", "_lora_files"):
+        monkeypatch.setattr(f"pyramid_seed.reproduce.{name}", read)
+    path = clip.save(tmp_path / "clip.mp4", keep_latents=True)
+
+    def is_refused(call, name, value):
+        for each in (clip, path, clip.manifest):
+            with pytest.raises((ValueError, TypeError, OSError), match=name):
+                call(each, **{name: value})
+
+    values = {
+        "text_encoders": ["nonsense", None, 5, []],
+        "device": ["nothing", "cuda:99", 5.5],
+        "workers": [0, -1, 2.5, "two", 10**9],
+        "processes": [2, "two"],
+        "pipeline": ["tiny", 5],
+        "prompt_embeds": [5, "prompt_embeds.safetensors"],
+        "on_unit": ["print"],
+        "on_step": [5],
+        "nonsense": [5],
+        "sink": ["a.mp4"],
+    }
+    calls = {"verify": verify, "regenerate": regenerate, "extend": partial(extend, num_frames=17)}
+    check_cases(
+        {
+            f"{name}={value!r} of {of}": (call, name, value)
+            for of, call in calls.items()
+            for name, refused in values.items()
+            for value in refused
+        },
+        is_refused,
+    )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["clip.latents.safetensors", "clip.mp4"]

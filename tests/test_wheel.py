@@ -109,6 +109,12 @@ def test_the_installed_wheel_makes_the_clip_of_the_checkout(installed, environme
 
 
 @pytest.mark.slow
+def test_pytest_finds_the_plugin_of_the_wheel(installed, environment, tmp_path):
+    output = run(installed / "python", "-m", "pytest", "--fixtures", cwd=tmp_path, env=environment)
+    assert "clip_regression -- " in output
+
+
+@pytest.mark.slow
 def test_presets_of_the_installed_wheel(installed, environment, tmp_path):
     output = run(installed / "pyramid-seed", "presets", cwd=tmp_path, env=environment)
     assert all(name in output for name in list_presets())

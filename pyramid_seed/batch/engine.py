@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import dataclass
 
 from ..checks import check_choice
@@ -10,14 +12,16 @@ from ..devices import parse_device
 from ..extras import check_extra
 from ..pieces.launched import is_launched
 
+_ANSWER_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class RayOptions:
     """Where the actors of a batch run, and what each of them takes.
 
     Attributes:
-        address: of a Ray cluster, as `ray.init` takes it; None: that of RAY_ADDRESS, or a cluster on this
-            machine for this batch alone.
+        address: of a Ray cluster, as `ray.init` takes it; None: a cluster on this machine for this batch
+            alone.
         device: where they compute; None: on GPUs if the cluster has some, else on CPUs.
         num_gpus: the part of a GPU that each takes; None: one, where they compute on GPUs.
         num_cpus: cores of each.
@@ -43,6 +47,7 @@ def ray_options(
 
     Raises:
         ValueError: options that do not go together, or Ray is not installed.
+        ConnectionError: nothing answers at the address, or at that of RAY_ADDRESS.
     """
     check_choice("engine", engine, ENGINES)
     if engine != "ray":
@@ -74,4 +79,25 @@ def ray_options(
                 "num_gpus_per_clip must be above 0 and at most 1, as a clip is made on one GPU, got "
                 f"{num_gpus_per_clip}; use 1, or 0.5 for two clips at a time on each"
             )
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        check_answers(address)
     return RayOptions(address, device, num_gpus_per_clip, workers or 1)
+
+
+def check_answers(address: str) -> None:
+    """Refuse an address, HOST:PORT, where nothing listens; Ray would try for minutes.
+
+    Raises:
+        ConnectionError: nothing answers there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # "auto" and "local" are Ray's words
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}: {error}; start one with `ray start --head`, or leave the "
+            "address out for a cluster on this machine"
+        ) from error

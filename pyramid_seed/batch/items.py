@@ -12,6 +12,7 @@ from typing import Any
 from PIL.Image import Image
 
 from ..checkpoints.source import RecognisedModel
+from ..checks import check_kinds, check_path
 from ..files import real_path
 from ..first_image import in_clip_size, sized_by_image
 from ..loading import LoraToLoad, loras_to_load
@@ -67,6 +68,7 @@ class Defaults:
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        check_kinds(loras=(self.loras, Mapping))
 
 
 def items_from_rows(
@@ -150,6 +152,7 @@ def items_of_list(
         BatchInputError: there are bad rows. ValueError: there are no rows. ValueError, OSError: as
             `rows.stream_rows`.
     """
+    check_path("prompts", source)
     where = name_of(source)
     items, bad = items_from_rows(
         stream_rows(source, file_format),

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from ..files import without_new_folders
 from .entries import Entry
 from .errors import writing
 from .group import Group, Order
@@ -68,7 +69,7 @@ def run_jobs(
     """
     journal = Journal(folder)
     with (
-        _gone_if_refused(folder, launch),
+        _gone_if_refused(folder, launch) as keep,
         StopSignals() as stop,
         log_file(folder, f"process-{launch.rank}"),
         launch.alive(),
@@ -84,7 +85,7 @@ def run_jobs(
                 launch,
                 partial(work_on, worker),
                 stop,
-                make_plan,
+                lambda: keep(make_plan()),
                 group,
                 check_files=check_files,
                 progress=progress,
@@ -94,17 +95,27 @@ def run_jobs(
 
 
 @contextmanager
-def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[None]:
-    """A folder that was made for a list that is refused goes again, if there is nothing in it but the log."""
-    is_new = launch.world_size == 1 and not folder.exists()
-    try:
-        yield
-    except (ValueError, TypeError, OSError):
-        files = folder.rglob("*") if is_new else ()
-        names = [path.relative_to(folder).as_posix() for path in files if path.is_file()]
-        if is_new and all(name.startswith(("logs/", ".work/lock")) for name in names):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+def _gone_if_refused(folder: Path, launch: Launch) -> Iterator[Callable[[Plan], Plan]]:
+    """What was made for a list that is refused goes again, if there is nothing in it but log and lock.
+
+    Yields what keeps it, and passes on the plan of a list that is not refused: later errors are in the log.
+    """
+    places = (folder / "logs", folder / ".work") if launch.world_size == 1 else ()
+    new = [place for place in places if not place.exists()]
+
+    def keep(plan: Plan) -> Plan:
+        new.clear()
+        return plan
+
+    with without_new_folders(folder):
+        try:
+            yield keep
+        except (ValueError, TypeError, OSError):
+            files = [path for place in new for path in place.rglob("*") if path.is_file()]
+            if all(path.parent.name == "logs" or path.name.startswith("lock") for path in files):
+                for place in new:
+                    shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 def _lead(

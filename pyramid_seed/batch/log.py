@@ -29,6 +29,8 @@ def log_file(folder: Path, name: str) -> Iterator[None]:
     path = folder / "logs" / f"{name}.log"
     with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_fifo():
+            raise OSError(f"{path} is a FIFO, which would wait for a reader; remove it")
         handler = _LogHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
     package = logging.getLogger("pyramid_seed")

@@ -115,7 +115,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
 
 
 def _address(options: RayOptions) -> str:
-    return options.address or os.environ.get("RAY_ADDRESS") or _OF_ITS_OWN
+    return options.address or _OF_ITS_OWN
 
 
 def _needs(options: RayOptions) -> dict[str, float]:
@@ -374,9 +374,8 @@ class _Pool:
             self._again.append(job)
         except RayError as error:
             self._show(member, Counter())
-            self._worker.fail(
-                job, f"the process that made it was lost {_MAX_TASK_RETRIES + 1} times: {error}"
-            )
+            reason, _, _ = str(error).partition("\n")
+            self._worker.fail(job, f"its process was lost {_MAX_TASK_RETRIES + 1} times: {reason}")
         member.job = member.call = None
         member.counts = Counter()
 

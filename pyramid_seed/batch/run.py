@@ -23,6 +23,7 @@ from ..api import (
 )
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import RecognisedModel, recognise_model
+from ..checks import check_path
 from ..choices import DEFAULT_PATH, EARLIER_DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel, Engine
 from ..clip import Clip
 from ..determinism import attention_backend_at
@@ -148,6 +149,8 @@ def run_batch(
             "offload, or encode the list first (pyramid-seed encode) and give prompt_embeds"
         )
     options.check()
+    check_path("prompts", prompts)
+    check_path("output", output)
     ray = ray_options(
         engine,
         address,
@@ -305,7 +308,8 @@ class _ClipMaker:
         paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
         origin = fingerprint | {"compiled": options.compile}
         if self.embeds is not None:
-            origin["text"] = self.embeds.digest(item.prompt + item.settings.prompt_suffix)
+            texts = item.prompt + item.settings.prompt_suffix, item.settings.negative_prompt
+            origin["texts"] = [self.embeds.digest(text) for text in texts if text in self.embeds.texts]
         return [origin | {"attention": path} for path in paths]
 
     def make(

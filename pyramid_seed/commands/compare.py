@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
     check_extra("report", "skimage", "matplotlib")
 
     from ..explore.compare import compare_frames
-    from ..explore.compare_images import gain_for
     from ..explore.compare_report import FILES, check_folder, write_report
     from ..explore.stored import read_clip
+    from ..media.frames import gain_for
     from ..provenance.diff import diff_manifests
 
     folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")

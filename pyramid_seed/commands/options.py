@@ -51,7 +51,7 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
     group.add_argument(
         "--keep-latents",
         action="store_true",
-        help="write the latents beside FILE, so that `extend` starts from them",
+        help="write the latents beside FILE: `extend` starts from them, `verify --sample` needs them",
     )
 
 

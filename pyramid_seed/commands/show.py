@@ -20,13 +20,13 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed show`."""
-    from ..provenance.manifest import read_manifest
+    from ..keying.manifest import describe_keyed, is_keyed, read_any_manifest
     from ..provenance.show import describe
 
-    manifest = read_manifest(options.clip)
+    manifest = read_any_manifest(options.clip)
     if options.json:
         print(json.dumps(manifest, indent=2, sort_keys=True))
         return 0
-    for name, text in describe(manifest):
+    for name, text in describe_keyed(manifest) if is_keyed(manifest) else describe(manifest):
         say(name, text)
     return 0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..texts import printable
 from .options import (
     Commands,
     add_again_options,
-    add_clip,
     again_options,
+    named_path,
     open_image,
     quiet_loading,
     say,
@@ -19,7 +23,13 @@ from .options import (
 from .process import made_together
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..pieces.processes import Processes
+    from ..provenance.verify import Verification
+
+_RESULTS = {"match": "match", "differs": "differ", "failed": "could not be made again"}
+"""What comes of a clip, and how several of them are counted."""
 
 
 def add(commands: Commands) -> None:
@@ -29,12 +39,28 @@ def add(commands: Commands) -> None:
         help="make a clip again and compare",
         description="Make a clip again from its manifest and compare: weights, text, noise, units, decoded "
         "chunks, frames, and the pixels in the file. Answers MATCH or the first difference.",
-        epilog="exit status: 0 the same clip, 1 it differs, 2 it could not be made again",
+        epilog="exit status: 0 the same clip, 1 it differs, 2 it could not be made again; of several clips "
+        "the highest",
     )
     parser.set_defaults(run=run)
-    add_clip(parser)
     parser.add_argument(
+        "clips",
+        type=named_path,
+        metavar="CLIP",
+        nargs="+",
+        help="a clip with a manifest, in it or beside it; a folder stands for all .mp4 files in it",
+    )
+    parser.add_argument("--json", action="store_true", help="print one list of all clips, for programs")
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument(
         "--noise-only", action="store_true", help="only draw the noise again: needs no weights, takes seconds"
+    )
+    extent.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="make only N random units again, from the latents that --keep-latents wrote beside CLIP, and "
+        "decode all of these; tells with which chance a forged unit would have been seen",
     )
     add_again_options(parser)
 
@@ -42,30 +68,98 @@ def add(commands: Commands) -> None:
 @made_together
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
+    clips = [clip for path in options.clips for clip in clips_of(path)]
+    is_single = clips == options.clips and len(clips) == 1
+    image = open_image(options.image)
+    rows, status = [], 0
+    for clip in clips:
+        try:
+            verification = _verified(clip, options, image, processes)
+        except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+            if is_single:
+                raise
+            rows.append({"clip": str(clip), "result": "failed", "note": str(error)})
+            status = 2
+        else:
+            rows.append(_row(clip, verification))
+            status = max(status, 0 if verification.same else 1)
+            if is_single and not options.json:
+                _tell(verification, options)
+        if not is_single and not options.json:
+            _tell_row(rows[-1])
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    elif not is_single:
+        counts = Counter(row["result"] for row in rows)
+        say(
+            "clips",
+            ", ".join(f"{counts[result]} {words}" for result, words in _RESULTS.items() if counts[result]),
+        )
+    return status
+
+
+def clips_of(path: Path) -> list[Path]:
+    """The clips that a path stands for: of a folder that is no clip itself, all .mp4 files in it.
+
+    Raises:
+        ValueError: there are none in a folder.
+    """
+    from ..provenance.manifest import sidecar_path
+
+    if not path.is_dir() or sidecar_path(path).is_file():
+        return [path]
+    clips = sorted(
+        clip for clip in path.rglob("*.mp4") if not any(part.startswith(".") for part in clip.parts)
+    )
+    if not clips:
+        raise ValueError(f"there is no .mp4 in the folder {path}; name a clip, or a folder of clips")
+    return clips
+
+
+def _verified(
+    clip: Path, options: argparse.Namespace, image: Image | None, processes: Processes | None
+) -> Verification:
     if options.noise_only:
         from ..provenance.verify import verify_noise_of_file
 
-        verification = verify_noise_of_file(options.clip)
-    else:
-        image = open_image(options.image)
+        return verify_noise_of_file(clip)
 
-        from ..reproduce import verify
+    from ..reproduce import verify
 
-        quiet_loading()
+    quiet_loading()
+    return verify(clip, sample=options.sample, image=image, processes=processes, **again_options(options))
 
-        verification = verify(
-            options.clip,
-            image=image,
-            processes=processes,
-            **again_options(options),
-        )
+
+def _row(clip: Path, verification: Verification) -> dict[str, str]:
+    """What came of a clip, for programs."""
+    if (difference := verification.difference) is None:
+        return {"clip": str(clip), "result": "match"}
+    return {"clip": str(clip), "result": "differs", "stage": difference.stage, "note": difference.note}
+
+
+def _tell_row(row: Mapping[str, str]) -> None:
+    """One line of many."""
+    where = f"{row['stage']}: " if "stage" in row else ""
+    note = f": {where}{row['note']}" if "note" in row else ""
+    print(printable(f"{row['result'].upper():7} {row['clip']}{note}"), flush=True)
+
+
+def _tell(verification: Verification, options: argparse.Namespace) -> None:
     for step in verification.steps:
         say_step(step)
     difference = verification.difference
     if difference is None:
-        print("MATCH, as far as the noise goes" if options.noise_only else "MATCH")
-        return 0
+        if verification.sample is not None:
+            say("sample", verification.sample)
+        print(f"MATCH{_extent(options)}")
+        return
     print(printable(f"DIFFERS first in {difference.stage}: {difference.note}"))
     for field in verification.environment:
         say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
-    return 1
+
+
+def _extent(options: argparse.Namespace) -> str:
+    """How much of the clip was made again, if not all of it."""
+    if options.noise_only:
+        return ", as far as the noise goes"
+    return "" if options.sample is None else ", as far as the sample goes"

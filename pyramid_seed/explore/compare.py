@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..media.frames import Frames
+from ..media.frames import Frames, absolute_difference
 from ..provenance.pixels import psnr
 from .similarity import ssim
 
@@ -75,8 +73,3 @@ def compare_frames(a: Frames, b: Frames) -> PixelComparison:
         largest, mean = int(difference.max()), float(difference.mean())
         frames.append(FrameDifference(index, largest, mean, psnr(left, right), ssim(left, right)))
     return PixelComparison(tuple(frames), (len(a), len(b)))
-
-
-def absolute_difference(a: Frames, b: Frames) -> Frames:
-    """|a - b|, uint8."""
-    return np.maximum(a, b) - np.minimum(a, b)

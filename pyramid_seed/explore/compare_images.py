@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from ..extras import check_extra
 from ..files import replacing
 from ..media.contact_sheet import image_grid
-from ..media.frames import Frames, enlarge
-from .compare import FrameDifference, PixelComparison, absolute_difference
+from ..media.frames import Frames, amplified, enlarge
+from .compare import FrameDifference, PixelComparison
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 _PANEL = 256
@@ -21,11 +21,6 @@ _HEADER = 24
 _GAP = 4
 _TEXT, _GROUND = 235, 40
 _MOST_UNITS = 40
-
-
-def gain_for(largest: int) -> int:
-    """The whole factor that makes the largest difference as bright as possible without clipping it."""
-    return 255 // max(1, largest)
 
 
 def panel_scale(height: int, width: int) -> int:
@@ -53,11 +48,6 @@ def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames
     scale = panel_scale(*a.frames.shape[1:3])
     for left, right in zip(a.frames, b.frames, strict=False):
         yield enlarge(amplified(left, right, gain), scale)
-
-
-def amplified(a: Frames, b: Frames, gain: int) -> Frames:
-    """min(255, gain |a - b|), uint8."""
-    return np.minimum(absolute_difference(a, b).astype(np.int64) * gain, 255).astype(np.uint8)
 
 
 def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: StoredClip) -> None:

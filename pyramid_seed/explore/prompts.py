@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..batch.rows import BadRow, BatchInputError, Row, read_rows
+from ..checks import check_list, check_path
 from ..choices import LIST_FORMATS
 from ..files import real_path
 from ..texts import check_prompt
@@ -49,10 +50,12 @@ def read_prompts(sources: Sequence[str | Path]) -> tuple[Prompt, ...]:
     """
     prompts: list[Prompt] = []
     bad: list[BadRow] = []
+    check_list("prompts", sources, "prompts as str and lists as Path")
     for source in sources:
         if isinstance(source, str):
             prompts.append(Prompt(source))
             continue
+        check_path("prompts", source)
         rows, unread = read_rows(source)
         bad += unread
         for row in rows:

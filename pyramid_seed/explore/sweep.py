@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,9 +15,10 @@ from ..batch.items import check_seeds
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
+from ..checks import check_path
 from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
-from ..files import replacing
+from ..files import replacing, without_new_folders
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
 from ..run_options import RunOptions
@@ -93,6 +94,9 @@ def run_sweep(
         FileExistsError: `report` holds something that no sweep wrote.
     """
     check_extra("report", "skimage", "cv2", "scipy", "matplotlib", "jinja2")
+    check_path("output", output)
+    if against is not None:
+        check_path("against", against)
     output = Path(output)
     check_seeds(seeds)
     chosen = read_prompts(prompts)
@@ -101,24 +105,21 @@ def run_sweep(
     others = None if against is None else _others(Path(against), chosen, seeds, lossless)
     check_report(output / REPORT)
 
-    # Every process writes the same; the main one reads it.
-    listed = output / "prompts.jsonl"
-    with replacing(listed, overwrite=True) as temporary:
-        temporary.write_text("".join(_row(prompt) for prompt in chosen), encoding="utf-8")
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
-    summary = run_batch(
-        listed,
-        output / CLIPS,
-        seeds=seeds,
-        preset=preset,
-        loras=loras,
-        lossless=lossless,
-        num_processes=num_processes,
-        progress=progress,
-        prompt_embeds=prompt_embeds,
-        **options.arguments(),
-        **settings,
-    )
+    with _listed(output, chosen) as listed:
+        summary = run_batch(
+            listed,
+            output / CLIPS,
+            seeds=seeds,
+            preset=preset,
+            loras=loras,
+            lossless=lossless,
+            num_processes=num_processes,
+            progress=progress,
+            prompt_embeds=prompt_embeds,
+            **options.arguments(),
+            **settings,
+        )
     if not summary.is_main or summary.signal is not None or not summary.digests:
         return SweepSummary(summary)
 
@@ -134,6 +135,22 @@ def run_sweep(
         failed=summary.failed,
     )
     return SweepSummary(summary, page, findings)
+
+
+@contextmanager
+def _listed(output: Path, prompts: Sequence[Prompt]) -> Iterator[Path]:
+    """The list of a sweep's prompts, in its folder; gone again if its batch is refused before it begins."""
+    path = output / "prompts.jsonl"
+    is_new = not path.exists()
+    with without_new_folders(output):
+        with replacing(path, overwrite=True) as temporary:  # every process writes the same
+            temporary.write_text("".join(_row(prompt) for prompt in prompts), encoding="utf-8")
+        try:
+            yield path
+        except (ValueError, TypeError, OSError):
+            if is_new and not (output / CLIPS).exists():
+                path.unlink(missing_ok=True)
+            raise
 
 
 def _others(

@@ -44,3 +44,18 @@ def frames_digest(frames: Frames) -> str:
 def enlarge(image: Frames, scale: int) -> Frames:
     """Every pixel of (H, W, 3) as scale x scale pixels (nearest neighbour)."""
     return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def absolute_difference(a: Frames, b: Frames) -> Frames:
+    """|a - b|, uint8."""
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def gain_for(largest: int) -> int:
+    """The whole factor that makes the largest difference as bright as possible without clipping it."""
+    return 255 // max(1, largest)
+
+
+def amplified(a: Frames, b: Frames, gain: int) -> Frames:
+    """min(255, gain |a - b|), uint8."""
+    return np.minimum(absolute_difference(a, b).astype(np.int64) * gain, 255).astype(np.uint8)

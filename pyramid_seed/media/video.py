@@ -148,8 +148,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContaine
         # A path with a colon before any slash would be a URL.
         with av.open(Path(path).absolute().as_posix()) as container:
             yield container
-    except av.InvalidDataError as error:
-        raise ValueError(f"{path} is not a video, or a damaged one ({error.strerror})") from error
+    except (av.FFmpegError, UnicodeDecodeError) as error:  # tags need not be text
+        if isinstance(error, OSError) and error.filename:  # of the system's, about the file itself
+            raise
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ValueError(f"{path} is not a video, or a damaged one ({reason})") from error
 
 
 def _video_stream(container: av.container.InputContainer, path: str | os.PathLike[str]) -> av.VideoStream:

@@ -6,17 +6,25 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import huggingface_hub
 import torch
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..files import file_digest
 from ..private_apis import without_group_offload
+from ..texts import parse_json
 from .onednn_linear import use_onednn
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Of the tensors of a LoRA, by name."""
+
+_FIRST, _SECOND = ("_A", "_down", ".down"), ("_B", "_up", ".up")  # matrices, behind ".lora"
+_FLOATS = ("F16", "BF16", "F32", "F64")
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 """diffusers' name for the file of a LoRA."""
@@ -72,19 +80,26 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: none of its names is one of this model's, or some are not, or half a layer is missing;
-                or it is to be swapped in and acts on more layers than the one that it replaces.
+            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing, or
+                has another size; or it is to be swapped in and acts on more layers than the one before it.
             FileNotFoundError, OSError: it cannot be found.
         """
-        source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
-        _check_names(names, prefix, {name for name, _ in self.named_modules()})
+        source, shapes = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
+        _check_fits(shapes, prefix, self)
         file = None if isinstance(source, dict) else source
         if file is not None:
             kwargs["weight_name"] = file.name
         given = source if file is None else str(file)
         ranks = _ranks(source, prefix) if hotswap else {}
         self._check_layers(kwargs.get("adapter_name"), ranks)
-        super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
+        try:
+            super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
+        except (torch.OutOfMemoryError, OSError, ValueError):
+            raise
+        except Exception as error:  # of diffusers and peft, at what the file says of itself
+            raise ValueError(
+                f"the LoRA {given if file else 'in memory'} cannot be loaded: {error}"
+            ) from error
         with without_group_offload(self):
             use_onednn(self)
         adapter = kwargs.get("adapter_name") or list(self.peft_config)[-1]
@@ -229,31 +244,49 @@ def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_opt
 
 def find_lora(
     source: str | Path | dict[str, torch.Tensor], options: dict[str, Any]
-) -> tuple[Path | dict[str, torch.Tensor], list[str]]:
-    """The file of a LoRA, or its tensors, and the names in it; raises as `find_lora_file` and `lora_names`.
+) -> tuple[Path | dict[str, torch.Tensor], Shapes]:
+    """The file of a LoRA, or its tensors, and their shapes; raises as `find_lora_file` and `lora_shapes`.
 
     Args:
         source: see `find_lora_file`; or tensors, without a file.
         options: the loader's; those that say where the file is are removed from them.
     """
     if isinstance(source, dict):
-        return source, list(source)
+        return source, {name: tuple(values.shape) for name, values in source.items()}
     where = ("weight_name", "subfolder", "revision", "cache_dir", "token", "local_files_only")
     file = find_lora_file(source, **{name: options.pop(name) for name in where if name in options})
-    return file, lora_names(file)
+    return file, lora_shapes(file)
 
 
-def lora_names(file: Path) -> list[str]:
-    """Names of the tensors in a LoRA's file.
+def lora_shapes(file: Path) -> Shapes:
+    """Shapes of the tensors in a LoRA's file, by name, of which nothing else is read.
 
     Raises:
-        ValueError: it is not a safetensors file.
+        ValueError: it is no safetensors, one of numbers that are no weights, or says no JSON of itself.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
+            rows = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+            lora_config(tensors.metadata(), file)
     except SafetensorError as error:
         raise ValueError(f"{file} is no .safetensors that can be read: {error}") from error
+    for name, row in rows.items():
+        if (dtype := row.get_dtype()) not in _FLOATS:
+            raise ValueError(f"the tensors of a LoRA must be of {', '.join(_FLOATS)}, {name} is of {dtype}")
+    return {name: tuple(row.get_shape()) for name, row in rows.items()}
+
+
+def lora_config(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any] | None:
+    """What a LoRA's file says of itself, as a config of peft; None: nothing. ValueError: no JSON object."""
+    if (text := (metadata or {}).get(LORA_ADAPTER_METADATA_KEY)) is None:
+        return None
+    try:
+        config = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{file} must say its {LORA_ADAPTER_METADATA_KEY} as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must say its {LORA_ADAPTER_METADATA_KEY} as an object, got {config!r:.60}")
+    return config
 
 
 def check_lora(source: str | Path) -> Path:
@@ -264,17 +297,18 @@ def check_lora(source: str | Path) -> Path:
         FileNotFoundError, OSError: it cannot be found.
     """
     file = find_lora_file(source)
-    others = [name for name in lora_names(file) if ".lora" not in name]
+    shapes = lora_shapes(file)
+    others = [name for name in shapes if ".lora" not in name]
     if others:
         raise ValueError(f"{file} is no LoRA: it holds {min(others)}")
-    _check_pairs(lora_names(file))
+    _check_pairs(shapes)
     return file
 
 
 def check_lora_fits(file: Path, model: torch.nn.Module) -> None:
-    """Refuse a LoRA with tensors for layers that a model does not have: ValueError, which names them."""
-    names = lora_names(file)
-    _check_names(names, lora_prefix(names), {name for name, _ in model.named_modules()})
+    """Refuse a LoRA that has tensors for layers which a model does not have: ValueError; it names them."""
+    shapes = lora_shapes(file)
+    _check_fits(shapes, lora_prefix(shapes), model)
 
 
 def lora_prefix(names: Collection[str]) -> str | None:
@@ -282,32 +316,56 @@ def lora_prefix(names: Collection[str]) -> str | None:
     return "transformer" if any(name.startswith("transformer.") for name in names) else None
 
 
-def _check_names(names: Collection[str], prefix: str | None, modules: Collection[str]) -> None:
-    """Refuse what diffusers would leave out with only a warning."""
+def _check_fits(shapes: Shapes, prefix: str | None, model: torch.nn.Module) -> None:
+    """Refuse what diffusers would leave out with no more than a warning, or put in and then fail at."""
     start = "" if prefix is None else f"{prefix}."
-    own_names = [name.removeprefix(start) for name in names if name.startswith(start)]
-    if not own_names:
+    own = {name.removeprefix(start): shape for name, shape in shapes.items() if name.startswith(start)}
+    if not own:
         raise ValueError(
-            f"no tensor of the LoRA has a name that begins with {start!r}, e.g. {min(names, default='')!r}"
+            f"no tensor of the LoRA has a name that begins with {start!r}, e.g. {min(shapes, default='')!r}"
         )
-    strange = [name for name in names if not name.startswith(start)]
-    strange += [name for name in own_names if ".lora" not in name or name.split(".lora")[0] not in modules]
+    layers = {name: getattr(layer, "base_layer", layer) for name, layer in model.named_modules()}
+    strange = [name for name in shapes if not name.startswith(start)]
+    for name in own:
+        layer, is_lora, matrix = name.partition(".lora")
+        has_weights = hasattr(layers.get(layer), "in_features")
+        if not (is_lora and has_weights and matrix.startswith((*_FIRST, *_SECOND, "_magnitude_vector"))):
+            strange.append(name)
     if strange:
         raise ValueError(
             f"the LoRA is of another model: this one has no {', '.join(sorted(strange)[:3])}"
             + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
         )
-    _check_pairs(names)
+    _check_pairs(shapes)
+    for name, shape in own.items():
+        layer, _, matrix = name.partition(".lora")
+        if name.endswith(".weight") and not matrix.startswith("_magnitude_vector"):
+            _check_shape(name, shape, layers[layer], is_first=matrix.startswith(_FIRST))
 
 
-def _check_pairs(names: Collection[str]) -> None:
-    """Refuse half a LoRA: for each layer it holds a product of two matrices."""
-    pairs = [("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora.down", "lora.up")]
-    for here, there in [*pairs, *(pair[::-1] for pair in pairs)]:
-        for name in names:
-            if f".{here}." in name and (partner := name.replace(f".{here}.", f".{there}.")) not in names:
+def _check_shape(name: str, shape: tuple[int, ...], layer: Any, *, is_first: bool) -> None:
+    """The first matrix of a layer is (rank, in), the second (out, rank)."""
+    width = layer.in_features if is_first else layer.out_features
+    if len(shape) != 2 or shape[int(is_first)] != width or 0 in shape:
+        wanted = f"(rank, {width})" if is_first else f"({width}, rank)"
+        raise ValueError(f"the LoRA is of another model: {name} must have shape {wanted} here, got {shape}")
+
+
+def _check_pairs(shapes: Shapes) -> None:
+    """Refuse half a LoRA: each layer of one is a product of two matrices of one rank."""
+    for here, there in [*zip(_FIRST, _SECOND, strict=True), *zip(_SECOND, _FIRST, strict=True)]:
+        for name, shape in shapes.items():
+            before, is_here, after = name.partition(f".lora{here}.")
+            if not is_here or after == "bias":
+                continue
+            if (partner := f"{before}.lora{there}.{after}") not in shapes:
                 raise ValueError(
                     f"a LoRA must hold both matrices of a layer, and {name} is without {partner}"
+                )
+            if here in _FIRST and shape[:1] != shapes[partner][1:2]:
+                raise ValueError(
+                    f"both matrices of a layer must have one rank, {name} has shape {shape} and {partner} "
+                    f"{shapes[partner]}"
                 )
 
 
@@ -347,5 +405,5 @@ def _ranks(source: Path | Mapping[str, torch.Tensor], prefix: str | None) -> dic
     start = "" if prefix is None else f"{prefix}."
     tensors = load_file(source) if isinstance(source, Path) else source
     rows = ((name.removeprefix(start), tensor) for name, tensor in tensors.items())
-    first = (".lora_A.", ".lora_down.", ".lora.down.")
+    first = tuple(f".lora{matrix}." for matrix in _FIRST)
     return {name.split(".lora")[0]: tensor.shape[0] for name, tensor in rows if any(x in name for x in first)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -47,6 +47,16 @@ class NoiseLedger:
     def __contains__(self, key: NoiseKey) -> bool:
         return key in self._entries
 
+    @overload
+    def __getitem__(self, index: int) -> LedgerEntry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LedgerEntry]: ...
+
+    def __getitem__(self, index: int | slice) -> LedgerEntry | list[LedgerEntry]:
+        """A draw by its place in the order, or several."""
+        return list(self)[index]
+
     def __iter__(self) -> Iterator[LedgerEntry]:
         return iter(self._entries.values())
 
@@ -61,7 +71,8 @@ class NoiseLedger:
     __hash__ = None  # type: ignore[assignment]  # a ledger grows
 
     def __repr__(self) -> str:
-        return f"NoiseLedger({list(self)!r})"
+        units = len({entry.key.unit for entry in self})
+        return f"NoiseLedger(draws={len(self)}, units={units})"
 
     def first_units(self, num_units: int) -> NoiseLedger:
         """The draws of a clip's first units only."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LoraBaseMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..models.lora import LORA_NAME, LoraInUse, find_lora, has_adapters, lora_prefix
+from ..models.lora import LORA_NAME, LoraInUse, find_lora, has_adapters, lora_config, lora_prefix
 from ..private_apis import lora_options
 
 
@@ -54,8 +53,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         metadata = None
         if isinstance(source, Path):
             with safe_open(source, framework="pt") as file:
-                text = (file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY)
-            metadata = None if text is None else json.loads(text)
+                metadata = lora_config(file.metadata(), source)
         tensors = dict(source) if isinstance(source, dict) else load_file(source)
         if not return_alphas:
             return (tensors, metadata) if return_lora_metadata else tensors

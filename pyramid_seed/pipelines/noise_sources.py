@@ -10,11 +10,10 @@ from ..noise import (
     NoiseSource,
     NoiseStreams,
     check_distinct,
-    check_root,
     draws_of_clip,
-    root_from_entropy,
     root_from_generator,
 )
+from ..seeds import roots_of_clips
 from .inputs import Request
 
 
@@ -28,17 +27,15 @@ def noise_sources(
 ) -> list[NoiseSource]:
     """One noise source per clip, from seed, generator or noise, of which at most one may be given.
 
-    - `seed`: an int is the root of every prompt's first video, and the following ones count up from it, so
-      that a prompt's clips do not depend on the other prompts; a list has one root per clip.
-    - `generator`: gives the roots, as in diffusers: one for all clips in turn, or one per clip.
+    - `seed`: see `roots_of_clips`, also for nothing of the three.
+    - `generator`: gives roots, diffusers' way: one for all clips in turn, or one per clip.
     - `noise`: one source per clip.
-    - none of them: each root is drawn from the operating system.
     """
     arguments = {"seed": seed, "generator": generator, "noise": noise}
     names = [name for name, value in arguments.items() if value is not None]
     if len(names) > 1:
         raise ValueError(f"give only one of seed, generator and noise, got {' and '.join(names)}")
-    for name, value in arguments.items():
+    for name, value in {"generator": generator, "noise": noise}.items():
         if isinstance(value, list) and len(value) != num_clips:
             raise ValueError(
                 f"a list for {name} must have one entry for each of the {num_clips} clips, got {len(value)}"
@@ -47,10 +44,8 @@ def noise_sources(
         return _own_sources(noise, num_clips)
     if generator is not None:
         roots = _roots_from_generators(generator, num_clips)
-    elif seed is not None:
-        roots = _roots_from_seed(seed, num_clips, num_videos_per_prompt)
     else:
-        roots = [root_from_entropy() for _ in range(num_clips)]
+        roots = roots_of_clips(seed, num_clips, num_videos_per_prompt)
     return [NoiseStreams(root, noise_device) for root in roots]
 
 
@@ -70,13 +65,6 @@ def _roots_from_generators(generator: torch.Generator | list[torch.Generator], n
         if not isinstance(value, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or a list of them, got {value!r}")
     return [root_from_generator(value) for value in generators]
-
-
-def _roots_from_seed(seed: int | list[int], num_clips: int, num_videos_per_prompt: int) -> list[int]:
-    if isinstance(seed, list):
-        return seed
-    check_root(seed)
-    return [seed + clip % num_videos_per_prompt for clip in range(num_clips)]
 
 
 def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:

@@ -13,7 +13,7 @@ from ..noise import NoiseLedger
 from .stages import StageDigests
 
 
-@dataclass
+@dataclass(repr=False)
 class PyramidFlowPipelineOutput(BaseOutput):
     """Clips and how they were made.
 
@@ -39,3 +39,8 @@ class PyramidFlowPipelineOutput(BaseOutput):
     stage_digests: list[list[StageDigests | None]]
     attention: AttentionPath = DEFAULT_PATH
     interrupted: bool = False
+
+    def __repr__(self) -> str:
+        """In one line: which clips they are, without their values."""
+        stopped = ", interrupted=True" if self.interrupted else ""
+        return f"{type(self).__name__}(seeds={self.seeds}, latents={tuple(self.latents.shape)}{stopped})"

@@ -48,6 +48,10 @@ def _check_kind(text: str | list[str] | None, embeddings: Embeddings, *, prefix:
     names = [prefix + name for name in ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")]
     missing = [name for name in names if embeddings[name] is None]
     present = [name for name in names if embeddings[name] is not None]
+    for name in present:
+        values = embeddings[name]
+        if not isinstance(values, torch.Tensor) or not values.ndim or values.is_complex():
+            raise ValueError(f"{name} must be a tensor of real numbers for each prompt, got {values!r:.60}")
     if present and missing:
         raise ValueError(f"{', '.join(present)} must come with {', '.join(missing)}")
     if present and text is not None:

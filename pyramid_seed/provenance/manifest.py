@@ -1,17 +1,17 @@
-"""The manifest: JSON that says how a clip was made and what came out (schema version 1, docs/manifest.md)."""
+"""The manifest: JSON that says how a clip was made and what came out (schema version 2, docs/manifest.md)."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checks import check_choice
+from ..checks import check_choice, check_path
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..files import check_readable, file_digest
 from ..geometry import PyramidGeometry
@@ -24,10 +24,13 @@ from ..recipe import Recipe
 from ..seeds import parse_root
 from ..texts import parse_json, read_bounded
 from ..version import __version__
+from .merkle import merkle_root
 from .schema import BEFORE_PATHS, check_shape
 
 SCHEMA = "pyramid-seed/manifest"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+KEYED_SCHEMA = "pyramid-seed/keyed"
+"""Of clips that `keyed` pipelines made, see `keying.manifest`."""
 MAX_BYTES = 32 * 2**20
 """Of a manifest; one of 100,000 frames, the longest clip, has 20 MiB."""
 
@@ -78,6 +81,8 @@ def build_manifest(
         for name in SETTINGS
         if (name, getattr(recipe.settings, name)) != ("shards", None)  # as earlier versions can read it
     }
+    stages = [None if each is None else list(each) for each in stage_digests]
+    units = unit_digests(latents)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -104,8 +109,9 @@ def build_manifest(
         "ledger": ledger.to_list(),
         "digests": {
             "text": dict(text_digests),
-            "stages": [None if each is None else list(each) for each in stage_digests],
-            "units": unit_digests(latents),
+            "stages": stages,
+            "units": units,
+            "root": stage_root(stages, units),
             "chunks": list(frames.chunk_digests),
             "frames": frames.digest,
         },
@@ -169,6 +175,24 @@ def unit_digests(latents: torch.Tensor) -> list[str]:
     return [noise_digest(unit) for unit in latents.split(1, dim=2)]
 
 
+def stage_root(stages: Sequence[Sequence[str] | None], units: Sequence[str]) -> str:
+    """The Merkle root over all digests of latents in causal order, see `merkle_root`.
+
+    Args:
+        stages: of each unit, SHA-256 of its latents after each stage; the unit itself is the one leaf of a
+            unit without stages, or whose stages are not known.
+        units: SHA-256 of each unit's latents.
+
+    Raises:
+        ValueError: a digest is none.
+    """
+    digests = [each for known, unit in zip(stages, units, strict=True) for each in known or [unit]]
+    for digest in digests:
+        if re.fullmatch("[0-9a-f]{64}", digest) is None:
+            raise ValueError(f"stages and units must be SHA-256, 64 digits of 0-9a-f, got {digest!r:.70}")
+    return merkle_root([bytes.fromhex(digest) for digest in digests])
+
+
 def chunk_digests(frames: Frames, geometry: PyramidGeometry) -> list[str]:
     """SHA-256 of the frames of each unit, which are decoded as one chunk, see `video.frames_digest`."""
     chunks = geometry.frames_of_units(len(frames))
@@ -195,15 +219,26 @@ def read_manifest(clip: str | Path) -> dict[str, Any]:
         OSError: there is no such clip, or it is neither a file nor a folder.
         ValueError: there is no manifest in it or beside it, or one that cannot be used.
     """
+    return read_checked(clip, check_manifest)
+
+
+def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
+    """`read_manifest` of any kind of clip; `check(manifest, where)` refuses what it cannot use.
+
+    Raises:
+        OSError: there is no such clip, or it is neither a file nor a folder.
+        ValueError: there is no manifest in it or beside it, or one that cannot be used.
+    """
+    check_path("clip", clip)
     clip = Path(clip)
     if not clip.is_dir():
         check_readable(clip)
     sidecar = sidecar_path(clip)
     text = _text_in(clip)
     if clip.suffix.lower() == ".json" or text or not sidecar.is_file():
-        return _parsed(text, clip)
+        return _parsed(text, clip, check)
     check_readable(sidecar)
-    manifest = _parsed(_text_in(sidecar), sidecar)
+    manifest = _parsed(_text_in(sidecar), sidecar, check)
     digest = (manifest.get("file") or {}).get("sha256")
     # Images are compared pixel by pixel; of other files this alone tells that a save was cut off half-way.
     if digest is not None and clip.suffix.lower() != ".png" and digest != file_digest(clip):
@@ -231,7 +266,7 @@ def _text_in(path: Path) -> str | None:
         raise ValueError(f"{path} holds no manifest of pyramid-seed, but bytes that are not UTF-8") from error
 
 
-def _parsed(text: str | None, path: Path) -> dict[str, Any]:
+def _parsed(text: str | None, path: Path, check: Callable[[Any, str], None]) -> dict[str, Any]:
     """The manifest that the text in a file is.
 
     Raises:
@@ -249,8 +284,28 @@ def _parsed(text: str | None, path: Path) -> dict[str, Any]:
         manifest = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} holds no manifest of pyramid-seed, but {text[:60]!r}") from error
-    check_manifest(manifest, str(path))
+    check(manifest, str(path))
     return manifest
+
+
+def check_schema(manifest: Any, where: str, schema: str, newest: int) -> None:
+    """Refuse what is no manifest of that schema, or one newer than `newest`: ValueError."""
+    found = manifest.get("schema") if isinstance(manifest, dict) else None
+    if found not in (SCHEMA, KEYED_SCHEMA):
+        raise ValueError(f"{where} holds no manifest of pyramid-seed")
+    if found != schema:
+        maker = (
+            "keyed() made; only show and verify read those" if found == KEYED_SCHEMA else "generate() made"
+        )
+        raise ValueError(f"{where} is a clip that {maker}")
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"{where}: schema_version must be a whole number of at least 1, got {version!r}")
+    if version > newest:
+        raise ValueError(
+            f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
+            f"to {newest}; install a newer one"
+        )
 
 
 def check_manifest(manifest: Any, where: str) -> None:
@@ -259,16 +314,7 @@ def check_manifest(manifest: Any, where: str) -> None:
     Raises:
         ValueError: not ours, a newer schema, or a field that is missing or of a wrong type; it is named.
     """
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{where} holds no manifest of pyramid-seed")
-    version = manifest.get("schema_version")
-    if not isinstance(version, int) or version < 1:
-        raise ValueError(f"{where}: schema_version must be a whole number of at least 1, got {version!r}")
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{where} has a manifest of schema version {version}, this pyramid-seed ({__version__}) reads up "
-            f"to {SCHEMA_VERSION}; install a newer one"
-        )
+    check_schema(manifest, where, SCHEMA, SCHEMA_VERSION)
     try:
         check_shape(manifest)
         NoiseLedger.from_list(manifest["ledger"])
@@ -281,6 +327,8 @@ def check_manifest(manifest: Any, where: str) -> None:
                 f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
             )
         _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
+        if manifest["schema_version"] > 1:
+            _check_root(digests)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
 
@@ -290,6 +338,16 @@ def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> Non
         is_image = unit == 0 and stages == []
         if stages is not None and len(stages) != num_stages and not is_image:
             raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
+
+
+def _check_root(digests: Mapping[str, Any]) -> None:
+    """Refuse digests of which the root does not say all."""
+    for unit, (stages, digest) in enumerate(zip(digests["stages"], digests["units"], strict=True)):
+        if stages and stages[-1] != digest:
+            raise ValueError(f"the last of digests.stages[{unit}] must be that of the unit, {digest!r:.70}")
+    root = stage_root(digests["stages"], digests["units"])
+    if digests.get("root") != root:
+        raise ValueError(f"digests.root must be {root}, that of its stages, got {digests.get('root')!r:.70}")
 
 
 def _comment(path: Path) -> str | None:

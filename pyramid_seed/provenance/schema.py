@@ -1,4 +1,4 @@
-"""The shape of a manifest of schema version 1 (docs/manifest.md), as types."""
+"""The shape of a manifest of schema version 1 or 2 (docs/manifest.md), as types."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ class _Geometry(msgspec.Struct):
     num_stages: Annotated[int, msgspec.Meta(le=16)]
 
 
-class _Digests(msgspec.Struct):
+class _Digests(msgspec.Struct, kw_only=True):
     text: dict[str, str]
     stages: list[list[str] | None]
     units: list[str]
+    root: str | None = None
     chunks: list[str]
     frames: str
 
 
-class _Environment(msgspec.Struct):
+class Environment(msgspec.Struct):
+    """See `environment.environment_fingerprint`."""
+
     packages: dict[str, Any] = {}
     libraries: dict[str, Any] = {}
     device: dict[str, Any] = {}
@@ -67,13 +70,17 @@ class _Timings(msgspec.Struct):
     seconds: int | float
 
 
-class _Written(msgspec.Struct):
+class Written(msgspec.Struct):
+    """How a file shows the frames."""
+
     scale: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCALE)] = 1
     lossless: bool = False
     sha256: str | None = None
 
 
-class _Manifest(msgspec.Struct, kw_only=True):
+class Manifest(msgspec.Struct, kw_only=True):
+    """What `generate` writes."""
+
     package_version: str
     noise_scheme: str
     prompt: str
@@ -96,21 +103,21 @@ class _Manifest(msgspec.Struct, kw_only=True):
     geometry: _Geometry
     ledger: list[dict[str, Any]]
     digests: _Digests
-    environment: _Environment
-    text_environment: _Environment | None = None
+    environment: Environment
+    text_environment: Environment | None = None
     notes: list[str] = []
     timings: _Timings | None = None
-    file: _Written | None = None
+    file: Written | None = None
 
 
-def check_shape(manifest: Mapping[str, Any]) -> None:
+def check_shape(manifest: Mapping[str, Any], shape: type[msgspec.Struct] = Manifest) -> None:
     """Refuse what has another shape; fields that are not known are ignored.
 
     Raises:
         ValueError: a field is missing or of another type; it is named.
     """
     try:
-        msgspec.convert(manifest, _Manifest)
+        msgspec.convert(manifest, shape)
     except msgspec.ValidationError as error:
         raise ValueError(_in_words(str(error), manifest)) from None
 
@@ -121,8 +128,10 @@ def _in_words(message: str, manifest: Mapping[str, Any]) -> str:
     place = place.removeprefix(".").removesuffix("`")
     if missing := re.fullmatch("Object missing required field `(.*)`", reason):
         return f"{place}.{missing[1]} is missing".removeprefix(".")
+    if "`" not in reason:
+        return f"{place}: {reason[0].lower()}{reason[1:]}"  # such as "invalid enum value 'loose'"
     value: Any = manifest
-    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place):
+    for index, name in re.findall(r"\[(\d+)\]|(\w+)", place.partition("[...]")[0]):  # some entry of a dict
         value = value[int(index) if index else name]
     expected, limit = reason.split("`")[1], reason.rpartition("`")[2]  # such as " <= 256"
     rule = _WORDS.get(expected) or " or ".join(_WORDS.get(word, word) for word in expected.split(" | "))

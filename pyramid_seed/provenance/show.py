@@ -38,6 +38,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     draws = f"{counted(len(manifest['ledger']), 'draw')} on {manifest['noise_device']}"
     yield "noise", f"{manifest['noise_scheme']}, {draws}"
     yield "frames", f"SHA-256 {digests['frames']}"
+    yield "stages", (root := digests.get("root")) and f"Merkle root {root}"
     packages = environment.get("packages", {})
     yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
     yield "made on", f"{_machine(environment)}, {settings['dtype']}, {manifest['determinism']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .diff import (
 )
 from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
+from .sample import UnitSample
 
 _MAX_VALUES, _MAX_VALUES_OF_A_DRAW = 2**32, 2**27  # an hour of 768p has 3.5e9, its draws 245,760
 
@@ -33,15 +34,22 @@ class Verification:
     Attributes:
         steps: what was compared, in causal order, up to the first difference.
         environment: the fields in which this machine differs from the manifest's, `a` being the manifest.
+        sample: which units were made again, where it was not all of them.
     """
 
     steps: tuple[Step, ...]
     environment: tuple[Difference, ...]
+    sample: UnitSample | None = None
 
     @property
     def difference(self) -> Step | None:
         """The first difference; None if the clip is the same."""
         return first_difference(self.steps)
+
+    @property
+    def same(self) -> bool:
+        """Whether everything that was compared is equal."""
+        return self.difference is None
 
 
 def verify_weights(
@@ -57,6 +65,7 @@ def verify_clip(
     weights: Verification,
     made: Mapping[str, Any],
     frames: Frames | None,
+    sample: UnitSample | None = None,
 ) -> Verification:
     """Compare everything that came out when a clip was made again.
 
@@ -66,15 +75,25 @@ def verify_clip(
         weights: see `verify_weights`; they were equal, or could not be compared.
         made: the manifest of the clip that was made again.
         frames: its frames, (T, H, W, 3) uint8; None where another process has them, and compares the file.
+        sample: the units that were made again; None: all of them.
     """
     environment = compare_environments(manifest, made)
     steps = [*weights.steps, *compare_results(manifest, made)]
+    if sample is not None:
+        steps = [_with_sample(step, sample) for step in steps]
     difference = first_difference(steps)
     if difference is not None:
-        return Verification(tuple(steps[: steps.index(difference) + 1]), environment)
+        return Verification(tuple(steps[: steps.index(difference) + 1]), environment, sample)
     if frames is not None and path is not None and path.suffix.lower() != ".json":
         steps.append(compare_file(path, manifest, frames, made["environment"]))
-    return Verification(tuple(steps), environment)
+    return Verification(tuple(steps), environment, sample)
+
+
+def _with_sample(step: Step, sample: UnitSample) -> Step:
+    """Where units are equal, which were made again."""
+    if (step.stage, step.status) != ("unit", "equal"):
+        return step
+    return replace(step, note=f"{step.note}; made again: {', '.join(map(str, sample.units))}")
 
 
 def verify_noise_of_file(path: Path) -> Verification:

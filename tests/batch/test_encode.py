@@ -68,16 +68,21 @@ def test_a_row_whose_text_is_missing_is_a_bad_row(prompts, settings, tmp_path):
 def test_units_of_other_embeddings_are_not_gone_on_from(prompts, settings):
     """A unit says of which embeddings it was made, see `units.load_units`; these are changed by hand."""
     encoded = encode_list(prompts, **settings)
-    texts = {
-        text: embeddings._replace(prompt_embeds=embeddings.prompt_embeds * 1.5)
-        for text, embeddings in encoded.texts.items()
-    }
     item = BatchItem("a boat", 1, with_settings(load_preset("tiny"), Settings(dtype="float32")))
-    origins = [
-        _ClipMaker("cpu", RunOptions(), lossless=False, group=None, embeds=embeds).origins(item)
-        for embeds in (encoded, replace(encoded, texts=texts), None)
+
+    def origin_of(embeds):
+        return _ClipMaker("cpu", RunOptions(), lossless=False, group=None, embeds=embeds).origins(item)[0]
+
+    def with_another(changed):
+        other = encoded.texts[changed]._replace(prompt_embeds=encoded.texts[changed].prompt_embeds * 1.5)
+        return replace(encoded, texts=dict(encoded.texts) | {changed: other})
+
+    negative = item.settings.negative_prompt
+    origins = [origin_of(with_another(text)) for text in ("a cat, wet", "a boat", negative)]
+    said = [origin.pop("texts") for origin in origins]
+    assert said[0] == [encoded.digest("a boat"), encoded.digest(negative)]
+    assert [[ours == theirs for ours, theirs in zip(said[0], each, strict=True)] for each in said[1:]] == [
+        [False, True],
+        [True, False],
     ]
-    said = [origin.pop("text", None) for (origin, *_) in origins]
-    assert said == [encoded.digest("a boat"), replace(encoded, texts=texts).digest("a boat"), None]
-    assert said[0] != said[1]
-    assert origins[0][0] == origins[1][0] == origins[2][0]
+    assert origins == [origin_of(None)] * 3

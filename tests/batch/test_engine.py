@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from pyramid_seed import run_batch
 from pyramid_seed.batch import engine
-from pyramid_seed.batch.engine import RayOptions, ray_options
+from pyramid_seed.batch.engine import RayOptions, check_answers, ray_options
 
 ALONE = {"device": None, "workers": None, "num_processes": None, "processes_per_clip": 1}
 
@@ -59,3 +61,16 @@ def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r'this needs ray; pip install "pyramid-seed\[ray\]"'):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", engine="ray")
     assert not (tmp_path / "clips").exists()
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once():
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, so that nobody else can listen there
+        port = closed.getsockname()[1]
+        with pytest.raises(ConnectionError, match=f"no Ray cluster answers at 127.0.0.1:{port}: "):
+            check_answers(f"127.0.0.1:{port}")
+        with pytest.raises(ConnectionError, match=r"answers at ray://127\.0\.0\.1:99999"):
+            check_answers("ray://127.0.0.1:99999")
+        closed.listen()
+        check_answers(f"127.0.0.1:{port}")
+    check_answers("auto")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_a_full_disk_is_said_in_the_end_not_in_the_middle_of_the_work(tmp_path, 
         work()
     assert worked
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_that_would_wait_for_a_reader(tmp_path):
+    (tmp_path / "logs").mkdir()
+    os.mkfifo(tmp_path / "logs" / "process-0.log")
+    with pytest.raises(OutputError, match=r"process-0\.log is a FIFO"), log_file(tmp_path, "process-0"):
+        pass
 
 
 def test_a_log_that_cannot_be_written(tmp_path):

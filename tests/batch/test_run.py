@@ -249,6 +249,17 @@ def test_a_damaged_model_file_ends_the_batch_once(run, tmp_path, monkeypatch, ca
     assert not (tmp_path / "clips" / ".work" / "records").exists()
 
 
+def test_a_prompt_that_is_cut_is_told_everywhere(run, tmp_path, capsys):
+    """On the terminal, in the index and in the manifest, not in the log alone."""
+    summary = run({"prompt": "a boat " * 40, "num_frames": 1, "max_sequence_length": 32})
+    ((file, _),) = summary.digests.items()
+    (entry,) = map(json.loads, (tmp_path / "clips" / "index.jsonl").read_text().splitlines())
+    manifest = read_manifest(tmp_path / "clips" / file)
+    assert "tokens" in entry["notes"][0]
+    assert entry["notes"] == manifest["notes"]
+    assert "warning: the prompt has" in capsys.readouterr().err
+
+
 def test_each_process_has_an_accelerator_of_its_own():
     alone = join_launch(environment={})
     second_of_two = Launch(1, 1, 2, alone.store)
@@ -301,4 +312,6 @@ def test_seeds_that_are_none_are_refused_and_nothing_is_left(quick, tmp_path):
     settings = {name: value for name, value in quick.items() if name != "progress"}
     with pytest.raises(TypeError, match="seeds must be a list of root seeds, got 5"):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=5, **settings)
+    with pytest.raises(TypeError, match="loras must be a Mapping, got bool"):
+        run_batch(tmp_path / "list.txt", tmp_path / "clips", loras=True, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]

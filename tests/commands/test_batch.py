@@ -89,7 +89,10 @@ def test_a_list_that_is_refused_leaves_nothing(tmp_path, monkeypatch):
     Path("bad.jsonl").write_text('{"prompt": "a", "num_frames": 10}\n')
     Path("mine").mkdir()
     Path("mine/notes.txt").touch()
-    for arguments in (["nothere.txt", "-o", "new"], ["bad.jsonl", "-o", "new"], ["bad.jsonl", "-o", "mine"]):
-        assert main(["batch", *arguments]) == 2
+    for source, folder in (("nothere.txt", "new"), ("bad.jsonl", "new/er"), ("bad.jsonl", "mine")):
+        assert main(["batch", source, "-o", folder]) == 2
+    assert main(["sweep", "a boat", "-o", "new/er", "--num-frames", "10"]) == 2
+    assert main(["sweep", "a boat", "-o", "mine", "--num-frames", "10"]) == 2
     assert not Path("new").exists()
+    assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
     assert Path("mine/notes.txt").exists()

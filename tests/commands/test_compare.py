@@ -17,7 +17,7 @@ from pyramid_seed.explore import compare_report
 from pyramid_seed.explore.stored import read_clip
 from pyramid_seed.media.video import read_video, write_image, write_video
 from pyramid_seed.provenance.manifest import manifest_json
-from tests.explore.clips import GOLDEN, changed_in, random_frames, write_golden
+from tests.explore.clips import changed_in, golden_record, random_frames, write_golden
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_names_the_unit_and_the_manifests_difference(golden, tmp_path, capsys):
 
 def test_a_branch_is_distinguished_from_what_the_codec_lost(golden, tmp_path, capsys):
     a, b = golden("default", "a.mp4"), tmp_path / "b.mp4"
-    clip, manifest = read_clip(a), json.loads(manifest_json(GOLDEN["default"]))
+    clip, manifest = read_clip(a), json.loads(manifest_json(golden_record("default").manifest))
     clip.frames[9:] = 255 - clip.frames[9:]
     manifest["digests"]["chunks"][3:] = ["other", "other"]  # frames 9 to 12 and 13 to 16
     write_video(b, clip.frames, 8, comment=manifest_json(manifest))

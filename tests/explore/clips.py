@@ -9,12 +9,12 @@ import numpy as np
 from pyramid_seed.media.frames import Frames
 from pyramid_seed.media.video import write_video
 from pyramid_seed.provenance.manifest import manifest_json
-from scripts.renew_golden import read_frames, read_manifests
+from pyramid_seed.record import Record, read_record
 
-GOLDEN = {
-    name: manifest | {"timings": {"load_seconds": 0, "seconds": 0}}
-    for name, manifest in read_manifests().items()
-}
+
+def golden_record(name: str) -> Record:
+    """A golden clip; all frames of it are kept."""
+    return read_record(Path(__file__).parents[1] / "test_golden" / f"{name}.json")
 
 
 def random_frames() -> Frames:
@@ -30,8 +30,8 @@ def changed_in(frames: Frames, frame: int, by: int) -> Frames:
 
 def write_golden(path: Path, name: str, *, lossless: bool = False, scale: int = 1) -> Path:
     """A golden clip with its manifest."""
-    clip = np.ascontiguousarray(read_frames(name))
+    clip = golden_record(name)
     file = {"ending": ".mp4", "scale": scale, "lossless": lossless}
-    comment = manifest_json(GOLDEN[name] | {"file": file})
-    write_video(path, clip, 8, comment=comment, lossless=lossless, scale=scale)
+    comment = manifest_json({**clip.manifest, "file": file})
+    write_video(path, clip.frames, 8, comment=comment, lossless=lossless, scale=scale)
     return path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pyramid_seed.explore.compare import compare_frames
-from pyramid_seed.explore.compare_images import amplified, gain_for, panel_scale, write_curve
+from pyramid_seed.explore.compare_images import panel_scale, write_curve
 from pyramid_seed.explore.stored import read_clip
+from pyramid_seed.media.frames import amplified, gain_for
 from pyramid_seed.media.video import write_video
 
 from .clips import changed_in, random_frames, write_golden

@@ -52,6 +52,8 @@ def test_all_bad_rows_are_named(tmp_path):
 def test_prompts_that_are_none():
     words = {("a", "b", "a"): "'a' is given twice", (" ",): "must not be empty", (): "no prompt"}
     assert not_refused(read_prompts, words) == {}
+    odd = {(0,): "prompts must be a path", "a boat": "prompts must be a list of prompts", 5: "must be a list"}
+    assert not_refused(read_prompts, odd, TypeError) == {}
 
 
 def test_a_list_without_prompts(tmp_path):

@@ -8,14 +8,14 @@ from pyramid_seed.explore.stored import read_clip, shows_its_frames
 from pyramid_seed.media.video import write_video
 from pyramid_seed.provenance.manifest import manifest_json
 
-from .clips import GOLDEN, write_golden
+from .clips import golden_record, write_golden
 
 
 def test_what_other_formats_show(tmp_path):
     """Equal frames in a row are one image in .gif and .webp; the manifest's rate tells them apart."""
     # Few colours, so that a .gif holds them all.
     clip = (np.arange(9, dtype=np.uint8) // 3)[:, None, None, None].repeat(16, 1).repeat(16, 2).repeat(3, 3)
-    sidecar = manifest_json(GOLDEN["short"])
+    sidecar = manifest_json(golden_record("short").manifest)
     offenders = []
     for name in ("a.gif", "b.webp", "c.png", "d-folder"):
         path = tmp_path / name

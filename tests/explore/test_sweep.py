@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,19 +124,3 @@ def test_two_processes_write_the_report_of_one(swept, tmp_path):
     assert done.stdout.count("index.html") == 1
     for name in ("measures.json", "measures.csv", "contact_sheet.png"):
         assert (tmp_path / "two" / "report" / name).read_bytes() == (swept[0] / "report" / name).read_bytes()
-
-
-@pytest.mark.slow
-def test_a_signal_while_measuring_ends_with_a_message_and_leaves_nothing(tmp_path):
-    arguments = ["-m", "pyramid_seed", "sweep", *PROMPTS[:1], "--seeds", "0-3", "-o", str(tmp_path), *OPTIONS]
-    arguments.remove("--quiet")
-    with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE) as process:
-        told = b""
-        while b"measuring" not in told:
-            told += process.stderr.read1() or pytest.fail(told.decode())
-        process.send_signal(signal.SIGHUP)
-        rest = process.stderr.read()
-    assert process.returncode == 128 + signal.SIGHUP
-    assert b"pyramid-seed sweep: stopped; no file was left half-written" in rest
-    assert {path.name for path in tmp_path.iterdir()} == {"clips", "prompts.jsonl"}
-    assert [path.name for path in tmp_path.rglob(".*.tmp*")] == []

@@ -221,6 +221,14 @@ def test_reading_what_is_damaged(tmp_path):
             read_video(tmp_path / "b.mp4")
         with pytest.raises(ValueError, match=r"b\.mp4 is not a video, or a damaged one"):
             list(video_frames(tmp_path / "b.mp4"))
+    whole = whole.replace(b"avc1", b"\0vc1").replace(b"avcC", b"\0vcC")  # which nothing decodes
+    (tmp_path / "b.mp4").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"b\.mp4 is not a video, or a damaged one \(Decoder not found\)"):
+        read_video(tmp_path / "b.mp4")
+    write_video(tmp_path / "c.mp4", noise_clip(), 8, comment="a tag of text")
+    (tmp_path / "c.mp4").write_bytes((tmp_path / "c.mp4").read_bytes().replace(b"a tag", b"\x80 tag"))
+    with pytest.raises(ValueError, match=r"c\.mp4 is not a video, or a damaged one \(invalid start byte\)"):
+        read_comment(tmp_path / "c.mp4")
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(ValueError, match=r"text\.mp4"):
         list(video_frames(tmp_path / "text.mp4"))

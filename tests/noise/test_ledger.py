@@ -36,6 +36,9 @@ def test_draws_pass_through_and_are_written_down_in_order():
     assert RENOISE in ledger
     assert NoiseKey("posterior", 0, 0) not in ledger
     assert len(ledger) == 2
+    assert ledger[1] == ledger[-1] == list(ledger)[1]
+    assert ledger[:1] == list(ledger)[:1]
+    assert repr(ledger) == "NoiseLedger(draws=2, units=1)"
 
 
 def test_digest_is_over_little_endian_float32_in_c_order():

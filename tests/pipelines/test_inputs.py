@@ -247,6 +247,15 @@ class TestEmbeddings:
         message = "prompt_embeds, prompt_attention_mask must come with pooled_prompt_embeds"
         self.refused(make, forwards, message, prompt=None, **given)
 
+    def test_no_tensors_of_real_numbers(self, make, forwards, given, negative):
+        message = "must be a tensor of real numbers for each prompt"
+        for bad in (torch.tensor(1.0), [1.0], given["prompt_embeds"] * 1j):
+            self.refused(
+                make, forwards, f"^prompt_embeds {message}", prompt=None, **given | {"prompt_embeds": bad}
+            )
+            changes = negative | {"negative_prompt_embeds": bad}
+            self.refused(make, forwards, f"negative_prompt_embeds {message}", prompt=None, **given, **changes)
+
     def test_shapes(self, make, forwards, given):
         for name, good in given.items():
             for bad in (torch.cat([good, good], dim=-1), good[0]):

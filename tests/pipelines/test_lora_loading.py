@@ -11,6 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
+from tests.cases import check_cases
 from tests.pipelines.conftest import FAMILY_NEUTRAL
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
@@ -154,6 +155,44 @@ def test_what_cannot_be_saved_is_refused(pipe, tmp_path):
             pipe.save_lora_weights(*arguments)
     with pytest.raises(TypeError, match="lora_state_dict takes no colour"):
         pipe.lora_state_dict(tensors, colour=1)
+
+
+@FAMILY_NEUTRAL
+def test_what_does_not_fit_is_refused_and_leaves_the_model_as_it_was(own_pipe, lora, tmp_path):
+    """Not with torch's words, when half of it is in."""
+    tensors = load_file(lora)
+    first = next(name for name in tensors if name.endswith("to_q.lora_A.weight"))
+    second = first.replace("lora_A", "lora_B")
+    rank, width = tensors[first].shape
+    before = sorted(own_pipe.transformer.state_dict())
+
+    def rule(changes, message, metadata=None):
+        save_file(tensors | changes, tmp_path / "other.safetensors", metadata)
+        with pytest.raises(ValueError, match=message):
+            own_pipe.load_lora_weights(tmp_path / "other.safetensors")
+        assert sorted(own_pipe.transformer.state_dict()) == before
+
+    zeros = torch.zeros
+    cases = {
+        "width": (
+            {first: zeros(rank, width + 1)},
+            rf"must have shape \(rank, {width}\) here, got \({rank}, ",
+        ),
+        "out": ({second: zeros(9, rank)}, r"lora_B\.weight must have shape \(\d+, rank\) here, got \(9, 2\)"),
+        "ranks": ({first: zeros(rank + 1, width)}, r"must have one rank, .* \(3, \d+\) and .*lora_B"),
+        "rank 0": ({first: zeros(0, width), second: zeros(width, 0)}, "must have shape"),
+        "dimensions": ({first: zeros(rank, width, 1, 1)}, "must have shape"),
+        "integers": ({first: zeros(rank, width, dtype=torch.int32)}, "must be of F16, .* is of I32"),
+        "a norm": (
+            {"norm_out.norm.lora_A.weight": zeros(1, 1), "norm_out.norm.lora_B.weight": zeros(1, 1)},
+            "no norm",
+        ),
+        "a kind": ({first.replace("lora_A", "lora_Z"): zeros(1)}, r"this one has no .*lora_Z\.weight"),
+        "no JSON": ({}, "as JSON", {"lora_adapter_metadata": "{"}),
+        "no object": ({}, "as an object, got 5", {"lora_adapter_metadata": "5"}),
+        "odd": ({}, "cannot be loaded|must be|r", {"lora_adapter_metadata": '{"r": "x", "peft_type": 7}'}),
+    }
+    check_cases(cases, rule)
 
 
 @pytest.fixture

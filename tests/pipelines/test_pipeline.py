@@ -29,7 +29,7 @@ from PIL import Image
 
 from pyramid_seed.geometry import LatentShape
 from pyramid_seed.noise import LedgeredNoise, NoiseKey, NoiseLedger, NoiseStreams, noise_digest
-from pyramid_seed.pipelines import PyramidFlowPipeline
+from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutput
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
@@ -765,3 +765,15 @@ def test_the_pipeline_is_one_of_diffusers(pipe):
     assert isinstance(pipe, diffusers.DiffusionPipeline)
     assert pipe.dtype == torch.float32
     assert pipe.geometry.size_multiple == 64
+
+
+def test_an_output_does_not_flood_a_notebook():
+    output = PyramidFlowPipelineOutput(
+        frames=None,
+        latents=torch.zeros(2, 16, 3, 8, 8),
+        seeds=[1, 2],
+        ledgers=[],
+        text_digests=[],
+        stage_digests=[],
+    )
+    assert repr(output) == "PyramidFlowPipelineOutput(seeds=[1, 2], latents=(2, 16, 3, 8, 8))"

@@ -25,15 +25,17 @@ from pyramid_seed.provenance.manifest import (
     manifest_json,
     read_manifest,
     recipe_of,
+    stage_root,
     unit_digests,
 )
+from pyramid_seed.provenance.merkle import merkle_root
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 
 
 def test_it_says_what_was_asked_for_and_what_came_out(made):
     manifest = made.manifest
-    assert (manifest["schema"], manifest["schema_version"]) == ("pyramid-seed/manifest", 1)
+    assert (manifest["schema"], manifest["schema_version"]) == ("pyramid-seed/manifest", 2)
     assert manifest["noise_scheme"] == SCHEME
     assert manifest["seed"] == "18446744073709551615"
     assert manifest["settings"]["num_inference_steps"] == [1, 1, 1]
@@ -106,6 +108,23 @@ def test_the_last_stage_is_the_unit(made):
     digests = made.manifest["digests"]
     assert [len(stages) for stages in digests["stages"]] == [3, 3]
     assert [stages[-1] for stages in digests["stages"]] == digests["units"]
+
+
+def test_the_root_is_over_all_stages_in_causal_order(made):
+    digests = made.manifest["digests"]
+    leaves = [bytes.fromhex(digest) for stages in digests["stages"] for digest in stages]
+    assert len(leaves) == 6
+    assert digests["root"] == merkle_root(leaves)
+    # A unit whose stages are not known, or that an image gave, is one leaf itself.
+    one, two = digests["stages"]
+    for none in (None, []):
+        leaves = [bytes.fromhex(digest) for digest in (one[-1], *two)]
+        assert stage_root([none, two], digests["units"]) == merkle_root(leaves)
+
+
+def test_a_manifest_of_version_1_has_no_root_and_is_read(made):
+    digests = {name: value for name, value in made.manifest["digests"].items() if name != "root"}
+    check_manifest(made.manifest | {"schema_version": 1, "digests": digests}, "here")
 
 
 def test_digests_of_units_and_chunks_can_be_recomputed_by_anybody(made):
@@ -228,7 +247,7 @@ def test_json_that_is_deep_or_large_is_refused(made, tmp_path):
 def test_a_newer_schema_is_refused_with_advice(made):
     newer = made.manifest | {"schema_version": SCHEMA_VERSION + 1}
     with pytest.raises(
-        ValueError, match=r"schema version 2, this pyramid-seed .* reads up to 1; install a newer"
+        ValueError, match=r"schema version 3, this pyramid-seed .* reads up to 2; install a newer"
     ):
         check_manifest(newer, "clip.mp4")
 
@@ -255,6 +274,12 @@ DAMAGED = [
     (("digests", "stages"), [None], "stages, units and chunks are [2, 1, 2, 2]"),
     (("digests", "stages"), [None, []], "digests.stages[1] must be 3 texts or null, got []"),
     (("digests", "stages"), [["x", "x", 5], None], "digests.stages[0][2] must be text, got 5"),
+    (("digests", "stages", 0, 1), "f" * 64, "digests.root must be "),
+    (("digests", "stages", 1), None, "that of its stages, got "),
+    (("digests", "stages", 1, 1), "0" * 63, "must be SHA-256, 64 digits of 0-9a-f, got '000"),
+    (("digests", "units", 1), "0" * 64, "the last of digests.stages[1] must be that of the unit, '00000"),
+    (("digests", "root"), None, "that of its stages, got None"),
+    (("digests", "root"), 5, "digests.root must be text or null, got 5"),
     (("digests", "stages"), ["xyz", None], "digests.stages[0] must be a list or null, got 'xyz'"),
     (("geometry", "num_units"), True, "geometry.num_units must be a whole number, got True"),
     (("geometry", "temporal_factor"), 0, "temporal_factor must be at least 1"),

@@ -17,6 +17,7 @@ def test_people_see_what_matters(made):
     assert lines["steps"] == "[1, 1, 1]"
     assert lines["noise"] == "pyramid-seed/v1, 6 draws on cpu"
     assert made.digest in lines["frames"]
+    assert lines["stages"] == f"Merkle root {made.manifest['digests']['root']}"
     assert "branch" not in lines
     assert "image" not in lines
 

@@ -85,11 +85,21 @@ def test_the_first_difference_in_causal_order(tampered):
             "latents of stage 1 of unit 0",
         ),
         (
-            lambda m: m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+            lambda m: (
+                m["digests"]["stages"][1].__setitem__(2, "0" * 64),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
             "unit",
             "latents of stage 2 of unit 1",
         ),
-        (lambda m: m["digests"]["units"].__setitem__(1, "0" * 64), "unit", "latents of unit 1"),
+        (
+            lambda m: (
+                m["digests"]["stages"].__setitem__(1, None),
+                m["digests"]["units"].__setitem__(1, "0" * 64),
+            ),
+            "unit",
+            "latents of unit 1",
+        ),
         (lambda m: m["digests"]["chunks"].__setitem__(1, "0" * 64), "decode", "chunk 1 (frames 1 to 8)"),
         (lambda m: m["digests"].update(frames="0" * 64), "frames", "all frames"),
     ]
@@ -141,9 +151,18 @@ def test_what_the_machine_differs_in_is_told(tampered):
 def test_what_cannot_be_run_is_an_error(tampered):
     cases = [
         (lambda m: m.update(noise_scheme="pyramid-seed/v2"), "noise scheme 'pyramid-seed/v2'"),
-        (lambda m: m.update(schema_version=2), "schema version 2"),
+        (lambda m: m.update(schema_version=3), "schema version 3"),
         (lambda m: m.pop("ledger"), "ledger is missing"),
     ]
+    folders = [  # of this machine, which a stranger's manifest must not name
+        (lambda m: m["model"].update(kind="hub", name="/etc", revision=None), "as owner/name, got '/etc'"),
+        (lambda m: m["model"].update(kind="hub", name="../x", revision=None), "as owner/name, got '../x'"),
+        (lambda m: m["model"].update(kind="embedded", name="embedded:../x"), "no model named '../x' comes"),
+        (lambda m: m["model"].update(kind="embedded", name="/etc"), "must name embedded:NAME, got '/etc'"),
+    ]
+    for change, message in folders:
+        with pytest.raises((ValueError, OSError), match=message):
+            verify(tampered(change), progress=False)
 
     def rule(change, message):
         path = tampered(change)

@@ -1,0 +1,67 @@
+"""`pyramid-seed record`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .options import (
+    Commands,
+    add_again_options,
+    add_clip,
+    again_options,
+    named_path,
+    open_image,
+    quiet_loading,
+    say,
+)
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "record",
+        help="keep a small record of a clip, for `check`",
+        description="Make a clip again from its manifest and keep a record: the manifest, with all digests, "
+        "and a lossless picture of some frames. `check` tells later whether the same is still made.",
+        epilog="exit status: 0 recorded, 2 an error",
+    )
+    parser.set_defaults(run=run)
+    add_clip(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-o",
+        "--output",
+        type=named_path,
+        metavar="FILE",
+        help=".json; the picture lies beside it, as .png (default: the clip's name with -record)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace what exists")
+    add_again_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed record`."""
+    from ..record import check_record_path, record_of, write_record
+
+    path = options.output or Path(f"{options.clip.stem}-record.json")
+    check_record_path(path, overwrite=options.overwrite)
+    image = open_image(options.image)
+
+    from ..provenance.diff import diff_manifests
+    from ..provenance.manifest import read_manifest
+    from ..reproduce import regenerate
+
+    quiet_loading()
+
+    manifest = read_manifest(options.clip)
+    clip = regenerate(manifest, image=image, **again_options(options))
+    write_record(path, record_of(clip), overwrite=options.overwrite)
+    parting = diff_manifests(manifest, clip.manifest).parting
+    if parting is not None:
+        say(
+            "recorded",
+            f"what is made here; {options.clip} differs from it in {parting.stage}: {parting.note}",
+        )
+    say("file", path)
+    return 0

@@ -1,0 +1,61 @@
+"""`pyramid-seed regenerate`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from .options import (
+    Commands,
+    add_again_options,
+    add_clip,
+    add_output_options,
+    again_options,
+    frame_file,
+    open_image,
+    output_options,
+    quiet_loading,
+    tell,
+)
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "regenerate",
+        usage="%(prog)s CLIP -o FILE [options]",
+        help="make a clip again from its manifest, into another file",
+        description="Make a clip again from its manifest, into another file, also in another format.",
+    )
+    parser.set_defaults(run=run)
+    add_clip(parser)
+    add_output_options(parser, "CLIP's name with _again")
+    add_again_options(parser)
+
+
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
+    """`pyramid-seed regenerate`."""
+    from ..clip_files import check_outputs
+    from ..provenance.manifest import read_manifest, recipe_of
+
+    path = options.output or options.clip.with_stem(f"{options.clip.stem}_again")
+    settings = recipe_of(read_manifest(options.clip)).settings
+    check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
+    image = open_image(options.image)
+
+    from ..reproduce import regenerate
+
+    quiet_loading()
+
+    with frame_file(path, options) as sink:
+        clip = regenerate(options.clip, image=image, processes=processes, sink=sink, **again_options(options))
+        if processes is not None and not processes.is_first:
+            return 0
+        saved = clip.save(path, **output_options(options))
+    tell(clip, saved)
+    return 0

@@ -1,0 +1,103 @@
+"""A clip of a keyed pipeline: its frames, and how they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..clip_files import check_outputs
+from ..media.frames import Frames, frames_digest
+from ..media.video import write_video
+from ..provenance.manifest import manifest_json
+from .answers import LedgerRow
+from .manifest import WeightFolders, build_manifest
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class KeyedClip:
+    """One clip of a call of a `KeyedPipeline`.
+
+    Attributes:
+        seed: its root seed.
+        ledger: every draw, in order.
+        frames: (T, H, W, 3) uint8 RGB; None of an output without frames, such as latents.
+        arguments: of its call of the pipeline, as `manifest.told` tells each.
+        setup: how the pipeline was set up, as a manifest tells it, see `manifest.setup_of`.
+        folders: where the weights came from.
+    """
+
+    seed: int
+    ledger: Sequence[LedgerRow]
+    frames: Frames | None
+    arguments: Mapping[str, Any]
+    setup: Mapping[str, Any]
+    folders: WeightFolders
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the frames, hexadecimal: equal digests, equal clips. ValueError if there are none."""
+        return frames_digest(self._frames())
+
+    def manifest(self, fps: float) -> dict[str, Any]:
+        """How the clip was made and what came out, see docs/keyed.md. ValueError if there are no frames."""
+        return build_manifest(
+            self._frames(), fps, self.seed, self.ledger, self.setup, self.arguments, self.folders
+        )
+
+    def save(self, path: str | Path, *, fps: float, lossless: bool = False, overwrite: bool = False) -> Path:
+        """Write the clip as .mp4, with its manifest in the comment tag; equal clips are equal files.
+
+        Args:
+            path: the file.
+            fps: frames per second; pipelines do not say.
+            lossless: keep every bit (RGB h264).
+            overwrite: replace what is there.
+
+        Raises:
+            FileExistsError: something is there.
+            ValueError: another ending, a size or rate that it cannot have, or a clip without frames.
+        """
+        path, frames = Path(path), self._frames()
+        if path.suffix.lower() != ".mp4":
+            raise ValueError(f"a keyed clip is saved as .mp4, which holds its manifest, got {path.name!r}")
+        check_outputs(path, lossless=lossless, overwrite=overwrite, fps=fps, num_frames=len(frames))
+        shown = {"ending": ".mp4", "scale": 1, "lossless": lossless}
+        comment = manifest_json(self.manifest(fps) | {"file": shown})
+        write_video(path, frames, fps, comment=comment, lossless=lossless, overwrite=overwrite)
+        return path
+
+    def _frames(self) -> Frames:
+        if self.frames is None:
+            raise ValueError('the pipeline gave no frames; call it with output_type="np", "pt" or "pil"')
+        return self.frames
+
+    def __repr__(self) -> str:
+        return f"KeyedClip(seed={self.seed}, {len(self.ledger)} draws)"
+
+
+def frames_of(output: Any) -> Frames | None:
+    """(T, H, W, 3) uint8 of the one clip of an output: "np", "pt" or "pil"; None of anything else.
+
+    Raises:
+        FloatingPointError: they are not finite.
+    """
+    (clip,) = output[0] if isinstance(output[0], list | tuple) else output[0][:1]
+    if isinstance(clip, list) and clip and isinstance(clip[0], Image.Image):
+        return np.stack([np.asarray(image.convert("RGB")) for image in clip])
+    if isinstance(clip, torch.Tensor):
+        if clip.ndim != 4 or clip.shape[1] != 3:
+            return None
+        clip = clip.detach().to("cpu", torch.float32).permute(0, 2, 3, 1).numpy()
+    if not isinstance(clip, np.ndarray) or clip.ndim != 4 or clip.shape[-1] != 3:
+        return None
+    if clip.dtype == np.uint8:
+        return clip
+    if not np.isfinite(clip).all():
+        raise FloatingPointError("the pipeline gave frames with infinite values or NaN")
+    return (clip.clip(0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,90 @@
+"""A clip from its kept latents: some units made again from those before them, all of it decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.image_processor import PipelineImageInput
+
+from .api import call_arguments, make_clip, opened_texts
+from .choices import AfterUse
+from .clip import Clip
+from .pipelines import PyramidFlowPipeline
+from .pipelines.beginning import Beginning
+from .pipelines.encoded_texts import EncodedTexts
+from .provenance.manifest import unit_digests
+from .recipe import Recipe
+
+
+def remake_from_latents(
+    recipe: Recipe,
+    pipeline: PyramidFlowPipeline,
+    latents: torch.Tensor,
+    units: Sequence[int],
+    *,
+    image: PipelineImageInput | None = None,
+    text_encoders: AfterUse = "keep",
+    prompt_embeds: str | Path | EncodedTexts | None = None,
+    **options: Any,
+) -> tuple[Clip, dict[str, Any]]:
+    """Encode the text, draw all noise, make the units of a sample again, and decode all latents.
+
+    A unit follows from the text, its noise and the units before it, so each is made alone, with the units
+    before it taken from `latents`.
+
+    Args:
+        recipe: of the clip.
+        pipeline: its model.
+        latents: (1, C, t, h, w) float32, of the whole clip.
+        units: to make again.
+        image: the first frame, if the clip was made from one.
+        text_encoders, prompt_embeds: see `make_clip`.
+        options: workers, progress, on_step and on_chunk of `make_clip`.
+
+    Returns:
+        The clip with its frames, and its manifest: with the digests of the units that were made again, and
+        of the given latents for the others, whose stages are not known.
+    """
+    embeds = opened_texts(prompt_embeds)
+    stages: list[list[str] | None] = [None] * latents.shape[2]
+    digests = unit_digests(latents)
+    for unit in units:
+        num_frames = pipeline.geometry.num_frames(unit + 1)
+        arguments = call_arguments(
+            replace(recipe, settings=replace(recipe.settings, num_frames=num_frames)),
+            pipeline,
+            image=image if unit == 0 else None,
+            beginning=None if unit == 0 else _beginning(recipe, latents[:, :, :unit]),
+            embeds=embeds,
+        )
+        with pipeline.vae.tiling_set(recipe.vae_tiling):  # an image is encoded in these tiles
+            output = pipeline(
+                **arguments,
+                workers=options.get("workers"),
+                # Encoders that are freed cannot encode for the next unit.
+                text_encoders="keep" if text_encoders == "free" else text_encoders,
+                output_type="latent",
+                show_progress=options.get("progress", True),
+                callback_on_step_end=options.get("on_step"),
+            )
+        stages[unit] = list(output.stage_digests[0][unit] or ())
+        digests[unit] = unit_digests(output.latents[:, :, unit:])[0]
+    clip = make_clip(
+        recipe,
+        pipeline,
+        beginning=_beginning(recipe, latents),
+        text_encoders=text_encoders,
+        prompt_embeds=embeds,
+        **options,
+    )
+    made = clip.manifest["digests"] | {"stages": stages, "units": digests}
+    return clip, clip.manifest | {"digests": made}
+
+
+def _beginning(recipe: Recipe, latents: torch.Tensor) -> Beginning:
+    """Known latents, and nothing that is known of how they came to be: that is what is checked."""
+    return Beginning(latents, image_digest=recipe.image_digest)
