@@ -388,11 +388,11 @@ def call_arguments(
     beginning: Beginning | None,
     embeds: EncodedTexts | None,
 ) -> dict[str, Any]:
-    """Arguments of a pipeline's call that say what the clip of a recipe is; raises as `check_request`.
+    """Arguments of a pipeline's call that determine a recipe's clip; raises as `check_request`.
 
     Args:
         recipe, pipeline, image, beginning: see `make_clip`.
-        embeds: its texts, encoded beforehand; None, to encode them.
+        embeds: its texts, encoded in advance; None: encode them.
     """
     arguments = _arguments(recipe.settings, image)
     if embeds is None:

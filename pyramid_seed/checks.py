@@ -34,7 +34,7 @@ def check_finite(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is not one of the choices; the error names the one spelled most like it."""
+    """Refuse anything but one of the choices; the error names the one spelled most like it."""
     if not isinstance(value, str) or value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
@@ -48,13 +48,13 @@ def check_kinds(**arguments: tuple[object, type]) -> None:
 
 
 def check_path(name: str, value: object) -> None:
-    """Refuse what is no path, which bytes are not: TypeError."""
+    """Refuse anything but a path; bytes are not one: TypeError."""
     if not isinstance(value, str | PathLike):
         raise TypeError(f"{name} must be a path, as str or Path, got {type(value).__name__}")
 
 
 def check_list(name: str, value: object, of: str) -> None:
-    """Refuse what is no list or tuple; a str or bytes is none: TypeError."""
+    """Refuse anything but a list or a tuple; a str or bytes is neither: TypeError."""
     if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of {of}, got {value!r:.60}")
 

@@ -9,7 +9,7 @@ def parse_device(device: str | torch.device, name: str = "device") -> torch.devi
     """The device of a text such as "cuda:1".
 
     Raises:
-        ValueError, with `name`: torch knows none of that name. TypeError: it is no text.
+        ValueError, with `name`: torch knows no such device. TypeError: it is not a text.
     """
     if not isinstance(device, str | torch.device):
         raise TypeError(f"{name} must be a str such as cpu or cuda, got {device!r:.60}")

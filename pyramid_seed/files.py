@@ -22,11 +22,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-# Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
-# random), `.tmp` and the ending, or `-tmp` where there is none. The name of the file is not in it: it may be
-# as long as a name can be.
+# Temporary names: `.`, 16 hexadecimal digits that identify the owner (6 for the machine, 6 for the process, 4
+# random), `.tmp` and the ending, or `-tmp` without one. The file's own name is left out: it may be as long as
+# a name can be.
 _TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}[.-]tmp(\.[^.]+)?")
-_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
+_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file waits that long between its last byte and its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
 
@@ -44,8 +44,8 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     """Give a temporary path beside `path`; whatever is made there is renamed to `path` when the block ends.
 
     The block may make a file or a folder. Missing parent folders are created. If the block raises, what was
-    made is removed, and `path` is as it was. The temporary path has the ending of `path`. What killed
-    processes left half-written in the folder is removed, see `clear_leftovers`.
+    made is removed, and `path` is as it was. The temporary path has the ending of `path`. Half-written files
+    that killed processes left in the folder are removed, see `clear_leftovers`.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
@@ -62,7 +62,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         _clear_once(path.parent)
         try:
             yield temporary
-            check_free(path, overwrite=overwrite)  # somebody else may have been faster
+            check_free(path, overwrite=overwrite)  # another process may have been faster
             if temporary.is_dir() and path.exists():
                 _swap_folder(temporary, path)
             else:
@@ -77,7 +77,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
 @contextmanager
 def without_new_folders(folder: Path) -> Iterator[None]:
-    """If the block raises, remove `folder` and those above it that were missing, as far as they are empty."""
+    """If the block raises, remove `folder` and its parents, as far as they were missing and are empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield
@@ -99,7 +99,7 @@ def check_name(path: str | os.PathLike[str]) -> None:
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path without links; where these go round in a circle, `Path.resolve` is a RuntimeError."""
+    """The absolute path without links; if these form a loop, `Path.resolve` raises a RuntimeError."""
     check_name(path)
     return Path(os.path.realpath(path))
 
@@ -143,7 +143,7 @@ def check_space(path: Path, size: int, what: str, advice: str) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Raise OSError, which names it, unless `path` is a file that is read at once: a FIFO would wait."""
+    """Raise OSError that names `path` unless it is a file that can be read at once: a FIFO would wait."""
     check_name(path)
     try:
         mode = path.stat().st_mode
@@ -238,7 +238,7 @@ def _swap_folder(new: Path, old: Path) -> None:
     if _exchange(new, old):
         _remove(new)
         return
-    aside = new.with_name(f".old{new.name}")  # which is no temporary name: nobody removes it
+    aside = new.with_name(f".old{new.name}")  # not a temporary name, so nothing removes it
     old.replace(aside)
     try:
         new.replace(old)

@@ -72,7 +72,7 @@ class RunOptions:
         """Refuse options that cannot work here, before anything is loaded.
 
         Raises:
-            ValueError: an unknown word or device, or a noise device that this machine does not have.
+            ValueError: a word or device is unknown, or this machine does not have the noise device.
         """
         for name, field in RUN_OPTIONS.items():
             value = getattr(self, name)

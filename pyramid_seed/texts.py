@@ -95,7 +95,7 @@ def open_file(path: Path, what: str) -> BinaryIO:
         raise FileNotFoundError(f"{what} {path} does not exist") from error
     except ValueError as error:  # NUL, or half a surrogate pair
         raise ValueError(f"{what} {str(path)!r:.80} has a name that no file can have") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # which could go on for ever, or never begin
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # others could go on for ever, or never begin
         raise ValueError(f"{what} {path} must be a file, not a device or a pipe")
     return path.open("rb")
 

@@ -21,7 +21,7 @@ from ..texts import parse_json
 from .onednn_linear import use_onednn
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Of the tensors of a LoRA, by name."""
+"""The shapes of a LoRA's tensors, by name."""
 
 _FIRST, _SECOND = ("_A", "_down", ".down"), ("_B", "_up", ".up")  # matrices, behind ".lora"
 _FLOATS = ("F16", "BF16", "F32", "F64")
@@ -80,8 +80,8 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing, or
-                has another size; or it is to be swapped in and acts on more layers than the one before it.
+            ValueError: none of its names is one of this model's, or some are not, or half a layer is missing or
+                has another size; or it is to be swapped in and acts on more layers than the one it replaces.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, shapes = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -96,7 +96,7 @@ class LoraMixin(PeftAdapterMixin):
             super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
         except (torch.OutOfMemoryError, OSError, ValueError):
             raise
-        except Exception as error:  # of diffusers and peft, at what the file says of itself
+        except Exception as error:  # from diffusers and peft, about the metadata of the file
             raise ValueError(
                 f"the LoRA {given if file else 'in memory'} cannot be loaded: {error}"
             ) from error
@@ -259,10 +259,10 @@ def find_lora(
 
 
 def lora_shapes(file: Path) -> Shapes:
-    """Shapes of the tensors in a LoRA's file, by name, of which nothing else is read.
+    """Shapes of the tensors in a LoRA's file, by name; nothing else is read.
 
     Raises:
-        ValueError: it is no safetensors, one of numbers that are no weights, or says no JSON of itself.
+        ValueError: it is not a safetensors file, its numbers cannot be weights, or its metadata is not JSON.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -277,7 +277,7 @@ def lora_shapes(file: Path) -> Shapes:
 
 
 def lora_config(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any] | None:
-    """What a LoRA's file says of itself, as a config of peft; None: nothing. ValueError: no JSON object."""
+    """The peft config in the metadata of a LoRA's file, None without one; ValueError if not a JSON object."""
     if (text := (metadata or {}).get(LORA_ADAPTER_METADATA_KEY)) is None:
         return None
     try:
@@ -306,7 +306,7 @@ def check_lora(source: str | Path) -> Path:
 
 
 def check_lora_fits(file: Path, model: torch.nn.Module) -> None:
-    """Refuse a LoRA that has tensors for layers which a model does not have: ValueError; it names them."""
+    """Refuse a LoRA with tensors for layers that a model does not have: ValueError, which names them."""
     shapes = lora_shapes(file)
     _check_fits(shapes, lora_prefix(shapes), model)
 
@@ -317,7 +317,7 @@ def lora_prefix(names: Collection[str]) -> str | None:
 
 
 def _check_fits(shapes: Shapes, prefix: str | None, model: torch.nn.Module) -> None:
-    """Refuse what diffusers would leave out with no more than a warning, or put in and then fail at."""
+    """Refuse what diffusers would leave out with only a warning, or load and then fail on."""
     start = "" if prefix is None else f"{prefix}."
     own = {name.removeprefix(start): shape for name, shape in shapes.items() if name.startswith(start)}
     if not own:
@@ -352,7 +352,7 @@ def _check_shape(name: str, shape: tuple[int, ...], layer: Any, *, is_first: boo
 
 
 def _check_pairs(shapes: Shapes) -> None:
-    """Refuse half a LoRA: each layer of one is a product of two matrices of one rank."""
+    """Refuse half a LoRA: for each layer it holds a product of two matrices of the same rank."""
     for here, there in [*zip(_FIRST, _SECOND, strict=True), *zip(_SECOND, _FIRST, strict=True)]:
         for name, shape in shapes.items():
             before, is_here, after = name.partition(f".lora{here}.")

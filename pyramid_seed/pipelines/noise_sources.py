@@ -27,8 +27,8 @@ def noise_sources(
 ) -> list[NoiseSource]:
     """One noise source per clip, from seed, generator or noise, of which at most one may be given.
 
-    - `seed`: see `roots_of_clips`, also for nothing of the three.
-    - `generator`: gives roots, diffusers' way: one for all clips in turn, or one per clip.
+    - `seed`: see `roots_of_clips`, also if none of the three is given.
+    - `generator`: gives the roots, as in diffusers: one for all clips in turn, or one per clip.
     - `noise`: one source per clip.
     """
     arguments = {"seed": seed, "generator": generator, "noise": noise}
