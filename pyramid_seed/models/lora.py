@@ -80,7 +80,7 @@ class LoraMixin(PeftAdapterMixin):
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: none of its names is one of this model's, or some are not, or half a layer is missing or
+            ValueError: none of its names is one of this model's, or some are not; half a layer is missing or
                 has another size; or it is to be swapped in and acts on more layers than the one it replaces.
             FileNotFoundError, OSError: it cannot be found.
         """
