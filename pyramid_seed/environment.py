@@ -59,7 +59,7 @@ _DECISIVE = (
     "cpu.",
     "device.",
 )
-"""Fields of a fingerprint, by their beginning, with which other kernels run.
+"""Beginnings of the names of fingerprint fields that can make other kernels run.
 
 The others change no bit at level strict, or were changed on purpose, such as a variable that chooses kernels.
 """
@@ -145,7 +145,7 @@ def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[
 
 
 def kernel_differences(differences: Iterable[Difference]) -> list[Difference]:
-    """Those differences of two environments with which other kernels run: bits may differ for them alone."""
+    """The differences of two environments that can make other kernels run: these alone may change bits."""
     return [each for each in differences if each.field.startswith(_DECISIVE)]
 
 

@@ -1,6 +1,6 @@
-"""A golden record of a clip, to see whether a later one is still the same: its manifest, some of its frames.
+"""A golden record of a clip, to see whether a later clip is still the same: its manifest, some of its frames.
 
-`style.json` is the manifest, with what it takes to read `style.png`: these frames, lossless, side by side.
+`style.json` is the manifest, with what is needed to read `style.png`: these frames, lossless, side by side.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .provenance.diff import ManifestDiff, Step, diff_manifests, first_differenc
 from .provenance.manifest import read_manifest, without_timings
 
 MAX_LEVELS, MAX_MEAN = 1, 1e-3
-"""Default bounds where other kernels run, in grey levels of 255: seen in float32 were one level, in at most 5
-values of 100,000; a number format of fewer bits is far beyond them."""
+"""Default bounds where other kernels run, in grey levels of 255: float32 showed at most one level, in at most
+5 values of 100,000; a number format with fewer bits goes far beyond them."""
 
 _COLUMNS = 6
-_MAX_PIXELS, _MIN_FRAMES = 2**18, 3  # of the frames that are kept: as many as fit, and these
+_MAX_PIXELS, _MIN_FRAMES = 2**18, 3  # of the frames kept: as many as fit, but at least three
 
 
 class Recordable(Protocol):
@@ -47,12 +47,12 @@ class Recordable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of a clip.
+    """The kept parts of a clip.
 
     Attributes:
-        manifest: without timings.
-        indices: which frames.
-        frames: the same, (n, H, W, 3) uint8.
+        manifest: its manifest without timings.
+        indices: the indices of the kept frames.
+        frames: these frames, (n, H, W, 3) uint8.
     """
 
     manifest: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Record:
 
 
 class _Kept(msgspec.Struct):
-    """What the manifest of a record has besides: which frames are in the picture, and their SHA-256."""
+    """What a record's manifest adds: which frames are in the picture, and their SHA-256."""
 
     frames: list[int]
     sha256: str
@@ -73,12 +73,12 @@ class RecordComparison:
 
     Attributes:
         manifests: the record's and the clip's.
-        moved: the first result that differs, in causal order, those first that are the same everywhere
+        moved: the first result that differs, in causal order, beginning with those that are equal everywhere
             (weights, noise); None if none does.
-        kernels: fields of the environment with which other kernels run here.
+        kernels: fields of the environment that make other kernels run here.
         bounds: the largest and the mean difference that other kernels may make, in levels of 255.
-        largest, mean, share: of the recorded frames, the largest and the mean difference in levels, and which
-            share of the values differs; None if the frames are of another number or size.
+        largest, mean, share: for the recorded frames, the largest and the mean difference in levels, and the
+            share of values that differ; None if the number or size of the frames differs.
     """
 
     manifests: ManifestDiff
@@ -91,7 +91,7 @@ class RecordComparison:
 
     @property
     def is_within_bounds(self) -> bool:
-        """Whether other kernels run here, and what differs is what these may change."""
+        """Whether other kernels run here, and only what these may change differs."""
         return (
             bool(self.kernels)
             and (self.moved is None or self.moved.stage not in ("weights", "noise"))
@@ -107,7 +107,7 @@ class RecordComparison:
         return self.moved is None or self.is_within_bounds
 
     def __str__(self) -> str:
-        """What was compared and what came out; of a clip that does not pass, all that may explain it."""
+        """What was compared and the result; for a clip that fails, everything that may explain it."""
         if self.moved is None:
             return "the same, bit for bit"
         kernels = ", ".join(f"{each.field} ({each.a} then, {each.b} now)" for each in self.kernels)
@@ -134,7 +134,7 @@ class RecordComparison:
 
 
 def record_of(clip: Recordable) -> Record:
-    """What is kept of a clip: of its frames all, or as many, evenly spaced, as make a small picture."""
+    """The kept parts of a clip: all its frames, or as many, evenly spaced, as make a small picture."""
     frames = clip.frames
     count = max(_MIN_FRAMES, _MAX_PIXELS // frames[0, ..., 0].size)
     indices = range(len(frames)) if count >= len(frames) else evenly_spaced(len(frames), count)
@@ -142,12 +142,12 @@ def record_of(clip: Recordable) -> Record:
 
 
 def picture_path(path: Path) -> Path:
-    """Where the frames of a record lie: `style.json` has `style.png`."""
+    """The path of a record's frames: `style.json` has `style.png`."""
     return path.with_suffix(".png")
 
 
 def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None:
-    """Write a record, `path` being its .json.
+    """Write a record; `path` is its .json.
 
     Raises:
         ValueError, FileExistsError: see `check_record_path`.
@@ -157,17 +157,17 @@ def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None
     with replacing(path, overwrite=overwrite) as temporary:
         sheet = image_grid(record.frames, _COLUMNS, gap=0)
         write_image(picture_path(path), sheet, overwrite=overwrite)
-        # In lines, unlike other manifests: people look at what changed between two versions.
+        # In lines, unlike other manifests, so that people see what changed between two versions.
         text = json.dumps({**record.manifest, "record": kept}, indent=1, sort_keys=True)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_record(path: Path) -> Record:
-    """A record that `write_record` wrote.
+    """Read a record that `write_record` wrote.
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: it is no record, or its frames are others than those that were written.
+        ValueError: it is not a record, or its frames are not those that were written.
     """
     _check_ending(path)
     manifest = read_manifest(path)
@@ -190,7 +190,7 @@ def read_record(path: Path) -> Record:
 
 
 def renew_record(path: Path, clip: Recordable) -> str:
-    """Write the record of a clip, in place of the one that may be there; says what has changed."""
+    """Write the record of a clip, replacing an existing one; returns what has changed."""
     try:
         was = str(compare_with_record(read_record(path), clip))
     except FileNotFoundError:
@@ -204,13 +204,13 @@ def renew_record(path: Path, clip: Recordable) -> str:
 def compare_with_record(
     record: Record, clip: Recordable, *, max_levels: float = MAX_LEVELS, max_mean: float = MAX_MEAN
 ) -> RecordComparison:
-    """Compare a clip with a record: bit for bit, and how far its frames are off.
+    """Compare a clip with a record: bit for bit, and by how far its frames are off.
 
     Args:
-        record: how it was.
-        clip: as it is now.
+        record: the earlier clip.
+        clip: the clip now.
         max_levels, max_mean: the largest and the mean difference of the recorded frames, in levels of 255,
-            that are allowed where other kernels run.
+            allowed where other kernels run.
     """
     manifests = diff_manifests(record.manifest, clip.manifest)
     everywhere = (step for step in manifests.steps if step.stage in ("weights", "noise"))
@@ -236,9 +236,9 @@ def compare_with_record(
 
 
 def write_side_by_side(path: Path, record: Record, clip: Recordable) -> None:
-    """Write a picture of frames of the record, of the clip now, and of their difference, in three rows.
+    """Write a picture of the record's frames, the clip's frames now, and their difference, in three rows.
 
-    The difference is shown as strong as it can be without clipping; it is left out where sizes differ.
+    The difference is shown as strongly as possible without clipping; it is left out if sizes differ.
     """
     chosen = sorted(set(evenly_spaced(len(record.indices), _COLUMNS)))
     then, shown = record.frames[chosen], [record.indices[each] for each in chosen]
@@ -252,11 +252,11 @@ def write_side_by_side(path: Path, record: Record, clip: Recordable) -> None:
 
 
 def check_record_path(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a path where no record can be written.
+    """Refuse a path at which a record cannot be written.
 
     Raises:
         ValueError: it does not end in .json.
-        FileExistsError: one of its files is there.
+        FileExistsError: one of its files exists.
     """
     _check_ending(path)
     for file in (path, picture_path(path)):

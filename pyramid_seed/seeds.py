@@ -48,13 +48,13 @@ def root_from_entropy() -> int:
 def roots_of_clips(seed: int | Sequence[int] | None, num_clips: int, num_videos_per_prompt: int) -> list[int]:
     """The root seed of each clip of a call.
 
-    - an int is the root of every prompt's first video, the following ones count up from it, so a prompt's
-      clips do not depend on the other prompts;
+    - an int is the root of every prompt's first video, and the following ones count up from it, so that a
+      prompt's clips do not depend on the other prompts;
     - a list has one root per clip;
-    - None: each is drawn from the operating system.
+    - None draws each root from the operating system.
 
     Raises:
-        TypeError, ValueError: one is no root seed, see `check_root`; or the list has another length.
+        TypeError, ValueError: an entry is not a root seed, see `check_root`; or the list has another length.
     """
     if isinstance(seed, Sequence):
         if len(seed) != num_clips:

@@ -1,9 +1,9 @@
-"""A plugin of pytest: does a model still make the clip that it made when the record of a test was written?
+"""A pytest plugin: does a model still make the clip that it made when the record of a test was written?
 
     def test_style(clip_regression):
         clip_regression.check(generate("a red circle", seed=1, pipeline=pipe))
 
-`pytest --clip-regression-renew` writes the records. pytest loads this in every run, so nothing heavy is
+`pytest --clip-regression-renew` writes the records. pytest loads the plugin in every run, so nothing heavy is
 imported before a clip is checked.
 """
 
@@ -38,11 +38,11 @@ def clip_regression(request: pytest.FixtureRequest, tmp_path: Path) -> ClipRegre
 
 
 class ClipRegression:
-    """The records of one test: `test_x.py` has them in the folder `test_x`, by the test's name.
+    """The records of one test: for `test_x.py` they are in the folder `test_x`, under the test's name.
 
     Args:
-        test: whose records they are.
-        scratch: a folder for pictures of what moved.
+        test: the test that they belong to.
+        scratch: a folder for pictures of what changed.
     """
 
     def __init__(self, test: pytest.Item, scratch: Path) -> None:
@@ -57,17 +57,17 @@ class ClipRegression:
         max_levels: float | None = None,
         max_mean: float | None = None,
     ) -> None:
-        """Fail if the clip is another one than the record's.
+        """Fail if the clip differs from the record's.
 
-        Compared is bit for bit where the kernels are those of the machine where it was recorded; elsewhere
-        weights and noise bit for bit and the recorded frames within bounds. The end of pytest's output says
-        which it was.
+        If the kernels are those of the machine that recorded it, everything is compared bit for bit;
+        otherwise weights and noise bit for bit, and the recorded frames within bounds. The end of pytest's
+        output says which it was.
 
         Args:
-            clip: such as `generate` returns, with its frames.
-            name: of the record; default: the test's. For tests of several clips.
-            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: what was seen of
-                float32. Models in bfloat16 need wider ones.
+            clip: for example from `generate`, with its frames.
+            name: the record's name, for tests of several clips; default: the test's.
+            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: as seen in float32.
+                Models in bfloat16 need wider ones.
         """
         __tracebackhide__ = True
         from . import record
@@ -100,7 +100,7 @@ class ClipRegression:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say of every clip that passed how it was compared."""
+    """Say for every clip that passed how it was compared."""
     told = list(_told(terminalreporter))
     if told:
         terminalreporter.section("clip regression")
