@@ -120,7 +120,7 @@ class RecordComparison:
             fields: Sequence[Difference] = getattr(self.manifests, name)
             lines += [f"{name}: {each.field}: {each.a!r} then, {each.b!r} now" for each in fields]
         if not self.manifests.settings and not self.manifests.environment:
-            lines.append("nothing that is recorded explains it: the code has changed, or weights in memory")
+            lines.append("nothing recorded explains it: the code has changed, or the weights in memory")
         return "\n".join(lines)
 
     @property
