@@ -1,8 +1,8 @@
-"""A batch that two processes share: the same files with the same digests as one process makes.
+"""Two processes share a batch, and make the same files with the same digests as one process would.
 
     torchrun --nproc_per_node 2 examples/batch_on_two_processes.py clips
 
-Kill it and start it again: it goes on where it was.
+If you kill it and start it again, it continues where it stopped.
 """
 
 import sys

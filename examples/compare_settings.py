@@ -1,4 +1,4 @@
-"""Two settings compared on the same seeds, so that what differs is the setting and not the noise.
+"""Compare two settings on the same seeds, so that the setting differs and the noise does not.
 
 python examples/compare_settings.py
 """

@@ -1,4 +1,4 @@
-"""The pipeline as a diffusers user knows it: a LoRA, a callback, and a list of prompts with a seed each.
+"""Use the pipeline as in diffusers: a LoRA, a callback, and a list of prompts with one seed each.
 
 python examples/diffusers_habits.py    # needs peft: pip install "pyramid-seed[lora]"
 """
@@ -21,7 +21,7 @@ settings = {
     "guidance_scale": 3.0,
 }
 
-# A LoRA that was drawn and not trained, so that this runs anywhere; trainers call save_lora_weights.
+# This LoRA is random, not trained, so that the example runs anywhere. Trainers call save_lora_weights.
 pipe.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_k"], init_lora_weights="gaussian"))
 layers = get_peft_model_state_dict(pipe.transformer)
 generator = torch.Generator().manual_seed(0)
@@ -36,7 +36,7 @@ steps = []
 
 
 def on_step_end(pipeline, step, timestep, tensors):
-    """Where a step is, is in `current_place`; the tensors are for reading or replacing."""
+    """`current_place` says which step this is; you may read or replace the tensors."""
     steps.append(pipeline.current_place)
     return tensors
 
@@ -49,7 +49,7 @@ output = pipe(
 )
 print(f"{len(steps)} steps, the last one at {steps[-1]}")
 
-# Each clip of a list is the clip of its own seed, whatever is beside it.
+# Each clip of a list is the one that its own seed gives, whatever else is in the list.
 alone = pipe("a blue square grows", seed=2, **settings)
 assert torch.equal(alone.latents[0], output.latents[1])
 

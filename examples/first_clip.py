@@ -1,4 +1,4 @@
-"""A first clip, and the proof that its seed makes it again.
+"""Make a first clip, and prove that its seed makes it again.
 
 python examples/first_clip.py
 """
@@ -14,7 +14,7 @@ with TemporaryDirectory() as folder:
     clip.save(path)
     print(f"{clip.frames.shape[0]} frames, SHA-256 {clip.digest}")
 
-    # The file says how it was made: this makes it again from nothing else, and compares every step.
+    # The file says how it was made: verify makes the clip again from that alone, and compares every step.
     verification = verify(path)
     print("the same clip" if verification.same else f"differs: {verification.difference}")
     assert verification.same

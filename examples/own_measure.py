@@ -1,4 +1,4 @@
-"""A measure of your own over many seeds: which seed moves most, and how much do seeds differ?
+"""Apply a measure of your own to many seeds: which seed moves most, and how much do seeds differ?
 
 python examples/own_measure.py
 """
@@ -23,5 +23,5 @@ best = max(values, key=lambda seed: values[seed])
 mean, deviation = np.mean([*values.values()]), np.std([*values.values()], ddof=1)
 print(f"motion {mean:.2f} +- {deviation:.2f} over {len(values)} seeds; seed {best} moves most")
 
-# A seed is an address: the clip that was measured is there again whenever it is wanted.
+# A seed is an address: it gives the clip that was measured again whenever you want it.
 assert motion(generate(PROMPT, seed=best, preset="tiny-fast", progress=False).frames) == values[best]

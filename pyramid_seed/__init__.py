@@ -1,6 +1,6 @@
 """pyramid_seed: the same prompt and seed always give the same clip.
 
-The public names are imported when they are first used (they and their homes are in `__init__.pyi`), so that
+The public names are imported on first use (`__init__.pyi` lists them and where they come from), so that
 `import pyramid_seed` and the command line's help cost nothing.
 """
 

@@ -1,4 +1,4 @@
-"""What most people need: `generate`, and `encode_prompts` for machines that cannot hold it all."""
+"""What most people need: `generate`, and `encode_prompts` for machines that cannot hold a whole model."""
 
 from __future__ import annotations
 
@@ -87,43 +87,43 @@ def generate(
     Args:
         prompt: what to show.
         seed: root seed in [0, 2**64); without one a seed is drawn from the operating system, see `Clip.seed`.
-        branches: units from which on another seed is used.
-        preset: a preset's name, a YAML file, or a `Preset`; default: the settings that the model is made
-            for, see `model_presets.preset_of_model`, and without a model those of "tiny".
-        image: the first frame, or its file. Without `height`, `width` and `fit` its size is the clip's, or
-            that of the small image, where every pixel is shown `scale` x `scale`.
+        branches: units from which another seed is used.
+        preset: a preset's name, a YAML file, or a `Preset`; default: the settings that the model is made for,
+            see `model_presets.preset_of_model`, and without a model those of "tiny".
+        image: the first frame, or its file. Without `height`, `width` and `fit`, the clip takes its size, or,
+            if every pixel of it is shown as `scale` x `scale`, the small image's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
             and the clip is the same. Not together with an image.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
-        noise_device: where noise is drawn; the CPU's is the same on all machines.
+        noise_device: where noise is drawn; noise from the CPU is the same on all machines.
         determinism: "strict" or "relaxed".
         text_encoders: once the text is encoded, "keep" the encoders, "offload" them to the CPU, or "free"
             their memory. "free" loads them first and alone, and the rest of the model when they are gone; for
-            a text that was encoded lately they are not loaded at all. A pipeline that was given can encode no
-            other text afterwards.
-        prompt_embeds: texts that `encode_prompts` or `pyramid-seed encode` encoded, or their file; the text
-            encoders are then neither loaded nor downloaded.
-        attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: as the pipeline has it,
-            "grouped" if nobody set another. They differ in the last bits.
+            a recently encoded text they are not loaded at all. A pipeline passed in can encode no other texts
+            afterwards.
+        prompt_embeds: texts from `encode_prompts` or `pyramid-seed encode`, or their file; the text encoders
+            are then neither loaded nor downloaded.
+        attention: "grouped", "prefix" or "reference", see `AttentionPath`; default: the pipeline's own,
+            "grouped" unless another was set. They differ in the last bits.
         compile: see `load_pipeline`.
         workers: threads that compute at a time at level strict on a CPU; the clip is the same with any
             number. Default: all cores that this process may use.
         processes: those that make this clip together, see `processes_of_launch`; each makes the same call,
-            and the setting `shards` says into which pieces the work is cut. All get the clip, but only the
-            first one its frames, and only its sink is written to.
+            and the setting `shards` says how the work is cut. All get the clip, but only the first one gets
+            its frames, and only its sink is written to.
         loras: files of LoRAs, each with its scale, such as {"style.safetensors": 0.7}, in the order in which
             they are added. Needs peft.
-        pipeline: use this one instead of loading the preset's model; compiled or not, as it is.
-        progress: show a progress bar on standard error, as the pipeline has it configured.
+        pipeline: use this one, compiled or not, instead of loading the preset's model.
+        progress: show a progress bar on standard error, as configured in the pipeline.
         on_step: `callback_on_step_end` of the pipeline.
         on_unit: `callback_on_unit_end` of the pipeline.
         on_chunk: `callback_on_chunk_end` of the pipeline.
-        sink: encode the frames as they come and hold none, so that memory does not grow with the clip; see
-            `media.frame_file.FrameFile`. The clip can be saved as long as it is open.
+        sink: encode the frames as they come and keep none, so that memory does not grow with the clip; see
+            `media.frame_file.FrameFile`. The clip can be saved while the sink is open.
         settings: values that replace the preset's, such as num_frames=33 or guidance_scale=4.0, see below.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; nothing has been computed then.
+        ValueError, TypeError: an argument does not fit; nothing has been computed yet.
     """
     check_prompt(prompt)
     check_watchers(sink, on_step=on_step, on_unit=on_unit, on_chunk=on_chunk)
@@ -170,22 +170,22 @@ def encode_prompts(
     progress: bool = True,
     **settings: Unpack[Settings],
 ) -> EncodedTexts:
-    """Encode prompts, for clips that are then made without text encoders: `generate(prompt_embeds=...)`.
+    """Encode prompts for clips that are made later without text encoders: `generate(prompt_embeds=...)`.
 
-    Only the text encoders are loaded. Every prompt is encoded with the suffix that the settings give it, and
-    their negative prompt as well, each text alone; a clip of them is the one that `generate` makes without.
+    Only the text encoders are loaded. Every prompt is encoded with its suffix from the settings, and their
+    negative prompt as well, each text alone; the clips equal those that `generate` makes without this.
 
     Args:
-        prompts: of the clips.
+        prompts: the clips' prompts.
         preset: see `generate`.
         device: where they are encoded; default: the accelerator if there is one, else the CPU.
         determinism: "strict" or "relaxed".
         progress: show a progress bar on standard error.
-        settings: of the clips, where they replace the preset's; of these model, variant, dtype,
-            max_sequence_length, prompt_suffix and negative_prompt count. See below.
+        settings: values that replace the preset's; for encoding, model, variant, dtype, max_sequence_length,
+            prompt_suffix and negative_prompt matter. See below.
 
     Raises:
-        ValueError, TypeError: an argument does not fit; nothing has been computed then.
+        ValueError, TypeError: an argument does not fit; nothing has been computed yet.
     """
     check_list("prompts", prompts, "at least one str")
     if not prompts:
@@ -202,10 +202,10 @@ def encode_prompts(
 def _noise(
     seed: int | None, device: str, branches: Sequence[Branch], processes: Processes | None
 ) -> NoiseStreams:
-    """The noise of a clip, of a root from the operating system if there is no seed: one for all processes.
+    """The noise of a clip; without a seed, from a root of the operating system, one for all processes.
 
     Raises:
-        ValueError, TypeError: what is no seed, and branches that do not rise.
+        ValueError, TypeError: the seed is not one, or the branches do not rise.
     """
     check_list("branches", branches, "Branch")
     for branch in branches:
@@ -219,7 +219,7 @@ def _noise(
 def started_sink(
     sink: FrameFile | None, settings: Preset, processes: Processes | None = None
 ) -> FrameFile | None:
-    """The sink, ready for frames of a clip of these settings; None where other processes have the frames."""
+    """The sink, ready for frames of a clip with these settings; None if other processes have the frames."""
     if sink is None or not has_frames(processes):
         return None
     sink.start(settings.fps, settings.scale)
@@ -233,7 +233,7 @@ def _wanted(
     pipeline: PyramidFlowPipeline | None,
     without: Sequence[str],
 ) -> tuple[Preset, Any, RecognisedModel | None]:
-    """The settings of a clip, its image in their size, and which model it is, where its files were read."""
+    """The settings of a clip, its image in their size, and, if its files were read, which model it is."""
     sources: list[RecognisedModel] = []
 
     def source_of(model: str, variant: str | None) -> RecognisedModel:
@@ -263,7 +263,7 @@ def _recipe(
     image: Any,
     beginning: Beginning | None,
 ) -> Recipe:
-    """How a clip is to be made, with what the pipeline really is in place of the settings' model."""
+    """How a clip is to be made, with the pipeline's actual model in place of the settings' model."""
     settings = replace(settings, dtype=dtype_name(pipeline.transformer.dtype))
     if (source := pipeline.source) is not None:
         settings = replace(settings, model=source.name, variant=source.variant)
@@ -298,15 +298,15 @@ def make_clip(
     sink: FrameFile | None = None,
     prompt_embeds: str | Path | EncodedTexts | None = None,
 ) -> Clip:
-    """Make the clip of a recipe with the model that it names, see `generate`.
+    """Make the clip of a recipe with the model given, see `generate`.
 
     Args:
-        recipe: how it is to be made; a size that it shares with the image is the image's.
+        recipe: how to make it; a size that it shares with the image is the image's.
         pipeline: the model.
-        started: when loading it began, in seconds of `time.perf_counter`; None if it was there already.
+        started: when loading it began, in seconds of `time.perf_counter`; None if it was loaded already.
         image, beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
             `generate`.
-        prompt_embeds: its texts, encoded beforehand; None, to encode them.
+        prompt_embeds: its texts, encoded in advance; None: encode them.
     """
     started = time.perf_counter() if started is None else started
     embeds = opened_texts(prompt_embeds)
@@ -319,7 +319,7 @@ def make_clip(
         pipeline.transformer.attention_backend or attention_backend_at(recipe.determinism),
         recipe.determinism,
     )
-    if processes is not None:  # a clip of two kinds of kernels could not be made again
+    if processes is not None:  # a clip from two kinds of kernels is not repeatable
         processes.check_same("machine, packages and weights", (environment, weights, loras))
     counter = FrameCounter()
 
@@ -388,11 +388,11 @@ def call_arguments(
     beginning: Beginning | None,
     embeds: EncodedTexts | None,
 ) -> dict[str, Any]:
-    """Arguments of a pipeline's call that say what the clip of a recipe is; raises as `check_request`.
+    """Arguments of a pipeline's call that determine a recipe's clip; raises as `check_request`.
 
     Args:
         recipe, pipeline, image, beginning: see `make_clip`.
-        embeds: its texts, encoded beforehand; None, to encode them.
+        embeds: its texts, encoded in advance; None: encode them.
     """
     arguments = _arguments(recipe.settings, image)
     if embeds is None:
@@ -412,7 +412,7 @@ def call_arguments(
 
 
 def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:
-    """What the pipeline takes of settings and image; a size that is the image's is not asked for as well."""
+    """The pipeline's arguments from settings and image; a size that comes from the image is left out."""
     arguments = pipeline_arguments(settings) | {"image": image}
     if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[2:]:
         arguments |= {"height": None, "width": None}
@@ -420,7 +420,7 @@ def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, 
 
 
 def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedTexts | None:
-    """Texts that were encoded beforehand, or those in a file; raises as `read_encoded_texts`."""
+    """Texts that were encoded in advance, read if they are in a file; raises as `read_encoded_texts`."""
     if prompt_embeds is None or isinstance(prompt_embeds, EncodedTexts):
         return prompt_embeds
     if not isinstance(prompt_embeds, str | Path):
@@ -432,7 +432,7 @@ def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedText
 
 
 def parts_left_out(text_encoders: AfterUse, embeds: EncodedTexts | None) -> tuple[str, ...]:
-    """The parts that a pipeline is loaded without, as the texts of its clips are encoded before."""
+    """The parts that a pipeline is loaded without, since its clips' texts are encoded beforehand."""
     return ENCODER_PARTS if text_encoders == "free" or embeds is not None else ()
 
 
@@ -445,12 +445,12 @@ def load_for_clip(
     source: RecognisedModel | None = None,
     check: Callable[[PyramidGeometry], object] = lambda _: None,
 ) -> tuple[PyramidFlowPipeline, EncodedTexts | None]:
-    """The shared pipeline for a clip, and its texts if the text encoders are not part of that.
+    """The shared pipeline for a clip, and its texts if that pipeline has no text encoders.
 
     Args:
-        prompt, settings: of the clip.
-        options: of these device, compile, determinism and text_encoders count.
-        embeds: texts that were encoded beforehand; None, to encode them.
+        prompt, settings: the clip's.
+        options: their device, compile, determinism and text_encoders are used.
+        embeds: texts that were encoded in advance; None: encode them.
         loras, source, check: see `SharedPipeline.get`.
     """
     without = parts_left_out(options.text_encoders, embeds)
@@ -466,7 +466,7 @@ def load_for_clip(
 
 
 def texts_of(prompt: str, settings: Preset, request: Request) -> tuple[str, str | None]:
-    """What is encoded for a clip: its prompt with the suffix, and its negative prompt where it is guided."""
+    """The texts to encode for a clip: its prompt with the suffix, and its negative prompt if it is guided."""
     return prompt + settings.prompt_suffix, settings.negative_prompt if request.needs_negative else None
 
 
@@ -477,18 +477,18 @@ def check_request(
     image: PipelineImageInput | None = None,
     embeds: EncodedTexts | None = None,
 ) -> Request:
-    """What is to be made of a prompt, settings and first frame by a model of this geometry.
+    """What a model of this geometry is to make of a prompt, settings and first frame.
 
     Args:
-        geometry: of the model.
-        prompt, settings, image: of the clip.
-        embeds: texts that were encoded beforehand, which must be those of the clip.
+        geometry: the model's.
+        prompt, settings, image: the clip's.
+        embeds: texts that were encoded in advance, which must be the clip's.
 
     Raises:
-        ValueError, TypeError: what the pipeline would refuse, before it is loaded.
+        ValueError, TypeError: as the pipeline would raise, but before it is loaded.
     """
     arguments = _arguments(settings, image)
-    del arguments["prompt_suffix"], arguments["shards"]  # any text will do, and the transformer knows
+    del arguments["prompt_suffix"], arguments["shards"]  # any suffix will do, and shards need the transformer
     request = check_call(
         geometry,
         1,
@@ -504,7 +504,7 @@ def check_request(
 
 
 def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
-    """Warn of a preset that is for another model, and of what settings ask of a model beyond its training."""
+    """Warn if a preset is for another model, or settings go beyond what the model was trained for."""
     source = pipeline.source
     if preset is not None and source is not None and (what := misfit(preset, settings, lambda *_: source)):
         logger.warning(what)
@@ -513,7 +513,7 @@ def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset |
 
 
 def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
-    """Refuse callbacks that cannot be called, and a sink that is none: TypeError."""
+    """Refuse callbacks that cannot be called, and a sink of another type: TypeError."""
     check_kinds(sink=(sink, FrameFile))
     for name, callback in callbacks.items():
         if callback is not None and not callable(callback):
@@ -523,14 +523,14 @@ def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
 def weights_of(
     pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None = None
 ) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
-    """Name, size and SHA-256 of the files that a pipeline's weights are those of.
+    """Name, size and SHA-256 of the files that hold a pipeline's weights.
 
     Args:
         pipeline: the model.
-        embeds: texts that were encoded beforehand, by files that are then among them.
+        embeds: texts that were encoded in advance; the files that encoded them are then included.
 
     Returns:
-        None if no files hold them, and then why.
+        None if no files hold them, and then the reason.
 
     Raises:
         ValueError, OSError: see `ModelSource.weights` and `EncodedTexts.with_rows`.
@@ -545,23 +545,23 @@ def weights_of(
 
 
 def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
-    """The LoRAs that act in a pipeline, as a manifest names them; None if that cannot be told."""
+    """The active LoRAs of a pipeline, as a manifest names them; None if they cannot be known."""
     loras = pipeline.loras_in_use()
     return None if loras is None else tuple(lora.row() for lora in loras)
 
 
 def image_digest(image: Any) -> str | None:
-    """SHA-256 of a first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None of none."""
+    """SHA-256 of a first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None if none."""
     return None if image is None else noise_digest(first_frames(image, 1)[0])
 
 
 def _check_options(
     options: RunOptions, pipeline: PyramidFlowPipeline | None, loras: Mapping[str | Path, float] | None
 ) -> None:
-    """Refuse what cannot be run here; for a pipeline that was given, what is done to those that are loaded.
+    """Refuse options that cannot work here, and, for a pipeline passed in, those that act on loading.
 
     Raises:
-        ValueError, TypeError: as said, or the pipeline is not whole.
+        ValueError, TypeError: an option is refused, or the pipeline is not complete.
     """
     options.check()
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
@@ -580,7 +580,7 @@ def _check_options(
 
 
 def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
-    """The pipeline, if it is whole and its files are still those that were loaded; else ValueError."""
+    """The pipeline, if it is complete and its files have not changed since loading; else ValueError."""
     pipeline.check_parts()
     if pipeline.source is not None:
         pipeline.source.check_unchanged()

@@ -1,4 +1,4 @@
-"""Checks that many modules share: each names the rule, the value given and the nearest good one."""
+"""Checks that many modules share: errors name the rule, the value given and the nearest good one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from os import PathLike
 
 
 def check_int(name: str, value: object, minimum: int | None = None, maximum: int | None = None) -> None:
-    """Refuse what is no whole number, or is below a minimum or above a maximum.
+    """Refuse anything but a whole number between a minimum and a maximum.
 
     Raises:
-        TypeError: neither an int nor one of another library's, such as NumPy's; True and False are none.
+        TypeError: it is neither an int nor another library's, such as NumPy's; True and False are not ints.
         ValueError: it is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -26,7 +26,7 @@ def check_int(name: str, value: object, minimum: int | None = None, maximum: int
 
 
 def check_finite(name: str, value: object) -> None:
-    """Refuse what is no finite number: TypeError for what is no number at all, else ValueError."""
+    """Refuse anything but a finite number: TypeError if it is not a number at all, else ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r:.60} of type {type(value).__name__}")
     if not math.isfinite(value):
@@ -34,27 +34,27 @@ def check_finite(name: str, value: object) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what is not one of the choices; the error names the one spelled most like it."""
+    """Refuse anything but one of the choices; the error names the one spelled most like it."""
     if not isinstance(value, str) or value not in choices:
         nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}; use {nearest}")
 
 
 def check_kinds(**arguments: tuple[object, type]) -> None:
-    """Refuse arguments of another type, by name; None is none: TypeError."""
+    """Refuse arguments of another type, by name; None means not given: TypeError."""
     for name, (value, kind) in arguments.items():
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
 def check_path(name: str, value: object) -> None:
-    """Refuse what is no path, which bytes are not: TypeError."""
+    """Refuse anything but a path; bytes are not one: TypeError."""
     if not isinstance(value, str | PathLike):
         raise TypeError(f"{name} must be a path, as str or Path, got {type(value).__name__}")
 
 
 def check_list(name: str, value: object, of: str) -> None:
-    """Refuse what is no list or tuple; a str or bytes is none: TypeError."""
+    """Refuse anything but a list or a tuple; a str or bytes is neither: TypeError."""
     if isinstance(value, str | bytes | bytearray) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of {of}, got {value!r:.60}")
 

@@ -33,12 +33,12 @@ from .texts import printable_lines
 from .version import __version__
 
 _TOLD_ONLY = ("diff", "models", "presets", "show")
-"""Commands whose output is all that they do."""
+"""Commands that only print."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 the check failed, 2 an error."""
-    # Read by cuBLAS when it starts; strict determinism needs it, and torch is not imported yet.
+    # cuBLAS reads it when it starts; strict determinism needs it, and torch is not imported yet.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
     options, unknown = parser.parse_known_args(arguments)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, signals: Sequence[int]) -> int:
-    """Run a command and tell its errors; returns the exit status."""
+    """Run a command and print its errors; returns the exit status."""
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         if options.command not in _TOLD_ONLY:
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace, signals: Sequence[int]) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
         print(printable_lines(f"pyramid-seed {options.command}: {error}"), file=sys.stderr)
         return 2
-    except Exception:  # not foreseen; a traceback of Python's own would end with 1, a failed check
+    except Exception:  # unforeseen; Python itself would exit with 1, a failed check
         traceback.print_exc()
         return 2
     except KeyboardInterrupt:

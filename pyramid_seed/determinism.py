@@ -1,7 +1,7 @@
 """Seeding a script's global generators, and the levels of determinism of a run.
 
 A generation itself neither reads nor changes a global generator; `seed_everything` is for the code around it.
-What each level sets is `SETTINGS`: the context manager and docs/determinism-levels.md are both made from it.
+What each level sets is in `SETTINGS`: the context manager and docs/determinism-levels.md both follow it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .seeds import check_root
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_VALUES = (":4096:8", ":16:8")
-"""The two workspaces with which cuBLAS always gives the same bits; the first is the faster one."""
+"""The two workspaces with which cuBLAS always gives the same bits; the first is the faster."""
 
 _WORD = 2**32
 
@@ -40,15 +40,15 @@ _WORD = 2**32
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What `seed_everything` did.
+    """What `seed_everything` seeded.
 
     Args:
-        seed: the seed asked for, in [0, 2**64).
-        python: what `random.seed` was given.
-        numpy: what `np.random.seed` was given, as 32-bit words, lowest first.
-        torch: what `torch.manual_seed` was given.
+        seed: the seed requested, in [0, 2**64).
+        python: the argument of `random.seed`.
+        numpy: the argument of `np.random.seed`, as 32-bit words, lowest first.
+        torch: the argument of `torch.manual_seed`.
         devices: the devices whose generators torch seeded, "cpu" first.
-        not_set: what a seed of a process usually covers and this one does not, and why.
+        not_set: what a process's seed usually covers but this one does not, and why.
     """
 
     seed: int
@@ -62,10 +62,10 @@ class SeedReport:
 def seed_everything(seed: int) -> SeedReport:
     """Seed every global generator of this process: Python's, NumPy's, torch's on the CPU and on all devices.
 
-    Below 2**32 each takes the seed as it is. From there on no bit is dropped, either: Python takes the seed
-    whole; NumPy takes its two 32-bit words; torch, whose CPU generator looks at the low 32 bits only, takes
-    the first 8 bytes, little-endian, of BLAKE2b over `pyramid-seed/global/<seed>`. All devices of torch get
-    the same seed (CUDA, MPS, XPU and others that torch knows); an accelerator is not started for it.
+    Below 2**32, each takes the seed unchanged. From there on, no bit is dropped either: Python takes it all;
+    NumPy takes its two 32-bit words; torch, whose CPU generator uses only the low 32 bits, takes the first 8
+    bytes, little-endian, of BLAKE2b over `pyramid-seed/global/<seed>`. All torch devices get the same seed
+    (CUDA, MPS, XPU and others that torch knows); this does not start an accelerator.
 
     Raises:
         TypeError: if seed is not an int. ValueError: if it is outside [0, 2**64).
@@ -81,10 +81,10 @@ def seed_everything(seed: int) -> SeedReport:
 
 
 def seed_worker(worker_id: int) -> None:  # noqa: ARG001 - DataLoader passes it; torch's seed contains it
-    """Seed Python and NumPy in a DataLoader's worker; to be passed as `worker_init_fn`.
+    """Seed Python and NumPy in a DataLoader's worker; pass it as `worker_init_fn`.
 
-    torch gives each worker a seed of its own, drawn from the loader's `generator` anew in each epoch. The
-    generators of Python and NumPy get the same seed, all 64 bits of it, so they follow from it as well.
+    torch gives each worker its own seed, drawn from the loader's `generator` anew in each epoch. Python's and
+    NumPy's generators get the same seed, all 64 bits of it, so they follow from it as well.
     """
     seed = torch.initial_seed()
     random.seed(seed)
@@ -96,7 +96,7 @@ def _numpy_words(seed: int) -> tuple[int, ...]:
 
 
 def _seed_numpy(words: tuple[int, ...]) -> None:
-    # One word as an int, as everybody does: a sequence of one would be another state.
+    # One word as an int, as is usual: a sequence of one would give another state.
     np.random.seed(words[0] if len(words) == 1 else words)
 
 
@@ -119,7 +119,7 @@ def _accelerators() -> tuple[str, ...]:
 
 STRICT_ATTENTION_BACKEND = "native"
 STRICT_NUM_THREADS = 1
-"""Threads of PyTorch in each kernel on the CPU at the level strict: workers compute side by side instead."""
+"""PyTorch's threads per kernel on the CPU at level strict: workers compute side by side instead."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class Setting:
 
     Args:
         name: its public name.
-        strict, relaxed: its value at each level; None means that it stays as found.
+        strict, relaxed: its value at each level; None leaves it as found.
         why: one sentence for people.
-        get, set: read and write it. Writing back what was read restores it exactly.
+        get, set: read and write it. Writing back the value read restores it exactly.
         applies: whether there is anything to set in this process.
     """
 
@@ -143,12 +143,12 @@ class Setting:
     applies: Callable[[], bool] = lambda: True
 
     def at(self, level: DeterminismLevel) -> Any:
-        """The value at `level`, None where the level leaves it as found."""
+        """The value at `level`; None if the level leaves it as found."""
         return self.strict if level == "strict" else self.relaxed
 
 
 def _flag(name: str, strict: bool, relaxed: bool | None, why: str) -> Setting:
-    """A bool that is an attribute, at the dotted path `name` below torch."""
+    """A bool attribute at the dotted path `name` below torch."""
     owner_path, _, attribute = name.rpartition(".")
     owner = attrgetter(owner_path)(torch)
     return Setting(
@@ -174,7 +174,7 @@ def _precision(backend: str, op: str, name: str, why: str) -> Setting:
 
 
 def _reduction(dtype: str) -> Setting:
-    """The pair (reduced precision allowed, split-K allowed) of sums in cuBLAS."""
+    """For sums in cuBLAS, the pair (reduced precision allowed, split-K allowed)."""
     matmul, attribute = torch.backends.cuda.matmul, f"allow_{dtype}_reduced_precision_reduction"
     return Setting(
         f"torch.backends.cuda.matmul.{attribute} (and its split-K)",
@@ -197,10 +197,10 @@ def _attention_kernel(kernel: str, strict: bool, why: str) -> Setting:
     )
 
 
-# The rows about precision go from the root to the leaves. Setting the root changes all that inherit from it,
-# so only what somebody had pinned is written further down, and everything is restored exactly: torch has no
-# way to tell a pinned value from an inherited one, nor to unpin cuDNN's convolutions once they were written.
-# `fp32_precision` throughout, never `allow_tf32`: torch (2.9 and later) raises where the two are mixed.
+# The rows about precision go from the root to the leaves. Setting the root changes everything that inherits
+# from it, so only pinned values are written further down, and everything is restored exactly: torch cannot
+# tell a pinned value from an inherited one, nor unpin cuDNN's convolutions once they were written. Always
+# `fp32_precision`, never `allow_tf32`: torch (2.9 and later) raises where the two are mixed.
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "torch.use_deterministic_algorithms (mode, warn_only)",
@@ -272,24 +272,24 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def settings_in_force() -> tuple[object, ...]:
-    """The value of every setting of `SETTINGS`, as the process has it now; None where it does not apply."""
+    """The current value of every setting in `SETTINGS` in this process; None if it does not apply."""
     return tuple(setting.get() if setting.applies() else None for setting in SETTINGS)
 
 
 @contextmanager
 def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
-    """Run the body at a level of determinism and put every setting back afterwards, also after an exception.
+    """Run the body at a level of determinism and restore every setting afterwards, even after an exception.
 
     "strict" asks for the same bits from run to run on one machine; "relaxed" lets kernels be chosen for speed
-    and leaves number formats and attention as found. The noise is keyed at both. Levels nest. The settings
-    belong to the process, so threads that run at the same time share them.
+    and leaves number formats and attention as found. Both use keyed noise. Levels nest. The settings belong
+    to the process, so concurrent threads share them.
 
-    Where CUDA is at hand, strict needs CUBLAS_WORKSPACE_CONFIG before CUDA starts, and sets it if it can.
-    It then goes back on leaving, unless CUDA has started and so uses it until the process ends.
+    With CUDA, strict needs CUBLAS_WORKSPACE_CONFIG before CUDA starts, and sets it if it can. On leaving it
+    is restored, unless CUDA has started and so uses it until the process ends.
 
     Raises:
-        ValueError: if there is no such level.
-        RuntimeError: if CUDA has started with another CUBLAS_WORKSPACE_CONFIG than strict needs.
+        ValueError: if the level does not exist.
+        RuntimeError: if CUDA has started with a CUBLAS_WORKSPACE_CONFIG that strict cannot use.
     """
     if level not in DETERMINISM_LEVELS:
         raise ValueError(f"determinism must be {' or '.join(DETERMINISM_LEVELS)}, got {level!r}; use strict")
@@ -311,14 +311,14 @@ def determinism_level(level: DeterminismLevel = "strict") -> Iterator[None]:
 
 
 def attention_backend_at(level: DeterminismLevel) -> str:
-    """The name of diffusers' attention backend that a run at this level uses."""
+    """The name of the diffusers attention backend that a run at this level uses."""
     return STRICT_ATTENTION_BACKEND if level == "strict" else active_attention_backend()
 
 
 def ask_for_cublas_workspace() -> None:
-    """Set CUBLAS_WORKSPACE_CONFIG for what follows in this process, unless it is set or CUDA has started.
+    """Set CUBLAS_WORKSPACE_CONFIG for the rest of this process, unless it is set or CUDA has started.
 
-    To be called before anything goes to a GPU, so that strict can be had later.
+    Call this before anything goes to a GPU, so that strict is possible later.
     """
     if torch.version.cuda is not None and torch.cuda.is_available() and not torch.cuda.is_initialized():
         os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_VALUES[0])
@@ -327,7 +327,7 @@ def ask_for_cublas_workspace() -> None:
 @contextmanager
 def _cublas_workspace() -> Iterator[None]:
     before = os.environ.get(CUBLAS_VARIABLE)
-    # torch.version.cuda is None on ROCm, whose BLAS knows no such variable.
+    # torch.version.cuda is None on ROCm, whose BLAS does not know the variable.
     if before in CUBLAS_VALUES or torch.version.cuda is None or not torch.cuda.is_available():
         yield
         return

@@ -1,4 +1,4 @@
-"""Devices that people name, checked before there is anything to do on them."""
+"""Devices that people name, checked before any work is done on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def parse_device(device: str | torch.device, name: str = "device") -> torch.devi
     """The device of a text such as "cuda:1".
 
     Raises:
-        ValueError, with `name`: torch knows none of that name. TypeError: it is no text.
+        ValueError, with `name`: torch knows no such device. TypeError: it is not a text.
     """
     if not isinstance(device, str | torch.device):
         raise TypeError(f"{name} must be a str such as cpu or cuda, got {device!r:.60}")
@@ -22,10 +22,10 @@ def parse_device(device: str | torch.device, name: str = "device") -> torch.devi
 
 
 def usable_device(device: str | torch.device, name: str = "device") -> torch.device:
-    """The device, if something can be put on it here.
+    """The device, if it can be used here.
 
     Raises:
-        ValueError: there is none of that name, or this machine, or this build of torch, cannot use it.
+        ValueError: it does not exist, or this machine, or this build of torch, cannot use it.
     """
     parsed = parse_device(device, name)
     try:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype of a name in `choices.DTYPES`."""
+    """The dtype for a name in `choices.DTYPES`."""
     import torch
 
     return getattr(torch, name)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype, as presets and manifests have it: "float32"."""
+    """The name of a dtype, as in presets and manifests: "float32"."""
     return str(dtype).removeprefix("torch.")
 
 

@@ -1,6 +1,6 @@
-"""What a run ran on: the fields that can explain why another run gave other bits.
+"""The environment of a run: the fields that can explain why another run gave other bits.
 
-A fingerprint goes into the manifest of every clip that people pass on, so it names no host, user or folder.
+A fingerprint is part of every clip's manifest, which people pass on, so it names no host, user or folder.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ VARIABLES = (
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
 )
-"""Environment variables that can change bits; those that begin with PYTORCH_ are recorded besides.
+"""Environment variables that can change bits; those that begin with PYTORCH_ are also recorded.
 
-Those that only set the number of threads are not among them: it is recorded itself, and launchers set them
-for their processes.
+Variables that only set the number of threads are left out: that number is itself recorded, and launchers set
+it for their processes.
 """
 
 _DECISIVE = (
@@ -59,7 +59,7 @@ _DECISIVE = (
     "cpu.",
     "device.",
 )
-"""Fields of a fingerprint, by their beginning, with which other kernels run.
+"""Beginnings of the names of fingerprint fields that can make other kernels run.
 
 The others change no bit at level strict, or were changed on purpose, such as a variable that chooses kernels.
 """
@@ -70,7 +70,7 @@ CUDA_VARIABLES = (
     "NVIDIA_TF32_OVERRIDE",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-"""Those that CUDA alone reads; the command line sets the first one before it knows the device."""
+"""Variables that only CUDA reads; the command line sets the first one before it knows the device."""
 
 
 def environment_fingerprint(
@@ -79,16 +79,16 @@ def environment_fingerprint(
     attention_backend: str | None = None,
     level: DeterminismLevel | None = None,
 ) -> dict[str, Any]:
-    """Describe packages, machine and settings of a run, in types that JSON knows.
+    """Describe the packages, machine and settings of a run in JSON types.
 
     Args:
         device: where the models run; its name and capability are recorded.
-        dtype: what the models compute in, None if there is no one answer.
-        attention_backend: diffusers' name of it; None records the one in force for the process.
+        dtype: what the models compute in, None if there is no single answer.
+        attention_backend: diffusers' name for it; None records the one in force for the process.
         level: the determinism level of the run, None if there is none.
 
     Packages that are not installed have version None. A variable whose value looks like a path is recorded as
-    "(a path)"; variables that are not set are left out.
+    "(a path)"; unset variables are left out.
     """
     return deepcopy(_constant_fields()) | {
         "device": _describe_device(torch.device(device)),
@@ -105,7 +105,7 @@ def environment_fingerprint(
 
 @cache
 def _constant_fields() -> dict[str, Any]:
-    """What stays the same for as long as this process runs."""
+    """The fields that stay the same for as long as this process runs."""
     return {
         "packages": {
             "pyramid-seed": _version("pyramid-seed") or "0+unknown",
@@ -129,7 +129,7 @@ def _constant_fields() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A field, such as "packages.torch", and its value on either side; None where a side lacks it."""
+    """A field, such as "packages.torch", and its value on either side; None if a side lacks it."""
 
     field: str
     a: Any
@@ -137,7 +137,7 @@ class Difference:
 
 
 def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """The fields in which two fingerprints differ, in the order of `a`, then what only `b` has."""
+    """The fields in which two fingerprints differ, in the order of `a`, followed by those only in `b`."""
     flat_a, flat_b = _flatten(a), _flatten(b)
     fields = [*flat_a, *(field for field in flat_b if field not in flat_a)]
     pairs = ((field, flat_a.get(field), flat_b.get(field)) for field in fields)
@@ -145,7 +145,7 @@ def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[
 
 
 def kernel_differences(differences: Iterable[Difference]) -> list[Difference]:
-    """Those differences of two environments with which other kernels run: bits may differ for them alone."""
+    """The differences of two environments that can make other kernels run: these alone may change bits."""
     return [each for each in differences if each.field.startswith(_DECISIVE)]
 
 
@@ -167,14 +167,14 @@ def _version(package: str) -> str | None:
 
 
 def _ffmpeg_libraries() -> dict[str, str]:
-    import av  # here, for those who only want to compare two fingerprints
+    import av  # here, as comparing two fingerprints does not need it
 
     return {name: ".".join(map(str, version)) for name, version in sorted(av.library_versions.items())}
 
 
 @cache
 def _cpu_name() -> str:
-    # Linux tells it here only; platform.processor() is empty or a mere architecture there.
+    # On Linux, only this names it; platform.processor() is empty or a mere architecture there.
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

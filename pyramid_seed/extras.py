@@ -1,4 +1,4 @@
-"""Libraries that come with an optional extra of the package."""
+"""Libraries that an optional extra of the package installs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields described once: of that come their decoding, their messages, their options and their help."""
+"""Fields described once: decoding, messages, options and help all come from that."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Field:
     """A field of a dataclass, described by `about`.
 
     Attributes:
-        name: of the field.
-        type: its type with the limits, as msgspec takes it; the `title` of a limit is the rule in words.
-        default: its value where none is given; `dataclasses.MISSING` without one.
+        name: the field's name.
+        type: its type with the limits, in msgspec's form; the `title` of a limit is the rule in words.
+        default: its default value; `dataclasses.MISSING` if it has none.
         help, reader, metavar, choices: see `about`.
     """
 
@@ -41,14 +41,14 @@ class Field:
 
     @property
     def is_several(self) -> bool:
-        """Whether it holds several values."""
+        """Whether it takes several values."""
         return any(get_origin(part) is tuple for part in _parts(self.type))
 
     def decode(self, value: object) -> Any:
-        """A value of any origin as the field holds it; where it holds several, one becomes a tuple of one.
+        """A value from anywhere in the field's own form; a single value becomes a tuple if it takes several.
 
         Raises:
-            ValueError: it breaks the rule; field, rule, value and the nearest good value are named.
+            ValueError: it breaks the rule; the message names field, rule, value and the nearest good value.
         """
         value = _plain(value)
         if self.choices and (value is not None or self.default is not None):
@@ -65,7 +65,7 @@ class Field:
             ) from None
 
     def parse(self, text: str) -> Any:
-        """What a text of a command line or a .csv stands for, unchecked; several are parted by spaces."""
+        """The value of a text from a command line or .csv, unchecked; spaces separate several values."""
         if str in _parts(self.type):
             return text
         values = [_number(word) for word in text.split()]
@@ -73,11 +73,11 @@ class Field:
 
     @property
     def _highest(self) -> list[int | float]:
-        """The upper limit, if there is one; what only keeps out numbers that no float holds is none."""
+        """The upper limit, if any; one that only excludes numbers too large for a float does not count."""
         return [part.le for part in _limits(self.type) if part.le is not None and part.le < 2**53]
 
     def _limit(self, value: object) -> str:
-        """The upper limit in words, where it is what a value breaks."""
+        """The upper limit in words, if a value breaks it."""
         numbers = value if isinstance(value, list) else [value]
         for highest in self._highest:
             if any(isinstance(number, int | float) and number > highest for number in numbers):
@@ -86,7 +86,7 @@ class Field:
 
     def _advice(self, value: object) -> str:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
-            return ""  # NaN has no nearest value either
+            return ""  # nor has NaN a nearest value
         lowest = [part.ge for part in _limits(self.type) if part.ge is not None and part.ge > value]
         for nearest in (round(value), *lowest, *self._highest):
             try:
@@ -99,21 +99,21 @@ class Field:
 def about(
     help: str, reader: str = "", metavar: str = "N", *, choices: Sequence[str] = (), default: Any = MISSING
 ) -> Any:
-    """A field of a dataclass, with what people are told of it.
+    """A field of a dataclass, with what people are told about it.
 
     Args:
-        help: one sentence, without a capital and a full stop.
+        help: one sentence, without a capital or a full stop.
         reader: who reads it.
-        metavar: what stands for its value on the command line.
+        metavar: the placeholder for its value on the command line.
         choices: the words that it can be.
-        default: its value where none is given.
+        default: its default value.
     """
     metadata = {"help": help, "reader": reader, "metavar": metavar, "choices": tuple(choices)}
     return field(default=default, metadata=metadata)
 
 
 def described_fields(cls: type) -> dict[str, Field]:
-    """The fields of a dataclass that were described by `about`, by name."""
+    """The fields of a dataclass that `about` describes, by name."""
     hints = get_type_hints(cls, include_extras=True)
     described = [part for part in fields(cls) if part.metadata]
     return {
@@ -122,11 +122,11 @@ def described_fields(cls: type) -> dict[str, Field]:
 
 
 def with_fields_listed(title: str, described: Mapping[str, Field]) -> Callable[[_Described], _Described]:
-    """A decorator that ends a docstring with the fields, each with its sentence."""
+    """A decorator that appends the fields, each with its sentence, to a docstring."""
 
     def add(documented: _Described) -> _Described:
         lines = [f"    {name}: {described[name].help}." for name in described]
-        if documented.__doc__ is not None:  # there is none under python -OO
+        if documented.__doc__ is not None:  # python -OO drops it
             documented.__doc__ = "\n".join([cleandoc(documented.__doc__), "", f"{title}:", *lines, ""])
         return documented
 
@@ -134,7 +134,7 @@ def with_fields_listed(title: str, described: Mapping[str, Field]) -> Callable[[
 
 
 def _plain(value: object) -> object:
-    """Numbers of any library, such as NumPy's, as Python's; sequences as lists."""
+    """Numbers of any library, such as NumPy's, as Python numbers; sequences as lists."""
     if isinstance(value, bool | str | bytes | bytearray | memoryview | range):
         return value
     if isinstance(value, Integral):
@@ -145,7 +145,7 @@ def _plain(value: object) -> object:
 
 
 def _short(value: object) -> str:
-    """A value for messages; numbers of thousands of digits have no repr, and nested lists no end."""
+    """A value for messages; numbers with thousands of digits have no repr, and nested lists no end."""
     try:
         return f"{value!r:.200}"
     except (ValueError, RecursionError):
@@ -153,7 +153,7 @@ def _short(value: object) -> str:
 
 
 def _number(text: str) -> int | float | str:
-    """The number that a text is; the text if it is none."""
+    """The number that a text represents; otherwise the text itself."""
     try:
         return msgspec.convert(text, int | float, strict=False)
     except msgspec.ValidationError:
@@ -161,7 +161,7 @@ def _number(text: str) -> int | float | str:
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """A type, what it is made of, and what `Annotated` says of it."""
+    """A type, its arguments, and the metadata that `Annotated` adds to it."""
     yield hint
     for part in get_args(hint):
         yield from _parts(part)

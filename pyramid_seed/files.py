@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, their digests, and names made of text."""
+"""Files: written whole or not at all, their digests, and names made from text."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from pathlib import Path
 import msgspec
 import psutil
 
-# Temporary names: `.`, 16 hexadecimal digits that say whose they are (6 of the machine, 6 of the process, 4
-# random), `.tmp` and the ending, or `-tmp` where there is none. The name of the file is not in it: it may be
-# as long as a name can be.
+# Temporary names: `.`, 16 hexadecimal digits that identify the owner (6 for the machine, 6 for the process, 4
+# random), `.tmp` and the ending, or `-tmp` without one. The file's own name is left out: it may be as long as
+# a name can be.
 _TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}[.-]tmp(\.[^.]+)?")
-_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file takes that long from its last byte to its name
+_LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file waits that long between its last byte and its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
 
 class FileRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A file of a model as manifests and embeddings name it, see `checkpoints.digests.weight_digests`."""
+    """A model's file as manifests and embeddings name it, see `checkpoints.digests.weight_digests`."""
 
     file: str
     size: int
@@ -41,17 +41,17 @@ class FileRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was made there takes the name `path` when the block ends.
+    """Give a temporary path beside `path`; whatever is made there is renamed to `path` when the block ends.
 
     The block may make a file or a folder. Missing parent folders are created. If the block raises, what was
-    made is removed, and `path` is as it was. The temporary path has the ending of `path`. What killed
-    processes left half-written in the folder is removed, see `clear_leftovers`.
+    made is removed, and `path` is as it was. The temporary path has the ending of `path`. Half-written files
+    that killed processes left in the folder are removed, see `clear_leftovers`.
 
     Raises:
         FileExistsError: `path` exists and `overwrite` is false.
-        OSError: it cannot be made there, see `check_reachable`; no space is left.
+        OSError: `path` cannot be made, see `check_reachable`; no space is left.
     """
-    path = real_path(path)  # so that making the parents cannot change what a path with ".." means
+    path = real_path(path)  # making the parents could change the meaning of ".."
     check_free(path, overwrite=overwrite)
     check_reachable(path)
     owner = f"{_machine()}{os.getpid() % 16**6:06x}"
@@ -62,7 +62,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         _clear_once(path.parent)
         try:
             yield temporary
-            check_free(path, overwrite=overwrite)  # somebody else may have been faster
+            check_free(path, overwrite=overwrite)  # another process may have been faster
             if temporary.is_dir() and path.exists():
                 _swap_folder(temporary, path)
             else:
@@ -77,7 +77,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
 @contextmanager
 def without_new_folders(folder: Path) -> Iterator[None]:
-    """If the block raises, remove `folder` and those above it that were missing, as far as they are empty."""
+    """If the block raises, remove `folder` and its parents, as far as they were missing and are empty."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield
@@ -99,7 +99,7 @@ def check_name(path: str | os.PathLike[str]) -> None:
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:
-    """The absolute path without links; where these go round in a circle, `Path.resolve` is a RuntimeError."""
+    """The absolute path without links; if these form a loop, `Path.resolve` raises a RuntimeError."""
     check_name(path)
     return Path(os.path.realpath(path))
 
@@ -113,13 +113,13 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 
 
 def check_no_folder(path: Path) -> None:
-    """Raise FileExistsError if `path`, where a file is to be, is a folder: it is never replaced by one."""
+    """Raise FileExistsError if `path` is a folder: a file never replaces one."""
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder, and a file is to have that name; choose another name")
 
 
 def check_reachable(path: Path) -> None:
-    """Raise OSError unless `path`, and the folders above it that are missing, can be made."""
+    """Raise OSError unless `path` and the missing folders above it can be made."""
     folder = real_path(path).parent
     while not folder.exists():
         folder = folder.parent
@@ -130,7 +130,7 @@ def check_reachable(path: Path) -> None:
 
 
 def check_space(path: Path, size: int, what: str, advice: str) -> None:
-    """Raise OSError unless `size` bytes, of `what`, are free where `path` is or will be."""
+    """Raise OSError unless `size` bytes are free where `path` is or will be, for `what`."""
     folder = real_path(path)
     while not folder.exists():
         folder = folder.parent
@@ -143,7 +143,7 @@ def check_space(path: Path, size: int, what: str, advice: str) -> None:
 
 
 def check_readable(path: Path) -> None:
-    """Raise OSError, which names it, unless `path` is a file that is read at once: a FIFO would wait."""
+    """Raise OSError that names `path` unless it is a file that can be read at once: a FIFO would wait."""
     check_name(path)
     try:
         mode = path.stat().st_mode
@@ -158,7 +158,7 @@ def check_readable(path: Path) -> None:
 
 
 def check_temporary_folder() -> None:
-    """Raise OSError unless there is a folder for temporary files: torch cannot even be imported without."""
+    """Raise OSError if there is no folder for temporary files: without one, torch cannot even be imported."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
@@ -174,14 +174,14 @@ def file_digest(path: Path) -> str:
 
 
 def slug(text: str, length: int) -> str:
-    """The letters and digits of a text, in lower case, the rest as hyphens: the beginning of a file name.
+    """The letters and digits of a text in lower case, the rest as hyphens, for the start of a file name.
 
-    Letters of every script stay, with their marks. With something behind it, such as a seed, it is safe on
-    every system: alone it may be a name that Windows keeps for itself, such as "con".
+    Letters of every script are kept, with their marks. Followed by something, such as a seed, the slug is
+    safe on every system: on its own it may be a name that Windows reserves, such as "con".
 
     Args:
-        text: of any kind, such as a prompt.
-        length: of the name at most, in bytes of UTF-8.
+        text: any text, such as a prompt.
+        length: the most bytes of UTF-8 in the slug.
 
     Returns:
         "clip" if there are no letters or digits.
@@ -189,18 +189,18 @@ def slug(text: str, length: int) -> str:
     folded = unicodedata.normalize("NFC", text.casefold())
     kept = [" "]
     for char in folded:
-        is_mark = kept[-1] != " " and unicodedata.category(char).startswith("M")  # as of most Indian vowels
+        is_mark = kept[-1] != " " and unicodedata.category(char).startswith("M")  # as in most Indian vowels
         kept.append(char if is_mark or char.isalnum() else " ")
     name = "-".join("".join(kept).split()).encode()[:length].decode(errors="ignore")
     return name.strip("-") or "clip"
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders of `replacing` that no living process owns.
+    """Remove temporary files and folders of `replacing` that no living process owns.
 
-    Those of other machines, whose processes cannot be asked for here, are removed when they are hours old.
+    Those of other machines, whose processes cannot be checked from here, are removed once they are hours old.
     """
-    with os.scandir(folder) as files:  # and no list: there may be a million
+    with os.scandir(folder) as files:  # not listed at once: there may be a million
         for file in files:
             owner = _TEMPORARY.fullmatch(file.name) if file.name.startswith(".") else None
             if owner is not None and _is_abandoned(Path(file), owner[1], int(owner[2], 16)):
@@ -215,13 +215,13 @@ def _is_abandoned(path: Path, machine: str, process: int) -> bool:
         return not psutil.pid_exists(process)
     try:
         return path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS
-    except FileNotFoundError:  # it has just taken its name
+    except FileNotFoundError:  # it was renamed just now
         return False
 
 
 @cache
 def _machine() -> str:
-    """6 hexadecimal digits of this machine since it was started, and of the processes that are seen here."""
+    """6 hexadecimal digits for this machine since its start, and for the processes that are visible here."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         processes = Path("/proc/self/ns/pid").stat().st_ino
@@ -231,14 +231,14 @@ def _machine() -> str:
 
 
 def _swap_folder(new: Path, old: Path) -> None:
-    """Put a folder in the place of another: in one step where the system can.
+    """Put a folder in the place of another: in one step, if the system can.
 
-    Where it cannot, the old one is put aside first, and back if the new one cannot come.
+    Otherwise the old one is moved aside first, and back if the new one cannot take its place.
     """
     if _exchange(new, old):
         _remove(new)
         return
-    aside = new.with_name(f".old{new.name}")  # which is no temporary name: nobody removes it
+    aside = new.with_name(f".old{new.name}")  # not a temporary name, so nothing removes it
     old.replace(aside)
     try:
         new.replace(old)
@@ -249,7 +249,7 @@ def _swap_folder(new: Path, old: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Let two files or folders change names in one step; False where the system cannot."""
+    """Swap the names of two files or folders in one step; False if the system cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if rename is None:
         return False

@@ -1,4 +1,4 @@
-"""The image that a clip begins with: it is brought to the clip's size, or gives the clip its own."""
+"""The image that a clip begins with: it is fitted to the clip's size, or gives the clip its own."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def sized_by_image(
     preset: Preset | None,
     choose: Callable[[Settings], Preset],
 ) -> Preset:
-    """The settings of a clip that begins with an image, which gives it its size unless something else does.
+    """The settings of a clip that begins with an image, which sets its size unless something else does.
 
     Args:
-        image: as `opened` gives it.
-        size: its height and width, turned as its EXIF orientation says.
-        settings: values that replace the preset's; height, width or fit in them keep the image from it.
+        image: as `opened` returns it.
+        size: its height and width, rotated according to its EXIF orientation.
+        settings: values that replace the preset's; with height, width or fit, the image sets no size.
         preset: None if none was named.
-        choose: the settings of the clip from such values.
+        choose: makes the clip's settings from such values.
     """
     if not gives_size(settings, preset):
         return choose(settings)
@@ -35,17 +35,17 @@ def sized_by_image(
 
 
 def in_its_own_size(image: Image, settings: Preset) -> Preset:
-    """The settings with the size of an image that gives it to its clip.
+    """The settings with the size of an image that sets its clip's size.
 
-    Where every pixel is shown as N x N pixels, as files are written with this `scale`, that of the small one.
+    If every pixel is shown as N x N pixels, as in files written with this `scale`, the small image's size.
     """
-    rgb = to_rgb8(image)  # turned as its EXIF orientation says
+    rgb = to_rgb8(image)  # rotated according to its EXIF orientation
     scale = settings.scale if is_enlarged(rgb, settings.scale) else 1
     return replace(settings, height=rgb.height // scale, width=rgb.width // scale)
 
 
 def in_clip_size(image: Any, settings: Preset) -> Any:
-    """An image in its clip's size, see `media.images.fitted`; what is no PIL image is left as it is.
+    """An image in its clip's size, see `media.images.fitted`; anything but a PIL image is unchanged.
 
     Raises:
         TypeError: `fit` is set, and the image is an array or a tensor.

@@ -1,7 +1,7 @@
 """Sizes and counts of a clip: pixels and latents, units, stages of the pyramid, history of a unit.
 
-Whole numbers only. Nothing here knows tensors, and nothing is rounded: a value that does not fit raises, with
-the nearest values that do.
+All are whole numbers. This module does not use tensors, and rounds nothing: a value that does not fit raises
+an error that names the nearest values that do.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class LatentShape:
         return 1, self.channels, 1, self.height, self.width
 
     def stage(self, stage: int) -> LatentShape:
-        """The shape at a stage, 0 = coarsest, with the pyramid below it; TypeError, ValueError if none."""
+        """The shape and the pyramid at a stage, 0 = coarsest; TypeError, ValueError if it does not exist."""
         _check_stage(stage, self.num_stages)
         divisor = 2 ** (self.num_stages - 1 - stage)
         return LatentShape(self.channels, self.height // divisor, self.width // divisor, stage + 1)
@@ -81,7 +81,7 @@ class PyramidGeometry:
 
     @property
     def size_multiple(self) -> int:
-        """What height and width must be multiples of, so that the coarsest stage has whole patches."""
+        """Height and width must be multiples of this, so that the coarsest stage has whole patches."""
         return 2 ** (self.num_stages - 1) * self.patch_size * self.spatial_factor
 
     def check_size(self, height: int, width: int) -> None:
@@ -104,12 +104,12 @@ class PyramidGeometry:
         return (num_frames - 1) // self.temporal_factor + 1
 
     def num_frames(self, num_latent_frames: int) -> int:
-        """Pixel frames that `num_latent_frames` decode to."""
+        """Pixel frames into which `num_latent_frames` decode."""
         check_int("num_latent_frames", num_latent_frames, minimum=1)
         return (num_latent_frames - 1) * self.temporal_factor + 1
 
     def unit_of_frame(self, frame: int) -> int:
-        """The unit that makes a pixel frame: unit 0 makes frame 0, the others `temporal_factor` each."""
+        """The unit that makes a pixel frame: unit 0 makes frame 0, the others `temporal_factor` frames."""
         check_int("frame", frame, minimum=0)
         return -(-frame // self.temporal_factor)
 
@@ -120,7 +120,7 @@ class PyramidGeometry:
         return range(max(stop - self.temporal_factor, 0), stop)
 
     def frames_of_units(self, num_frames: int) -> list[range]:
-        """The pixel frames of each unit of a clip of any length; the last unit may be cut off."""
+        """The pixel frames of each unit in a clip of any length; the last unit may be cut off."""
         check_int("num_frames", num_frames, minimum=1)
         units = range(self.unit_of_frame(num_frames - 1) + 1)
         return [range(num_frames)[frames.start : frames.stop] for frames in map(self.frames_of_unit, units)]
@@ -144,9 +144,9 @@ def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryC
     """The past latent frames that a unit is conditioned on at one stage, oldest first.
 
     The temporal pyramid of Pyramidal Flow Matching (arXiv 2410.05954, section 3.3): the newest past frame
-    comes at the resolution of the stage being generated, each frame before it one stage coarser; from where
-    the coarsest stage is reached, all older frames form one clip there. A unit is one latent frame, so unit u
-    looks back on the frames 0 to u - 1.
+    has the resolution of the stage being generated, each frame before it is one stage coarser; once the
+    coarsest stage is reached, all older frames form one clip there. A unit is one latent frame, so unit u has
+    the frames 0 to u - 1 as its history.
 
     Args:
         unit_index: the unit to be generated; unit 0 has no history.
@@ -185,6 +185,6 @@ def _check_multiple(name: str, value: int, multiple: int) -> None:
 
 
 def _advice(value: int, lower: int, step: int) -> str:
-    """Name the good values around a bad one; `lower` itself is good only where it is positive."""
+    """Name the good values around a bad one; `lower` itself is good only if it is positive."""
     good = f"{lower} or {lower + step}" if lower > 0 else f"{lower + step}"
     return f"got {value}; use {good}"

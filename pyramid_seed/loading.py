@@ -1,4 +1,4 @@
-"""Models loaded from their files, with LoRAs."""
+"""Loads models from their files, with LoRAs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .pipelines.text_inputs import EMBEDDINGS, check_embeddings
 from .presets import preset_config
 
 _LOADING = threading.Lock()
-"""Held while weights are read: torch's modules are empty for the whole process meanwhile."""
+"""Held while weights are read, since torch's modules are then empty for the whole process."""
 
 
 def load_pipeline(
@@ -46,34 +46,34 @@ def load_pipeline(
     quantization_config: PipelineQuantizationConfig | None = None,
     **options: Any,
 ) -> PyramidFlowPipeline:
-    """Load a model, ready to be called. Its family is recognised; `pipeline.source` says which model it is.
+    """Load a model, ready to be called, and recognise its family; `pipeline.source` says which model it is.
 
     Args:
         path_or_hub_id: a folder in the layout of the published checkpoints, a folder that `save_pretrained`
             wrote, a hub id of either, or `embedded:tiny`.
-        variant: "384p", "768p" or "image": which transformer of a published checkpoint; None if there is one.
-            Of what `save_pretrained(variant=...)` wrote, that variant.
+        variant: "384p", "768p" or "image": which transformer of a published checkpoint; None for the only
+            one. For a folder from `save_pretrained(variant=...)`, that variant.
         dtype: torch.float32 or torch.bfloat16; fp16 overflows in these models.
         device: where to put it; default: the accelerator if there is one, else the CPU.
         compile: run the transformer's blocks through `torch.compile`: the first call takes minutes, later
             ones are faster, and results differ in the last bits.
             `pipeline.transformer.compile_repeated_blocks` has more options.
-        device_map: a device, as diffusers has it; the same as `device`. Others are refused: a clip is made on
-            one device.
-        quantization_config: quantise the transformer while it is read, of a folder that `save_pretrained`
-            wrote; a manifest tells it. One that was saved quantised is read as it is, without this.
-        options: revision, cache_dir, token, local_files_only, of a hub id; and parts that are left out, as
-            `vae=None` for a pipeline that gives latents, `transformer=None` for one that encodes texts,
+        device_map: a device, as in diffusers; the same as `device`. Others are refused: a clip is made on one
+            device.
+        quantization_config: quantise the transformer while reading it from a folder that `save_pretrained`
+            wrote; the manifest records it. A transformer saved quantised is read as it is, without this.
+        options: for a hub id, revision, cache_dir, token, local_files_only; and parts to leave out, such as
+            `vae=None` for a pipeline that returns latents, `transformer=None` for one that encodes texts,
             `text_encoder=None, text_encoder_2=None` ... for one that is given embeddings: their files are
             neither read nor downloaded.
 
     Raises:
         ValueError: the dtype, variant or device does not exist, a part cannot be left out, or a file is
-            missing or wrong; file and layout are named.
-        TypeError: an option does not exist, or a part was given in place of None.
-        FileNotFoundError: there is no such folder.
-        OSError: the hub cannot be asked.
-        GenerationOutOfMemoryError: the weights do not fit on the device; what would fit is named.
+            missing or wrong; the message names file and layout.
+        TypeError: an option does not exist, or a part was given instead of None.
+        FileNotFoundError: the folder does not exist.
+        OSError: the hub cannot be reached.
+        GenerationOutOfMemoryError: the weights do not fit on the device; the message names what would.
     """
     check_dtype(dtype)
     if device_map is not None:
@@ -92,7 +92,7 @@ def load_pipeline(
 
 
 def _check_quantised(config: PipelineQuantizationConfig) -> None:
-    """Refuse to quantise parts of which no manifest would tell: ValueError; TypeError for other configs."""
+    """Refuse to quantise parts that no manifest would record: ValueError; TypeError for other configs."""
     check_kinds(quantization_config=(config, PipelineQuantizationConfig))
     parts = list(config.quant_mapping or config.components_to_quantize or ["every part"])
     if parts != ["transformer"]:
@@ -103,7 +103,7 @@ def _check_quantised(config: PipelineQuantizationConfig) -> None:
 
 
 def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
-    """The device that a `device_map` names; ValueError if it spreads the parts, or another one is named."""
+    """The device that a `device_map` names; ValueError if it spreads the parts, or `device` differs."""
     if not isinstance(device_map, str) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
         raise ValueError(
             f"device_map must name one device, such as 'cuda', got {device_map!r}, as a clip is made on one; "
@@ -115,7 +115,7 @@ def _device_of_map(device_map: str, device: str | torch.device | None) -> str:
 
 
 def _left_out(options: dict[str, Any], *, compile: bool) -> tuple[str, ...]:
-    """Names of the parts that `load_pipeline` is to leave out; they go out of its options."""
+    """Names of the parts that `load_pipeline` is to leave out; they are removed from its options."""
     parts = [name for name in signature(PyramidFlowPipeline).parameters if name in options]
     parts = [name for name in parts if name != "preset"]
     for name in parts:
@@ -137,7 +137,7 @@ def load_source(
     *,
     quantization_config: PipelineQuantizationConfig | None = None,
 ) -> PyramidFlowPipeline:
-    """The pipeline of a model whose files have been read, with LoRAs; see `load_pipeline`."""
+    """The pipeline of a model whose files are already here, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
     with _LOADING:
@@ -163,9 +163,9 @@ def _load_saved(
     dtype: torch.dtype,
     quantization_config: PipelineQuantizationConfig | None,
 ) -> PyramidFlowPipeline:
-    """What `save_pretrained` wrote, all weights of which must be there, but for parts that are left out."""
+    """A pipeline that `save_pretrained` wrote; all its weights must be there, except left-out parts."""
     folder = source.folder
-    # A quantised transformer is read by diffusers, which maps it.
+    # diffusers reads a quantised transformer, and maps it.
     is_quantised = quantization_config is not None or source.quantization is not None
     models = load_saved_models(source, dtype, left_to_others={"transformer"} if is_quantised else ())
     try:
@@ -181,7 +181,7 @@ def _load_saved(
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # broken files raise anything here
+    except Exception as error:  # broken files can raise anything here
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     if is_quantised and (transformer := pipeline.transformer) is not None:
         missing = sorted(name for name, value in transformer.state_dict().items() if value.is_meta)
@@ -199,15 +199,15 @@ def default_device() -> torch.device:
 
 @dataclass(frozen=True)
 class LoraToLoad:
-    """A LoRA that a model is to be loaded with.
+    """A LoRA to load into a model.
 
     Attributes:
         adapter: its name in the pipeline.
-        file: the .safetensors.
+        file: the .safetensors file.
         scale: factor on what it adds.
-        sha256: of the file.
-        fused: whether it is added to the weights.
-        padded_rank: the rank to which its matrices are filled up with zeros, see `LoraInUse`.
+        sha256: the file's digest.
+        fused: whether to add it to the weights.
+        padded_rank: the rank to which its matrices are padded with zeros, see `LoraInUse`.
     """
 
     adapter: str
@@ -219,11 +219,11 @@ class LoraToLoad:
 
 
 def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad, ...]:
-    """LoRAs as `generate` takes them, found and looked at.
+    """LoRAs as passed to `generate`, located and checked.
 
     Raises:
-        ValueError: peft is not installed, a file is no LoRA, or a scale is no finite number.
-        TypeError: a scale is no number. FileNotFoundError, OSError: a file is not there.
+        ValueError: peft is not installed, a file is not a LoRA, or a scale is not finite.
+        TypeError: a scale is not a number. FileNotFoundError, OSError: a file is missing.
     """
     if not loras:
         return ()
@@ -237,7 +237,7 @@ def loras_to_load(loras: Mapping[str | Path, float] | None) -> tuple[LoraToLoad,
 
 
 def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> None:
-    """Refuse LoRAs of another model, from configs alone: ValueError; it names what the model lacks."""
+    """Refuse another model's LoRAs, from configs alone: ValueError, which names what the model lacks."""
     if loras:
         transformer = source.empty_transformer()
         for lora in loras:
@@ -251,7 +251,7 @@ def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
 
 
 def check_texts_fit(embeds: EncodedTexts | None, source: RecognisedModel) -> None:
-    """Refuse texts that another model encoded, from config and file sizes alone: ValueError."""
+    """Refuse texts that another model encoded, judging by config and file sizes alone: ValueError."""
     if embeds is not None:
         embeds.check_files({name: state.size for name, state in source.states.items()}, "size")
         config = _empty_transformer(source).config
@@ -262,12 +262,12 @@ def check_texts_fit(embeds: EncodedTexts | None, source: RecognisedModel) -> Non
 
 def _empty_transformer(source: RecognisedModel) -> PyramidTransformer3DModel:
     transformer = source.empty_transformer()
-    assert isinstance(transformer, PyramidTransformer3DModel)  # of both families
+    assert isinstance(transformer, PyramidTransformer3DModel)  # in both families
     return transformer
 
 
 def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
-    """Put LoRAs into a pipeline that has none."""
+    """Add LoRAs to a pipeline without any."""
     if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
         pipeline.enable_lora_hotswap(target_rank=max(ranks))
     names = [lora.adapter for lora in loras]

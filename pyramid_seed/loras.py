@@ -1,4 +1,4 @@
-"""LoRAs as people name them on a command line or in a list: `FILE`, or `FILE:SCALE`."""
+"""LoRAs as named on a command line or in a list: `FILE`, or `FILE:SCALE`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def named_loras(texts: Iterable[str], folder: Path = Path()) -> dict[str | Path,
 
     Args:
         texts: each names a .safetensors, or a folder or hub id that holds it, as "style.safetensors:0.7"; the
-            scale is 1.0 where there is none.
+            default scale is 1.0.
         folder: where relative paths start.
 
     Raises:
-        ValueError: a scale is no finite number, or a file is named twice.
+        ValueError: a scale is not finite, or a file is named twice.
     """
     scales: dict[str | Path, float] = {}
     for text in texts:
@@ -28,7 +28,7 @@ def named_loras(texts: Iterable[str], folder: Path = Path()) -> dict[str | Path,
 
 
 def _file_and_scale(text: str, folder: Path) -> tuple[str, float]:
-    """A LoRA's file and its scale; a colon can also be part of a file's name."""
+    """A LoRA's file and its scale; a colon may also be part of the file's name."""
     if not text.strip():
         raise ValueError(f"a LoRA must be named as FILE or FILE:SCALE, got {text!r}")
     file, colon, scale = text.rpartition(":")
@@ -46,5 +46,5 @@ def _file_and_scale(text: str, folder: Path) -> tuple[str, float]:
 
 
 def _here(file: str, folder: Path) -> str:
-    """The path of what is there; anything else as it is, such as a hub id."""
+    """The path of an existing file or folder; anything else, such as a hub id, unchanged."""
     return str(folder / file) if (folder / file).exists() else file

@@ -1,4 +1,4 @@
-"""The settings that a model is made for: those in its folder, or those of the preset that knows it."""
+"""The settings that a model is made for: those in its folder, or those of a preset for it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from .resources import resolve_model
 
 
 def preset_of_model(source: RecognisedModel) -> Preset | None:
-    """The settings that a model is made for; None if nobody knows them.
+    """The settings that a model is made for; None if unknown.
 
-    Those in its model_index.json, as `save_pretrained` writes them there; else those of the first preset of
-    ours, by name, for this model: of the same name, or a published one of the same family, variant and sizes.
+    They are those in its model_index.json, as written by `save_pretrained`; else those of our first preset,
+    by name, for this model: of the same name, or for a published one of the same family, variant and sizes.
 
     Raises:
-        ValueError: the folder holds settings that are none; file and setting are named.
+        ValueError: the folder's settings are invalid; the message names file and setting.
     """
     if (saved := source.configs.get("model_index.json", {}).get("preset")) is not None:
         with naming(source.folder / "model_index.json"):
@@ -47,18 +47,18 @@ def chosen_settings(
     settings: Settings,
     source_of: Callable[[str, str | None], RecognisedModel],
 ) -> Preset:
-    """The settings of a clip: a preset's, a model's own or the default's, some of their values replaced.
+    """The settings of a clip: a preset's, a model's own or the default's, with some values replaced.
 
     Args:
-        preset: a preset, its name or file; None: the model's own settings, see `preset_of_model`, where the
+        preset: a preset, its name or file; None: the model's own settings, see `preset_of_model`, if the
             values name a model, else those of `DEFAULT_PRESET`.
         settings: the values.
-        source_of: reads which model it is, by its name and variant; not called for a published one, whose
+        source_of: reads which model it is, from its name and variant; not called for a published one, whose
             settings are known before anything is downloaded.
 
     Raises:
-        TypeError, ValueError: as `with_settings`; or no preset knows the model and settings are missing,
-            which are named.
+        TypeError, ValueError: as `with_settings`; or no preset knows the model and settings are missing; the
+            message names them.
     """
     if (named := named_settings(preset, settings)) is not None:
         return named
@@ -74,12 +74,12 @@ def chosen_settings(
 def misfit(
     preset: Preset, settings: Preset, source_of: Callable[[str, str | None], RecognisedModel]
 ) -> str | None:
-    """For people: a preset of another family or variant than the model's; None if it fits, or nobody knows.
+    """A message if a preset is of another family or variant than the model; None if it fits, or is unknown.
 
     Args:
-        preset: as it was named, with the model that it is for.
-        settings: of the clip, with the name and the variant of the model that it is used with.
-        source_of: reads which model that is, by its name and variant, if it is another one.
+        preset: as named, with the model that it is for.
+        settings: the clip's, with the name and the variant of the model that it uses.
+        source_of: reads which model that is, from its name and variant, if it is another one.
     """
     if (preset.model, preset.variant) == (settings.model, settings.variant):
         return None
@@ -111,7 +111,7 @@ def _has_published_sizes(source: RecognisedModel) -> bool:
 
 
 def _family_of(model: str) -> Family | None:
-    """The family of a published model or an embedded one; None of others, which would have to be read."""
+    """The family of a published or embedded model; None for others, which would have to be read."""
     if not model.startswith("embedded:"):
         return PUBLISHED_MODELS.get(model)
     folder = Path(resolve_model(model))

@@ -21,15 +21,15 @@ from .texts import check_prompt, read_bounded
 
 _MAX_PRESET_BYTES = 2**16  # 40 times the largest of ours
 DEFAULT_PRESET = "tiny"
-"""Where neither a preset nor a model is named."""
+"""The preset if neither a preset nor a model is named."""
 CUSTOM = "custom"
-"""In place of a preset's name, where all settings were given one by one."""
+"""The preset's name if all settings were given one by one."""
 NUM_STAGES = 3
-"""Stages of the published models, where nothing else says for how many one number of steps stands."""
+"""Stages of the published models, to expand a single number of steps when nothing else says how many."""
 
-# The limits are far above what anybody needs, and keep out what would run for days or not fit into memory.
+# The limits are far above what anyone needs, and exclude what would run for days or not fit into memory.
 MAX_SIDE, MAX_FRAMES, MAX_STEPS, MAX_TOKENS, MAX_SCALE = 8192, 100_000, 10_000, 512, 64
-_MAX_FILE_SIDE = 2**14  # pixels of a video's side; H.264 knows no longer one
+_MAX_FILE_SIDE = 2**14  # pixels of a video's side; H.264 allows no longer one
 
 Name: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00]*\Z", title="text that is not empty")
@@ -44,7 +44,7 @@ Steps: TypeAlias = Annotated[
 Sizes: TypeAlias = Annotated[
     tuple[tuple[Side, Side], ...], Meta(max_length=64, title="a list of [height, width] in pixels")
 ]
-# The upper limits keep out infinity, and whole numbers that no float holds; NaN is not above 0.
+# The upper limits exclude infinity, and whole numbers too large for a float; NaN is not above 0.
 Number: TypeAlias = Annotated[
     Annotated[int, Meta(ge=0, le=2**53)] | Annotated[float, Meta(ge=0, le=sys.float_info.max)],
     Meta(title="a number of at least 0"),
@@ -59,8 +59,8 @@ PositiveNumber: TypeAlias = Annotated[
 class Preset:
     """Settings of a generation, as read from a YAML file whose keys are these names (without `name`).
 
-    `about` says of each what it is and who reads it: whoever loads the model, the pipeline, or whoever writes
-    the file.
+    `about` says what each is and who reads it: the loader of the model, the pipeline, or the writer of the
+    file.
     """
 
     name: str
@@ -137,12 +137,12 @@ SETTINGS = {name: described for name, described in _FIELDS.items() if described.
 """Every setting: its type with its range, its sentence for people, its reader."""
 
 settings_listed = with_fields_listed("Settings", SETTINGS)
-"""A decorator: the docstring of a function that takes **settings ends with all of them."""
+"""A decorator that lists all settings at the end of the docstring of a function with **settings."""
 settings_listed(Preset)
 
 
 class Settings(TypedDict, total=False):
-    """Settings that replace a preset's, for type checkers: the names of `SETTINGS`."""
+    """Settings that replace a preset's, for type checkers: the names in `SETTINGS`."""
 
     model: str
     variant: str | None
@@ -168,11 +168,11 @@ class Settings(TypedDict, total=False):
 def with_settings(preset: Preset, settings: Settings) -> Preset:
     """The preset with some of its values replaced.
 
-    A preset's variant is one of its own model. A model given without a variant, in a folder that
-    `save_pretrained` wrote, has one transformer: the variant is None then.
+    A preset's variant belongs to its own model. A model given without a variant, in a folder that
+    `save_pretrained` wrote, has one transformer: the variant is then None.
 
     Raises:
-        TypeError: there is no such setting; the nearest one is named.
+        TypeError: the setting does not exist; the message names the nearest one.
         ValueError: a value breaks its rule.
     """
     for name in settings:
@@ -185,7 +185,7 @@ def with_settings(preset: Preset, settings: Settings) -> Preset:
 
 
 def named_settings(preset: str | Path | Preset | None, settings: Settings) -> Preset | None:
-    """The settings of a clip, by the preset that is named or the default one; None where its model says them.
+    """The settings of a clip, from the named preset or the default one; None if its model has them.
 
     Args:
         preset: a preset, its name or file.
@@ -198,7 +198,7 @@ def named_settings(preset: str | Path | Preset | None, settings: Settings) -> Pr
 
 
 def gives_size(settings: Settings, preset: Preset | None) -> bool:
-    """Whether an image gives its clip the size: where none is named, nor how the image is to fit.
+    """Whether an image sets its clip's size: it does if neither a size nor a fit is given.
 
     Args:
         settings: values that replace the preset's.
@@ -214,16 +214,16 @@ def with_size(settings: Settings, height: int, width: int) -> Settings:
 
 
 def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Preset:
-    """The settings of a clip for which no preset was named: its model's own, some of their values replaced.
+    """The settings of a clip without a named preset: its model's own, with some values replaced.
 
     Args:
-        model: what to call the model in messages.
-        own: the settings that it is made for; None if they are not known: `settings` must then have all
-            that have no default, but for the dtype, which is float32 as that of `load_pipeline`.
+        model: the model's name in messages.
+        own: the settings that it is made for; None if unknown: `settings` must then have all those without a
+            default, except the dtype, which is float32 as in `load_pipeline`.
         settings: the values.
 
     Raises:
-        TypeError, ValueError: as `with_settings`; or settings are missing, which are named.
+        TypeError, ValueError: as `with_settings`; or settings are missing; the message names them.
     """
     if own is not None:
         return with_settings(own, settings)
@@ -236,11 +236,11 @@ def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Pre
 
 
 def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
-    """What settings ask of a model beyond its training, for people; () if nothing, or nobody knows.
+    """Messages about settings beyond a model's training; () if there are none, or it is unknown.
 
     Args:
-        settings: of the clip.
-        own: those that the model is made for, None if they are not known.
+        settings: the clip's.
+        own: those that the model is made for, None if unknown.
     """
     if own is None:
         return ()
@@ -257,10 +257,10 @@ def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
 
 
 def preset_of(name: str, values: Mapping[str, object]) -> Preset:
-    """The preset of a name and these values, as a file or a manifest has them.
+    """The preset with a name and these values, as in a file or a manifest.
 
     Raises:
-        TypeError: a key is unknown, or one is missing that has no default.
+        TypeError: a key is unknown, or one without a default is missing.
         ValueError: a value breaks its rule.
     """
     for key in values:
@@ -273,26 +273,26 @@ def preset_of(name: str, values: Mapping[str, object]) -> Preset:
 
 
 def preset_config(preset: Preset) -> dict[str, Any]:
-    """A preset as a pipeline's config holds it, to travel with the model: all but model and variant."""
+    """A preset in the form of a pipeline's config, to travel with the model: all but model and variant."""
     values = {name: getattr(preset, name) for name in ("name", *_FIELDS) if name not in ("model", "variant")}
-    return json.loads(json.dumps(values))  # tuples as the lists that a file has
+    return json.loads(json.dumps(values))  # tuples as lists, as in a file
 
 
 def preset_from_config(config: Mapping[str, Any], model: str) -> Preset:
-    """The preset of a `preset_config`, for the model that it came with; raises as `preset_of`."""
+    """The preset of a `preset_config`, for the model that holds it; raises as `preset_of`."""
     values = dict(config)
     return preset_of(_FIELDS["model"].decode(values.pop("name", None)), values | {"model": model})
 
 
 def pipeline_arguments(preset: Preset) -> dict[str, Any]:
-    """The settings that are arguments of the pipeline's call, by its names."""
+    """The settings that are arguments of the pipeline's call, under its names."""
     names = [name for name in SETTINGS if SETTINGS[name].reader == "pipeline"]
     values = {name: getattr(preset, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _decoded(values: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
-    """Values as a preset holds them; one number of steps stands for every stage."""
+    """Values in a preset's form; a single number of steps is used for every stage."""
     decoded = {name: _FIELDS[name].decode(value) for name, value in values.items()}
     steps = [name for name, value in decoded.items() if name.endswith("_steps") and value is not None]
     several = [name for name in steps if isinstance(values[name], Sequence)]
@@ -318,9 +318,9 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
 
     Raises:
         ValueError: an unknown name; or a file with an unknown, repeated or missing key, or a wrong value.
-            The message names file, key and value, and the nearest thing that is known.
+            The message names file, key and value, and the nearest known one.
         FileNotFoundError: the file is missing.
-        TypeError: neither a name nor a path.
+        TypeError: it is neither a name nor a path.
     """
     if not isinstance(name_or_path, str | os.PathLike) or isinstance(os.fspath(name_or_path), bytes):
         kind = type(name_or_path).__name__
@@ -337,7 +337,7 @@ def load_preset(name_or_path: str | os.PathLike[str]) -> Preset:
 
 @cache
 def _packaged(path: Path) -> Preset:
-    """One of the package's own, which do not change."""
+    """A preset of the package's own; these do not change."""
     return _read(path)
 
 

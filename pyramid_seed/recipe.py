@@ -1,4 +1,4 @@
-"""How a clip is to be made: everything it is a function of, besides the weights."""
+"""How a clip is to be made: everything that determines it, besides the weights."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .presets import Preset, with_settings
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a clip is a function of, besides the weights.
+    """Everything that determines a clip, besides the weights.
 
     Attributes:
         prompt: as given.
         seed: the root seed.
-        branches: units from which on another root seed is used.
+        branches: units from which another root seed is used.
         settings: all settings after defaults.
         noise_device: where noise is drawn.
         determinism: "strict" or "relaxed".
-        attention: how attention is computed, see `AttentionPath`; None, until the clip is made: as the
-            transformer has it.
+        attention: how attention is computed, see `AttentionPath`; None before the clip is made: the
+            transformer's own.
         compiled: whether any model was compiled.
         image_digest: SHA-256 of the first frame given, None without one.
-        vae_tiling: the tiles in which the VAE worked, see `AutoencoderKLCausalVideo.tiling`; None: without.
-        cache: the step cache that acted, see `cache_in_use` of the transformer; None without one.
+        vae_tiling: the tiles that the VAE used, see `AutoencoderKLCausalVideo.tiling`; None without tiles.
+        cache: the active step cache, see `cache_in_use` of the transformer; None without one.
         quantization: how the transformer's weights were quantised, see `PyramidFlowPipeline.quantization`.
     """
 
@@ -54,21 +54,21 @@ def plan_extension(
     branch_seed: int | None = None,
     from_frame: int | None = None,
 ) -> tuple[Recipe, int]:
-    """The recipe of the longer or branched clip, and how many units of the old one are its beginning.
+    """The recipe of the longer or branched clip, and how many units of the old one it begins with.
 
     Args:
-        recipe: of the clip to go on from.
-        geometry: of its model.
+        recipe: that of the clip to continue.
+        geometry: its model's.
         num_frames: frames of the new clip.
-        branch_seed: root seed of what follows the beginning; None goes on with the clip's own.
-        from_frame: frames that stay; default: all. Only with a branch_seed.
+        branch_seed: root seed after the beginning; None keeps the clip's own.
+        from_frame: number of frames to keep; default: all. Only with a branch_seed.
 
     Raises:
-        ValueError: from_frame is not where a unit ends, or the new clip would add nothing; good values are
-            named.
+        ValueError: from_frame is not where a unit ends, or the new clip would add nothing; the message names
+            good values.
     """
     had = recipe.settings.num_frames
-    num_frames = with_settings(recipe.settings, {"num_frames": num_frames}).num_frames  # its limit
+    num_frames = with_settings(recipe.settings, {"num_frames": num_frames}).num_frames  # checks the limit
     geometry.check_num_frames(num_frames)
     if from_frame is not None and branch_seed is None:
         raise ValueError("from_frame needs a branch_seed: with its own seed the clip goes on as it is")

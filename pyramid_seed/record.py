@@ -1,4 +1,4 @@
-"""A golden record of a clip, to check later that it is still the same: its manifest and some frames.
+"""A golden record of a clip, to see whether a later clip is still the same: its manifest, some of its frames.
 
 `style.json` is the manifest, with what is needed to read `style.png`: these frames, lossless, side by side.
 """
@@ -24,11 +24,11 @@ from .provenance.diff import ManifestDiff, Step, diff_manifests, first_differenc
 from .provenance.manifest import read_manifest, without_timings
 
 MAX_LEVELS, MAX_MEAN = 1, 1e-3
-"""Default bounds if other kernels run, in grey levels of 255: float32 was seen to differ by one level, in at
-most 5 values of 100,000; a number format with fewer bits is far beyond them."""
+"""Default bounds where other kernels run, in grey levels of 255: float32 showed at most one level, in at most
+5 values of 100,000; a number format with fewer bits goes far beyond them."""
 
 _COLUMNS = 6
-_MAX_PIXELS, _MIN_FRAMES = 2**18, 3  # of the frames kept: as many as fit, at least these
+_MAX_PIXELS, _MIN_FRAMES = 2**18, 3  # of the frames kept: as many as fit, but at least three
 
 
 class Recordable(Protocol):
@@ -36,7 +36,7 @@ class Recordable(Protocol):
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """How it was made and what resulted, see docs/manifest.md."""
+        """How it was made and what came out, see docs/manifest.md."""
         ...
 
     @property
@@ -47,11 +47,11 @@ class Recordable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of a clip.
+    """The kept parts of a clip.
 
     Attributes:
-        manifest: without timings.
-        indices: which frames are kept.
+        manifest: its manifest without timings.
+        indices: the indices of the kept frames.
         frames: these frames, (n, H, W, 3) uint8.
     """
 
@@ -61,7 +61,7 @@ class Record:
 
 
 class _Kept(msgspec.Struct):
-    """What a record's manifest adds: which frames are in the image, and their SHA-256."""
+    """What a record's manifest adds: which frames are in the picture, and their SHA-256."""
 
     frames: list[int]
     sha256: str
@@ -73,10 +73,10 @@ class RecordComparison:
 
     Attributes:
         manifests: the record's and the clip's.
-        moved: the first result that differs, in causal order, starting with those that are the same
-            everywhere (weights, noise); None if nothing differs.
-        kernels: fields of the environment because of which other kernels run here.
-        bounds: the largest and the mean difference allowed to other kernels, in levels of 255.
+        moved: the first result that differs, in causal order, beginning with those that are equal everywhere
+            (weights, noise); None if none does.
+        kernels: fields of the environment that make other kernels run here.
+        bounds: the largest and the mean difference that other kernels may make, in levels of 255.
         largest, mean, share: for the recorded frames, the largest and the mean difference in levels, and the
             share of values that differ; None if the number or size of the frames differs.
     """
@@ -103,11 +103,11 @@ class RecordComparison:
 
     @property
     def is_same(self) -> bool:
-        """Whether the clip passes: bit for bit, or within the bounds if other kernels run."""
+        """Whether the clip passes: bit for bit, or within the bounds where other kernels run."""
         return self.moved is None or self.is_within_bounds
 
     def __str__(self) -> str:
-        """What was compared and the result; for a clip that does not pass, everything that may explain it."""
+        """What was compared and the result; for a clip that fails, everything that may explain it."""
         if self.moved is None:
             return "the same, bit for bit"
         kernels = ", ".join(f"{each.field} ({each.a} then, {each.b} now)" for each in self.kernels)
@@ -120,7 +120,7 @@ class RecordComparison:
             fields: Sequence[Difference] = getattr(self.manifests, name)
             lines += [f"{name}: {each.field}: {each.a!r} then, {each.b!r} now" for each in fields]
         if not self.manifests.settings and not self.manifests.environment:
-            lines.append("nothing that is recorded explains it: the code has changed, or weights in memory")
+            lines.append("nothing recorded explains it: the code has changed, or the weights in memory")
         return "\n".join(lines)
 
     @property
@@ -134,7 +134,7 @@ class RecordComparison:
 
 
 def record_of(clip: Recordable) -> Record:
-    """What to keep of a clip: all of its frames, or as many, evenly spaced, as make a small image."""
+    """The kept parts of a clip: all its frames, or as many, evenly spaced, as make a small picture."""
     frames = clip.frames
     count = max(_MIN_FRAMES, _MAX_PIXELS // frames[0, ..., 0].size)
     indices = range(len(frames)) if count >= len(frames) else evenly_spaced(len(frames), count)
@@ -142,12 +142,12 @@ def record_of(clip: Recordable) -> Record:
 
 
 def picture_path(path: Path) -> Path:
-    """Where the frames of a record are stored: for `style.json`, `style.png`."""
+    """The path of a record's frames: `style.json` has `style.png`."""
     return path.with_suffix(".png")
 
 
 def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None:
-    """Write a record; `path` is that of its .json.
+    """Write a record; `path` is its .json.
 
     Raises:
         ValueError, FileExistsError: see `check_record_path`.
@@ -157,7 +157,7 @@ def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None
     with replacing(path, overwrite=overwrite) as temporary:
         sheet = image_grid(record.frames, _COLUMNS, gap=0)
         write_image(picture_path(path), sheet, overwrite=overwrite)
-        # Split into lines, unlike other manifests: people compare two versions.
+        # In lines, unlike other manifests, so that people see what changed between two versions.
         text = json.dumps({**record.manifest, "record": kept}, indent=1, sort_keys=True)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -190,7 +190,7 @@ def read_record(path: Path) -> Record:
 
 
 def renew_record(path: Path, clip: Recordable) -> str:
-    """Write the record of a clip, replacing any earlier one; returns what has changed."""
+    """Write the record of a clip, replacing an existing one; returns what has changed."""
     try:
         was = str(compare_with_record(read_record(path), clip))
     except FileNotFoundError:
@@ -204,13 +204,13 @@ def renew_record(path: Path, clip: Recordable) -> str:
 def compare_with_record(
     record: Record, clip: Recordable, *, max_levels: float = MAX_LEVELS, max_mean: float = MAX_MEAN
 ) -> RecordComparison:
-    """Compare a clip with a record: bit for bit, and by how much its frames differ.
+    """Compare a clip with a record: bit for bit, and by how far its frames are off.
 
     Args:
-        record: the clip as it was.
-        clip: the clip as it is now.
+        record: the earlier clip.
+        clip: the clip now.
         max_levels, max_mean: the largest and the mean difference of the recorded frames, in levels of 255,
-            that are allowed if other kernels run.
+            allowed where other kernels run.
     """
     manifests = diff_manifests(record.manifest, clip.manifest)
     everywhere = (step for step in manifests.steps if step.stage in ("weights", "noise"))
@@ -236,9 +236,9 @@ def compare_with_record(
 
 
 def write_side_by_side(path: Path, record: Record, clip: Recordable) -> None:
-    """Write an image in three rows: frames of the record, of the clip now, and their difference.
+    """Write a picture of the record's frames, the clip's frames now, and their difference, in three rows.
 
-    The difference is amplified as far as possible without clipping; it is left out if sizes differ.
+    The difference is shown as strongly as possible without clipping; it is left out if sizes differ.
     """
     chosen = sorted(set(evenly_spaced(len(record.indices), _COLUMNS)))
     then, shown = record.frames[chosen], [record.indices[each] for each in chosen]
@@ -252,10 +252,10 @@ def write_side_by_side(path: Path, record: Record, clip: Recordable) -> None:
 
 
 def check_record_path(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a path where no record can be written.
+    """Refuse a path at which a record cannot be written.
 
     Raises:
-        ValueError: the path does not end in .json.
+        ValueError: it does not end in .json.
         FileExistsError: one of its files exists.
     """
     _check_ending(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def configs_path() -> Path:
-    """The folder of the presets, one YAML each."""
+    """The folder of the presets, one YAML file each."""
     return _find("configs")
 
 
@@ -14,16 +14,16 @@ def embedded_model_path(name: str = "tiny") -> Path:
     """The folder of a model that comes with the package.
 
     Raises:
-        FileNotFoundError: there is none of that name.
+        FileNotFoundError: there is no model with that name.
     """
     names = sorted(path.name for path in _find("assets").iterdir() if path.is_dir())
-    if name not in names:  # nor is "../elsewhere" one
+    if name not in names:  # so "../elsewhere" is refused
         raise FileNotFoundError(f"no model named {name!r} comes with the package, only {', '.join(names)}")
     return _find(f"assets/{name}")
 
 
 def embedded_name(folder: Path) -> str | None:
-    """The name of the embedded model that a folder is; None if it is none."""
+    """The name of the embedded model in a folder; None if there is none."""
     folder = folder.resolve()
     try:
         is_ours = embedded_model_path(folder.name).resolve() == folder
@@ -33,7 +33,7 @@ def embedded_name(folder: Path) -> str | None:
 
 
 def resolve_model(model: str) -> str:
-    """`embedded:NAME` becomes the folder of that model; a folder or a hub id stays what it is."""
+    """Turn `embedded:NAME` into the folder of that model; a folder or a hub id is unchanged."""
     name = model.removeprefix("embedded:")
     return model if name == model else str(embedded_model_path(name))
 

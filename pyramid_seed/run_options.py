@@ -1,4 +1,4 @@
-"""How a clip is made besides its settings: where the work is done, and in which way."""
+"""How a clip is made, apart from its settings: where the work is done, and in which way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .fields import about, described_fields, with_fields_listed
 
 @dataclass(frozen=True)
 class RunOptions:
-    """One value for `generate`, `run_batch`, `run_sweep`, the commands and the page."""
+    """The options that `generate`, `run_batch`, `run_sweep`, the commands and the page share."""
 
     device: str | None = about(
         "torch device of the model (default: an accelerator, else the CPU)", metavar="DEVICE", default=None
@@ -65,14 +65,14 @@ class RunOptions:
     )
 
     def arguments(self) -> dict[str, Any]:
-        """As arguments of `generate`, `run_batch` and `run_sweep`; what is None is left to them."""
+        """Arguments for `generate`, `run_batch` and `run_sweep`; None leaves the choice to them."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def check(self) -> None:
-        """Refuse what cannot be run here, before anything is loaded.
+        """Refuse options that cannot work here, before anything is loaded.
 
         Raises:
-            ValueError: an unknown word or device, or a noise device that this machine does not have.
+            ValueError: a word or device is unknown, or this machine does not have the noise device.
         """
         for name, field in RUN_OPTIONS.items():
             value = getattr(self, name)

@@ -14,7 +14,7 @@ ROOT_LIMIT = 2**64
 
 
 def check_root(root: int) -> None:
-    """Refuse what cannot be a clip's root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
+    """Refuse anything but a root seed: TypeError if not an int, ValueError outside [0, 2**64)."""
     check_int("seed", root)
     if not 0 <= root < ROOT_LIMIT:
         nearest = min(max(root, 0), ROOT_LIMIT - 1)
@@ -22,39 +22,39 @@ def check_root(root: int) -> None:
 
 
 def plain_root(root: Any) -> int:
-    """A root seed of any library's whole numbers, such as NumPy's, as Python's; raises as `check_root`."""
+    """A root seed of any library's integer type, such as NumPy's, as an int; raises as `check_root`."""
     plain: Any = root if isinstance(root, bool) or not isinstance(root, Integral) else int(root)
     check_root(plain)
     return int(plain)
 
 
 def parse_root(text: str) -> int:
-    """The root seed that a text of ASCII digits names, as on a command line, in a list or in a manifest.
+    """The root seed in a text of ASCII digits, as on a command line, in a list or in a manifest.
 
     Raises:
-        ValueError: it names none.
+        ValueError: the text is not a root seed.
     """
-    # Far longer numbers are refused by their length: reading one of a million digits takes minutes.
+    # Much longer numbers are refused by length: parsing a million digits takes minutes.
     if not (text.isascii() and text.isdecimal()) or len(text) > 40 or int(text) >= ROOT_LIMIT:
         raise ValueError(f"seed must be a whole number in 0 .. 2**64 - 1, got {text[:60]!r}")
     return int(text)
 
 
 def root_from_entropy() -> int:
-    """A root seed from the operating system's entropy; never twice the same, for all practical purposes."""
+    """A root seed from the operating system's entropy; for all practical purposes never the same twice."""
     return secrets.randbelow(ROOT_LIMIT)
 
 
 def roots_of_clips(seed: int | Sequence[int] | None, num_clips: int, num_videos_per_prompt: int) -> list[int]:
     """The root seed of each clip of a call.
 
-    - an int is the root of every prompt's first video, the following ones count up from it, so a prompt's
-      clips do not depend on the other prompts;
+    - an int is the root of every prompt's first video, and the following ones count up from it, so that a
+      prompt's clips do not depend on the other prompts;
     - a list has one root per clip;
-    - None: each is drawn from the operating system.
+    - None draws each root from the operating system.
 
     Raises:
-        TypeError, ValueError: one is no root seed, see `check_root`; or the list has another length.
+        TypeError, ValueError: an entry is not a root seed, see `check_root`; or the list has another length.
     """
     if isinstance(seed, Sequence):
         if len(seed) != num_clips:

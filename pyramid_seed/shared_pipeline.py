@@ -1,4 +1,4 @@
-"""The pipeline that a process shares among all who make clips in it, and texts encoded for them."""
+"""The pipeline that everything in a process shares to make clips, and texts encoded for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .presets import Preset
 
 
 class SharedPipeline:
-    """The pipeline of this process: loaded once, also if several threads ask; asking for another drops it."""
+    """The pipeline of this process: loaded once, even for several threads; asking for another drops it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,18 +62,18 @@ class SharedPipeline:
         without: Collection[str] = (),
         embeds: EncodedTexts | None = None,
     ) -> PyramidFlowPipeline:
-        """The pipeline of these settings and LoRAs, loaded again if its files have changed.
+        """The pipeline with these settings and LoRAs, loaded again if its files have changed.
 
         Args:
             settings: name the model, its variant and dtype.
             device, compile: see `load_pipeline`.
             source: the same model, if its files have just been read.
-            check: called with the model's geometry before its weights are downloaded or loaded; what it
-                raises is passed on.
-            loras: as `loras_to_load` gives them. With others it is another pipeline: nobody's are exchanged
+            check: called with the model's geometry before its weights are downloaded or loaded; its errors
+                are passed on.
+            loras: as `loras_to_load` returns them. Other LoRAs mean another pipeline: none are exchanged
                 while a clip is made.
-            without: parts that it is loaded without; so is it another pipeline.
-            embeds: texts that were encoded beforehand; those of another model are refused before this one is
+            without: parts that it is loaded without; other parts mean another pipeline, too.
+            embeds: texts that were encoded in advance; those of another model are refused before this one is
                 loaded.
         """
         left_out = frozenset(without)
@@ -85,7 +85,7 @@ class SharedPipeline:
                     return self._pipeline
             if self._pipeline is not None:
                 self._key = self._pipeline = None
-                free_memory()  # which the next one needs
+                free_memory()  # for the next one
             target = default_device() if device is None else usable_device(device)
             read = self._read.pop((settings.model, settings.variant), None)
             if source is None and read is not None and not read.changed_files():
@@ -105,15 +105,15 @@ class SharedPipeline:
         level: DeterminismLevel = "strict",
         progress: bool = False,
     ) -> EncodedTexts:
-        """Texts as the text encoders of a model encode them, which are loaded alone.
+        """Texts encoded by a model's text encoders, which are loaded alone.
 
-        They are not loaded for texts that were encoded lately; else they take the place of the pipeline here.
+        They are not loaded for recently encoded texts; otherwise they take the place of the pipeline here.
 
         Args:
-            texts: each is encoded on its own.
+            texts: each is encoded separately.
             settings: name the model, its variant and dtype, and how many tokens are kept.
             device: where they are encoded, see `load_pipeline`.
-            level: of determinism.
+            level: the level of determinism.
             progress: show a bar on standard error.
         """
         source, memory = self._text_encoders(settings)
@@ -124,7 +124,7 @@ class SharedPipeline:
         pipeline = self.get(settings, device, source=source, without=PARTS_WITHOUT_TEXT) if missing else None
 
         def encode(text: str) -> TextEmbeddings:
-            assert pipeline is not None  # as this text is missing
+            assert pipeline is not None  # since this text is missing
             with out_of_memory_advice(pipeline):
                 return pipeline.remembered_text(text, length)
 
@@ -139,7 +139,7 @@ class SharedPipeline:
         return EncodedTexts(rows, length, settings.dtype, source.weights, environment)
 
     def _text_encoders(self, settings: Preset) -> tuple[ModelSource, TextMemory]:
-        """The files of a model's text encoders, and what was encoded with them lately."""
+        """The files of a model's text encoders, and the texts that these encoded recently."""
         model = settings.model, settings.variant, settings.dtype
         with self._lock:
             if self._encoders is not None:
@@ -151,11 +151,11 @@ class SharedPipeline:
             return self._encoders[1:]
 
     def source(self, model: str, variant: str | None, without: Collection[str] = ()) -> RecognisedModel:
-        """Which model that is: as the pipeline here has it, unless its files have changed, or read now.
+        """Which model it is: that of the pipeline here, unless its files have changed; else read now.
 
         Args:
             model, variant: as settings name them.
-            without: parts that are left out.
+            without: parts to leave out.
         """
         left_out = frozenset(without)
         with self._lock:
@@ -172,7 +172,7 @@ class SharedPipeline:
             return held
 
     def clear(self) -> None:
-        """Let the pipeline go."""
+        """Drop the pipeline."""
         with self._lock:
             self._key = self._pipeline = None
 
@@ -185,10 +185,10 @@ def checked_source(
     without: Collection[str],
     embeds: EncodedTexts | None = None,
 ) -> RecognisedModel:
-    """The model of settings, which can make what they, LoRAs and texts ask for; see `SharedPipeline.get`.
+    """The model of settings, checked against them, LoRAs and texts; see `SharedPipeline.get`.
 
     Raises:
-        ValueError: it cannot, by its configs alone; and what `check` raises.
+        ValueError: its configs alone rule these out; and whatever `check` raises.
     """
     if settings.model in PUBLISHED_MODELS:
         check(PUBLISHED_GEOMETRY)

@@ -1,4 +1,4 @@
-"""A clip from its kept latents: some units made again from the ones before, all of it decoded."""
+"""A clip checked from its kept latents: some units are made again from those before them, all are decoded."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def remake_from_latents(
     prompt_embeds: str | Path | EncodedTexts | None = None,
     **options: Any,
 ) -> tuple[Clip, dict[str, Any]]:
-    """Encode the text, draw all noise, make a sample of units again, and decode all latents.
+    """Encode the text, draw all noise, make a sample of the units again, and decode all latents.
 
-    A unit follows from the text, its noise and the units before it, so each sampled unit is made alone, with
-    the units before it taken from `latents`.
+    A unit follows from the text, its noise and the units before it, so each is made alone, with the units
+    before it taken from `latents`.
 
     Args:
         recipe: the clip's.
-        pipeline: the clip's model.
+        pipeline: its model.
         latents: (1, C, t, h, w) float32, for the whole clip.
         units: the units to make again.
         image: the first frame, if the clip was made from one.
@@ -46,8 +46,8 @@ def remake_from_latents(
         options: workers, progress, on_step and on_chunk of `make_clip`.
 
     Returns:
-        The clip with its frames, and its manifest, with digests of the units made again and, for the other
-        units, of the given latents; the stages of those are not known.
+        The clip with its frames, and its manifest: with the digests of the units made again, and for the
+        others those of the given latents, whose stages are unknown.
     """
     embeds = opened_texts(prompt_embeds)
     stages: list[list[str] | None] = [None] * latents.shape[2]
@@ -65,7 +65,7 @@ def remake_from_latents(
             output = pipeline(
                 **arguments,
                 workers=options.get("workers"),
-                # Freed encoders cannot encode for the next unit.
+                # Encoders that are freed cannot encode for the next unit.
                 text_encoders="keep" if text_encoders == "free" else text_encoders,
                 output_type="latent",
                 show_progress=options.get("progress", True),
@@ -86,5 +86,5 @@ def remake_from_latents(
 
 
 def _beginning(recipe: Recipe, latents: torch.Tensor) -> Beginning:
-    """Latents without any record of how they were made: that is what is checked."""
+    """The given latents without any knowledge of how they were made, as that is what is checked."""
     return Beginning(latents, image_digest=recipe.image_digest)

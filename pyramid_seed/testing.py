@@ -3,8 +3,8 @@
     def test_style(clip_regression):
         clip_regression.check(generate("a red circle", seed=1, pipeline=pipe))
 
-`pytest --clip-regression-renew` writes the records. pytest loads this module in every run, so nothing heavy
-is imported before a clip is checked.
+`pytest --clip-regression-renew` writes the records. pytest loads the plugin in every run, so nothing heavy is
+imported before a clip is checked.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def clip_regression(request: pytest.FixtureRequest, tmp_path: Path) -> ClipRegression:
-    """Compares clips with the records stored beside the test."""
+    """Compares clips with the records beside the test."""
     return ClipRegression(request.node, tmp_path)
 
 
 class ClipRegression:
-    """The records of one test: those of `test_x.py` are in the folder `test_x`, named after the tests.
+    """The records of one test: for `test_x.py` they are in the folder `test_x`, under the test's name.
 
     Args:
-        test: the test that the records belong to.
-        scratch: a folder for images of what changed.
+        test: the test that they belong to.
+        scratch: a folder for pictures of what changed.
     """
 
     def __init__(self, test: pytest.Item, scratch: Path) -> None:
@@ -57,17 +57,17 @@ class ClipRegression:
         max_levels: float | None = None,
         max_mean: float | None = None,
     ) -> None:
-        """Fail if the clip differs from the record.
+        """Fail if the clip differs from the record's.
 
-        The comparison is bit for bit if the kernels are those of the machine that made the record; elsewhere
-        weights and noise must be equal bit for bit, and the recorded frames within bounds. The end of
-        pytest's output says which comparison was made.
+        If the kernels are those of the machine that recorded it, everything is compared bit for bit;
+        otherwise weights and noise bit for bit, and the recorded frames within bounds. The end of pytest's
+        output says which it was.
 
         Args:
-            clip: a clip such as `generate` returns, with its frames.
-            name: the record's name; default: the test's. For tests of several clips.
-            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: those seen for
-                float32. Models in bfloat16 need wider ones.
+            clip: for example from `generate`, with its frames.
+            name: the record's name, for tests of several clips; default: the test's.
+            max_levels, max_mean: the bounds, see `record.compare_with_record`; default: as seen in float32.
+                Models in bfloat16 need wider ones.
         """
         __tracebackhide__ = True
         from . import record
@@ -100,7 +100,7 @@ class ClipRegression:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Report how each clip that passed was compared."""
+    """Say for every clip that passed how it was compared."""
     told = list(_told(terminalreporter))
     if told:
         terminalreporter.section("clip regression")

@@ -1,4 +1,4 @@
-"""Text that somebody else wrote: read up to a size, parsed up to a depth, shown on one line."""
+"""Text from other people: read up to a size, parsed up to a depth, shown on one line."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_PROMPT_LENGTH = 10_000
-"""Characters; the text encoders read some 500 at most of what is longer."""
+"""Characters; of longer texts, the text encoders read about 500 at most."""
 _MAX_DEPTH = 64  # of JSON; a manifest has 5
 
-# Half surrogates, control characters but for tab and line ends, byte order marks, and what turns the
-# direction of writing around: nobody types them, and nobody sees what they do.
+# Half surrogates, control characters except tab and line ends, byte order marks, and characters that reverse
+# the direction of writing: nobody types them, and nobody sees what they do.
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _STEERS = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def check_prompt(prompt: object, name: str = "prompt") -> None:
-    """Refuse what is not one text that people could have typed.
+    """Refuse anything but a text that people could have typed.
 
     Raises:
         TypeError: it is not a str.
-        ValueError: it is longer than `MAX_PROMPT_LENGTH`, or holds a character that nobody sees.
+        ValueError: it is longer than `MAX_PROMPT_LENGTH`, or holds an invisible character.
     """
     if not isinstance(prompt, str):
         raise TypeError(f"{name} must be one str, got {type(prompt).__name__}; call generate once for each")
@@ -41,7 +41,7 @@ def check_prompt(prompt: object, name: str = "prompt") -> None:
 
 
 def printable(text: str) -> str:
-    """The text on one line, every character that steers a terminal as an escape: it may be anybody's."""
+    """The text on one line, with characters that control a terminal escaped: anyone may have written it."""
     return "".join(
         char.encode("unicode_escape").decode("ascii")
         if unicodedata.category(char) in ("Cc", "Cs") or _STEERS.match(char)
@@ -51,17 +51,17 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Each of its lines as `printable` gives it."""
+    """Each line of a text as `printable` returns it."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things, such as "1 frame" and "2 frames"."""
+    """A number with its noun, such as "1 frame" and "2 frames"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size_text(size: int) -> str:
-    """Bytes as people read them, such as "1.3 GB"."""
+    """A number of bytes for people, such as "1.3 GB"."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -69,12 +69,12 @@ def size_text(size: int) -> str:
 
 
 def read_bounded(path: Path, limit: int, what: str) -> bytes:
-    """The bytes of a file.
+    """Read the bytes of a file.
 
     Args:
         path: a regular file.
-        limit: bytes that are read at most.
-        what: it is, for messages, such as "the preset".
+        limit: the most bytes to read.
+        what: its name in messages, such as "the preset".
 
     Raises:
         FileNotFoundError: it is missing. OSError: it cannot be read.
@@ -88,23 +88,23 @@ def read_bounded(path: Path, limit: int, what: str) -> bytes:
 
 
 def open_file(path: Path, what: str) -> BinaryIO:
-    """A regular file, to be read; raises as `read_bounded`."""
+    """Open a regular file for reading; raises as `read_bounded`."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{what} {path} does not exist") from error
     except ValueError as error:  # NUL, or half a surrogate pair
         raise ValueError(f"{what} {str(path)!r:.80} has a name that no file can have") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # which could go on for ever, or never begin
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # others could go on for ever, or never begin
         raise ValueError(f"{what} {path} must be a file, not a device or a pipe")
     return path.open("rb")
 
 
 def parse_json(text: str, **hooks: Any) -> Any:
-    """What a JSON text says; `hooks` are those of `json.loads`.
+    """The value of a JSON text; `hooks` are those of `json.loads`.
 
     Raises:
-        ValueError: it is not JSON, or nested deeper than anything of ours.
+        ValueError: it is not JSON, or is nested deeper than any of our files.
     """
     too_deep = f"it is nested more than {_MAX_DEPTH} deep"
     try:

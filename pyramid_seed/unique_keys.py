@@ -1,9 +1,9 @@
-"""YAML as people mean it: a key given twice is a mistake, and nothing is anything but what is written.
+"""YAML without surprises: a repeated key is an error, and every value is what is written.
 
-Of YAML there are lists, mappings, and plain values as JSON has them, not more than are read within about a
-second. Aliases, merge keys and tags are refused: of a few lines they make gigabytes, or objects. `yes`,
-`1_000`, `010`, `0x1f`, `1:30` and dates, which YAML 1.1 takes for other values than people do, are the texts
-that they are.
+It allows lists, mappings, and plain values as in JSON, no more than can be read within about a second.
+Aliases, merge keys and tags are refused: a few lines of them make gigabytes, or objects. `yes`, `1_000`,
+`010`, `0x1f`, `1:30` and dates, which YAML 1.1 reads differently than people do, stay the texts that they
+are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import yaml
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError)
-"""What reading YAML raises; the second and third for escapes and numbers that are out of range."""
+"""The errors of reading YAML; the second and third for escapes and numbers out of range."""
 _MAX_DEPTH = 20
-_MAX_VALUES = 15_000  # lists, mappings and plain values, keys among them; each takes some 50 microseconds
+_MAX_VALUES = 15_000  # lists, mappings and plain values, including keys; each takes some 50 microseconds
 _VALUES = {
     "null": r"~|null|Null|NULL|",
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -29,7 +29,7 @@ _VALUES = {
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Reads one text; plain YAML keeps the last of two equal keys without a word."""
+    """Reads one text; plain YAML silently keeps the last of two equal keys."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}  # type: ignore[misc]
 

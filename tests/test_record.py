@@ -118,7 +118,7 @@ def test_the_same_kernels_are_compared_bit_for_bit(made, record):
     said = str(found)
     assert said.startswith("the first stage that moved is unit, latents of stage 1 of unit 1: ")
     assert "the recorded frames are equal" in said
-    assert said.endswith("nothing that is recorded explains it: the code has changed, or weights in memory")
+    assert said.endswith("nothing recorded explains it: the code has changed, or the weights in memory")
 
 
 def test_other_kernels_may_move_frames_within_the_bounds(made, record):

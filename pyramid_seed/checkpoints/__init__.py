@@ -1,1 +1,1 @@
-"""Which model it is: the layouts of checkpoint folders, reading and loading them, digests of their files."""
+"""Which model it is: layouts of checkpoint folders, reading and loading them, digests of their files."""

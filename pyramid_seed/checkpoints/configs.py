@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_LFS_POINTER_SIZE = 1024  # bytes; it has some 130
+_LFS_POINTER_SIZE = 1024  # bytes; a pointer has some 130
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json.
+    """Read a config.json.
 
     Raises:
         ValueError: it cannot be read as a JSON object; the message names the file.
@@ -31,7 +31,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with its content; odd types raise anything."""
+    """Put the file's name in front of an error about its content; odd types can raise anything."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -39,7 +39,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def refuse_lfs_pointer(path: Path) -> None:
-    """Refuse what Git leaves in place of a large file that was not downloaded."""
+    """Refuse the pointer that Git leaves in place of a large file that was not downloaded."""
     if path.stat().st_size > _LFS_POINTER_SIZE:
         return
     with path.open("rb") as file:

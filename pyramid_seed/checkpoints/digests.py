@@ -1,4 +1,4 @@
-"""Which weights a clip was made from: a SHA-256 of every file of a model."""
+"""Which weights a clip was made from: a SHA-256 for every file of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import file_digest, replacing
 
 logger = logging.getLogger(__name__)
 
-# A file can change twice within one tick of its clock: digests of files this young are not kept.
+# A file can change twice within one tick of its clock: digests of files this young are not stored.
 _SETTLED_NS = 2_000_000_000
 _CACHE_VERSION = 1
 
@@ -24,12 +24,12 @@ _CACHE_VERSION = 1
 def weight_digests(folder: Path, files: Iterable[str], *, fresh: bool = False) -> list[dict[str, Any]]:
     """Name, size and SHA-256 of files in a model's folder, sorted by name.
 
-    Digests are kept in `cache_path()` and found again by path, size and modification time.
+    Digests are stored in `cache_path()` and looked up by path, size and modification time.
 
     Args:
         folder: the model's folder.
         files: names relative to it, such as "vae/config.json".
-        fresh: read every file, whatever is known about it.
+        fresh: read every file, whatever the cache says about it.
 
     Raises:
         OSError: a file cannot be read.
@@ -52,17 +52,17 @@ def weight_digests(folder: Path, files: Iterable[str], *, fresh: bool = False) -
 
 
 def weights_key(files: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 (hex) of the names and digests of a model's files, see `weight_digests`."""
+    """SHA-256 (hex) over the names and digests of a model's files, see `weight_digests`."""
     rows = [[row["file"], row["sha256"]] for row in files]
     text = json.dumps(rows, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def cache_path() -> Path:
-    """Where digests are kept: `pyramid_seed/weights.json` in $XDG_CACHE_HOME, or else in ~/.cache.
+    """Where digests are stored: `pyramid_seed/weights.json` in $XDG_CACHE_HOME, or else in ~/.cache.
 
     Raises:
-        OSError: there is neither, as for a user without a home in a container.
+        OSError: neither exists, as for a user without a home in a container.
     """
     base = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -73,7 +73,7 @@ def cache_path() -> Path:
 
 
 def _cache_path_here() -> Path | None:
-    """`cache_path`, or None with a warning: a finished clip must not be lost for want of a cache."""
+    """`cache_path`, or None with a warning: a missing cache must not lose a finished clip."""
     try:
         return cache_path()
     except OSError as error:
@@ -120,5 +120,5 @@ def _write_cache(files: dict[str, dict[str, Any]]) -> None:
 
 @cache
 def _warn(text: str) -> None:
-    """Say it once: nothing ends for want of a cache."""
+    """Warn once: a missing cache stops nothing."""
     logger.warning(text)

@@ -1,8 +1,8 @@
-"""All talk with the hub: the files of a repository at one commit, and one sentence for what goes wrong.
+"""All contact with the hub: the files of a repository at one commit, and one sentence for each failure.
 
-Listing, access, addresses, offline mode and the cache's layout are those of huggingface_hub. Files are
-received here: its client (2.4) throws away what has arrived of a file when a connection breaks, compares no
-digests, and can wait for minutes before it gives up.
+Listing, access, addresses, offline mode and the cache's layout are huggingface_hub's. Files are received
+here: its client (2.4) discards a partly received file when a connection breaks, compares no digests, and
+can wait for minutes before it gives up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .layout import list_files
 
 logger = logging.getLogger(__name__)
 
-_PAUSE = 1.0  # seconds before another try, where nothing arrived at the last one
+_PAUSE = 1.0  # seconds before another try, after one that brought nothing
 _SHA256_LENGTH = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PLAIN_NAME = re.compile(r"(?!\.)[^/\\]+(/(?!\.)[^/\\]+)?")  # part/name, as `list_files` gives them
@@ -51,15 +51,15 @@ _ELSEWHERE = "a folder on another disk (HF_HOME, or -o of `pyramid-seed fetch`)"
 
 
 class HubError(OSError):
-    """The hub did not give what was asked for; the message says what to do."""
+    """The hub did not deliver what was requested; the message says what to do."""
 
 
 class HubDownError(HubError):
-    """The hub did not answer, or said that it cannot: what is here already may do."""
+    """The hub did not answer, or reported that it cannot: files that are already here may do."""
 
 
 class HubFile(NamedTuple):
-    """A file as the hub lists it: its size in bytes, and its SHA-256 or, of a small one, Git's SHA-1."""
+    """A file as the hub lists it: its size in bytes, and its SHA-256 or, for a small file, Git's SHA-1."""
 
     size: int
     digest: str | None
@@ -72,12 +72,12 @@ class Repository:
     Attributes:
         name: owner/name.
         cache: the repository's part of the hub's cache.
-        local_dir: the folder where files go; None is a snapshot in the cache.
+        local_dir: the folder for the files; None: a snapshot in the cache.
         token: as in huggingface_hub.
         commit: its SHA-1.
-        files: all that it holds, by name.
-        offline: what to say of a file that is not here, where the hub is not asked; None where it is.
-        warning: what to say if all is here, and the hub was asked and did not answer.
+        files: all its files, by name.
+        offline: the message for a file that is not here, if the hub is not asked; None if it is.
+        warning: the message if all files are here, but the hub was asked and did not answer.
     """
 
     name: str
@@ -91,14 +91,14 @@ class Repository:
 
     @property
     def folder(self) -> Path:
-        """Where files are found by their names."""
+        """The folder in which files have their names."""
         return self.local_dir or self.cache / "snapshots" / self.commit
 
     def fetch(self, names: Collection[str]) -> Path:
-        """The folder, with files of these names in it; those that are missing are fetched.
+        """The folder, with files of these names in it; missing ones are downloaded.
 
         Raises:
-            HubError: the hub did not give one. OSError: there is no room for them.
+            HubError: the hub did not deliver a file. OSError: there is no room for the files.
         """
         missing = [name for name in names if not self._is_here(name)]
         missing.sort(key=lambda name: self.files[name].size)
@@ -111,13 +111,13 @@ class Repository:
             total=total, initial=here, desc=self.name, unit="B", unit_scale=True, disable=None, leave=False
         )
         with _told(self.name, self.commit), bar:
-            for name in missing:  # the largest last: what has its weights has everything
+            for name in missing:  # the largest last: once its weights are here, all is
                 self._receive(name, bar)
                 self._place(name)
         return self.folder
 
     def incomplete(self, missing: str) -> HubError:
-        """What to raise where not all is here and the hub cannot be asked."""
+        """The error to raise if files are missing and the hub cannot be asked."""
         return HubError(f"{self.offline} (not here yet: {missing})" if self.warning is None else self.offline)
 
     def _is_here(self, name: str) -> bool:
@@ -127,7 +127,7 @@ class Repository:
         return path.is_file() and _size(path) == self.files[name].size
 
     def _is_right(self, name: str, path: Path) -> bool:
-        """Whether a file has the listed content; where no digest is listed, the listed size."""
+        """Whether a file has the listed content; or, if no digest is listed, the listed size."""
         size, digest = self.files[name]
         if not path.is_file() or _size(path) != size or digest is None:
             return path.is_file() and _size(path) == size
@@ -137,17 +137,17 @@ class Repository:
         return hashlib.sha1(git_blob, usedforsecurity=False).hexdigest() == digest
 
     def _blob(self, name: str) -> Path:
-        """Where content lies until it has its name, and in the cache stays: named by its digest."""
+        """The path of content until it has its name (in the cache, for good): named by its digest."""
         store = self.cache if self.local_dir is None else self.local_dir / ".cache" / "huggingface"
         digest = self.files[name].digest or hashlib.sha1(f"{self.commit}/{name}".encode()).hexdigest()
         return store / "blobs" / digest
 
     def _partial(self, name: str) -> Path:
-        """What has arrived of a file, where older clients of the hub keep it too."""
+        """The path of a partly received file, which older clients of the hub use too."""
         return self._blob(name).with_suffix(".incomplete")
 
     def _receive(self, name: str, bar: Any) -> None:
-        """Bring the content of a file to its blob, going on from what has arrived of it."""
+        """Download the content of a file to its blob, continuing a partly received one."""
         file, blob, partial = self.files[name], self._blob(name), self._partial(name)
         locks = blob.parents[2] / ".locks" / blob.parents[1].name  # as in the hub's cache
         for folder in (blob.parent, locks):
@@ -193,16 +193,16 @@ def open_repository(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Repository:
-    """What a repository holds at a revision: one request, and none offline.
+    """List a repository at a revision, with one request, or with none offline.
 
-    Where the hub is down and the revision was fetched before, it is as it was then.
+    If the hub is down and the revision was fetched before, the repository is as it was then.
 
     Args:
         name: owner/name.
         revision, cache_dir, local_dir, token, local_files_only: as in huggingface_hub.
 
     Raises:
-        HubError: it cannot be listed.
+        HubError: the repository cannot be listed.
     """
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
     target = None if local_dir is None else Path(local_dir).expanduser().absolute()
@@ -228,7 +228,7 @@ def open_repository(
 
 
 def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[str, dict[str, HubFile]]:
-    """The commit of a revision, and its files."""
+    """The commit of a revision, and the files in it."""
     api = huggingface_hub.HfApi(token=token)
     try:
         info = api.model_info(
@@ -236,14 +236,14 @@ def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[
         )
     except (HTTPError, OSError, HFValidationError):
         raise
-    except Exception as error:  # an answer that is no hub's raises anything
+    except Exception as error:  # an answer from anything but a hub can raise anything
         reason = str(error).split("\n")[0][:80]
         raise HubError(
             f"{constants.ENDPOINT} does not answer as a hub does ({type(error).__name__}: {reason}); check "
             "HF_ENDPOINT, and whether the network wants a login"
         ) from error
     rows: list[Any] = [(file.rfilename, file) for file in info.siblings or ()]
-    if any(file.size is None for _, file in rows):  # a mirror that does not know of files_metadata
+    if any(file.size is None for _, file in rows):  # a mirror without support for files_metadata
         tree = api.list_repo_tree(name, recursive=True, revision=info.sha)
         rows = [(file.path, file) for file in tree if isinstance(file, huggingface_hub.RepoFile)]
     files = {
@@ -251,7 +251,7 @@ def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[
         for path, file in rows
         if _PLAIN_NAME.fullmatch(path)
     }
-    # Both become names of files here, so they must be nothing else.
+    # Both become names of files here, so they must not be anything else.
     digests = [str(info.sha), *(file.digest for file in files.values() if file.digest)]
     if odd := [digest for digest in digests if not _DIGEST.fullmatch(digest)]:
         raise HubError(f"{constants.ENDPOINT} does not answer as a hub does: {odd[0]!r:.80} is no digest")
@@ -259,7 +259,7 @@ def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[
 
 
 def _kept(repository: Repository, revision: str | None, offline: str) -> Repository | None:
-    """The repository as it was fetched before; None if it never was."""
+    """The repository as it was fetched earlier; None if it never was."""
     name, cache = repository.name, repository.cache.parent
     try:
         folder = huggingface_hub.snapshot_download(
@@ -277,7 +277,7 @@ def _kept(repository: Repository, revision: str | None, offline: str) -> Reposit
 
 
 def _keep_reference(path: Path, commit: str) -> None:
-    """Write down which commit a branch is, for offline use; a cache that cannot be written may be enough."""
+    """Store a branch's commit for offline use; a cache that cannot be written may still be enough."""
     try:
         if not path.is_file() or path.read_text() != commit:
             with replacing(path, overwrite=True) as temporary:
@@ -287,7 +287,7 @@ def _keep_reference(path: Path, commit: str) -> None:
 
 
 def _receive(url: str, headers: Mapping[str, str], partial: Path, size: int, bar: Any) -> None:
-    """Append to a file what it lacks of `size` bytes; after a break, it is tried again while more comes."""
+    """Append the missing part of `size` bytes to a file; retry after a break while more keeps coming."""
     partial.touch()
     has_rested = False
     while (start := _size(partial)) < size:
@@ -299,7 +299,7 @@ def _receive(url: str, headers: Mapping[str, str], partial: Path, size: int, bar
                 is_rest = response.status_code == 206
                 length = response.headers.get("Content-Range" if is_rest else "Content-Length", "")
                 whole = length.rpartition("/")[2]
-                # A page that comes in place of the file must not replace what has arrived of it.
+                # A page sent in place of the file must not replace what has already arrived.
                 if whole.isdigit() and int(whole) != size:
                     raise _other_file(url, f"{whole} bytes in place of {size}")
                 with partial.open("ab" if is_rest else "wb") as file:
@@ -328,7 +328,7 @@ def _other_file(url: str, why: str) -> HubError:
 
 @contextmanager
 def _told(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what goes wrong between here and the hub into one sentence."""
+    """Turn errors between here and the hub into one sentence."""
     try:
         yield
     except HubError:
@@ -347,10 +347,10 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
 
 
 def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError:
-    """What the hub said."""
+    """The message for the hub's refusal."""
     hub, status, headers = constants.ENDPOINT, error.response.status_code, error.response.headers
     login = "log in with `hf auth login`, or set HF_TOKEN"
-    # Those who are not logged in get 401 for what is not there, too.
+    # Those who are not logged in get 401 for missing repositories, too.
     is_hidden = status == 401 and "credentials" not in headers.get("X-Error-Message", "")
     is_hidden |= status == 404 and "/api/models/" in str(error.response.url)
     if isinstance(error, GatedRepoError):
@@ -373,7 +373,7 @@ def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError
 
 
 def _silence(error: Exception) -> HubError:
-    """What it means that nothing more was heard. Classes of the HTTP client are known by name: it changes."""
+    """The message for a hub that fell silent. The HTTP client's classes are known by name: it changes."""
     hub, kinds = constants.ENDPOINT, {kind.__name__ for kind in type(error).__mro__}
     if "TimeoutException" in kinds:
         return HubDownError(
@@ -387,5 +387,5 @@ def _silence(error: Exception) -> HubError:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 if there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0

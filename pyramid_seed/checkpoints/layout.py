@@ -1,7 +1,7 @@
 """Checkpoint folders: which layout, which family, which variant, and what is missing.
 
-Everything is told from the names of the files and two small config files, so that a repository on the hub is
-judged by the same rules as a folder, before its weights are downloaded.
+All this follows from the files' names and two small config files, so that a repository on the hub is judged
+by the same rules as a folder, before its weights are downloaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Family:
         name: as `load_components` reports it.
         original_transformer: `_class_name` in the original's transformer config.
         saved_transformer: our class, as model_index.json names it.
-        text_encoders, tokenizers: folder -> class of transformers.
+        text_encoders, tokenizers: from folder to class in transformers.
         shift_factor, scaling_factor: latent statistics of the first frame, (latent - shift) * scaling; those
             of later frames are the same in both families.
     """
@@ -48,7 +48,7 @@ class Family:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The folders that a checkpoint has whatever its variant."""
+        """The folders that a checkpoint has, whatever its variant."""
         return (VAE_PART, *self.text_encoders, *self.tokenizers)
 
 
@@ -84,20 +84,20 @@ def transformer_part(variant: str) -> str:
 
 
 def list_files(folder: Path) -> frozenset[str]:
-    """The files of a checkpoint folder and of the folders in it, as `part/name`."""
+    """The files in a checkpoint folder and in its subfolders, the latter as `part/name`."""
     paths = (*folder.glob("*"), *folder.glob("*/*"))
     return frozenset(path.relative_to(folder).as_posix() for path in paths if path.is_file())
 
 
 def layout_of(files: Collection[str], where: str) -> Layout:
-    """How a checkpoint is laid out: as the original publishes it, or as `save_pretrained` writes it.
+    """The layout of a checkpoint: as the original publishes it, or as `save_pretrained` writes it.
 
     Args:
         files: the file names of a folder or a repository.
-        where: what to call it in messages.
+        where: its name in messages.
 
     Raises:
-        ValueError: it is neither; the message lists what is missing.
+        ValueError: it has neither layout; the message lists what is missing.
     """
     if "model_index.json" in files:
         return "diffusers"
@@ -111,10 +111,10 @@ def layout_of(files: Collection[str], where: str) -> Layout:
 
 
 def choose_variant(files: Collection[str], where: str, variant: str | None) -> str:
-    """The variant to load; None takes the only one there.
+    """The variant to load; None takes the only one.
 
     Raises:
-        ValueError: it is unknown or not there, or there are several and none was named.
+        ValueError: it is unknown or missing, or there are several and none was named.
     """
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
@@ -140,14 +140,14 @@ def find_family(
 
     Args:
         files: its file names.
-        where: what to call it in messages.
+        where: its name in messages.
         variant: the variant that was chosen.
-        configs: part -> its config.json, for the parts whose config is at hand.
-        without: parts that need not be there.
+        configs: part -> its config.json, for the parts whose config is available.
+        without: parts that may be missing.
 
     Raises:
-        ValueError: parts of both families, parts missing, or a transformer of an unknown class; the message
-            lists what is missing.
+        ValueError: there are parts of both families, missing parts, or a transformer of an unknown class; the
+            message lists what is missing.
     """
     parts = _parts(files)
     families = {part: family for part in parts if (family := _family_of_part(part, configs.get(part, {})))}
@@ -161,7 +161,7 @@ def find_family(
     if len({family.name for family in families.values()}) > 1:
         owners = ", ".join(f"{part} is of {family.name}" for part, family in sorted(families.items()))
         raise ValueError(f"{where} has parts of both families: {owners}. {_gaps(parts, families)}")
-    # Only SD3 has a third text encoder; names alone say no more.
+    # Only SD3 has a third text encoder; the names say no more than that.
     family = next(iter(families.values()), MINIFLUX)
     if missing := _missing_parts(family, {*parts, *without}, families):
         raise ValueError(
@@ -173,9 +173,9 @@ def find_family(
 def original_files(
     files: Collection[str], where: str, family: Family, variant: str, without: Collection[str] = ()
 ) -> list[str]:
-    """The files that loading a variant reads: configs, weights, tokenizers; of parts `without`, none.
+    """The files that loading a variant reads: configs, weights, tokenizers; none of parts in `without`.
 
-    Weights are safetensors, or a pickle where a part has nothing else.
+    Weights are safetensors, or a pickle if a part has nothing else.
 
     Raises:
         ValueError: a file is missing, or a part has several pickles.
@@ -204,7 +204,7 @@ def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
     """The family of a checkpoint that `save_pretrained` wrote, from its model_index.json.
 
     Raises:
-        ValueError: its transformer is none of ours.
+        ValueError: its transformer is not one of ours.
     """
     entry = index.get("transformer")
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
@@ -218,16 +218,16 @@ def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
 def saved_files(
     files: Collection[str], index: Mapping[str, Any], where: str, variant: str | None = None
 ) -> list[str]:
-    """The files that loading what `save_pretrained` wrote reads: weights, configs, tokenizers.
+    """The files that loading a folder from `save_pretrained` reads: weights, configs, tokenizers.
 
     Args:
         files: the file names of the checkpoint.
         index: its model_index.json.
-        where: what to call it in messages.
-        variant: the `variant` of `save_pretrained`; parts that have no weights of it are loaded without one.
+        where: its name in messages.
+        variant: the `variant` of `save_pretrained`; parts without weights for it are loaded without one.
 
     Raises:
-        ValueError: there are no weights of the variant, or only those of variants where none was named.
+        ValueError: there are no weights for the variant, or only for variants, and none was named.
     """
     names = [
         name
@@ -260,13 +260,13 @@ def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name
     """The files that an index of shards names, as `part/name`.
 
     Args:
-        index: its content.
+        index: the content of the index.
         files: the file names of the checkpoint.
-        where: what to call the checkpoint in messages.
-        name: of the index, as `part/model.safetensors.index.json`.
+        where: the checkpoint's name in messages.
+        name: the index's own, as `part/model.safetensors.index.json`.
 
     Raises:
-        ValueError: it names anything but files of its own kind beside it, or one that is missing.
+        ValueError: it names anything but files of its own kind beside it, or a missing one.
     """
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict):
@@ -285,7 +285,7 @@ def shards_of(index: Mapping[str, Any], files: Collection[str], where: str, name
 
 
 def refuse_pickles(files: Collection[str], where: str) -> None:
-    """Refuse what `save_pretrained` wrote if weights of a part are a pickle: ValueError."""
+    """Refuse a folder from `save_pretrained` if the weights of a part are a pickle: ValueError."""
     for part in sorted(_parts(files)):
         if (name := pickle_of(files, where, part)) is not None:
             raise ValueError(
@@ -295,10 +295,10 @@ def refuse_pickles(files: Collection[str], where: str) -> None:
 
 
 def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
-    """The pickle, `part/name`, that holds the weights of a part, or the index that names its shards.
+    """The pickle, `part/name`, with the weights of a part, or the index that names its shards.
 
     Returns:
-        None where there are safetensors, or no pickle.
+        None if there are safetensors, or no pickle.
 
     Raises:
         ValueError: there are several, and no index.
@@ -320,12 +320,12 @@ def pickle_of(files: Collection[str], where: str, part: str) -> str | None:
 
 
 def weight_files(files: Collection[str], part: str, variant: str | None = None) -> list[str]:
-    """The safetensors of a part, `part/name`: one file, or an index and its shards; empty without any.
+    """The safetensors of a part, `part/name`: one file, or an index and its shards; empty if none.
 
     Args:
         files: the file names of the checkpoint.
         part: the folder.
-        variant: of `save_pretrained`, which makes it a part of the names.
+        variant: the `variant` of `save_pretrained`, which makes it part of the names.
     """
     stem, infix = _stem(part), "" if variant is None else f".{variant}"
     single = f"{part}/{stem}{infix}.safetensors"
@@ -337,7 +337,7 @@ def weight_files(files: Collection[str], part: str, variant: str | None = None) 
 
 
 def is_index(name: str) -> bool:
-    """Whether a file is an index of the shards of safetensors, by its name."""
+    """Whether a file is an index of safetensors shards, by its name."""
     return ".safetensors.index." in name and name.endswith(".json")
 
 
@@ -346,7 +346,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _variants_of(part: str, files: Collection[str]) -> set[str]:
-    """The variants of `save_pretrained` of which a part has weights."""
+    """The variants of `save_pretrained` for which a part has weights."""
     stem = re.escape(f"{part}/{_stem(part)}")
     single = re.compile(stem + r"\.(\w+)(-\d{5}-of-\d{5})?\.safetensors")
     return {match[1] for name in files if (match := single.fullmatch(name))}
@@ -358,7 +358,7 @@ def is_pickle(name: str) -> bool:
 
 
 def _stem(part: str) -> str:
-    """What weight files are called: transformers' name for text encoders, diffusers' for the rest."""
+    """The stem of weight files: transformers' name for text encoders, diffusers' for the rest."""
     return "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
@@ -384,7 +384,7 @@ def _parts(files: Collection[str]) -> frozenset[str]:
 
 
 def _family_of_part(part: str, config: Mapping[str, Any]) -> Family | None:
-    """The family that a part belongs to, None where both have such a part or the config is not at hand."""
+    """The family of a part; None if both have such a part or the config is not available."""
     if part in ("text_encoder_3", "tokenizer_3"):
         return SD3
     if part.startswith(_TRANSFORMER):
@@ -404,7 +404,7 @@ def _missing_parts(family: Family, parts: Collection[str], families: Mapping[str
 
 
 def _gaps(parts: Collection[str], families: Mapping[str, Family]) -> str:
-    """What each family still needs, and the layout to aim at."""
+    """What each family is missing, and the layout to aim at."""
     sentences = [
         f"For {family.name} it lacks {', '.join(_missing_parts(family, parts, families)) or 'nothing'}."
         for family in FAMILIES

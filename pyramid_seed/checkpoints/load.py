@@ -1,4 +1,4 @@
-"""The components of a model, read from its files."""
+"""Loads the components of a model from its files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.get_logger(f"diffusers.{__name__}")
 
 @contextmanager
 def default_dtype_kept() -> Iterator[None]:
-    """Put torch's default dtype back: a from_pretrained of diffusers that fails leaves the one it set."""
+    """Restore torch's default dtype: a `from_pretrained` of diffusers that fails leaves its own behind."""
     before = torch.get_default_dtype()
     try:
         yield
@@ -35,17 +35,17 @@ def default_dtype_kept() -> Iterator[None]:
 
 
 def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """The components of a checkpoint in the original's layout, by the names that a pipeline takes them under.
+    """The components of a checkpoint in the original's layout, under the names that a pipeline uses.
 
     They are on the CPU and in evaluation mode; those that the source leaves out are None.
 
     Args:
-        source: which model it is, see `read_source`.
-        dtype: of the models, float32 or bfloat16; modules that need float32 keep it.
+        source: the model, see `read_source`.
+        dtype: float32 or bfloat16, for the models; modules that need float32 keep it.
 
     Raises:
-        ValueError: a dtype that overflows; weights that do not fit; a config that our models do not
-            implement. The message names the file.
+        ValueError: the dtype overflows, the weights do not fit, or our models do not implement the config;
+            the message names the file.
     """
     check_dtype(dtype)
     if source.layout != "original":
@@ -81,7 +81,7 @@ def load_saved_models(
 
     Args:
         source, dtype: see `load_components`.
-        left_to_others: names of parts that somebody else loads.
+        left_to_others: names of parts that are loaded elsewhere.
 
     Raises:
         ValueError: weights are missing or do not fit.
@@ -126,9 +126,9 @@ def _load_text_encoders(
 def _load_text_encoder(
     source: ModelSource, part: str, model_class: type[PreTrainedModel], dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Raises a ValueError where transformers would fill missing weights with random numbers.
+    """Load a text encoder; ValueError where transformers would fill missing weights with random numbers.
 
-    transformers maps a folder's files, see `open_weights`; what it is given it reads tensor by tensor.
+    transformers maps a folder's files, see `open_weights`; tensors passed to it are read one by one.
     """
     folder = source.folder / part
     try:
@@ -145,7 +145,7 @@ def _load_text_encoder(
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # broken files raise anything here, a bare Exception among it
+    except Exception as error:  # broken files can raise anything here, even a bare Exception
         raise ValueError(f"{folder} cannot be loaded as {model_class.__name__}: {error}") from error
     if report["missing_keys"]:
         raise ValueError(

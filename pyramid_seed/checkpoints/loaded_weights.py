@@ -1,4 +1,4 @@
-"""Whether the weights of a pipeline are still those that were read from its files."""
+"""Whether a pipeline's weights are still those that were read from its files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 class LoadedWeights:
     """The parameters of a pipeline's parts as they were when they were loaded.
 
-    Moving them to another device, offloading and adapters beside them change nothing; writing to them does. A
-    write through `.data` goes unseen.
+    Moving them to another device, offloading them and adding adapters change nothing; writing to them does. A
+    write through `.data` goes unnoticed.
 
     Attributes:
-        versions: each parameter, by its id, and how often it had been written to.
-        narrow: names of the parts that had parameters of fewer bits than float32.
+        versions: each parameter by its id, with the number of writes to it so far.
+        narrow: names of the parts that had parameters with fewer bits than float32.
     """
 
     versions: Mapping[int, tuple[weakref.ref[torch.Tensor], int]]
@@ -27,7 +27,7 @@ class LoadedWeights:
 
     @classmethod
     def of(cls, parts: Mapping[str, object]) -> LoadedWeights:
-        """Of the parts of a pipeline, by name, as they are now."""
+        """The parameters of a pipeline's parts, given by name, as they are now."""
         modules = _modules(parts)
         versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {
             id(weight): (weakref.ref(weight), _version(weight))
@@ -37,11 +37,11 @@ class LoadedWeights:
         return cls(versions, frozenset(name for name, module in modules.items() if _is_narrow(module)))
 
     def change(self, parts: Mapping[str, object], *, is_fused: bool = False) -> str | None:
-        """What happened to the weights since, for people; None if nothing did that the files do not tell.
+        """What has happened to the weights since, as a message; None if the files still describe them.
 
         Args:
-            parts: of the pipeline now.
-            is_fused: whether LoRAs that are known were added to the weights.
+            parts: the pipeline's parts now.
+            is_fused: whether known LoRAs were added to the weights.
         """
         for name, module in _modules(parts).items():
             was_rounded = name in self.narrow or getattr(module, "was_rounded", False)

@@ -17,8 +17,8 @@ Built = TypeVar("Built", bound=nn.Module)
 
 
 def empty_model(model_class: type[nn.Module], config: Mapping[str, Any], folder: Path) -> nn.Module:
-    """A model of `config` without weights, to compare names and shapes with; raises as `load_model`."""
-    with torch.device("meta"):  # of this thread alone, which `init_empty_weights` is not
+    """A model of `config` without weights, for comparing names and shapes; raises as `load_model`."""
+    with torch.device("meta"):  # affects only this thread, unlike `init_empty_weights`
         return _build(model_class, config, folder)
 
 
@@ -29,10 +29,10 @@ def load_model(
     paths: Sequence[Path],
     dtype: torch.dtype,
 ) -> Model:
-    """A model of `config` with the safetensors `paths` of `folder`, on the CPU, in evaluation mode.
+    """A model of `config` with the safetensors `paths` in `folder`, on the CPU, in evaluation mode.
 
-    Memory is taken once: the model is built without weights, and one tensor at a time is read beside them.
-    Floating-point tensors become `dtype`, those of `_keep_in_fp32_modules` float32.
+    Memory is allocated once: the model is built without weights, and then one tensor at a time is read.
+    Floating-point tensors become `dtype`, those in `_keep_in_fp32_modules` float32.
 
     Raises:
         ValueError: a name is missing, unexpected or has another shape; the message names tensors and file.
@@ -42,7 +42,7 @@ def load_model(
     check_files(model, paths)
 
     keep_in_fp32 = set(model._keep_in_fp32_modules or ())
-    # All of it before anything is read: what is read for a moment then leaves no holes between weights.
+    # All of it before anything is read, so that temporary reads leave no holes between the weights.
     state = {
         name: torch.empty(
             value.shape,
@@ -63,11 +63,11 @@ def load_model(
 
 
 def open_weights(path: Path) -> Any:
-    """A safetensors file to be read tensor by tensor, without mapping it: `safetensors.safe_open`.
+    """Open a safetensors file to read it tensor by tensor without mapping it: `safetensors.safe_open`.
 
-    Of a mapped file, what was read stays in memory beside the weights until the last of it has been read; its
-    tensors lie at any address, where kernels may sum in another order; and it may be replaced while the model
-    lives.
+    If a file is mapped, what was read stays in memory beside the weights until the last tensor has been read;
+    its tensors lie at any address, where kernels may sum in another order; and it may be replaced while the
+    model lives.
     """
     return safe_open(path, framework="pt", backend="pread")
 
@@ -80,22 +80,22 @@ def _build(model_class: type[Built], config: Mapping[str, Any], folder: Path) ->
 
 
 def _width(config: Mapping[str, Any]) -> Any:
-    """Width of the transformer, None where the config lacks what says it."""
+    """Width of the transformer; None if the config lacks the keys for it."""
     heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
     return heads * head_dim if heads and head_dim else None
 
 
 def check_files(model: nn.Module, paths: Sequence[Path]) -> None:
-    """Refuse safetensors files that do not hold exactly the tensors of a model, see `check_tensors`."""
+    """Refuse safetensors files that do not hold exactly a model's tensors, see `check_tensors`."""
     check_tensors(model, _shapes(paths), ", ".join(map(str, paths)))
 
 
 def check_tensors(model: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Refuse tensors that are not exactly those of a model; of tied ones, one is enough.
+    """Refuse tensors that are not exactly those of a model; one of several tied ones is enough.
 
     Args:
-        model: with its weights or without.
-        found: name -> shape of each tensor.
+        model: with or without its weights.
+        found: the shape of each tensor, by name.
         where: the files that hold them, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The config.json of an original folder as arguments of our model; every key is accounted for."""
+"""Turns the config.json of an original folder into arguments of our model, and accounts for every key."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def values_of_original(
     """The copied values of an original config under our names; every other key must be accounted for.
 
     Args:
-        title: what to call the config in messages.
-        config: as it was read. Keys that begin with an underscore are diffusers' own and are ignored.
-        copied: our name of each key whose value is copied; all must be there.
-        fixed: keys that ours implements for one value only.
-        needed: those of `fixed` that must be there, too.
-        ignored: keys without a meaning for us.
+        title: the config's name in messages.
+        config: as read. Keys that begin with an underscore are diffusers' own and are ignored.
+        copied: our name for each key whose value is copied; all must be there.
+        fixed: keys for which our model implements only one value.
+        needed: those in `fixed` that must be there, too.
+        ignored: keys that mean nothing to us.
 
     Raises:
         ValueError: a key is missing or unknown, or a value is not the fixed one.
@@ -40,7 +40,7 @@ def values_of_original(
     return {ours: config[key] for key, ours in copied.items()}
 
 
-# Values that the original's loader sets, whatever the file says, or that only concern its training.
+# Values that the original's loader overrides, or that only concern its training.
 _SET_BY_LOADER = (
     "use_flash_attn",
     "use_t5_mask",
@@ -63,19 +63,19 @@ _MINIFLUX_PATCH_SIZE = 2
 
 
 def transformer_config_from_original(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the family's transformer from the config.json of an original diffusion_transformer folder.
+    """Arguments of the family's transformer, from the config.json of an original diffusion_transformer.
 
     Raises:
-        ValueError: a key is missing or unknown, or a value is one that our model does not implement.
+        ValueError: a key is missing or unknown, or our model does not implement a value.
     """
     title = f"the original {family.name} transformer config"
     return _miniflux_config(title, config) if family is MINIFLUX else _sd3_config(title, config)
 
 
 def _miniflux_config(title: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The original counts the channels of 2 x 2 patches that its pipeline made, as patches of size 1.
+    """The original counts the channels of 2 x 2 patches made by its pipeline, as patches of size 1.
 
-    Ours counts latent channels and makes the patches itself.
+    Our model counts latent channels and makes the patches itself.
     """
     names = (*_COMMON, "num_single_layers", "axes_dims_rope")
     values = values_of_original(
@@ -109,7 +109,7 @@ def _sd3_config(title: str, config: Mapping[str, Any]) -> dict[str, Any]:
         copied={name: name for name in names},
         fixed=fixed,
         needed=fixed,
-        # max_num_frames belongs to sin-cos time positions, and the loader sets rotary ones.
+        # max_num_frames belongs to sin-cos time positions, but the loader sets rotary ones.
         ignored=(*_SET_BY_LOADER, "max_num_frames"),
     )
 
@@ -128,7 +128,7 @@ VAE_NAMES = {
     "decoder_spatial_up_sample": "spatial_up_sample",
     "decoder_temporal_up_sample": "temporal_up_sample",
 }
-"""Our name of each key of the original's VAE config whose value is copied."""
+"""Our name for each key of the original's VAE config whose value is copied."""
 _VAE_FIXED = {
     "encoder_act_fn": "silu",
     "decoder_act_fn": "silu",
@@ -137,18 +137,18 @@ _VAE_FIXED = {
     "encoder_double_z": True,
     "add_post_quant_conv": True,
 }
-# sample_size only sets the size of tiles, scaling_factor is never used by the original, and its loader sets
-# interpolate to False, whatever the file says.
+# sample_size only sets the size of tiles, the original never uses scaling_factor, and its loader sets
+# interpolate to False whatever the file says.
 _VAE_IGNORED = ("sample_size", "scaling_factor", "interpolate")
 
 
 def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `AutoencoderKLCausalVideo` from the config.json of an original causal_video_vae folder.
+    """Arguments of `AutoencoderKLCausalVideo`, from the config.json in an original causal_video_vae folder.
 
-    The latent statistics are not in that file: the ones of miniFLUX hold unless the caller sets others.
+    The latent statistics are not in that file: miniFLUX's are used unless the caller sets others.
 
     Raises:
-        ValueError: a needed key is missing, or a value is one that this model does not implement.
+        ValueError: a needed key is missing, or this model does not implement a value.
     """
     num_down = len(config.get("encoder_block_out_channels", ()))
     num_up = len(config.get("decoder_block_out_channels", ()))
@@ -158,7 +158,7 @@ def vae_config_from_original(config: Mapping[str, Any]) -> dict[str, Any]:
         "encoder_block_dropout": [0.0] * num_down,
         "decoder_block_dropout": [0.0] * num_up,
         "downsample_scale": 2 ** sum(config.get("encoder_spatial_down_sample", ())),
-        # Two names for one value of ours.
+        # Two of its names for one value of ours.
         "decoder_in_channels": config.get("encoder_out_channels"),
         "decoder_norm_num_groups": config.get("encoder_norm_num_groups"),
     }

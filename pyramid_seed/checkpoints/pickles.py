@@ -1,4 +1,4 @@
-"""Weights that are published as a pickle: read without running its code, written once as safetensors."""
+"""Weights published as a pickle: read without running its code, converted once to safetensors."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _WEIGHTS, _RECORD = "weights.safetensors", "converted.json"
 
 
 class Converted(NamedTuple):
-    """A pickle as safetensors.
+    """A pickle converted to safetensors.
 
     Attributes:
-        path: of the safetensors file, in a folder that is named after the pickle's SHA-256; of shards, after
-            their `weights_key`.
-        sha256: of that file.
-        pickle: what it was made of, as `part/name`.
+        path: the safetensors file, in a folder that is named after the pickle's SHA-256, or after the
+            `weights_key` of its shards.
+        sha256: that file's digest.
+        pickle: what it was made from, as `part/name`.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Converted(NamedTuple):
     pickle: str
 
     def check(self, *, fresh: bool = False) -> str:
-        """Its SHA-256, if that is still the one it was written with; else ValueError."""
+        """The file's SHA-256, if unchanged since it was written; else ValueError."""
         (row,) = weight_digests(self.path.parent, [self.path.name], fresh=fresh)
         if row["sha256"] != self.sha256:
             raise ValueError(f"{self.path} is damaged; delete its folder, and it will be made again")
@@ -51,7 +51,7 @@ class Converted(NamedTuple):
 
 
 def converted_folder() -> Path:
-    """Where converted files are kept: `pyramid_seed/converted` in the cache; raises as `cache_path`."""
+    """Where converted files are stored: `pyramid_seed/converted` in the cache; raises as `cache_path`."""
     return cache_path().parent / "converted"
 
 
@@ -62,15 +62,15 @@ def kept_conversions() -> list[Converted]:
 
 
 def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Converted:
-    """The weights in a pickle as safetensors, from the cache, or else converted now.
+    """The weights in a pickle as safetensors, from the cache or converted now.
 
     Args:
-        paths: of the pickle, or of its shards, in one folder.
-        model_of: called with the part's name if it is to be converted; gives the model, without its weights,
-            that they must fit: nothing missing, nothing more, all finite.
+        paths: the pickle, or its shards, in one folder.
+        model_of: called with the part's name before a conversion; returns the model without weights that the
+            tensors must fit: none missing, none extra, all finite.
 
     Raises:
-        ValueError: it asks for more than tensors, is damaged, or does not fit; the message names the file.
+        ValueError: the pickle asks for more than tensors, is damaged or does not fit; the message names it.
         OSError: the safetensors file cannot be written.
     """
     part, where = paths[0].parent, ", ".join(map(str, paths))
@@ -98,14 +98,14 @@ def converted(paths: Sequence[Path], model_of: Callable[[str], nn.Module]) -> Co
         sha256 = file_digest(temporary / _WEIGHTS)
         record = {"pickle": f"{part.name}/{names}", "sha256": sha256}
         (temporary / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-    # A warning, so that it is seen once by whoever has set up nothing.
+    # A warning, so that those who have set up no logging see it once.
     logger.warning("%s was converted to safetensors once: %s (%s)", where, folder, size_text(size))
     return Converted(folder / _WEIGHTS, sha256, record["pickle"])
 
 
 @contextmanager
 def _writing(what: str) -> Iterator[None]:
-    """Say of what there can be no safetensors copy, and what to do."""
+    """Say for which pickle a safetensors copy cannot be written, and what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -116,10 +116,10 @@ def _writing(what: str) -> Iterator[None]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle of tensors holds, mapped from the file; none of its code is run.
+    """The content of a pickle of tensors, mapped from the file; none of its code is run.
 
     Raises:
-        ValueError: it asks for something else than tensors and containers, or is damaged.
+        ValueError: it asks for anything but tensors and containers, or is damaged.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -132,7 +132,7 @@ def read_pickle(path: Path) -> Any:
             f"{path} is refused, and none of its code was run: {what}, and a pickle that needs more than "
             "tensors can run anything; use a copy in safetensors"
         ) from error
-    except Exception as error:  # a file that is cut off or no pickle at all raises anything
+    except Exception as error:  # truncated files and other formats can raise anything
         raise ValueError(
             f"{path} cannot be read as a pickle of tensors ({type(error).__name__}); it is damaged or cut "
             "off, so download it again"
@@ -140,7 +140,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def _joined(paths: Sequence[Path]) -> dict[Any, Any]:
-    """What the shards of a pickle hold together; ValueError if that is not tensors by name, each in one."""
+    """The joined content of a pickle's shards; ValueError unless it is tensors by name, each in one shard."""
     joined: dict[Any, Any] = {}
     for path in paths:
         shard = read_pickle(path)
@@ -153,7 +153,7 @@ def _joined(paths: Sequence[Path]) -> dict[Any, Any]:
 
 
 def _checked(loaded: Any, where: str, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a pickle, also from under a key, that fit a model exactly; ready to be saved."""
+    """The tensors of a pickle, possibly nested under a key, that fit a model exactly; ready to be saved."""
     nested = loaded if isinstance(loaded, Mapping) else {}
     candidates = {"the file itself": loaded, **nested}
     states = {
@@ -163,7 +163,7 @@ def _checked(loaded: Any, where: str, model: nn.Module) -> dict[str, torch.Tenso
     }
     expected = model.state_dict().keys()
     fitting = [key for key, tensors in states.items() if tensors.keys() == expected]
-    if len(fitting) > 1:  # such as weights and their moving average
+    if len(fitting) > 1:  # for example weights and their moving average
         raise ValueError(
             f"{where} holds several sets of weights, {', '.join(map(str, fitting))}; it must hold one"
         )
@@ -176,7 +176,7 @@ def _checked(loaded: Any, where: str, model: nn.Module) -> dict[str, torch.Tenso
             f"{odd[0]}"
         )
     storages = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
-    # safetensors refuses tensors that share memory, or lie in it in another order.
+    # safetensors refuses tensors that share memory, or are not contiguous.
     return {
         name: tensor.detach()
         if tensor.is_contiguous() and storages[tensor.untyped_storage().data_ptr()] == 1
@@ -191,7 +191,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
 
 
 def _recorded(folder: Path) -> Converted | None:
-    """The conversion in a folder; None if there is none, or what lies there is not ours."""
+    """The conversion in a folder; None if there is none, or the content is not ours."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         converted = Converted(folder / _WEIGHTS, str(record["sha256"]), str(record["pickle"]))

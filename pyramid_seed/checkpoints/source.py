@@ -1,6 +1,6 @@
-"""Which model it is: the one answer that is read once and handed on.
+"""Which model it is: determined once, then passed on.
 
-It is told from small files, so that what a model cannot make is refused before its weights are downloaded.
+Small files decide it, so that requests beyond a model are refused before its weights are downloaded.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 PUBLISHED_MODELS = {"rain1011/pyramid-flow-miniflux": MINIFLUX, "rain1011/pyramid-flow-sd3": SD3}
 """The published checkpoints on the hub."""
 PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""Of the published checkpoints: tells what fits before the hub is asked."""
+"""The geometry of the published checkpoints: it says what fits before the hub is asked."""
 
 
 def transformer_class(
     family: Family,
 ) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
-    """The class of a family's transformers; the defaults of its arguments are the published sizes."""
+    """The transformer class of a family; its arguments default to the published sizes."""
     return PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
 
 
 class FileState(NamedTuple):
-    """What tells that a file was written since: its size in bytes, the time of its last change."""
+    """Shows whether a file was written since: its size in bytes, and the time of its last change."""
 
     size: int
     modified_ns: int
@@ -78,20 +78,20 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RecognisedModel:
-    """Which model it is, told from the names of its files and a few configs, see `recognise_model`.
+    """Which model it is, according to its files' names and a few configs, see `recognise_model`.
 
     Attributes:
         folder: where its files are, or will be.
-        variant: as asked for: "384p", "768p", "image", or None for the only one; in the layout of diffusers
+        variant: as requested: "384p", "768p", "image", or None for the only one; in the layout of diffusers,
             that of `save_pretrained`, or None.
         layout: "original", as published, or "diffusers", as `save_pretrained` writes it.
         family: miniFLUX or SD3.
         transformer: the part, a folder in `folder`, that holds the transformer.
-        files: names of what loading reads, relative to `folder`, sorted.
-        states: of those that are here, and of the folders that they lie in (names ending in "/").
-        configs: the JSON files that were read to tell all this, by name.
-        without: parts of the pipeline that are left out, whose files are not among `files`.
-        repository: where the files that are not here come from; None of a folder.
+        files: names of the files that loading reads, relative to `folder`, sorted.
+        states: states of the files that are here, and of their folders (names ending in "/").
+        configs: the JSON files that were read for all this, by name.
+        without: parts of the pipeline that are left out, with their files not in `files`.
+        repository: where missing files come from; None for a folder.
     """
 
     folder: Path
@@ -106,12 +106,12 @@ class RecognisedModel:
     repository: Repository | None = field(default=None, repr=False)
 
     def fetched(self) -> ModelSource:
-        """The model with all that loading reads here: what is missing is downloaded, pickles are converted.
+        """The model with every file that loading reads: missing ones are downloaded, pickles are converted.
 
         Raises:
-            OSError: the hub does not give a file; there is no room; the safetensors copy of a pickle cannot
-                be written.
-            ValueError: a file is a pointer of Git LFS, or a pickle that is refused.
+            OSError: the hub does not deliver a file; there is no room; the safetensors copy of a pickle
+                cannot be written.
+            ValueError: a file is a Git LFS pointer, or a pickle that is refused.
         """
         states = self.states
         if self.repository is not None:
@@ -132,7 +132,7 @@ class RecognisedModel:
 
     @property
     def description(self) -> str:
-        """What it is, for people."""
+        """A description for messages."""
         if self.layout == "diffusers":
             saved = "" if self.variant is None else f"variant {self.variant}, "
             return f"{self.family.name}, {saved}in the layout of diffusers at {self.folder}"
@@ -141,21 +141,21 @@ class RecognisedModel:
 
     @property
     def transformer_variant(self) -> str | None:
-        """The variant in the original's layout, also where there is only one and none was asked for."""
+        """The variant in the original's layout, even if it is the only one and none was requested."""
         return None if self.layout == "diffusers" else self.transformer.removeprefix(transformer_part(""))
 
     @property
     def name(self) -> str:
-        """As settings name it: `embedded:NAME`, a hub id, or the folder."""
+        """The name for settings: `embedded:NAME`, a hub id, or the folder."""
         reference = self.reference
         return str(self.folder) if reference["kind"] == "folder" else str(reference["name"])
 
     @property
     def reference(self) -> dict[str, str | None]:
-        """As a manifest names it: kind, name and revision.
+        """The reference for a manifest: kind, name and revision.
 
         The kind is "embedded" (`embedded:NAME`), "hub" (owner/name, with the commit as revision) or "folder":
-        of one, only its last name is told, and whoever makes the clip again must say where it is.
+        that is named without its path, and whoever makes the clip again must say where it is.
         """
         if (name := embedded_name(self.folder)) is not None:
             return {"kind": "embedded", "name": f"embedded:{name}", "revision": None}
@@ -165,10 +165,10 @@ class RecognisedModel:
 
     @cached_property
     def geometry(self) -> PyramidGeometry:
-        """Sizes and counts that the model allows; no weights are read.
+        """Sizes and counts that the model allows; reads no weights.
 
         Raises:
-            ValueError: a config lacks what says it, or is of a model that ours is not.
+            ValueError: a config lacks a needed key, or describes a model that we do not implement.
         """
         if self.layout == "diffusers":
             vae = self._config("vae/config.json", "spatial_down_sample", "temporal_down_sample")
@@ -187,29 +187,29 @@ class RecognisedModel:
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
-        """How the weights of the transformer are quantised in the files; None if they are plain."""
+        """How the transformer's weights are quantised in the files; None if they are not."""
         return self.configs.get("transformer/config.json", {}).get("quantization_config")
 
     def changed_files(self) -> list[str]:
-        """Names of files that were written, removed or added since; one pass of stats if there are none."""
+        """Names of files written, removed or added since; if there are none, this takes one pass of stats."""
         changed = [name for name, state in self.states.items() if _state(self.folder / name) != state]
         if not any(name.endswith("/") for name in changed):
             return changed
-        # Something was added to a folder, or taken from it: perhaps nothing that loading reads.
+        # A folder has gained or lost something, perhaps nothing that loading reads.
         try:
             files = judge(
                 list_files(self.folder), str(self.folder), self.variant, self._config, self.without
             ).files
-        except ValueError:  # not even a model any more
+        except ValueError:  # no longer even a model
             return list(self.files)
         names = {name for name in changed if not name.endswith("/")}
         return sorted(names | set(self.files).symmetric_difference(files))
 
     def model_of(self, part: str) -> tuple[type[ModelMixin], dict[str, Any]]:
-        """Class and arguments of our model of the VAE or the transformer, from the original's config.
+        """Class and arguments of our model for the VAE or the transformer, from the original's config.
 
         Raises:
-            ValueError: it is of another model.
+            ValueError: the config is another model's.
         """
         if part == VAE_PART:
             return AutoencoderKLCausalVideo, self.vae_config()
@@ -224,7 +224,7 @@ class RecognisedModel:
         return empty_model(transformer_class(self.family), arguments, self.folder / self.transformer)
 
     def vae_config(self) -> dict[str, Any]:
-        """Arguments of our autoencoder, from the original's config; ValueError if it is of another model."""
+        """Arguments of our autoencoder, from the original's config; ValueError if it is another model's."""
         name = f"{VAE_PART}/config.json"
         with naming(self.folder / name):
             config = vae_config_from_original(self.configs[name])
@@ -238,7 +238,7 @@ class RecognisedModel:
             return transformer_config_from_original(self.family, self.configs[name])
 
     def _config(self, file: str, *names: str) -> Mapping[str, Any]:
-        """A config that was read; ValueError if it lacks one of the names."""
+        """A config that was read; ValueError if it lacks one of the keys."""
         config = self.configs.get(file, {})
         if missing := [name for name in names if name not in config]:
             raise ValueError(f"{self.folder / file} must have {', '.join(missing)}")
@@ -250,8 +250,8 @@ class ModelSource(RecognisedModel):
     """A model whose files are all here, as they were when `read_source` read them.
 
     Attributes:
-        states: of all of them.
-        converted: the safetensors copy of each file that is a pickle, by name; shards of one share theirs.
+        states: those of all files.
+        converted: the safetensors copy of each file that is a pickle, by name; shards share one.
     """
 
     converted: Mapping[str, Converted] = field(default_factory=dict)
@@ -262,10 +262,10 @@ class ModelSource(RecognisedModel):
 
     @cached_property
     def weights(self) -> tuple[dict[str, Any], ...]:
-        """Name, size and SHA-256 of every file; read the first time, see `digests.weight_digests`.
+        """Name, size and SHA-256 of every file; read on first use, see `digests.weight_digests`.
 
         Raises:
-            ValueError: a file has changed since, so that nobody can say any more what it was.
+            ValueError: a file has changed since, so that its earlier content is unknown.
             OSError: a file cannot be read.
         """
         rows = self._rows(fresh=False)
@@ -274,15 +274,15 @@ class ModelSource(RecognisedModel):
 
     @property
     def weights_key(self) -> str:
-        """SHA-256 (hex) that names the files by their content; raises as `weights`."""
+        """SHA-256 (hex) that identifies the files by content; raises as `weights`."""
         return weights_key(self.weights)
 
     def weights_now(self) -> list[dict[str, Any]]:
-        """The same rows as `weights`, with every file read now, whatever is known about it."""
+        """The rows of `weights`, from reading every file now, whatever is known about it."""
         return self._rows(fresh=True)
 
     def _rows(self, fresh: bool) -> list[dict[str, Any]]:
-        """A pickle has the digest of its safetensors copy, too: that is what is loaded."""
+        """The rows; a pickle also has the digest of its safetensors copy: that is what is loaded."""
         digests = {copy: copy.check(fresh=fresh) for copy in set(self.converted.values())}
         return [
             row | {"converted_sha256": digests[self.converted[row["file"]]]}
@@ -292,7 +292,7 @@ class ModelSource(RecognisedModel):
         ]
 
     def check_unchanged(self) -> None:
-        """Raise ValueError if a file is another one now; they are named."""
+        """Raise ValueError if files have changed; the message names them."""
         if changed := self.changed_files():
             raise ValueError(
                 f"{self.folder} has changed since the model was loaded ({', '.join(changed)}); load it again"
@@ -303,19 +303,19 @@ class ModelSource(RecognisedModel):
         if (copy := self.converted_weights(part)) is not None:
             return [copy]
         names = [name for name in self.files if name.startswith(f"{part}/")]
-        if self.layout == "diffusers":  # may hold weights of other variants besides
+        if self.layout == "diffusers":  # it may hold weights of other variants, too
             names = weight_files(self.files, part, self.variant) or weight_files(self.files, part)
             if (index := next(filter(is_index, names), None)) is not None:
                 names = shards_of(self.configs[index], self.files, str(self.folder), index)
         return [self.folder / name for name in names if name.endswith(".safetensors")]
 
     def converted_weights(self, part: str) -> Path | None:
-        """The safetensors copy of the pickle that holds a part's weights; None if they are no pickle."""
+        """The safetensors copy of the pickle with a part's weights; None if they are not a pickle."""
         copies = (copy.path for name, copy in self.converted.items() if name.startswith(f"{part}/"))
         return next(copies, None)
 
     def empty(self, part: str) -> nn.Module:
-        """The model of a part in the original's layout without its weights; raises as `model_of`."""
+        """A part's model, in the original's layout, without its weights; raises as `model_of`."""
         if (name := self.family.text_encoders.get(part)) is None:
             return empty_model(*self.model_of(part), self.folder / part)
         encoder = getattr(transformers, name)
@@ -326,17 +326,17 @@ class ModelSource(RecognisedModel):
         return model
 
     def check_weights(self) -> None:
-        """Refuse weights of another model without loading them; of the original's VAE and transformer.
+        """Refuse another model's weights without loading them, for the original's VAE and transformer.
 
         Raises:
-            ValueError: names or shapes are not those that the config asks for.
+            ValueError: names or shapes are not those that the config requires.
         """
         for part in (VAE_PART, self.transformer) if self.layout == "original" else ():
             check_files(self.empty(part), self.weight_paths(part))
 
 
 class SourceOptions(TypedDict, total=False):
-    """What `read_source` takes besides the model."""
+    """The arguments of `read_source` besides the model."""
 
     variant: str | None
     revision: str | None
@@ -348,13 +348,13 @@ class SourceOptions(TypedDict, total=False):
 
 
 def read_source(path_or_hub_id: str | Path, **options: Unpack[SourceOptions]) -> ModelSource:
-    """Tell which model it is, and bring here what loading it needs.
+    """Determine which model it is, and download whatever loading it needs.
 
-    Weights are read only where they are a pickle that has not been converted yet, see `pickles.converted`.
+    Weights are read only if they are a pickle that has not been converted yet, see `pickles.converted`.
 
     Args:
-        path_or_hub_id, options: see `recognise_model`; it raises what that raises, and `fetched` of its
-            result.
+        path_or_hub_id, options: see `recognise_model`; this raises what that does, and what `fetched` of its
+            result does.
     """
     return recognise_model(path_or_hub_id, **options).fetched()
 
@@ -370,25 +370,25 @@ def recognise_model(
     local_files_only: bool = False,
     without: Collection[str] = (),
 ) -> RecognisedModel:
-    """Tell which model it is, from the names of its files and a few configs.
+    """Determine which model it is, from its files' names and a few configs.
 
-    Of a hub id, only these configs are downloaded.
+    For a hub id, only these configs are downloaded.
 
     Args:
         path_or_hub_id: a folder here, `owner/name` on the hub, both in either layout, or `embedded:NAME`.
         variant: "384p", "768p" or "image": which transformer of a published checkpoint; None takes the only
-            one there. Of what `save_pretrained(variant=...)` wrote, that variant.
+            one. For a folder from `save_pretrained(variant=...)`, that variant.
         revision, cache_dir, local_dir, token, local_files_only: as in huggingface_hub; `local_files_only`
-            uses what was downloaded before.
-        without: names of parts of the pipeline that are not to be loaded: their files are not downloaded, and
-            those of text encoders need not be there.
+            uses earlier downloads.
+        without: names of parts of the pipeline that are not loaded: their files are not downloaded, and those
+            of text encoders may be missing.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        NotADirectoryError: a file, such as the weights of one part.
-        OSError: the hub cannot be asked, or has no such repository; there is no room.
-        ValueError: neither layout; a variant that is not there, or not named among several; parts of both
-            families or of none; a missing file, or weights that lie elsewhere.
+        FileNotFoundError: the path does not exist.
+        NotADirectoryError: the path is a file, such as the weights of one part.
+        OSError: the hub cannot be reached, or has no such repository; there is no room.
+        ValueError: the layout is neither; the variant is missing, or not named among several; there are parts
+            of both families or of none; a file is missing, or weights lie elsewhere.
     """
     model = resolve_model(str(path_or_hub_id))
     folder = Path(model).expanduser()
@@ -443,7 +443,7 @@ def _judged_on_hub(
     config: Callable[[str], Mapping[str, Any]],
     without: Collection[str],
 ) -> Judged:
-    """What a repository holds."""
+    """What `judge` says of a repository."""
     try:
         return judge(repository.files, repository.name, variant, config, without)
     except ValueError as error:
@@ -453,12 +453,12 @@ def _judged_on_hub(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is one that a repository on the hub can have: `owner/name`."""
+    """Whether a name can be that of a repository on the hub: `owner/name`."""
     return _HUB_ID.fullmatch(name) is not None
 
 
 class Judged(NamedTuple):
-    """What the files of a model say: see `ModelSource`."""
+    """What a model's files say about it: see `ModelSource`."""
 
     layout: Layout
     family: Family
@@ -473,7 +473,7 @@ def judge(
     config: Callable[[str], Mapping[str, Any]],
     without: Collection[str] = (),
 ) -> Judged:
-    """What a folder or repository called `where` holds, from its file names and its configs by name.
+    """Judge a folder or repository called `where`, by its file names and its configs by name.
 
     Args:
         without: parts of the pipeline that are left out, see `recognise_model`.
@@ -509,13 +509,13 @@ def judge(
 
 
 def _states(folder: Path, files: Collection[str]) -> dict[str, FileState]:
-    """The states of those files that are here, and of the folders that they lie in."""
+    """The states of the files that are here, and of their folders."""
     names = {*files, *(name.rpartition("/")[0] + "/" for name in files)}
     return {name: state for name in sorted(names) if (state := _state(folder / name)) is not None}
 
 
 def _state(path: Path) -> FileState | None:
-    """The state of a file, or of a folder, of which the size says nothing; None if it is not there."""
+    """The state of a file, or of a folder, whose size means nothing; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:

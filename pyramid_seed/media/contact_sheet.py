@@ -1,4 +1,4 @@
-"""Many small images in one: grids, rows of a clip's frames, the contact sheet of a batch."""
+"""Many small images in one: grids, rows of frames of a clip, the contact sheet of a batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CELL = 96
 _FRAMES = 6
 _ROWS, _COLUMNS = 50, 4
 SHEET_SIZE = _ROWS * _COLUMNS
-"""Strips of a sheet at most: 5000 x 2400 pixels, which any viewer shows."""
+"""Most strips in a sheet: 5000 x 2400 pixels, which any viewer shows."""
 _GREY = 64
 
 
 def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
-    """One image (H, W, 3) of many of equal size, row by row, with `gap` pixels of `grey` between them.
+    """Many images of equal size as one (H, W, 3), row by row, with `gap` pixels of `grey` between them.
 
     Raises:
         ValueError: no images, images of several sizes, or a wrong number of columns.
@@ -45,13 +45,13 @@ def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2,
 
 
 def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
-    """One row per clip, each with `columns` frames evenly spaced from its first to its last: (H, W, 3).
+    """One row per clip, each with `columns` frames spaced evenly from its first to its last: (H, W, 3).
 
-    For every frame of one clip use `image_grid(frames, columns)`.
+    To show every frame of one clip use `image_grid(frames, columns)`.
 
     Args:
-        clips: arrays (T, H, W, 3) of one height and width; T may differ. A clip with fewer frames than
-            columns shows some of them twice.
+        clips: arrays (T, H, W, 3) of one height and width; T may differ. If a clip has fewer frames than
+            columns, some are shown twice.
         columns: frames per clip.
     """
     for clip in clips:
@@ -60,10 +60,10 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
 
 
 class Strip:
-    """A clip's strip: frames from first to last, each in a square of its own, chosen as they go by.
+    """A clip's strip: frames from first to last, each in its own square, chosen as they pass.
 
     Args:
-        num_frames: how many there will be.
+        num_frames: how many frames will pass.
     """
 
     def __init__(self, num_frames: int) -> None:
@@ -72,22 +72,22 @@ class Strip:
         self._num_seen = 0
 
     def add(self, frame: Frames) -> None:
-        """The next frame (H, W, 3)."""
+        """Take the next frame (H, W, 3)."""
         times = self._chosen.count(self._num_seen)
         self._num_seen += 1
         if times:
             self._cells += [_cell(frame)] * times
 
     def write(self, path: Path) -> None:
-        """Write the strip as an image, once all frames were there."""
+        """Write the strip as an image, once all frames have passed."""
         write_image(path, image_grid(self._cells, _FRAMES), overwrite=True)
 
 
 def read_strip(path: Path) -> Frames:
-    """A strip (H, W, 3) that `Strip` has written.
+    """Read a strip (H, W, 3) that `Strip` wrote.
 
     Raises:
-        ValueError: it is damaged, or no strip. OSError: it cannot be read.
+        ValueError: it is damaged, or not a strip. OSError: it cannot be read.
     """
     image = read_image(path)
     if image.shape != (_CELL, _FRAMES * (_CELL + 2) - 2, 3):
@@ -96,12 +96,12 @@ def read_strip(path: Path) -> Frames:
 
 
 def write_sheet(path: Path, strips: Sequence[Frames]) -> None:
-    """Write the sheet of these strips, in their order: at least one and at most `SHEET_SIZE`."""
+    """Write the sheet of these strips, in order: at least one and at most `SHEET_SIZE`."""
     write_image(path, image_grid(strips, -(-len(strips) // _ROWS), gap=4), overwrite=True)
 
 
 def evenly_spaced(num_frames: int, count: int) -> list[int]:
-    """Indices from the first frame to the last; some of them twice if there are fewer frames."""
+    """Indices from the first frame to the last; some occur twice if there are fewer frames."""
     indices: list[int] = np.linspace(0, num_frames - 1, count).round().astype(int).tolist()
     return indices
 

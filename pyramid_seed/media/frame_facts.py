@@ -1,4 +1,4 @@
-"""Size and digests of a clip's frames, computed as they go by."""
+"""Size and digests of a clip's frames, computed as they pass."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .frames import Frames, frames_digest
 
 @dataclass(frozen=True)
 class FrameFacts:
-    """What a manifest says of a clip's frames, wherever they are.
+    """What a manifest records about a clip's frames, wherever they are.
 
     Attributes:
         num_frames, height, width: their size.
-        digest: SHA-256 of them all, see `frames.frames_digest`.
-        chunk_digests: the same of each decoded chunk: frame 0 alone, then the frames of a latent frame each.
+        digest: SHA-256 of all frames, see `frames.frames_digest`.
+        chunk_digests: the same for each decoded chunk: frame 0 alone, then the frames of one latent frame.
     """
 
     num_frames: int
@@ -29,21 +29,21 @@ class FrameFacts:
 
     @property
     def size(self) -> str:
-        """Their number and size, for people."""
+        """Number and size of the frames, as text."""
         return f"{counted(self.num_frames, 'frame')} of {self.height}x{self.width}"
 
     def to_json(self) -> str:
-        """As text, for other processes."""
+        """The facts as text, for other processes."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str) -> FrameFacts:
-        """What `to_json` wrote."""
+        """The facts that `to_json` wrote."""
         return msgspec.json.decode(text, type=cls)
 
 
 class FrameCounter:
-    """Watches the chunks of one clip go by."""
+    """Counts and digests the chunks of one clip as they pass."""
 
     def __init__(self) -> None:
         self._all = hashlib.sha256()
@@ -52,12 +52,12 @@ class FrameCounter:
         self._chunks: list[str] = []
 
     def add(self, frames: Frames) -> None:
-        """The next chunk, (t, H, W, 3) uint8."""
+        """Take the next chunk, (t, H, W, 3) uint8."""
         self._chunks.append(frames_digest(frames))
         self._all.update(frames.data if frames.flags.c_contiguous else frames.tobytes())
         self._num_frames += len(frames)
         self._size = frames.shape[1:3]
 
     def facts(self) -> FrameFacts:
-        """What was seen so far."""
+        """The facts about the frames so far."""
         return FrameFacts(self._num_frames, *self._size, self._all.hexdigest(), tuple(self._chunks))

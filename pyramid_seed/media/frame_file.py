@@ -1,4 +1,4 @@
-"""Frames that are encoded as they come and never held."""
+"""Frames that are encoded as they come and never kept in memory."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .video import check_comment, check_fps, check_scale
 class FrameFile:
     """Where `generate(..., sink=file)` puts a clip's frames: encoded, in a file without a name.
 
-    A context manager. The clip can be saved only inside the block; its frames are deleted when it ends, also
+    A context manager. The clip can be saved only inside the block; its frames are deleted when it ends, even
     if the process is killed.
 
     Args:
-        path: where the clip is to be written, an .mp4: what is encoded waits on the same disk.
+        path: where the clip will be written, an .mp4: the encoded frames wait on the same disk.
         lossless: see `video.write_video`.
 
     Raises:
-        ValueError: another ending.
+        ValueError: the path has another ending.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lossless: bool = False) -> None:
@@ -35,7 +35,7 @@ class FrameFile:
         self.lossless = lossless
         self.num_frames = 0
         self.scale = 1
-        """Pixels of the file for a pixel of the clip, in height and in width."""
+        """Pixels of the file per pixel of the clip, in height and in width."""
         self._fps = 0.0
         self._settings: Mp4Settings | None = None
         self._encoder: Mp4Encoder | None = None
@@ -47,15 +47,15 @@ class FrameFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # `write` has raised for what a full disk did not take
+        with suppress(OSError):  # on a full disk, `write` has raised already
             self._open_spool().close()
         self._spool = self._encoder = None
 
     def start(self, fps: float, scale: int) -> None:
-        """Say what is known before the first frame: the rate, and how large a pixel is to be shown.
+        """Set what is known before the first frame: the rate, and the size at which a pixel is shown.
 
         Raises:
-            ValueError: a wrong value, a file that is not open, or one that holds frames of another clip.
+            ValueError: a value is wrong, the file is not open, or it holds frames of another clip.
         """
         check_fps(fps, ".mp4")
         check_scale(scale)
@@ -66,7 +66,7 @@ class FrameFile:
         self.scale = scale
 
     def write(self, frames: Frames) -> None:
-        """The next frames, (t, H, W, 3) uint8."""
+        """Encode the next frames, (t, H, W, 3) uint8."""
         check_frames(frames)
         spool = self._open_spool()
         if self._encoder is None:
@@ -79,7 +79,7 @@ class FrameFile:
         self.num_frames += len(frames)
 
     def check(self, ending: str, scale: int | None, lossless: bool) -> None:
-        """Refuse to save in another way than the frames are encoded; None stands for any scale.
+        """Refuse to save otherwise than the frames are encoded; None allows any scale.
 
         Raises:
             ValueError: see above, or the file is not open.
@@ -92,7 +92,7 @@ class FrameFile:
             )
 
     def save(self, path: str | os.PathLike[str], *, comment: str | None, overwrite: bool = False) -> None:
-        """Write the .mp4 of all frames, as `video.write_video` does: bytes, errors and all; no more may come.
+        """Write the .mp4 of all frames: bytes and errors as for `video.write_video`; no more may come.
 
         Raises:
             ValueError: the file is not open, or has no frames.

@@ -1,4 +1,4 @@
-"""The frames of a clip as an array: what they must be, and their digest."""
+"""The frames of a clip as an array: its required form, and its digest."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Frames = NDArray[np.uint8]
 
 
 def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3)") -> None:
-    """Refuse what is not uint8 RGB of that shape.
+    """Refuse anything but uint8 RGB of this shape.
 
     Args:
-        frames: to be checked.
-        name: what to call them in messages.
+        frames: the array to check.
+        name: its name in messages.
         shape: "(T, H, W, 3)" or "(H, W, 3)".
 
     Raises:
-        ValueError: another type, another number of axes, or no frames at all.
+        ValueError: the type or the number of axes is wrong, or there are no frames at all.
     """
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
@@ -32,7 +32,7 @@ def check_frames(frames: Frames, name: str = "frames", shape: str = "(T, H, W, 3
 def frames_digest(frames: Frames) -> str:
     """SHA-256 (hex) of the bytes of `frames` in (T, H, W, C) order: `hashlib.sha256(frames.tobytes())`.
 
-    The shape is not part of the hash, so that anybody can recompute it with any tool.
+    The shape is not part of the hash, so that anyone can recompute it with any tool.
 
     Raises:
         ValueError: see `check_frames`.

@@ -1,4 +1,4 @@
-"""Images given as files: read as 8-bit sRGB, or refused where that would change what they show."""
+"""Image files: read as 8-bit sRGB, or refused if that would change what they show."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from ..files import check_readable
 from .frames import Frames, enlarge
 
 MAX_PIXELS = 2**26
-"""Of an image, 8192 x 8192; of what lies in a file that is to be read."""
-_MAX_CLIP_PIXELS = 2**30  # of all images together, 3 GiB
+"""Most pixels of an image in a file: 8192 x 8192."""
+_MAX_CLIP_PIXELS = 2**30  # all images together, 3 GiB
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in a file, as RGB, see `to_rgb8`.
+    """Open the image in a file, as RGB, see `to_rgb8`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image that can be read, several, or none that RGB shows just as it is.
+        FileNotFoundError: the file does not exist.
+        ValueError: it is not a readable image, holds several, or RGB cannot show it unchanged.
     """
     with _opened(path) as image:
-        # A phone's photograph holds others (MPO): of another exposure, or for the other eye.
+        # A phone's photograph (MPO) holds others: at another exposure, or for the other eye.
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise ValueError("it holds several images; save one of them")
         image.load()
-        image.getexif()  # of some formats it can only be read while the file is open
+        image.getexif()  # some formats allow this only while the file is open
     return to_rgb8(image, str(path))
 
 
 def read_image(path: Path) -> Frames:
-    """The pixels (H, W, 3) of `open_image`; raises the same."""
+    """Read the pixels (H, W, 3) of `open_image`; raises the same."""
     return np.asarray(open_image(path))
 
 
 def read_image_folder(folder: Path) -> Frames:
-    """The .png images of a folder in the order of their names, (T, H, W, 3).
+    """Read the .png images in a folder in the order of their names, (T, H, W, 3).
 
     Raises:
-        ValueError: there are none, they differ in size, or one of them cannot be read, see `open_image`.
+        ValueError: there are none, they differ in size, or one cannot be read, see `open_image`.
     """
     paths = sorted(folder.glob("*.png"))
     if not paths:
@@ -64,12 +64,12 @@ def read_image_folder(folder: Path) -> Frames:
 
 
 def read_animation(path: Path, fps: float | None) -> Frames:
-    """The images of a .gif or .webp, (T, H, W, 3).
+    """Read the images of a .gif or .webp, (T, H, W, 3).
 
     Args:
         path: the file.
-        fps: each image is repeated as often as frames of this rate fit into the time it is shown for; None:
-            each is there once.
+        fps: each image is repeated for as many frames at this rate as fit into its duration; None: each
+            occurs once.
 
     Raises:
         FileNotFoundError, ValueError: see `open_image`.
@@ -90,20 +90,20 @@ def read_animation(path: Path, fps: float | None) -> Frames:
 
 
 def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
-    """An image as 8-bit sRGB, turned as its EXIF orientation says.
+    """An image as 8-bit sRGB, rotated according to its EXIF orientation.
 
     Args:
-        image: in any mode of Pillow, with the colour profile that it may have.
-        name: what to call it in messages.
+        image: in any mode of Pillow, with its colour profile, if any.
+        name: its name in messages.
 
     Raises:
         ValueError: its pixels have more than 8 bits, some of them are transparent, or its colour
             profile cannot be read.
     """
-    # Pillow's convert cuts such values off at 255, so that most of the image would be white.
+    # Pillow's convert clips such values at 255, so that most of the image would be white.
     if image.mode.startswith(("I", "F")):
         raise _TooDeepError(name, image.mode)
-    # Pillow's convert shows the colour that is hidden behind transparent pixels.
+    # Pillow's convert shows the colour hidden behind transparent pixels.
     if image.has_transparency_data:
         counts = image.convert("RGBA").getchannel("A").histogram()
         lowest = next((alpha for alpha, count in enumerate(counts) if count), 255)
@@ -115,7 +115,7 @@ def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
     turned = ImageOps.exif_transpose(image)
     profile = turned.info.get("icc_profile")
     rgb = turned.convert("RGB") if not profile else _in_srgb(turned, profile, name)
-    rgb.info.pop("icc_profile", None)  # it is not to be applied twice
+    rgb.info.pop("icc_profile", None)  # it must not be applied twice
     return rgb
 
 
@@ -125,8 +125,8 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit | None) -> Imag
     Args:
         image: RGB.
         height, width: of the clip, in pixels.
-        fit: what to do with an image of another size; None: nothing, unless every pixel of it is shown as
-            n x n pixels, n times the clip's size, as our own files show them: then it is the small one.
+        fit: what to do with an image of another size; None: nothing, unless each of its pixels is shown as
+            n x n pixels at n times the clip's size, as in our own files: then the small image is used.
     """
     if image.size == (width, height):
         return image
@@ -143,7 +143,7 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit | None) -> Imag
 
 
 def is_enlarged(image: Image.Image, scale: int) -> bool:
-    """Whether every pixel of an RGB image is shown as scale x scale pixels, see `frames.enlarge`."""
+    """Whether each pixel of an RGB image is shown as scale x scale pixels, see `frames.enlarge`."""
     if scale == 1 or image.width % scale or image.height % scale:
         return False
     pixels = np.asarray(image)
@@ -151,7 +151,7 @@ def is_enlarged(image: Image.Image, scale: int) -> bool:
 
 
 def _in_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
-    """An image whose colours a profile describes, in sRGB; as it is if they are that, but for rounding."""
+    """An image with a colour profile, in sRGB; unchanged if it is sRGB already, up to rounding."""
     if image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
     try:
@@ -182,19 +182,19 @@ class _TooDeepError(ValueError):
 
 
 def check_total(path: str | os.PathLike[str], pixels: int) -> None:
-    """Refuse what would not fit into memory as frames."""
+    """Refuse images that would not fit into memory as frames."""
     if pixels > _MAX_CLIP_PIXELS:
         raise ValueError(f"{path} has {pixels:,} pixels in all, at most {_MAX_CLIP_PIXELS:,} are read")
 
 
 def pixels_digest(image: Image.Image) -> str:
-    """SHA-256 (hex) of the size and the pixels of an RGB image, whatever file it came from."""
+    """SHA-256 (hex) of the size and pixels of an RGB image, whatever file it came from."""
     return hashlib.sha256(f"{image.width}x{image.height} RGB\n".encode() + image.tobytes()).hexdigest()
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file; whatever Pillow raises for a damaged one becomes a ValueError that names it."""
+    """Open an image file; any error of Pillow for a damaged one becomes a ValueError that names it."""
     check_readable(path)
     try:
         with Image.open(path) as image:
@@ -202,12 +202,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 raise ValueError(
                     f"it has {image.width} x {image.height} pixels, at most 8192 x 8192 are read"
                 )
-            # Pillow cuts 16 bits of a colour off at 8 without a word; only how it is to be decoded tells.
+            # Pillow silently cuts 16-bit colours to 8 bits; only the decoder's settings show it.
             if deep := re.search(r"\w+;16[BLN]", str([tile[3] for tile in image.tile])):
                 raise _TooDeepError(str(path), deep[0])
             yield image
     except (PermissionError, IsADirectoryError, _TooDeepError):
         raise
-    # What Pillow raises for damaged files: UnidentifiedImageError and truncation are OSErrors.
+    # Pillow's errors for damaged files: UnidentifiedImageError and truncation are OSErrors.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); use PNG, JPEG or WebP") from error

@@ -1,7 +1,7 @@
 """h264 in .mp4, as a pure function of frames, rate, comment and options.
 
-One encoder thread, bit-exact flags, no CPU-dependent choices in x264 and an RGB to YCbCr conversion in
-integers. Encoding and writing the file are two steps, since the comment may be known last of all.
+It uses one encoder thread, bit-exact flags, no CPU-dependent choices in x264, and integers to convert RGB to
+YCbCr. Encoding and writing the file are two steps, since the comment may be known only at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .frames import Frames
 
 # ITU-T H.273 code points: 1 = BT.709 (primaries, transfer, matrix), 0 = RGB; range 1 = limited, 2 = full.
 _BT709, _RGB_MATRIX, _LIMITED, _FULL = 1, 0, 1, 2
-# chromaloc 1: chroma lies in the middle of its 2x2 pixels, which is what a plain mean gives.
+# chromaloc 1: chroma lies in the middle of its 2x2 pixels, as a plain mean does.
 _X264_PARAMS = "cpu-independent=1:chromaloc=1"
 _CRF = "17"  # x264's constant rate factor for a lossy file, from 0 (best) to 51
 _PACKET = struct.Struct("<qq?q")  # pts, dts, is_keyframe, bytes of data
@@ -48,7 +48,7 @@ class Mp4Settings:
         """Settings for frames like (height, width, 3), at a rate as people write it: 24000/1001 stays exact.
 
         Raises:
-            ValueError: a size or factor that the file cannot have.
+            ValueError: the file cannot have this size or factor.
         """
         height, width = (size * scale for size in frame.shape[:2])
         if not lossless and (height % 2 or width % 2):
@@ -100,12 +100,12 @@ class Mp4Encoder:
         return self._context.encode(frame)
 
     def finish(self) -> list[av.Packet]:
-        """The packets that are left; the encoder takes no more frames."""
+        """The remaining packets; the encoder takes no more frames."""
         return self._context.encode()
 
 
 def encode_mp4(settings: Mp4Settings, images: Iterable[Frames]) -> Iterator[av.Packet]:
-    """The packets of a clip, whose frames (height, width, 3) come one by one."""
+    """The packets of a clip whose frames (height, width, 3) arrive one by one."""
     encoder = Mp4Encoder(settings)
     for image in images:
         yield from encoder.encode(image)
@@ -115,12 +115,12 @@ def encode_mp4(settings: Mp4Settings, images: Iterable[Frames]) -> Iterator[av.P
 def mux_mp4(
     path: str | os.PathLike[str], settings: Mp4Settings, packets: Iterable[av.Packet], comment: str | None
 ) -> None:
-    """Write packets of an encoder of these settings as a file."""
+    """Write packets from an encoder with these settings as a file."""
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(os.fspath(path), "w", format="mp4", options=options) as container:
         if comment is not None:
             container.metadata["comment"] = comment
-        # An encoder that encodes nothing: it gives the header, which is that of the packets' encoder.
+        # An encoder that encodes nothing: it provides the header, the same as that of the packets' encoder.
         stream = container.add_stream(settings.codec, rate=settings.rate)
         settings.apply(stream.codec_context)
         for packet in packets:
@@ -136,7 +136,7 @@ def store_packet(file: BinaryIO, packet: av.Packet) -> None:
 
 
 def stored_packets(file: BinaryIO, settings: Mp4Settings) -> Iterator[av.Packet]:
-    """The packets that were stored in a file, one after the other."""
+    """The packets stored in a file, one after another."""
     file.seek(0)
     while head := file.read(_PACKET.size):
         pts, dts, is_keyframe, size = _PACKET.unpack(head)

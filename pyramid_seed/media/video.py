@@ -1,7 +1,7 @@
-"""Clips as files: written, read back.
+"""Clips as files: written and read back.
 
 The ending of a path chooses the format (see `write_video`). An mp4 is a pure function of frames, rate,
-comment and options, see `mp4`; another version of PyAV may carry another x264, and then write other bytes.
+comment and options, see `mp4`; another version of PyAV may include another x264, and then writes other bytes.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def write_video(
 
     - `.mp4`: h264, yuv420p, BT.709, plays in browsers. `lossless=True` stores the RGB values themselves
       (x264's RGB mode): the frames come back bit for bit, but few browsers play it.
-    - `.gif`: 256 colours per frame, never lossless; at most 50 frames per second. Its clock ticks in
-      hundredths of a second, so single frames may be a tick longer than others; the whole clip has the
-      right length.
+    - `.gif`: 256 colours per frame, never lossless; at most 50 frames per second. It counts hundredths of a
+      second, so single frames may last a hundredth longer than others; the whole clip has the right length.
     - `.webp`: animated; `lossless=True` keeps every bit.
     - `.png`: always lossless. A clip of one frame is an image, a longer one a folder of that name with
       `0000.png`, `0001.png`, ... A path without an ending is such a folder for any number of frames.
@@ -54,7 +53,7 @@ def write_video(
 
     Args:
         path: Where to write.
-        frames: (T, H, W, 3), uint8, T >= 1. Height and width (after `scale`) even for a lossy `.mp4`.
+        frames: (T, H, W, 3), uint8, T >= 1. A lossy `.mp4` needs even height and width (after `scale`).
         fps: Frames per second, > 0. Ignored for PNG.
         comment: Text for the comment tag of an `.mp4`, as long as you like.
         scale: Every pixel becomes scale x scale pixels (nearest neighbour).
@@ -62,7 +61,7 @@ def write_video(
         overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
 
     Raises:
-        ValueError: a wrong value, an unknown ending, or an option that the format cannot honour.
+        ValueError: a value is wrong, the ending unknown, or the format cannot honour an option.
         FileExistsError: `path` exists and `overwrite` is false, or is a folder with other things in it.
     """
     path = real_path(path)
@@ -89,10 +88,10 @@ def write_video(
 
 
 def check_format(path: Path, fps: float, *, lossless: bool) -> str:
-    """The ending of `path`, lower case; no ending is a folder of images.
+    """The ending of `path`, in lower case; no ending means a folder of images.
 
     Raises:
-        ValueError: no format has it, or its format does not have that rate, or is never lossless.
+        ValueError: no format has it, or its format cannot have that rate, or is never lossless.
     """
     ending = path.suffix.lower()
     if ending and ending not in VIDEO_ENDINGS:
@@ -106,11 +105,11 @@ def check_format(path: Path, fps: float, *, lossless: bool) -> str:
 def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
     """Decode a video file: frames (T, H, W, 3) as uint8 RGB, and frames per second.
 
-    A lossless `.mp4` of `write_video` gives back the very frames (enlarged, if they were written so).
+    A lossless `.mp4` from `write_video` returns the same frames (enlarged, if they were written so).
 
     Raises:
-        ValueError: the file holds no video frames, is no media file, or would not fit into memory.
-        OSError: it is missing, or no file.
+        ValueError: the file has no video frames, is not a media file, or would not fit into memory.
+        OSError: it is missing, or not a file.
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
@@ -125,7 +124,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Frames, float]:
 
 
 def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
-    """The frames (H, W, 3) of a video file one after the other; raises as `read_video`."""
+    """The frames (H, W, 3) of a video file, one after another; raises as `read_video`."""
     with _opened(path) as container:
         yield from _decoded(container, path)
 
@@ -134,7 +133,7 @@ def read_comment(path: str | os.PathLike[str]) -> str | None:
     """The comment tag of a media file of any kind, or None if it has none.
 
     Raises:
-        ValueError: it is no media file. OSError: it is missing, or no file.
+        ValueError: it is not a media file. OSError: it is missing, or not a file.
     """
     with _opened(path) as container:
         tags = {name.lower(): text for name, text in container.metadata.items()}  # Matroska's are in capitals
@@ -143,10 +142,10 @@ def read_comment(path: str | os.PathLike[str]) -> str | None:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[av.container.InputContainer]:
-    """A media file; that it is none, or damaged, is a ValueError that names it, also while it is read."""
+    """Open a media file; a damaged or other file is a ValueError that names it, even while being read."""
     check_readable(Path(path))
     try:
-        # What has a colon before any slash is a URL.
+        # A path with a colon before any slash would be a URL.
         with av.open(Path(path).absolute().as_posix()) as container:
             yield container
     except (av.FFmpegError, UnicodeDecodeError) as error:  # tags need not be text
@@ -174,7 +173,7 @@ def write_image(path: str | os.PathLike[str], image: Frames, *, overwrite: bool 
     """Write one image (H, W, 3), uint8 RGB; `.png`, `.jpg`, `.jpeg` or `.webp`. Whole or not at all.
 
     Raises:
-        ValueError: a wrong array or an unknown ending.
+        ValueError: the array is wrong, or the ending unknown.
         FileExistsError: `path` exists and `overwrite` is false.
     """
     path = Path(path)
@@ -205,10 +204,10 @@ def check_comment(comment: str, ending: str) -> None:
 
 
 def check_replaceable(path: Path, num_frames: int) -> None:
-    """Refuse to put a clip in place of a folder that we cannot have written, or a folder in that of a file.
+    """Refuse to replace a folder that we cannot have written, or a file by a folder.
 
     Raises:
-        FileExistsError: such a thing is there.
+        FileExistsError: there is such a file or folder.
     """
     if not _is_folder(path.suffix.lower(), num_frames):
         check_no_folder(path)
@@ -239,5 +238,5 @@ def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossles
 
 
 def _write_whole(path: Path, images: Frames, **options: Any) -> None:
-    """Encode in memory, then write: on a full disk imageio would try once more, and show a traceback."""
+    """Encode in memory, then write: on a full disk imageio would try again, and show a traceback."""
     path.write_bytes(iio.imwrite("<bytes>", images, extension=path.suffix, **options))

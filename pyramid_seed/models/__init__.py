@@ -1,6 +1,6 @@
-"""The models: transformers of both families, the causal video autoencoder.
+"""The models: the transformers of both families, and the causal video autoencoder.
 
-The public names are imported when they are first used, so that `import pyramid_seed.models` costs nothing.
+The public names are imported on first use, so that `import pyramid_seed.models` costs nothing.
 """
 
 import lazy_loader

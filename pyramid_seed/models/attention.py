@@ -1,9 +1,9 @@
-"""Attention of a sequence whose tokens see their own and earlier times.
+"""Attention in a sequence whose tokens attend to their own and earlier times.
 
-Who attends to whom is in a plan, see `attention_plan`. Padded text stands in front of the text, where cutting
-it off leaves one piece.
+A plan says who attends to whom, see `attention_plan`. Padded text stands in front of the text, so that
+cutting it off leaves one piece.
 
-Shape suffixes: B batch, S tokens, Q tokens that ask (the last Q of S), H heads, D head width, d = D / 2, N
+Shape suffixes: B batch, S tokens, Q query tokens (the last Q of S), H heads, D head width, d = D / 2, N
 tokens and n of them, C channels, t times.
 """
 
@@ -24,7 +24,7 @@ class Rotary(NamedTuple):
     """Rotary tables of every token.
 
     Attributes:
-        cos, sin: float32 (S, D), each value twice, as diffusers has them.
+        cos, sin: float32 (S, D), each value twice, as in diffusers.
         phases: complex64 (S, 1, d), the same numbers once.
     """
 
@@ -35,32 +35,32 @@ class Rotary(NamedTuple):
     def last(self, num_tokens: int) -> Rotary:
         """The tables of the last tokens."""
         first = self.cos.shape[0] - num_tokens
-        # Compiled code does without phases: by chance d may equal another length, and compile it again.
+        # Compiled code drops the phases: should d equal another length by chance, it would be compiled again.
         phases = self.phases if torch.compiler.is_compiling() else self.phases[first:]
         return Rotary(self.cos[first:], self.sin[first:], phases)
 
 
 def rotary_tables(cos_SD: torch.Tensor, sin_SD: torch.Tensor) -> Rotary:
-    """All tables of the two that diffusers makes."""
+    """All tables, from the two that diffusers makes."""
     phases_Sd = torch.complex(*(table_SD[:, ::2].contiguous() for table_SD in (cos_SD, sin_SD)))
     return Rotary(cos_SD, sin_SD, phases_Sd[:, None])
 
 
 MASKED_BACKENDS = ("native", "_native_cudnn", "_native_efficient", "_native_math")
-"""The attention backends of diffusers that take an additive mask; with others each time has its own call."""
+"""diffusers' attention backends that take an additive mask; with others each time has its own call."""
 
 
 def add_to_last(tokens_BNC: torch.Tensor, change_BnC: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, N, C) with a change (B, n, C) added to the last n."""
+    """Tokens (B, N, C) with a change (B, n, C) added to the last n of them."""
     num_changed = change_BnC.shape[1]
     kept, last_BnC = tokens_BNC.split([tokens_BNC.shape[1] - num_changed, num_changed], dim=1)
     return torch.cat([kept, last_BnC + change_BnC], dim=1)
 
 
 class PyramidAttnProcessor:
-    """Attention of the blocks of both families: of text and video with their own weights, or of one sequence.
+    """Attention of both families' blocks: over text and video with separate weights, or over one sequence.
 
-    A family whose blocks have text says how they call the norms of its queries and keys.
+    A family whose blocks take text says what the norms of its queries and keys are called.
     """
 
     text_norms: tuple[str, str]
@@ -77,11 +77,11 @@ class PyramidAttnProcessor:
         num_queries: int | None = None,
         out: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """(B, N, D), and text (B, L, D) if it comes apart, to the same; see `attend`.
+        """(B, N, D), and text (B, L, D) if it is separate, to the same; see `attend`.
 
-        With `num_queries` only the last video tokens ask, and only for them something is returned. Text that
-        does not ask, or that goes no further than this block (`context_pre_only`), is returned as it came.
-        `out` takes the values of one sequence with a plan.
+        With `num_queries`, only the last video tokens are queries, and only their values are returned. Text
+        that has no queries, or that is not used after this block (`context_pre_only`), is returned unchanged.
+        `out` receives the values of one sequence with a plan.
         """
         heads = (attn.heads, -1)
         asking = hidden_states if num_queries is None else hidden_states[:, -num_queries:].contiguous()
@@ -113,7 +113,7 @@ class PyramidAttnProcessor:
             query, key, value, attention_mask, image_rotary_emb, only_current=not text_asks
         )
         num_text = attended.shape[1] - asking.shape[1]
-        # Contiguous: of other inputs torch's linear asks whether the weights require gradients, for its bits.
+        # Contiguous: else the bits of torch's linear depend on whether the weights require gradients.
         text, video = (part.contiguous() for part in attended.split([num_text, asking.shape[1]], dim=1))
         video = attn.to_out[1](attn.to_out[0](video))
         goes_on = text_asks and not attn.context_pre_only
@@ -130,10 +130,10 @@ class PyramidAttnProcessor:
         *,
         only_current: bool = False,
     ) -> torch.Tensor:
-        """Attended values (B, Q, H * D), in `out` if that is given and the sequence is whole.
+        """Attended values (B, Q, H * D), in `out` if given and the sequence is whole.
 
         `attention_mask` is a plan, or a boolean mask (B, 1, S, S), which needs Q = S. With `only_current` the
-        tokens that ask are the current ones. Of a sequence in pieces the tokens are those of one of them.
+        queries are the current tokens. If the sequence is in pieces, the tokens are those of one piece.
         """
         if isinstance(attention_mask, AttentionPlan) and (whole := attention_mask.sharded) is not None:
             tokens = whole.heads(query_BQHD, key_BSHD, value_BSHD, only_current=only_current)
@@ -161,9 +161,9 @@ class PyramidAttnProcessor:
 
 
 def rotate(tokens_BSHD: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-    """Rotate the pairs of neighbouring values of tokens (B, S, H, D).
+    """Rotate the pairs of neighbouring values in tokens (B, S, H, D).
 
-    What diffusers' `apply_rotary_emb` does by sums of real numbers, which compiled code fuses; otherwise one
+    diffusers' `apply_rotary_emb` does it by sums of real numbers, which compiled code fuses; otherwise one
     product of complex numbers is many times faster on a CPU.
     """
     if torch.compiler.is_compiling():
@@ -180,17 +180,17 @@ def planned_attention(
     backend: str | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attended values (B, Q, H, D) by the calls of a plan, in `out` if that is given.
+    """Attended values (B, Q, H, D) by the calls of a plan, in `out` if given.
 
-    Padding gets finite values that nobody reads. `backend` is a name of diffusers' attention dispatch; None
-    takes the active one.
+    Padding gets finite values that nothing reads. `backend` is a name in diffusers' attention dispatch; None
+    uses the active one.
     """
     num_before = key_BSHD.shape[1] - query_BQHD.shape[1]
 
     asking = [call for call in calls if call.stop > num_before]
 
     def attended(call: AttentionCall, first: int) -> torch.Tensor:
-        """Of the tokens from `first` on."""
+        """For the tokens from `first` on."""
         asked = slice(first - num_before, call.stop - num_before)
         return dispatch_attention_fn(
             query_BQHD[call.samples, asked],
@@ -220,7 +220,7 @@ def compiled_attention(
     padding: torch.Tensor,
     backend: str | None,
 ) -> torch.Tensor:
-    """`planned_attention` as compiled graphs call it: one operation, the same for any number of times."""
+    """`planned_attention` as compiled graphs call it: one operation, whatever the number of times."""
     calls = attention_calls(marked_groups(marks), padding, query_BQHD)
     return planned_attention(query_BQHD, key_BSHD, value_BSHD, [*calls], backend)
 

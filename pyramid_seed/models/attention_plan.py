@@ -1,10 +1,10 @@
-"""Which calls attention is made of: a few, however long the clip.
+"""The calls that attention is made of: a few, however long the clip.
 
-The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So what a time may
-attend to is a prefix of the sequence. A time that has a call of its own needs no mask; neighbouring times
-that share one see all of its keys but those that a mask hides.
+The sequence is text (time 0), history clips oldest first, current latents: sorted by time. So each time
+attends to a prefix of the sequence. A time with its own call needs no mask; neighbouring times that share a
+call see all of its keys except those that a mask hides.
 
-Shape suffixes: B batch, S tokens, Q tokens that ask, K tokens that they see.
+Shape suffixes: B batch, S tokens, Q query tokens, K key tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .shards import ShardedSequence
 SMALL_TIME = 384
 """Tokens up to which a time shares calls: a coarse frame at 768p with 128 of text, a middle one at 384p."""
 SHARED_TOKENS = 2304
-"""Tokens from the beginning of the sequence among which times share calls: all coarse ones of 31 units at
-384p. A mask makes a GPU slow, where the calls of small times leave it waiting, see docs/performance.md."""
+"""Tokens from the start of the sequence among which times share calls: all coarse ones of 31 units at
+384p. A mask slows a GPU down, but the calls of small times leave it waiting, see docs/performance.md."""
 CALL_COST = 128**2
-"""Pairs of query and key that may be computed in vain to spare a call."""
+"""Pairs of query and key that may be computed needlessly to save a call."""
 MASKED_PAIRS = 512**2
-"""Pairs up to which samples of different padding share a call, and a mask."""
+"""Pairs up to which samples with different padding share a call, and a mask."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Group:
     """Neighbouring times that share a call.
 
     Attributes:
-        stops: how many tokens there are up to the end of each time.
+        stops: the number of tokens up to the end of each time.
         is_masked: whether all samples share it too; otherwise each sample with padding has its own.
     """
 
@@ -43,13 +43,13 @@ class Group:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One call: tokens `start` to `stop` ask, and see those from `front` to `stop`.
+    """One call: tokens `start` to `stop` are the queries, those from `front` to `stop` the keys.
 
     Attributes:
-        samples: of the batch.
-        front: tokens of padding, which neither ask nor are seen; 0 where a mask hides them.
-        start, stop: the tokens that ask, but for padding; no other call of these samples has them.
-        mask: additive (B or 1, 1, Q, K), 0 or minus infinity; None where all is seen.
+        samples: which samples of the batch.
+        front: tokens of padding, neither queries nor keys; 0 where a mask hides them.
+        start, stop: the queries, apart from padding; no other call for these samples has them.
+        mask: additive (B or 1, 1, Q, K), 0 or minus infinity; None where all keys are visible.
     """
 
     samples: slice
@@ -64,13 +64,13 @@ class AttentionPlan:
     """Who attends to whom.
 
     Attributes:
-        calls: of every block, but that the last one leaves out all but the current tokens.
-        num_current: tokens of the current latents, the last ones.
+        calls: those of every block; the last block keeps only the current tokens as queries.
+        num_current: number of tokens of the current latents, the last ones.
         marks: uint8 (S,) on the CPU: 1 at the last token of a time, 2 or, with a mask, 3 where a group ends.
-            The groups once more, in a length that a compiled graph knows: one of its own would compile it
-            again where by chance two lengths are equal.
+            The groups once more, in a length that a compiled graph knows: a length of their own would make it
+            compile again whenever two lengths happen to be equal.
         padding: int64 (B,) on the CPU, tokens of padding at the front of each sample.
-        sharded: the sequence, where `num_current` counts those of one piece of it; None where all is one.
+        sharded: the sequence of which `num_current` counts one piece; None if it is not cut.
     """
 
     calls: tuple[AttentionCall, ...]
@@ -88,13 +88,13 @@ def attention_plan(
     *,
     grouped: bool,
 ) -> AttentionPlan:
-    """The plan of times that end at `stops`.
+    """The plan for times that end at `stops`.
 
     Args:
-        stops: how many tokens there are up to the end of each time, rising to S.
+        stops: the number of tokens up to the end of each time, rising to S.
         padding: int64 (B,), tokens of padding at the front of each sample.
         num_current: tokens of the current latents.
-        like: has the device and dtype of the masks.
+        like: a tensor with the device and dtype of the masks.
         grouped: let neighbouring times share calls; otherwise each has its own.
     """
     groups = [Group((stop,), is_masked=False) for stop in stops]
@@ -108,7 +108,7 @@ def attention_plan(
 
 
 def marked_groups(marks: torch.Tensor) -> list[Group]:
-    """The groups of `AttentionPlan.marks`."""
+    """The groups in `AttentionPlan.marks`."""
     groups: list[Group] = []
     stops: list[int] = []
     for place in marks.nonzero()[:, 0].tolist():
@@ -120,7 +120,7 @@ def marked_groups(marks: torch.Tensor) -> list[Group]:
 
 
 def time_groups(stops: Sequence[int], *, is_padded: bool) -> list[Group]:
-    """Times that end at `stops`, in groups: small ones at the beginning in one or two, others alone."""
+    """Times that end at `stops`, in groups: small ones at the start in one or two, others alone."""
     starts = [0, *stops[:-1]]
     history = zip(starts, stops[:-1], strict=False)  # without the current latents
     shared = takewhile(lambda time: time[1] - time[0] <= SMALL_TIME and time[1] <= SHARED_TOKENS, history)
@@ -135,9 +135,9 @@ def time_groups(stops: Sequence[int], *, is_padded: bool) -> list[Group]:
 
 
 def _cut(stops: Sequence[int]) -> list[int]:
-    """Before which of the times that end at `stops` to cut them in two, if that pays.
+    """The index at which to cut the times that end at `stops` in two, if that pays.
 
-    It spares the pairs of the queries of the first part and the keys of the second, so the middle is best.
+    It saves the pairs of the first part's queries and the second part's keys, so the middle is best.
     """
     if not stops:
         return []
@@ -149,7 +149,7 @@ def _cut(stops: Sequence[int]) -> list[int]:
 def attention_calls(
     groups: Sequence[Group], padding: torch.Tensor, like: torch.Tensor
 ) -> Iterator[AttentionCall]:
-    """The calls of groups of times; arguments as of `attention_plan`."""
+    """The calls for groups of times; arguments as in `attention_plan`."""
     num_tokens, fronts = groups[-1].stops[-1], padding.tolist()
     each_sample = [(slice(None), 0)]
     if any(fronts):

@@ -30,8 +30,8 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
 
     Pixels are (batch, in_channels, num_frames, height, width) in [-1, 1], with num_frames = r k + 1, r the
     temporal compression ratio, and height and width multiples of s, the spatial one. Latents are (batch,
-    latent_channels, k + 1, height / s, width / s). The first frame has a latent frame of its own; an image
-    is a clip of one frame.
+    latent_channels, k + 1, height / s, width / s). The first frame has its own latent frame; an image is a
+    clip of one frame.
 
     The defaults are the published checkpoints' sizes: 335 M parameters, compression 8x8x8.
 
@@ -41,16 +41,16 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         encoder_block_out_channels, decoder_block_out_channels: width of each block, finest first.
         encoder_layers_per_block: resnets in each block of the encoder, finest first.
         decoder_layers_per_block: resnets in each block of the decoder, coarsest first, as its blocks run.
-        spatial_down_sample, temporal_down_sample: does a block of the encoder halve space, time?
-        spatial_up_sample, temporal_up_sample: does a block of the decoder (coarsest first) double it?
+        spatial_down_sample, temporal_down_sample: whether each encoder block halves space, time.
+        spatial_up_sample, temporal_up_sample: whether each decoder block (coarsest first) doubles it.
         norm_num_groups: groups of every group normalisation.
-        mid_block_add_attention: is there self-attention (within a frame) at the coarsest level?
+        mid_block_add_attention: whether there is self-attention (within a frame) at the coarsest level.
         shift_factor, scaling_factor: the first latent frame of a clip is normalised as
             (latent - shift) * scaling. The defaults of the four statistics are miniFLUX's.
         video_shift_factor, video_scaling_factor: the same for all later latent frames.
 
     Raises:
-        ValueError: the blocks' sequences differ in length, a block has no resnet, or the decoder does not
+        ValueError: the blocks' sequences differ in length, a block has no resnets, or the decoder does not
             undo the encoder's compression.
     """
 
@@ -139,9 +139,9 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
     ) -> None:
         """Encode and decode images larger than a tile in overlapping tiles that are blended.
 
-        Sizes and strides are in pixels, multiples of `spatial_compression_ratio`, stride <= size; what is not
-        given stays as it was. The result is close to that without tiles, not equal: normalisation and
-        attention see one tile at a time.
+        Sizes and strides are in pixels, multiples of `spatial_compression_ratio`, stride <= size; those not
+        given stay as they were. The result is close to the one without tiles, not equal to it: normalisation
+        and attention see one tile at a time.
 
         Raises:
             ValueError: a size or stride breaks these rules.
@@ -168,12 +168,12 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
 
     @property
     def tiling(self) -> tuple[int, ...] | None:
-        """The arguments of `enable_tiling` that are in force; None without tiles."""
+        """The `enable_tiling` arguments in force; None without tiles."""
         return tuple(getattr(self, name) for name in _TILE_SIZES) if self.use_tiling else None
 
     @contextmanager
     def tiling_set(self, tiling: Sequence[int] | None) -> Iterator[None]:
-        """Use these tiles, or none, inside a `with`, and what was used before after it."""
+        """Use these tiles, or none, inside a `with`, and restore the previous ones after it."""
         before = {name: getattr(self, name) for name in ("use_tiling", *_TILE_SIZES)}
         try:
             if tiling is None:
@@ -188,8 +188,8 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
     def enable_temporal_chunking(self, num_latent_frames: int = 1) -> None:
         """Encode and decode the first frame, then `num_latent_frames` latent frames at a time.
 
-        The result is that of the whole clip up to the rounding of kernels; memory no longer grows with the
-        number of frames, save for input and output.
+        The result equals that of the whole clip up to the rounding of kernels; apart from input and output,
+        memory no longer grows with the number of frames.
 
         Raises:
             ValueError: `num_latent_frames` is below 1.
@@ -205,12 +205,12 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
     # Latent statistics
 
     def normalize_latents(self, latents: Tensor, first_frame_index: int = 0) -> Tensor:
-        """Latents as `encode` gives them -> about zero mean and unit variance.
+        """Latents as `encode` returns them -> about zero mean and unit variance.
 
         Args:
             latents: (B, latent_channels, T, H, W).
-            first_frame_index: place in its clip of the first latent frame given; frame 0 has statistics of
-                its own.
+            first_frame_index: index in the clip of the first latent frame given; frame 0 has its own
+                statistics.
 
         Raises:
             ValueError: `latents` has another shape, or `first_frame_index` is negative.
@@ -219,7 +219,7 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         return ((latents - shift) * scale).to(latents.dtype)
 
     def denormalize_latents(self, latents: Tensor, first_frame_index: int = 0) -> Tensor:
-        """The inverse of `normalize_latents`, with the same arguments: latents as `decode` takes them."""
+        """The inverse of `normalize_latents`, with the same arguments: latents for `decode`."""
         shift, scale = self._latent_statistics(latents, first_frame_index)
         return (latents / scale + shift).to(latents.dtype)
 
@@ -248,7 +248,7 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
         """Pixels (B, in_channels, T, H, W) in [-1, 1] -> the posterior over latents (not normalised).
 
         Raises:
-            ValueError: T is not r k + 1, or H or W not a multiple of the spatial ratio, or not 5 dimensions.
+            ValueError: T is not r k + 1, H or W is not a multiple of the spatial ratio, or x is not 5-D.
         """
         self._check_shape(x, self.config.in_channels, "x")
         ratio = self.temporal_compression_ratio
@@ -282,14 +282,14 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
 
     @apply_forward_hook
     def decode_chunks(self, z: Tensor, chunk_size: int | None = 1) -> Iterator[Tensor]:
-        """Decode step by step: an iterator of pixels (B, out_channels, t, s H, s W) in the order of time.
+        """Decode step by step: an iterator of pixels (B, out_channels, t, s H, s W) in order of time.
 
-        The first step gives t = 1 frame, each of the others r frames a latent frame. What is remembered
-        between the steps belongs to the iterator: several may run in turn, and one may be dropped half way.
-        Tiling and slicing are as they were switched at the call.
+        The first step returns t = 1 frame, each later one r frames per latent frame. What is remembered
+        between steps belongs to the iterator: several may run in turn, and one may be dropped half way.
+        Tiling and slicing are those in force at the call.
 
         The chunks of the first n latent frames do not depend on the frames after them: with the same chunk
-        size they are the same bits, as long as n - 1 is a multiple of it.
+        size they have the same bits, as long as n - 1 is a multiple of it.
 
         Args:
             z: latents (B, latent_channels, T, H, W), not normalised.
@@ -305,11 +305,11 @@ class AutoencoderKLCausalVideo(RoundingMixin, ModelMixin, AutoencoderMixin, Conf
 
     @apply_forward_hook
     def chunk_decoder(self) -> ChunkedRunner:
-        """`decode_chunks` for latents that are still being made: to be called with one chunk after the other.
+        """`decode_chunks` for latents that are still being made: call it with one chunk after another.
 
-        A call takes latents (B, latent_channels, t, H, W), not normalised, and gives their pixels; the first
-        one has t = 1. With one latent frame a call, they are the very bits of `decode_chunks`. What is
-        remembered belongs to this decoder; tiling and slicing are as they were switched when it was made.
+        A call takes latents (B, latent_channels, t, H, W), not normalised, and returns their pixels; the
+        first one has t = 1. With one latent frame per call, they are bit for bit those of `decode_chunks`.
+        The decoder owns what it remembers; tiling and slicing are those in force when it was made.
         """
         return ChunkedRunner(self._decode_chunk, self._decode_tiling(), self.use_slicing)
 

@@ -2,9 +2,9 @@
 
 Every `x` is (B, C, T, H, W): batch, channels, frames, height, width.
 
-Everything in time is causal: an output frame depends on input frames of the same or an earlier time only.
-So a clip can run through the network in chunks, given what each convolution has seen last; that memory is a
-`TemporalCache`, made by the caller for one pass over one clip and handed down through `forward`.
+Everything is causal in time: an output frame depends only on input frames of the same or an earlier time.
+So a clip can run through the network in chunks, given the frames that each convolution saw last; these are
+in a `TemporalCache`, made by the caller for one pass over one clip and handed down through `forward`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ NORM_EPS = 1e-6
 class TemporalCache:
     """The last input frames of every causal convolution, for one pass over one clip.
 
-    Deliberately no mapping and without `.to`: accelerate's hooks copy mappings that pass through `forward`,
-    and what is written into such a copy is lost.
+    Deliberately not a mapping and without `.to`: accelerate's hooks copy mappings that pass through
+    `forward`, and anything written to such a copy is lost.
     """
 
     def __init__(self) -> None:
         self._frames: dict[nn.Module, Tensor] = {}
         self.is_last = False
-        """Whether no chunk follows the present one, so that nothing has to be kept."""
+        """Whether no chunk follows the current one, so that nothing has to be kept."""
 
     def get(self, module: nn.Module) -> Tensor | None:
-        """What `module` kept from the chunk before, or None before its first chunk."""
+        """What `module` kept from the previous chunk, or None at its first chunk."""
         return self._frames.get(module)
 
     def put(self, module: nn.Module, frames: Tensor) -> None:
-        """Keep `frames` (B, C, T, H, W) for `module`'s next chunk: a copy, as a view keeps all alive."""
+        """Keep a copy of `frames` (B, C, T, H, W) for `module`'s next chunk: a view would keep all alive."""
         if self.is_last:
             self._frames.pop(module, None)
         else:
@@ -47,29 +47,29 @@ class TemporalCache:
 
 
 class Follower(Protocol):
-    """Who runs a chunk while the one before it is still under way, such as `pieces.workers.Workers`."""
+    """Runs a chunk while the previous one is still in progress; for example `pieces.workers.Workers`."""
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Return once something holds, which is looked at whenever somebody calls `tell`."""
+        """Return once `holds()` is true; it is checked again at each call of `tell`."""
         ...
 
     def tell(self) -> None:
-        """Something has changed that others may wait for."""
+        """Say that something has changed that others may wait for."""
         ...
 
     def give_way(self) -> None:
-        """Let whoever is more urgent go first."""
+        """Let more urgent work go first."""
         ...
 
 
 class LinkedCache(TemporalCache):
     """The memory of one chunk that follows another one from convolution to convolution.
 
-    What the convolutions keep is all that passes between chunks, so several may be under way at a time.
+    Only what the convolutions keep passes between chunks, so several may be in progress at a time.
 
     Args:
-        before: that of the chunk before; None for the first one.
-        follower: who runs the chunk.
+        before: the memory of the previous chunk; None for the first one.
+        follower: runs the chunk.
         is_last: whether no chunk follows.
     """
 
@@ -80,7 +80,7 @@ class LinkedCache(TemporalCache):
         self.is_last = is_last
 
     def get(self, module: nn.Module) -> Tensor | None:
-        """What the chunk before has kept for `module`, as soon as it is there; None for the first chunk."""
+        """What the previous chunk kept for `module`, as soon as it is there; None for the first chunk."""
         self._follower.give_way()
         if self.before is None:
             return None
@@ -89,7 +89,7 @@ class LinkedCache(TemporalCache):
         return kept[module]
 
     def put(self, module: nn.Module, frames: Tensor) -> None:
-        """Keep `frames` for the next chunk; those of the chunk before have been used."""
+        """Keep `frames` for the next chunk; the previous chunk's have been used."""
         super().put(module, frames)
         if self.before is not None:
             del self.before._frames[module]
@@ -97,37 +97,37 @@ class LinkedCache(TemporalCache):
 
 
 def frame_wise(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of images (N, C, H, W) to each frame of (B, C, T, H, W) on its own."""
+    """Apply a function of images (N, C, H, W) to each frame of (B, C, T, H, W) separately."""
     images = function(x.transpose(1, 2).flatten(0, 1))
     return images.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """Group normalisation with statistics of each frame on its own: over time they would not be causal."""
+    """Group normalisation with each frame's own statistics: over time it would not be causal."""
 
     def forward(self, x: Tensor) -> Tensor:
         return frame_wise(super().forward, x)
 
 
 def has_fast_channels_last(x: Tensor) -> bool:
-    """Whether a layout with channels last is the faster one for these networks, where `x` is.
+    """Whether channels last is the faster layout for these networks, on the device of `x`.
 
     It is on the CPU (measured: convolutions up to twice as fast, normalisation of frames without copies);
-    the group normalisation of CUDA goes back to channels first each time.
+    CUDA's group normalisation goes back to channels first each time.
     """
     return x.device.type == "cpu"
 
 
 class TimeConv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` that runs as something smaller where that is better.
+    """`torch.nn.Conv3d` that runs as a smaller operation where that is better.
 
-    Where one frame comes out, the frames under the kernel are channels of one image: kernels for images
-    are the better ones, and frames that are known to be zero are left out. The same holds where torch has
-    only a slow kernel for clips. A convolution without neighbours, with channels last, is a linear layer.
+    Where one frame comes out, the frames under the kernel become channels of one image: image kernels are
+    better, and frames that are known to be zero are left out. The same holds where torch has only a slow
+    kernel for clips. A 1x1x1 convolution with channels last is a linear layer.
     """
 
     def forward(self, x: Tensor, num_empty: int = 0) -> Tensor:
-        """(B, in_channels, T, H, W), after `num_empty` frames of 0 -> (B, out_channels, T', H', W')."""
+        """(B, in_channels, T, H, W), preceded by `num_empty` zero frames -> (B, out_channels, T', H', W')."""
         if not needs_float32(x):
             return self._convolved(x, self.weight, self.bias, num_empty)
         bias = None if self.bias is None else self.bias.float()
@@ -155,13 +155,13 @@ class TimeConv3d(nn.Conv3d):
 def _is_slow_as_clip(x: Tensor) -> bool:
     """Whether torch convolves `x` without oneDNN, see `use_mkldnn` in its Convolution.cpp.
 
-    Its rule is made for images and looks at four sizes only; an image has the width among them.
+    Its rule is made for images and looks at only four sizes, which for an image include the width.
     """
     return x.device.type == "cpu" and x.shape[:4].numel() <= 20480
 
 
 class CausalConv3d(nn.Module):
-    """3-D convolution that sees the past only: zero padding in space and, before the first frame, in time.
+    """3-D convolution that sees only the past: zero padding in space and, before the first frame, in time.
 
     Args:
         in_channels, out_channels: as in `torch.nn.Conv3d`.
@@ -180,7 +180,7 @@ class CausalConv3d(nn.Module):
     def forward(self, x: Tensor, cache: TemporalCache | None = None, after_silu: bool = False) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T', H', W'); with a cache, x is the next chunk.
 
-        With `after_silu` it is SiLU(x) that is convolved, and x may be changed.
+        With `after_silu`, SiLU(x) is convolved, and x may be changed.
         """
         past = cache.get(self) if cache is not None and self.past_frames else None
         num_empty = self.past_frames if past is None else 0
@@ -190,7 +190,7 @@ class CausalConv3d(nn.Module):
             x = F.silu(x, inplace=True)
         y = self.conv(x, num_empty)
         if cache is not None and self.past_frames:
-            # The next output starts stride * T' frames on; all input from there is still needed.
+            # The next output starts stride * T' frames later; all input from there on is still needed.
             start = self.conv.stride[0] * y.shape[2] - num_empty
             kept = x[:, :, start:] if start >= 0 else F.pad(x, (0, 0, 0, 0, -start, 0))
             cache.put(self, kept)
@@ -198,9 +198,9 @@ class CausalConv3d(nn.Module):
 
 
 def _behind(past: Tensor, x: Tensor, after_silu: bool) -> Tensor:
-    """`past` (B, C, P, H, W), then x (B, C, T, H, W) or its SiLU: (B, C, P + T, H, W). x may be changed.
+    """`past` (B, C, P, H, W), then x (B, C, T, H, W) or its SiLU: (B, C, P + T, H, W). May change x.
 
-    The activation goes straight to its place, where autograd would copy it.
+    The activation is written straight to its place, where autograd would copy it.
     """
     if not after_silu:
         return torch.cat([past, x], dim=2)
@@ -242,7 +242,7 @@ class CausalResnetBlock(nn.Module):
 
 
 class CausalDownsample(nn.Module):
-    """Strided convolution; `factor` is (time, height, width). Of r k + 1 frames, k + 1 are left."""
+    """Strided convolution; `factor` is (time, height, width). r k + 1 frames become k + 1."""
 
     def __init__(self, channels: int, factor: tuple[int, int, int]) -> None:
         super().__init__()
@@ -255,8 +255,8 @@ class CausalDownsample(nn.Module):
 class CausalUpsample(nn.Module):
     """Convolution, then channels to time and space; `factor` is (time, height, width).
 
-    The first frame of a clip stands for one frame, not for a group of them: of the frames made from it only
-    the last one stays, so that k + 1 frames become r k + 1.
+    The first frame of a clip stands for one frame, not for a group: of the frames made from it only the last
+    one stays, so that k + 1 frames become r k + 1.
     """
 
     def __init__(self, channels: int, factor: tuple[int, int, int]) -> None:
@@ -306,11 +306,11 @@ class CausalMidBlock(nn.Module):
 
 
 class _Level(nn.Module):
-    """Resnets in a row, then a resampler of space, then one of time, each if asked for; run in that order."""
+    """Resnets in a row, then a spatial resampler, then a temporal one, each if requested; in that order."""
 
     resampler: type[nn.Module]
     resamplers: str
-    """Name of the list that holds the one of space."""
+    """Name of the list that holds the spatial resampler."""
 
     def __init__(
         self,
@@ -340,24 +340,24 @@ class _Level(nn.Module):
 
 
 class CausalDownBlock(_Level):
-    """One level of the encoder: resnets, then half the space, then half the time, each if asked for."""
+    """One level of the encoder: resnets, then half the space, then half the time, each if requested."""
 
     resampler, resamplers = CausalDownsample, "downsamplers"
 
 
 class CausalUpBlock(_Level):
-    """One level of the decoder: resnets, then twice the space, then twice the time, each if asked for."""
+    """One level of the decoder: resnets, then twice the space, then twice the time, each if requested."""
 
     resampler, resamplers = CausalUpsample, "upsamplers"
 
 
 class Levels(NamedTuple):
-    """What the levels of an encoder or a decoder are, one entry per level in the order in which they run.
+    """The levels of an encoder or a decoder, one entry per level in the order in which they run.
 
     Attributes:
-        num_layers: resnets.
-        widths: channels that come out; of the first level the same number goes in.
-        space, time: is it resampled?
+        num_layers: number of resnets.
+        widths: output channels; the first level has as many input channels.
+        space, time: whether it is resampled.
     """
 
     num_layers: Sequence[int]
@@ -366,7 +366,7 @@ class Levels(NamedTuple):
     time: Sequence[bool]
 
     def blocks(self, block: type[_Level], norm_num_groups: int) -> nn.ModuleList:
-        """A block of each."""
+        """One block per level."""
         rows = zip([self.widths[0], *self.widths[:-1]], *self, strict=True)
         return nn.ModuleList(
             block(block_in, block_out, num_layers, norm_num_groups, space, time)
@@ -375,7 +375,7 @@ class Levels(NamedTuple):
 
 
 class _Network(nn.Module):
-    """conv_in, blocks, conv_norm_out, SiLU, conv_out: what encoder and decoder have in common."""
+    """conv_in, blocks, conv_norm_out, SiLU, conv_out: what encoder and decoder share."""
 
     gradient_checkpointing = False
     _gradient_checkpointing_func: Callable[..., Tensor]  # set by ModelMixin.enable_gradient_checkpointing
@@ -395,7 +395,7 @@ class _Network(nn.Module):
         if has_fast_channels_last(x):
             x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self.conv_in(x, cache)
-        # A block that is run again in the backward pass would find its cache changed.
+        # A block that runs again in the backward pass would find its cache changed.
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled() and cache is None
         for block in self.blocks():
             x = self._gradient_checkpointing_func(block, x) if checkpointing else block(x, cache)

@@ -1,4 +1,4 @@
-"""Running a causal network over a clip piece by piece: samples, chunks of time, tiles of the image."""
+"""Runs a causal network over a clip in parts: samples, chunks of time, tiles of the image."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class TileGrid:
 
     @property
     def overlap(self) -> tuple[int, int]:
-        """What neighbours share."""
+        """Rows and columns that neighbouring tiles share."""
         return self.size[0] - self.stride[0], self.size[1] - self.stride[1]
 
     def windows(self, height: int, width: int) -> list[list[tuple[slice, slice]]]:
         """Rows of (vertical, horizontal) slices that cover an image; those at the far edges may be smaller.
 
-        A tile is left out if its neighbour reaches as far: all of it would be faded into the neighbour.
+        A tile is left out if its neighbour reaches as far, as all of it would be faded into the neighbour.
         """
         tops, lefts = (
             range(0, max(total - overlap, 1), stride)
@@ -53,7 +53,7 @@ class Tiling:
     tiles_out: TileGrid
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output for those of the input."""
+        """Height and width of the output for an input of this size."""
         sizes = zip((height, width), self.tiles_in.size, self.tiles_out.size, strict=True)
         out_height, out_width = (side * size_out // size_in for side, size_in, size_out in sizes)
         return out_height, out_width
@@ -62,12 +62,12 @@ class Tiling:
 class ChunkedRunner:
     """Runs a causal network over a clip that comes chunk by chunk.
 
-    What it remembers between the chunks is this clip's alone: a cache for each tile and sample.
+    What it remembers between chunks belongs to this clip alone: a cache for each tile and sample.
 
     Args:
         network: (B, C, t, h, w) -> (B, C', t', h', w'), causal in time.
         tiling: cuts frames that are larger than a tile; None never cuts.
-        slicing: run the samples of the batch one at a time.
+        slicing: run the batch one sample at a time.
     """
 
     def __init__(self, network: Network, tiling: Tiling | None, slicing: bool) -> None:
@@ -78,11 +78,11 @@ class ChunkedRunner:
         self._linked: _Links | None = None
 
     def __call__(self, chunk: Tensor, *, is_last: bool = False) -> Tensor:
-        """The next chunk (B, C, t, H, W) -> (B, C', t', H', W'); after the last one nothing is kept."""
+        """The next chunk (B, C, t, H, W) -> (B, C', t', H', W'); nothing is kept after the last one."""
 
         def cache(place: Place) -> TemporalCache | None:
             if is_last and place not in self._caches:
-                return None  # a clip that is one chunk
+                return None  # the clip is one chunk
             cache = self._caches.setdefault(place, TemporalCache())
             cache.is_last = is_last
             return cache
@@ -90,12 +90,12 @@ class ChunkedRunner:
         return self._run(chunk, cache)
 
     def next_chunk(self, follower: Follower, *, is_last: bool = False) -> Callable[[Tensor], Tensor]:
-        """As a call, for a chunk that may run while those before it are still under way.
+        """As a call, for a chunk that may run while earlier ones are still in progress.
 
-        Asked for in the order of the chunks, with the same calls for each; what it returns takes the chunk.
+        To be called once per chunk, in their order; the result takes the chunk.
         """
         if is_last and self._linked is None:
-            return partial(self._run, cache=lambda _: None)  # a clip that is one chunk
+            return partial(self._run, cache=lambda _: None)  # the clip is one chunk
         links = self._linked = _Links(self._linked, follower, is_last)
 
         def run(chunk: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class ChunkedRunner:
 
 
 class _Links:
-    """The caches of one chunk, each linked to that of the chunk before."""
+    """The caches of one chunk, each linked to that of the previous chunk."""
 
     def __init__(self, before: _Links | None, follower: Follower, is_last: bool) -> None:
         self._before = before
@@ -140,7 +140,7 @@ class _Links:
         self._making = threading.Lock()
 
     def cache(self, place: Place) -> LinkedCache:
-        """That of a place; made by whoever asks first, this chunk or the next one."""
+        """The cache for a place, made by whichever chunk asks first, this one or the next."""
         with self._making:
             if place not in self._caches:
                 before = None if self._before is None else self._before.cache(place)
@@ -148,7 +148,7 @@ class _Links:
             return self._caches[place]
 
     def let_go(self) -> None:
-        """Of the chunk before: this one has taken all that it kept."""
+        """Release the previous chunk: this one has taken everything that it kept."""
         with self._making:
             self._before = None
             for cache in self._caches.values():
@@ -158,12 +158,12 @@ class _Links:
 def run_chunked(
     network: Network, x: Tensor, chunk_size: int | None, tiling: Tiling | None, slicing: bool
 ) -> Iterator[Tensor]:
-    """Yield what `network(chunk, cache)` makes of `x` (B, C, T, H, W), one chunk of time after another.
+    """Yield the outputs of `network(chunk, cache)` over `x` (B, C, T, H, W), one chunk of time after another.
 
     Args:
         network, tiling, slicing: see `ChunkedRunner`.
         x: the whole clip.
-        chunk_size: frames in a chunk, after the first, which is one frame; None for all in one chunk.
+        chunk_size: frames per chunk, after the first, which is one frame; None for all in one chunk.
     """
     runner = ChunkedRunner(network, tiling, slicing)
     for time in _chunks(x.shape[2], chunk_size):
@@ -171,7 +171,7 @@ def run_chunked(
 
 
 def stitch(rows: Iterable[Sequence[Tensor]], grid: TileGrid, height: int, width: int) -> Tensor:
-    """One image (..., height, width) from rows of tiles (..., h, w), which are faded into each other.
+    """One image (..., height, width) from rows of tiles (..., h, w), faded into each other.
 
     The tiles are overwritten.
     """
@@ -185,7 +185,7 @@ def stitch(rows: Iterable[Sequence[Tensor]], grid: TileGrid, height: int, width:
                 _fade_in(row[column - 1], tile, grid.overlap[1], dim=-1)
             if image is None:
                 image = tile.new_empty((*tile.shape[:-2], height, width))
-            # The next tile overwrites what it shares with this one: by then it is faded into it.
+            # The next tile overwrites what it shares with this one, which is faded into it by then.
             place = image[..., top:, column * grid.stride[1] :]
             place[..., : tile.shape[-2], : tile.shape[-1]] = tile
         above = row

@@ -1,4 +1,4 @@
-"""LoRA on a transformer: diffusers' methods, and which files act, so that a clip can name them."""
+"""LoRA on a transformer: diffusers' methods, and which files are active, so that a clip can name them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from ..texts import parse_json
 from .onednn_linear import use_onednn
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Of the tensors of a LoRA, by name."""
+"""The shapes of a LoRA's tensors, by name."""
 
 _FIRST, _SECOND = ("_A", "_down", ".down"), ("_B", "_up", ".up")  # matrices, behind ".lora"
 _FLOATS = ("F16", "BF16", "F32", "F64")
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of a LoRA."""
+"""diffusers' name for the file of a LoRA."""
 
 
 @dataclass(frozen=True)
 class LoraInUse:
-    """A LoRA that acts in a transformer.
+    """A LoRA that is active in a transformer.
 
     Attributes:
         adapter: its name there.
         file: name of the file it was read from, without the folder.
-        size, sha256: of that file.
-        scale: factor on what it adds; 1.0 is as it was trained.
+        size, sha256: those of that file.
+        scale: factor on what it adds; 1.0 is as trained.
         fused: whether it was added to the weights instead of running beside them.
-        padded_rank: the rank to which `enable_lora_hotswap` or a LoRA before it filled its matrices up with
+        padded_rank: the rank to which `enable_lora_hotswap`, or the LoRA before it, padded its matrices with
             zeros, which can change the last bits; None: as in the file.
     """
 
@@ -53,17 +53,17 @@ class LoraInUse:
     padded_rank: int | None = None
 
     def row(self) -> dict[str, Any]:
-        """As a manifest names it."""
+        """The row for a manifest."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class LoraMixin(PeftAdapterMixin):
-    """diffusers' methods for LoRA, which remember the files that were read, and what was fused."""
+    """diffusers' methods for LoRA; they remember which files were read and what was fused."""
 
     _lora_files: Mapping[str, tuple[object, LoraInUse]] = {}
-    """By adapter: its config, which distinguishes it from others of the same name; its file."""
+    """By adapter: its config, which distinguishes it from others of the same name; and its file."""
     _fused_loras: tuple[LoraInUse, ...] | None = ()
-    """What was added to the weights; None if they were changed in a way that no file describes."""
+    """The LoRAs added to the weights; None if these were changed in a way that no file describes."""
 
     def load_lora_adapter(
         self,
@@ -72,16 +72,16 @@ class LoraMixin(PeftAdapterMixin):
         hotswap: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Load a LoRA, as diffusers does, of safetensors only, and remember its file.
+        """Load a LoRA, as diffusers does, but only from safetensors, and remember its file.
 
         Args:
             pretrained_model_name_or_path_or_dict: see `find_lora_file`; or tensors, without a file.
-            prefix: of the names in it; None takes the names as they are.
+            prefix: of the names in it; None takes the names unchanged.
             hotswap, kwargs: as in diffusers.
 
         Raises:
-            ValueError: no name in it is one of this model's, or some are not, or half a layer is missing, or
-                has another size; or it is to be swapped in and acts on more layers than the one before it.
+            ValueError: none of its names is one of this model's, or some are not; half a layer is missing or
+                has another size; or it is to be swapped in and acts on more layers than the one it replaces.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, shapes = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -96,7 +96,7 @@ class LoraMixin(PeftAdapterMixin):
             super().load_lora_adapter(given, prefix=prefix, hotswap=hotswap, **kwargs)
         except (torch.OutOfMemoryError, OSError, ValueError):
             raise
-        except Exception as error:  # of diffusers and peft, at what the file says of itself
+        except Exception as error:  # from diffusers and peft, about the metadata of the file
             raise ValueError(
                 f"the LoRA {given if file else 'in memory'} cannot be loaded: {error}"
             ) from error
@@ -111,7 +111,7 @@ class LoraMixin(PeftAdapterMixin):
         self._lora_files = files
 
     def _check_layers(self, adapter: str | None, ranks: Mapping[str, int]) -> None:
-        """Refuse to swap in what acts on more layers: diffusers would take out the LoRA that is there."""
+        """Refuse to swap in a LoRA for more layers: diffusers would remove the current one."""
         there = {name for name, layer in self.named_modules() if adapter in getattr(layer, "r", {})}
         if there and (more := sorted(ranks.keys() - there)):
             raise ValueError(
@@ -120,7 +120,7 @@ class LoraMixin(PeftAdapterMixin):
             )
 
     def _take_ranks(self, adapter: str, ranks: Mapping[str, int]) -> None:
-        """Ranks and alphas of a LoRA that was swapped in: peft goes on scaling by those of the one before."""
+        """Set ranks and alphas of a LoRA that was swapped in: peft would keep scaling by the old ones."""
         for name, layer in self.named_modules():
             if not hasattr(layer, "base_layer") or adapter not in layer.r:
                 continue
@@ -129,7 +129,7 @@ class LoraMixin(PeftAdapterMixin):
             if name in ranks:
                 alpha = round(_factor(layer, adapter) * divisor, 6)
                 layer.r[adapter], layer.lora_alpha[adapter] = rank, alpha
-            elif isinstance(layer.scaling[adapter], torch.Tensor):  # it adds zeros now, at scale 1
+            elif isinstance(layer.scaling[adapter], torch.Tensor):  # now it adds zeros, at scale 1
                 layer.scaling[adapter].fill_(layer.lora_alpha[adapter] / divisor)
             else:
                 layer.scaling[adapter] = layer.lora_alpha[adapter] / divisor
@@ -144,7 +144,7 @@ class LoraMixin(PeftAdapterMixin):
         self._fused_loras = acting and tuple(replace(lora, fused=True) for lora in acting)
 
     def unload_lora(self) -> None:
-        """Take the LoRAs out, as diffusers does; what was fused stays in the weights."""
+        """Remove the LoRAs, as diffusers does; fused ones stay in the weights."""
         if self._fused_loras:
             self._fused_loras = self.loras_in_use()
         super().unload_lora()
@@ -153,8 +153,8 @@ class LoraMixin(PeftAdapterMixin):
         """The LoRAs that act on the output, in the order in which they are added.
 
         Returns:
-            None if that cannot be known: an adapter that was not read from a file, scales by block, some
-            adapters fused and others not, or weights that an `unfuse_lora` left rounded.
+            None if they cannot be known: an adapter was not read from a file, or scales by block; some
+            adapters are fused and others not; or `unfuse_lora` left the weights rounded.
         """
         if self._fused_loras is None:
             return None
@@ -168,7 +168,7 @@ class LoraMixin(PeftAdapterMixin):
         return [module for module in self.modules() if hasattr(module, "base_layer")]
 
     def _acting_loras(self, *, merged: bool) -> tuple[LoraInUse, ...] | None:
-        """The LoRAs that are added beside the weights, or are merged into them; None if that is not all."""
+        """The LoRAs added beside the weights, or those merged into them; None if some are unknown."""
         layers = self._lora_layers()
         # Those merged into the weights act even when disabled.
         if not any(layer.merged or not layer.disable_adapters for layer in layers):
@@ -186,7 +186,7 @@ class LoraMixin(PeftAdapterMixin):
         return loras if len(loras) == len(adapters) else None
 
     def _lora_at_scale(self, adapter: str, scales: Collection[float | None]) -> LoraInUse | None:
-        """An adapter's LoRA at its only scale; None if no file is known for it, or it has several or none."""
+        """An adapter's LoRA at its only scale; None if its file is unknown, or it has not one scale."""
         config, lora = self._lora_files.get(adapter, (None, None))
         (scale,) = scales if len(scales) == 1 else (None,)
         if lora is None or config is not self.peft_config.get(adapter) or scale is None:
@@ -197,12 +197,12 @@ class LoraMixin(PeftAdapterMixin):
 
 
 def _is_of_kind(layer: Any, *, merged: bool) -> bool:
-    """Whether a layer is one of LoRA, enabled, with its adapters merged or not."""
+    """Whether a layer is an enabled LoRA layer, with its adapters merged or not."""
     return hasattr(layer, "lora_alpha") and not layer.disable_adapters and bool(layer.merged) == merged
 
 
 def _acting_scales(layer: Any, *, merged: bool) -> dict[str, float | None]:
-    """The scale of each adapter that acts in a layer, in the order in which they are added."""
+    """The scale of each active adapter of a layer, in the order in which they are added."""
     names = layer.merged_adapters if merged else layer.active_adapters
     return {name: _scale_of(layer, name) for name in names if name in layer.r}
 
@@ -213,16 +213,16 @@ def has_adapters(module: torch.nn.Module) -> bool:
 
 
 def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_options: Any) -> Path:
-    """The .safetensors of a LoRA on this machine.
+    """The .safetensors file of a LoRA on this machine.
 
     Args:
         source: the file; or a folder or hub id that holds it.
-        weight_name: its name in there; default: the only .safetensors of a folder, or diffusers' name.
-        hub_options: subfolder; and of a hub id: revision, cache_dir, token, local_files_only.
+        weight_name: its name in there; default: the only .safetensors in a folder, or diffusers' name.
+        hub_options: subfolder; and for a hub id: revision, cache_dir, token, local_files_only.
 
     Raises:
-        ValueError: it is no .safetensors, or a folder holds several and none is named.
-        FileNotFoundError: there is no such file. OSError: the hub cannot be asked.
+        ValueError: it is not a .safetensors file, or a folder holds several and none is named.
+        FileNotFoundError: the file does not exist. OSError: the hub cannot be reached.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -249,7 +249,7 @@ def find_lora(
 
     Args:
         source: see `find_lora_file`; or tensors, without a file.
-        options: of those who load it; what says where the file is goes out of them.
+        options: the loader's; those that say where the file is are removed from them.
     """
     if isinstance(source, dict):
         return source, {name: tuple(values.shape) for name, values in source.items()}
@@ -259,10 +259,10 @@ def find_lora(
 
 
 def lora_shapes(file: Path) -> Shapes:
-    """Shapes of the tensors in a LoRA's file, by name, of which nothing else is read.
+    """Shapes of the tensors in a LoRA's file, by name; nothing else is read.
 
     Raises:
-        ValueError: it is no safetensors, one of numbers that are no weights, or says no JSON of itself.
+        ValueError: it is not a safetensors file, its numbers cannot be weights, or its metadata is not JSON.
     """
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -277,7 +277,7 @@ def lora_shapes(file: Path) -> Shapes:
 
 
 def lora_config(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any] | None:
-    """What a LoRA's file says of itself, as a config of peft; None: nothing. ValueError: no JSON object."""
+    """The peft config in the metadata of a LoRA's file, None without one; ValueError if not a JSON object."""
     if (text := (metadata or {}).get(LORA_ADAPTER_METADATA_KEY)) is None:
         return None
     try:
@@ -290,11 +290,11 @@ def lora_config(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any
 
 
 def check_lora(source: str | Path) -> Path:
-    """The file of a LoRA, see `find_lora_file`, whose names are those of a LoRA.
+    """The file of a LoRA, see `find_lora_file`, after a check that its names are a LoRA's.
 
     Raises:
-        ValueError: it is no safetensors, or holds other weights, or half a layer.
-        FileNotFoundError, OSError: it is not there.
+        ValueError: it is not a safetensors file, or holds other weights, or half a layer.
+        FileNotFoundError, OSError: it cannot be found.
     """
     file = find_lora_file(source)
     shapes = lora_shapes(file)
@@ -306,18 +306,18 @@ def check_lora(source: str | Path) -> Path:
 
 
 def check_lora_fits(file: Path, model: torch.nn.Module) -> None:
-    """Refuse a LoRA that has tensors for layers which a model does not have: ValueError; it names them."""
+    """Refuse a LoRA with tensors for layers that a model does not have: ValueError, which names them."""
     shapes = lora_shapes(file)
     _check_fits(shapes, lora_prefix(shapes), model)
 
 
 def lora_prefix(names: Collection[str]) -> str | None:
-    """The prefix "transformer" if names begin with it, as a pipeline of diffusers saves them; else None."""
+    """The prefix "transformer" if names begin with it, as diffusers pipelines save them; else None."""
     return "transformer" if any(name.startswith("transformer.") for name in names) else None
 
 
 def _check_fits(shapes: Shapes, prefix: str | None, model: torch.nn.Module) -> None:
-    """Refuse what diffusers would leave out with no more than a warning, or put in and then fail at."""
+    """Refuse what diffusers would leave out with only a warning, or load and then fail on."""
     start = "" if prefix is None else f"{prefix}."
     own = {name.removeprefix(start): shape for name, shape in shapes.items() if name.startswith(start)}
     if not own:
@@ -352,7 +352,7 @@ def _check_shape(name: str, shape: tuple[int, ...], layer: Any, *, is_first: boo
 
 
 def _check_pairs(shapes: Shapes) -> None:
-    """Refuse half a LoRA: each layer of one is a product of two matrices of one rank."""
+    """Refuse half a LoRA: for each layer it holds a product of two matrices of the same rank."""
     for here, there in [*zip(_FIRST, _SECOND, strict=True), *zip(_SECOND, _FIRST, strict=True)]:
         for name, shape in shapes.items():
             before, is_here, after = name.partition(f".lora{here}.")
@@ -370,18 +370,18 @@ def _check_pairs(shapes: Shapes) -> None:
 
 
 def lora_of_file(adapter: str, file: Path) -> LoraInUse:
-    """A LoRA as it is read from a file, at scale 1."""
+    """A LoRA as read from a file, at scale 1."""
     return LoraInUse(adapter, file.name, file.stat().st_size, file_digest(file))
 
 
 def _scale_of(layer: Any, adapter: str) -> float | None:
-    """The scale that `set_adapters` makes into the layer's factor, bit for bit; None if there is none."""
+    """The scale from which `set_adapters` makes the layer's factor, bit for bit; None if there is none."""
     alpha, rank, factor = layer.lora_alpha[adapter], layer.r[adapter], _factor(layer, adapter)
     divisor = math.sqrt(rank) if layer.use_rslora.get(adapter, False) else rank
     if alpha == 0:
         return None
     exact = factor * divisor / alpha
-    # `enable_lora_hotswap` keeps factors in tensors of float32.
+    # `enable_lora_hotswap` keeps factors in float32 tensors.
     is_narrow = isinstance(layer.scaling[adapter], torch.Tensor)
     for scale in (round(exact, 6 if is_narrow else 9), exact):
         made = scale * alpha / divisor
@@ -391,17 +391,17 @@ def _scale_of(layer: Any, adapter: str) -> float | None:
 
 
 def _factor(layer: Any, adapter: str) -> float:
-    """What an adapter's product is multiplied with in a layer: alpha over rank, times the scale."""
+    """The factor on an adapter's product in a layer: alpha over rank, times the scale."""
     return float(layer.scaling[adapter])
 
 
 def _rank_here(layer: Any, adapter: str) -> int:
-    """The rank of an adapter's matrices as they are in memory."""
+    """The rank of an adapter's matrices in memory."""
     return int(layer.lora_A[adapter].weight.shape[0])
 
 
 def _ranks(source: Path | Mapping[str, torch.Tensor], prefix: str | None) -> dict[str, int]:
-    """The rank of each layer in a LoRA of diffusers' or peft's names, by the layer's name."""
+    """The rank of each layer in a LoRA with diffusers' or peft's names, by the layer's name."""
     start = "" if prefix is None else f"{prefix}."
     tensors = load_file(source) if isinstance(source, Path) else source
     rows = ((name.removeprefix(start), tensor) for name, tensor in tensors.items())

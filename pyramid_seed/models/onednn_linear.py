@@ -1,6 +1,6 @@
-"""Linear layers in float32 on a CPU, through oneDNN; also those in bfloat16, where the CPU has none.
+"""float32 linear layers on a CPU through oneDNN; also bfloat16 ones, if the CPU has no bfloat16.
 
-torch gives them to MKL, which on an AMD EPYC reached half of what oneDNN did (docs/performance.md).
+torch gives them to MKL, which on an AMD EPYC reached half of oneDNN's speed (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..private_apis import onednn_linear
 from .rounding import needs_float32
 
 FEWEST_ROWS = 16
-"""Rows below which oneDNN's overhead outweighs its speed: the modulations of single samples."""
+"""Rows below which oneDNN's overhead outweighs its speed, as in the modulations of single samples."""
 ROWS = (16, 17, 100, 333)
-"""Numbers of rows of the products by which oneDNN is judged."""
+"""Numbers of rows in the products by which oneDNN is judged."""
 
 
 KERNELS_KEPT = 128
-"""Kernels of oneDNN that a process keeps: more than a unit needs, so that none is made twice in it. The usual
-1,024 fill half a gigabyte in a long clip, with its ever longer sequences."""
+"""Kernels of oneDNN that a process keeps: more than a unit needs, so that none is made twice in a unit. The
+default of 1,024 fills half a gigabyte in a long clip, whose sequences keep growing."""
 
 
 def bound_kernel_caches() -> None:
     """Keep `KERNELS_KEPT` kernels in this process, unless its environment says how many.
 
-    Two caches hold them, oneDNN's and that of torch's bindings; both read their size at their first use.
+    Two caches hold them, oneDNN's and that of torch's bindings; both read their size on first use.
     """
     if "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS_KEPT))
@@ -43,14 +43,14 @@ def bound_kernel_caches() -> None:
 bound_kernel_caches()
 
 _wanted: ContextVar[torch.dtype | None] = ContextVar("_wanted", default=None)
-"""Of the layers that are to run through oneDNN."""
+"""The dtype of the layers that are to run through oneDNN; None: none of them."""
 
 
 class OneDnnLinear(nn.Linear):
     """A linear layer that runs through oneDNN inside `fast_linears`, where it can.
 
-    It can for plain float32 weights on the CPU, and for bfloat16 ones where they need float32; quantised and
-    other special ones are left to torch.
+    It can with plain float32 weights on the CPU, and with bfloat16 ones that need float32; quantised and
+    other special weights are left to torch.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Make all plain linear layers in a model `OneDnnLinear`; weights and hooks stay as they are."""
+    """Make every plain linear layer in a model a `OneDnnLinear`; weights and hooks stay as they are."""
     for module in model.modules():
         if type(module) is nn.Linear:
             if vars(module).get("forward") == MethodType(nn.Linear.forward, module):  # hooks left it behind
@@ -85,7 +85,7 @@ def use_onednn(model: nn.Module) -> None:
 def fast_linears(latents: torch.Tensor) -> Iterator[None]:
     """The `with` for a transformer's step on these latents.
 
-    It does nothing where nothing is gained, or where the rows of a product would depend on one another.
+    It does nothing where nothing is gained, or where the rows of a product would affect each other.
     """
     is_meant = latents.device.type == "cpu" and (latents.dtype == torch.float32 or needs_float32(latents))
     is_wanted = (
@@ -103,9 +103,9 @@ def fast_linears(latents: torch.Tensor) -> Iterator[None]:
 
 @cache
 def rows_are_independent(linear: Callable[..., torch.Tensor], num_threads: int) -> bool:  # noqa: ARG001 - a key
-    """Whether each row of small float32 products has the same bits beside other rows, or fewer.
+    """Whether each row of small float32 products has the same bits beside more rows or fewer.
 
-    Looked at once in a process for a number of threads: oneDNN as of torch 2.10.0 chooses its kernel by the
+    Checked once per process and number of threads: oneDNN as of torch 2.10.0 chooses its kernel by the
     number of rows.
     """
     return all(

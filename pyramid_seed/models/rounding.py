@@ -1,4 +1,4 @@
-"""What dtypes mean: of `.to(dtype)` for a model's weights, and of bfloat16 for layers on a CPU without it."""
+"""The meaning of dtypes: `.to(dtype)` for a model's weights, and bfloat16 for layers on a CPU without it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..private_apis import has_bfloat16_kernels
 
 
 def needs_float32(x: torch.Tensor) -> bool:
-    """Whether layers had better compute in float32 what they are given in bfloat16, and round once.
+    """Whether layers should compute bfloat16 inputs in float32, and round once.
 
-    So it is on a CPU without instructions for bfloat16: measured on an AMD EPYC with AVX2, linear layers are
+    They should on a CPU without bfloat16 instructions: measured on an AMD EPYC with AVX2, linear layers are
     5 times as fast, and a decoder 60 times.
     """
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not has_bfloat16_kernels()
 
 
 class RoundingMixin:
-    """For models of diffusers, whose `_keep_in_fp32_modules` only `from_pretrained` heeds.
+    """For diffusers models, whose `_keep_in_fp32_modules` only `from_pretrained` heeds.
 
     Attributes:
-        was_rounded: whether some weights were brought to a dtype of fewer bits since they were read.
+        was_rounded: whether some weights were converted to a dtype with fewer bits since they were read.
     """
 
     was_rounded = False
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What every `.to()`, `.half()` and the like comes down to."""
+        """What `.to()`, `.half()` and the like all come down to."""
         kept_modules = set(self._keep_in_fp32_modules or ())  # type: ignore[attr-defined]  # of ModelMixin
         tensors = self._named_tensors()
         dtypes = {name: tensor.dtype for name, tensor in tensors.items()}

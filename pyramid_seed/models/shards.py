@@ -1,8 +1,8 @@
-"""One sequence in several pieces: of rows for what works on rows, of heads for attention.
+"""One sequence in several pieces: by rows where rows are independent, by heads for attention.
 
-As in DeepSpeed-Ulysses (arXiv 2309.14509), but that the number of pieces is a setting of the clip and not
-that of the devices. Text, history and current tokens are cut each on its own, so that every piece has its
-share of all three.
+As in DeepSpeed-Ulysses (arXiv 2309.14509), but the number of pieces is a setting of the clip, not of the
+devices. Text, history and current tokens are cut separately, so that every piece has its share of all
+three.
 
 Shape suffixes: B batch, S tokens of the sequence, n of them in a piece, H heads, h of them in a group, D head
 width, C channels.
@@ -18,31 +18,31 @@ import torch
 
 
 class Exchange(Protocol):
-    """What the pieces of one sequence pass each other by; every piece has one of its own."""
+    """How the pieces of one sequence exchange data; every piece has its own."""
 
     def all_to_all(
         self, parts: Sequence[tuple[torch.Tensor, ...]], shapes: Sequence[tuple[tuple[int, ...], ...]]
     ) -> list[tuple[torch.Tensor, ...]]:
-        """Give each piece its part, and get this one's from each; called by all of them in the same order.
+        """Give each piece its part, and get this piece's part from each; all call it in the same order.
 
         Args:
             parts: tensors for each piece.
-            shapes: of the tensors that come from each piece.
+            shapes: of the tensors that each piece sends.
         """
         ...
 
     def give_way(self) -> None:
-        """Called between blocks: let whoever is more urgent go first."""
+        """Called between blocks: let more urgent work go first."""
         ...
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which piece of a sequence a call of the transformer is to compute.
+    """The piece of a sequence that a call of the transformer computes.
 
     Attributes:
-        index, count: the piece, and how many there are.
-        exchange: with the others.
+        index, count: which piece, and how many there are.
+        exchange: the exchange with the others.
     """
 
     index: int
@@ -52,11 +52,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardedSequence:
-    """A sequence of which this is one piece.
+    """A sequence, seen from one of its pieces.
 
     Attributes:
         shard: the piece.
-        lengths: tokens of text, history and current latents in the whole sequence.
+        lengths: numbers of tokens of text, history and current latents in the whole sequence.
     """
 
     shard: Shard
@@ -72,7 +72,7 @@ class ShardedSequence:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From all heads of own tokens to own heads of all tokens, (B, S, h, D).
 
-        With `only_current` only current tokens ask.
+        With `only_current`, only current tokens are queries.
         """
         count, index = self.shard.count, self.shard.index
         asking = self.lengths[2:] if only_current else self.lengths
@@ -109,19 +109,19 @@ class ShardedSequence:
         return torch.cat([heads for (heads,) in received], dim=2)
 
     def _in_order(self, pieces: Sequence[torch.Tensor], lengths: Sequence[int]) -> torch.Tensor:
-        """All tokens of the pieces (B, n, h, D) as in the sequence, (B, S, h, D)."""
+        """All tokens of the pieces (B, n, h, D) in the order of the sequence, (B, S, h, D)."""
         counts = zip(*(shares(length, self.shard.count) for length in lengths), strict=True)
         split = [piece.split(list(own), dim=1) for piece, own in zip(pieces, counts, strict=True)]
         return torch.cat([tokens for segment in zip(*split, strict=True) for tokens in segment], dim=1)
 
 
 def shares(total: int, count: int) -> list[int]:
-    """How many of `total` each of `count` pieces has: the first ones one more where it does not divide."""
+    """How many of `total` each of `count` pieces has: the first ones have one more if it does not divide."""
     return [total // count + (index < total % count) for index in range(count)]
 
 
 def share_of(tokens_BSC: torch.Tensor, shard: Shard) -> torch.Tensor:
-    """A piece's own of some tokens, (B, n, C), in memory of its own."""
+    """A piece's share of some tokens, (B, n, C), in its own memory."""
     return tokens_BSC.tensor_split(shard.count, dim=1)[shard.index].clone(
         memory_format=torch.contiguous_format
     )

@@ -13,11 +13,11 @@ from .attention_plan import AttentionPlan
 
 @dataclass(frozen=True)
 class StageContext:
-    """All that a transformer step needs besides the current latents and the timestep.
+    """Everything that a transformer step needs besides the current latents and the timestep.
 
     Attributes:
-        text: projected text tokens (B, L, inner_dim); but on the reference path without what all samples pad,
-            and what is left of the padding stands in front.
+        text: projected text tokens (B, L, inner_dim); except on the reference path, without the padding that
+            all samples share, and with the rest of the padding in front.
         history: embedded history tokens (B, N, inner_dim); N is 0 for the first unit.
         pooled: the text's part of the time and text embedding, (B, inner_dim).
         rotary: rotary tables of the whole sequence: text, history, current.
@@ -33,11 +33,11 @@ class StageContext:
 
 @dataclass
 class StageMemory:
-    """What the first step of a stage leaves for the others; a new one for every stage, text and path.
+    """What the first step of a stage leaves for the others; there is one per stage, text and path.
 
     Attributes:
         context: None before the first step.
-        lock: held while it is made, where several pieces of a step ask for it.
+        lock: held while the context is made, as several pieces of a step may ask for it.
     """
 
     context: StageContext | None = None

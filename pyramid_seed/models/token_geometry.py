@@ -1,4 +1,4 @@
-"""Where the tokens of a pyramid sequence stand: packing, positions and who may attend to whom.
+"""Geometry of the tokens in a pyramid sequence: packing, positions and who may attend to whom.
 
 A transformer step sees one sequence: the text tokens, then the history clips (oldest first, at the
 resolution of their stage), then the current latents. These functions hold the geometry of that sequence
@@ -6,7 +6,7 @@ and nothing else; both transformer families share them.
 
 Shape suffixes: B batch, C channels, T latent frames, H/W latent rows/columns, p patch size, h/w token
 rows/columns (H / p, W / p), N video tokens (history and current), K values of a token, L text tokens,
-M those of the longest real text, S = L + N all tokens, D width of the text. A size of 1 is 1.
+M those of the longest real text, S = L + N all tokens, D width of the text. A size of 1 is written 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 
 def check_clips(clips: Sequence[torch.Tensor], patch_size: int) -> None:
-    """Raise ValueError unless latents (B, C, T, H, W) can be cut into patches without a rest."""
+    """Raise ValueError unless patches divide latents (B, C, T, H, W) evenly."""
     for clip in clips:
         height, width = clip.shape[-2:]
         if height % patch_size or width % patch_size:
@@ -53,10 +53,10 @@ def unpack_latents(
 
 
 def interpolated_positions(length: int, full_length: int) -> torch.Tensor:
-    """Positions of `length` tokens laid over a grid of `full_length`, float32, shape (length,).
+    """Positions of `length` tokens spread over a grid of `full_length`, float32, shape (length,).
 
-    A coarser history clip covers the same image as the current latents, so its rows and columns stand
-    at the linear interpolation of the current grid (Pyramid Flow, arXiv 2410.05954, section 3.4).
+    A coarser history clip covers the same image as the current latents, so its rows and columns are linearly
+    interpolated on the current grid (Pyramid Flow, arXiv 2410.05954, section 3.4).
     """
     grid = torch.arange(full_length, dtype=torch.float32)
     if length == full_length:
@@ -90,8 +90,8 @@ def causal_attention_mask(text_mask_BL: torch.Tensor, video_times_N: torch.Tenso
         text_mask_BL: non-zero for real text tokens, 0 for padding.
         video_times_N: latent-frame index of every video token.
 
-    A token attends to tokens of its own and of earlier times; text has time 0. Padding attends to padding
-    only and nothing else attends to it.
+    A token attends to tokens of its own and of earlier times; text has time 0. Padding attends only to
+    padding, and nothing else attends to it.
     """
     batch, text_length = text_mask_BL.shape
     real_BS = F.pad(text_mask_BL.bool(), (0, video_times_N.shape[0]), value=True)
@@ -102,7 +102,7 @@ def causal_attention_mask(text_mask_BL: torch.Tensor, video_times_N: torch.Tenso
 
 
 def frame_stops(clips: Sequence[torch.Tensor], patch_size: int) -> list[int]:
-    """How many video tokens there are up to the end of each latent frame, oldest first."""
+    """The number of video tokens up to the end of each latent frame, oldest first."""
     sizes = (
         (clip.shape[3] // patch_size) * (clip.shape[4] // patch_size)
         for clip in clips
@@ -114,10 +114,10 @@ def frame_stops(clips: Sequence[torch.Tensor], patch_size: int) -> list[int]:
 def text_without_padding(
     text_BLD: torch.Tensor, text_mask_BL: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut text (B, L, D) to the longest real text of the batch, real tokens last.
+    """Cut text (B, L, D) to the longest real text in the batch, real tokens last.
 
     Returns:
-        The text (B, M, D), and how many tokens of padding each sample has in front: int64 (B,) on the CPU.
+        The text (B, M, D), and the number of padding tokens in front of each sample: int64 (B,) on the CPU.
     """
     real_BL = text_mask_BL.bool().cpu()
     lengths_B = real_BL.sum(dim=1)

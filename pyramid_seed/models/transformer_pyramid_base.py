@@ -1,4 +1,4 @@
-"""The forward pass that the transformers of both Pyramid Flow families share."""
+"""The forward pass shared by the transformers of both Pyramid Flow families."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REFUSED_CACHES = {
     "SeaCacheConfig": "it needs one schedule of steps for the whole clip, here each stage has its own",
     "TextKVCacheConfig": "it knows only attention to text alone, here text and video are one sequence",
 }
-"""Step caches of diffusers that would crash or do nothing, with the reason."""
+"""diffusers' step caches that would crash or do nothing here, with the reason."""
 
 
 class PyramidTransformer3DModel(
@@ -77,7 +77,7 @@ class PyramidTransformer3DModel(
     def attention_path(self) -> AttentionPath:
         """How attention is computed, see `AttentionPath`.
 
-        "prefix" in place of "grouped" with an attention backend that takes no mask.
+        With "grouped" chosen, it is "prefix" for an attention backend that takes no mask.
         """
         backend = self.attention_backend or active_attention_backend()
         if self._attention_path == "grouped" and backend not in MASKED_BACKENDS:
@@ -92,10 +92,10 @@ class PyramidTransformer3DModel(
         return None if backend is None else backend.value
 
     def set_attention_path(self, path: AttentionPath) -> None:
-        """Choose how attention is computed; the kernels are chosen by `set_attention_backend`.
+        """Choose how attention is computed; `set_attention_backend` chooses the kernels.
 
         Raises:
-            ValueError: there is no such path.
+            ValueError: the path does not exist.
         """
         if path not in ATTENTION_PATHS:
             raise ValueError(f"attention must be {' or '.join(ATTENTION_PATHS)}, got {path!r}; use 'grouped'")
@@ -103,10 +103,10 @@ class PyramidTransformer3DModel(
 
     @contextmanager
     def attention_path_set(self, path: AttentionPath | None) -> Iterator[None]:
-        """Compute attention so inside a `with`, and as before after it; None changes nothing.
+        """Compute attention this way inside a `with`, and as before after it; None changes nothing.
 
         Raises:
-            ValueError: there is no such path.
+            ValueError: the path does not exist.
         """
         before = self._attention_path
         self.set_attention_path(path or before)
@@ -117,19 +117,19 @@ class PyramidTransformer3DModel(
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the blocks, or all of it, run through `torch.compile`."""
+        """Whether the blocks, or the whole model, run through `torch.compile`."""
         return any(map(is_compiled, self.modules()))
 
     def compile_repeated_blocks(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the blocks with `torch.compile`, whose arguments these are.
+        """Compile the blocks with `torch.compile`, to which the arguments are passed.
 
-        Unless told otherwise lengths are dynamic, so that no unit's longer history compiles them again. What
-        is compiled is not for training: attention then has no gradient.
+        Unless told otherwise lengths are dynamic, so that a longer history does not compile them again. The
+        compiled blocks are not for training: their attention has no gradient.
         """
         super().compile_repeated_blocks(*args, **{"dynamic": True, **kwargs})
 
     def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002 - torch's signature
-        """Refused: a clip would depend on those made before it; see `compile_repeated_blocks`.
+        """Refused: a clip would depend on those made before it; use `compile_repeated_blocks`.
 
         Raises:
             ValueError: always.
@@ -137,10 +137,10 @@ class PyramidTransformer3DModel(
         raise ValueError(COMPILED_AS_A_WHOLE)
 
     def enable_cache(self, config: Any) -> None:
-        """Skip work of steps as diffusers' config says; those that cannot work here are refused.
+        """Skip work in steps as diffusers' config says; caches that cannot work here are refused.
 
         Raises:
-            ValueError: for this kind of cache, with the reason; or another cache acts.
+            ValueError: this kind of cache is refused, with the reason; or another cache is active.
         """
         name = type(config).__name__
         if name in REFUSED_CACHES:
@@ -153,14 +153,14 @@ class PyramidTransformer3DModel(
 
     @property
     def cache_in_use(self) -> dict[str, Any] | None:
-        """Class and values of the config of the step cache that acts, as plain values; None without one."""
+        """Class and values of the active step cache's config, as plain values; None without one."""
         if self._cache_config is None:
             return None
         values = {name: _plain(value) for name, value in vars(self._cache_config).items()}
         return {"config": type(self._cache_config).__name__, "values": values}
 
     def enable_parallelism(self, **_: Any) -> None:
-        """Refused: diffusers has no plan for this transformer, and marks its processors before it says so.
+        """Refused: diffusers has no plan for this transformer, and marks its processors before saying so.
 
         Raises:
             ValueError: always.
@@ -196,18 +196,18 @@ class PyramidTransformer3DModel(
             pooled_projections: CLIP embedding (B, pooled_projection_dim).
             attention_kwargs: `scale` scales the loaded LoRA layers.
             return_dict: return a `Transformer2DModelOutput` instead of a tuple of its field.
-            memory: what steps of one stage share. The first one leaves there what depends on history, text
-                and the size of the latents alone; later ones take it, and do not read these again.
-            shard: compute this piece of the sequence alone, beside calls for all the others; of one piece it
-                only says whom to give way.
+            memory: what the steps of one stage share. The first step stores whatever depends only on history,
+                text and the size of the latents; later steps use that, and do not read these again.
+            shard: compute only this piece of the sequence, beside calls for all the others; a single piece
+                only provides `give_way`.
 
         Returns:
-            The velocity, same shape as `hidden_states`; with a shard of several, its current tokens
+            The velocity, with the shape of `hidden_states`; with several shards, its current tokens
             (B, n, C p^2), see `velocity_of`.
 
         Raises:
-            ValueError: if a height or width does not fit the patches, or the path is "reference" and the
-                sequence in pieces.
+            ValueError: a height or width does not fit the patches, or the path is "reference" and the
+                sequence is in pieces.
         """
         check_clips([*history, hidden_states], self.config.patch_size)
         memory = StageMemory() if memory is None else memory
@@ -246,7 +246,7 @@ class PyramidTransformer3DModel(
         return Transformer2DModelOutput(sample=velocity)
 
     def velocity_of(self, tokens: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The velocity of latents (B, C, T, H, W) whose tokens (B, N, C p^2) `forward` gave in pieces."""
+        """The velocity of latents (B, C, T, H, W) from tokens (B, N, C p^2) that `forward` gave in pieces."""
         return unpack_latents(tokens, self.config.patch_size, *latents.shape[2:])
 
     def _stage_context(
@@ -257,8 +257,8 @@ class PyramidTransformer3DModel(
         text_mask: torch.Tensor,
         pooled: torch.Tensor,
     ) -> StageContext:
-        """What the steps on latents of this size have in common; arguments as of `forward`."""
-        use_onednn(self)  # adapters have linear layers of their own
+        """What the steps on latents of this size share; arguments as in `forward`."""
+        use_onednn(self)  # adapters add linear layers
         patch_size = self.config.patch_size
         clips = [*history, latents]
         video_ids = video_positions(clips, patch_size).to(latents.device)
@@ -289,7 +289,7 @@ class PyramidTransformer3DModel(
         )
 
     def _time_embedding(self, timestep: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """`CombinedTimestepTextProjEmbeddings` for a text that has been embedded; (B, inner_dim)."""
+        """`CombinedTimestepTextProjEmbeddings` for a text that is already embedded; (B, inner_dim)."""
         embed = self.time_text_embed
         return embed.timestep_embedder(embed.time_proj(timestep).to(pooled.dtype)) + pooled
 
@@ -302,7 +302,7 @@ class PyramidTransformer3DModel(
         raise NotImplementedError
 
     def _blocks(self) -> Iterable[nn.Module]:
-        """Blocks in their order: (video, text, temb, *block arguments) to (text, video)."""
+        """Blocks in order, each from (video, text, temb, *block arguments) to (text, video)."""
         raise NotImplementedError
 
     def _block_arguments(self, context: StageContext) -> tuple[Any, ...]:
@@ -329,7 +329,7 @@ def _piece_of(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a value: numbers and lists, functions by their name, the rest as text."""
+    """A value as JSON can hold it: numbers and lists, functions by their name, the rest as text."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):

@@ -35,9 +35,9 @@ class PyramidFluxAttnProcessor(PyramidAttnProcessor):
 
 
 class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
-    """Diffusers' block of one sequence, with less work where a `AttentionPlan` says who attends to whom.
+    """diffusers' single-sequence block, with less work where an `AttentionPlan` says who attends to whom.
 
-    As the last block it computes only keys and values for text and history, and returns them as they came.
+    As the last block it computes only keys and values for text and history, and returns both unchanged.
     """
 
     def __init__(
@@ -87,7 +87,8 @@ class PyramidFluxSingleTransformerBlock(FluxSingleTransformerBlock):
 def joined_tokens(text: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
     """Text (B, L, D) and video (B, N, D) as one sequence (B, L + N, D).
 
-    What the block before has split lies side by side and needs no copy; autograd and compiled code make one.
+    Parts that the previous block has split lie side by side and need no copy, except under autograd and in
+    compiled code.
     """
     length, num_tokens = text.shape[1], text.shape[1] + video.shape[1]
     lie_side_by_side = (
@@ -107,13 +108,13 @@ def _joined_with_gelu(
 ) -> torch.Tensor:
     """`attended` (B, N, D) and the tanh GELU of `hidden` (B, N, M), side by side: (B, N, D + M).
 
-    Both go straight to their places in `joined` if that is given, where autograd and compiled code would copy
-    them.
+    Both are written straight to their places in `joined` if given, where autograd and compiled code would
+    copy them.
     """
     if joined is None:
         return torch.cat([attended, F.gelu(hidden, approximate="tanh")], dim=2)
     width = attended.shape[2]
-    if attended.data_ptr() != joined.data_ptr():  # by an attention processor that knows no `out`
+    if attended.data_ptr() != joined.data_ptr():  # an attention processor without `out`
         joined[..., :width] = attended
     torch.ops.aten.gelu.out(hidden, approximate="tanh", out=joined[..., width:])
     return joined

@@ -61,13 +61,13 @@ class PyramidPatchEmbed(PatchEmbed):
 
 
 class PyramidJointAttnProcessor(PyramidAttnProcessor):
-    """Attention of diffusers' SD3 blocks, in the last of which the text does not ask."""
+    """Attention of diffusers' SD3 blocks; in the last block the text has no queries."""
 
     text_norms = ("norm_add_q", "norm_add_k")
 
 
 class LastJointTransformerBlock(JointTransformerBlock):
-    """The last block: of the others than the current tokens only keys and values are needed."""
+    """The last block: only the current tokens are queries, the others only keys and values."""
 
     def forward(
         self,
@@ -76,7 +76,7 @@ class LastJointTransformerBlock(JointTransformerBlock):
         temb: torch.Tensor,
         joint_attention_kwargs: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of diffusers' block, but that the text is returned as it came; so is the history with a plan."""
+        """As diffusers' block, but the text is returned unchanged; with a plan, so is the history."""
         plan = joint_attention_kwargs["attention_mask"]
         if not isinstance(plan, AttentionPlan):
             _, video = super().forward(hidden_states, encoder_hidden_states, temb, joint_attention_kwargs)
@@ -101,10 +101,10 @@ register_transformer_block(LastJointTransformerBlock)
 def joint_block(
     inner_dim: int, num_attention_heads: int, attention_head_dim: int, is_last: bool
 ) -> JointTransformerBlock:
-    """diffusers' SD3 block with Pyramid Flow's attention; the last one updates the video tokens only.
+    """diffusers' SD3 block with Pyramid Flow's attention; the last one updates only the video tokens.
 
-    The query and key norms are put in here because in the published checkpoints they have another epsilon
-    and, for text, another name.
+    The query and key norms are set here because in the published checkpoints they have another epsilon and,
+    for text, another name.
     """
     block_class = LastJointTransformerBlock if is_last else JointTransformerBlock
     block = block_class(inner_dim, num_attention_heads, attention_head_dim, context_pre_only=is_last)
@@ -125,7 +125,7 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
             resulting embeddings are stored with the weights.
         patch_size: edge of the latent patch that becomes one token.
         in_channels: latent channels C.
-        num_layers: joint blocks; the last one updates the video tokens only.
+        num_layers: joint blocks; the last one updates only the video tokens.
         attention_head_dim: width of one head, even.
         num_attention_heads: heads; the model's width is heads x head width.
         joint_attention_dim: width of the T5 embeddings.
@@ -183,10 +183,10 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
         use_onednn(self)
 
     def fuse_qkv_projections(self) -> None:
-        """Refused: diffusers' fused projections are for the attention module of its Flux, not of its SD3.
+        """Refused: diffusers' fused projections are for the attention of its Flux, not of its SD3.
 
         Raises:
-            NotImplementedError: always; diffusers' own method would leave everything as it is, in silence.
+            NotImplementedError: always; diffusers' own method would silently leave everything as it is.
         """
         raise NotImplementedError(
             "fuse_qkv_projections is not there for the SD3 family: its attention keeps query, key and value "

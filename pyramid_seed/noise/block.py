@@ -1,4 +1,4 @@
-"""Block noise: what hides the 2x2 blocks that nearest-neighbour enlarging leaves in a latent's noise."""
+"""Block noise: hides the 2x2 blocks that nearest-neighbour enlarging leaves in a latent's noise."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Addresses of random draws, and the seed that belongs to each (scheme v1).
+"""Addresses of random draws, and the seed of each (scheme v1).
 
-The scheme is a promise: what is here never changes. A new idea is a new scheme with a new name.
+The scheme is a promise: nothing here ever changes. A new idea is a new scheme with a new name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class NoiseKey:
     """The address of one draw inside a clip.
 
     Args:
-        stream: what the draw is for: "initial" noise of a unit, at full latent size; "renoise" on the way
-            into a stage of a unit; the VAE's "posterior" for an image to start from.
+        stream: what the draw is for: "initial" noise of a unit, at full latent size; "renoise" before a
+            stage of a unit; the VAE's "posterior" for the first image.
         unit: index of the unit, from 0; always 0 for "posterior".
         stage: stage of the pyramid, from 1 for "renoise" and always 0 for the others.
 
@@ -56,8 +56,8 @@ def derive_seed(root: int, key: NoiseKey) -> int:
     """Seed of one draw: a 64-bit hash of the clip's root seed and the draw's key.
 
     The first 8 bytes, little-endian, of BLAKE2b (64-byte digest, no key) over the ASCII text
-    `pyramid-seed/v1/<root>/<stream>/<unit>/<stage>`. Neighbouring roots and keys thus share nothing, also for
-    generators that look at a part of their seed only.
+    `pyramid-seed/v1/<root>/<stream>/<unit>/<stage>`. Neighbouring roots and keys thus share nothing, even for
+    generators that use only a part of their seed.
 
     Raises:
         TypeError, ValueError: see `check_root`.

@@ -1,4 +1,4 @@
-"""The ledger: which draws a clip was made of."""
+"""The ledger: the draws that a clip was made from."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..geometry import LatentShape
 from .keys import NoiseKey, derive_seed
 from .streams import NoiseSource, NoiseStreams
 
-# torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed that is refused
-# on one is refused on all.
+# torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed refused on one
+# device is refused on all.
 _EFFECTIVE_SEEDS = 2**32
 
 
@@ -28,16 +28,16 @@ class LedgerEntry:
 
 
 class NoiseLedger:
-    """The draws of one clip, in the order in which they were made. Two ledgers with equal draws are equal."""
+    """The draws of one clip, in order. Two ledgers with equal draws are equal."""
 
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
-        """Start with `entries`, e.g. those of a clip to be continued; ValueError if a key comes twice."""
+        """Start with `entries`, e.g. those of a clip to be continued; ValueError if a key occurs twice."""
         self._entries: dict[NoiseKey, LedgerEntry] = {}
         for entry in entries:
             self.add(entry)
 
     def add(self, entry: LedgerEntry) -> None:
-        """Append a draw; ValueError if the clip has one of that key already."""
+        """Append a draw; ValueError if the clip already has one with that key."""
         if entry.key in self:
             raise ValueError(
                 f"the draw {entry.key} was made twice in one clip; use a new ledger for each clip"
@@ -79,7 +79,7 @@ class NoiseLedger:
         return NoiseLedger(entry for entry in self if entry.key.unit < num_units)
 
     def to_list(self) -> list[dict[str, Any]]:
-        """The draws as plain values for JSON: stream, unit, stage, shape, sha256 of each."""
+        """The draws as plain values for JSON: stream, unit, stage, shape and sha256 of each."""
         return [{**asdict(entry.key), "shape": list(entry.shape), "sha256": entry.sha256} for entry in self]
 
     @classmethod
@@ -91,12 +91,12 @@ class NoiseLedger:
 def draws_of_clip(
     num_units: int, shape: LatentShape, *, with_image: bool = False
 ) -> list[tuple[NoiseKey, LatentShape]]:
-    """Every draw that a clip makes, with its shape, in order: the noise is known before anything runs.
+    """Every draw that a clip makes, with its shape, in order, known before anything runs.
 
     Args:
         num_units: units of the clip.
         shape: of one unit's latents.
-        with_image: the first unit is an encoded image, drawn from its posterior.
+        with_image: whether the first unit is an encoded image, sampled from its posterior.
     """
     draws: list[tuple[NoiseKey, LatentShape]] = []
     for unit in range(num_units):
@@ -111,7 +111,7 @@ def draws_of_clip(
 
 
 class LedgeredNoise:
-    """A noise source that writes each draw of another one into a ledger.
+    """A noise source that records each draw of another one in a ledger.
 
     Args:
         source: where the noise comes from.
@@ -122,7 +122,7 @@ class LedgeredNoise:
         self.source = source
         self.ledger = ledger
         self._keys: dict[int, NoiseKey] = {}
-        """Of the draws in the ledger, by the seed that a generator makes of theirs."""
+        """The keys in the ledger, by the seed that a generator makes of theirs."""
         for entry in ledger:
             _claim_seed(source, entry.key, self._keys)
 
@@ -130,8 +130,8 @@ class LedgeredNoise:
         """The source's draw, recorded.
 
         Raises:
-            ValueError: if the clip has a draw of that key already; if two of its draws would come from equal
-                seeds and so be equal noise; if the source gives another shape or dtype than float32.
+            ValueError: if the clip already has a draw with that key; if two of its draws would come from
+                equal seeds and so be equal noise; if the source returns another shape or dtype than float32.
         """
         _claim_seed(self.source, key, self._keys)
         values = self.source.draw(key, shape)
@@ -151,12 +151,12 @@ def noise_digest(values: torch.Tensor) -> str:
 
 
 def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
-    """Refuse a root seed under which two of the draws to come would be equal noise.
+    """Refuse a root seed that would make two of the draws to come equal noise.
 
     A `LedgeredNoise` refuses the second of them, but only when it is drawn, in the middle of a run.
 
     Raises:
-        ValueError: see above. Only sources that derive their seeds are asked.
+        ValueError: two would be. Only sources that derive their seeds are checked.
     """
     claimed: dict[int, NoiseKey] = {}
     for key in keys:
@@ -164,7 +164,7 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
 
 
 def _claim_seed(source: NoiseSource, key: NoiseKey, claimed: dict[int, NoiseKey]) -> None:
-    """Note the seed that a generator makes of a key's; ValueError if another key has it already."""
+    """Note the seed that a generator makes of a key's; ValueError if another key already has it."""
     if isinstance(source, NoiseStreams):
         seed = derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
         if (first := claimed.setdefault(seed, key)) != key:

@@ -9,7 +9,7 @@ def initial_pyramid(noise: torch.Tensor, num_stages: int) -> tuple[torch.Tensor,
     """Carry initial noise of full latent size down to the coarsest stage.
 
     Each level is the finer one halved by bilinear interpolation, which is the mean of each 2x2 block, times
-    2: half the sum of four independent values, so that white noise of variance 1 stays what it is. The sums
+    2: half the sum of four independent values, so that white noise keeps its variance of 1. The sums
     have a fixed order, so the bits do not depend on the device's kernels.
 
     Args:

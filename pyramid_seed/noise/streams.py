@@ -18,34 +18,34 @@ class NoiseSource(Protocol):
     """Anything that supplies a clip's white noise."""
 
     def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
-        """Standard normal values for `key`, float32, of `shape`, which starts with 1: one clip at a time."""
+        """Standard normal values for `key`, float32, in `shape`, which starts with 1: one clip at a time."""
         ...
 
 
 @dataclass(frozen=True)
 class Branch:
-    """From unit `from_unit` on, a clip takes its noise from another root seed.
+    """A change of root seed: from unit `from_unit` on, a clip takes its noise from `seed`.
 
     Raises:
-        TypeError: from_unit or seed is not an int. ValueError: no root seed, see `check_root`.
+        TypeError: from_unit or seed is not an int. ValueError: seed is not a root seed, see `check_root`.
     """
 
     from_unit: int
     seed: int
 
     def __post_init__(self) -> None:
-        # 1.0 would draw the same noise as 1, and its manifest could not be read again.
+        # 1.0 would draw the same noise as 1, but its manifest could not be read back.
         check_int("from_unit", self.from_unit)
         check_root(self.seed)
 
 
 class NoiseStreams:
-    """White noise as a pure function of root seed and key; no draw depends on another one.
+    """White noise as a pure function of root seed and key; no draw depends on another.
 
     Args:
         root: the clip's root seed, in [0, 2**64).
         device: the noise device. The CPU's noise is the same on every machine; other devices have their own.
-        branches: changes of the root seed on the way, in rising order of units.
+        branches: changes of the root seed along the clip, in rising order of units.
 
     Raises:
         TypeError: if the root is not an int. ValueError: if it is out of range, the device has no float64, or
@@ -69,18 +69,18 @@ class NoiseStreams:
             )
 
     def root_of(self, key: NoiseKey) -> int:
-        """The root seed behind a draw: that of the last branch that has begun."""
+        """The root seed behind a draw: that of the last branch begun."""
         begun = [branch.seed for branch in self.branches if branch.from_unit <= key.unit]
         return begun[-1] if begun else self.root
 
     def generator(self, key: NoiseKey) -> torch.Generator:
-        """A fresh generator for `key` on the noise device, for those who sample something of their own."""
+        """A fresh generator for `key` on the noise device, for sampling something of your own."""
         return torch.Generator(self.device).manual_seed(derive_seed(self.root_of(key), key))
 
     def draw(self, key: NoiseKey, shape: tuple[int, ...]) -> torch.Tensor:
         """Standard normal values for `key`, float32, on the noise device.
 
-        Drawn in float64 and rounded: in float32, the CPU's values differ between instruction sets.
+        They are drawn in float64 and rounded: in float32, the CPU's values differ between instruction sets.
 
         Raises:
             ValueError: if `shape` does not start with 1.
@@ -112,7 +112,7 @@ class RecordedNoise:
         """A copy of the draw recorded for `key`.
 
         Raises:
-            ValueError: if there is none, or it has another shape.
+            ValueError: if there is no such draw, or it has another shape.
         """
         if key not in self._draws:
             recorded = ", ".join(map(str, self._draws)) or "nothing"

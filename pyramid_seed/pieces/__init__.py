@@ -1,1 +1,1 @@
-"""Work cut into pieces that do not depend on who makes them, and those who share the pieces out."""
+"""Work cut into pieces that do not depend on who computes them, and the workers that share them."""

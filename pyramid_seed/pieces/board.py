@@ -1,4 +1,4 @@
-"""Where the pieces of one sequence leave what the others need of them."""
+"""The board on which the pieces of one sequence leave what the others need."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Route = tuple[int, int]
 
 
 class Post(Protocol):
-    """Brings parts to pieces that other processes make, and theirs here."""
+    """Sends parts to pieces that other processes make, and receives theirs."""
 
     def exchange(
         self, sends: Mapping[Route, Parts], expected: Mapping[Route, Shapes], like: torch.Tensor
     ) -> Mapping[Route, Parts]:
-        """Called by all processes of a sequence in the same order; `like` has the dtype and device."""
+        """Called by all processes of a sequence in the same order; `like` gives the dtype and device."""
         ...
 
 
 @dataclass
 class _Round:
-    """One exchange, as far as it has come."""
+    """One exchange and its progress."""
 
     parts: dict[Route, Parts] = field(default_factory=dict)
     expected: dict[Route, Shapes] = field(default_factory=dict)
@@ -42,10 +42,10 @@ class Board:
     """All-to-all among the pieces of one sequence.
 
     Args:
-        count: pieces of the sequence.
-        here: those that this process makes.
-        workers: they make them.
-        post: the way to the other pieces; None where all are made here.
+        count: number of pieces of the sequence.
+        here: the pieces that this process makes.
+        workers: the threads that make them.
+        post: the connection to the other pieces; None if all are made here.
     """
 
     def __init__(self, count: int, here: range, workers: Workers, post: Post | None) -> None:
@@ -59,11 +59,11 @@ class Board:
     def all_to_all(
         self, number: int, piece: int, parts: Sequence[Parts], shapes: Sequence[Shapes]
     ) -> list[Parts]:
-        """Leave a piece's parts for all, and take those that all have for it.
+        """Leave a piece's parts for all pieces, and take the parts that all have for it.
 
         Args:
-            number: of the exchange; each piece counts its own.
-            piece: who asks.
+            number: the exchange's number; each piece counts its own.
+            piece: the piece that calls.
             parts, shapes: see `models.shards.Exchange`.
         """
         pieces = range(self._count)
@@ -92,7 +92,7 @@ class Board:
 
 
 class PieceExchange:
-    """The `models.shards.Exchange` of one piece; without a board, of one that is a whole sequence."""
+    """The `models.shards.Exchange` of one piece; without a board, of a piece that is the whole sequence."""
 
     def __init__(self, workers: Workers, board: Board | None = None, piece: int = 0) -> None:
         self._workers = workers
@@ -102,7 +102,7 @@ class PieceExchange:
 
     def all_to_all(self, parts: Sequence[Parts], shapes: Sequence[Shapes]) -> list[Parts]:
         """See `models.shards.Exchange`."""
-        assert self._board is not None  # a whole sequence has nobody to ask
+        assert self._board is not None  # a whole sequence exchanges nothing
         self._number += 1
         return self._board.all_to_all(self._number, self._piece, parts, shapes)
 

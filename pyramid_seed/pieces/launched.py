@@ -12,21 +12,21 @@ from .processes import Processes
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several of a launch; costs nothing."""
+    """Whether this process is one of several in a launch; costs nothing."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def processes_of_launch(device: str | torch.device | None = None) -> Processes | None:
-    """All processes of this launch, to make a clip together; None where this is the only one.
+    """All processes of this launch, to make a clip together; None if this is the only one.
 
-    Rank, device and backend are those of `accelerate.PartialState`, which joins the processes unless that was
-    done. To be called by all of them, in the same order.
+    Rank, device and backend come from `accelerate.PartialState`, which joins the processes unless they are
+    joined already. All of them must call this, in the same order.
 
     Args:
-        device: where the models run; default: the accelerators, one for each process, or else the CPU.
+        device: where the models run; default: the accelerators, one per process, or else the CPU.
 
     Raises:
-        ValueError: the launch has several processes, but accelerate was told otherwise before.
+        ValueError: the launch has several processes, but accelerate was set up otherwise before.
     """
     from accelerate import PartialState
 
@@ -50,6 +50,6 @@ def processes_of_launch(device: str | torch.device | None = None) -> Processes |
 
 
 def leave_launch() -> None:
-    """What has to be done before a process of a launch ends."""
+    """Do what must be done before a process of a launch ends."""
     if dist.is_initialized():
         dist.destroy_process_group()

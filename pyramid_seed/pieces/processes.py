@@ -1,6 +1,6 @@
-"""Several processes that make one clip together: which pieces are whose, and how they pass data on.
+"""Several processes that make one clip together: who makes which pieces, and how data is passed on.
 
-Data is moved, never added up: in which order a reduction sums is its backend's choice.
+Data is moved, never added up: the order in which a reduction sums is up to its backend.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .board import Parts, Route, Shapes
 
 
 class ProcessLostError(ConnectionError):
-    """Another process that makes the same clip is gone."""
+    """Another process that makes the same clip has died."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of one clip, and which one this is.
+    """The processes of one clip, and this process's index among them.
 
     Attributes:
-        ranks: of all of them in their launch, for people; the first one has the clip in the end.
-        index: of this one among them.
-        device: where data is passed on: the CPU, or an accelerator with a backend of its own.
-        group: of torch.distributed, in which a process has its index; None: the default one.
+        ranks: ranks in their launch, for messages; the first process has the clip in the end.
+        index: this process's index among them.
+        device: where data is passed on: the CPU, or an accelerator with its own backend.
+        group: torch.distributed's group, in which a process has its index; None: the default one.
     """
 
     ranks: tuple[int, ...]
@@ -39,16 +39,16 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one decodes the clip."""
+        """Whether this process decodes the clip."""
         return self.index == 0
 
     @property
     def others(self) -> list[int]:
-        """The indices of all but this one."""
+        """The indices of all other processes."""
         return [index for index in range(len(self.ranks)) if index != self.index]
 
     def own_pieces(self, num_pieces: int) -> range:
-        """Those of the pieces of a step that this process makes: none if there are too few for all."""
+        """The pieces of a step that this process makes: none if there are fewer pieces than processes."""
         count = len(self.ranks)
         start, stop = (-(-index * num_pieces // count) for index in (self.index, self.index + 1))
         return range(start, stop)
@@ -58,18 +58,18 @@ class Processes:
         return piece * len(self.ranks) // num_pieces
 
     def post(self, first: int, num_pieces: int) -> ProcessPost:
-        """The way between the pieces of a sequence, the first of which is piece `first` of the step."""
+        """The connection between the pieces of a sequence whose first one is piece `first` of the step."""
         return ProcessPost(self, first, num_pieces)
 
     def gather(
         self, own: Mapping[int, torch.Tensor], shapes: Sequence[tuple[int, ...]], like: torch.Tensor
     ) -> dict[int, torch.Tensor]:
-        """What all pieces of a step gave, by their number, on every process.
+        """The results of all pieces of a step, by piece number, on every process.
 
         Args:
-            own: of this process.
-            shapes: of every piece.
-            like: has their dtype and device.
+            own: the results of this process.
+            shapes: those of every piece.
+            like: gives their dtype and device.
         """
         makers = [self.maker_of(piece, len(shapes)) for piece in range(len(shapes))]
         received = self.swap(
@@ -93,7 +93,7 @@ class Processes:
         dtype: torch.dtype,
         tag: int = 0,
     ) -> dict[int, list[torch.Tensor]]:
-        """Send tensors to processes, and take those of the shapes that are expected of each."""
+        """Send tensors to each process, and receive tensors of the expected shapes from each."""
         operations, buffers = [], {}
         for other, tensors in sends.items():
             if tensors:
@@ -118,7 +118,7 @@ class Processes:
         """Compare the digests of a value that must be the same on all processes.
 
         Raises:
-            RuntimeError: on all of them, if it is another one on any; that one's rank is named.
+            RuntimeError: on all of them, if it differs on any; the message names that one's rank.
         """
         digests = self._bytes_of_all(hashlib.sha256(repr(value).encode()).digest())
         for index in range(1, len(self.ranks)):
@@ -130,11 +130,11 @@ class Processes:
                 )
 
     def any_of(self, flag: bool) -> bool:
-        """Whether the flag is set on any of them."""
+        """Whether the flag is set on any process."""
         return any(value != b"\0" for value in self._bytes_of_all(bytes([flag])))
 
     def _bytes_of_all(self, own: bytes) -> list[bytes]:
-        """Equally many bytes of each process, by its index."""
+        """The bytes of each process, equally many, by its index."""
         tensor = torch.frombuffer(bytearray(own), dtype=torch.uint8)
         received = self.swap(
             {other: [tensor] for other in self.others},
@@ -147,13 +147,13 @@ class Processes:
         return [values[index] for index in range(len(self.ranks))]
 
     def from_first(self, value: int) -> int:
-        """The number in [0, 2**64) that the first process has."""
+        """The first process's number in [0, 2**64)."""
         words = torch.tensor([value >> 32, value % 2**32], dtype=torch.int64)
         high, low = self.tensor_of_first(words, words.shape, words.dtype).tolist()
         return high << 32 | low
 
     def text_of_first(self, text: str) -> str:
-        """The text that the first process has."""
+        """The first process's text."""
         own = torch.tensor([*text.encode()], dtype=torch.uint8)
         shape = torch.Size([self.from_first(len(own))])
         return bytes(self.tensor_of_first(own, shape, own.dtype).tolist()).decode()
@@ -161,9 +161,9 @@ class Processes:
     def tensor_of_first(
         self, tensor: torch.Tensor | None, shape: torch.Size, dtype: torch.dtype = torch.float32
     ) -> torch.Tensor:
-        """The tensor of that shape and dtype that the first process has, on the CPU."""
+        """The first process's tensor, of this shape and dtype, on the CPU."""
         if self.is_first:
-            assert tensor is not None  # it has it
+            assert tensor is not None  # the first process has it
             values = tensor.to(self.device, dtype).contiguous()
         else:
             values = torch.empty(shape, dtype=dtype, device=self.device)
@@ -183,7 +183,7 @@ class Processes:
             ) from error
 
     def _operation(self, kind: Any, flat: torch.Tensor, other: int, tag: int) -> dist.P2POp:
-        flat = flat.view(torch.uint8)  # backends do not know every dtype
+        flat = flat.view(torch.uint8)  # backends do not support every dtype
         return dist.P2POp(kind, flat, other, group=self.group, tag=tag)
 
 
@@ -221,13 +221,13 @@ class ProcessPost:
 
 
 def has_frames(processes: Processes | None) -> bool:
-    """Whether this process decodes the clip: the only one, or the first of those that make it."""
+    """Whether this process decodes the clip: it is the only one, or the first of those that make it."""
     return processes is None or processes.is_first
 
 
 @contextmanager
 def processes_left_on_error(processes: Processes | None) -> Iterator[None]:
-    """Leave the processes of a clip if something goes wrong in this one: so none of them waits for it."""
+    """Leave the processes of a clip if something fails in this one, so that none of them waits for it."""
     try:
         yield
     except BaseException:

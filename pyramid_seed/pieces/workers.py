@@ -1,7 +1,7 @@
-"""Threads that share pieces of work out: at most so many of them compute at a time.
+"""Threads that share pieces of work: a limited number of them compute at a time.
 
-A piece is made by the same calls of kernels on the same shapes whichever thread makes it, and each thread
-computes with one thread of its own. So no bit depends on how many workers there are, nor on who comes first.
+A piece is made by the same kernel calls on the same shapes whichever thread makes it, and each kernel
+uses that thread alone. So no bit depends on the number of workers, nor on which comes first.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from ..choices import MAX_WORKERS
 T = TypeVar("T")
 
 MOST_BESIDE = 4
-"""Pieces that are made beside what goes on, such as chunks being decoded: each holds memory of its own."""
+"""Most pieces made in the background, such as chunks being decoded: each holds its own memory."""
 FIRST = 0
-"""Urgency of what all else waits for; a larger number is less urgent."""
+"""Urgency of what everything else waits for; a larger number is less urgent."""
 
 
 class AbandonedError(Exception):
-    """Another piece has failed, or the caller was interrupted: this one is not needed any more."""
+    """Another piece has failed, or the caller was interrupted: this one is no longer needed."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """Somebody who wants a place, once something holds.
+    """A thread that wants a place, once a condition holds.
 
     Attributes:
         order: (urgency, ticket), the smallest first.
-        holds: what is waited for.
-        woken: told when the place is there.
-        has_place: whether it is.
+        holds: the condition.
+        woken: notified when there is a place.
+        has_place: whether there is.
     """
 
     order: tuple[int, int]
@@ -52,13 +52,13 @@ class _Waiting:
 
 
 class Workers:
-    """Those who compute in one call: the thread that makes it, and threads of ours.
+    """The threads that compute in one call: the one that makes it, and our own.
 
-    Whoever computes holds one of `count` places, and gives it up to wait; of those who want one, the most
-    urgent gets it first. To be used in a `with`, after which no thread is left.
+    A thread that computes holds one of `count` places, and gives it up to wait; the most urgent of those that
+    want one gets it first. To be used in a `with`, after which no thread is left.
 
     Args:
-        count: how many may compute at a time.
+        count: how many threads may compute at a time.
     """
 
     def __init__(self, count: int) -> None:
@@ -68,7 +68,7 @@ class Workers:
         self._waiting: list[_Waiting] = []
         self._is_stopped = False
         self._urgency = threading.local()
-        # Pieces that run together may wait for each other, so each has a thread.
+        # Pieces that run together may wait for each other, so each needs a thread.
         self._pieces = ThreadPoolExecutor(MAX_WORKERS, "pyramid-seed piece")
         self._beside = ThreadPoolExecutor(min(count, MOST_BESIDE), "pyramid-seed beside")
 
@@ -85,14 +85,14 @@ class Workers:
         self._beside.shutdown(cancel_futures=True)
 
     def run(self, pieces: Sequence[Callable[[], T]], *, are_linked: bool = False) -> list[T]:
-        """Make pieces, and wait until all are made.
+        """Make pieces, and wait until all are finished.
 
         Args:
             pieces: each is called once; at most `MAX_WORKERS`.
             are_linked: whether they wait for each other.
 
         Raises:
-            Exception: what the first one raised that failed; the others are abandoned.
+            Exception: the error of the first piece that failed; the others are abandoned.
         """
         if len(pieces) <= 1 or (self.count == 1 and not are_linked):
             return [piece() for piece in pieces]
@@ -106,19 +106,19 @@ class Workers:
         return [each.result() for each in made]
 
     def submit(self, piece: Callable[[], T], urgency: int) -> Future[T]:
-        """Make a piece beside what goes on; of such pieces at most `MOST_BESIDE` are under way."""
+        """Make a piece in the background; at most `MOST_BESIDE` such pieces are in progress."""
         return self._submit(self._beside, piece, urgency)
 
     def result(self, future: Future[T]) -> T:
-        """What a piece gave, once it is made; raises what it raised."""
+        """The result of a piece, once it is made; raises what the piece raised."""
         self.wait_until(future.done)
         return future.result()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Let others compute until something holds; whoever makes it so calls `tell`, and looks at it then.
+        """Let others compute until a condition holds; whoever makes it hold calls `tell`, which checks it.
 
         Raises:
-            AbandonedError: nobody needs it any more.
+            AbandonedError: the work is no longer needed.
         """
         with self._lock:
             self._check()
@@ -129,12 +129,12 @@ class Workers:
                     self._check()
 
     def tell(self) -> None:
-        """Something has changed that others may wait for."""
+        """Say that something has changed that others may wait for."""
         with self._lock:
             self._give_out()
 
     def give_way(self) -> None:
-        """Let whoever is more urgent go first; raises AbandonedError if nobody needs this work any more."""
+        """Let more urgent work go first; raises AbandonedError if this work is no longer needed."""
         own = self._own_urgency()
         with self._lock:
             self._check()
@@ -159,7 +159,7 @@ class Workers:
         return future
 
     def _make(self, piece: Callable[[], T], urgency: int, state: _ThreadState) -> T:
-        """Make a piece in this thread, in which torch is as where it was asked for."""
+        """Make a piece in this thread, with torch's state from where it was requested."""
         self._urgency.value = urgency
         with self._lock:
             self._take()
@@ -186,25 +186,25 @@ class Workers:
     # With the lock held:
 
     def _take(self, holds: Callable[[], bool] = lambda: True) -> None:
-        """Wait for a place, once something holds."""
+        """Wait for a place, once a condition holds."""
         own = _Waiting((self._own_urgency(), next(_tickets)), holds, threading.Condition(self._lock))
         self._waiting.append(own)
         self._give_out()
         try:
             own.woken.wait_for(lambda: own.has_place)
-        except BaseException:  # an interrupt, after which the caller gives a place back
+        except BaseException:  # an interrupt: the caller will give a place back
             if not own.has_place:
                 self._waiting.remove(own)
                 self._num_free -= 1
             raise
 
     def _give(self) -> None:
-        """Give the own place up."""
+        """Give up this thread's place."""
         self._num_free += 1
         self._give_out()
 
     def _give_out(self) -> None:
-        """Give free places to those who can go on; who is to be abandoned needs none."""
+        """Give free places to those that can go on; those to be abandoned need none."""
         for each in sorted(self._waiting, key=lambda waiting: waiting.order):
             if self._is_stopped or (self._num_free > 0 and each.holds()):
                 self._waiting.remove(each)
@@ -215,7 +215,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class _ThreadState:
-    """What of torch belongs to a thread."""
+    """The part of torch's state that belongs to a thread."""
 
     with_grad: bool
     is_inference: bool
@@ -249,14 +249,14 @@ def _has_failed(made: Future[T]) -> bool:
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores for this process: its affinity, what its control group (version 2) grants, and its launch.
+    """Cores for this process, by its affinity, its control group (version 2) and its launch.
 
-    The processes of a launch share the cores of their machine.
+    The processes of a launch share their machine's cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
         cores = cores if quota == "max" else min(cores, int(quota) // int(period))
     except (OSError, ValueError, ZeroDivisionError):
-        pass  # no such group
+        pass  # there is no such group
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

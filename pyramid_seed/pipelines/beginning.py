@@ -1,4 +1,4 @@
-"""What is known of a clip before it is made: its first units, and how they came to be."""
+"""The known beginning of a clip: its first units, and how they were made."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ TEXT_NAMES = ("prompt", "negative_prompt")
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """The first k units of one clip, from which it goes on.
+    """The first k units of a clip that continues from them.
 
-    A clip that goes on from its beginning is, with all its digests and its ledger, the clip that is made in
-    one go, as far as the digests of the beginning are known.
+    A clip continued from its beginning equals the clip made in one go, with its ledger and all its digests,
+    as far as the digests of the beginning are known.
 
     Args:
         latents: (1, C, k, H/s, W/s) float32, normalised; finite, k at least 1.
-        stage_digests: of each unit the SHA-256 of its latents after each stage, coarsest first; () for an
-            encoded image, None where they are not known. None: not known of any unit.
-        text_digests: SHA-256 of the embeddings that made the units, by "prompt" and "negative_prompt", as far
-            as known.
+        stage_digests: for each unit, the SHA-256 of its latents after each stage, coarsest first; () for an
+            encoded image, None where unknown. None: unknown for every unit.
+        text_digests: SHA-256 of the embeddings that made the units, by "prompt" and "negative_prompt", where
+            known.
         image_digest: SHA-256 of the first frame's pixels if unit 0 is an encoded image, else None.
 
     Raises:
-        ValueError, TypeError: a value does not fit, or one contradicts another.
+        ValueError, TypeError: a value is invalid, or two contradict each other.
     """
 
     latents: torch.Tensor
@@ -61,7 +61,7 @@ class Beginning:
 
     @property
     def num_units(self) -> int:
-        """k, the units that are known."""
+        """k, the number of known units."""
         return self.latents.shape[2]
 
 
@@ -71,16 +71,16 @@ def check_beginnings(
     shape: LatentShape,
     max_units: int,
 ) -> tuple[Beginning, ...]:
-    """The beginnings of all clips of a call, or none.
+    """The beginning of every clip in a call, or () without any.
 
     Args:
-        beginning: of the only clip, or a list with one entry per clip.
-        num_clips: how many there are.
+        beginning: that of the only clip, or a list with one entry per clip.
+        num_clips: the number of clips.
         shape: of one unit's latents.
-        max_units: of a clip.
+        max_units: the most units that a beginning may have.
 
     Raises:
-        ValueError, TypeError: they are not those of such clips, or have different numbers of units.
+        ValueError, TypeError: the beginnings do not fit such clips, or differ in their number of units.
     """
     if beginning is None:
         return ()
@@ -117,7 +117,7 @@ def _check_shape(beginning: Beginning, shape: LatentShape, max_units: int) -> No
 def _check_stage_digests(beginning: Beginning, num_stages: int) -> None:
     units = beginning.latents.split(1, dim=2)
     for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests or (), strict=False)):
-        # Only a first unit may be an encoded image.
+        # Only the first unit may be an encoded image.
         if digests is None or (not digests and unit == 0):
             continue
         if len(digests) != num_stages or digests[-1] != noise_digest(latents):

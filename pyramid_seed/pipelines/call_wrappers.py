@@ -1,4 +1,4 @@
-"""What surrounds a pipeline's call: admission, and what holds for as long as it runs."""
+"""Wrappers of a pipeline's call: admission, and settings that hold while it runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .out_of_memory import out_of_memory_advice, warn_of_decoding
 _at_work: set[int] = set()
 """Identities of the parts that calls in progress use."""
 _admission = threading.Lock()
-"""Held while `_at_work` is looked at and changed."""
+"""Held while `_at_work` is read or changed."""
 
 
 def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a pipeline's call alone, under the level of determinism and the attention that it names.
+    """Run a pipeline's call alone, at the determinism level and with the attention that it names.
 
-    All that a call changes is changed after it was admitted, and is as before when it ends.
+    Whatever a call changes, it changes only once admitted, and restores when it ends.
     """
     signature = inspect.signature(call)
 
@@ -52,7 +52,7 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _one_at_a_time(pipeline: Any) -> Iterator[None]:
-    """Refuse a call while another uses the same scheduler or models: each would spoil the other."""
+    """Refuse a call while another uses the same scheduler or models: each would corrupt the other."""
     used = (pipeline.scheduler, pipeline.transformer, pipeline.vae)
     parts = {id(part) for part in used if part is not None}
     with _admission:

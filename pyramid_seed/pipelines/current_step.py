@@ -1,4 +1,4 @@
-"""The transformer as a pipeline asks it: before each step the pipeline says which one is in work."""
+"""The transformer of a pipeline's call: before each step it says which step is in progress."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .guided import GuidedTransformer
 
 @dataclass(frozen=True)
 class CurrentPlace:
-    """Where in a call a step is, each counted from 0.
+    """Where in a call a step is; every index counts from 0.
 
     Attributes:
-        clip: of the call.
-        unit: of the clip, known ones included.
-        stage: of the unit; 0 is the coarsest.
-        step: of the stage.
+        clip: index in the call.
+        unit: index in the clip, known units included.
+        stage: index in the unit; 0 is the coarsest.
+        step: index in the stage.
     """
 
     clip: int
@@ -29,13 +29,13 @@ class CurrentPlace:
 
 
 class TrackedTransformer(GuidedTransformer):
-    """A `GuidedTransformer` that says which step is in work, before the transformer runs.
+    """A `GuidedTransformer` that says which step is in progress before the transformer runs.
 
     Args:
-        args: of a `GuidedTransformer`.
-        clip: which clip of the call it makes.
-        first_unit: the first unit that it makes.
-        on_begin: called with place and timestep before each step.
+        args: those of a `GuidedTransformer`.
+        clip: index in the call of the clip that it makes.
+        first_unit: index of the first unit that it makes.
+        on_begin: called with the place and the timestep before each step.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Between latents and images: decode units as they are finished, encode the first image."""
+"""Between latents and images: decode units as they are finished, and encode the first image."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from .memory import contiguous_copy
 
 
 class UnitDecoder:
-    """Takes the units of one clip as they are finished; this one leaves them undecoded."""
+    """Takes the units of one clip as they are finished; this base class leaves them undecoded."""
 
     def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
         """Take the next unit."""
 
     def poll(self) -> None:
-        """Hand on what is finished by now."""
+        """Pass on what is ready."""
 
     def finish(self) -> None:
-        """Hand on all that was put."""
+        """Pass on everything that was put."""
 
 
 class ClipDecoder(UnitDecoder):
     """Decodes a clip one latent frame at a time, while later ones are still being made.
 
-    Always one latent frame per chunk: so the frames of a clip are bitwise the beginning of a longer one's,
-    and memory does not grow with the clip.
+    A chunk is always one latent frame, so that the frames of a clip are bitwise the beginning of a longer
+    clip's, and memory does not grow with the clip.
 
-    The work goes on beside the generation of the next units, and what is finished is handed on at the next
-    call: on CUDA in a stream of its own; on the CPU, with several workers, a chunk follows the one before it
-    from convolution to convolution. Otherwise it is done and handed on at once. The values are the same.
+    Decoding runs beside the next units, and the next call passes on what is ready: on CUDA in its own stream;
+    on the CPU, with several workers, each chunk follows the one before it from convolution to convolution.
+    Otherwise a chunk is decoded and passed on at once. The values are the same.
 
     Args:
         vae: the decoder.
-        on_chunk: called as (chunk, values), in order, with what `convert` made.
-        convert: makes the values of pixels (1, 3, t, s H, s W), float32 in [-1, 1], on the VAE's device.
-        workers: who shares the work out; None: whoever calls does it.
+        on_chunk: called as (chunk, values), in order, with the values that `convert` made.
+        convert: makes values from pixels (1, 3, t, s H, s W), float32 in [-1, 1], on the VAE's device.
+        workers: those that share the work; None: the caller does it all.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class ClipDecoder(UnitDecoder):
         self._num_put = 0
 
     def put(self, latents: torch.Tensor, *, is_last: bool = False) -> None:
-        """Take the clip's next latent frame (1, C, 1, H, W), float32, normalised; hand on those before it.
+        """Take the clip's next latent frame (1, C, 1, H, W), float32, normalised; pass on earlier ones.
 
         Raises:
-            FloatingPointError: the decoder gave values that are not finite; the latent frame is named.
+            FloatingPointError: decoded values are not finite; the message names the latent frame.
         """
         index = self._num_put
         self._num_put += 1
@@ -93,12 +93,12 @@ class ClipDecoder(UnitDecoder):
             self._waiting.append(self._run(index, latents, network))
 
     def poll(self) -> None:
-        """Hand on what is finished by now; raises as `put`."""
+        """Pass on what is ready; raises as `put` does."""
         while self._waiting and self._waiting[0].done():
             self._deliver(self._waiting.popleft())
 
     def finish(self) -> None:
-        """Wait for all that was put, and hand it on; raises as `put`."""
+        """Wait for everything that was put, and pass it on; raises as `put` does."""
         while self._waiting:
             self._deliver(self._waiting.popleft())
 
@@ -114,7 +114,7 @@ class ClipDecoder(UnitDecoder):
 
     def _deliver(self, decoded: _Decoded | Future[_Decoded]) -> None:
         if isinstance(decoded, Future):
-            assert self._workers is not None  # who were asked for it
+            assert self._workers is not None  # only workers return futures
             decoded = self._workers.result(decoded)
         if decoded.event is not None:
             decoded.event.synchronize()
@@ -127,7 +127,7 @@ class ClipDecoder(UnitDecoder):
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A decoded latent frame; on CUDA, `event` is that of its stream."""
+    """A decoded latent frame; on CUDA, `event` marks where its stream has finished it."""
 
     chunk: int
     values: torch.Tensor
@@ -139,18 +139,18 @@ class _Decoded:
 
 
 def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
-    """Whether decoding may have a CUDA stream of its own: weights that hooks move have streams already."""
+    """Whether decoding may run in its own CUDA stream: weights that hooks move already have streams."""
     return device.type == "cuda" and not has_hooks(vae)
 
 
 def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:
-    """Whether the VAE comes to its device for a call and leaves it for another model (model, sequential)."""
+    """Whether hooks move the VAE to its device only for its own calls (model or sequential offload)."""
     return any(map(has_offload_hook, vae.modules()))
 
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream for decoding: always the same one, as the allocator keeps memory for each."""
+    """The stream for decoding: always the same one, as the allocator keeps separate memory for each."""
     return torch.cuda.Stream(device)
 
 
@@ -184,13 +184,13 @@ def to_uint8(pixels: torch.Tensor) -> torch.Tensor:
 def to_frames(pixels: torch.Tensor, *, wait: bool = True) -> torch.Tensor:
     """Pixels (1, 3, t, H, W) in [-1, 1] to frames (t, H, W, 3) uint8 on the CPU, contiguous.
 
-    Without `wait` the copy from CUDA may be under way when this returns, on the current stream.
+    Without `wait`, the copy from CUDA may still be in progress on the current stream on return.
     """
     return to_uint8(pixels)[0].contiguous().to("cpu", non_blocking=not wait and pixels.is_cuda)
 
 
 def encode_image(vae: AutoencoderKLCausalVideo, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
-    """Latents of the first frame, drawn from the VAE's posterior with ("posterior", 0, 0).
+    """Latents of the first frame, sampled from the VAE's posterior with the draw ("posterior", 0, 0).
 
     Args:
         image: (1, 3, H, W) in [-1, 1].

@@ -1,7 +1,7 @@
 """The autoregressive sampler: units, stages, steps, as plain functions over plain values.
 
 One function per equation of Pyramidal Flow Matching (arXiv 2410.05954). Latents are (1, C, 1, H, W) for one
-unit and stay in float32 between the steps.
+unit and stay in float32 between steps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .memory import contiguous_copy
 
 
 class VelocityModel(Protocol):
-    """The transformer with its text, ready to be asked for velocities of one clip."""
+    """The transformer with the text of one clip, whose velocities it predicts."""
 
     def __call__(
         self, latents: torch.Tensor, history: list[torch.Tensor], timestep: torch.Tensor
     ) -> torch.Tensor: ...
 
     def start_unit(self, guidance_scale: float) -> None:
-        """Guide with this scale from now on."""
+        """Use this guidance scale from now on."""
         ...
 
     def start_stage(self, num_steps: int) -> None:
-        """Forget what was cached for other shapes; so many steps follow."""
+        """Drop what was cached for other shapes; `num_steps` steps follow."""
         ...
 
 
@@ -59,7 +59,7 @@ class UnitSettings:
 
 
 OnStep = Callable[[Place, torch.Tensor, torch.Tensor], torch.Tensor | None]
-"""Called after each step with its place, timestep and latents; returns the latents to go on with, or None
+"""Called after each step with its place, timestep and latents; returns the latents to continue with, or None
 to stop the run."""
 
 
@@ -95,7 +95,7 @@ def renoise(
 ) -> torch.Tensor:
     """Enter the next stage: enlarge, rescale, add block noise (arXiv 2410.05954, equation 15).
 
-    `white_noise` has the size of the stage entered.
+    `white_noise` has the size of the new stage.
     """
     noise = block_noise(white_noise, gamma)
     return coefficients.upsample_scale * upsample(latents) + coefficients.noise_scale * noise
@@ -103,7 +103,7 @@ def renoise(
 
 @dataclass(frozen=True)
 class StepCheck:
-    """Whether the latents after a step are finite: a flag, bool of shape (), where they were computed."""
+    """Whether the latents after a step are finite: a bool flag of shape (), on the device of the latents."""
 
     place: Place
     is_finite: torch.Tensor
@@ -113,7 +113,7 @@ def check_finite(checks: Sequence[StepCheck]) -> None:
     """Read the flags of a unit's steps from the device, all at once.
 
     Raises:
-        FloatingPointError: the latents were not finite; unit, stage and step of the first time are named.
+        FloatingPointError: latents were not finite; the message names the first such unit, stage and step.
     """
     flags = torch.stack([check.is_finite for check in checks]).tolist()
     for check, is_finite in zip(checks, flags, strict=True):
@@ -138,7 +138,7 @@ def denoise_stage(
 ) -> torch.Tensor | None:
     """The Euler steps of one stage; None when `on_step` stops the run.
 
-    A check of each step is appended to `checks`: nothing is read from the device here.
+    A check of each step is appended to `checks`, so that nothing is read from the device here.
     """
     scheduler.set_timesteps(num_inference_steps, stage)
     velocity_model.start_stage(num_inference_steps)
@@ -231,9 +231,9 @@ def denoise_clip(
     """Generate a clip unit by unit.
 
     Args:
-        first_units: latents (1, C, k, H, W) of the first k units if these are known: an image, or the
-            beginning of a clip; else None.
-        settings: one entry per unit of the whole clip, the first ones included.
+        first_units: latents (1, C, k, H, W) of the first k units if known (an image, or the beginning of a
+            clip); else None.
+        settings: one entry per unit of the whole clip, including the first ones.
         velocity_model, scheduler, noise, shape, device, on_step: see `denoise_unit`.
 
     Yields:

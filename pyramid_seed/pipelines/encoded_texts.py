@@ -1,4 +1,4 @@
-"""Texts that were encoded beforehand, so that clips are made of them without text encoders."""
+"""Texts encoded in advance, so that clips can be made from them without text encoders."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ..texts import parse_json
 from .text import PromptEmbeddings, TextEmbeddings, embeddings_digest
 
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-"""Parts that a pipeline can do without once its texts are encoded."""
+"""Parts that a pipeline no longer needs once its texts are encoded."""
 PARTS_WITHOUT_TEXT = ("transformer", "vae")
-"""Parts without which a pipeline can encode texts."""
+"""Parts that a pipeline does not need for encoding texts."""
 
 _HEADER = "pyramid_seed"  # the name of our metadata in the file
 
@@ -33,12 +33,11 @@ class EncodedTexts:
     """Embeddings of texts, and what encoded them.
 
     Attributes:
-        texts: the embeddings (1, L, D), (1, L) and (1, P) of each text; those of a file are read when they
-            are asked for.
+        texts: the embeddings (1, L, D), (1, L) and (1, P) of each text; those in a file are read on access.
         max_sequence_length: L.
         dtype: of the text encoders, "float32" or "bfloat16".
-        weights: name, size and SHA-256 of the files of text encoders and tokenizers.
-        environment: what encoded them, see `environment_fingerprint`.
+        weights: name, size and SHA-256 of each file of the text encoders and tokenizers.
+        environment: where they were encoded, see `environment_fingerprint`.
         path: the file that holds them; None if they are in memory.
     """
 
@@ -50,7 +49,7 @@ class EncodedTexts:
     path: Path | None = None
 
     def check(self, prompt: str, negative_prompt: str | None, max_sequence_length: int, dtype: str) -> None:
-        """Refuse to make a clip of texts that are not here, or were encoded in another way.
+        """Refuse a clip whose texts are missing here, or were encoded in another way.
 
         Args:
             prompt: with its suffix.
@@ -58,7 +57,7 @@ class EncodedTexts:
             max_sequence_length, dtype: the clip's.
 
         Raises:
-            ValueError: what does not fit, and what to do.
+            ValueError: says what does not fit, and what to do.
         """
         where = self.path or "prompt_embeds"
         for name, mine, asked in (
@@ -78,7 +77,7 @@ class EncodedTexts:
                 )
 
     def check_beginning(self, digests: Mapping[str, str], prompt: str, negative_prompt: str | None) -> None:
-        """Refuse to go on with a clip whose units were made of other embeddings of its texts: ValueError.
+        """Refuse to continue a clip whose units were made from other embeddings of its texts: ValueError.
 
         Args:
             digests: see `Beginning.text_digests`.
@@ -93,7 +92,7 @@ class EncodedTexts:
                 )
 
     def arguments(self, prompt: str, negative_prompt: str | None) -> dict[str, torch.Tensor]:
-        """What a call of the pipeline takes in place of texts, which must be here.
+        """The arguments for a pipeline's call in place of the texts, which must be stored here.
 
         Raises:
             ValueError: the file is damaged.
@@ -103,11 +102,11 @@ class EncodedTexts:
         return {name: values for name, values in embeddings._asdict().items() if values is not None}
 
     def digest(self, text: str) -> str:
-        """SHA-256 of the embeddings of a text, which must be here; see `embeddings_digest`."""
+        """SHA-256 of the embeddings of a text, which must be stored here; see `embeddings_digest`."""
         return embeddings_digest(self.texts[text])
 
     def with_rows(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-        """The files of a clip's weights: a pipeline's, and those that encoded its texts.
+        """The weight files of a clip: a pipeline's, and those that encoded its texts.
 
         Raises:
             ValueError: see `check_files`.
@@ -117,13 +116,13 @@ class EncodedTexts:
         return tuple(files[name] for name in sorted(files))
 
     def check_files(self, files: Mapping[str, object], fact: str) -> None:
-        """Refuse texts that were encoded by files of another model.
+        """Refuse texts that were encoded with the files of another model.
 
         Args:
-            files: of a model, by name, with one `fact` about each: "size" or "sha256".
+            files: the model's files by name, each with one `fact` about it: "size" or "sha256".
 
         Raises:
-            ValueError: the fact is another one for a file of the same name.
+            ValueError: the fact differs for a file of the same name.
         """
         for row in self.weights:
             if files.get(row["file"], row[fact]) != row[fact]:
@@ -133,14 +132,14 @@ class EncodedTexts:
                 )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a .safetensors with the embeddings, and the rest as its metadata; whole or not at all.
+        """Write a .safetensors file: the embeddings, and the rest as its metadata; whole or not at all.
 
         Returns:
             The path.
 
         Raises:
-            FileExistsError: something is there.
-            ValueError: it has another ending.
+            FileExistsError: the path exists.
+            ValueError: the path has another ending.
         """
         path = Path(path)
         check_ending(path)
@@ -179,7 +178,7 @@ class _Header(msgspec.Struct, kw_only=True):
 
 
 def check_ending(path: Path) -> None:
-    """Refuse to write embeddings to anything but a .safetensors: ValueError."""
+    """Refuse to write embeddings to any file but a .safetensors: ValueError."""
     if path.suffix.lower() != ".safetensors":
         raise ValueError(
             f"embeddings are written as .safetensors, got {path}; use {path.with_suffix('.safetensors')}"
@@ -187,11 +186,11 @@ def check_ending(path: Path) -> None:
 
 
 def read_encoded_texts(path: str | Path) -> EncodedTexts:
-    """What `EncodedTexts.save` wrote; the embeddings themselves are read when they are asked for.
+    """Read what `EncodedTexts.save` wrote; the embeddings themselves are read on access.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is another file, or a damaged one.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, or of another kind.
     """
     path = Path(path)
     check_readable(path)
@@ -207,7 +206,7 @@ def read_encoded_texts(path: str | Path) -> EncodedTexts:
         check_choice("dtype", header.dtype, DTYPES)
         if not header.texts:
             raise ValueError("it has no texts")
-    except ValueError as error:  # msgspec's is one
+    except ValueError as error:  # msgspec's error is one
         raise ValueError(f"{path} holds damaged embeddings: {error}") from error
     return EncodedTexts(
         texts=_StoredTexts(path, header),
@@ -220,7 +219,7 @@ def read_encoded_texts(path: str | Path) -> EncodedTexts:
 
 
 class _StoredTexts(Mapping[str, TextEmbeddings]):
-    """The embeddings in a file: one may be larger than the memory."""
+    """The embeddings in a file, read one by one, as the file may be larger than the memory."""
 
     def __init__(self, path: Path, header: _Header) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""Images that a clip begins with, and the size that they give it."""
+"""Images that clips begin with, and the size that they give a clip."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..media.images import open_image, to_rgb8
 from .memory import contiguous_copy
 
 DEFAULT_SIZE = (384, 640)
-"""(height, width) of a clip where neither is given and no image says."""
+"""(height, width) of a clip when neither a size nor an image is given."""
 ARRAYS = (np.ndarray, torch.Tensor)
 
 
 def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Tensor, ...]:
-    """Images (1, 3, H, W) in [-1, 1], one per prompt, in the size in which they are given.
+    """Images (1, 3, H, W) in [-1, 1], one per prompt, each in its own size.
 
     Args:
-        image: a file's path, or what diffusers takes: PIL images, arrays (H, W, 3), tensors
-            (3, H, W) or batches of them, in [0, 1]; one serves all prompts. PIL
-            images are read as `media.images.to_rgb8` does.
-        num_prompts: how many are needed.
+        image: a file's path, or what diffusers takes: PIL images, arrays (H, W, 3), tensors (3, H, W) or
+            batches of them, in [0, 1]; a single one serves all prompts. PIL images are read as
+            `media.images.to_rgb8` does.
+        num_prompts: how many images are needed.
 
     Raises:
-        TypeError: it is nothing of that kind. FileNotFoundError: there is no such file.
-        ValueError: another number of images, of channels, or values that are out of range.
+        TypeError: `image` has another type. FileNotFoundError: the file does not exist.
+        ValueError: the number of images or of channels is wrong, or values are out of range.
     """
     values = opened(image if isinstance(image, list) else [image])
     if not values:
@@ -57,14 +57,14 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
 
 
 def opened(image: Any) -> Any:
-    """What was given as an image, or a list of some, with files read in place of their paths."""
+    """The image or list of images, with every path replaced by the image in its file."""
     if isinstance(image, list):
         return [opened(value) for value in image]
     return open_image(Path(image)) if isinstance(image, str | Path) else image
 
 
 def _check_values(values: torch.Tensor) -> None:
-    """Values of an image must be in [0, 1]; diffusers takes those of one below 0 to be in [-1, 1]."""
+    """Refuse values outside [0, 1]: diffusers takes an image with values below 0 to be in [-1, 1]."""
     if not values.is_floating_point():
         raise ValueError(
             f"image must be a PIL image or floating point in [0, 1], got {values.dtype}; divide by 255"
@@ -77,9 +77,9 @@ def _check_values(values: torch.Tensor) -> None:
 
 
 def clip_size(height: int | None, width: int | None, images: Sequence[torch.Tensor]) -> tuple[int, int]:
-    """Height and width of the clip: as given, else the image's, else the default.
+    """Height and width of the clip: those given, else the image's, else the default.
 
-    An image of another size is refused: how to crop or stretch it is not ours to choose.
+    An image of another size is refused: whether to crop or to stretch it is the caller's choice.
     """
     own = tuple(images[0].shape[-2:]) if images else DEFAULT_SIZE
     size = (own[0] if height is None else height, own[1] if width is None else width)
@@ -100,7 +100,7 @@ def latent_shape(
     width: int | None,
     images: Sequence[torch.Tensor],
 ) -> LatentShape:
-    """Shape of a unit's latents; where their size comes from an image, errors say so."""
+    """Shape of a unit's latents; if their size comes from an image, errors say so."""
     size = clip_size(height, width, images)
     try:
         return geometry.latent_shape(channels, *size)

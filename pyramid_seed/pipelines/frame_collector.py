@@ -1,4 +1,4 @@
-"""What becomes of the decoded frames of a call: passed to a callback, kept for the output, or both."""
+"""Where the decoded frames of a call go: to a callback, the output, or both."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ OnFrames: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
 class FrameCollector:
     """The frames of a call.
 
-    Units are decoded as they come; under hooks that bring one model at a time to the device, all of them
-    after the last one.
+    Units are decoded as they are finished; under hooks that bring one model at a time to the device, all are
+    decoded after the last one.
 
     Args:
-        vae: the decoder; None where no frame is asked for.
-        output_type: of the pipeline.
-        num_clips: how many there are.
+        vae: the decoder; None if no frames are requested.
+        output_type: the pipeline's argument.
+        num_clips: the number of clips.
         on_frames: the pipeline's `callback_on_chunk_end`.
-        workers: who shares the decoding out; None: whoever calls does it.
+        workers: those that share the decoding; None: the caller does it all.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class FrameCollector:
         self._is_late = vae is not None and has_offload_hooks(vae)
 
     def decoder(self, clip: int) -> UnitDecoder:
-        """Where the units of a clip go as they are finished."""
+        """The decoder that takes the units of a clip as they are finished."""
         return self._decoder(clip) if self._is_decoded and not self._is_late else UnitDecoder()
 
     def collect(self, clips: list[torch.Tensor], processor: VideoProcessor) -> Any:
-        """The `frames` of the pipeline's output, of the clips (1, C, t, h, w) that are kept."""
+        """The `frames` of the pipeline's output, for the clips (1, C, t, h, w) that are kept."""
         if self._is_decoded and self._is_late:
             for index, clip in enumerate(clips):
                 decoder = self._decoder(index)
@@ -71,13 +71,13 @@ class FrameCollector:
 
     def _decoder(self, clip: int) -> ClipDecoder:
         kept, on_frames = self._kept[clip], self._on_frames
-        assert self._vae is not None  # frames are asked for
+        assert self._vae is not None  # frames were requested
 
         if self._output_type in ("latent", "uint8"):
             is_kept = self._output_type == "uint8"
 
             def on_bytes(chunk: int, values: torch.Tensor) -> None:
-                frames = values.numpy().copy()  # what comes from CUDA lies in pinned memory, which is scarce
+                frames = values.numpy().copy()  # frames from CUDA lie in scarce pinned memory
                 if is_kept:
                     kept.append(frames if on_frames is None else frames.copy())
                 if on_frames is not None:
@@ -94,7 +94,7 @@ class FrameCollector:
 
 
 def _joined(clips: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
-    """(B, T, H, W, 3) of the chunks (t, H, W, 3) of each clip."""
+    """The chunks (t, H, W, 3) of each clip as one array (B, T, H, W, 3)."""
     num_frames = sum(len(chunk) for chunk in clips[0])
     joined = np.empty((len(clips), num_frames, *clips[0][0].shape[1:]), np.uint8)
     for clip, chunks in zip(joined, clips, strict=True):

@@ -1,4 +1,4 @@
-"""The transformer with the text of one clip, as the sampler asks for velocities."""
+"""The transformer with the text of one clip, which the sampler asks for velocities."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .text import TextEmbeddings, guidance_pair
 
 
 class GuidedTransformer:
-    """The transformer with the text of one clip: asks for negative and positive velocity.
+    """The transformer with the text of one clip: computes the negative and the positive velocity.
 
-    In one batch, or in calls of their own where the clip has shards. With `use_graphs` the steps of small
+    They run as one batch, or as separate calls if the clip has shards. With `use_graphs` the steps of small
     stages are recorded, see `step_graph`.
     """
 
@@ -60,7 +60,7 @@ class GuidedTransformer:
         """Velocity (1, C, 1, H, W), float32, guided when `guidance_scale` is above 1.
 
         Raises:
-            ValueError: guidance is wanted and there is no negative prompt.
+            ValueError: guidance is requested without a negative prompt.
         """
         is_guided = self.guidance_scale > 1
         if is_guided and len(self._texts) == 1:
@@ -102,7 +102,7 @@ class GuidedTransformer:
         timestep: torch.Tensor,
         shard: Shard | None,
     ) -> torch.Tensor:
-        """What the transformer gives for one of the texts, perhaps by a recorded step."""
+        """The transformer's output for one of the texts, possibly from a recorded step."""
         if text not in self._graphs and self._can_be_recorded(text):
             step = partial(self._velocity, text, history, shard)
             self._graphs[text] = StepGraph(step, latents, timestep)
@@ -118,10 +118,10 @@ class GuidedTransformer:
         latents: torch.Tensor,
         timestep: torch.Tensor,
     ) -> torch.Tensor:
-        """Velocity (B, C, 1, H, W) for one of the texts, or the tokens of a shard of it."""
+        """Velocity (B, C, 1, H, W) for one of the texts, or the tokens of one shard of it."""
         embeddings = self._texts[text]
         batch, dtype = embeddings.prompt_embeds.shape[0], embeddings.prompt_embeds.dtype
-        # The reference path builds everything again at every step.
+        # The reference path builds everything anew at every step.
         memory = StageMemory()
         if self.transformer.attention_path != "reference":
             memory = self._memories.setdefault(text, memory)
@@ -145,7 +145,7 @@ class GuidedTransformer:
 
     @contextmanager
     def _lora_scaled(self) -> Iterator[None]:
-        """The scale of `attention_kwargs` on the LoRA layers, once for all pieces of a step."""
+        """Apply the scale of `attention_kwargs` to the LoRA layers, once for all pieces of a step."""
         scale = (self.attention_kwargs or {}).get("scale", 1.0)
         if scale != 1:
             scale_lora_layers(self.transformer, scale)
@@ -156,20 +156,20 @@ class GuidedTransformer:
                 unscale_lora_layers(self.transformer, scale)
 
     def _can_be_recorded(self, text: str) -> bool:
-        """Whether a step has run in this stage, and recording the next one pays."""
+        """Whether a step has run in this stage, and recording the next one is worthwhile."""
         context = self._memories.get(text, StageMemory()).context
         if context is None or not (self._use_graphs and self._is_long_stage):
             return False
         return context.text.shape[0] * context.rotary.cos.shape[0] <= MOST_TOKENS
 
     def start_unit(self, guidance_scale: float) -> None:
-        """Guide with this scale until somebody sets another one."""
+        """Use this guidance scale until another one is set."""
         self.guidance_scale = guidance_scale
 
     def start_stage(self, num_steps: int) -> None:
-        """Forget what holds for one stage: memories, recorded steps, and what diffusers' step caches hold.
+        """Drop what holds for one stage: memories, recorded steps, and the content of diffusers' step caches.
 
-        Those have activations of the last stage, or of the last clip.
+        Those caches still hold activations of the last stage, or of the last clip.
         """
         self._memories.clear()
         self._graphs.clear()

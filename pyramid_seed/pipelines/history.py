@@ -1,4 +1,4 @@
-"""What a unit looks back on: clean past latents that get coarser with age."""
+"""What a unit is conditioned on: clean past latents that get coarser with age."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def history_clips(frames: Sequence[tuple[torch.Tensor, ...]], stage: int) -> lis
     """The history of the next unit at one stage, oldest first.
 
     Args:
-        frames: the `latent_pyramid` of every past unit, in order; unit u of the clip follows u of them.
+        frames: the `latent_pyramid` of every past unit, in order; unit u has u of them.
         stage: the stage to be generated, 0 = coarsest.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Hooks of diffusers that somebody put on a model: those of which a manifest could not tell are refused."""
+"""Hooks that users put on models: those that a manifest could not record are refused."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def has_hooks(model: nn.Module) -> bool:
 
 
 def check_hooks(name: str, model: nn.Module, *, has_cache: bool = False) -> None:
-    """Refuse a model with hooks that make another clip and that no manifest could tell of.
+    """Refuse a model with hooks that change the clip and that no manifest could record.
 
     Args:
-        name: of the component.
-        model: with the hooks that it may have.
-        has_cache: whether a step cache was put on it by `enable_cache`, which is told.
+        name: the component's name.
+        model: with any hooks on it.
+        has_cache: whether `enable_cache` put a step cache on it, which the manifest records.
 
     Raises:
-        ValueError: weights were moved to a disk, or a hook is none of offloading.
+        ValueError: weights were moved to a disk, or a hook is not for offloading.
     """
     for module in model.modules():
         for hook_name, hook in diffusers_hooks(module).items():

@@ -1,4 +1,4 @@
-"""Checks of a pipeline call, made before any work starts: each says the rule, the value and what to use."""
+"""Checks of a pipeline call, made before any work starts: errors name the rule, the value and a fix."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ MAX_VIDEOS = 10_000
 
 @dataclass(frozen=True)
 class Request:
-    """A checked call: what is to be made.
+    """A checked call: what to make.
 
     Attributes:
         num_prompts, num_videos_per_prompt: clips are ordered by prompt.
         shape: of one unit's latents.
         units: settings of each unit.
         images: first frames (1, 3, H, W) in [-1, 1], one per prompt, or none.
-        beginnings: of each clip, all with equally many units; or none.
-        text_length: L, tokens of the T5 embeddings of prompts and negative prompts.
+        beginnings: one per clip, all with the same number of units; or none.
+        text_length: L, the number of tokens in the T5 embeddings of prompts and negative prompts.
     """
 
     num_prompts: int
@@ -44,24 +44,24 @@ class Request:
 
     @property
     def num_clips(self) -> int:
-        """Clips of the whole call."""
+        """Number of clips in the call."""
         return self.num_prompts * self.num_videos_per_prompt
 
     @property
     def num_known_units(self) -> int:
-        """First units of each clip that are not generated: those of beginnings, or an image's."""
+        """Number of first units of each clip that are not generated: its beginning's, or an image's."""
         if self.beginnings:
             return self.beginnings[0].num_units
         return 1 if self.images else 0
 
     @property
     def num_steps(self) -> int:
-        """Transformer steps of the whole call."""
+        """Number of transformer steps in the call."""
         new_units = self.units[self.num_known_units :]
         return self.num_clips * sum(sum(unit.num_inference_steps) for unit in new_units)
 
     def steps_before(self, clip: int, place: Place) -> int:
-        """Transformer steps of the call before the one at this place of a clip."""
+        """Number of transformer steps in the call before the one at this place of a clip."""
         before = self.units[self.num_known_units : place.unit]
         stages = self.units[place.unit].num_inference_steps[: place.stage]
         whole_units = sum(sum(unit.num_inference_steps) for unit in before)
@@ -74,12 +74,12 @@ class Request:
 
     @property
     def is_guided(self) -> bool:
-        """Whether any unit that is generated needs the negative prompt."""
+        """Whether any unit to be generated needs the negative prompt."""
         return any(unit.guidance_scale > 1 for unit in self.units[self.num_known_units :])
 
     @property
     def needs_negative(self) -> bool:
-        """Whether the negative prompt is needed: for a unit, or for the digest of what guided a known one."""
+        """Whether a unit needs the negative prompt, or the digest of what guided a known one does."""
         return self.is_guided or any(
             self.guides(clip, beginning.num_units) and "negative_prompt" not in beginning.text_digests
             for clip, beginning in enumerate(self.beginnings)
@@ -95,15 +95,15 @@ class Request:
         return bool(self.images or (self.beginnings and self.beginnings[clip].image_digest is not None))
 
     def image(self, clip: int) -> torch.Tensor | None:
-        """The first frame of a clip, (1, 3, H, W) in [-1, 1], if it is given."""
+        """The first frame given for a clip, (1, 3, H, W) in [-1, 1], or None."""
         return self.images[clip // self.num_videos_per_prompt] if self.images else None
 
     def beginning(self, clip: int) -> Beginning | None:
-        """The first units of a clip, if they are given."""
+        """The first units given for a clip, or None."""
         return self.beginnings[clip] if self.beginnings else None
 
     def known_stage_digests(self, clip: int) -> list[tuple[str, ...] | None]:
-        """Stage digests of the units of a clip that are not generated; None where they are not known."""
+        """Stage digests of the units of a clip that are not generated; None where unknown."""
         if not self.beginnings:
             return [()] * self.num_known_units
         digests = self.beginnings[clip].stage_digests
@@ -135,14 +135,14 @@ def check_call(
     """Check the arguments of a pipeline call against the model's geometry; see the pipeline for each.
 
     Args:
-        geometry: sizes and counts.
+        geometry: the model's sizes and counts.
         channels: C of the latents.
-        text_widths: of the T5 embeddings and of the pooled ones.
+        text_widths: widths of the T5 embeddings and of the pooled ones.
 
     Raises:
         ValueError, TypeError: an argument does not fit.
     """
-    # Before anything of that size is built.
+    # Before anything of that size is allocated.
     for name, side in (("height", height), ("width", width)):
         if side is not None:
             check_int(name, side, maximum=MAX_SIDE)
@@ -190,7 +190,7 @@ def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> t
 
 
 def check_replaced(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Latents that a callback returned must be finite and of the shape of those it was given."""
+    """Refuse latents from a callback unless they are finite and have the shape of those it was given."""
     if latents.shape != shape:
         raise ValueError(
             f"a callback must return latents of shape {tuple(shape)}, got {tuple(latents.shape)}"

@@ -1,4 +1,4 @@
-"""LoRA on a pipeline, with the methods that users of diffusers know."""
+"""LoRA on a pipeline, with the methods that diffusers users know."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..private_apis import lora_options
 
 
 class LoraLoaderMixin(LoraBaseMixin):
-    """`load_lora_weights`, `save_lora_weights`, `set_adapters`, `fuse_lora` ..., of the transformer."""
+    """`load_lora_weights`, `save_lora_weights`, `set_adapters`, `fuse_lora` ... for the transformer."""
 
     _lora_loadable_modules = ["transformer"]  # noqa: RUF012
     transformer_name = "transformer"
@@ -32,20 +32,20 @@ class LoraLoaderMixin(LoraBaseMixin):
         return_lora_metadata: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The tensors of a LoRA, as they are named in its file, on the CPU.
+        """The tensors of a LoRA under the names in its file, on the CPU.
 
         Args:
             pretrained_model_name_or_path_or_dict: see `load_lora_weights`; or tensors.
-            return_alphas: give back the tensors named "alpha" apart; else they stay among the others.
-            return_lora_metadata: give back the config of peft that `save_lora_weights` wrote into the file,
-                by names that begin with "transformer."; None where there is none.
+            return_alphas: return the tensors named "alpha" separately; otherwise they stay among the others.
+            return_lora_metadata: return the peft config that `save_lora_weights` wrote into the file, by
+                names that begin with "transformer."; None if there is none.
             kwargs: weight_name, subfolder, revision, cache_dir, token, local_files_only, as in diffusers.
 
         Returns:
-            The tensors; or, as diffusers, a tuple of them and what else was asked for, alphas first.
+            The tensors; or, as in diffusers, a tuple of them and what else was requested, alphas first.
 
         Raises:
-            ValueError: it is no .safetensors. FileNotFoundError, OSError: it cannot be found.
+            ValueError: it is not a .safetensors file. FileNotFoundError, OSError: it cannot be found.
         """
         source, _ = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
         if kwargs:
@@ -75,17 +75,16 @@ class LoraLoaderMixin(LoraBaseMixin):
 
         Args:
             save_directory: the folder, made if it is missing.
-            transformer_lora_layers: its tensors, as `peft.utils.get_peft_model_state_dict(transformer)` gives
-                them.
-            is_main_process: False writes nothing: of several processes one does.
+            transformer_lora_layers: its tensors, from `peft.utils.get_peft_model_state_dict(transformer)`.
+            is_main_process: False writes nothing, so that only one of several processes writes.
             weight_name: default: pytorch_lora_weights.safetensors.
             save_function: called as (tensors, path) in place of safetensors.
-            safe_serialization: must be True: what is a pickle is not read again.
+            safe_serialization: must be True: pickles are not read back.
             transformer_lora_adapter_metadata: `transformer.peft_config[adapter].to_dict()`; it is needed to
                 load a LoRA whose alpha is not its rank.
 
         Raises:
-            ValueError: there are no tensors, or it is to be a pickle. FileExistsError: the folder is a file.
+            ValueError: there are no tensors, or a pickle is requested. FileExistsError: the folder is a file.
         """
         if not transformer_lora_layers:
             raise ValueError(
@@ -126,14 +125,14 @@ class LoraLoaderMixin(LoraBaseMixin):
         Args:
             pretrained_model_name_or_path_or_dict: .safetensors, a folder or hub id that holds it, or tensors.
                 Names may begin with "transformer.", as a pipeline of diffusers saves them.
-            adapter_name: a name for it, as `set_adapters` takes it.
-            hotswap: put it in the place of the LoRA of this name, for the same layers, at scale 1. Compiled
-                code stays as it is if ranks and alphas are equal, or if
-                `enable_lora_hotswap(target_rank=...)` was called before the first one.
+            adapter_name: a name for it, as in `set_adapters`.
+            hotswap: replace the LoRA of this name, for the same layers, at scale 1. Compiled code is kept if
+                ranks and alphas are equal, or if `enable_lora_hotswap(target_rank=...)` was called before the
+                first one was loaded.
             kwargs: weight_name, subfolder, revision, cache_dir, token, local_files_only, as in diffusers.
 
         Raises:
-            ValueError: it is of another model, or no .safetensors.
+            ValueError: it belongs to another model, or is not a .safetensors file.
             FileNotFoundError, OSError: it cannot be found.
         """
         source, names = find_lora(pretrained_model_name_or_path_or_dict, kwargs)
@@ -143,15 +142,15 @@ class LoraLoaderMixin(LoraBaseMixin):
         )
 
     def fuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
-        """Add the active LoRAs to the weights, see diffusers; components: only "transformer"."""
+        """Add the active LoRAs to the weights, as in diffusers; components: only "transformer"."""
         super().fuse_lora(["transformer"] if components is None else components, **kwargs)
 
     def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
-        """Subtract them again: but for rounding, so that a clip made then cannot name its weights."""
+        """Subtract them again, up to rounding: a clip made afterwards cannot name its weights."""
         super().unfuse_lora(["transformer"] if components is None else components, **kwargs)
 
     def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
-        """The LoRAs that act; None if that cannot be known, see `LoraMixin.loras_in_use`."""
+        """The active LoRAs; None if they cannot be known, see `LoraMixin.loras_in_use`."""
         for name, part in self.components.items():
             if name != "transformer" and isinstance(part, torch.nn.Module) and has_adapters(part):
                 return None

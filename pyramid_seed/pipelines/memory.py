@@ -1,8 +1,8 @@
 """Where tensors lie in memory.
 
-Kernels give other bits for other addresses and strides: measured on the CPU, a text encoder whose weights
-were mapped from a file, 24 bytes past a multiple of 64, against its copy. So what comes from outside is
-brought to one layout first.
+Kernels give other bits for other addresses and strides: measured on the CPU with a text encoder whose weights
+were mapped from a file, 24 bytes past a multiple of 64, against a copy. So everything from outside is first
+brought to one layout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 ALIGNMENT = 64
-"""Bytes, to which torch's allocator for the CPU aligns."""
+"""Bytes; torch's CPU allocator aligns to a multiple of this."""
 
 
 def contiguous_copy(values: torch.Tensor) -> torch.Tensor:
@@ -24,25 +24,25 @@ def contiguous_copy(values: torch.Tensor) -> torch.Tensor:
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more, so that what comes next has it."""
+    """Free what nothing refers to any more, so that the next allocation can use it."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
 
 
 def trim_heap(device: torch.device) -> None:
-    """Give free memory of the process back to the system, where work on the CPU has left it scattered.
+    """Return the process's free memory to the system, as work on the CPU leaves it fragmented.
 
-    A history that grows asks for a little more each time, which glibc's allocator meets with new memory.
+    A growing history asks for a little more each time, and glibc's allocator serves that with new memory.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def unmap_weights(module: nn.Module) -> None:
-    """Copy the weights on the CPU: those that are mapped from a file would change with it.
+    """Copy the weights on the CPU: those mapped from a file would change with the file.
 
-    Values, strides and the identity of parameters stay; subclasses of tensors are left alone.
+    Values, strides and the identity of parameters stay; tensor subclasses are left alone.
     """
     for weight in (*module.parameters(), *module.buffers()):
         if type(weight.data) is torch.Tensor and weight.device.type == "cpu":
@@ -50,10 +50,10 @@ def unmap_weights(module: nn.Module) -> None:
 
 
 def align_weights(module: nn.Module) -> None:
-    """Move the weights on the CPU that torch's allocator would not have put where they are.
+    """Move weights on the CPU that do not lie where torch's allocator would have put them.
 
-    Values, strides and the identity of parameters stay. Other devices and subclasses of tensors are left
-    alone.
+    Values, strides and the identity of parameters stay. Weights on other devices and tensor subclasses are
+    left alone.
     """
     for weight in (*module.parameters(), *module.buffers()):
         data = weight.data

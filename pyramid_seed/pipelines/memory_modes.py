@@ -1,4 +1,4 @@
-"""Which memory modes would fit where memory ran out: arithmetic over sizes, without tensors."""
+"""Which memory modes would fit after memory ran out: arithmetic over sizes, without tensors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What a generation takes and may take on its device, in bytes.
+    """The memory that a generation takes, and may take, on its device, in bytes.
 
     Attributes:
-        weights: of each component.
-        largest_block: weights of the largest block that is run in one go, such as one transformer block.
+        weights: those of each component.
+        largest_block: weights of the largest block that runs in one go, such as one transformer block.
         largest_layer: weights of the largest single layer.
         text_encoders: names among `weights` that are not needed once the text is encoded.
-        work: everything but weights, at the moment when memory ran out, with what was asked for then.
-        available: what weights and work may take together; None if that cannot be known.
-        on_accelerator: whether there is a CPU to which weights can go.
+        work: everything but weights when memory ran out, including the allocation that failed.
+        available: how much weights and work may take together; None if unknown.
+        on_accelerator: whether there is a CPU to which weights can be moved.
         is_float32: whether the models compute in float32.
-        tile_share: what part of the VAE's work is left with tiles; 1 where they would not help.
-        size: (height, width) of the clip, None if not known.
-        size_multiple: what height and width must be multiples of.
-        at_work: which of the components memory ran out in; None if that is not known.
+        tile_share: the share of the VAE's work that is left with tiles; 1 where they would not help.
+        size: (height, width) of the clip, None if unknown.
+        size_multiple: height and width must be multiples of this.
+        at_work: the component in which memory ran out; None if unknown.
     """
 
     weights: Mapping[str, int]
@@ -40,20 +40,20 @@ class MemoryNeed:
     at_work: str | None = None
 
     def fits(self, peak: float) -> bool:
-        """Whether so much can be had; what cannot be known is taken to fit."""
+        """Whether this much memory can be had; if that is unknown, it is taken to fit."""
         return self.available is None or peak <= self.available
 
 
 @dataclass(frozen=True)
 class MemoryMode:
-    """A way to need less, the call that asks for it, and the peak in bytes to expect then."""
+    """A way to need less memory: the call that asks for it, and the peak to expect, in bytes."""
 
     call: str
     peak: float
 
 
 def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
-    """The modes that lower the peak, cheapest in time first, with plain estimates.
+    """The modes that lower the peak, cheapest in time first, with rough estimates.
 
     With W the weights of all components, A the work, and t the share that is left with tiles:
 
@@ -66,9 +66,9 @@ def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
         sequential offload      max W_layer + A
         a smaller size          W + A h w / (H W)   (work grows at least with the number of pixels)
 
-    W_r is the component that ran out; if that is not known, it may have been the largest one.
+    W_r is the component in which memory ran out; if unknown, it may have been the largest one.
 
-    The size proposed is the largest one of about the same shape that fits, if any does.
+    The size proposed is the largest one of about the same shape that fits, if there is one.
     """
     total, work = sum(need.weights.values()), need.work
     modes = []
@@ -97,7 +97,7 @@ def memory_modes(need: MemoryNeed) -> tuple[MemoryMode, ...]:
 
 
 def advice(need: MemoryNeed) -> str:
-    """What would fit, for people; or, where nothing does alone, what comes closest."""
+    """A message that says what would fit; or, if nothing does alone, what comes closest."""
     modes = memory_modes(need)
     fitting = [mode for mode in modes if need.fits(mode.peak)]
     if fitting:
@@ -112,5 +112,5 @@ def advice(need: MemoryNeed) -> str:
 
 
 def gib(num_bytes: float) -> str:
-    """For people, in GiB."""
+    """A number of bytes as text, in GiB."""
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes < 10 * 2**30 else f"{num_bytes / 2**30:.0f} GiB"

@@ -1,4 +1,4 @@
-"""Where the noise of each clip of a call comes from: seeds, generators, or sources of the caller's own."""
+"""Where the noise of each clip in a call comes from: seeds, generators, or the caller's own sources."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def noise_sources(
 ) -> list[NoiseSource]:
     """One noise source per clip, from seed, generator or noise, of which at most one may be given.
 
-    - `seed`: see `roots_of_clips`, also for nothing of the three.
-    - `generator`: gives roots, diffusers' way: one for all clips in turn, or one per clip.
+    - `seed`: see `roots_of_clips`, also if none of the three is given.
+    - `generator`: gives the roots, as in diffusers: one for all clips in turn, or one per clip.
     - `noise`: one source per clip.
     """
     arguments = {"seed": seed, "generator": generator, "noise": noise}
@@ -68,7 +68,7 @@ def _roots_from_generators(generator: torch.Generator | list[torch.Generator], n
 
 
 def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:
-    """Refuse seeds under which a clip would draw the same noise twice; all its draws are known beforehand."""
+    """Refuse seeds that would make a clip draw the same noise twice; all its draws are known in advance."""
     for clip, source in enumerate(sources):
         with_image = request.begins_with_image(clip)
         draws = draws_of_clip(len(request.units), request.shape, with_image=with_image)

@@ -27,7 +27,7 @@ _WORDS = ("out of memory", "can't allocate memory")
 
 
 class GenerationOutOfMemoryError(torch.OutOfMemoryError, MemoryError):
-    """Memory ran out; the message names what would fit, the cause is the error of torch."""
+    """Memory ran out; the message names the modes that would fit, the cause is torch's error."""
 
 
 @contextmanager
@@ -37,13 +37,13 @@ def out_of_memory_advice(
     """Say which memory modes would fit when memory runs out in the body.
 
     Args:
-        pipeline: whose components take the memory.
-        size: (height, width) of the clip, None if not known.
-        first: what is to be done before any of the modes.
+        pipeline: the one whose components take the memory.
+        size: (height, width) of the clip, None if unknown.
+        first: what to do before any of the modes.
         is_clip: whether there is more than one latent frame.
 
     Raises:
-        GenerationOutOfMemoryError: in place of what torch or NumPy raised, which is its cause.
+        GenerationOutOfMemoryError: replaces the error of torch or NumPy, which is its cause.
     """
     try:
         yield
@@ -64,14 +64,14 @@ def out_of_memory_advice(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on the CPU, torch has no class of its own for it."""
+    """Whether an error means that memory ran out; torch has no error class for that on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
 def bytes_asked(message: str) -> int:
-    """How much was asked for when memory ran out, by the message of torch or NumPy; 0 if it does not say."""
+    """The bytes requested when memory ran out, from the message of torch or NumPy; 0 if it names none."""
     asked = _ASKED.search(message)
     return 0 if asked is None else int(float(asked["number"]) * _UNITS.get(asked["unit"], 0))
 
@@ -84,17 +84,17 @@ def memory_need(
     at_work: str | None = None,
     is_clip: bool = True,
 ) -> MemoryNeed:
-    """What a pipeline takes on a device now, for clips of a size, when memory ran out in a component.
+    """The memory that a pipeline takes on a device, for clips of a size, when it ran out in a component.
 
-    The work is what torch has allocated there besides the weights, plus what it was asked for last; torch
-    does not count on the CPU, where the work is at least what was asked for. Of a clip that is decoded it is
-    at least what `decode_bytes` says. Available is what is free, plus what torch holds (on the CPU: plus the
-    weights, which have their place already).
+    The work is what torch has allocated there besides the weights, plus the request that failed; on the CPU,
+    where torch does not count, at least that request. For a clip that is decoded, it is at least
+    `decode_bytes`. Available is what is free, plus what torch holds (on the CPU: plus the weights, already in
+    place).
     """
     models = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
     weights = {name: num_bytes(model) for name, model in models.items()}
     modules = [module for model in models.values() for module in model.modules()]
-    # What stands in a list of modules is run in one go.
+    # Each entry of a module list runs in one go.
     blocks = [block for module in modules if isinstance(module, nn.ModuleList) for block in module]
     layers = [module for module in modules if next(module.children(), None) is None]
     available: int | None = None
@@ -133,13 +133,13 @@ def memory_need(
 def decoding_needs(
     vae: AutoencoderKLCausalVideo, size: tuple[int, int], device: torch.device
 ) -> tuple[int, int]:
-    """Bytes that decoding a clip of (height, width) pixels takes beside weights: as a whole, and in tiles."""
+    """Bytes that decoding a clip of (height, width) pixels takes besides weights: whole, and in tiles."""
     need = partial(decode_bytes, vae.config, *size, vae.dtype.itemsize, kernel_copies=device.type == "cuda")
     return need(), need(tiles=vae.tile_grid)
 
 
 def warn_of_decoding(pipeline: Any, size: tuple[int, int]) -> None:
-    """Warn if decoding a clip of a size, (height, width), will hardly fit on a GPU, before steps are made."""
+    """Warn, before any step, if decoding a clip of (height, width) will hardly fit on a GPU."""
     vae, device = pipeline.vae, pipeline._execution_device
     if device.type != "cuda" or vae.use_tiling:
         return
@@ -154,13 +154,13 @@ def warn_of_decoding(pipeline: Any, size: tuple[int, int]) -> None:
 
 
 def num_bytes(module: nn.Module, device: torch.device | None = None) -> int:
-    """Bytes of the weights of a module, or of those on a device."""
+    """Bytes of the weights of a module, or of those on one device."""
     weights = (*module.parameters(), *module.buffers())
     return sum(weight.nbytes for weight in weights if device is None or weight.device == device)
 
 
 def _at_work(error: BaseException, pipeline: Any) -> str | None:
-    """The component in which the error was raised, by the modules that the innermost calls belong to."""
+    """The component in which the error was raised, from the modules of the innermost calls."""
     owners = {
         module: name
         for name, part in pipeline.components.items()

@@ -15,20 +15,20 @@ from .stages import StageDigests
 
 @dataclass(repr=False)
 class PyramidFlowPipelineOutput(BaseOutput):
-    """Clips and how they came to be.
+    """Clips and how they were made.
 
     Attributes:
         frames: for output_type "np" an array (B, T, H, W, 3) float32 in [0, 1]; "pt" a tensor (B, T, 3, H, W)
             float32 in [0, 1]; "pil" a list of lists of images; "uint8" an array (B, T, H, W, 3) uint8;
             "latent" the latents.
         latents: (B, C, t, H/s, W/s) float32, normalised, on the CPU.
-        seeds: root seed of each clip; None where `noise` is no `NoiseStreams`.
-        ledgers: the draws of each clip, those behind the units of a beginning included.
+        seeds: root seed of each clip; None where `noise` is not a `NoiseStreams`.
+        ledgers: the draws of each clip, including those behind the units of a beginning.
         text_digests: SHA-256 of the embeddings that made each clip, as if in one go, see `text.text_digests`.
-        stage_digests: of each clip and unit the SHA-256 of its latents after each stage, see
-            `stages.StageDigests`; () for an encoded image, None where a beginning does not know them.
+        stage_digests: for each clip and unit, the SHA-256 of its latents after each stage, see
+            `stages.StageDigests`; () for an encoded image, None where a beginning lacks them.
         attention: how attention was computed, see `AttentionPath`.
-        interrupted: the run was stopped: only finished clips are there, or the finished units of the first.
+        interrupted: the run was stopped: there are only finished clips, or finished units of the first.
     """
 
     frames: Any

@@ -1,4 +1,4 @@
-"""`PyramidFlowPipeline`: prompt to clip."""
+"""`PyramidFlowPipeline`: from prompt to clip."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
 CODE_FILE = "pipeline.py"
-"""Beside model_index.json: where diffusers finds the class of a pipeline that is not its own."""
+"""Beside model_index.json: in this file diffusers finds the class of a pipeline that is not its own."""
 CODE = '''"""The pipeline of this folder, of the package pyramid-seed."""
 
 from pyramid_seed.pipelines import PyramidFlowPipeline
@@ -90,7 +90,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         text_encoder_2, tokenizer_2: T5 (miniFLUX), or the second CLIP (SD3).
         text_encoder_3, tokenizer_3: T5 (SD3), or None.
         preset: the settings that the model is made for, see `presets.preset_config`; `save_pretrained` writes
-            them into model_index.json, and `generate(pipeline=...)` takes them where no preset is named.
+            them into model_index.json, and `generate(pipeline=...)` uses them if no preset is named.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
@@ -140,7 +140,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def preset(self) -> Preset | None:
-        """The settings that the model is made for; None if they are not known."""
+        """The settings that the model is made for; None if unknown."""
         if self.config.preset is None:
             return None
         return preset_from_config(self.config.preset, "unknown" if self.source is None else self.source.name)
@@ -169,13 +169,13 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def is_compiled(self) -> bool:
-        """Whether any of its models, or a part of one, runs through `torch.compile`."""
+        """Whether any of its models, or part of one, runs through `torch.compile`."""
         models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
         return any(is_compiled(module) for model in models for module in model.modules())
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """The config by which diffusers quantised the transformer, as plain values; None if it did not."""
+        """The config with which diffusers quantised the transformer, as plain values; None if it did not."""
         quantizer = getattr(self.transformer, "hf_quantizer", None)
         if quantizer is None:
             return None
@@ -183,13 +183,13 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return config
 
     def check_parts(self, *, needs_vae: bool = True) -> None:
-        """Refuse to work without a part, or with parts of which no clip could be promised.
+        """Refuse to work without a part, or with parts that leave nothing to promise about a clip.
 
         Args:
             needs_vae: whether frames are decoded or an image is encoded.
 
         Raises:
-            ValueError: which part, and why.
+            ValueError: names the part, and says why.
         """
         for name in ("scheduler", "transformer", *(["vae"] if needs_vae else [])):
             if getattr(self, name) is None:
@@ -211,30 +211,30 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     @property
     def current_timestep(self) -> torch.Tensor | None:
-        """Timestep of the step in work, a scalar that falls within each stage; see `current_place`."""
+        """Timestep of the step in progress, a scalar that falls within each stage; see `current_place`."""
         return self._current_timestep
 
     @property
     def current_place(self) -> CurrentPlace | None:
-        """Which step is in work, for callbacks and hooks of the transformer.
+        """Which step is in progress, for callbacks and hooks of the transformer.
 
-        None between calls; after one that raised, the step at which it did.
+        None between calls; after a call that raised, the step at which it did.
         """
         return self._current_place
 
     @property
     def guidance_scale(self) -> float:
-        """Guidance scale of the unit in work, or of the last one."""
+        """Guidance scale of the unit in progress, or of the last one."""
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether the unit in work is guided."""
+        """Whether the unit in progress is guided."""
         return self._guidance_scale > 1
 
     @property
     def interrupt(self) -> bool:
-        """Set by a callback (`pipe._interrupt = True`) to stop after the running step."""
+        """Set by a callback (`pipe._interrupt = True`) to stop after the current step."""
         return self._interrupt
 
     @torch.no_grad()
@@ -289,71 +289,72 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         """Generate clips.
 
         Args:
-            prompt: text, or a list of them: one clip each.
-            negative_prompt: what to guide away from; a str serves all prompts. Used only where guided.
-            image: first frame; one image for all prompts or one per prompt, in the clip's size.
+            prompt: a text, or a list of texts, each for a clip of its own.
+            negative_prompt: what to guide away from; a str serves all prompts. Used only with guidance.
+            image: the first frame, in the clip's size; one image for all prompts, or one per prompt.
             height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
                 and 640.
             num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
             num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
-            video_num_inference_steps: the same for the later units; default: as the first.
+            video_num_inference_steps: the same for the later units; default: as for the first.
             guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
-            video_guidance_scale: of the later units; default: as the first.
-            guidance_decay, min_guidance_scale: when a decay is given, unit u uses
+            video_guidance_scale: that of the later units; default: as for the first.
+            guidance_decay, min_guidance_scale: with a decay, unit u uses
                 max(guidance_scale - guidance_decay * u, min_guidance_scale) instead.
             num_videos_per_prompt: clips of each prompt, next to each other in the output.
             seed: root seed in [0, 2**64), see `noise_sources` for what it means in a batch. A list has one
                 root per clip.
             generator: torch.Generator, or one per clip, that gives the root seeds.
             noise: a `NoiseSource` per clip in place of a seed. With none of the three, root seeds come from
-                the operating system; they are in the output in any case.
-            noise_device: where noise is drawn; the CPU's is the same on all machines.
+                the operating system; the output holds them in any case.
+            noise_device: where noise is drawn; noise from the CPU is the same on all machines.
             latents: refused, as one tensor cannot hold the noise of all units and stages; see `noise`.
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
-            beginning: the first units of a clip, which are then not generated: the clip goes on from them,
-                and the output is that of the whole clip. Of several clips a list, with one entry per clip
-                and equally many units in each. Not together with `image`.
+            beginning: the first units of a clip, which are then not generated: the clip continues from them,
+                and the output is the whole clip. For several clips, a list with one entry per clip and the
+                same number of units in each. Not together with `image`.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
-            shards: None: the halves of guidance are one batch. 1: each is a call of its own, with its own
-                text. More: the sequence of each half is cut into so many pieces besides. Workers and
-                processes share the pieces out, and however many there are, the clip is the same; with other
-                shards it differs in the last bits.
-            workers: threads that compute at a time at level strict on a CPU; default: all cores that this
+            shards: None: the halves of guidance run as one batch. 1: each half is a call of its own, with its
+                own text. More: the sequence of each half is also cut into that many pieces. However many
+                workers and processes share the pieces, the clip is the same; with other shards it differs in
+                the last bits.
+            workers: how many threads compute at a time at level strict on a CPU; default: all cores that this
                 process may use.
-            processes: those that make this clip together, each of which makes the same call; None: this one
-                alone. Only the first one has frames, the others have latents.
+            processes: those that make this clip together, each with the same call; None: this one alone. Only
+                the first one returns frames, the others return latents.
             text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
                 the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
             output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
             determinism: "strict" or "relaxed", see `determinism.determinism_level`; set for this call only.
             attention: "grouped", "prefix" or "reference", see `AttentionPath`, for this call only; default:
-                as the transformer has it.
-            show_progress: False hides the progress bar of this call; else it is as configured.
+                the transformer's own.
+            show_progress: False hides the progress bar of this call; otherwise it is as configured.
             return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
             attention_kwargs: `scale` scales loaded LoRA layers.
             callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
-                kwargs holds the tensors asked for, and `pipeline.current_place` says which clip, unit, stage
-                and step of the stage it is. It may return {"latents": ...} to replace the latents; may set
+                kwargs holds the requested tensors, and `pipeline.current_place` names the clip, unit, stage
+                and step of the stage. It may return {"latents": ...} to replace the latents; may set
                 `pipeline._guidance_scale` for the rest of the unit; and may set `pipeline._interrupt = True`:
-                the run then stops, and what is finished is returned.
-            callback_on_step_end_tensor_inputs: of `_callback_tensor_inputs`.
+                the run then stops and returns what is finished.
+            callback_on_step_end_tensor_inputs: names from `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
                 (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
                 run in the same way.
             callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
-                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are there: frame 0 alone,
-                then r frames per chunk. With one worker on a CPU that is before the next unit begins; else
-                later ones may be in work. With model or sequential offload it is after the last unit of the
-                last clip. It may stop the run in the same way. With output_type "latent" no frame is kept.
+                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready: frame 0 alone,
+                then r frames per chunk. With one worker on a CPU that is before the next unit begins;
+                else later ones may be in progress. With model or sequential offload it is after the last unit
+                of the last clip. It may stop the run in the same way. With output_type "latent" no frame is
+                kept.
 
         Raises:
-            ValueError, TypeError: an argument does not fit; nothing has been computed then.
-            FloatingPointError: latents or frames are not finite, with the place.
-            GenerationOutOfMemoryError: memory ran out; the modes that would fit are named.
-            RuntimeError: stopped before the first unit was finished.
+            ValueError, TypeError: an argument does not fit; nothing has been computed yet.
+            FloatingPointError: latents or frames are not finite; the message says where.
+            GenerationOutOfMemoryError: memory ran out; the message names the modes that would fit.
+            RuntimeError: the run was stopped before the first unit was finished.
         """
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
@@ -391,7 +392,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             latents=latents,
             **embeddings,
         )
-        device = self._execution_device  # a walk over all modules
+        device = self._execution_device  # walks over all modules
         num_workers = worker_count(
             workers, device, self.transformer, self.vae, is_strict=determinism == "strict"
         )
@@ -405,7 +406,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         check_draws(sources, request)
         ledgered = [LedgeredNoise(source, NoiseLedger()) for source in sources]
 
-        # 3. Text: a row for each clip.
+        # 3. Text: one row per clip.
         texts = self.encode_prompt(
             with_suffix(prompt, prompt_suffix),
             negative_prompt,
@@ -418,9 +419,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         positives = texts.positive.rows()
         negatives = texts.negative.rows() if texts.negative is not None else [None] * request.num_clips
         self.after_text(text_encoders)
-        device = self._execution_device  # without text encoders, perhaps another one
+        device = self._execution_device  # may be another one without text encoders
 
-        # 4. Latents of the units that are known: an image's, or those of a beginning.
+        # 4. Latents of the known units: an image's, or a beginning's.
         first_units = [
             self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
             for clip in range(request.num_clips)
@@ -478,7 +479,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     callback_on_unit_end,
                     processes,
                 )
-                # A run that is stopped keeps whole clips, or of its first clip the whole units.
+                # A stopped run keeps whole clips, or the whole units of its first clip.
                 if clip is not None and (clip.shape[2] == len(request.units) or not clips):
                     clips.append(clip)
                 if self.interrupt:
@@ -531,10 +532,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         latents: None = None,
         **arguments: Any,
     ) -> Request:
-        """What a call with these arguments is to make, which are those of `__call__`; computes nothing.
+        """What a call with these arguments, those of `__call__`, would make; computes nothing.
 
         Raises:
-            ValueError, TypeError: an argument does not fit the model or the others; what would is named.
+            ValueError, TypeError: an argument does not fit the model or the others; names one that would.
         """
         self.check_parts(needs_vae=output_type != "latent" or image is not None)
         if latents is not None:
@@ -569,10 +570,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return request
 
     def enable_cuda_graphs(self) -> None:
-        """Record the steps of small stages as CUDA graphs: the same bits, sooner where launching is slow.
+        """Record the steps of small stages as CUDA graphs: the same bits, faster where launching is slow.
 
-        Off by default, since a step is recorded once per stage: a callback must not change the transformer
-        within one. A call refuses what cannot be recorded, such as offloaded weights.
+        Off by default, since a step is recorded once per stage, and a callback must not change the
+        transformer within a stage. A call refuses what cannot be recorded, such as offloaded weights.
 
         Raises:
             ValueError: see `step_graph.check_graphs`.
@@ -581,12 +582,12 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         self._uses_cuda_graphs = True
 
     def disable_cuda_graphs(self) -> None:
-        """Launch every kernel of every step again."""
+        """Launch every kernel of every step separately again."""
         self._uses_cuda_graphs = False
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """As of diffusers; but the class is this one, and no code of the folder is needed."""
+        """As in diffusers; but the class is always this one, and no code from the folder is needed."""
         config = super().load_config(*args, **kwargs)
         values = config[0] if isinstance(config, tuple) else config
         if values.get("_class_name") == [CODE_FILE.removesuffix(".py"), cls.__name__]:
@@ -594,10 +595,10 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         return config
 
     def save_config(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write model_index.json, and the file that `DiffusionPipeline.from_pretrained` takes the class from.
+        """Write model_index.json, and the file in which `DiffusionPipeline.from_pretrained` finds the class.
 
-        With it, `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` makes this pipeline;
-        without that argument, it says so.
+        `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` then makes this pipeline; without
+        that argument, it says that it is needed.
         """
         super().save_config(save_directory, *args, **kwargs)
         index = Path(save_directory) / self.config_name
@@ -624,18 +625,17 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         image: torch.Tensor | None = None,
         beginning: Beginning | None = None,
     ) -> torch.Tensor | None:
-        """Latents of the first units of a clip, which are known before any is generated.
+        """Latents of those first units of a clip that are known before any is generated.
 
         Args:
-            noise: of the clip. All draws behind the known units are made, for those of a beginning again, so
-                that its ledger is that of the whole clip.
+            noise: the clip's source. All draws behind the known units are made, again for those of a
+                beginning, so that its ledger is that of the whole clip.
             shape: of one unit's latents.
             image: (1, 3, H, W) in [-1, 1], to be encoded as unit 0.
             beginning: the units themselves; not together with an image.
 
         Returns:
-            (1, C, k, H/s, W/s) float32 where the transformer computes, normalised; None where neither is
-            given.
+            (1, C, k, H/s, W/s) float32 on the transformer's device, normalised; None if neither is given.
         """
         if image is not None:
             return encode_image(self.vae, image, noise).to(self._execution_device)
@@ -682,14 +682,14 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                 if "latents" in returned:
                     latents = check_replaced(returned["latents"], latents.shape).to(latents)
                 model.guidance_scale = self._guidance_scale
-            # A unit whose last step this was is finished: the run stops after it. So do several processes.
+            # After its last step a unit is finished before the run stops; with several processes, always.
             if self.interrupt and processes is None and not request.ends_unit(place):
                 return None
             return latents
 
         def take(latents: torch.Tensor, digests_of_unit: StageDigests) -> None:
             units.append(latents)
-            # Those of a beginning are known to whoever gave it.
+            # The caller already knows the units of a beginning.
             if on_unit_end is not None and (digests_of_unit or not request.beginnings):
                 on_unit_end(clip, len(units) - 1, latents, digests_of_unit)
             decoder.put(latents, is_last=len(units) == len(request.units))

@@ -1,4 +1,4 @@
-"""A step of the transformer in pieces: the halves of guidance, and the shards of each one's sequence."""
+"""One transformer step in pieces: the halves of guidance, and the shards of each half's sequence."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..pieces.board import Board, PieceExchange
 from .sharing import Sharing
 
 FEWEST_ROWS = 256
-"""Tokens that a piece of a sequence has at least: with fewer, products lose more than others can gain."""
+"""The fewest tokens in a piece of a sequence: with fewer, products lose more than others can gain."""
 
 
 class Half(Protocol):
-    """The transformer with one of the two texts of guidance, and all else that a step needs."""
+    """The transformer with one of the two texts of guidance, and everything else that a step needs."""
 
     def __call__(self, shard: Shard) -> torch.Tensor: ...
 
 
 def num_pieces(shards: int, num_tokens: int, num_current: int) -> int:
-    """Into how many pieces the sequence of a stage is cut: `shards`, or where it is short a divisor of it.
+    """The number of pieces of a stage's sequence: `shards`, or a divisor of it if the sequence is short.
 
     Args:
         shards: the setting.
-        num_tokens: of history and current latents.
-        num_current: of the current latents, of which each piece has some.
+        num_tokens: those of history and current latents.
+        num_current: those of the current latents; each piece has some of them.
     """
     most = min(num_current, num_tokens // FEWEST_ROWS)
     return max(count for count in range(1, shards + 1) if shards % count == 0 and count <= max(most, 1))
@@ -47,9 +47,9 @@ def velocities_in_pieces(
 
     Args:
         halves: one, or the negative and the positive one.
-        transformer: which they call.
-        history, latents: of the step, (1, C, t, h, w) and (1, C, 1, H, W).
-        sharing: the setting, and who shares the pieces out.
+        transformer: the one that they call.
+        history, latents: those of the step, (1, C, t, h, w) and (1, C, 1, H, W).
+        sharing: the setting, and who computes the pieces.
     """
     processes, workers, config = sharing.processes, sharing.workers, transformer.config
     num_current = frame_stops([latents], config.patch_size)[-1]

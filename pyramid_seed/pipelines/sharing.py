@@ -1,4 +1,4 @@
-"""Into which pieces the steps of a clip are cut, and who shares them out."""
+"""The pieces into which the steps of a clip are cut, and who computes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .text import TextEmbeddings, text_digests
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the steps of a clip are cut, and who shares the pieces out.
+    """How the steps of a clip are cut into pieces, and who computes them.
 
     Attributes:
         workers: those of this process.
@@ -35,10 +35,10 @@ class Sharing:
 
 
 def check_shards(shards: int | None, transformer: PyramidTransformer3DModel) -> None:
-    """Refuse shards that the transformer cannot be cut into, or not with what acts on it.
+    """Refuse shards into which the transformer, with whatever acts on it, cannot be cut.
 
     Raises:
-        ValueError, TypeError: with the values that can be used.
+        ValueError, TypeError: the message names values that can be used.
     """
     if shards is None:
         return
@@ -64,10 +64,10 @@ def check_shards(shards: int | None, transformer: PyramidTransformer3DModel) -> 
 
 
 def check_processes(number: int, shards: int | None, *, is_guided: bool) -> None:
-    """Refuse more processes of one clip than there are pieces, or a number that does not divide them.
+    """Refuse more processes for one clip than it has pieces, or a number that does not divide them.
 
     Raises:
-        ValueError: with the values that can be used.
+        ValueError: the message names values that can be used.
     """
     if number == 1:
         return
@@ -93,10 +93,10 @@ def check_agreement(
     negatives: Sequence[TextEmbeddings | None],
     first_units: Sequence[torch.Tensor | None],
 ) -> None:
-    """Refuse to go on unless all processes are to make the same clips: RuntimeError on each of them.
+    """Refuse to continue unless all processes will make the same clips: RuntimeError on each of them.
 
     Args:
-        processes: those that make them.
+        processes: those that make the clips.
         settings: of all clips.
         sources, positives, negatives, first_units: noise, text and known units of each clip.
     """
@@ -121,12 +121,12 @@ def worker_count(
 ) -> int:
     """How many threads may compute at a time.
 
-    More than one only on a CPU at level strict, where each kernel has one thread: elsewhere kernels have all
-    cores, or the device, to themselves. One, too, where hooks move weights, a step cache acts or blocks are
-    compiled, as these take one call of a model at a time.
+    More than one only on a CPU at level strict, where each kernel has one thread: elsewhere a kernel uses all
+    cores, or the device. Only one, too, where hooks move weights, a step cache acts or blocks are compiled:
+    these allow only one call of a model at a time.
 
     Raises:
-        ValueError, TypeError: more were requested where they cannot be.
+        ValueError, TypeError: more were requested than are possible.
     """
     if requested is not None:
         check_int("workers", requested, minimum=1, maximum=MAX_WORKERS)

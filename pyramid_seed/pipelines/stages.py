@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 StageDigests = tuple[str, ...]
-"""SHA-256 (see `noise_digest`) of one unit's latents after each stage, coarsest first: the last is that of
-the unit. An encoded image has no stages and none of them."""
+"""SHA-256 (see `noise_digest`) of one unit's latents after each stage, coarsest first; the last is the
+unit's. An encoded image has no stages, and so no digests."""

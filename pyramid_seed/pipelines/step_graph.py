@@ -1,7 +1,7 @@
-"""Transformer steps as CUDA graphs: the same kernels, which the CPU launches all at once.
+"""Transformer steps as CUDA graphs: the same kernels, all launched by the CPU at once.
 
-In small stages a GPU is done with a kernel before the CPU has asked for the next one (docs/performance.md). A
-step reads nothing back from the device and sends nothing to it, so that it can be recorded once per stage.
+In small stages a GPU finishes a kernel before the CPU has launched the next one (docs/performance.md). A step
+reads nothing back from the device and sends nothing to it, so it can be recorded once per stage.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from ..models.transformer_pyramid_base import PyramidTransformer3DModel
 from .hooks import has_hooks
 
 FEWEST_STEPS = 4
-"""Steps of a stage from which recording one, which takes about as long as a step, pays."""
+"""Steps in a stage from which it pays to record one, which takes about as long as a step."""
 MOST_TOKENS = 8192
-"""Tokens of all samples up to which a step is launched too slowly to keep a large GPU busy."""
+"""Tokens of all samples up to which launching a step is too slow to keep a large GPU busy."""
 
 
 class StepGraph:
     """A recorded step of one stage.
 
     Args:
-        step: latents (1, C, 1, H, W) and a timestep of shape () to the velocity of all samples. It has run
-            before, and depends on nothing else that changes within the stage.
-        latents, timestep: of the step that is next.
+        step: maps latents (1, C, 1, H, W) and a timestep of shape () to the velocity of all samples. It has
+            run before, and depends on nothing else that changes within the stage.
+        latents, timestep: those of the next step.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class StepGraph:
             self._velocity = step(self._latents, self._timestep)
 
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The velocity, in memory that the next call writes to."""
+        """The velocity, in memory that the next call overwrites."""
         self._latents.copy_(latents)
         self._timestep.copy_(timestep)
         self._graph.replay()
@@ -53,9 +53,8 @@ def check_graphs(
     """Refuse to record steps that would not be the same each time.
 
     Raises:
-        ValueError: the device is no CUDA device; weights are moved by hooks; a step cache acts; blocks are
-            compiled; a sequence is in pieces; or attention is the reference path, which builds everything
-            anew.
+        ValueError: the device is not CUDA; hooks move weights; a step cache acts; blocks are compiled; a
+            sequence is in pieces; or attention takes the reference path, which builds everything anew.
     """
     reasons = {
         f"the transformer computes on {device}, where there are none": device.type != "cuda",

@@ -25,7 +25,7 @@ Encoders: TypeAlias = Sequence[tuple[PreTrainedTokenizerBase, PreTrainedModel]]
 
 
 class TextEmbeddings(NamedTuple):
-    """What a transformer reads of prompts: of one, of several, or of a guidance pair.
+    """The embeddings that a transformer reads: of one prompt, of several, or of a guidance pair.
 
     Attributes:
         prompt_embeds: (B, L, D) T5 embeddings.
@@ -38,7 +38,7 @@ class TextEmbeddings(NamedTuple):
     pooled_prompt_embeds: torch.Tensor
 
     def to(self, device: torch.device, dtype: torch.dtype) -> TextEmbeddings:
-        """The embeddings on a device in `dtype`; the mask on the CPU, where it is asked for lengths."""
+        """The embeddings on a device in `dtype`; the mask on the CPU, where lengths are read from it."""
         return TextEmbeddings(
             self.prompt_embeds.to(device, dtype),
             self.prompt_attention_mask.cpu(),
@@ -46,17 +46,17 @@ class TextEmbeddings(NamedTuple):
         )
 
     def repeat(self, count: int) -> TextEmbeddings:
-        """Every row `count` times, next to each other."""
+        """Every row `count` times, in adjacent rows."""
         return TextEmbeddings(*(values.repeat_interleave(count, dim=0) for values in self))
 
     def rows(self) -> list[TextEmbeddings]:
-        """Each row on its own, (1, ...), in memory of its own."""
+        """Each row alone, (1, ...), in its own memory."""
         rows = zip(*(values.split(1) for values in self), strict=True)
         return [TextEmbeddings(*map(contiguous_copy, row)) for row in rows]
 
 
 class PromptEmbeddings(NamedTuple):
-    """What `PyramidFlowPipeline.encode_prompt` gives: the arguments by which a call takes embeddings.
+    """What `PyramidFlowPipeline.encode_prompt` returns: a call's arguments for embeddings.
 
     Attributes:
         prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: of the prompts, see `TextEmbeddings`.
@@ -73,19 +73,19 @@ class PromptEmbeddings(NamedTuple):
 
     @property
     def positive(self) -> TextEmbeddings:
-        """Those of the prompts."""
+        """The embeddings of the prompts."""
         return TextEmbeddings(*self[:3])
 
     @property
     def negative(self) -> TextEmbeddings | None:
-        """Those of the negative prompts."""
+        """The embeddings of the negative prompts."""
         return text_embeddings(*self[3:])
 
 
 def text_embeddings(
     embeds: torch.Tensor | None, attention_mask: torch.Tensor | None, pooled_embeds: torch.Tensor | None
 ) -> TextEmbeddings | None:
-    """The three as one value, None without them; where one is given, so must be the others."""
+    """The three as one value, or None without them; if one is given, the others must be."""
     if embeds is None or attention_mask is None or pooled_embeds is None:
         return None
     return TextEmbeddings(embeds, attention_mask, pooled_embeds)
@@ -99,7 +99,7 @@ def with_suffix(prompt: str | list[str] | None, suffix: str) -> str | list[str] 
 
 
 def joined(rows: Sequence[TextEmbeddings]) -> TextEmbeddings:
-    """One batch of several."""
+    """Several embeddings as one batch."""
     return TextEmbeddings(*(torch.cat(values) for values in zip(*rows, strict=True)))
 
 
@@ -129,11 +129,11 @@ def clip_text_digests(
     """The `text_digests` of a clip, as if it had been made in one go.
 
     Args:
-        positive: of its prompt.
-        negative: of its negative prompt, None if that was not encoded.
+        positive: embeddings of its prompt.
+        negative: those of its negative prompt, None if that was not encoded.
         is_guided: whether any of its units was guided.
-        beginning: its first units, if it goes on from them; it knows the negative prompt if that was not
-            encoded though it guided.
+        beginning: its first units, if it continues from them; knows the digest of a negative prompt that
+            guided them but was not encoded now.
     """
     digests = text_digests(positive, negative if is_guided else None)
     if is_guided and negative is None and beginning is not None:
@@ -144,8 +144,8 @@ def clip_text_digests(
 def embeddings_digest(embeddings: TextEmbeddings) -> str:
     """SHA-256 (hexadecimal) of embeddings.
 
-    Hashed are the bytes of the three tensors in their order, floats as float32, integers as int64, little
-    endian, C order.
+    It covers the bytes of the three tensors in order: floats as float32, integers as int64, little endian, C
+    order.
     """
     digest = hashlib.sha256()
     for values in embeddings:
@@ -166,7 +166,7 @@ def encode_text(
     Args:
         prompt: the text.
         encoders: (tokenizer, encoder) pairs; one T5 encoder, the others CLIP.
-        max_sequence_length: L, the tokens kept of the text for T5; CLIP keeps what its tokenizer allows. A
+        max_sequence_length: L, how many tokens of the text T5 gets; CLIP gets what its tokenizer allows. A
             longer text is cut, with a warning that names what is lost.
         device: where the encoders compute.
     """
@@ -191,14 +191,14 @@ def encode_text(
 
 
 def check_encoders(encoders: Encoders, widths: tuple[int, int]) -> None:
-    """Check that encoders together give what a transformer reads.
+    """Check that the encoders together give what a transformer reads.
 
     Args:
         encoders: with their tokenizers.
         widths: of the T5 embeddings, and of the pooled vectors of all CLIP encoders together.
 
     Raises:
-        ValueError: one is missing, or is of another model.
+        ValueError: an encoder is missing, or belongs to another model.
     """
     t5 = [encoder.config.d_model for _, encoder in encoders if isinstance(encoder, T5EncoderModel)]
     clip = [
@@ -222,7 +222,7 @@ def check_encoders(encoders: Encoders, widths: tuple[int, int]) -> None:
 def cut_of(
     text: str, tokenizer: PreTrainedTokenizerBase, length: int, name: str = "the prompt"
 ) -> str | None:
-    """What a tokenizer that keeps so many tokens loses of a text, for people; None if nothing."""
+    """What a tokenizer that keeps `length` tokens cuts off a text, as a message; None if nothing."""
     ids = tokenizer(text, padding=False, truncation=False, verbose=False).input_ids
     if len(ids) <= length:
         return None

@@ -1,4 +1,4 @@
-"""The text encoders of a pipeline: used once for equal texts, and moved or given up after use when asked."""
+"""The text encoders of a pipeline: they encode equal texts once, and can be moved or freed after use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .text_memory import TextMemory
 
 
 class TextEncodersMixin:
-    """`encode_prompt` and what becomes of the encoders after it."""
+    """`encode_prompt`, and what happens to the encoders after it."""
 
     components: dict[str, Any]
     transformer: Any
@@ -58,27 +58,27 @@ class TextEncodersMixin:
         max_sequence_length: int = 128,
         device: torch.device | None = None,
     ) -> PromptEmbeddings:
-        """Embeddings of prompts and negative prompts, each text encoded alone: a list gives what each gives.
+        """Embeddings of prompts and negative prompts, each text encoded as if it were alone.
 
         A call takes them: `pipe(**pipe.encode_prompt("a boat")._asdict())`. Under `torch.no_grad()` they are
         bit for bit those that a call makes, and equal texts are encoded once, see `TextMemory`. Otherwise
-        gradients flow through, and the last bits differ: T5's attention then takes another kernel.
+        gradients flow through, and the last bits differ: T5's attention then uses another kernel.
 
         Args:
             prompt: N texts, or one.
             negative_prompt: one for all, or one each; default: the empty text.
             do_classifier_free_guidance: whether negative prompts are encoded at all.
-            num_videos_per_prompt: rows of each prompt, next to each other in the output.
+            num_videos_per_prompt: rows per prompt, next to each other in the output.
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt; likewise the negative ones, of batch size N or 1.
             max_sequence_length: L, if no prompt_embeds are given.
             device: where the encoders compute; default: where the pipeline does.
 
         Returns:
-            Rows of all prompts, N num_videos_per_prompt of them.
+            N num_videos_per_prompt rows, for all prompts.
 
         Raises:
-            ValueError: the arguments do not fit; or the pipeline has no text encoders, or none any more.
+            ValueError: the arguments do not fit; or the pipeline has no text encoders, or has freed them.
         """
         positive_values = (prompt_embeds, prompt_attention_mask, pooled_prompt_embeds)
         negative_values = (
@@ -106,7 +106,7 @@ class TextEncodersMixin:
     def _encode_texts(
         self, text: str | list[str] | None, count: int, max_sequence_length: int, device: torch.device
     ) -> TextEmbeddings:
-        """Embeddings (count, ...) of as many texts; one text, or none, stands for all."""
+        """Embeddings (count, ...) of `count` texts; a single text, or None, stands for all."""
         texts = text if isinstance(text, list) else [text or ""] * count
         encode = self._encode_text if torch.is_grad_enabled() else self.remembered_text
         rows = {words: encode(words, max_sequence_length, device) for words in dict.fromkeys(texts)}
@@ -132,10 +132,10 @@ class TextEncodersMixin:
     def remembered_text(
         self, text: str, max_sequence_length: int = 128, device: torch.device | None = None
     ) -> TextEmbeddings:
-        """Embeddings (1, ...) of one text without gradients, encoded only if equal text was not lately.
+        """Embeddings (1, ...) of one text without gradients, encoded unless an equal text was recently.
 
         Raises:
-            ValueError: the pipeline has no text encoders, or none any more.
+            ValueError: the pipeline has no text encoders, or has freed them.
         """
         device = device or self._execution_device
         with torch.no_grad():
@@ -148,7 +148,7 @@ class TextEncodersMixin:
             )
 
     def text_cuts(self, text: str, max_sequence_length: int, name: str = "the prompt") -> tuple[str, ...]:
-        """What each tokenizer loses of a text, for people; () if none loses anything."""
+        """What each tokenizer cuts off a text, as messages; () if none cuts anything."""
         tokenizers = [self.components[part] for part in ("tokenizer", "tokenizer_2", "tokenizer_3")]
         *clip, t5 = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
         cuts = [cut_of(text, tokenizer, tokenizer.model_max_length, name) for tokenizer in clip]
@@ -156,7 +156,7 @@ class TextEncodersMixin:
         return tuple(cut for cut in cuts if cut is not None)
 
     def after_text(self, then: AfterUse) -> None:
-        """Do with the encoders what `AfterUse` says."""
+        """Keep, move or free the encoders, as `AfterUse` says."""
         if then == "offload":
             self.offload_text_encoders()
         elif then == "free":
@@ -165,7 +165,7 @@ class TextEncodersMixin:
     def offload_text_encoders(self) -> None:
         """Move the text encoders to the CPU until the next new text; the rest stays where it is.
 
-        Encoders that something else moves (`enable_model_cpu_offload` and its like) are left to it.
+        Encoders that something else moves (`enable_model_cpu_offload` and the like) are left alone.
         """
         device = self._execution_device
         encoders = [encoder for _, encoder in self._text_encoders()]
@@ -175,7 +175,7 @@ class TextEncodersMixin:
             self._offloaded_text = True
 
     def free_text_encoders(self) -> None:
-        """Give up the text encoders. Texts that were encoded lately can still be used; new ones raise."""
+        """Free the text encoders for good. Recently encoded texts can still be used; new ones raise."""
         if encoders := self._text_encoders():
             self._text_memory.forget_encoders(encoders)
             del encoders

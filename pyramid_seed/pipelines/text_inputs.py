@@ -12,7 +12,7 @@ EMBEDDINGS = tuple(
     for name in ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")
 )
 Embeddings = Mapping[str, torch.Tensor | None]
-"""All `EMBEDDINGS`, None for those that were not given."""
+"""All `EMBEDDINGS`, None for those not given."""
 
 
 def check_text(
@@ -21,8 +21,8 @@ def check_text(
     """Check prompts against the embeddings given; returns the number of prompts.
 
     Raises:
-        ValueError: text and embeddings are given for the same thing, or neither; a text is none; or numbers
-            do not match.
+        ValueError: both text and embeddings are given for the same thing, or neither; a text is not one; or
+            numbers do not match.
     """
     _check_kind(prompt, embeddings, prefix="")
     _check_kind(negative_prompt, embeddings, prefix="negative_")
@@ -44,7 +44,7 @@ def check_text(
 
 
 def _check_kind(text: str | list[str] | None, embeddings: Embeddings, *, prefix: str) -> None:
-    """One kind of text, the prompts or the negative ones: text, or all three embeddings, or nothing."""
+    """Check one kind of text, prompts or negative ones: text, or all three embeddings, or nothing."""
     names = [prefix + name for name in ("prompt_embeds", "prompt_attention_mask", "pooled_prompt_embeds")]
     missing = [name for name in names if embeddings[name] is None]
     present = [name for name in names if embeddings[name] is not None]
@@ -66,12 +66,12 @@ def _is_text(value: object) -> bool:
 
 
 def check_embeddings(embeddings: Embeddings, text_widths: tuple[int, int], length: int) -> int:
-    """Check the shapes of embeddings; returns L, that of `prompt_embeds` if given, else `length`.
+    """Check the shapes of embeddings; returns L, from `prompt_embeds` if given, else `length`.
 
     They must be (N, L, D), (N, L) and (N, P), with the same L for prompts and negative prompts.
 
     Args:
-        embeddings: all six, or None for those that were not given.
+        embeddings: all six, None for those not given.
         text_widths: D and P.
         length: L where no embeddings are given.
     """

@@ -1,4 +1,4 @@
-"""Texts that a pipeline has encoded lately, so that equal texts are encoded once."""
+"""Texts that a pipeline has encoded recently, so that it encodes equal texts once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..private_apis import attention_implementation, num_writes
 from .text import Encoders, TextEmbeddings
 
 REMEMBERED_TEXTS = 16
-"""How many texts a pipeline remembers: of the published models, 1 MB each in bfloat16."""
+"""How many texts a pipeline remembers; with the published models, 1 MB each in bfloat16."""
 
 
 class TextMemory:
     """Embeddings by text.
 
-    What is remembered is what encoding again would give, bit for bit: a text counts as equal only if nothing
-    that has a part in its embeddings has changed, see `get`. The least recently used text is forgotten first.
+    What is remembered is bit for bit what encoding again would give: a text counts as equal only if nothing
+    that affects its embeddings has changed, see `get`. The least recently used text is forgotten first.
 
     Args:
         limit: how many texts to remember.
@@ -40,10 +40,10 @@ class TextMemory:
         encoders: Encoders,
         encode: Callable[[], TextEmbeddings],
     ) -> TextEmbeddings:
-        """The embeddings of a prompt: remembered, or what `encode()` gives.
+        """The embeddings of a prompt: remembered, or what `encode()` returns.
 
-        Equal are texts of the same words, length, device, determinism settings, autocast, and state of the
-        encoders (`encoders_state`). Without encoders, the state is that in which `forget_encoders` saw them.
+        Texts are equal if they agree in words, length, device, determinism settings, autocast and state of
+        the encoders (`encoders_state`). Without encoders, the state is the one that `forget_encoders` saw.
         """
         key = self._key(prompt, max_sequence_length, device, encoders)
         if key not in self._texts:
@@ -56,7 +56,7 @@ class TextMemory:
     def has(
         self, prompt: str, max_sequence_length: int, device: torch.device, encoders: Encoders = ()
     ) -> bool:
-        """Whether `get` would not encode."""
+        """Whether `get` would find the text without encoding it."""
         return self._key(prompt, max_sequence_length, device, encoders) in self._texts
 
     def _key(
@@ -67,17 +67,17 @@ class TextMemory:
         return prompt, max_sequence_length, str(device), settings_in_force(), autocast, state
 
     def forget_encoders(self, encoders: Encoders) -> None:
-        """The encoders go, what they encoded stays."""
+        """The encoders are freed; what they encoded stays."""
         self._last_state = encoders_state(encoders)
-        hash(self._last_state)  # now, while what it refers to weakly still is there
+        hash(self._last_state)  # now, while its weak references are alive
 
 
 def encoders_state(encoders: Encoders) -> Hashable:
-    """A value that changes when encoders, or their adapters, are no longer what they were.
+    """A value that changes when encoders, or their adapters, have changed.
 
-    Which objects they are, which parameters they have, in which dtype, how often each was written to, and
-    which adapters of peft act at which scale. Where they lie does not count: offloading changes no bit. A
-    write through `.data` goes unseen, save peft's merging.
+    It covers which objects they are, which parameters they have, in which dtype, how often each was written
+    to, and which peft adapters act at which scale; not the device: offloading changes no bit. A write through
+    `.data` goes unnoticed, except peft's merging.
     """
     return tuple((weakref.ref(tokenizer), _encoder_state(encoder)) for tokenizer, encoder in encoders)
 

@@ -1,7 +1,7 @@
-"""What generating and decoding need besides weights: arithmetic over sizes, without tensors.
+"""Memory that generating and decoding need besides weights: arithmetic over sizes, without tensors.
 
-Each function adds up the tensors that are alive at once where the code has most of them, as torch counts
-them. What a kernel takes for itself comes on top, unless it is said.
+Each function adds up the tensors that are alive together at the peak, as torch counts them. What a kernel
+takes for itself comes on top, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 from ..models.chunked import TileGrid
 
 PAST_FRAMES = 2
-"""That a convolution of the autoencoder remembers."""
+"""How many past frames a convolution of the autoencoder remembers."""
 MLP_RATIO = 4
-"""Width of a block's hidden layer over that of the block."""
+"""Width of a block's hidden layer relative to the block's own."""
 
 
 def miniflux_step_bytes(
     width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
 ) -> int:
-    """Peak of a transformer step of miniFLUX, a guidance pair: in its first block of a single stream.
+    """Peak of a transformer step of miniFLUX for a guidance pair, in its first single-stream block.
 
     Args:
         width: of the model, heads x head width.
@@ -29,11 +29,11 @@ def miniflux_step_bytes(
         itemsize: bytes of a value, 2 for bfloat16.
     """
     num_tokens = num_text + num_history + num_current
-    # Text and video as they come, side by side, normalised; attended values beside the hidden layer.
+    # Text and video as they come, joined, normalised; attended values beside the hidden layer.
     held = 3 + 1 + MLP_RATIO
-    # Of two bytes, keys are rotated and normalised as float32.
+    # With two-byte values, keys are rotated and normalised as float32.
     norm = 4 + (3 * 2 if itemsize == 2 else 2)  # query, key, value and normalised queries beside it
-    attention = 3 + 2 + 1  # query, key, value, both rotated, what is attended
+    attention = 3 + 2 + 1  # query, key, value, both rotated, attended values
     block = (held + max(norm, attention)) * num_tokens
     return _pair(block * width, width, head_dim, num_tokens, itemsize)
 
@@ -41,9 +41,9 @@ def miniflux_step_bytes(
 def sd3_step_bytes(
     width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
 ) -> int:
-    """Peak of a transformer step of SD3, a guidance pair, in one of its joint blocks.
+    """Peak of a transformer step of SD3 for a guidance pair, in one of its joint blocks.
 
-    Arguments as of `miniflux_step_bytes`.
+    Arguments as in `miniflux_step_bytes`.
     """
     num_video = num_history + num_current
     num_tokens = num_text + num_video
@@ -70,16 +70,15 @@ def decode_bytes(
 ) -> int:
     """Peak of decoding a latent frame in the middle of a clip of three or more.
 
-    What the convolutions remember of the clip, and the most that is alive beside it. With tiles, each one has
-    a memory of its own, but only one is worked on.
+    Adds up what the convolutions remember of the clip, and the most that is alive beside it. With tiles, each
+    one has its own memory, but only one is computed at a time.
 
     Args:
         config: of the autoencoder.
         height, width: pixels.
         itemsize: bytes of a value.
-        tiles: in pixels; None for the whole picture at once.
-        kernel_copies: count the copies that cuDNN makes of what a convolution reads and writes, channels
-            last.
+        tiles: in pixels; None for the whole image at once.
+        kernel_copies: count the channels-last copies that cuDNN makes of what a convolution reads and writes.
     """
     grid = TileGrid((height, width), (height, width)) if tiles is None else tiles
     sizes = [
@@ -98,12 +97,12 @@ def decode_bytes(
 
 
 def _convolutions(config: Mapping[str, Any], height: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """What each convolution of the decoder remembers, has alive around it, reads and writes; in values."""
+    """For each convolution of the decoder: values remembered, alive around it, read and written."""
     ratio = 2 ** sum(map(bool, config["spatial_up_sample"]))
     area, frames = (height // ratio) * (width // ratio), 1
 
     def convolution(held: int, channels: int, out: int) -> tuple[int, int, int]:
-        """`held` is alive beside what the convolution reads, the past in front, and writes; per pixel."""
+        """`held`: alive beside what the convolution reads (after the past) and writes; all per pixel."""
         kept = PAST_FRAMES * channels * area
         read = kept + channels * frames * area
         return kept, held * area + read + out * area + kept, read + out * area

@@ -36,8 +36,8 @@ class UnitSample:
         """Which units, and the chance that forged ones are among them, in words."""
         which = f"{counted(len(self.units), 'unit')} of {self.num_units}: {', '.join(map(str, self.units))}"
         numbers = sorted({1, 2, -(-self.num_units // 2)} & set(range(1, self.num_units + 1)))
-        chances = ", ".join(f"{number} with a chance of {self.chance(number):.1%}" for number in numbers)
-        return f"{which}; of forged units it would have seen {chances}"
+        chances = ", ".join(f"{self.chance(number):.1%} for {number}" for number in numbers)
+        return f"{which}; chance of catching forged units: {chances}"
 
 
 def sample_units(num_units: int, size: int) -> UnitSample:

@@ -3,9 +3,9 @@
 One flow from noise to latent is cut into stages, the coarsest first. Two kinds of sigma appear:
 
 - a global sigma says how much noise a latent holds: latent = (1 - sigma) * clean + sigma * noise. Stage s
-  leads from `start_sigmas[s]` down to `end_sigmas[s]`.
-- a local sigma says where in its stage a latent is: 1 at the stage's start, 0 at its end. The Euler steps are
-  counted in it, and `timestep_of` gives the timestep that the transformer gets there.
+  goes from `start_sigmas[s]` down to `end_sigmas[s]`.
+- a local sigma says where in its stage a latent is: 1 at the stage's start, 0 at its end. Euler steps are
+  counted in it, and `timestep_of` returns the timestep that the transformer gets there.
 
 Between stages a latent is enlarged (nearest neighbour) and renoised, see `renoise_coefficients`.
 """
@@ -29,7 +29,7 @@ class PyramidFlowMatchEulerDiscreteSchedulerOutput(BaseOutput):
     """Output of `step`.
 
     Args:
-        prev_sample: the latent after the step, float32, the shape of the sample that went in.
+        prev_sample: the latent after the step, float32, with the shape of `sample`.
     """
 
     prev_sample: torch.Tensor
@@ -43,7 +43,7 @@ class RenoiseCoefficients(NamedTuple):
 
 
 def shift_sigma(sigma: torch.Tensor, shift: float) -> torch.Tensor:
-    """The noise levels to use in place of `sigma`, in [0, 1], at another resolution (SD3, arXiv 2403.03206,
+    """The noise levels that replace `sigma`, in [0, 1], at another resolution (SD3, arXiv 2403.03206,
     equation 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
@@ -56,7 +56,7 @@ def renoise_coefficients(sigma: float, gamma: float) -> RenoiseCoefficients:
     noise. Block noise has variance 1 and covariance -gamma inside a block, and is added such that
 
     - the covariances cancel: a^2 sigma^2 = b^2 gamma, hence b = a sigma / sqrt(gamma);
-    - what comes out lies on the path of the flow, signal and noise adding up to 1. The noise has variance
+    - the result lies on the path of the flow, signal and noise adding up to 1. The noise has variance
       a^2 sigma^2 + b^2, hence a (1 - sigma) + a sigma sqrt(1 + 1 / gamma) = 1.
 
     Args:
@@ -71,7 +71,7 @@ def renoise_coefficients(sigma: float, gamma: float) -> RenoiseCoefficients:
 
 
 def renoised_sigma(sigma: float, gamma: float) -> float:
-    """Noise level of a renoised latent: 1 minus what the jump leaves of the signal."""
+    """Noise level of a renoised latent: 1 minus the share of the signal that the jump leaves."""
     return 1 - renoise_coefficients(sigma, gamma).upsample_scale * (1 - sigma)
 
 
@@ -79,18 +79,18 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
     """Euler steps along the stages of a pyramid flow.
 
     Args:
-        num_train_timesteps: number of timesteps of the whole flow.
-        shift: shift of the noise levels, as in SD3; 1 leaves them.
-        stages: levels of the pyramid.
+        num_train_timesteps: number of timesteps in the whole flow.
+        shift: shift of the noise levels, as in SD3; 1 keeps them.
+        stages: number of levels of the pyramid.
         stage_range: where the stages begin and end on the flow, stages + 1 rising values from 0 (noise) to 1
             (latent). None divides it evenly.
         gamma: minus the correlation inside a 2x2 block of renoise noise, in (0, 1/3].
 
     Attributes:
         original_start_sigmas: noise level at which each stage begins on the undivided flow.
-        start_sigmas: noise level at which each stage begins, renoise included.
+        start_sigmas: noise level at which each stage begins, including renoise.
         end_sigmas: noise level at which each stage ends.
-        timesteps: of the stage chosen by `set_timesteps`, float32, shape (num_inference_steps,), falling, in
+        timesteps: those of the stage chosen by `set_timesteps`, float32, (num_inference_steps,), falling, in
             (0, num_train_timesteps].
         sigmas: local sigmas of that stage, float64, shape (num_inference_steps + 1,), from 1 to 0, on
             the CPU.
@@ -130,7 +130,7 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
             *(renoised_sigma(sigma, gamma) for sigma in self.original_start_sigmas[1:]),
         )
 
-        # Each stage gets timesteps in proportion to the way that it goes.
+        # Each stage gets timesteps in proportion to the distance that it covers.
         ways = [start - end for start, end in zip(self.start_sigmas, self.end_sigmas, strict=True)]
         indices = [int(way / sum(ways) * num_train_timesteps) for way in accumulate(ways[:-1], initial=0.0)]
         self._stage_timesteps = (flow_sigmas * num_train_timesteps)[[*indices, num_train_timesteps - 1]]
@@ -155,13 +155,13 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
             float32 tensor of the shape of `local_sigma`, on its device, in (0, num_train_timesteps].
 
         Raises:
-            ValueError: if there is no such stage.
+            ValueError: if the stage does not exist.
         """
         self._check_stage(stage_index)
         if not isinstance(local_sigma, torch.Tensor):
             local_sigma = torch.tensor(local_sigma, dtype=torch.float64)
         start, end = self._stage_timesteps[stage_index], self._stage_timesteps[stage_index + 1]
-        # This order of operations is that of the published models' training table.
+        # The published models' training table uses this order of operations.
         training_step = (end - start) / len(self)
         return ((1 - local_sigma) * len(self)).float() * training_step.item() + start.item()
 
@@ -190,7 +190,7 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
             device: where `timesteps` go. `sigmas` stay on the CPU, so that a step need not wait for a device.
 
         Raises:
-            ValueError: if there is no such stage, or no step.
+            ValueError: if the stage does not exist, or there are no steps.
         """
         if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, int):
             raise ValueError(f"num_inference_steps must be an int, got {num_inference_steps!r}")
@@ -218,7 +218,7 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
     ) -> PyramidFlowMatchEulerDiscreteSchedulerOutput | tuple[torch.Tensor]:
         """One Euler step: sample + (next sigma - sigma) * velocity, in float32.
 
-        The step depends on nothing but its arguments and `set_timesteps`; no counter is kept.
+        The step depends only on its arguments and `set_timesteps`; no counter is kept.
 
         Args:
             model_output: the velocity, any floating dtype, shape (B, C, T, H, W) or any other.
@@ -227,8 +227,8 @@ class PyramidFlowMatchEulerDiscreteScheduler(SchedulerMixin, ConfigMixin):
             return_dict: whether to return an output object or a tuple of one tensor.
 
         Raises:
-            ValueError: if `set_timesteps` was not called, the timestep is none of `timesteps`, or the shapes
-                differ.
+            ValueError: if `set_timesteps` was not called, the timestep is not one of `timesteps`, or the
+                shapes differ.
         """
         if self.num_inference_steps is None:
             raise ValueError("there are no timesteps yet; call set_timesteps first")

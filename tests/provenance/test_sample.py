@@ -41,9 +41,6 @@ def test_the_choice_is_the_operating_systems():
 
 def test_it_is_told():
     assert str(UnitSample((1, 3), 5)) == (
-        "2 units of 5: 1, 3; of forged units it would have seen 1 with a chance of 40.0%, "
-        "2 with a chance of 70.0%, 3 with a chance of 90.0%"
+        "2 units of 5: 1, 3; chance of catching forged units: 40.0% for 1, 70.0% for 2, 90.0% for 3"
     )
-    assert str(UnitSample((0,), 1)) == (
-        "1 unit of 1: 0; of forged units it would have seen 1 with a chance of 100.0%"
-    )
+    assert str(UnitSample((0,), 1)) == ("1 unit of 1: 0; chance of catching forged units: 100.0% for 1")
