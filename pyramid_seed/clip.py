@@ -43,7 +43,7 @@ class Clip:
     """What `generate` returns.
 
     Attributes:
-        recipe: everything that determines the clip except the weights; its settings have defaults filled in,
+        recipe: everything that determines the clip but the weights; its settings have defaults filled in,
             and the size of the frames.
         source: the model used; None if the pipeline was not loaded by `load_pipeline`.
         weights: name, size and SHA-256 of the files loaded; None if no files hold the weights.

@@ -1,4 +1,4 @@
-"""Errors and requests that end a batch, or one clip of it, from outside."""
+"""What ends a batch, or one clip of it, from outside."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ _LONGEST_WAIT = timedelta(minutes=30)
 
 @dataclass
 class Group:
-    """Neighbouring processes of a launch that work together, as this one sees them.
+    """Neighbouring processes of a launch that work together.
 
     If a clip fails they part, so that none waits for another, and meet again for the next clip.
 
     Attributes:
-        launch: this process among all processes.
+        launch: this process among all.
         size: how many processes make a clip together.
         device: where this process computes.
         is_stopped: whether the batch was asked to stop.
@@ -92,7 +92,7 @@ class Group:
 
     @contextmanager
     def making(self) -> Iterator[Processes]:
-        """The group's processes while a clip is made; on any error this process leaves the group."""
+        """The group's processes while a clip is made; on an error this one leaves."""
         processes = self.processes()
         try:
             yield processes
@@ -107,7 +107,7 @@ class Group:
             torch.distributed.destroy_process_group()
 
     def tell(self, order: Order | None) -> None:
-        """Announce the next order, or None for the end; only the leading process does this.
+        """Announce the next order, or None for the end; called by the leading process.
 
         Raises:
             Stopped, LaunchError: see `processes`.
@@ -146,7 +146,7 @@ class Group:
 
     @property
     def _over(self) -> str:
-        """The counter that announces the end to processes that have left the group."""
+        """The counter that announces the end to processes that have left."""
         return f"clips/{self.launch.rank // self.size}/over"
 
 

@@ -53,7 +53,7 @@ class Job:
 
     @property
     def cost(self) -> int:
-        """Steps times pixels: an estimate of how long the clip takes."""
+        """Steps times pixels: a measure of the time it takes."""
         return sum(self.steps) * self.item.settings.height * self.item.settings.width
 
 

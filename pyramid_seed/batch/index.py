@@ -45,7 +45,7 @@ class Index:
             return begin
 
     def entries(self) -> IndexEntries:
-        """The entries of the index; lines that are not entries of a batch are skipped with a warning."""
+        """The entries of the index; other lines are skipped with a warning."""
         file: BinaryIO = self.path.open("rb") if self.path.exists() else io.BytesIO()
         places: dict[str, int] = {}
         entries = IndexEntries(self, file, places)
@@ -85,7 +85,7 @@ class Entries(Mapping[str, Entry]):
             return None
 
     def is_succeeded_by(self, key: str, status: str) -> bool:
-        """Whether a later entry counts: a process may fail at a clip that another process has made."""
+        """Whether a later entry counts: a process may fail at a clip that another has made."""
         return status == "done" or (earlier := self.item(key)) is None or earlier.status != "done"
 
     def __getitem__(self, key: str) -> Entry:
@@ -99,7 +99,7 @@ class HeldEntries(Entries):
         self._lines: dict[str, bytes] = {}
 
     def add(self, lines: Iterable[bytes], is_wanted: Callable[[str], bool]) -> None:
-        """Add the lines of items whose ids are wanted; lines that are not entries of a batch are skipped."""
+        """Add the lines of items whose ids are wanted; lines that are not entries are skipped."""
         for line in lines:
             try:
                 entry = decoded(line)

@@ -169,7 +169,7 @@ def items_of_list(
 
 
 def check_seeds(seeds: object) -> None:
-    """Refuse anything but a list of root seeds: TypeError, ValueError."""
+    """Refuse anything but root seeds: TypeError, ValueError."""
     if isinstance(seeds, str | bytes) or not isinstance(seeds, Sequence):
         raise TypeError(f"seeds must be a list of root seeds, got {seeds!r:.60}; use [{seeds!r:.40}]")
     for seed in seeds:

@@ -78,7 +78,7 @@ class Journal:
                 yield from read_lines(index)
 
     def lines_of(self, part: Part) -> Iterator[bytes]:
-        """Lines recorded since the last call by all processes that may make items of a part, this one too."""
+        """Lines recorded since the last call by processes that may make items of a part, this one too."""
         for path in self._record_paths(part):
             if self._has_grown(path):
                 yield from self._new_lines(path, is_over=False)

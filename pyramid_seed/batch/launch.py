@@ -80,15 +80,15 @@ class Launch:
         return self.get("plan")
 
     def put(self, name: str, text: str) -> None:
-        """Publish a text to all processes under a name."""
+        """Publish a text under a name."""
         self._ask(lambda: self.store.set(name, text))
 
     def get(self, name: str) -> str:
-        """The text that was published under a name."""
+        """The text published under a name."""
         return self._ask(lambda: self.store.get(name)).decode()
 
     def count(self, name: str, amount: int = 1) -> int:
-        """Add to a counter that all processes share; returns its new value."""
+        """Add to a shared counter; returns its new value."""
         return self._ask(lambda: self.store.add(name, amount))
 
     def take(self) -> int:
@@ -129,7 +129,7 @@ class Launch:
         return self.wait_for("left", self.world_size, is_stopped, meanwhile, needed=range(1, self.world_size))
 
     def end(self, is_stopped: Callable[[], bool]) -> None:
-        """Let the others go; called by the main process when everything is done.
+        """Let the others go; called by the main process at the end.
 
         It may be serving the store, so it waits until they have left, but only for a moment.
         """

@@ -21,7 +21,7 @@ except ImportError:  # not POSIX
 
 logger = logging.getLogger(__name__)
 
-# Error codes of file systems that do not support locks.
+# Error codes of file systems without locks.
 _NO_LOCKS = {
     *(errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EINVAL, errno.ENOTTY, errno.EBADF, errno.EPERM),
@@ -86,7 +86,7 @@ def part_lock(folder: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def _is_shared(file: BinaryIO, folder: Path) -> bool:
-    """Whether the file could be locked, shared with others; True if locks are not supported."""
+    """Whether a shared lock on the file was obtained; True if locks are not supported."""
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

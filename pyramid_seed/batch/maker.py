@@ -60,6 +60,6 @@ class Maker(Protocol):
         It continues from `known`, the first units of that origin, if there are any.
 
         `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
-        its stage digests; errors that they raise are passed on.
+        its stage digests; their errors are passed on.
         """
         ...

@@ -53,7 +53,7 @@ class Part:
         return (self.index - other.index) % gcd(self.count, other.count) == 0
 
     def log_name(self, token: str) -> str:
-        """The name of one process's log; `token` is 16 hexadecimal digits of its own."""
+        """The name of one process's log; `token` is its own 16 hexadecimal digits."""
         return f"{self.name}-{token}.jsonl"
 
     def may_share_items_of(self, log_name: str) -> bool:

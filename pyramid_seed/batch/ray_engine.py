@@ -323,7 +323,7 @@ class _Pool:
             self._members.append(member)
 
     def _hand_out(self, member: _Member) -> None:
-        """Give the next job to an actor if it is free."""
+        """Give the next job to a free actor."""
         if not member.is_here or member.call is not None or not self._num_left:
             return
         if self._again:
@@ -392,7 +392,7 @@ class _Pool:
         member.counts = counts
 
     def _stop(self) -> None:
-        """Make running clips stop after their current step; actors that do not answer are left behind."""
+        """Stop running clips after their current step; leave actors that do not answer."""
         busy = self._busy
         told = {member.actor.stop.remote(): member for member in busy}
         heard, _ = ray.wait(list(told), num_returns=len(told), timeout=_HEAR_SECONDS)

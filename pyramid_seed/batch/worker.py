@@ -54,7 +54,7 @@ class Worker:
     is_made: Callable[[Job], bool] = lambda _: False
 
     def work(self, work: Work, on_progress: Callable[[], None]) -> None:
-        """Make the clips of a list of work; `on_progress` is called after every step and every clip.
+        """Make the clips of `work`; `on_progress` is called after every step and every clip.
 
         Raises:
             OutputError: the output folder cannot be written to.

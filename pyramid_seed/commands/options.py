@@ -76,7 +76,7 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options for the preset and for values that replace the preset's."""
+    """Declare the options for the preset and values that replace its own."""
     group = parser.add_argument_group("settings", "default: the preset's")
     group.add_argument(
         "--preset", metavar="NAME", help="a preset, or your .yaml (default: the model's own, or tiny)"
@@ -114,7 +114,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
 
     Args:
         parser: the command's.
-        many: whether the command makes many clips, on many processes; the encoders are then needed again.
+        many: whether it makes many clips, on many processes; the encoders are then needed again.
     """
     group = parser.add_argument_group("running")
     for name, field in RUN_OPTIONS.items():
@@ -164,7 +164,7 @@ def add_field(group: argparse._ActionsContainer, field: Field) -> None:
 def add_lora_option(
     parser: argparse.ArgumentParser, what: str = "LoRAs to load into the transformer"
 ) -> None:
-    """Declare the option for the LoRAs of a command's clips; `loras_from` reads them."""
+    """Declare the option for LoRAs; `loras_from` reads them."""
     parser.add_argument(
         "--lora",
         metavar="FILE[:SCALE]",

@@ -1,4 +1,4 @@
-"""Two clips compared frame by frame, by the pixels that are shown."""
+"""Two clips compared frame by frame, by their pixels as shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .similarity import ssim
 
 @dataclass(frozen=True)
 class FrameDifference:
-    """How one frame differs between the clips.
+    """How one frame differs.
 
     Attributes:
         frame: its index.
@@ -32,7 +32,7 @@ class PixelComparison:
     """How two clips differ.
 
     Attributes:
-        frames: the differences, up to the end of the shorter clip.
+        frames: up to the end of the shorter clip.
         lengths: the number of frames of each clip.
     """
 

@@ -53,7 +53,7 @@ def write_report(
         a, b: the clips.
         comparison: how their frames differ.
         manifests: how their manifests differ; None if one is missing.
-        gain: the factor that amplifies the difference in the videos.
+        gain: factor that amplifies the difference in the videos.
         fps: frames per second of the videos.
         overwrite: replace the folder of an earlier comparison.
 

@@ -36,7 +36,7 @@ _BT709 = np.array([0.2126, 0.7152, 0.0722])
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure described in words.
+    """A measure in words.
 
     Attributes:
         name, unit: what it is called, and its unit.
@@ -137,7 +137,7 @@ def temporal_information(y: Luma) -> float | None:
 
 
 def flicker(y: Luma) -> float | None:
-    """Mean change in the whole image's brightness between neighbouring frames; levels.
+    """Mean change of the whole image's brightness from frame to frame; levels.
 
     A frame's change is the median over the pixels of its difference: something that moves or grows over less
     than half of the image leaves it at 0, although it changes the image's mean.
@@ -147,7 +147,7 @@ def flicker(y: Luma) -> float | None:
 
 
 def motion(y: Luma) -> float | None:
-    """Length of the optical flow between neighbouring frames, mean over pixels and frames; pixels per frame.
+    """Length of the optical flow from frame to frame, mean over pixels and frames; pixels per frame.
 
     Polynomial expansion (Farnebäck 2003, "Two-frame motion estimation based on polynomial expansion") hardly
     reacts to a video codec's noise on plain areas, unlike OpenCV's dense inverse search. The window has 15

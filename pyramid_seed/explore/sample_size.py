@@ -20,7 +20,7 @@ MIN_SEEDS, _MAX_SEEDS = 2, 2**60
 
 
 def seeds_needed(std: float, difference: float, *, is_paired: bool) -> int:
-    """Seeds per setting needed to detect a difference between the means of two settings.
+    """Seeds per setting needed to detect a difference of their means.
 
     The smallest number, from 2 to 2**60, with which Student's t-test reaches `POWER`, see `t_test_power`.
 

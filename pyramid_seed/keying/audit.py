@@ -80,7 +80,7 @@ class Audit:
     Attributes:
         pipeline: the pipeline's class.
         draws: each place that draws, in order.
-        unseen: the global generators that something else drew from, where it cannot be observed.
+        unseen: the global generators that something else drew from, unobserved.
         differences: between runs that the seed should make equal, by what was compared: "repeat", the same
             call again; "globals", other global generators; "batch", a clip alone and beside another. None
             means equal.
@@ -112,7 +112,7 @@ def audit(
     batch: bool = True,
     **call: Any,
 ) -> Audit:
-    """Run a call of a pipeline several times; report what it draws and whether the seed decides its clip.
+    """Run a call of a pipeline several times; report what it draws and whether its seed decides its clip.
 
     A diffusers pipeline gets `generator=` with that seed, a keyed one `seed=`. Five calls are made: the clip,
     the clip again, the clip with other global generators, another clip, and both clips as a batch. The states
@@ -193,7 +193,7 @@ def _run(pipe: DiffusionPipeline | KeyedPipeline, seeds: Sequence[int], call: Ma
 
 
 class _Recorder:
-    """Lets every function draw as usual, and records what was drawn and from which generator."""
+    """Lets every function draw as usual, and records what it drew and from which generator."""
 
     def __init__(self, generators: list[torch.Generator]) -> None:
         self.generators = generators

@@ -66,7 +66,7 @@ def verify_keyed(
 
 
 def compare_draws(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Step:
-    """Compare two ledgers; the note names the first draw that differs, and where each side requested it.
+    """Compare two ledgers; the note names the first difference, and where each side requested the draw.
 
     Line numbers change between versions and devices between machines, so both are ignored.
     """

@@ -30,9 +30,9 @@ class ManifestDiff:
     """How two clips differ.
 
     Attributes:
-        settings, weights, environment: the fields that differ, each with the value of `a` first.
+        settings, weights, environment: the fields that differ, `a` first.
         steps: results in causal order, up to the end of the shorter clip.
-        num_units: the number of units of each clip.
+        num_units: of each clip.
     """
 
     settings: tuple[Difference, ...]
@@ -122,7 +122,7 @@ def _compare_named(
     """Compare named values in the order of `a`; the note names the first that differs or is missing.
 
     Args:
-        stage: the stage of making a clip.
+        stage: of making a clip.
         a, b: values by name.
         one: how a value is described, with {} for its name.
         noun: what equal values are called, to be counted; or `equal`, the whole note about them.

@@ -123,7 +123,7 @@ def build_manifest(
 
 
 def without_timings(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a manifest that is equal in every run that makes the same clip in the same place."""
+    """What is equal in the manifests of all runs that make the same clip in the same place."""
     return {name: value for name, value in manifest.items() if name != "timings"}
 
 
@@ -157,7 +157,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
 
 
 def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
-    """Raise ValueError unless this version can redraw the noise of a clip."""
+    """Raise ValueError unless this version can redraw a clip's noise."""
     if manifest["noise_scheme"] != SCHEME:
         raise ValueError(
             f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"

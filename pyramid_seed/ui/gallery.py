@@ -68,7 +68,7 @@ def clip_manifest(path: Path) -> dict[str, Any]:
     """`read_manifest` for an untrusted file.
 
     Raises:
-        ValueError: as in `read_manifest`, or any other error that the file causes in its readers.
+        ValueError: as in `read_manifest`, or for any other error of its readers.
         OSError: the file cannot be read.
     """
     try:

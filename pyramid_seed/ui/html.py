@@ -22,7 +22,7 @@ CLIPS = "/clips"
 
 
 def _printable(value: object) -> object:
-    """Text with its control characters escaped; a value that is already HTML is unchanged."""
+    """Text with its control characters escaped; HTML is left as it is."""
     return value if hasattr(value, "__html__") else printable(str(value))
 
 

@@ -40,7 +40,7 @@ class Outcome:
     Attributes:
         clip: file name of the clip that was made or examined.
         headline: one line for the user.
-        is_good: whether the result is what the user hopes for.
+        is_good: whether it is what the user hopes for.
         details: rows of (what, how it ended).
     """
 

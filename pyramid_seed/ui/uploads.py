@@ -17,7 +17,7 @@ MAX_TOTAL, MAX_NUMBER = 256 * 2**20, 100
 """Bytes and number of all images kept."""
 
 KEPT_SECONDS = 3600.0
-"""For this long a page may use an image, in seconds; a job has already read it when it is queued."""
+"""Seconds for which a page may use an image; a job has read it when it is queued."""
 
 MAX_BODY = 2**20
 """Bytes of any other request: room for two prompts of the greatest length."""
