@@ -60,7 +60,7 @@ class Index:
             else:
                 if entry.id is not None and entries.is_succeeded_by(entry.id, entry.status):
                     places[entry.id] = place
-                if entry.status != "done":  # its earlier line may have been read
+                if entry.status != "done":  # reading an earlier line moves the file
                     file.seek(place + len(line))
             place += len(line)
         return entries
