@@ -95,11 +95,10 @@ class Journal:
         self._gathered.clear()
 
     def clip_path(self, file: str) -> Path:
-        """Where a clip is to be written; its folder is made, and anything in the way is set aside."""
+        """Where a clip is to be written; anything in the way of its folder is set aside."""
         path = self.folder / file
         if path.parent != self.folder:
             self._clear_place(path.parent)
-            path.parent.mkdir(exist_ok=True)
         return path
 
     def is_done(self, entry: Mapping[str, Any]) -> bool:

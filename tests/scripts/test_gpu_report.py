@@ -173,7 +173,7 @@ def test_without_strict_a_clip_is_relaxed(tmp_path, monkeypatch):
 def test_a_broken_promise_is_a_failure(tmp_path):
     section = Report(tmp_path, ABOUT).begin("invariances", 100)
     plan = plan_of("tiny", CPU)
-    checks = {what: work for _, what, work in invariances._checks(plan, "miniflux", torch.float32)}
+    checks = {what: work for _, what, work in invariances._checks(section, plan, "miniflux", torch.float32)}
     pair = checks["attention prefix and reference"]()
     row = {"what": "made again", "model": "miniflux", "dtype": torch.float32}
     invariances._tell(section, invariances.SEEN, row, *pair)
