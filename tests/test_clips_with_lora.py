@@ -240,6 +240,7 @@ def index_of(folder):
     return {entry["file"]: entry for entry in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_a_batch_with_loras(clip, plain, lora, settings, tmp_path):
     """In a row, or of the whole batch; a clip is that of `generate`, and its LoRAs are part of its name."""
     shutil.copy(lora, tmp_path / "beside the list.safetensors")

@@ -68,7 +68,9 @@ def image_options(name: str) -> list[str]:
 # ---- batches
 
 
-@pytest.mark.parametrize(("name", "made", "there"), [("batch", 2, 1), ("image-batch", 1, 0)])
+@pytest.mark.parametrize(
+    ("name", "made", "there"), [pytest.param("batch", 2, 1, marks=pytest.mark.slow), ("image-batch", 1, 0)]
+)
 def test_an_interrupted_batch_is_gone_on_with(written, name, made, there):
     folder = written / name
     (units,) = [path for path in (folder / ".work").iterdir() if list(path.glob("unit-*"))]
@@ -187,6 +189,7 @@ def begins_with(longer: list[Any], shorter: list[Any]) -> bool:
     return longer[: len(shorter)] == shorter
 
 
+@pytest.mark.slow
 def test_a_clip_goes_on_in_another_way(written):
     """As branched.mp4 was made from circle.mp4."""
     clips = written / "clips"

@@ -58,6 +58,7 @@ def test_an_image_of_ours_is_known_by_its_equal_blocks(picture):
     assert not is_enlarged(picture, 1)
 
 
+@pytest.mark.slow
 def test_the_enlargement_of_our_own_files_is_undone(tmp_path):
     few = {
         "num_inference_steps": 1,

@@ -62,6 +62,7 @@ def environment(tmp_path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_content(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -75,6 +75,7 @@ def test_clips_in_one_piece_are_refused_for_several_processes(tmp_path, quick, m
         run_batch(prompts, tmp_path / "clips", processes_per_clip=2, **quick)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_clips_of_one_and_go_on_after_one_that_fails(tmp_path, quick):
     """The second clip is not finite: both part, and meet again for the third."""
     settings = quick | {"shards": 1}

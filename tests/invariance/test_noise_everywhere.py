@@ -52,6 +52,7 @@ def test_threads():
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [name for name in SUPPORTED if name != HERE])
 def test_other_instruction_sets(capability, tmp_path):
     """That of this process is tested above."""

@@ -89,6 +89,7 @@ def test_decoding_grows_with_the_picture(vae):
     assert decode_bytes(vae.config, 128, 128, 4, kernel_copies=True) > small
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_step(monkeypatch):
     """Of both families and dtypes, with a short and a longer history."""

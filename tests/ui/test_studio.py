@@ -186,6 +186,7 @@ def test_lengths_of_a_model_that_is_not_here_are_those_of_the_published_ones(sho
     studio.queue.close()
 
 
+@pytest.mark.slow
 def test_a_clip_with_a_lora_is_made_verified_and_extended(studio, short, tmp_path):
     transformer = load_pipeline(short.model, device="cpu").transformer
     transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
