@@ -208,8 +208,6 @@ def _noise(
         ValueError, TypeError: the seed is not one, or the branches do not rise.
     """
     check_list("branches", branches, "Branch")
-    for branch in branches:
-        check_kinds(branches=(branch, Branch))
     root = root_from_entropy() if seed is None else plain_root(seed)
     if seed is None and processes is not None:
         root = processes.from_first(root)

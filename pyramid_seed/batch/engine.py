@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from ..checks import check_choice
+from ..checks import check_choice, check_finite, check_kinds
 from ..choices import ENGINES, Engine
 from ..devices import parse_device
 from ..extras import check_extra
@@ -50,6 +50,9 @@ def ray_options(
         ConnectionError: nothing answers at the address, or at the one in RAY_ADDRESS.
     """
     check_choice("engine", engine, ENGINES)
+    check_kinds(address=(address, str))
+    if num_gpus_per_clip is not None:
+        check_finite("num_gpus_per_clip", num_gpus_per_clip)
     if engine != "ray":
         for name, value in (("address", address), ("num_gpus_per_clip", num_gpus_per_clip)):
             if value is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..checks import check_path
 from .entries import Entry
 from .errors import OutputError, writing
 from .index import IndexEntries
@@ -39,6 +40,7 @@ def gather_parts(output: str | Path, *, check_files: bool = False) -> GatherSumm
         ValueError: no part was begun in the folder.
         OSError: the folder cannot be written to, or a launch has exclusive use of it.
     """
+    check_path("output", output)
     folder = Path(output)
     num_parts, paths = latest_parts(folder)
     journal = Journal(folder)

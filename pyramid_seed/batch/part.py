@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from math import gcd
 
-from ..checks import check_int
+from ..checks import check_int, check_kinds
 
 _SLURM, _KUBERNETES = "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"
 _LOG = re.compile(r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.jsonl")
@@ -69,6 +69,7 @@ def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
         ValueError: the text names no part, or the scheduler's variables are missing or give none; the message
             says what to write.
     """
+    check_kinds(part=(text, str))
     index, slash, count = text.partition("/")
     if not re.fullmatch(r"([0-9]+/[0-9]+)|auto(/[0-9]+)?", text):
         raise ValueError(

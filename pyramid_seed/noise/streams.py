@@ -48,14 +48,18 @@ class NoiseStreams:
         branches: changes of the root seed along the clip, in rising order of units.
 
     Raises:
-        TypeError: if the root is not an int. ValueError: if it is out of range, the device has no float64, or
-            the units of the branches do not rise from 1.
+        TypeError: if the root is not an int, or a branch is not a `Branch`.
+        ValueError: if the root is out of range, the device has no float64, or the units of the branches do
+            not rise from 1.
     """
 
     def __init__(
         self, root: int, device: str | torch.device = "cpu", branches: Sequence[Branch] = ()
     ) -> None:
         check_root(root)
+        for branch in branches:
+            if not isinstance(branch, Branch):
+                raise TypeError(f"branches must be a list of Branch, got {branch!r:.60} in it")
         starts = [branch.from_unit for branch in branches]
         if any(later <= earlier for earlier, later in pairwise([0, *starts])):
             raise ValueError(f"branches must start at rising units of at least 1, got {starts}")

@@ -74,3 +74,9 @@ def test_an_address_where_nothing_listens_is_refused_at_once():
         closed.listen()
         check_answers(f"127.0.0.1:{port}")
     check_answers("auto")
+
+
+@pytest.mark.parametrize("given", [{"address": 6379}, {"num_gpus_per_clip": "1"}])
+def test_values_of_another_kind_are_refused(given):
+    with pytest.raises(TypeError, match=f"{next(iter(given))} must be a"):
+        ray_options(**{"engine": "ray", "address": None, "num_gpus_per_clip": None} | ALONE | given)

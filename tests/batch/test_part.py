@@ -119,3 +119,8 @@ def test_numbers_of_parts_are_told_as_sbatch_takes_them():
     assert part_ranges([]) == ""
     assert part_ranges([3]) == "3"
     assert part_ranges({12, 0, 3, 11, 10, 4}) == "0,3-4,10-12"
+
+
+def test_a_part_is_text():
+    with pytest.raises(TypeError, match="part must be a str, got bool"):
+        parse_part(False)

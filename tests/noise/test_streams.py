@@ -133,6 +133,12 @@ def test_branches_change_the_root_from_their_units_on():
     assert streams.root == 1
 
 
+def test_branches_are_branches():
+    for wrong in (None, (1, 5), "1"):
+        with pytest.raises(TypeError, match="branches must be a list of Branch, got "):
+            NoiseStreams(1, branches=[wrong])
+
+
 def test_branches_must_rise():
     def rule(units):
         with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
