@@ -41,7 +41,7 @@ def test_what_ray_is_to_do():
         ),
         ({"num_gpus_per_clip": 0.0}, "must be above 0 and at most 1, .* got 0.0; use 1"),
         ({"num_gpus_per_clip": 2.0}, "must be above 0 and at most 1, .* got 2.0; use 1"),
-        ({"num_gpus_per_clip": float("nan")}, "must be above 0 and at most 1, .* got nan; use 1"),
+        ({"num_gpus_per_clip": float("nan")}, "num_gpus_per_clip must be finite, got nan"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given, message):
