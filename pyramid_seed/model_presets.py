@@ -14,6 +14,7 @@ from .checkpoints.layout import Family, family_of_saved
 from .checkpoints.source import PUBLISHED_MODELS, RecognisedModel, transformer_class
 from .checks import check_choice
 from .presets import (
+    SETTINGS,
     Preset,
     Settings,
     list_presets,
@@ -62,7 +63,7 @@ def chosen_settings(
     """
     if (named := named_settings(preset, settings)) is not None:
         return named
-    model, variant = settings["model"], settings.get("variant")
+    model, variant = SETTINGS["model"].decode(settings["model"]), settings.get("variant")
     if model in PUBLISHED_MODELS and not Path(model).is_dir():
         presets = {each.variant: each for each in _presets() if each.model == model}
         check_choice(f"variant of {model}", variant, tuple(map(str, presets)))

@@ -288,3 +288,9 @@ def test_every_preset_says_what_its_model_was_trained_on():
         preset = load_preset(name)
         assert (preset.height, preset.width) in preset.trained_sizes
         assert preset.num_frames <= (preset.trained_frames or 0)
+
+
+def test_a_model_that_is_no_text_is_refused():
+    for wrong in ([], {}, 3, ""):
+        with pytest.raises(ValueError, match="model must be text that is not empty"):
+            chosen_settings(None, {"model": wrong}, lambda *_: None)
