@@ -6,7 +6,6 @@ What each level sets is in `SETTINGS`: the context manager and docs/determinism-
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from .private_apis import (
     set_active_attention_backend,
     set_fp32_precision,
 )
-from .seeds import check_root
+from .seeds import check_root, hashed_seed
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_VALUES = (":4096:8", ":16:8")
@@ -103,8 +102,7 @@ def _seed_numpy(words: tuple[int, ...]) -> None:
 def _torch_seed(seed: int) -> int:
     if seed < _WORD:
         return seed
-    digest = hashlib.blake2b(f"pyramid-seed/global/{seed}".encode("ascii")).digest()
-    return int.from_bytes(digest[:8], "little")
+    return hashed_seed(f"pyramid-seed/global/{seed}")
 
 
 def _accelerators() -> tuple[str, ...]:

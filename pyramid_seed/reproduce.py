@@ -51,7 +51,7 @@ from .provenance.manifest import (
     check_manifest,
     check_noise_scheme,
     geometry_of,
-    read_verifiable,
+    read_manifest,
     recipe_of,
     unit_digests,
 )
@@ -160,7 +160,7 @@ def verify(
     if arguments is not None:
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
     check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
-    original = _original(clip)
+    original = _original(clip, recorded)
     if noise_only and sample is not None:
         raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
     embeds = _start(making, original.recipe, device, pipeline, loras)
@@ -183,23 +183,15 @@ def verify(
     weights = verify_weights(original.manifest, weights_here)
     if weights.difference is not None:
         return weights
+    started = time.perf_counter()
+    loaded = _model_of(original, model, loras, device, pipeline, making)
     if sample is not None and latents is not None:
-        loaded = _model_of(original, model, loras, device, pipeline, making)
         chosen = sample_units(latents.shape[2], sample)
         remade, manifest = remake_from_latents(
             original.recipe, loaded, latents, chosen.units, image=image, progress=progress, **making
         )
         return verify_clip(original.manifest, original.path, weights, manifest, remade.held_frames, chosen)
-    again = regenerate(
-        clip,
-        model=model,
-        image=image,
-        loras=loras,
-        device=device,
-        pipeline=pipeline,
-        progress=progress,
-        **making,
-    )
+    again = make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
     return verify_clip(original.manifest, original.path, weights, again.manifest, again.held_frames)
 
 
@@ -330,14 +322,16 @@ class _Original:
         raise ValueError(f"the clip was made {which}; say where its weights are here: --model FOLDER")
 
 
-def _original(clip: AnyClip) -> _Original:
+def _original(clip: AnyClip, recorded: Clip | Mapping[str, Any] | None = None) -> _Original:
+    """What a clip is to be made from; `recorded` is its manifest, if that was read before."""
     if isinstance(clip, Clip):
         return _Original(clip.manifest, clip.recipe, clip=clip)
     if isinstance(clip, Mapping):
         check_manifest(dict(clip), "the manifest")
         check_noise_scheme(clip, "the clip")
         return _Original(clip, recipe_of(clip))
-    manifest = read_verifiable(clip)
+    manifest = recorded if isinstance(recorded, Mapping) else read_manifest(clip)
+    check_noise_scheme(manifest, clip)
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 

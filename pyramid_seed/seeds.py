@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from numbers import Integral
@@ -11,6 +12,11 @@ from .checks import check_int
 
 ROOT_LIMIT = 2**64
 """Root seeds are below this."""
+
+
+EFFECTIVE_SEEDS = 2**32
+"""torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed refused on one
+device is refused on all."""
 
 
 def check_root(root: int) -> None:
@@ -43,6 +49,14 @@ def parse_root(text: str) -> int:
 def root_from_entropy() -> int:
     """A root seed from the operating system's entropy; for all practical purposes never the same twice."""
     return secrets.randbelow(ROOT_LIMIT)
+
+
+def hashed_seed(address: str) -> int:
+    """The first 8 bytes, little-endian, of BLAKE2b (64-byte digest, no key) over ASCII text.
+
+    It is part of the noise schemes, which never change.
+    """
+    return int.from_bytes(hashlib.blake2b(address.encode("ascii")).digest()[:8], "little")
 
 
 def roots_of_clips(seed: int | Sequence[int] | None, num_clips: int, num_videos_per_prompt: int) -> list[int]:

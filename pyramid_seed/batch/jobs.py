@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from ..files import without_new_folders
 from .entries import Entry
 from .errors import writing
@@ -131,7 +133,7 @@ def _lead(
 ) -> BatchSummary:
     try:
         plan = make_plan()
-        bad = [{"status": "failed", "row": row.where, "reason": row.reason} for row in plan.bad]
+        bad = [msgspec.to_builtins(entry) for entry in plan.bad_entries]
         with writing(journal.folder):
             missing, shown = _missing(journal, plan, bad, check_files=check_files)
     except BaseException:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .entries import RowEntry
 from .errors import writing
 from .identity import Job, in_order
 from .index import HeldEntries
@@ -72,9 +71,8 @@ def run_part(
     with StopSignals() as stop, log_file(folder, part.name), part_lock(folder, patience=_PATIENCE_SECONDS):
         logger.info("part %s, restart %d", part, part.restarts)
         plan = make_plan()
-        bad = [RowEntry(status="failed", row=row.where, reason=row.reason) for row in plan.bad]
         with writing(folder):
-            write_part_plan(folder, part, plan, bad)
+            write_part_plan(folder, part, plan)
             own.add(journal.index_lines(), part.has)
             catch_up()
             journal.finish_recorded(own)

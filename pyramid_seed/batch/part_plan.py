@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +34,9 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
     bad: list[RowEntry] = []
 
 
-def write_part_plan(folder: Path, part: Part, plan: Plan, bad: Sequence[RowEntry]) -> None:
+def write_part_plan(folder: Path, part: Part, plan: Plan) -> None:
     """Record what a part is to make, replacing what an earlier process of that part recorded."""
-    left = PartPlan(list_sum=f"{plan.list_sum:x}", ids=[job.id for job in plan.jobs], bad=list(bad))
+    left = PartPlan(list_sum=f"{plan.list_sum:x}", ids=[job.id for job in plan.jobs], bad=plan.bad_entries)
     with replacing(_plans(folder) / f"{part.name}.json", overwrite=True) as temporary:
         temporary.write_bytes(msgspec.json.encode(left))
 

@@ -239,31 +239,11 @@ def run_batch(
         own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
         return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
 
+    flags = {"lossless": lossless, "progress": progress, "check_files": check_files, "folders": folders}
     if own_part is not None:
-        return run_part(
-            Path(output),
-            own_part,
-            launch,
-            make_plan,
-            maker,
-            lossless=lossless,
-            progress=progress,
-            check_files=check_files,
-            folders=folders,
-        )
-
+        return run_part(Path(output), own_part, launch, make_plan, maker, **flags)
     return run_jobs(
-        Path(output),
-        launch,
-        make_plan,
-        maker,
-        lossless=lossless,
-        progress=progress,
-        check_files=check_files,
-        folders=folders,
-        group=group,
-        follow=maker.follow,
-        work_on=work_on,
+        Path(output), launch, make_plan, maker, group=group, follow=maker.follow, work_on=work_on, **flags
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .entries import Entry
+from .entries import Entry, RowEntry
 from .identity import Job
 from .rows import BadRow
 
@@ -25,6 +25,11 @@ class Plan:
     bad: tuple[BadRow, ...] = ()
     duplicates: int = 0
     list_sum: int = 0
+
+    @property
+    def bad_entries(self) -> list[RowEntry]:
+        """What the index says of the bad rows."""
+        return [RowEntry(status="failed", row=row.where, reason=row.reason) for row in self.bad]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,14 @@ from .options import (
     add_run_options,
     add_setting_options,
     chosen_settings,
-    frame_file,
     loras_from,
     open_image,
     output_options,
     quiet_loading,
     root_seed,
     run_options_from,
+    save_made,
     settings_from,
-    tell,
 )
 from .process import made_together
 
@@ -75,21 +75,16 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
     quiet_loading()
 
-    with frame_file(path, options) as sink:
-        clip = generate(
-            options.prompt,
-            seed=seed,
-            preset=options.preset or settings,
-            image=image,
-            loras=loras,
-            progress=not options.quiet,
-            sink=sink,
-            processes=processes,
-            **run_options_from(options).arguments(),
-            **settings_from(options),
-        )
-        if processes is not None and not processes.is_first:
-            return 0
-        saved = clip.save(path, **output_options(options))
-    tell(clip, saved)
-    return 0
+    make = partial(
+        generate,
+        options.prompt,
+        seed=seed,
+        preset=options.preset or settings,
+        image=image,
+        loras=loras,
+        progress=not options.quiet,
+        processes=processes,
+        **run_options_from(options).arguments(),
+        **settings_from(options),
+    )
+    return save_made(path, options, processes, lambda sink: make(sink=sink))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..batch.summary import BatchSummary, GatherSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
+    from ..pieces.processes import Processes
     from ..provenance.diff import Step
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -296,6 +297,26 @@ def say_step(step: Step) -> None:
     say(step.stage, f"{step.status}: {step.note}")
 
 
+def save_made(
+    path: Path,
+    options: argparse.Namespace,
+    processes: Processes | None,
+    make: Callable[[FrameFile | None], Clip],
+) -> int:
+    """Make a clip, whose frames go into a sink if the file can have one, save it and print what was made.
+
+    Returns:
+        The exit status. Of the processes that make the clip together, only the first one saves it.
+    """
+    with frame_file(path, options) as sink:
+        clip = make(sink)
+        if processes is not None and not processes.is_first:
+            return 0
+        saved = clip.save(path, **output_options(options))
+    tell(clip, saved)
+    return 0
+
+
 def tell(clip: Clip, saved: Path) -> None:
     """Print what was made."""
     facts = clip.frame_facts
@@ -318,7 +339,7 @@ def tell_clips(summary: BatchSummary) -> None:
         "missing": summary.missing,
         "listed twice": summary.duplicates,
     }
-    say("clips", _told(counts))
+    say("clips", told_counts(counts))
 
 
 def tell_gathered(summary: GatherSummary) -> None:
@@ -327,12 +348,13 @@ def tell_gathered(summary: GatherSummary) -> None:
 
     _tell_failed(summary.failed)
     counts = {"there": summary.found, "failed": len(summary.failed), "missing": summary.missing}
-    say("clips", _told(counts))
+    say("clips", told_counts(counts))
     if summary.parts:
         say("run again", f"{part_ranges(summary.parts)} (there are {summary.num_parts} parts, from 0)")
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def told_counts(counts: Mapping[str, int]) -> str:
+    """Counts by what they are of, without those that are 0, in words."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "none"
 
 

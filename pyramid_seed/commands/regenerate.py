@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .options import (
@@ -11,11 +12,10 @@ from .options import (
     add_clip,
     add_output_options,
     again_options,
-    frame_file,
     open_image,
     output_options,
     quiet_loading,
-    tell,
+    save_made,
 )
 from .process import made_together
 
@@ -52,10 +52,5 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
     quiet_loading()
 
-    with frame_file(path, options) as sink:
-        clip = regenerate(options.clip, image=image, processes=processes, sink=sink, **again_options(options))
-        if processes is not None and not processes.is_first:
-            return 0
-        saved = clip.save(path, **output_options(options))
-    tell(clip, saved)
-    return 0
+    make = partial(regenerate, options.clip, image=image, processes=processes, **again_options(options))
+    return save_made(path, options, processes, lambda sink: make(sink=sink))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import check_readable
 from ..texts import printable
 from .options import (
     Commands,
@@ -19,6 +20,7 @@ from .options import (
     quiet_loading,
     say,
     say_step,
+    told_counts,
 )
 from .process import made_together
 
@@ -70,6 +72,8 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
     clips = [clip for path in options.clips for clip in clips_of(path)]
     is_single = clips == options.clips and len(clips) == 1
+    if is_single and not clips[0].is_dir():
+        check_readable(clips[0])  # before imports that take seconds
     image = open_image(options.image)
     rows, status = [], 0
     for clip in clips:
@@ -91,10 +95,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         print(json.dumps(rows, indent=2))
     elif not is_single:
         counts = Counter(row["result"] for row in rows)
-        say(
-            "clips",
-            ", ".join(f"{counts[result]} {words}" for result, words in _RESULTS.items() if counts[result]),
-        )
+        say("clips", told_counts({words: counts[result] for result, words in _RESULTS.items()}))
     return status
 
 
@@ -104,9 +105,12 @@ def clips_of(path: Path) -> list[Path]:
     Raises:
         ValueError: a folder has no clips.
     """
+    if not path.is_dir():
+        return [path]
+
     from ..provenance.manifest import sidecar_path
 
-    if not path.is_dir() or sidecar_path(path).is_file():
+    if sidecar_path(path).is_file():
         return [path]
     clips = sorted(
         clip for clip in path.rglob("*.mp4") if not any(part.startswith(".") for part in clip.parts)

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..seeds import check_root
+from ..seeds import EFFECTIVE_SEEDS, check_root, hashed_seed
 from .draws import ANSWERED, CREATED, IN_PLACE, LIKE, OF_TENSORS, WHILE_TRAINING, Draw, Library, Site, kind_of
 
 SCHEME = "pyramid-seed/keyed-v1"
 """Name of the scheme, recorded with every clip."""
 
 _WHERE = {"generator", "out", "dtype", "device", "pin_memory", "requires_grad", "memory_format", "layout"}
-_EFFECTIVE_SEEDS = 2**32  # as in noise.ledger: the CPU's generator keeps the low 32 bits
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ def derive_seed(root: int, library: Library, ordinal: int) -> int:
         TypeError, ValueError: see `seeds.check_root`.
     """
     check_root(root)
-    digest = hashlib.blake2b(f"{SCHEME}/{root}/{library}/{ordinal}".encode("ascii")).digest()
-    return int.from_bytes(digest[:8], "little")
+    return hashed_seed(f"{SCHEME}/{root}/{library}/{ordinal}")
 
 
 class KeyedDraws:
@@ -90,7 +88,7 @@ class KeyedDraws:
         self._ordinals[draw.library] += 1
         seed = derive_seed(self.root, draw.library, ordinal)
         address = f"{draw.library}/{ordinal}"
-        if (first := self._claimed.setdefault(seed % _EFFECTIVE_SEEDS, address)) != address:
+        if (first := self._claimed.setdefault(seed % EFFECTIVE_SEEDS, address)) != address:
             raise ValueError(
                 f"seed {self.root} gives the draws {first} and {address} the same noise; use another seed"
             )

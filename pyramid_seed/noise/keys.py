@@ -5,12 +5,11 @@ The scheme is a promise: nothing here ever changes. A new idea is a new scheme w
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..checks import check_int
-from ..seeds import check_root
+from ..seeds import check_root, hashed_seed
 
 SCHEME = "pyramid-seed/v1"
 """Name of the scheme, recorded with every clip."""
@@ -63,5 +62,4 @@ def derive_seed(root: int, key: NoiseKey) -> int:
         TypeError, ValueError: see `check_root`.
     """
     check_root(root)
-    digest = hashlib.blake2b(f"{SCHEME}/{root}/{key}".encode("ascii")).digest()
-    return int.from_bytes(digest[:8], "little")
+    return hashed_seed(f"{SCHEME}/{root}/{key}")

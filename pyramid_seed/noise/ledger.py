@@ -10,12 +10,9 @@ from typing import Any, overload
 import torch
 
 from ..geometry import LatentShape
+from ..seeds import EFFECTIVE_SEEDS
 from .keys import NoiseKey, derive_seed
 from .streams import NoiseSource, NoiseStreams
-
-# torch's CPU generator keeps the low 32 bits of its seed. Other devices keep more, but a seed refused on one
-# device is refused on all.
-_EFFECTIVE_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def check_distinct(source: NoiseSource, keys: Iterable[NoiseKey]) -> None:
 def _claim_seed(source: NoiseSource, key: NoiseKey, claimed: dict[int, NoiseKey]) -> None:
     """Note the seed that a generator makes of a key's; ValueError if another key already has it."""
     if isinstance(source, NoiseStreams):
-        seed = derive_seed(source.root_of(key), key) % _EFFECTIVE_SEEDS
+        seed = derive_seed(source.root_of(key), key) % EFFECTIVE_SEEDS
         if (first := claimed.setdefault(seed, key)) != key:
             root = source.root_of(key)
             raise ValueError(

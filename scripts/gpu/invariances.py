@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -53,16 +53,15 @@ def _checks(
     section: Section, plan: Plan, model: str, dtype: torch.dtype
 ) -> list[tuple[str, str, Callable[[], Pair]]]:
     """(table, what is compared, what makes both clips)."""
-    loaded: dict[str, PyramidFlowPipeline] = {}
     made: dict[str, PyramidFlowPipelineOutput] = {}
 
     def load(device: torch.device | str = plan.device) -> PyramidFlowPipeline:
         return clips.load(model, dtype=dtype, device=device)
 
+    kept = cache(load)
+
     def make(*given: Any, **changes: Any) -> PyramidFlowPipelineOutput:
-        if "own" not in loaded:
-            loaded["own"] = load()
-        return clips.make(loaded["own"], *given, **changes)
+        return clips.make(kept(), *given, **changes)
 
     def first() -> PyramidFlowPipelineOutput:
         if "first" not in made:
@@ -90,7 +89,7 @@ def _checks(
         return clips.make(own), first()
 
     def smallest_cut() -> int:
-        heads = loaded["own"].transformer.config.num_attention_heads
+        heads = kept().transformer.config.num_attention_heads
         return next(count for count in range(2, heads + 1) if heads % count == 0)
 
     def after_relaxed() -> Pair:

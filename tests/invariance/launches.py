@@ -72,6 +72,16 @@ def digests(output: Path) -> dict[str, tuple[str, str]]:
     return done
 
 
+def assert_as_alone(output: Path, alone: Path) -> None:
+    """A batch has the files and the index of one that a single process made, and nothing is left behind."""
+    assert digests(output) == digests(alone)
+    assert outcomes(output) == outcomes(alone)
+    assert not list(output.rglob(".*.tmp*"))
+    assert not [
+        path for path in (output / ".work").iterdir() if path.name not in ("lock", "records", "strips")
+    ]
+
+
 def pids(output: Path) -> dict[int, int]:
     """Process ids by rank, from the logs; of several launches, those of the last."""
     found = {}

@@ -30,6 +30,7 @@ from .launches import (
     ROWS,
     SCRIPT,
     arguments,
+    assert_as_alone,
     digests,
     finish,
     has_units,
@@ -245,9 +246,4 @@ def test_killed_at_random_moments_again_and_again(tmp_path, nodes):
     assert process.returncode == 0, text
     assert len(killed) == KILLS, "it has ended before all were killed"
     run_noise(tmp_path / "alone", *range(seeds))
-    assert digests(output) == digests(tmp_path / "alone")
-    assert outcomes(output) == outcomes(tmp_path / "alone")
-    assert not list(output.rglob(".*.tmp*"))
-    assert not [
-        path for path in (output / ".work").iterdir() if path.name not in ("lock", "records", "strips")
-    ]
+    assert_as_alone(output, tmp_path / "alone")

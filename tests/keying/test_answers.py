@@ -244,7 +244,7 @@ def test_what_draws_only_while_it_trains_is_left_alone_otherwise():
 
 
 def test_two_draws_with_one_noise_are_refused(monkeypatch):
-    monkeypatch.setattr(answers, "_EFFECTIVE_SEEDS", 3)
+    monkeypatch.setattr(answers, "EFFECTIVE_SEEDS", 3)
     with (
         answered(KeyedDraws(1)),
         pytest.raises(ValueError, match=r"seed 1 gives the draws torch/\d and torch"),

@@ -380,7 +380,7 @@ def test_an_image_is_turned_as_its_exif_says_and_opaque_alpha_is_dropped():
 
 def test_equal_noise_is_refused_before_anything_is_drawn(make, forwards, monkeypatch):
     """So few different seeds that the first unit is fine and a later one has a draw of the first again."""
-    monkeypatch.setattr(ledger, "_EFFECTIVE_SEEDS", 5)
+    monkeypatch.setattr(ledger, "EFFECTIVE_SEEDS", 5)
     with pytest.raises(ValueError, match=r"seed 7 gives the draws .* and initial/1/0 the same noise"):
         make()
     assert forwards == []
