@@ -60,7 +60,9 @@ def sign(
         FileExistsError: `output` exists. OSError: a file cannot be read or written.
     """
     check_extra("sign", "c2pa", "cryptography")
-    check_path("clip", clip)
+    for name, file in {"clip": clip, "cert": cert, "key": key}.items():
+        if not (name == "key" and callable(file)):
+            check_path(name, file)
     clip = Path(clip)
     path = clip if output is None else Path(output)
     comment = _comment_to_sign(clip)
@@ -68,12 +70,9 @@ def sign(
         raise ValueError(f"a signed clip is an .mp4, got {path.name!r}")
     check_reachable(path)
     check_free(path, overwrite=overwrite or output is None)
-    chain = read_bounded(Path(cert), _MAX_PEM, "the certificate")
-    certificate = _certificate(chain, cert)
-    algorithm = _algorithm(certificate, cert)
     failures: list[Exception] = []
+    signer = _signer(cert, key, time_stamp, failures)
     with replacing(path, overwrite=overwrite or output is None) as temporary:
-        signer = _signer(certificate, chain, algorithm, key, time_stamp, failures)
         _write_signed(clip, temporary, signer, comment, failures)
         step = signature_step(temporary)
         if step is None or step.status != "equal":
@@ -129,16 +128,13 @@ def _algorithm(certificate: Certificate, where: str | Path) -> str:
     )
 
 
-def _signer(
-    certificate: Certificate,
-    chain: bytes,
-    algorithm: str,
-    key: Key,
-    time_stamp: str | None,
-    failures: list[Exception],
-) -> Any:
+def _signer(cert: str | Path, key: Key, time_stamp: str | None, failures: list[Exception]) -> Any:
     """The library's signer; what a function as key raises goes to `failures`, since the library drops it."""
     import c2pa
+
+    chain = read_bounded(Path(cert), _MAX_PEM, "the certificate")
+    certificate = _certificate(chain, cert)
+    kind = c2pa.C2paSigningAlg[_algorithm(certificate, cert)]
 
     def call(data: bytes) -> bytes:
         try:
@@ -147,7 +143,6 @@ def _signer(
             failures.append(error)
             raise
 
-    kind = c2pa.C2paSigningAlg[algorithm]
     try:
         if callable(key):
             return c2pa.Signer.from_callback(call, kind, chain.decode("utf-8", "replace"), time_stamp)

@@ -146,7 +146,7 @@ def test_kinds_of_keys(saved, tmp_path):
         path = sign(saved, cert=signer.cert, key=signer.key, output=tmp_path / f"{kind}.mp4")
         assert signature_step(path, signer.authority).note.endswith("trusted")
 
-    check_cases(["p384", "ed25519", "rsa"], rule)
+    check_cases(["p384", "p521", "ed25519", "rsa"], rule)
 
 
 def test_a_function_may_hold_the_key(saved, identity, tmp_path):
@@ -205,6 +205,8 @@ def test_what_cannot_be_signed_is_refused_and_left_as_it_was(saved, signed, made
         assert "Traceback" not in error
 
     check_cases(cases, rule)
+    with pytest.raises(TypeError, match="key must be a path"):
+        sign(clip, cert=identity.cert, key=7)
     taken = [str(clip), "--cert", str(identity.cert), "--key", str(identity.key), "-o", str(bare)]
     assert main(["sign", *taken]) == 2
     assert f"{bare} exists already" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from ..checks import check_path
 from ..extras import check_extra
 from ..files import check_readable
 from ..media.video import read_comment
-from ..texts import read_bounded
+from ..texts import printable, read_bounded
 from .diff import Step
 
 ASSERTION = "org.pyramid-seed.manifest"
@@ -89,9 +89,8 @@ def _checked(path: Path, anchors: str | None) -> tuple[str, str | None, bool]:
     """Who signed, why the signature does not hold (None: it holds), and whether the signer is trusted."""
     import c2pa
 
-    settings: dict[str, Any] = {
-        "verify": {"remote_manifest_fetch": False}
-    }  # a file must not choose what we load
+    # A file must not choose an address that is read.
+    settings: dict[str, Any] = {"verify": {"remote_manifest_fetch": False}}
     if anchors is not None:
         settings["trust"] = {"trust_anchors": anchors}
     try:
@@ -104,15 +103,13 @@ def _checked(path: Path, anchors: str | None) -> tuple[str, str | None, bool]:
             state = reader.get_validation_state()
             failures = (reader.get_validation_results() or {}).get("activeManifest", {}).get("failure", [])
     except c2pa.C2paError as error:
-        return "", str(error), False
+        return "", printable(str(error)), False
     broken = [row for row in failures if row["code"] != "signingCredential.untrusted"]
     if broken or state not in ("Valid", "Trusted"):
-        return "", "; ".join(str(row.get("explanation", row["code"])) for row in broken) or str(state), False
-    return (
-        _told_signer(manifest.get("signature_info") or {}),
-        _own_problem(path, manifest),
-        state == "Trusted",
-    )
+        reasons = [str(row.get("explanation", row["code"])) for row in broken] or [str(state)]
+        return "", printable("; ".join(reasons)), False
+    signer = _told_signer(manifest.get("signature_info") or {})
+    return signer, _own_problem(path, manifest), state == "Trusted"
 
 
 def _own_problem(path: Path, manifest: dict[str, Any]) -> str | None:
@@ -134,9 +131,10 @@ def assertion_data(comment: str) -> dict[str, str]:
 
 
 def _told_signer(info: dict[str, Any]) -> str:
-    names = [info.get("common_name"), info.get("issuer")]
-    time = info.get("time")
-    return f"by {', '.join(name for name in names if name)}" + (f", time stamp {time}" if time else "")
+    """A certificate may hold any text, and the line must stay one."""
+    names = [name for name in (info.get("common_name"), info.get("issuer")) if name]
+    time = [f"time stamp {info['time']}"] if info.get("time") else []
+    return printable(f"by {', '.join(names + time)}")
 
 
 def _boxes(file: BinaryIO) -> Iterator[bytes]:
