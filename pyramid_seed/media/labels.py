@@ -27,6 +27,7 @@ _MAX_FIELD = 1000  # characters
 
 _SECONDS = 3  # for which the text is shown
 _SHARE = 0.06  # height of a capital letter, of the shorter side: 5 % after all rounding
+_MOST_OF_HEIGHT = 2  # a label takes at most half of the picture: what it covers proves nothing of the clip
 _MIN_SIZE = 12  # pixels; smaller letters cannot be read
 _ABSENT = "\uffff"  # no font has a glyph for it
 
@@ -111,11 +112,12 @@ class VisibleLabel:
         margin = size // 2
         image = Image.new("1", (right - left + 2 * margin, bottom - top + 2 * margin))
         ImageDraw.Draw(image).text((margin - left, margin - top), self.text, fill=1, font=font)
-        if image.width > width or image.height > height:
+        room = height // _MOST_OF_HEIGHT
+        if image.width > width or image.height > room:
             fitting = len(self.text) * width // image.width
             raise ValueError(
-                f"the label {self.text!r:.80} takes {image.width}x{image.height} pixels (width x height), "
-                f"the picture has {width}x{height}; use about {fitting} characters, or a larger scale"
+                f"the label {self.text!r:.80} takes {image.height}x{image.width} pixels, there is room for "
+                f"{room}x{width}; use about {fitting} characters, or a larger scale"
             )
         return DrawnLabel(self.text, math.ceil(_SECONDS * fps), np.asarray(image))
 
@@ -175,7 +177,7 @@ class DrawnLabel:
         """The label that a manifest describes, for pictures of height x width pixels.
 
         Raises:
-            ValueError: it is larger than they are, or its ink has another size.
+            ValueError: it is wider than they are or higher than half of them, or its ink has another size.
         """
         size = row["height"] * row["width"]
         try:
@@ -184,9 +186,10 @@ class DrawnLabel:
             raise ValueError(
                 f"the ink of the visible label must be base64, got {row['ink']!r:.60}"
             ) from error
-        if row["height"] > height or row["width"] > width or len(ink) != -(-size // 8):
+        room = height // _MOST_OF_HEIGHT
+        if row["height"] > room or row["width"] > width or len(ink) != -(-size // 8):
             raise ValueError(
-                f"the visible label must fit into {height}x{width} pixels and have one bit for each of its "
+                f"the visible label must fit into {room}x{width} pixels and have one bit for each of its "
                 f"own, got {row['height']}x{row['width']} with {len(ink)} bytes"
             )
         bits = np.unpackbits(ink, count=size).astype(np.bool_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,22 @@ def compare_file(
         return Step("file", "not compared", f"the file {why}: its pixels need the regenerated frames")
     if is_lossless:
         images = [labelled(enlarge(frame, scale), index, label) for index, frame in enumerate(frames)]
-        if np.array_equal(pixels, np.stack(images)):
-            return Step("file", "equal", "the pixels in the file and those of its label, bit for bit")
-        return Step("file", "differs", "the pixels in the file are not those of the clip and its label")
-    expected = _encoded(frames, settings["fps"], scale, label)
-    return _compare_lossy(pixels, expected, _encoder(manifest["environment"]) == _encoder(environment))
+        step = _compare_lossless(pixels, np.stack(images))
+    else:
+        expected = _encoded(frames, settings["fps"], scale, label)
+        same_encoder = _encoder(manifest["environment"]) == _encoder(environment)
+        step = _compare_lossy(pixels, expected, same_encoder)
+    if label is None:
+        return step
+    height, width = label.ink.shape
+    covered = f"{height}x{width} pixels of the first {counted(min(label.num_frames, len(frames)), 'frame')}"
+    return replace(step, note=f"{step.note}; its visible label covers {covered}")
+
+
+def _compare_lossless(pixels: Frames, expected: Frames) -> Step:
+    if np.array_equal(pixels, expected):
+        return Step("file", "equal", "the pixels in the file, bit for bit")
+    return Step("file", "differs", "the pixels in the file are not those of the clip and its label")
 
 
 def _compare_lossy(pixels: Frames, expected: Frames, same_encoder: bool) -> Step:

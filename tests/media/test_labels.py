@@ -60,9 +60,9 @@ def test_impossible_fields_are_refused():
 
 def test_the_text_covers_the_first_three_seconds_and_nothing_else(tmp_path):
     frames = moving()
-    label = VisibleLabel("AI").draw(frames.shape[1], frames.shape[2], 1.5)
-    write_video(tmp_path / "plain.mp4", frames, 1.5, lossless=True)
-    write_video(tmp_path / "labelled.mp4", frames, 1.5, lossless=True, label=label)
+    label = VisibleLabel("AI").draw(frames.shape[1] * 2, frames.shape[2] * 2, 1.5)
+    write_video(tmp_path / "plain.mp4", frames, 1.5, scale=2, lossless=True)
+    write_video(tmp_path / "labelled.mp4", frames, 1.5, scale=2, lossless=True, label=label)
     plain, labelled = (read_video(tmp_path / f"{name}.mp4")[0] for name in ("plain", "labelled"))
     rows, columns = label.ink.shape
     expected = plain.copy()
@@ -85,7 +85,7 @@ def test_a_drawn_label_comes_back_from_its_row():
     assert (again.text, again.num_frames) == ("Généré par IA", 24)
     assert np.array_equal(again.ink, label.ink)
     row = label.to_row()
-    for change in ({"height": 385}, {"width": row["width"] + 8}, {"ink": "AAAA"}, {"ink": "é"}):
+    for change in ({"height": 193}, {"width": row["width"] + 8}, {"ink": "AAAA"}, {"ink": "é"}):
         with pytest.raises(ValueError, match="visible label"):
             DrawnLabel.from_row(row | change, 384, 640)
 
@@ -99,6 +99,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         "lacking in the file": (lambda: VisibleLabel("AI生成", DEJAVU), "DejaVuSans.ttf has no '成'"),
         "no font": (lambda: VisibleLabel("AI", tmp_path / "text.ttf"), "text.ttf is not a font"),
         "too long": (lambda: VisibleLabel("AI " * 50).draw(384, 640, 8), "use about 5. characters"),
+        "too high": (lambda: VisibleLabel("AI").draw(32, 640, 8), "there is room for 16x640"),
         "a .gif": (
             lambda: write_video(tmp_path / "a.gif", moving(), 8, aigc=aigc_fields(GIVEN)),
             re.escape("only an .mp4 can be labelled, got .gif"),
