@@ -102,7 +102,7 @@ def _checked(path: Path, anchors: str | None) -> tuple[str, str | None, bool]:
             manifest = reader.get_active_manifest() or {}
             state = reader.get_validation_state()
             failures = (reader.get_validation_results() or {}).get("activeManifest", {}).get("failure", [])
-    except c2pa.C2paError as error:
+    except (c2pa.C2paError, KeyError, ValueError) as error:  # it expects a sound box, and sound JSON in it
         return "", printable(str(error)), False
     broken = [row for row in failures if row["code"] != "signingCredential.untrusted"]
     if broken or state not in ("Valid", "Trusted"):
