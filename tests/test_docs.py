@@ -57,6 +57,24 @@ def test_page(page):
     run_page(page)
 
 
+@pytest.mark.parametrize(
+    ("blocks", "refused"),
+    [
+        ("```bash\nfalse\n```", "exit status 1, not 0"),
+        ("<!-- exit-status: 1 -->\n\n```bash\ntrue\n```", "exit status 0, not 1"),
+        ("```python\nprint(1)\n```\n\n```output\n2\n```", "shown:\n2\n\nprinted:\n1"),
+        ('```text title="a.txt"\na\n```\n\n```bash\ngrep b a.txt\n```', "exit status 1, not 0"),
+        ("```\nls\n```", "page.md:1: language must be one of bash, output, python, text, got ''"),
+    ],
+)
+def test_a_page_that_does_not_hold_is_refused(blocks, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(f"{blocks}\n", encoding="utf-8")
+    with pytest.raises(Exception, match=re.escape(refused)):
+        run_page(page)
+
+
 def test_few_blocks_are_left_out_each_for_a_known_reason():
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     given = [reason for text in texts for reason in re.findall(r"<!-- skip: next (.*) -->", text)]
