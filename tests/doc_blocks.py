@@ -52,7 +52,7 @@ def blocks(document: Document) -> Iterator[Region]:
         language, title = region.lexemes["language"], region.lexemes["title"]
         evaluate = partial(write, name=title) if title else EVALUATORS.get(language)
         if evaluate is None:
-            line, _ = document.line_column(region.start).removeprefix("line ").split(", column ")
+            line = document.text.count("\n", 0, region.start) + 1
             allowed = ", ".join(sorted(EVALUATORS))
             raise ValueError(f"{document.path}:{line}: language must be one of {allowed}, got {language!r}")
         yield Region(region.start, region.end, region.lexemes["source"], evaluate)
