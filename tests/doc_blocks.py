@@ -28,7 +28,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import SkipParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer, RawFencedCodeBlockLexer
 
-INFO = re.compile(r'(?P<language>[\w.+-]*)(?: title="(?P<title>[^"]+)")?[ \t]*\n')
+INFO = re.compile(r'(?P<language>[^\n]*?)(?: title="(?P<title>[^"]+)")?[ \t]*\n')
 FENCED = RawFencedCodeBlockLexer(INFO)
 HIDDEN = DirectiveInHTMLCommentLexer("invisible-code-block", r"(?:bash|python)")
 EXIT_STATUS = DirectiveInHTMLCommentLexer("exit-status", r"\d+")

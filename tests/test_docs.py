@@ -65,6 +65,7 @@ def test_page(page):
         ("```python\nprint(1)\n```\n\n```output\n2\n```", "shown:\n2\n\nprinted:\n1"),
         ('```text title="a.txt"\na\n```\n\n```bash\ngrep b a.txt\n```', "exit status 1, not 0"),
         ("```\nls\n```", "page.md:1: language must be one of bash, output, python, text, got ''"),
+        ("```bash {.x}\nls\n```", "got 'bash {.x}'"),
     ],
 )
 def test_a_page_that_does_not_hold_is_refused(blocks, refused, tmp_path, monkeypatch):
