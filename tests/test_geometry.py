@@ -30,15 +30,15 @@ def test_published_checkpoints():
     assert PUBLISHED.size_multiple == 64
     assert PUBLISHED.latent_size(384, 640) == (48, 80)
     assert [PUBLISHED.stage_size(384, 640, stage) for stage in range(3)] == [(12, 20), (24, 40), (48, 80)]
-    assert PUBLISHED.num_latent_frames(121) == 16
+    assert PUBLISHED.num_units(121) == 16
     assert PUBLISHED.num_frames(31) == 241
 
 
 @given(GEOMETRIES, st.integers(1, 100))
-def test_frame_counts_are_inverse(geometry, num_latent_frames):
-    num_frames = geometry.num_frames(num_latent_frames)
+def test_frame_counts_are_inverse(geometry, num_units):
+    num_frames = geometry.num_frames(num_units)
     geometry.check_num_frames(num_frames)
-    assert geometry.num_latent_frames(num_frames) == num_latent_frames
+    assert geometry.num_units(num_frames) == num_units
 
 
 def test_the_units_of_the_published_checkpoints():
@@ -53,12 +53,12 @@ def test_the_units_of_the_published_checkpoints():
 
 
 @given(GEOMETRIES, st.integers(1, 100))
-def test_every_frame_is_made_by_one_unit(geometry, num_latent_frames):
-    num_frames = geometry.num_frames(num_latent_frames)
+def test_every_frame_is_made_by_one_unit(geometry, num_units):
+    num_frames = geometry.num_frames(num_units)
     units = geometry.frames_of_units(num_frames)
     assert [frame for frames in units for frame in frames] == list(range(num_frames))
-    assert units == [geometry.frames_of_unit(unit) for unit in range(num_latent_frames)]
-    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_latent_frames - 1}
+    assert units == [geometry.frames_of_unit(unit) for unit in range(num_units)]
+    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_units - 1}
 
 
 @given(GEOMETRIES, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -133,7 +133,7 @@ def test_messages():
         ),
         (lambda: PUBLISHED.check_size(100, 64), "height must be a multiple of 64, got 100; use 64 or 128"),
         (lambda: PUBLISHED.check_size(64, 10), "width must be a multiple of 64, got 10; use 64"),
-        (lambda: PUBLISHED.num_frames(0), "num_latent_frames must be at least 1, got 0; use 1"),
+        (lambda: PUBLISHED.num_frames(0), "num_units must be at least 1, got 0; use 1"),
         (lambda: PUBLISHED.stage_size(64, 64, 3), "stage must be in 0 .. 2, got 3; use 2"),
         (lambda: PyramidGeometry(8, 8, 0, 3), "patch_size must be at least 1, got 0; use 1"),
         (lambda: history_plan(-1, 3, 0), "unit_index must be at least 0, got -1; use 0"),
