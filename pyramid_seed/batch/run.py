@@ -72,7 +72,7 @@ def run_batch(
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
     prompt_embeds: str | Path | EncodedTexts | None = None,
-    attention: AttentionPath = DEFAULT_PATH,
+    attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,

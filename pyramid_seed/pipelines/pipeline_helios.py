@@ -126,6 +126,12 @@ class SeededHeliosPipeline(ClipPipeline):
         for texts in (prompt, negative_prompt if request.needs_negative else None):
             for text in [texts] if isinstance(texts, str) else texts or ():
                 cleaned(text)
+        least, width = 2 * self.geometry.size_multiple, request.shape.width * self.geometry.spatial_factor
+        if self.config.is_cfg_zero_star and request.is_guided and width < least:
+            raise ValueError(
+                f"width must be at least {least} for a guided clip of this model, got {width}: with less, "
+                f"its coarsest stage is one token wide, where diffusers' CFG-Zero* fails; use {least}"
+            )
         return request
 
     # What a family says, see `ClipPipeline`.

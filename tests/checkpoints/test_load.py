@@ -263,7 +263,7 @@ def test_layouts(miniflux, tmp_path):
 
 def test_a_saved_pipeline_of_another_model_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "WanTransformer3DModel"]}')
-    with pytest.raises(ValueError, match="PyramidSD3Transformer3DModel, got 'WanTransformer3DModel'"):
+    with pytest.raises(ValueError, match="HeliosTransformer3DModel, got 'WanTransformer3DModel'"):
         read_source(tmp_path)
 
 

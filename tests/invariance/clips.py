@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "tiny": ("embedded:tiny", None),
     "miniflux": (str(REFERENCE / "miniflux-tiny"), "384p"),
     "sd3": (str(REFERENCE / "sd3-tiny"), "384p"),
-    "helios": ("mid", None),
+    "helios": ("distilled", None),
 }
 """Folder and variant; of Helios the name of a model that `helios_tiny` makes."""
 

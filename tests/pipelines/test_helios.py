@@ -115,6 +115,10 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder):
             pipe("a boat", **SMALL | arguments)
 
     check_cases({message: (message, arguments) for message, arguments in cases.items()}, rule)
+    with pytest.raises(
+        ValueError, match="width must be at least 128 for a guided clip of this model, got 64"
+    ):
+        pipeline("mid")("a boat", **SMALL | {"guidance_scale": 2.0})
     settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
     for name in ("image", "shards"):
         with pytest.raises(ValueError, match=f"{name} must be None"):
