@@ -30,7 +30,6 @@ from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import EncodedTexts
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
-from .pipelines.pipeline_helios import NO_SHARDS
 from .pipelines.sharing import check_shards
 from .pipelines.text_inputs import EMBEDDINGS, check_embeddings
 from .presets import preset_config
@@ -260,7 +259,10 @@ def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
     if shards is not None:
         transformer = source.empty_transformer()
         if not isinstance(transformer, PyramidTransformer3DModel):
-            raise ValueError(NO_SHARDS.format(shards))
+            raise ValueError(
+                f"shards must be None for {source.family.name}, whose steps are not cut, got {shards}; leave "
+                "them out"
+            )
         check_shards(shards, transformer)
 
 

@@ -146,7 +146,10 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
 
     @property
     def current_timestep(self) -> torch.Tensor | None:
-        """Timestep of the step in progress, a scalar that falls within each stage; see `current_place`."""
+        """Timestep of the step in progress, a scalar that falls within each stage; see `current_place`.
+
+        None between calls, and where diffusers makes the steps (Helios).
+        """
         return self._current_timestep
 
     @property

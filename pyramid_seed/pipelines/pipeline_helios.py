@@ -47,7 +47,6 @@ from .memory import align_weights, contiguous_copy
 from .sharing import Sharing
 from .text import TextEmbeddings, cut_of, logger
 
-NO_SHARDS = "shards must be None for Helios, whose steps diffusers makes as a whole, got {}; leave it out"
 _HISTORY_FRAMES = 19
 """Latent frames that a chunk is conditioned on: the sum of diffusers' `history_sizes`."""
 
@@ -105,13 +104,18 @@ class SeededHeliosPipeline(ClipPipeline):
 
     def check_parts(self, *, needs_vae: bool = True) -> None:
         """See `ClipPipeline`; refuses, too, what a manifest cannot record of diffusers' models."""
+        if self.vae is None:
+            raise ValueError(
+                "a pipeline of Helios must have a vae, even for latents alone, since diffusers asks it for "
+                "sizes; set pipeline.vae, or load it anew"
+            )
         super().check_parts(needs_vae=needs_vae)
         if getattr(self.transformer, "peft_config", None):
             raise ValueError("the transformer has a LoRA, which no manifest would name; load it without")
         if self.cache_in_use is not None:
             raise ValueError("the transformer has a step cache; call transformer.disable_cache() first")
         for name in ("tiling", "slicing"):
-            if needs_vae and getattr(self.vae, f"use_{name}"):
+            if getattr(self.vae, f"use_{name}"):
                 raise ValueError(f"the vae has {name} on, which no manifest would say; vae.disable_{name}()")
 
     def check_inputs(
@@ -186,7 +190,7 @@ class SeededHeliosPipeline(ClipPipeline):
 
     def check_shards(self, shards: int | None) -> None:
         if shards is not None:
-            raise ValueError(NO_SHARDS.format(shards))
+            raise ValueError(f"shards must be None for Helios, whose steps are not cut, got {shards}")
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:  # noqa: ARG002
         if requested not in (None, 1):
@@ -214,8 +218,7 @@ class SeededHeliosPipeline(ClipPipeline):
         )
         make_chunk.set_progress_bar_config(disable=True)
 
-        def on_begin(place: Place, timestep: torch.Tensor | None) -> None:
-            self._current_timestep = timestep
+        def on_begin(place: Place) -> None:
             self._current_place = CurrentPlace(clip, place.unit, place.stage, place.step)
 
         texts = {"prompt_embeds": positive.prompt_embeds}
@@ -346,7 +349,7 @@ class HeliosSampler:
         texts: `prompt_embeds` (1, L, D), and `negative_prompt_embeds` if the clip is guided.
         noise: the clip's.
         shape: of a chunk's latents.
-        on_begin: called with the place of each step before it, and the timestep of the one before that.
+        on_begin: called with the place of each step before it.
     """
 
     def __init__(
@@ -355,7 +358,7 @@ class HeliosSampler:
         texts: dict[str, torch.Tensor],
         noise: NoiseSource,
         shape: LatentShape,
-        on_begin: Callable[[Place, torch.Tensor | None], None],
+        on_begin: Callable[[Place], None],
     ) -> None:
         self._make_chunk = make_chunk
         self._texts = texts
@@ -396,7 +399,7 @@ class HeliosSampler:
         places = [Place(unit, stage, step) for stage, count in enumerate(steps) for step in range(count)]
         checks: list[StepCheck] = []
         ends: list[torch.Tensor] = []
-        self._on_begin(places[0], None)
+        self._on_begin(places[0])
 
         def on_step_end(
             _pipeline: Any, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
@@ -411,7 +414,7 @@ class HeliosSampler:
                 ends.append(replaced.float())
             if len(checks) == len(places):
                 raise _ChunkDone
-            self._on_begin(places[len(checks)], timestep)
+            self._on_begin(places[len(checks)])
             return {"latents": replaced}
 
         self._make_chunk.start_unit(self._noise, unit)
@@ -497,9 +500,7 @@ class ChunkDecoder(UnitDecoder):
         if not torch.isfinite(pixels).all():
             raise FloatingPointError(f"decoded frames of unit {self._num_put} are not finite")
         values = self._convert(pixels.float().clamp(-1, 1))
-        if values.is_cuda:
-            torch.cuda.current_stream(values.device).synchronize()
-        elif pixels.is_cuda:  # a copy to the CPU may be in progress
+        if pixels.is_cuda:  # a copy to the CPU may be in progress
             torch.cuda.current_stream(pixels.device).synchronize()
         self._on_chunk(self._num_put, values)
         self._num_put += 1

@@ -115,6 +115,8 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder):
             pipe("a boat", **SMALL | arguments)
 
     check_cases({message: (message, arguments) for message, arguments in cases.items()}, rule)
+    with pytest.raises(ValueError, match="must have a vae, even for latents alone"):
+        load_pipeline(folder("base"), vae=None, device="cpu")("a boat", **SMALL, output_type="latent")
     with pytest.raises(
         ValueError, match="width must be at least 128 for a guided clip of this model, got 64"
     ):
