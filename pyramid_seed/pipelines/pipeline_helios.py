@@ -109,11 +109,13 @@ class SeededHeliosPipeline(ClipPipeline):
                 "a pipeline of Helios must have a vae, even for latents alone, since diffusers asks it for "
                 "sizes; set pipeline.vae, or load it anew"
             )
+        if getattr(self.transformer, "is_cache_enabled", False):
+            raise ValueError(
+                "step caches are not for Helios; call pipeline.transformer.disable_cache() first"
+            )
         super().check_parts(needs_vae=needs_vae)
         if getattr(self.transformer, "peft_config", None):
             raise ValueError("the transformer has a LoRA, which no manifest would name; load it without")
-        if self.cache_in_use is not None:
-            raise ValueError("the transformer has a step cache; call transformer.disable_cache() first")
         for name in ("tiling", "slicing"):
             if getattr(self.vae, f"use_{name}"):
                 raise ValueError(f"the vae has {name} on, which no manifest would say; vae.disable_{name}()")
@@ -173,8 +175,7 @@ class SeededHeliosPipeline(ClipPipeline):
 
     @property
     def cache_in_use(self) -> dict[str, Any] | None:
-        config = self.transformer._cache_config
-        return None if config is None else {"config": type(config).__name__}
+        return None  # one is refused
 
     @property
     def vae_tiling(self) -> tuple[int, ...] | None:

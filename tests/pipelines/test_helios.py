@@ -96,7 +96,7 @@ def test_a_unit_is_a_chunk_with_its_own_draws(pipeline):
     assert not torch.equal(other.latents[:, :, 9:], one.latents[:, :, 9:])
 
 
-def test_what_helios_cannot_do_is_refused(pipeline, folder):
+def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     pipe = pipeline("base")
     pixels = torch.zeros(1, 3, 64, 64)
     cases = {
@@ -115,6 +115,15 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder):
             pipe("a boat", **SMALL | arguments)
 
     check_cases({message: (message, arguments) for message, arguments in cases.items()}, rule)
+    for part, name, message in (
+        (pipe.vae, "use_tiling", "the vae has tiling on"),
+        (pipe.vae, "use_slicing", "the vae has slicing on"),
+        (pipe.transformer, "peft_config", "the transformer has a LoRA"),
+        (type(pipe.transformer), "is_cache_enabled", "step caches are not for Helios"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=message):
+            patch.setattr(part, name, True, raising=False)
+            pipe("a boat", **SMALL)
     with pytest.raises(ValueError, match="must have a vae, even for latents alone"):
         load_pipeline(folder("base"), vae=None, device="cpu")("a boat", **SMALL, output_type="latent")
     with pytest.raises(
