@@ -13,7 +13,7 @@ from pyramid_seed import Branch, generate, load_pipeline
 from pyramid_seed.batch.run import run_batch
 from pyramid_seed.determinism import determinism_level
 from pyramid_seed.noise import NoiseStreams
-from pyramid_seed.pipelines.pipeline_helios import SeededHeliosPipeline, cleaned
+from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
@@ -175,3 +175,28 @@ def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
     assert index["_class_name"] == "HeliosPyramidPipeline"
     assert index["is_distilled"] is True
     assert not (tmp_path / "pipeline.py").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_goes_on_after_its_last_finished_unit(folder, tmp_path, monkeypatch):
+    settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,seed\na boat,5\n")
+    made: list[int] = []
+    make_unit = HeliosSampler._unit
+
+    def until(limit: int):
+        def make(sampler, unit, *arguments):
+            if unit == limit:
+                raise OSError("no power")
+            made.append(unit)
+            return make_unit(sampler, unit, *arguments)
+
+        return make
+
+    monkeypatch.setattr(HeliosSampler, "_unit", until(1))
+    assert run_batch(rows, tmp_path / "clips", **settings).failed
+    monkeypatch.setattr(HeliosSampler, "_unit", until(2))
+    summary = run_batch(rows, tmp_path / "clips", **settings)
+    assert made == [0, 1]
+    assert list(summary.digests.values()) == [generate("a boat", seed=5, **settings).digest]
