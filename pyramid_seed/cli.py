@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -28,7 +29,7 @@ from .commands import (
     ui,
     verify,
 )
-from .commands.process import reader_has_gone, standard_output, stop_signals
+from .commands.process import reader_has_gone, seconds_of_process, standard_output, stop_signals
 from .texts import printable_lines
 from .version import __version__
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
     options, unknown = parser.parse_known_args(arguments)
+    options.started = time.monotonic() - (seconds_of_process() if arguments is None else 0)
     if unknown:
         is_prompt = options.command == "generate" and not unknown[0].startswith("-")
         advice = "; put the prompt into quotes" if is_prompt else ""

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .checkpoints.source import ModelSource
 from .clip_files import check_outputs
-from .files import file_digest, replacing
+from .files import file_digest, latents_path, replacing, sidecar_path
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
@@ -27,12 +27,11 @@ from .media.frames import Frames
 from .media.video import write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
-from .provenance.latents import latents_path, write_latents
+from .provenance.latents import write_latents
 from .provenance.manifest import (
     UNKNOWN_MODEL,
     build_manifest,
     manifest_json,
-    sidecar_path,
     without_timings,
 )
 from .recipe import Recipe

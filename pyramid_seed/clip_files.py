@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .files import check_free, check_no_folder, check_reachable, slug
+from .files import check_free, check_no_folder, check_reachable, latents_path, sidecar_path, slug
 from .media.video import check_format, check_replaceable
-from .provenance.latents import latents_path
-from .provenance.manifest import sidecar_path
 
 
 def check_outputs(

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from diffusers import PipelineQuantizationConfig
 
-from .checkpoints.load import default_dtype_kept, load_components, load_saved_models
+from .checkpoints.load import (
+    default_dtype_kept,
+    load_components,
+    load_saved_models,
+    loading_bars_hidden,
+)
 from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import ModelSource, RecognisedModel, read_source
 from .checks import check_finite, check_kinds
@@ -140,7 +145,7 @@ def load_source(
     """The pipeline of a model whose files are already here, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
-    with _LOADING:
+    with _LOADING, loading_bars_hidden():
         if source.layout == "diffusers":
             pipeline = _load_saved(source, dtype, quantization_config)
         else:

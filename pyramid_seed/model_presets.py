@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints.configs import naming, read_config
+from .checkpoints.geometry import PUBLISHED_MODELS
 from .checkpoints.layout import Family, family_of_saved
-from .checkpoints.source import PUBLISHED_MODELS, RecognisedModel, transformer_class
+from .checkpoints.source import RecognisedModel, transformer_class
 from .checks import check_choice
 from .presets import (
     SETTINGS,

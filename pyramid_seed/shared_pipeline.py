@@ -8,13 +8,8 @@ from functools import partial
 
 from tqdm.auto import tqdm
 
-from .checkpoints.source import (
-    PUBLISHED_GEOMETRY,
-    PUBLISHED_MODELS,
-    ModelSource,
-    RecognisedModel,
-    recognise_model,
-)
+from .checkpoints.geometry import PUBLISHED_GEOMETRY, PUBLISHED_MODELS
+from .checkpoints.source import ModelSource, RecognisedModel, recognise_model
 from .choices import DeterminismLevel
 from .determinism import attention_backend_at, determinism_level
 from .devices import usable_device

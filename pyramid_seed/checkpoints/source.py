@@ -27,10 +27,10 @@ from ..resources import embedded_name, resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .configs import naming, read_config, refuse_lfs_pointer
 from .digests import weight_digests, weights_key
+from .geometry import geometry_of, saved_geometry
 from .hub import Repository, open_repository
 from .layout import (
     MINIFLUX,
-    SD3,
     VAE_PART,
     Family,
     Layout,
@@ -55,11 +55,6 @@ from .pickles import Converted, converted
 logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-PUBLISHED_MODELS = {"rain1011/pyramid-flow-miniflux": MINIFLUX, "rain1011/pyramid-flow-sd3": SD3}
-"""The published checkpoints on the hub."""
-PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""The geometry of the published checkpoints: it says what fits before the hub is asked."""
 
 
 def transformer_class(
@@ -171,19 +166,11 @@ class RecognisedModel:
             ValueError: a config lacks a needed key, or describes a model that we do not implement.
         """
         if self.layout == "diffusers":
-            vae = self._config("vae/config.json", "spatial_down_sample", "temporal_down_sample")
-            patch_size = self._config("transformer/config.json", "patch_size")["patch_size"]
-            stages = self._config("scheduler/scheduler_config.json", "stages")["stages"]
-        else:
-            vae, patch_size = self.vae_config(), self.transformer_config()["patch_size"]
-            stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
-        with naming(self.folder):
-            return PyramidGeometry(
-                spatial_factor=2 ** sum(map(bool, vae["spatial_down_sample"])),
-                temporal_factor=2 ** sum(map(bool, vae["temporal_down_sample"])),
-                patch_size=patch_size,
-                num_stages=stages,
-            )
+            return saved_geometry(self.folder, self._config)
+        vae, patch_size = self.vae_config(), self.transformer_config()["patch_size"]
+        return geometry_of(
+            self.folder, vae, patch_size, PyramidFlowMatchEulerDiscreteScheduler().config.stages
+        )
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.geometry import known_geometry
+from ..seeds import root_from_entropy
 from .options import (
     Commands,
     add_lora_option,
@@ -17,10 +19,10 @@ from .options import (
     loras_from,
     open_image,
     output_options,
-    quiet_loading,
     root_seed,
     run_options_from,
     save_made,
+    say_start,
     settings_from,
 )
 from .process import made_together
@@ -60,7 +62,6 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed generate`."""
     from ..clip_files import check_outputs, clip_stem
-    from ..noise import root_from_entropy
 
     seed = root_from_entropy() if options.seed is None else options.seed
     if processes is not None and options.seed is None:
@@ -69,11 +70,13 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     image = open_image(options.image)
     settings = chosen_settings(options, image)
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
+    if image is None and (geometry := known_geometry(settings.model)) is not None:  # before torch is imported
+        geometry.check_size(settings.height, settings.width)
+        geometry.check_num_frames(settings.num_frames)
     loras = loras_from(options)
+    say_start(options)
 
     from ..api import generate
-
-    quiet_loading()
 
     make = partial(
         generate,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import check_readable
+from ..files import check_clip, sidecar_path
 from ..texts import printable
 from .options import (
     Commands,
@@ -17,9 +17,10 @@ from .options import (
     again_options,
     named_path,
     open_image,
-    quiet_loading,
     say,
+    say_start,
     say_step,
+    say_time,
     told_counts,
 )
 from .process import made_together
@@ -72,8 +73,9 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
     clips = [clip for path in options.clips for clip in clips_of(path)]
     is_single = clips == options.clips and len(clips) == 1
-    if is_single and not clips[0].is_dir():
-        check_readable(clips[0])  # before imports that take seconds
+    if is_single:
+        check_clip(clips[0])
+    say_start(options)
     image = open_image(options.image)
     rows, status = [], 0
     for clip in clips:
@@ -96,6 +98,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     elif not is_single:
         counts = Counter(row["result"] for row in rows)
         say("clips", told_counts({words: counts[result] for result, words in _RESULTS.items()}))
+        say_time(options)
     return status
 
 
@@ -107,8 +110,6 @@ def clips_of(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-
-    from ..provenance.manifest import sidecar_path
 
     if sidecar_path(path).is_file():
         return [path]
@@ -130,7 +131,6 @@ def _verified(
 
     from ..reproduce import verify
 
-    quiet_loading()
     return verify(clip, sample=options.sample, image=image, processes=processes, **again_options(options))
 
 
@@ -151,6 +151,7 @@ def _tell_row(row: Mapping[str, str]) -> None:
 def _tell(verification: Verification, options: argparse.Namespace) -> None:
     for step in verification.steps:
         say_step(step)
+    say_time(options)
     difference = verification.difference
     if difference is None:
         if verification.sample is not None:

@@ -8,7 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.source import PUBLISHED_GEOMETRY, recognise_model
+from ..checkpoints.geometry import PUBLISHED_GEOMETRY
+from ..checkpoints.source import recognise_model
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..loading import LoraToLoad, loras_to_load
