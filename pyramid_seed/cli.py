@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
     options, unknown = parser.parse_known_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
     options.started = time.monotonic() - (seconds_of_process() if arguments is None else 0)
     if unknown:
         is_prompt = options.command == "generate" and not unknown[0].startswith("-")

@@ -155,7 +155,7 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
 
 def _gather(options: argparse.Namespace, default_of: Callable[[str], object]) -> int:
     """`pyramid-seed batch --gather`."""
-    wanted = {"command", "run", "gather", "output", "check_files", "quiet", "started"}
+    wanted = {"command", "run", "gather", "output", "check_files", "quiet", "given", "started"}
     given = [
         name for name, value in vars(options).items() if name not in wanted and value != default_of(name)
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.geometry import known_geometry
 from ..seeds import root_from_entropy
+from .next_steps import tell_next
 from .options import (
     Commands,
     add_lora_option,
@@ -90,4 +91,6 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         **run_options_from(options).arguments(),
         **settings_from(options),
     )
-    return save_made(path, options, processes, lambda sink: make(sink=sink))
+    status = save_made(path, options, processes, lambda sink: make(sink=sink))
+    tell_next(options, path, seed)
+    return status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..bars import bar_options
 from ..checkpoints.loaded_weights import LoadedWeights
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
@@ -48,6 +50,7 @@ from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .beginning import Beginning
+from .call_progress import CallProgress
 from .call_wrappers import admitted
 from .current_step import CurrentPlace, TrackedTransformer
 from .decode import UnitDecoder, encode_image
@@ -444,6 +447,9 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             else tqdm(disable=True) as progress_bar,
         ):
             sharing = Sharing(team, shards, processes)
+            config, num_text = self.transformer.config, int(positives[0].prompt_attention_mask.sum())
+            hidden = config.num_attention_heads * config.attention_head_dim
+            progress = CallProgress(progress_bar, request, self.geometry, num_text, hidden)
             collector = FrameCollector(
                 self.vae,
                 output_type if is_decoded else "latent",
@@ -473,7 +479,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
                     ledgered[index],
                     collector.decoder(index),
                     stage_digests[index],
-                    progress_bar,
+                    progress,
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                     callback_on_unit_end,
@@ -618,6 +624,18 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
             raise ValueError(OFFLOADED_TO_DISK)
         super().enable_group_offload(**options)
 
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        """As in diffusers, whose `set_progress_bar_config` has the last word; see `bars.bar_options`."""
+        chosen = getattr(self, "_progress_bar_config", {})
+        bar = partial(super().progress_bar, iterable, total)
+        if not isinstance(chosen, dict):
+            return bar()  # which says so
+        self._progress_bar_config = {"desc": "generating"} | bar_options() | chosen
+        try:
+            return bar()
+        finally:
+            self._progress_bar_config = chosen
+
     def prepare_latents(
         self,
         noise: NoiseSource,
@@ -659,7 +677,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         noise: LedgeredNoise,
         decoder: UnitDecoder,
         stage_digests: list[StageDigests | None],
-        progress_bar: Any,
+        progress: CallProgress,
         on_step_end: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
         on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
@@ -673,7 +691,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = model.guidance_scale
-            progress_bar.update()
+            progress.show(clip, place)
             decoder.poll()
             if on_step_end is not None:
                 tensors = {"latents": latents}
