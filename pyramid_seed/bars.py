@@ -34,6 +34,6 @@ def bar_options() -> dict[str, Any]:
     if sys.stderr is not None and sys.stderr.isatty():
         line = "{l_bar}{bar}| {remaining} left{postfix}"
         return options | {"bar_format": line, "mininterval": TERMINAL_SECONDS, "dynamic_ncols": True}
-    line = "{desc}{percentage:.0f} %, {remaining} left{postfix}"
+    line = "{desc}: {percentage:.0f} %, {remaining} left{postfix}"
     every = {"mininterval": OTHER_SECONDS, "delay": OTHER_SECONDS}
     return options | {"bar_format": line, "file": SeparateLines(), **every}

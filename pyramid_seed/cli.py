@@ -15,6 +15,7 @@ from .commands import (
     batch,
     check,
     compare,
+    demo,
     diff,
     encode,
     extend,
@@ -95,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, batch, encode, sweep, extend, regenerate
+    makers = generate, demo, batch, encode, sweep, extend, regenerate
     checkers = show, verify, diff, compare, record, check
     for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)

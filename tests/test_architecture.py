@@ -41,7 +41,7 @@ ALLOWED = {
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
         "texts version",
-        "clip_files": "files media provenance",
+        "clip_files": "files media",
         "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
         "loading": "checkpoints checks determinism devices dtypes extras model_presets models pipelines "
         "presets",
@@ -52,7 +52,7 @@ ALLOWED = {
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
-        "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media "
+        "reproduce": "api checkpoints checks choices clip devices dtypes files first_image keying loading media "
         "models pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api bars checkpoints checks choices clip determinism devices dtypes environment extras "
         "files first_image loading loras media model_presets noise pieces pipelines presets run_options "

@@ -40,7 +40,8 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make one clip from a prompt",
         description="Make one clip from a prompt and write it to a file.",
-        epilog='example:\n  pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
+        epilog="example:\n  pyramid-seed generate "
+        '"a red circle moves to the right on a white background" --seed 19 -o circle.mp4',
     )
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")

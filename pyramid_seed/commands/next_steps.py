@@ -23,8 +23,10 @@ def tell_next(options: argparse.Namespace, path: Path, seed: int) -> None:
     """
     if options.quiet or not sys.stdout.isatty():
         return
-    for number, words in enumerate(_next(options, path, seed)):
-        say("" if number else "next", f"{_program()} {shlex.join(words)}")
+    commands = [f"{_program()} {shlex.join(words)}" for words in _next(options, path, seed)]
+    # What a terminal cannot show as it is cannot be pasted.
+    for number, command in enumerate(filter(str.isprintable, commands)):
+        say("" if number else "next", command)
 
 
 def _next(options: argparse.Namespace, path: Path, seed: int) -> Iterator[list[str]]:

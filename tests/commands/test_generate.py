@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from pyramid_seed import generate, load_pipeline
-from pyramid_seed.cli import main
+from pyramid_seed.cli import build_parser, main
+from pyramid_seed.commands.next_steps import tell_next
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.pipelines.out_of_memory import GenerationOutOfMemoryError
@@ -134,6 +137,46 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
         assert [file.read_bytes() for file in sorted(path.iterdir())] == [
             file.read_bytes() for file in sorted(expected.iterdir())
         ]
+
+
+def test_what_a_terminal_is_told_to_try_next_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command = ["generate", "it's a star", "--seed", "7", "-o", "my star.mp4", *SHORT[:-1]]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("pyramid-seed generate: loading torch")
+    lines = said.out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("next "))
+    verify, other, page = (shlex.split(line[12:])[3:] for line in lines[first:])
+    assert shlex.split(lines[-1])[:3] == [sys.executable, "-m", "pyramid_seed"]
+    assert build_parser().parse_args(page).command in ("ui", "demo")
+    assert main(verify) == 0
+    assert "MATCH" in capsys.readouterr().out
+    assert main(other) == 0
+    assert read_manifest(tmp_path / "my star_seed8.mp4")["seed"] == "8"
+    capsys.readouterr()
+    assert main([*command, "--overwrite", "-q"]) == 0
+    said = capsys.readouterr()
+    assert "next" not in said.out
+    assert said.err == ""
+
+
+def test_nothing_to_try_is_said_that_would_not_work(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    def told(*words):
+        options = build_parser().parse_args(["generate", *words])
+        options.given = ["generate", *words]
+        tell_next(options, options.output or Path("a.mp4"), 3)
+        return capsys.readouterr().out
+
+    assert " verify a.mp4" in told("a")
+    assert " generate a --seed 4\n" in told("a", "--seed", "3")
+    for words in (["--no-metadata"], ["-o", "a.gif"], ["--model", "folder"], ["--image", "a.png"]):
+        assert " verify " not in told("a", *words)
+    assert " generate " not in told("--", "a")
+    assert " generate " not in told("a\tb")
 
 
 def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path, monkeypatch):
