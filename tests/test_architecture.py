@@ -52,8 +52,8 @@ ALLOWED = {
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
-        "reproduce": "api checkpoints checks choices clip devices dtypes files first_image keying loading media "
-        "models pieces pipelines provenance recipe run_options shared_pipeline spot_check",
+        "reproduce": "api checkpoints checks choices clip devices dtypes files first_image keying loading "
+        "media models pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api bars checkpoints checks choices clip determinism devices dtypes environment extras "
         "files first_image loading loras media model_presets noise pieces pipelines presets run_options "
         "seeds shared_pipeline texts unique_keys",
