@@ -24,7 +24,7 @@ from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
-from .media.video import write_video
+from .media.video import check_smooth, is_lossless, write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
 from .provenance.latents import write_latents
@@ -178,6 +178,7 @@ class Clip:
         path: str | Path,
         *,
         scale: int | None = None,
+        smooth: bool = False,
         lossless: bool = False,
         overwrite: bool = False,
         sidecar: bool = False,
@@ -192,7 +193,8 @@ class Clip:
         Args:
             path: the file; .png for several frames makes a folder of images.
             scale: show every pixel as scale x scale pixels; default: the preset's. A clip whose frames went
-                straight into a file can only be saved as encoded: as .mp4, at that scale.
+                straight into a file can only be saved as encoded: as .mp4, at that scale, smooth or not.
+            smooth: interpolate between these pixels, in a lossy file.
             lossless: keep every bit (.mp4 as RGB h264, .webp).
             overwrite: replace an existing file.
             sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
@@ -221,9 +223,11 @@ class Clip:
         ending = path.suffix.lower()
         if self.frame_file is not None:
             self.frame_file.check(ending, scale, lossless)
-            scale = self.frame_file.scale
+            scale, smooth = self.frame_file.scale, self.frame_file.smooth
+        check_smooth(smooth, ending, lossless=lossless)
         scale = self.settings.scale if scale is None else scale
-        shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
+        shown = {"ending": ending, "scale": scale, "lossless": is_lossless(ending, lossless=lossless)}
+        shown |= {"smooth": True} if smooth else {}
         manifest = self.manifest | {"file": shown}
         comment = None
         if metadata and ending == ".mp4":  # equal clips give equal bytes, however long they took
@@ -235,7 +239,8 @@ class Clip:
             if self.frame_file is not None:
                 self.frame_file.save(video, comment=comment)
             else:
-                write_video(video, self.frames, self.fps, comment=comment, scale=scale, lossless=lossless)
+                how = {"scale": scale, "smooth": smooth, "lossless": lossless}
+                write_video(video, self.frames, self.fps, comment=comment, **how)
             if sidecar:
                 digest = {"sha256": file_digest(video)} if video.is_file() else {}
                 text = manifest_json(manifest | {"file": shown | digest})

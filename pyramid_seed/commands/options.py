@@ -75,7 +75,7 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
 
     if path.suffix.lower() != ".mp4":
         return nullcontext()
-    return FrameFile(path, lossless=options.lossless)
+    return FrameFile(path, smooth=not options.lossless, lossless=options.lossless)
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -315,11 +315,14 @@ def save_made(
     Returns:
         The exit status. Of the processes that make the clip together, only the first one saves it.
     """
+    from ..media.video import is_lossless
+
     with frame_file(path, options) as sink:
         clip = make(sink)
         if processes is not None and not processes.is_first:
             return 0
-        saved = clip.save(path, **output_options(options))
+        smooth = not is_lossless(path.suffix.lower(), lossless=options.lossless)
+        saved = clip.save(path, smooth=smooth, **output_options(options))
     tell(clip, saved, options)
     return 0
 

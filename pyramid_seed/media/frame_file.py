@@ -10,7 +10,7 @@ from typing import BinaryIO, Self
 from ..files import real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .mp4 import Mp4Encoder, Mp4Settings, mux_mp4, store_packet, stored_packets
-from .video import check_comment, check_fps, check_scale
+from .video import check_comment, check_fps, check_scale, check_smooth
 
 
 class FrameFile:
@@ -21,17 +21,19 @@ class FrameFile:
 
     Args:
         path: where the clip will be written, an .mp4: the encoded frames wait on the same disk.
-        lossless: see `video.write_video`.
+        smooth, lossless: see `video.write_video`.
 
     Raises:
-        ValueError: the path has another ending.
+        ValueError: the path has another ending, or the file cannot be both smooth and lossless.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, lossless: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, smooth: bool = False, lossless: bool = False) -> None:
         path = real_path(path)
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"frames can be encoded as they come for .mp4 only, got {path.name!r}")
+        check_smooth(smooth, ".mp4", lossless=lossless)
         self.path = path
+        self.smooth = smooth
         self.lossless = lossless
         self.num_frames = 0
         self.scale = 1
@@ -73,7 +75,7 @@ class FrameFile:
             self._settings = Mp4Settings.of(frames[0], self._fps, scale=self.scale, lossless=self.lossless)
             self._encoder = Mp4Encoder(self._settings)
         for frame in frames:
-            for packet in self._encoder.encode(enlarge(frame, self.scale)):
+            for packet in self._encoder.encode(enlarge(frame, self.scale, smooth=self.smooth)):
                 store_packet(spool, packet)
         spool.flush()
         self.num_frames += len(frames)

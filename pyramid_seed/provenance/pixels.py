@@ -53,7 +53,7 @@ def compare_file(
         return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
     if frames is None:
         return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
-    expected = _encoded(frames, settings["fps"], scale)
+    expected = _encoded(frames, settings["fps"], scale, recorded.get("smooth", False))
     return _compare_lossy(pixels, expected, _encoder(manifest["environment"]) == _encoder(environment))
 
 
@@ -79,10 +79,10 @@ def _read_pixels(path: Path) -> Frames | None:
     return read_image(path)[None] if path.suffix.lower() == ".png" else None
 
 
-def _encoded(frames: Frames, fps: float, scale: int) -> Frames:
+def _encoded(frames: Frames, fps: float, scale: int, smooth: bool) -> Frames:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "again.mp4"
-        write_video(path, frames, fps, scale=scale)
+        write_video(path, frames, fps, scale=scale, smooth=smooth)
         return read_video(path)[0]
 
 
