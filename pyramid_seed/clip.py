@@ -239,8 +239,8 @@ class Clip:
             if self.frame_file is not None:
                 self.frame_file.save(video, comment=comment)
             else:
-                how = {"scale": scale, "smooth": smooth, "lossless": lossless}
-                write_video(video, self.frames, self.fps, comment=comment, **how)
+                how = {"smooth": smooth, "lossless": lossless}
+                write_video(video, self.frames, self.fps, comment=comment, scale=scale, **how)
             if sidecar:
                 digest = {"sha256": file_digest(video)} if video.is_file() else {}
                 text = manifest_json(manifest | {"file": shown | digest})
