@@ -33,7 +33,7 @@ def bar_options() -> dict[str, Any]:
         return options
     if sys.stderr is not None and sys.stderr.isatty():
         line = "{l_bar}{bar}| {remaining} left{postfix}"
-        return options | {"bar_format": line, "mininterval": TERMINAL_SECONDS, "dynamic_ncols": True}
+        return options | {"bar_format": line, "mininterval": TERMINAL_SECONDS}
     line = "{desc}: {percentage:.0f} %, {remaining} left{postfix}"
     every = {"mininterval": OTHER_SECONDS, "delay": OTHER_SECONDS}
     return options | {"bar_format": line, "file": SeparateLines(), **every}

@@ -227,7 +227,7 @@ class Clip:
         check_smooth(smooth, ending, lossless=lossless)
         scale = self.settings.scale if scale is None else scale
         shown = {"ending": ending, "scale": scale, "lossless": is_lossless(ending, lossless=lossless)}
-        shown |= {"smooth": True} if smooth else {}
+        shown |= {"smooth": True} if smooth and scale > 1 else {}
         manifest = self.manifest | {"file": shown}
         comment = None
         if metadata and ending == ".mp4":  # equal clips give equal bytes, however long they took
@@ -259,7 +259,7 @@ class Clip:
     def _repr_html_(self) -> str:
         """Play the clip in a notebook."""
         with tempfile.TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / "clip.mp4", metadata=False).read_bytes()
+            data = self.save(Path(folder) / "clip.mp4", metadata=False, smooth=True).read_bytes()
         video = base64.b64encode(data).decode("ascii")
         return (
             f'<video controls loop autoplay muted src="data:video/mp4;base64,{video}"></video>'

@@ -26,7 +26,7 @@ DEMO = (
     ("a blue square moves to the right on a black background", 4),
     ("a purple circle shrinks on a grey background", 6),
     ("an orange triangle moves quickly to the right on a black background", 9),
-    ("a small green star moves up on a grey background", 11),
+    ("a green square grows on a white background", 2),
     ("a large yellow circle shrinks slowly on a black background", 12),
 )
 """Prompts and seeds of the gallery."""
