@@ -60,13 +60,14 @@ def run_demo(
     with closing(Journal(folder / CLIPS).entries()) as recorded:
         entries = [entry for entry in recorded.values() if entry["file"] in summary.digests]
     made = {(entry["prompt"], int(entry["seed"])): entry["file"] for entry in entries}
+    command = ["pyramid-seed", "generate", *([] if preset == "tiny" else ["--preset", preset])]
     clips = [
         {
             "prompt": prompt,
             "seed": seed,
             "digest": summary.digests[file],
             "source": "data:video/mp4;base64," + b64encode((folder / CLIPS / file).read_bytes()).decode(),
-            "command": shlex.join(["pyramid-seed", "generate", prompt, "--seed", str(seed)]),
+            "command": shlex.join([*command, prompt, "--seed", str(seed)]),
         }
         for (prompt, seed), file in ((row, made[row]) for row in DEMO)
     ]
