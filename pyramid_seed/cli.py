@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from .commands import (
     batch,
     check,
     compare,
+    demo,
     diff,
     encode,
     extend,
@@ -29,7 +31,7 @@ from .commands import (
     ui,
     verify,
 )
-from .commands.process import reader_has_gone, standard_output, stop_signals
+from .commands.process import reader_has_gone, seconds_of_process, standard_output, stop_signals
 from .texts import printable_lines
 from .version import __version__
 
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     parser = build_parser()
     options, unknown = parser.parse_known_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
+    options.started = time.monotonic() - (seconds_of_process() if arguments is None else 0)
     if unknown:
         is_prompt = options.command == "generate" and not unknown[0].startswith("-")
         advice = "; put the prompt into quotes" if is_prompt else ""
@@ -93,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, batch, encode, sweep, extend, regenerate
+    makers = generate, demo, batch, encode, sweep, extend, regenerate
     checkers = show, verify, sign, diff, compare, record, check
     for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)

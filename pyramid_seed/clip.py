@@ -20,21 +20,20 @@ from PIL import Image
 from .checkpoints.source import ModelSource
 from .checks import check_kinds
 from .clip_files import check_outputs
-from .files import file_digest, replacing
+from .files import file_digest, latents_path, replacing, sidecar_path
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .media.labels import VisibleLabel, aigc_fields
-from .media.video import write_video
+from .media.video import check_smooth, is_lossless, write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
-from .provenance.latents import latents_path, write_latents
+from .provenance.latents import write_latents
 from .provenance.manifest import (
     UNKNOWN_MODEL,
     build_manifest,
     manifest_json,
-    sidecar_path,
     without_timings,
 )
 from .recipe import Recipe
@@ -181,6 +180,7 @@ class Clip:
         path: str | Path,
         *,
         scale: int | None = None,
+        smooth: bool = False,
         lossless: bool = False,
         overwrite: bool = False,
         sidecar: bool = False,
@@ -197,7 +197,8 @@ class Clip:
         Args:
             path: the file; .png for several frames makes a folder of images.
             scale: show every pixel as scale x scale pixels; default: the preset's. A clip whose frames went
-                straight into a file can only be saved as encoded: as .mp4, at that scale.
+                straight into a file can only be saved as encoded: as .mp4, at that scale, smooth or not.
+            smooth: interpolate between these pixels, in a lossy file.
             lossless: keep every bit (.mp4 as RGB h264, .webp).
             overwrite: replace an existing file.
             sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
@@ -233,7 +234,8 @@ class Clip:
         ending = path.suffix.lower()
         if self.frame_file is not None:
             self.frame_file.check(ending, scale, lossless, visible_label)
-            scale = self.frame_file.scale
+            scale, smooth = self.frame_file.scale, self.frame_file.smooth
+        check_smooth(smooth, ending, lossless=lossless)
         scale = self.settings.scale if scale is None else scale
         label = None if self.frame_file is None else self.frame_file.drawn_label
         if visible_label is not None and label is None:
@@ -242,7 +244,8 @@ class Clip:
         shown = {
             "ending": ending,
             "scale": scale,
-            "lossless": lossless or ending in ("", ".png"),
+            "lossless": is_lossless(ending, lossless=lossless),
+            **({"smooth": True} if smooth and scale > 1 else {}),
             **({} if aigc is None else {"aigc": aigc}),
             **({} if label is None else {"visible_label": label.to_row()}),
         }
@@ -265,6 +268,7 @@ class Clip:
                     aigc=aigc,
                     label=label,
                     scale=scale,
+                    smooth=smooth,
                     lossless=lossless,
                 )
             if sidecar:
@@ -285,7 +289,7 @@ class Clip:
     def _repr_html_(self) -> str:
         """Play the clip in a notebook."""
         with tempfile.TemporaryDirectory() as folder:
-            data = self.save(Path(folder) / "clip.mp4", metadata=False).read_bytes()
+            data = self.save(Path(folder) / "clip.mp4", metadata=False, smooth=True).read_bytes()
         video = base64.b64encode(data).decode("ascii")
         return (
             f'<video controls loop autoplay muted src="data:video/mp4;base64,{video}"></video>'

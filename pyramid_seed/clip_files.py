@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from .files import check_free, check_no_folder, check_reachable, slug
+from .files import check_free, check_no_folder, check_reachable, latents_path, sidecar_path, slug
 from .media.labels import VisibleLabel
 from .media.video import check_format, check_labels, check_replaceable
-from .provenance.latents import latents_path
-from .provenance.manifest import sidecar_path
 
 
 def check_outputs(

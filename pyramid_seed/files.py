@@ -157,6 +157,23 @@ def check_readable(path: Path) -> None:
         raise OSError(f"{path} is no file but a FIFO, a socket or a device; write what it gives into a file")
 
 
+def sidecar_path(clip: Path) -> Path:
+    """Where the manifest beside a clip is stored: for `clip.mp4`, `clip.json`."""
+    clip = clip if clip.name else clip.absolute()  # "." has no name of its own
+    return clip.parent / f"{clip.stem}.json"
+
+
+def latents_path(clip: Path) -> Path:
+    """Where a clip's latents are stored: for `clip.mp4`, `clip.latents.safetensors`."""
+    return clip.with_suffix(".latents.safetensors")
+
+
+def check_clip(path: Path) -> None:
+    """Raise OSError that names `path` unless it is a file that can be read at once, or a folder."""
+    if not path.is_dir():
+        check_readable(path)
+
+
 def check_temporary_folder() -> None:
     """Raise OSError if there is no folder for temporary files: without one, torch cannot even be imported."""
     try:

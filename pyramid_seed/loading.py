@@ -13,7 +13,12 @@ import torch
 from diffusers import PipelineQuantizationConfig
 
 from . import pipelines
-from .checkpoints.load import default_dtype_kept, load_components, load_saved_models
+from .checkpoints.load import (
+    default_dtype_kept,
+    load_components,
+    load_saved_models,
+    loading_bars_hidden,
+)
 from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import ModelSource, RecognisedModel, read_source
 from .checks import check_finite, check_kinds
@@ -143,7 +148,7 @@ def load_source(
     """The pipeline of a model whose files are already here, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
-    with _LOADING:
+    with _LOADING, loading_bars_hidden():
         if source.layout == "diffusers":
             pipeline = _load_saved(source, dtype, quantization_config)
         else:

@@ -33,6 +33,7 @@ from .choices import AfterUse
 from .clip import Clip
 from .devices import usable_device
 from .dtypes import dtype_name
+from .files import latents_path
 from .first_image import in_clip_size
 from .keying.manifest import check_keyed_manifest, is_keyed, read_any_manifest
 from .keying.verify import load_pipeline_of, verify_keyed
@@ -47,7 +48,7 @@ from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts
 from .pipelines.first_frames import opened
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
-from .provenance.latents import latents_path, read_latents
+from .provenance.latents import read_latents
 from .provenance.manifest import (
     check_manifest,
     check_noise_scheme,

@@ -8,6 +8,7 @@ from functools import partial
 
 from tqdm.auto import tqdm
 
+from .bars import bar_options
 from .checkpoints.source import ModelSource, RecognisedModel, recognise_model
 from .choices import DeterminismLevel
 from .determinism import attention_backend_at, determinism_level
@@ -126,7 +127,7 @@ class SharedPipeline:
         with determinism_level(level):
             rows = {
                 text: memory.get(text, length, target, (), partial(encode, text))
-                for text in tqdm(dict.fromkeys(texts), desc="texts", disable=not progress)
+                for text in tqdm(dict.fromkeys(texts), desc="texts", disable=not progress, **bar_options())
             }
             environment = environment_fingerprint(
                 target, torch_dtype(settings.dtype), attention_backend_at(level), level

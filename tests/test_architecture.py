@@ -13,7 +13,7 @@ import package_map
 from package_map import PACKAGE, imported_names, imported_parts, part_of
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = ["checks", "choices", "extras", "files", "loras", "private_apis", "resources", "texts"]
+LEAVES = ["bars", "checks", "choices", "extras", "files", "loras", "private_apis", "resources", "texts"]
 LEAVES += ["unique_keys", "version"]
 ALLOWED = {
     part: set(parts.split())
@@ -38,32 +38,32 @@ ALLOWED = {
         "checkpoints": "choices dtypes families files geometry models private_apis resources schedulers "
         "texts",
         "model_presets": "checkpoints checks families presets resources",
-        "pipelines": "checkpoints checks choices determinism dtypes families files geometry media models "
-        "noise pieces presets private_apis schedulers seeds texts",
+        "pipelines": "bars checkpoints checks choices determinism dtypes families files geometry media "
+        "models noise pieces presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
         "provenance": "checks choices devices environment extras files geometry media noise presets recipe "
         "seeds texts version",
-        "clip_files": "files media provenance",
+        "clip_files": "files media",
         "clip": "checkpoints checks clip_files files geometry media noise presets provenance recipe",
         "loading": "checkpoints checks determinism devices dtypes extras families model_presets models "
         "pipelines presets",
-        "shared_pipeline": "checkpoints choices determinism devices dtypes environment families geometry "
-        "loading pipelines presets",
+        "shared_pipeline": "bars checkpoints choices determinism devices dtypes environment families "
+        "geometry loading pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
         "signing": "checks extras files keying media provenance texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
-        "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media "
-        "models noise pieces pipelines provenance recipe run_options shared_pipeline spot_check",
-        "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
-        "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
-        "shared_pipeline texts unique_keys",
+        "reproduce": "api checkpoints checks choices clip devices dtypes files first_image keying loading "
+        "media models noise pieces pipelines provenance recipe run_options shared_pipeline spot_check",
+        "batch": "api bars checkpoints checks choices clip determinism devices dtypes environment extras "
+        "files first_image loading loras media model_presets noise pieces pipelines presets run_options "
+        "seeds shared_pipeline texts unique_keys",
         "record": "environment files media provenance",
         "testing": "record",
-        "explore": "batch checks choices extras files geometry media presets provenance run_options seeds "
-        "texts version",
+        "explore": "bars batch checks choices extras files geometry media presets provenance run_options "
+        "seeds texts version",
         "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise "
         "pipelines presets provenance recipe reproduce run_options seeds texts",
     }.items()

@@ -9,12 +9,15 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pyramid_seed.cli import main
+from pyramid_seed.commands.process import seconds_of_process
 from pyramid_seed.pipelines import denoise
 from tests.cases import check_cases
 from tests.forks import fork
@@ -44,6 +47,11 @@ def test_another_broken_pipe_is_an_error(monkeypatch, capfd):
     monkeypatch.setattr("pyramid_seed.commands.presets.run", breaks)
     assert main(["presets"]) == 2
     assert "the encoder has gone" in capfd.readouterr().err
+
+
+def test_the_time_of_a_command_begins_with_its_process():
+    """psutil counts from the system's start, which it knows to a second."""
+    assert seconds_of_process() == pytest.approx(time.time() - psutil.Process().create_time(), abs=1.5)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["batch", "--help"]])

@@ -26,10 +26,10 @@ from typing import Any
 import pytest
 
 from pyramid_seed.cli import main
-from pyramid_seed.files import file_digest
+from pyramid_seed.files import file_digest, latents_path, sidecar_path
 from pyramid_seed.media.images import read_image
-from pyramid_seed.provenance.latents import latents_path, read_latents
-from pyramid_seed.provenance.manifest import read_manifest, sidecar_path
+from pyramid_seed.provenance.latents import read_latents
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.provenance.verify import verify_noise_of_file
 from tests.cases import check_cases
 from tests.file_events import before_each_change, kill_at_byte

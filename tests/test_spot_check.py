@@ -17,9 +17,10 @@ from PIL import Image
 
 from pyramid_seed import Beginning, Branch, Clip, generate, load_pipeline, verify
 from pyramid_seed.cli import main
+from pyramid_seed.files import latents_path
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.provenance import sample
-from pyramid_seed.provenance.latents import latents_path, write_latents
+from pyramid_seed.provenance.latents import write_latents
 from pyramid_seed.provenance.sample import UnitSample, sample_units
 
 NUM_UNITS = 5

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-_TERMINAL_SECONDS = 0.2
-_OTHER_SECONDS = 30.0
+from ..bars import OTHER_SECONDS, TERMINAL_SECONDS, SeparateLines
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ class ProgressLine:
         self._bar = tqdm(
             desc=_clips(counts),
             total=counts.steps,
-            file=sys.stderr if is_terminal else _SeparateLines(),
+            file=sys.stderr if is_terminal else SeparateLines(),
             bar_format="{desc}, {n_fmt}/{total_fmt} steps, {remaining} left{postfix}",
-            mininterval=_TERMINAL_SECONDS if is_terminal else _OTHER_SECONDS,
+            mininterval=TERMINAL_SECONDS if is_terminal else OTHER_SECONDS,
             miniters=0,  # a failed clip changes the line without a step
             smoothing=0,  # the time left follows from the mean over all steps
         )
@@ -70,17 +69,6 @@ class ProgressLine:
         if counts.clips_failed:
             facts.append(f"{counts.clips_failed} failed")
         bar.set_postfix_str(", ".join(facts), refresh=False)
-
-
-class _SeparateLines:
-    """Standard error where no line can be overwritten: tqdm's carriage returns become line ends."""
-
-    def write(self, text: str) -> None:
-        if line := text.strip():
-            sys.stderr.write(f"{line}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
 
 
 def _clips(counts: Counts) -> str:

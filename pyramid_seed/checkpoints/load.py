@@ -11,7 +11,9 @@ import torch
 import transformers
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ..dtypes import check_dtype
 from ..families.pyramid_flow import VAE_PART
@@ -31,6 +33,25 @@ def default_dtype_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def loading_bars_hidden() -> Iterator[None]:
+    """Hide the bars of diffusers and transformers while weights are read: a second, not worth two lines.
+
+    What shows bars otherwise, such as the hub's downloads, does so again afterwards.
+    """
+    shown = [each for each in (logging, transformers_logging) if each.is_progress_bar_enabled()]
+    hub_is_quiet = are_progress_bars_disabled()  # transformers switches the hub's bars as well
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
+        if hub_is_quiet:
+            disable_progress_bars()
 
 
 def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> dict[str, Any]:

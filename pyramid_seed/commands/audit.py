@@ -7,7 +7,7 @@ from typing import Any
 
 from ..choices import DTYPES
 from ..texts import parse_json, printable
-from .options import Commands, quiet_loading, root_seed, say
+from .options import Commands, root_seed, say, say_start
 
 
 def add(commands: Commands) -> None:
@@ -51,19 +51,23 @@ def _argument(text: str) -> tuple[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed audit`."""
+    say_start(options)
+
     import torch
     from diffusers import DiffusionPipeline
 
+    from ..checkpoints.load import loading_bars_hidden
     from ..devices import usable_device
     from ..dtypes import torch_dtype
     from ..keying.audit import audit
     from ..keying.pipeline import keyed
 
-    quiet_loading()
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = usable_device(options.device or accelerator or "cpu")
     dtype = None if options.dtype is None else torch_dtype(options.dtype)
-    pipe = DiffusionPipeline.from_pretrained(options.model, dtype=dtype, use_safetensors=True).to(device)
+    with loading_bars_hidden():
+        pipe = DiffusionPipeline.from_pretrained(options.model, dtype=dtype, use_safetensors=True)
+    pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     call = {"prompt": options.prompt, **dict(options.argument)}
     found = audit(

@@ -14,10 +14,10 @@ from .options import (
     add_run_options,
     add_setting_options,
     loras_from,
-    quiet_loading,
     root_seed,
     run_options_from,
     say,
+    say_start,
     settings_from,
     tell_clips,
     tell_gathered,
@@ -119,10 +119,9 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
     if options.prompts is None:
         raise ValueError("LIST is missing; name a list, or use --gather for the parts that are there")
     loras = loras_from(options)
+    say_start(options)
 
     from ..batch.run import run_batch
-
-    quiet_loading()
 
     summary = run_batch(
         options.prompts,
@@ -147,7 +146,7 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
     )
     if not summary.is_main:
         return summary.status
-    tell_clips(summary)
+    tell_clips(summary, options)
     if options.part is None:
         say("index", options.output / "index.jsonl")
     tell_how_to_go_on(summary)
@@ -156,7 +155,7 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
 
 def _gather(options: argparse.Namespace, default_of: Callable[[str], object]) -> int:
     """`pyramid-seed batch --gather`."""
-    wanted = {"command", "run", "gather", "output", "check_files", "quiet"}
+    wanted = {"command", "run", "gather", "output", "check_files", "quiet", "given", "started"}
     given = [
         name for name, value in vars(options).items() if name not in wanted and value != default_of(name)
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..files import check_readable
 from ..texts import printable_lines
-from .options import Commands, add_again_options, again_options, named_path, open_image, quiet_loading, say
+from .options import Commands, add_again_options, again_options, named_path, open_image, say, say_start
 
 
 def add(commands: Commands) -> None:
@@ -34,14 +35,15 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed check`."""
+    check_readable(options.record)
+    say_start(options)
+
     from ..record import compare_with_record, read_record, renew_record, write_side_by_side
 
     record = read_record(options.record)
     image = open_image(options.image)
 
     from ..reproduce import regenerate
-
-    quiet_loading()
 
     clip = regenerate(record.manifest, image=image, **again_options(options))
     if options.renew:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..texts import size_text
-from .options import Commands, add_field, add_list, add_setting_options, quiet_loading, say, settings_from
+from .options import (
+    Commands,
+    add_field,
+    add_list,
+    add_quiet,
+    add_setting_options,
+    say,
+    say_start,
+    settings_from,
+)
 
 
 def add(commands: Commands) -> None:
@@ -33,11 +42,13 @@ def add(commands: Commands) -> None:
     group = parser.add_argument_group("running")
     for name in ("device", "determinism"):
         add_field(group, RUN_OPTIONS[name])
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(group)
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed encode`."""
+    say_start(options)
+
     from ..files import check_free, check_reachable
     from ..pipelines.encoded_texts import check_ending
 
@@ -46,8 +57,6 @@ def run(options: argparse.Namespace) -> int:
     check_reachable(options.output)
 
     from ..batch.encode import encode_list
-
-    quiet_loading()
 
     encoded = encode_list(
         options.prompts,

@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..files import check_clip
 from .options import (
     Commands,
     add_again_options,
@@ -14,9 +15,9 @@ from .options import (
     again_options,
     open_image,
     output_options,
-    quiet_loading,
     root_seed,
     save_made,
+    say_start,
 )
 from .process import made_together
 
@@ -63,6 +64,9 @@ def add(commands: Commands) -> None:
 @made_together
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed extend`."""
+    check_clip(options.clip)
+    say_start(options)
+
     from ..clip_files import check_outputs, continued_stem
     from ..provenance.manifest import read_manifest, recipe_of
 
@@ -73,8 +77,6 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     image = open_image(options.image)
 
     from ..reproduce import extend
-
-    quiet_loading()
 
     make = partial(
         extend,

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.geometry import known_geometry
+from ..seeds import root_from_entropy
+from .next_steps import tell_next
 from .options import (
     Commands,
     add_lora_option,
@@ -17,10 +20,10 @@ from .options import (
     loras_from,
     open_image,
     output_options,
-    quiet_loading,
     root_seed,
     run_options_from,
     save_made,
+    say_start,
     settings_from,
 )
 from .process import made_together
@@ -37,7 +40,8 @@ def add(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         help="make one clip from a prompt",
         description="Make one clip from a prompt and write it to a file.",
-        epilog='example:\n  pyramid-seed generate "a red circle moves to the right" --seed 42 -o circle.mp4',
+        epilog="example:\n  pyramid-seed generate "
+        '"a red circle moves to the right on a white background" --seed 19 -o circle.mp4',
     )
     parser.set_defaults(run=run)
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
@@ -60,7 +64,6 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed generate`."""
     from ..clip_files import check_outputs, clip_stem
-    from ..noise import root_from_entropy
 
     seed = root_from_entropy() if options.seed is None else options.seed
     if processes is not None and options.seed is None:
@@ -69,11 +72,13 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     image = open_image(options.image)
     settings = chosen_settings(options, image)
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
+    if image is None and (geometry := known_geometry(settings.model)) is not None:  # before torch is imported
+        geometry.check_size(settings.height, settings.width)
+        geometry.check_num_frames(settings.num_frames)
     loras = loras_from(options)
+    say_start(options)
 
     from ..api import generate
-
-    quiet_loading()
 
     make = partial(
         generate,
@@ -87,4 +92,6 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         **run_options_from(options).arguments(),
         **settings_from(options),
     )
-    return save_made(path, options, processes, lambda sink: make(sink=sink))
+    status = save_made(path, options, processes, lambda sink: make(sink=sink))
+    tell_next(options, path, seed)
+    return status

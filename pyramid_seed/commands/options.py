@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -123,7 +125,12 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
 
     if path.suffix.lower() != ".mp4":
         return nullcontext()
-    return FrameFile(path, lossless=options.lossless, visible_label=visible_label_from(options))
+    return FrameFile(
+        path,
+        smooth=not options.lossless,
+        lossless=options.lossless,
+        visible_label=visible_label_from(options),
+    )
 
 
 def add_setting_options(parser: argparse.ArgumentParser) -> None:
@@ -171,7 +178,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
     for name, field in RUN_OPTIONS.items():
         is_limited = many and name == "text_encoders"
         add_field(group, replace(field, choices=("keep", "offload")) if is_limited else field)
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(group)
     if not many:
         _add_low_memory(group)
     if many:
@@ -181,6 +188,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
             metavar="N",
             help="refuse to run if the launcher started another number of processes",
         )
+
+
+def add_quiet(group: argparse._ActionsContainer) -> None:
+    """Declare --quiet."""
+    group.add_argument("-q", "--quiet", action="store_true", help="no progress, and no advice at the end")
 
 
 def run_options_from(options: argparse.Namespace) -> RunOptions:
@@ -293,7 +305,7 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     for name in ("device", "workers", "prompt_embeds"):
         add_field(group, RUN_OPTIONS[name])
     _add_low_memory(group)
-    group.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_quiet(group)
 
 
 def again_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -336,20 +348,20 @@ def open_image(path: Path | None) -> Image | None:
     return None if path is None else open_image(path)
 
 
-def quiet_loading() -> None:
-    """Hide the progress bars of loading weights, which takes seconds; download bars stay."""
-    from diffusers.utils import logging as diffusers_logging
-    from huggingface_hub.utils.tqdm import enable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    enable_progress_bars()
+def say_start(options: argparse.Namespace) -> None:
+    """Say on standard error that a command has begun, before imports that take seconds."""
+    if not getattr(options, "quiet", False) and os.environ.get("RANK", "0") == "0":
+        print(f"pyramid-seed {options.command}: loading torch and diffusers", file=sys.stderr, flush=True)
 
 
 def say(name: str, value: object) -> None:
     """Print a line of a two-column table; control characters are escaped."""
     print(f"{name:11} {printable_lines(str(value))}")
+
+
+def say_time(options: argparse.Namespace, parts: str = "") -> None:
+    """Print the time since the command was started, with Python's own start and all imports."""
+    say("time", f"{time.monotonic() - options.started:.1f} s{parts}")
 
 
 def say_step(step: Step) -> None:
@@ -368,16 +380,19 @@ def save_made(
     Returns:
         The exit status. Of the processes that make the clip together, only the first one saves it.
     """
+    from ..media.video import is_lossless
+
     with frame_file(path, options) as sink:
         clip = make(sink)
         if processes is not None and not processes.is_first:
             return 0
-        saved = clip.save(path, **output_options(options))
-    tell(clip, saved)
+        smooth = not is_lossless(path.suffix.lower(), lossless=options.lossless)
+        saved = clip.save(path, smooth=smooth, **output_options(options))
+    tell(clip, saved, options)
     return 0
 
 
-def tell(clip: Clip, saved: Path) -> None:
+def tell(clip: Clip, saved: Path, options: argparse.Namespace) -> None:
     """Print what was made."""
     facts = clip.frame_facts
     say("model", clip.source and clip.source.description)
@@ -385,11 +400,12 @@ def tell(clip: Clip, saved: Path) -> None:
     say("seed", clip.seed)
     say("digest", clip.digest)
     say("frames", f"{facts.num_frames} of {facts.height}x{facts.width}")
-    say("time", f"{clip.load_seconds:.1f} s to load, {clip.seconds:.1f} s to generate")
+    parts = f"{clip.load_seconds:.1f} s of it to load the model, {clip.seconds:.1f} s to generate"
+    say_time(options, f", {parts}")
     say("file", saved)
 
 
-def tell_clips(summary: BatchSummary) -> None:
+def tell_clips(summary: BatchSummary, options: argparse.Namespace) -> None:
     """Print the failures of a batch, and how many clips there are of each kind."""
     _tell_failed(summary.failed)
     counts = {
@@ -400,6 +416,7 @@ def tell_clips(summary: BatchSummary) -> None:
         "listed twice": summary.duplicates,
     }
     say("clips", told_counts(counts))
+    say_time(options)
 
 
 def tell_gathered(summary: GatherSummary) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..files import check_clip
 from .options import (
     Commands,
     add_again_options,
@@ -12,8 +13,8 @@ from .options import (
     again_options,
     named_path,
     open_image,
-    quiet_loading,
     say,
+    say_start,
 )
 
 
@@ -42,6 +43,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed record`."""
+    check_clip(options.clip)
+    say_start(options)
+
     from ..record import check_record_path, record_of, write_record
 
     path = options.output or Path(f"{options.clip.stem}-record.json")
@@ -51,8 +55,6 @@ def run(options: argparse.Namespace) -> int:
     from ..provenance.diff import diff_manifests
     from ..provenance.manifest import read_manifest
     from ..reproduce import regenerate
-
-    quiet_loading()
 
     manifest = read_manifest(options.clip)
     clip = regenerate(manifest, image=image, **again_options(options))

@@ -6,6 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..files import check_clip
 from .options import (
     Commands,
     add_again_options,
@@ -14,8 +15,8 @@ from .options import (
     again_options,
     open_image,
     output_options,
-    quiet_loading,
     save_made,
+    say_start,
 )
 from .process import made_together
 
@@ -40,6 +41,9 @@ def add(commands: Commands) -> None:
 @made_together
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed regenerate`."""
+    check_clip(options.clip)
+    say_start(options)
+
     from ..clip_files import check_outputs
     from ..provenance.manifest import read_manifest, recipe_of
 
@@ -49,8 +53,6 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     image = open_image(options.image)
 
     from ..reproduce import regenerate
-
-    quiet_loading()
 
     make = partial(regenerate, options.clip, image=image, processes=processes, **again_options(options))
     return save_made(path, options, processes, lambda sink: make(sink=sink))

@@ -11,9 +11,9 @@ from .options import (
     add_run_options,
     add_setting_options,
     loras_from,
-    quiet_loading,
     run_options_from,
     say,
+    say_start,
     settings_from,
     tell_clips,
     tell_how_to_go_on,
@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> int:
         )
 
     loras = loras_from(options)
+    say_start(options)
 
     from ..explore.sweep import run_sweep
     from ..texts import printable
 
-    quiet_loading()
     summary = run_sweep(
         prompts,
         options.output,
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     batch = summary.batch
     if not batch.is_main:
         return batch.status
-    tell_clips(batch)
+    tell_clips(batch, options)
     if summary.findings is not None:
         for prompt in summary.findings.prompts:
             outliers = sum(map(bool, prompt.reasons))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..ui.limits import Limits
-from .options import Commands, add_field, add_lora_option, loras_from, quiet_loading
+from .options import Commands, add_field, add_lora_option, loras_from, say_start
 
 
 def add(commands: Commands) -> None:
@@ -75,11 +75,10 @@ def run(options: argparse.Namespace) -> int:
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
     loras = loras_from(options)
+    say_start(options)
 
     from ..ui.server import loopback_names, serve
     from ..ui.studio import Studio
-
-    quiet_loading()
 
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
     is_open = not loopback_names(options.host)

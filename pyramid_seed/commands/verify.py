@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import check_readable
+from ..files import check_clip, sidecar_path
 from ..texts import printable
 from .options import (
     Commands,
@@ -18,8 +18,8 @@ from .options import (
     again_options,
     named_path,
     open_image,
-    quiet_loading,
     say,
+    say_start,
     say_step,
     told_counts,
 )
@@ -74,8 +74,9 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
     clips = [clip for path in options.clips for clip in clips_of(path)]
     is_single = clips == options.clips and len(clips) == 1
-    if is_single and not clips[0].is_dir():
-        check_readable(clips[0])  # before imports that take seconds
+    if is_single:
+        check_clip(clips[0])
+    say_start(options)
     image = open_image(options.image)
     rows, status = [], 0
     for clip in clips:
@@ -110,8 +111,6 @@ def clips_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
 
-    from ..provenance.manifest import sidecar_path
-
     if sidecar_path(path).is_file():
         return [path]
     clips = sorted(
@@ -132,7 +131,6 @@ def _verified(
 
     from ..reproduce import verify
 
-    quiet_loading()
     return verify(
         clip,
         sample=options.sample,

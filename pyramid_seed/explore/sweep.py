@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from tqdm import tqdm
 
+from ..bars import bar_options
 from ..batch.items import check_seeds
 from ..batch.journal import Journal
 from ..batch.run import run_batch
@@ -181,7 +182,7 @@ def _measured(
     clips = []
     made_with: Mapping[str, Any] = {}
     made = [key for prompt in prompts for seed in seeds if (key := (prompt, seed)) in entries]
-    for key in tqdm(made, desc="measuring", unit="clip", disable=not progress):
+    for key in tqdm(made, desc="measuring", disable=not progress, **bar_options()):
         path = folder / entries[key]["file"]
         manifest = read_manifest(path)
         made_with = made_with or {**manifest["settings"], "loras": manifest["loras"]}

@@ -30,7 +30,7 @@ def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
         if family.made(index):
             return family
     name = class_in(index, "transformer")
-    classes = dict.fromkeys(family.transformer_class.__name__ for family in FAMILIES)
+    classes = dict.fromkeys(family.transformer for family in FAMILIES)
     if name not in classes:
         raise ValueError(
             f"{where}/model_index.json must name a transformer {' or '.join(classes)}, got {name!r}"

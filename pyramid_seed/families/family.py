@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
-
-from diffusers.models.modeling_utils import ModelMixin
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..choices import AttentionPath
 from ..geometry import PyramidGeometry
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 class ReadConfig(Protocol):
@@ -34,6 +35,11 @@ class Family(Protocol):
     @property
     def pipeline(self) -> str:
         """The name of its pipeline in `pyramid_seed.pipelines`."""
+        ...
+
+    @property
+    def transformer(self) -> str:
+        """The name of its transformer's class, as a model_index.json has it."""
         ...
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from diffusers import AutoencoderKLWan, HeliosTransformer3DModel
+from typing import TYPE_CHECKING, Any
 
 from ..choices import AttentionPath
 from ..geometry import ChunkGeometry, PyramidGeometry
 from .family import ReadConfig, class_in
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan, HeliosTransformer3DModel
 
 UNIT_FRAMES = 9
 """Latent frames of a chunk, as in training: the default of diffusers' `num_latent_frames_per_chunk`."""
@@ -32,11 +33,24 @@ class HeliosFamily:
     diffusers_class: str
     num_stages: int
     is_distilled: bool = False
-    vae_class = AutoencoderKLWan
-    transformer_class = HeliosTransformer3DModel
+    transformer = "HeliosTransformer3DModel"
     attention: AttentionPath = "reference"
     # As in all examples of the authors and of diffusers; it is small, and what it makes is what is seen.
     float32_parts: frozenset[str] = frozenset({"vae"})
+
+    @property
+    def vae_class(self) -> type[AutoencoderKLWan]:
+        """See `Family`."""
+        from diffusers import AutoencoderKLWan
+
+        return AutoencoderKLWan
+
+    @property
+    def transformer_class(self) -> type[HeliosTransformer3DModel]:
+        """See `Family`."""
+        from diffusers import HeliosTransformer3DModel
+
+        return HeliosTransformer3DModel
 
     @property
     def published_geometry(self) -> PyramidGeometry:
@@ -46,7 +60,7 @@ class HeliosFamily:
     def made(self, index: Mapping[str, Any]) -> bool:
         """See `Family`."""
         return (
-            class_in(index, "transformer") == self.transformer_class.__name__
+            class_in(index, "transformer") == self.transformer
             and index.get("_class_name") == self.diffusers_class
             and index.get("is_distilled", False) is self.is_distilled
         )

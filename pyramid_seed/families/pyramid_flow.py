@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .. import models
 from ..choices import DEFAULT_PATH, AttentionPath
 from ..geometry import PyramidGeometry
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
-from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from .family import ReadConfig, class_in
+
+if TYPE_CHECKING:
+    from ..models import AutoencoderKLCausalVideo, PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel
 
 VAE_PART = "causal_video_vae"
 """The folder of the autoencoder in the original's layout."""
@@ -23,7 +24,7 @@ class PyramidFlowFamily:
 
     Attributes:
         name: as `load_components` reports it.
-        transformer_class: ours, as model_index.json names it; its arguments default to the published sizes.
+        transformer: the name of its class, ours, as model_index.json has it.
         original_transformer: `_class_name` in the original's transformer config.
         text_encoders, tokenizers: from folder to class in transformers.
         shift_factor, scaling_factor: latent statistics of the first frame, (latent - shift) * scaling; those
@@ -31,17 +32,26 @@ class PyramidFlowFamily:
     """
 
     name: str
-    transformer_class: type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]
+    transformer: str
     original_transformer: str
     text_encoders: Mapping[str, str]
     tokenizers: Mapping[str, str]
     shift_factor: float
     scaling_factor: float
     pipeline = "PyramidFlowPipeline"
-    vae_class = AutoencoderKLCausalVideo
     attention: AttentionPath = DEFAULT_PATH
     float32_parts: frozenset[str] = frozenset()
     published_geometry = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
+
+    @property
+    def vae_class(self) -> type[AutoencoderKLCausalVideo]:
+        """See `Family`."""
+        return models.AutoencoderKLCausalVideo
+
+    @property
+    def transformer_class(self) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
+        """See `Family`."""
+        return getattr(models, self.transformer)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -50,7 +60,7 @@ class PyramidFlowFamily:
 
     def made(self, index: Mapping[str, Any]) -> bool:
         """See `Family`."""
-        return class_in(index, "transformer") == self.transformer_class.__name__
+        return class_in(index, "transformer") == self.transformer
 
     def geometry(self, config: ReadConfig) -> PyramidGeometry:
         """See `Family`."""
@@ -67,7 +77,7 @@ class PyramidFlowFamily:
 # Statistics: the constants of the original's pipeline.
 MINIFLUX = PyramidFlowFamily(
     name="miniflux",
-    transformer_class=PyramidFluxTransformer3DModel,
+    transformer="PyramidFluxTransformer3DModel",
     original_transformer="PyramidFluxTransformer",
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
     tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
@@ -76,7 +86,7 @@ MINIFLUX = PyramidFlowFamily(
 )
 SD3 = PyramidFlowFamily(
     name="sd3",
-    transformer_class=PyramidSD3Transformer3DModel,
+    transformer="PyramidSD3Transformer3DModel",
     original_transformer="PyramidDiffusionMMDiT",
     text_encoders={
         "text_encoder": "CLIPTextModelWithProjection",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from ..checkpoints.load import loading_bars_hidden
 from ..devices import usable_device
 from ..environment import fingerprint_differences
 from ..provenance.diff import Step, compare_weights, first_difference
@@ -114,6 +115,7 @@ def load_pipeline_of(
     dtypes = {name: getattr(torch, dtype, None) for name, dtype in names.items()}
     if wrong := [names[name] for name, dtype in dtypes.items() if not isinstance(dtype, torch.dtype)]:
         raise ValueError(f"the manifest must name dtypes of torch, got {wrong[0]!r:.60}")
-    loaded = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
+    with loading_bars_hidden():
+        loaded = DiffusionPipeline.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
     there = manifest["environment"].get("device", {}).get("type")
     return loaded.to(usable_device(device or there or "cpu"))

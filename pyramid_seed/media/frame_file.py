@@ -12,7 +12,7 @@ from ..files import real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .labels import DrawnLabel, VisibleLabel
 from .mp4 import Mp4Encoder, Mp4Settings, mux_mp4, store_packet, stored_packets
-from .video import check_comment, check_fps, check_scale, labelled, mp4_tags
+from .video import check_comment, check_fps, check_scale, check_smooth, labelled, mp4_tags
 
 
 class FrameFile:
@@ -23,24 +23,27 @@ class FrameFile:
 
     Args:
         path: where the clip will be written, an .mp4: the encoded frames wait on the same disk.
-        lossless: see `video.write_video`.
+        smooth, lossless: see `video.write_video`.
         visible_label: a text to draw over the first frames.
 
     Raises:
-        ValueError: the path has another ending.
+        ValueError: the path has another ending, or the file cannot be both smooth and lossless.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
+        smooth: bool = False,
         lossless: bool = False,
         visible_label: VisibleLabel | None = None,
     ) -> None:
         path = real_path(path)
         if path.suffix.lower() != ".mp4":
             raise ValueError(f"frames can be encoded as they come for .mp4 only, got {path.name!r}")
+        check_smooth(smooth, ".mp4", lossless=lossless)
         self.path = path
+        self.smooth = smooth
         self.lossless = lossless
         self.visible_label = visible_label
         self.drawn_label: DrawnLabel | None = None
@@ -95,7 +98,7 @@ class FrameFile:
             self._settings = Mp4Settings.of(frames[0], self._fps, scale=self.scale, lossless=self.lossless)
             self._encoder = Mp4Encoder(self._settings)
         for index, frame in enumerate(frames, self.num_frames):
-            image = labelled(enlarge(frame, self.scale), index, self.drawn_label)
+            image = labelled(enlarge(frame, self.scale, smooth=self.smooth), index, self.drawn_label)
             for packet in self._encoder.encode(image):
                 store_packet(spool, packet)
         spool.flush()

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Frames = NDArray[np.uint8]
 """RGB, 0..255: a clip (T, H, W, 3), or one image (H, W, 3)."""
@@ -41,9 +42,18 @@ def frames_digest(frames: Frames) -> str:
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
-def enlarge(image: Frames, scale: int) -> Frames:
-    """Every pixel of (H, W, 3) as scale x scale pixels (nearest neighbour)."""
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+def enlarge(image: Frames, scale: int, *, smooth: bool = False) -> Frames:
+    """An image (H, W, 3), scale times as high and wide.
+
+    Args:
+        image: uint8.
+        scale: a whole number.
+        smooth: interpolate between pixels (bicubic); otherwise each becomes scale x scale pixels.
+    """
+    if not smooth or scale == 1:
+        return image.repeat(scale, axis=0).repeat(scale, axis=1)
+    size = scale * image.shape[1], scale * image.shape[0]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
 def absolute_difference(a: Frames, b: Frames) -> Frames:

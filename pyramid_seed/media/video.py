@@ -7,8 +7,9 @@ comment and options, see `mp4`; another version of PyAV may include another x264
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def write_video(
     aigc: Mapping[str, str] | None = None,
     label: DrawnLabel | None = None,
     scale: int = 1,
+    smooth: bool = False,
     lossless: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -61,7 +63,8 @@ def write_video(
         comment: Text for the comment tag of an `.mp4`, as long as you like.
         aigc: Fields of the AIGC tag of an `.mp4`, see `labels.aigc_fields`.
         label: Drawn over the first frames of an `.mp4`.
-        scale: Every pixel becomes scale x scale pixels (nearest neighbour).
+        scale: Every pixel becomes scale x scale pixels.
+        smooth: Interpolate between pixels (bicubic), for looks; a lossless file keeps the pixels themselves.
         lossless: Keep every bit.
         overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
 
@@ -73,6 +76,7 @@ def write_video(
     ending = check_format(path, fps, lossless=lossless)
     check_frames(frames)
     check_scale(scale)
+    check_smooth(smooth, ending, lossless=lossless)
     check_labels(ending, aigc, label)
     if comment is not None:
         check_comment(comment, ending)
@@ -85,12 +89,13 @@ def write_video(
         if _is_folder(ending, len(frames)):
             _write_png_folder(temporary, frames, scale)
         elif ending == ".mp4":
-            images = (labelled(enlarge(frame, scale), index, label) for index, frame in enumerate(frames))
+            shown = (enlarge(frame, scale, smooth=smooth) for frame in frames)
+            images = (labelled(image, index, label) for index, image in enumerate(shown))
             mux_mp4(temporary, mp4, encode_mp4(mp4, images), mp4_tags(comment, aigc))
         elif ending == ".png":
             _write_whole(temporary, enlarge(frames[0], scale))
         else:
-            _write_animation(temporary, frames, fps, scale, lossless)
+            _write_animation(temporary, frames, fps, lossless, partial(enlarge, scale=scale, smooth=smooth))
 
 
 def check_format(path: Path, fps: float, *, lossless: bool) -> str:
@@ -200,6 +205,16 @@ def check_scale(scale: int) -> None:
         raise ValueError(f"scale must be a whole number of at least 1, got {scale!r}")
 
 
+def is_lossless(ending: str, *, lossless: bool) -> bool:
+    """Whether a file keeps every bit; images always do."""
+    return lossless or ending in ("", ".png")
+
+
+def check_smooth(smooth: bool, ending: str, *, lossless: bool) -> None:
+    if smooth and is_lossless(ending, lossless=lossless):
+        raise ValueError("smooth is for lossy files: a lossless one keeps the pixels; leave out smooth")
+
+
 def check_fps(fps: float, ending: str) -> None:
     highest = _MAX_GIF_FPS if ending == ".gif" else _MAX_FPS
     if not _MIN_FPS <= fps <= highest:
@@ -255,14 +270,16 @@ def _write_png_folder(folder: Path, frames: Frames, scale: int) -> None:
         _write_whole(folder / f"{index:04d}.png", enlarge(frame, scale))
 
 
-def _write_animation(path: Path, frames: Frames, fps: float, scale: int, lossless: bool) -> None:
+def _write_animation(
+    path: Path, frames: Frames, fps: float, lossless: bool, shown: Callable[[Frames], Frames]
+) -> None:
     is_gif = path.suffix.lower() == ".gif"
     tick = 10 if is_gif else 1  # milliseconds
     clock = [round(1000 * index / (fps * tick)) * tick for index in range(len(frames) + 1)]
     options: dict[str, Any] = {} if is_gif else {"lossless": lossless, "quality": 95}
     if len(frames) > 1:
         options |= {"duration": [later - earlier for earlier, later in pairwise(clock)], "loop": 0}
-    _write_whole(path, np.stack([enlarge(frame, scale) for frame in frames]), **options)
+    _write_whole(path, np.stack([shown(frame) for frame in frames]), **options)
 
 
 def _write_whole(path: Path, images: Frames, **options: Any) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
 
-from ..determinism import ask_for_cublas_workspace
-from .processes import Processes
+    from .processes import Processes
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several in a launch; costs nothing."""
+    """Whether this process is one of several in a launch; costs nothing, not even to import torch."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -28,7 +28,12 @@ def processes_of_launch(device: str | torch.device | None = None) -> Processes |
     Raises:
         ValueError: the launch has several processes, but accelerate was set up otherwise before.
     """
+    import torch
+    import torch.distributed as dist
     from accelerate import PartialState
+
+    from ..determinism import ask_for_cublas_workspace
+    from .processes import Processes
 
     ask_for_cublas_workspace()
     default = "cuda" if torch.accelerator.is_available() else "cpu"
@@ -51,5 +56,7 @@ def processes_of_launch(device: str | torch.device | None = None) -> Processes |
 
 def leave_launch() -> None:
     """Do what must be done before a process of a launch ends."""
+    import torch.distributed as dist
+
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 from tqdm.auto import tqdm
 
+from ..bars import bar_options
 from ..checkpoints.loaded_weights import LoadedWeights
 from ..checkpoints.source import ModelSource
 from ..checks import check_choice
@@ -37,6 +39,7 @@ from ..pieces.workers import Workers
 from ..presets import Preset, preset_from_config
 from ..private_apis import is_compiled
 from .beginning import Beginning
+from .call_progress import CallProgress
 from .call_wrappers import admitted
 from .current_step import CurrentPlace
 from .decode import UnitDecoder
@@ -380,6 +383,8 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
             else tqdm(disable=True) as progress_bar,
         ):
             sharing = Sharing(team, shards, processes)
+            tokens_of_step = partial(self.tokens_of_step, request.shape, positives[0])
+            progress = CallProgress(progress_bar, request, tokens_of_step)
             collector = FrameCollector(
                 self.vae,
                 self.unit_decoder(team),
@@ -405,7 +410,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                     sampler,
                     collector.decoder(index),
                     stage_digests[index],
-                    progress_bar,
+                    progress,
                     callback_on_step_end,
                     callback_on_step_end_tensor_inputs,
                     callback_on_unit_end,
@@ -510,6 +515,18 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
             raise ValueError(OFFLOADED_TO_DISK)
         super().enable_group_offload(**options)
 
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        """As in diffusers, whose `set_progress_bar_config` has the last word; see `bars.bar_options`."""
+        chosen = getattr(self, "_progress_bar_config", {})
+        bar = partial(super().progress_bar, iterable, total)
+        if not isinstance(chosen, dict):
+            return bar()  # which says so
+        self._progress_bar_config = {"desc": "generating"} | bar_options() | chosen
+        try:
+            return bar()
+        finally:
+            self._progress_bar_config = chosen
+
     def prepare_latents(
         self,
         noise: NoiseSource,
@@ -549,7 +566,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         sampler: Sampler,
         decoder: UnitDecoder,
         stage_digests: list[StageDigests | None],
-        progress_bar: Any,
+        progress: CallProgress,
         on_step_end: Callable[..., dict[str, Any] | None] | None,
         tensor_inputs: list[str],
         on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
@@ -563,7 +580,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
 
         def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
             self._guidance_scale = sampler.guidance_scale
-            progress_bar.update()
+            progress.show(clip, place)
             decoder.poll()
             if on_step_end is not None:
                 tensors = {"latents": latents}
@@ -644,6 +661,16 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         """How many threads compute at a time; ValueError, TypeError if more were requested than possible."""
+        raise NotImplementedError
+
+    def tokens_of_step(self, shape: LatentShape, text: TextEmbeddings, unit: int, stage: int) -> float:
+        """What a step costs, in tokens that attend to nothing; see `call_progress`.
+
+        Args:
+            shape: of a unit's latents.
+            text: embeddings of a prompt.
+            unit, stage: where the step is.
+        """
         raise NotImplementedError
 
     def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:

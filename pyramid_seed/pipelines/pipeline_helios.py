@@ -37,6 +37,7 @@ from ..geometry import ChunkGeometry, LatentShape, PyramidGeometry
 from ..models.lora import LoraInUse
 from ..noise import NoiseKey, NoiseSource, block_noise
 from ..pieces.workers import Workers
+from .call_progress import weighed
 from .clip_pipeline import ClipPipeline
 from .current_step import CurrentPlace
 from .decode import UnitDecoder
@@ -197,6 +198,14 @@ class SeededHeliosPipeline(ClipPipeline):
         if requested not in (None, 1):
             raise ValueError(f"workers must be 1 for Helios, whose steps are not shared out, got {requested}")
         return 1
+
+    def tokens_of_step(self, shape: LatentShape, text: TextEmbeddings, unit: int, stage: int) -> float:  # noqa: ARG002
+        config = self.transformer.config
+        area = shape.height * shape.width // self.geometry.patch_size**2
+        own = shape.frames * (area >> 2 * (shape.num_stages - 1 - stage))
+        # The history: two frames at full size, two as one at half size, sixteen as four at a quarter.
+        tokens = own + 2 * area + area // 4 + 4 * (area // 16)
+        return weighed(tokens, tokens**2, config.num_attention_heads * config.attention_head_dim)
 
     def unit_decoder(self, team: Workers) -> MakeDecoder:  # noqa: ARG002
         return partial(ChunkDecoder, self.vae)

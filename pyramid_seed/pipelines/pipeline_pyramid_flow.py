@@ -29,6 +29,7 @@ from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..noise import NoiseSource
 from ..pieces.workers import Workers
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
+from .call_progress import tokens_of_step
 from .clip_pipeline import ClipPipeline
 from .current_step import TrackedTransformer
 from .decode import ClipDecoder, encode_image
@@ -185,6 +186,11 @@ class PyramidFlowPipeline(LoraLoaderMixin, ClipPipeline):
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         return worker_count(requested, device, self.transformer, self.vae, is_strict=is_strict)
+
+    def tokens_of_step(self, shape: LatentShape, text: TextEmbeddings, unit: int, stage: int) -> float:
+        config, num_text = self.transformer.config, int(text.prompt_attention_mask.sum())
+        hidden = config.num_attention_heads * config.attention_head_dim
+        return tokens_of_step(self.geometry, shape.height, shape.width, unit, stage, num_text, hidden)
 
     def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
         return encode_image(self.vae, image, noise)

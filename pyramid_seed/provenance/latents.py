@@ -14,11 +14,6 @@ from ..noise import noise_digest
 from .manifest import unit_digests
 
 
-def latents_path(clip: Path) -> Path:
-    """Where a clip's latents are stored: for `clip.mp4`, `clip.latents.safetensors`."""
-    return clip.with_suffix(".latents.safetensors")
-
-
 def write_latents(path: Path, latents: torch.Tensor, *, overwrite: bool = False) -> None:
     """Write latents (1, C, t, h, w) with their SHA-256 as metadata; whole or not at all.
 

@@ -13,7 +13,7 @@ import torch
 
 from ..checks import check_choice, check_path
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
-from ..files import check_readable, file_digest
+from ..files import check_clip, check_readable, file_digest, sidecar_path
 from ..geometry import ChunkGeometry, PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
@@ -207,12 +207,6 @@ def manifest_json(manifest: Mapping[str, Any]) -> str:
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def sidecar_path(clip: Path) -> Path:
-    """Where the manifest beside a clip is stored: for `clip.mp4`, `clip.json`."""
-    clip = clip if clip.name else clip.absolute()  # "." has no name of its own
-    return clip.parent / f"{clip.stem}.json"
-
-
 def read_manifest(clip: str | Path) -> dict[str, Any]:
     """The manifest inside a video file, or else the one beside the clip; a .json is the manifest itself.
 
@@ -232,8 +226,7 @@ def read_checked(clip: str | Path, check: Callable[[Any, str], None]) -> dict[st
     """
     check_path("clip", clip)
     clip = Path(clip)
-    if not clip.is_dir():
-        check_readable(clip)
+    check_clip(clip)
     sidecar = sidecar_path(clip)
     text = _text_in(clip)
     if clip.suffix.lower() == ".json" or text or not sidecar.is_file():

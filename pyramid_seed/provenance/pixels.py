@@ -71,7 +71,7 @@ def compare_file(
         images = [labelled(enlarge(frame, scale), index, label) for index, frame in enumerate(frames)]
         step = _compare_lossless(pixels, np.stack(images))
     else:
-        expected = _encoded(frames, settings["fps"], scale, label)
+        expected = _encoded(frames, settings["fps"], scale, recorded.get("smooth", False), label)
         same_encoder = _encoder(manifest["environment"]) == _encoder(environment)
         step = _compare_lossy(pixels, expected, same_encoder)
     if label is None:
@@ -109,10 +109,10 @@ def _read_pixels(path: Path) -> Frames | None:
     return read_image(path)[None] if path.suffix.lower() == ".png" else None
 
 
-def _encoded(frames: Frames, fps: float, scale: int, label: DrawnLabel | None) -> Frames:
+def _encoded(frames: Frames, fps: float, scale: int, smooth: bool, label: DrawnLabel | None) -> Frames:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "again.mp4"
-        write_video(path, frames, fps, scale=scale, label=label)
+        write_video(path, frames, fps, scale=scale, smooth=smooth, label=label)
         return read_video(path)[0]
 
 

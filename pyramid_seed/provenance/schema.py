@@ -77,6 +77,7 @@ class Written(msgspec.Struct):
 
     scale: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCALE)] = 1
     lossless: bool = False
+    smooth: bool = False
     sha256: str | None = None
     aigc: dict[str, str] | None = None
     visible_label: LabelRow | None = None

@@ -9,8 +9,8 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from ..provenance.latents import latents_path
-from ..provenance.manifest import read_manifest, sidecar_path
+from ..files import latents_path, sidecar_path
+from ..provenance.manifest import read_manifest
 
 _SHOWN = 300  # characters of a prompt
 

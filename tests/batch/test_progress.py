@@ -25,8 +25,8 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
 def test_the_line_has_the_facts(stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(progress, "_TERMINAL_SECONDS", 0)
-    monkeypatch.setattr(progress, "_OTHER_SECONDS", 0)
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0)
+    monkeypatch.setattr(progress, "OTHER_SECONDS", 0)
     line = ProgressLine(NOTHING)
     line._bar.start_t -= 120  # it has run for two minutes
     line.show(MIDDLE)

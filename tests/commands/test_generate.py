@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from pyramid_seed import generate, load_pipeline
-from pyramid_seed.cli import main
+from pyramid_seed.cli import build_parser, main
+from pyramid_seed.commands.next_steps import tell_next
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from pyramid_seed.pipelines.out_of_memory import GenerationOutOfMemoryError
@@ -114,7 +117,7 @@ def test_the_same_command_writes_the_same_bytes(tmp_path, monkeypatch):
     # Also from Python, where nothing has set what the command line sets.
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     clip = generate("a red circle", seed=5, num_frames=1, num_inference_steps=1, progress=False)
-    assert clip.save(tmp_path / "c.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    assert clip.save(tmp_path / "c.mp4", smooth=True).read_bytes() == (tmp_path / "a.mp4").read_bytes()
     assert "timings" not in read_manifest(tmp_path / "a.mp4")
     assert read_manifest(tmp_path / "a.json")["timings"]["seconds"] > 0
 
@@ -127,13 +130,53 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
     options += ["--num-frames", "9", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
     more = ["--preset", "tiny", "--scale", "2", "-o", str(path), "--no-metadata", "--quiet"]
     assert main(["generate", "a boat", "--seed", "5", *options, *more]) == 0
-    expected = held.save(tmp_path / f"expected{ending}", metadata=False)
+    expected = held.save(tmp_path / f"expected{ending}", smooth=ending == ".mp4", metadata=False)
     if ending == ".mp4":
         assert path.read_bytes() == expected.read_bytes()
     else:
         assert [file.read_bytes() for file in sorted(path.iterdir())] == [
             file.read_bytes() for file in sorted(expected.iterdir())
         ]
+
+
+def test_what_a_terminal_is_told_to_try_next_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command = ["generate", "it's a star", "--seed", "7", "-o", "my star.mp4", *SHORT[:-1]]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("pyramid-seed generate: loading torch")
+    lines = said.out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("next "))
+    verify, other, page = (shlex.split(line[12:])[3:] for line in lines[first:])
+    assert shlex.split(lines[-1])[:3] == [sys.executable, "-m", "pyramid_seed"]
+    assert build_parser().parse_args(page).command in ("ui", "demo")
+    assert main(verify) == 0
+    assert "MATCH" in capsys.readouterr().out
+    assert main(other) == 0
+    assert read_manifest(tmp_path / "my star_seed8.mp4")["seed"] == "8"
+    capsys.readouterr()
+    assert main([*command, "--overwrite", "-q"]) == 0
+    said = capsys.readouterr()
+    assert "next" not in said.out
+    assert said.err == ""
+
+
+def test_nothing_to_try_is_said_that_would_not_work(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    def told(*words):
+        options = build_parser().parse_args(["generate", *words])
+        options.given = ["generate", *words]
+        tell_next(options, options.output or Path("a.mp4"), 3)
+        return capsys.readouterr().out
+
+    assert " verify a.mp4" in told("a")
+    assert " generate a --seed 4\n" in told("a", "--seed", "3")
+    for words in (["--no-metadata"], ["-o", "a.gif"], ["--model", "folder"], ["--image", "a.png"]):
+        assert " verify " not in told("a", *words)
+    assert " generate " not in told("--", "a")
+    assert " generate " not in told("a\tb")
 
 
 def test_out_of_memory_is_said_without_a_traceback(capsys, tmp_path, monkeypatch):

@@ -36,3 +36,14 @@ def test_what_is_no_clip_is_refused():
 def test_a_pixel_becomes_a_square():
     image = noise_clip(1)[0]
     assert np.array_equal(enlarge(image, 3), np.kron(image, np.ones((3, 3, 1), np.uint8)))
+
+
+def test_smooth_pixels_are_interpolated():
+    """What is straight stays straight, and the middles of the squares keep their values."""
+    ramp = np.broadcast_to(np.arange(0, 240, 30, dtype=np.uint8)[None, :, None], (8, 8, 3)).copy()
+    shown = enlarge(ramp, 3, smooth=True)
+    assert shown.shape == (24, 24, 3)
+    assert np.array_equal(shown[:, 7:-7, 0], np.broadcast_to(np.arange(60, 160, 10)[None], (24, 10)))
+    assert np.array_equal(enlarge(ramp, 1, smooth=True), ramp)
+    grey = np.full((4, 4, 3), 77, np.uint8)
+    assert np.array_equal(enlarge(grey, 6, smooth=True), np.full((24, 24, 3), 77))

@@ -118,6 +118,8 @@ def test_wrong_options(tmp_path):
         ("a.gif", {"lossless": True}, "cannot be lossless"),
         ("a.mp4", {"scale": 0}, "scale must be a whole number"),
         ("a.mp4", {"scale": 1.5}, "scale must be a whole number"),
+        ("a.png", {"smooth": True}, "smooth is for lossy files"),
+        ("a.webp", {"smooth": True, "lossless": True}, "smooth is for lossy files"),
         ("a.mp4", {"comment": "a\0b"}, "NUL"),
         ("a.mp4", {"comment": "\ud800"}, "surrogates not allowed"),
         ("a.webp", {"comment": "hello"}, r"only \.mp4 has a comment tag"),
@@ -166,11 +168,11 @@ def test_failure_in_the_middle_leaves_everything_as_it_was(tmp_path, monkeypatch
         before = sorted(tmp_path.rglob("*"))
         enlarge, calls = video.enlarge, []
 
-        def fails_at_the_third_frame(image, scale):
+        def fails_at_the_third_frame(image, scale, **how):
             calls.append(1)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return enlarge(image, scale)
+            return enlarge(image, scale, **how)
 
         with monkeypatch.context() as patch:
             patch.setattr(video, "enlarge", fails_at_the_third_frame)

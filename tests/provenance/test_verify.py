@@ -295,6 +295,15 @@ def test_a_doctored_lossy_file_is_found(made, tmp_path):
     check_cases(cases, rule)
 
 
+def test_a_smooth_file_must_be_of_smooth_frames(made, tmp_path):
+    path = made.save(tmp_path / "clip.mp4", smooth=True)
+    manifest = read_manifest(path)
+    assert manifest["file"] == {"ending": ".mp4", "scale": 2, "lossless": False, "smooth": True}
+    assert check(path).difference is None
+    square = doctored(tmp_path / "square.mp4", made.frames, manifest)
+    assert check(square).difference.stage == "file"
+
+
 def test_a_lossy_file_by_another_encoder_is_close(made, tmp_path, monkeypatch):
     manifest = with_file(made)
     with monkeypatch.context() as patch:

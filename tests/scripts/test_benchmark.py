@@ -465,15 +465,20 @@ def test_startup_asks_the_command_line_for_a_clip(monkeypatch):
 
     def run_here(command):
         ran.append(command)
+        if command == startup.IMPORTS:
+            return
         assert main([*command[3:], "--num-frames", "1", "--num-inference-steps", "1"]) == 0
 
     monkeypatch.setattr(startup, "_run", run_here)
     row = startup._clip_row(1)
-    assert [command[:4] for command in ran] == [(sys.executable, "-m", "pyramid_seed", "generate")] * 2
+    generate = (sys.executable, "-m", "pyramid_seed", "generate")
+    assert [command[:4] for command in ran] == [generate, startup.IMPORTS[:4]] * 2
     assert {label: len(values) for label, values in row.values.items()} == {
         "in all": 1,
         "loading weights": 1,
         "generating": 1,
+        "all but generation": 1,
+        "torch, diffusers and text encoders": 1,
     }
 
 
