@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 def test_it_is_that_of_the_model():
     assert known_geometry("embedded:tiny") == recognise_model("embedded:tiny").geometry
     original = recognise_model(str(REFERENCE / "miniflux-tiny"), variant="384p").geometry
-    assert [known_geometry(model) for model in PUBLISHED_MODELS] == [original, original]
+    pyramid_flow = [model for model in PUBLISHED_MODELS if "pyramid" in model]
+    assert [known_geometry(model) for model in pyramid_flow] == [original, original]
     assert known_geometry(str(REFERENCE / "miniflux-tiny")) is None
 
 
