@@ -59,8 +59,8 @@ ALLOWED = {
         "shared_pipeline texts unique_keys",
         "record": "environment files media provenance",
         "testing": "record",
-        "explore": "batch checks choices extras files geometry media presets provenance run_options seeds "
-        "texts version",
+        "explore": "batch checkpoints checks choices environment extras files geometry media model_presets "
+        "presets provenance run_options seeds texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
         "presets provenance recipe reproduce run_options seeds texts",
     }.items()

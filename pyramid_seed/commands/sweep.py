@@ -33,12 +33,7 @@ def add(commands: Commands) -> None:
         "  torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "prompts",
-        nargs="+",
-        metavar="PROMPT",
-        help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
-    )
+    add_prompts(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
     )
@@ -61,19 +56,35 @@ def add(commands: Commands) -> None:
     add_run_options(parser, many=True)
 
 
-def run(options: argparse.Namespace) -> int:
-    """`pyramid-seed sweep`, on each process of a launch."""
-    from ..explore.prompts import is_list
-    from ..explore.seeds import parse_seeds
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Declare the prompts of a sweep; `prompts_from` reads them."""
+    parser.add_argument(
+        "prompts",
+        nargs="+",
+        metavar="PROMPT",
+        help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
+    )
 
-    seeds = parse_seeds(options.seeds)
+
+def prompts_from(options: argparse.Namespace) -> list[str | Path]:
+    """The prompts, lists as paths; ValueError for what is one prompt without quotes."""
+    from ..explore.prompts import is_list
+
     prompts = [Path(text) if is_list(text) else text for text in options.prompts]
     if len(prompts) > 1 and not any(isinstance(prompt, Path) or " " in prompt for prompt in prompts):
         raise ValueError(
             f"got {len(prompts)} prompts of one word each; put a prompt into quotes, "
             f'"{" ".join(options.prompts)}", or single words into a list such as words.txt'
         )
+    return prompts
 
+
+def run(options: argparse.Namespace) -> int:
+    """`pyramid-seed sweep`, on each process of a launch."""
+    from ..explore.seeds import parse_seeds
+
+    seeds = parse_seeds(options.seeds)
+    prompts = prompts_from(options)
     loras = loras_from(options)
 
     from ..explore.sweep import run_sweep
