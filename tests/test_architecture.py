@@ -57,7 +57,7 @@ ALLOWED = {
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
-        "record": "environment files media provenance",
+        "record": "environment files keying media provenance",
         "testing": "record",
         "explore": "batch checkpoints checks choices environment extras files geometry media model_presets "
         "presets provenance run_options seeds texts version",

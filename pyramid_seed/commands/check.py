@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..texts import printable_lines
 from .options import Commands, add_again_options, again_options, named_path, open_image, quiet_loading, say
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -32,18 +37,21 @@ def add(commands: Commands) -> None:
     add_again_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed check`."""
     from ..record import compare_with_record, read_record, renew_record, write_side_by_side
 
     record = read_record(options.record)
     image = open_image(options.image)
 
-    from ..reproduce import regenerate
+    from ..reproduce import regenerate_either
 
     quiet_loading()
 
-    clip = regenerate(record.manifest, image=image, **again_options(options))
+    clip = regenerate_either(record.manifest, image=image, processes=processes, **again_options(options))
+    if processes is not None and not processes.is_first:
+        return 0
     if options.renew:
         say("record", renew_record(options.record, clip))
         return 0
