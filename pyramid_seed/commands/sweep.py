@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..presets import with_settings
 from .options import (
     Commands,
     add_lora_option,
     add_run_options,
     add_setting_options,
+    chosen_settings,
     loras_from,
+    open_image,
     quiet_loading,
     run_options_from,
     say,
@@ -18,6 +23,9 @@ from .options import (
     tell_clips,
     tell_how_to_go_on,
 )
+
+if TYPE_CHECKING:
+    from ..explore.findings import Findings
 
 
 def add(commands: Commands) -> None:
@@ -50,6 +58,16 @@ def add(commands: Commands) -> None:
         "--lossless",
         action="store_true",
         help="lossless files: measures are exact, and the page plays lossy copies",
+    )
+    group = parser.add_argument_group("the best seed")
+    group.add_argument(
+        "--best",
+        metavar="MEASURE",
+        help="make the clip of each prompt with the largest MEASURE longer, such as motion; --best=-flicker "
+        "takes the smallest",
+    )
+    group.add_argument(
+        "--extend", type=int, metavar="N", help="with --best: frames of the longer clip, in FOLDER/best"
     )
     add_lora_option(parser)
     add_setting_options(parser)
@@ -86,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
     seeds = parse_seeds(options.seeds)
     prompts = prompts_from(options)
     loras = loras_from(options)
+    _check_best(options)
 
     from ..explore.sweep import run_sweep
     from ..texts import printable
@@ -113,5 +132,54 @@ def run(options: argparse.Namespace) -> int:
             outliers = sum(map(bool, prompt.reasons))
             say("outliers", f"{outliers} of {len(prompt.clips)} clips: {printable(str(prompt.prompt))}")
         say("report", summary.report)
+        if options.best is not None:
+            _extend_best(summary.findings, loras, options)
     tell_how_to_go_on(batch)
     return batch.status
+
+
+def _check_best(options: argparse.Namespace) -> None:
+    """Refuse a measure or a length that cannot be, before any clip is made: ValueError."""
+    if (options.best is None) != (options.extend is None):
+        raise ValueError("--best and --extend belong together: --best motion --extend 33")
+    if options.best is None:
+        return
+
+    from ..checkpoints.source import recognise_model
+    from ..explore.best import check_order
+
+    check_order(options.best)
+    had = chosen_settings(options)
+    geometry = recognise_model(had.model, variant=had.variant).geometry
+    geometry.check_num_frames(with_settings(had, {"num_frames": options.extend}).num_frames)
+    if options.extend <= had.num_frames:
+        raise ValueError(
+            f"extend must be above {had.num_frames}, the frames of the sweep's clips, got {options.extend}; "
+            f"use {had.num_frames + geometry.temporal_factor}"
+        )
+
+
+def _extend_best(findings: Findings, loras: Mapping[str | Path, float], options: argparse.Namespace) -> None:
+    """Make the best clip of each prompt longer, unless that was done before."""
+    from ..clip_files import continued_stem
+    from ..explore.best import best_clips
+    from ..reproduce import extend
+
+    for best in best_clips(findings, options.best):
+        path = options.output / "best" / f"{continued_stem(best.path.stem, options.extend, None)}.mp4"
+        if not path.exists():
+            run_options = run_options_from(options)
+            longer = extend(
+                best.path,
+                options.extend,
+                model=chosen_settings(options).model,
+                image=open_image(None if best.prompt.image is None else Path(best.prompt.image)),
+                loras=list(loras),
+                device=run_options.device,
+                workers=run_options.workers,
+                text_encoders=run_options.text_encoders,
+                prompt_embeds=run_options.prompt_embeds,
+                progress=not options.quiet,
+            )
+            longer.save(path, lossless=options.lossless)
+        say("best", f"seed {best.seed}: {path}")
