@@ -20,6 +20,7 @@ from pyramid_seed import environment_fingerprint, load_pipeline, run_monitor
 from pyramid_seed.explore.bands import FALSE_ALARMS, MIN_EARLIER, WINDOW, prediction_band
 from pyramid_seed.explore.measures import MEASURES
 from pyramid_seed.explore.monitor import MonitorSummary
+from pyramid_seed.presets import Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "monitor.md"
 BEGIN = "<!-- figures: written by scripts/monitor_figures.py -->\n"
@@ -27,14 +28,14 @@ END = "<!-- end of figures -->\n"
 
 TRIALS = 50_000
 CHECKPOINTS, NOISE, DAMAGE = 10, 0.002, 1.05
-"""How many; standard deviation of the noise in a tensor over the tensor's own; factor of the last one's layer."""
+"""How many; standard deviation of a tensor's noise over the tensor's own; factor of the last one's layer."""
 
 PROMPTS = ("a red circle moves to the right", "a blue square grows")
-FEW = {"num_frames": 9, "num_inference_steps": 4, "video_num_inference_steps": 4, "scale": 1}
+FEW: Settings = {"num_frames": 9, "num_inference_steps": 4, "video_num_inference_steps": 4, "scale": 1}
 
 
 def band_rows(trials: int) -> list[list[str]]:
-    """Per number of earlier checkpoints: half the band's width, and how many of all have a measure outside."""
+    """Per number of earlier checkpoints: half the width of the band, and the rates of false alarms."""
     m = len(MEASURES)
     rng = np.random.default_rng(0)
     rows = []
@@ -42,7 +43,7 @@ def band_rows(trials: int) -> list[list[str]]:
         half = float(stdtrit(n - 1, 1 - FALSE_ALARMS / m / 2)) * np.sqrt(1 + 1 / n)
         steps = rng.normal(size=(n + 1, trials, m))
         rates = []
-        for x in (steps, steps.cumsum(axis=0)):
+        for x in (steps, steps.cumsum(axis=0), rng.exponential(size=steps.shape)):
             low, high = prediction_band(x[:-1], FALSE_ALARMS / m)
             rates.append(((x[-1] < low) | (x[-1] > high)).any(axis=1).mean())
         rows.append([str(n), f"{half:.1f} s", *(f"{100 * rate:.1f} %" for rate in rates)])
@@ -90,22 +91,18 @@ def figures(
     bands: Iterable[Sequence[str]], statuses: Sequence[int], last: Iterable[Sequence[str]], machine: str
 ) -> str:
     """The tables, as Markdown."""
-    head = [
-        "earlier checkpoints",
-        "half the band's width",
-        "false alarms, independent",
-        "false alarms, a walk",
-    ]
+    head = ["earlier checkpoints", "half the band", "false alarms: normal", "a random walk", "exponential"]
     return "\n".join(
         [
             f"{TRIALS:,} simulated histories of {len(MEASURES)} measures:",
             "",
             *_table(head, bands),
             "",
-            f"The exit statuses for ten checkpoints of the embedded model were {', '.join(map(str, statuses))}; "
-            f"this is the last one. {machine}",
+            f"Ten checkpoints of the embedded model ended in {', '.join(map(str, statuses))}. The last one:",
             "",
             *_table(["measure", "expected", "found", ""], last),
+            "",
+            machine,
         ]
     )
 
@@ -120,12 +117,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where checkpoints and history are made")
     folder: Path = parser.parse_args().folder
-    outcomes = [
-        run_monitor(
-            PROMPTS, folder / "history", seeds=(0, 1), model=str(path), device="cpu", lossless=True, **FEW
+    outcomes = []
+    for path in write_checkpoints(folder / "checkpoints"):
+        settings: Settings = {**FEW, "model": str(path)}
+        outcomes.append(
+            run_monitor(PROMPTS, folder / "history", seeds=(0, 1), device="cpu", lossless=True, **settings)
         )
-        for path in write_checkpoints(folder / "checkpoints")
-    ]
     here = environment_fingerprint()
     machine = f"{here['cpu']['name']}, {here['python']}, torch {here['packages']['torch']}."
     text = figures(

@@ -113,7 +113,7 @@ def run_monitor(
     how = {name: getattr(options, name) for name in ("noise_device", "determinism", "attention")}
     sweep = _fixed(prompts, seeds, chosen, {**how, "compile": bool(compile), "lossless": bool(lossless)})
     check_sweep(folder, sweep)
-    read_history(folder)
+    read_history(folder)  # a damaged one is refused before any work
     summary = run_sweep(
         prompts,
         folder,
