@@ -1,8 +1,8 @@
 """Measure the figures of docs/monitor.md and write them there.
 
-`PYTHONPATH=. python scripts/monitor_figures.py FOLDER` simulates the bands, then monitors ten checkpoints in
-FOLDER: the embedded model with a little noise in its weights, and at last with one layer 5 % too strong. Some
-three minutes on one core. Run again, it makes only what is missing.
+`PYTHONPATH=. python scripts/monitor_figures.py FOLDER` simulates the bands, then monitors some checkpoints in
+FOLDER: the embedded model with a little noise in its weights, and at last with one layer 5 % too strong. It takes
+minutes on one core. Run again, it makes only what is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEGIN = "<!-- figures: written by scripts/monitor_figures.py -->\n"
 END = "<!-- end of figures -->\n"
 
 TRIALS = 50_000
-CHECKPOINTS, NOISE, DAMAGE = 10, 0.002, 1.05
+CHECKPOINTS, NOISE, DAMAGE = 8, 0.002, 1.05
 """How many; standard deviation of a tensor's noise over the tensor's own; factor of the last one's layer."""
 
 PROMPTS = ("a red circle moves to the right", "a blue square grows")
@@ -98,7 +98,8 @@ def figures(
             "",
             *_table(head, bands),
             "",
-            f"Ten checkpoints of the embedded model ended in {', '.join(map(str, statuses))}. The last one:",
+            f"{len(statuses)} checkpoints of the embedded model ended in {', '.join(map(str, statuses))}; "
+            "this is the last one:",
             "",
             *_table(["measure", "expected", "found", ""], last),
             "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..texts import printable
@@ -12,15 +11,12 @@ from .options import (
     add_lora_option,
     add_run_options,
     add_setting_options,
-    loras_from,
     quiet_loading,
-    run_options_from,
     say,
-    settings_from,
     tell_clips,
     tell_how_to_go_on,
 )
-from .sweep import add_prompts, prompts_from
+from .sweep import add_sweep_arguments, sweep_arguments
 
 if TYPE_CHECKING:
     from ..explore.monitor import MonitorSummary
@@ -41,22 +37,10 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("model", metavar="MODEL", help="the checkpoint: a folder, a hub id, or embedded:tiny")
-    add_prompts(parser)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the folder for the history, clips/ and report/",
-    )
-    parser.add_argument(
-        "--seeds", default="0-3", metavar="LIST", help="such as 0-3 or 3,7,100-103 (default: 0-3)"
-    )
+    add_sweep_arguments(parser, "0-3")
     parser.add_argument(
         "--label", metavar="TEXT", help="what the history calls the checkpoint (default: after MODEL)"
     )
-    parser.add_argument("--lossless", action="store_true", help="lossless files: measures are exact")
     add_lora_option(parser, "LoRAs, as part of the checkpoint")
     add_setting_options(parser, without=("model",))
     add_run_options(parser, many=True)
@@ -64,27 +48,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed monitor`, on each process of a launch."""
-    from ..explore.seeds import parse_seeds
-
-    seeds, prompts = parse_seeds(options.seeds), prompts_from(options)
-    loras = loras_from(options)
+    arguments = sweep_arguments(options)
 
     from ..explore.monitor import run_monitor
 
     quiet_loading()
-    summary = run_monitor(
-        prompts,
-        options.output,
-        seeds=seeds,
-        label=options.label,
-        preset=options.preset,
-        loras=loras,
-        lossless=options.lossless,
-        num_processes=options.num_processes,
-        progress=not options.quiet,
-        **run_options_from(options).arguments(),
-        **settings_from(options),
-    )
+    summary = run_monitor(label=options.label, **arguments)
     if summary.sweep.batch.is_main:
         tell_clips(summary.sweep.batch)
         _tell(summary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..presets import with_settings
 from .options import (
@@ -41,23 +41,12 @@ def add(commands: Commands) -> None:
         "  torchrun --nproc_per_node 2 -m pyramid_seed sweep prompts.txt -o seeds",
     )
     parser.set_defaults(run=run)
-    add_prompts(parser)
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
-    )
-    parser.add_argument(
-        "--seeds", default="0-15", metavar="LIST", help="such as 0-15 or 3,7,100-103 (default: 0-15)"
-    )
+    add_sweep_arguments(parser, "0-15")
     parser.add_argument(
         "--against",
         type=Path,
         metavar="FOLDER",
         help="another sweep with these prompts and seeds: report the differences seed by seed",
-    )
-    parser.add_argument(
-        "--lossless",
-        action="store_true",
-        help="lossless files: measures are exact, and the page plays lossy copies",
     )
     group = parser.add_argument_group("the best seed")
     group.add_argument(
@@ -74,17 +63,46 @@ def add(commands: Commands) -> None:
     add_run_options(parser, many=True)
 
 
-def add_prompts(parser: argparse.ArgumentParser) -> None:
-    """Declare the prompts of a sweep; `prompts_from` reads them."""
+def add_sweep_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
+    """Declare what every sweep needs, with these seeds as the default; `sweep_arguments` reads it."""
     parser.add_argument(
         "prompts",
         nargs="+",
         metavar="PROMPT",
         help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
     )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
+    )
+    parser.add_argument(
+        "--seeds", default=seeds, metavar="LIST", help=f"such as 0-15 or 3,7,100-103 (default: {seeds})"
+    )
+    parser.add_argument(
+        "--lossless",
+        action="store_true",
+        help="lossless files: measures are exact, and the page plays lossy copies",
+    )
 
 
-def prompts_from(options: argparse.Namespace) -> list[str | Path]:
+def sweep_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The options given, as arguments of `run_sweep` and `run_monitor`."""
+    from ..explore.seeds import parse_seeds
+
+    return {
+        "seeds": parse_seeds(options.seeds),
+        "prompts": _prompts(options),
+        "output": options.output,
+        "preset": options.preset,
+        "loras": loras_from(options),
+        "lossless": options.lossless,
+        "num_processes": options.num_processes,
+        "progress": not options.quiet,
+        **run_options_from(options).arguments(),
+        **settings_from(options),
+    }
+
+
+def _prompts(options: argparse.Namespace) -> list[str | Path]:
     """The prompts, lists as paths; ValueError for what is one prompt without quotes."""
     from ..explore.prompts import is_list
 
@@ -99,30 +117,14 @@ def prompts_from(options: argparse.Namespace) -> list[str | Path]:
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed sweep`, on each process of a launch."""
-    from ..explore.seeds import parse_seeds
-
-    seeds = parse_seeds(options.seeds)
-    prompts = prompts_from(options)
-    loras = loras_from(options)
+    arguments = sweep_arguments(options)
     _check_best(options)
 
     from ..explore.sweep import run_sweep
     from ..texts import printable
 
     quiet_loading()
-    summary = run_sweep(
-        prompts,
-        options.output,
-        seeds=seeds,
-        against=options.against,
-        preset=options.preset,
-        loras=loras,
-        lossless=options.lossless,
-        num_processes=options.num_processes,
-        progress=not options.quiet,
-        **run_options_from(options).arguments(),
-        **settings_from(options),
-    )
+    summary = run_sweep(against=options.against, **arguments)
     batch = summary.batch
     if not batch.is_main:
         return batch.status
@@ -133,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
             say("outliers", f"{outliers} of {len(prompt.clips)} clips: {printable(str(prompt.prompt))}")
         say("report", summary.report)
         if options.best is not None:
-            _extend_best(summary.findings, loras, options)
+            _extend_best(summary.findings, arguments["loras"], options)
     tell_how_to_go_on(batch)
     return batch.status
 

@@ -16,7 +16,7 @@ def test_figures():
     last = MonitorSummary(SweepSummary(BatchSummary()), checkpoint, expected)
     text = figures(band_rows(10), [0, last.status], checkpoint_rows(last), "A machine.")
     assert "| 5 | 9.2 s |" in text
-    assert "embedded model ended in 0, 1. The last one:" in text
+    assert "2 checkpoints of the embedded model ended in 0, 1; this is the last one:" in text
     assert "| `motion` | 1 to 2 | 3 | **left** |" in text
     assert "| `si` | 1 to 2 | 1.5 |  |" in text
     assert text.endswith("A machine.")
