@@ -1,8 +1,8 @@
 """Measure the figures of docs/monitor.md and write them there.
 
 `PYTHONPATH=. python scripts/monitor_figures.py FOLDER` simulates the bands, then monitors some checkpoints in
-FOLDER: the embedded model with a little noise in its weights, and at last with one layer 5 % too strong. It takes
-minutes on one core. Run again, it makes only what is missing.
+FOLDER: the embedded model with a little noise in its weights, and at last with one layer 5 % too strong. It
+takes some minutes on one core. Run again, it makes only what is missing.
 """
 
 from __future__ import annotations

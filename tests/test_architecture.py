@@ -60,7 +60,7 @@ ALLOWED = {
         "record": "environment files keying media provenance",
         "testing": "record",
         "explore": "batch checkpoints checks choices environment extras files geometry media model_presets "
-        "presets provenance run_options seeds texts version",
+        "pipelines presets provenance run_options seeds texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
         "presets provenance recipe reproduce run_options seeds texts",
     }.items()

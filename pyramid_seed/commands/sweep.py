@@ -149,10 +149,11 @@ def _check_best(options: argparse.Namespace) -> None:
 
     from ..checkpoints.source import recognise_model
     from ..explore.best import check_order
+    from ..pipelines.encoded_texts import ENCODER_PARTS
 
     check_order(options.best)
     had = chosen_settings(options)
-    geometry = recognise_model(had.model, variant=had.variant).geometry
+    geometry = recognise_model(had.model, variant=had.variant, without=ENCODER_PARTS).geometry
     geometry.check_num_frames(with_settings(had, {"num_frames": options.extend}).num_frames)
     if options.extend <= had.num_frames:
         raise ValueError(

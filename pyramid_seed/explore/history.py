@@ -67,10 +67,11 @@ def check_sweep(folder: Path, sweep: Mapping[str, Any]) -> None:
             raise ValueError(f"its schema is {tree.get('schema')!r:.60} {tree.get('schema_version')!r:.60}")
     except ValueError as error:
         raise ValueError(f"{path} belongs to no history of this version: {error}") from error
-    for each in fingerprint_differences(tree["sweep"], sweep):
+    if differences := fingerprint_differences(tree["sweep"], sweep):
+        first = differences[0]
         raise ValueError(
-            f"{folder} has the history of another sweep: {each.field} was {each.a!r:.200} and is now "
-            f"{each.b!r:.200}; sweep as before, or into another folder"
+            f"{folder} has the history of another sweep: {first.field} was {first.a!r:.200} and is now "
+            f"{first.b!r:.200}; sweep as before, or into another folder"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Unpack
@@ -18,7 +17,8 @@ from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings
-from ..presets import SETTINGS, Preset, Settings, load_preset, settings_listed
+from ..pipelines.encoded_texts import ENCODER_PARTS
+from ..presets import SETTINGS, Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
 from ..run_options import RunOptions
 from .bands import Band, bands, departures
@@ -140,9 +140,11 @@ def run_monitor(
 
 def _chosen(preset: str | Path | Preset | None, settings: Settings) -> Preset:
     """The settings of every clip, except what follows from a first frame's size."""
-    named = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    source_of = cache(lambda model, variant: recognise_model(model, variant=variant))
-    return chosen_settings(named, settings, source_of)
+    return chosen_settings(
+        preset,
+        settings,
+        lambda model, variant: recognise_model(model, variant=variant, without=ENCODER_PARTS),
+    )
 
 
 def _fixed(
