@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ..texts import printable
 from .options import (
     Commands,
     add_lora_option,
@@ -73,7 +72,7 @@ def _tell(summary: MonitorSummary) -> None:
         band = summary.bands[name]
         say(name, f"{value:.4g}, expected {band.low:.4g} to {band.high:.4g}")
     if summary.departures:
-        print(printable(f"LEFT ITS BAND: {', '.join(summary.departures)}"))
+        print(f"LEFT ITS BAND: {', '.join(summary.departures)}")
     elif summary.bands:
         print(f"WITHIN: {len(summary.bands)} measures")
     else:

@@ -287,6 +287,7 @@ def test_records_are_of_one_kind_and_have_frames(clip):
         record_of(replace(clip, frames=None))
 
 
+@pytest.mark.slow
 def test_record_and_check_make_it_again_from_its_folder(saved, folder, tmp_path, capsys):
     path = str(tmp_path / "boat.json")
     again = ["--model", str(folder), "--quiet", "--device", "cpu"]
