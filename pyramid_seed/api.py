@@ -220,7 +220,7 @@ def started_sink(
     """The sink, ready for frames of a clip with these settings; None if other processes have the frames."""
     if sink is None or not has_frames(processes):
         return None
-    sink.start(settings.fps, settings.scale)
+    sink.start(settings.fps, settings.scale, (settings.height, settings.width))
     return sink
 
 

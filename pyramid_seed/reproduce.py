@@ -57,7 +57,7 @@ from .provenance.manifest import (
     unit_digests,
 )
 from .provenance.sample import sample_units
-from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
+from .provenance.verify import Verification, after_signature, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
 from .run_options import RunOptions
 from .shared_pipeline import shared_pipeline
@@ -122,6 +122,7 @@ def verify(
     *,
     noise_only: bool = False,
     sample: int | None = None,
+    trust: str | Path | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
@@ -133,6 +134,8 @@ def verify(
 ) -> Verification:
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
+    The signature of a signed file is checked first; if it does not hold, nothing is made.
+
     Args:
         clip: a `Clip`, the path of a saved clip, or a manifest; only a saved clip has a file. A `keyed`
             pipeline's clip needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
@@ -141,6 +144,7 @@ def verify(
             the latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
             frames and the file are still compared. `Verification.sample` gives the chance that a forged unit
             would have been noticed.
+        trust: a file with certificates (PEM): one of them must vouch for the signer of the file.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; a sink is not allowed.
         arguments: for a keyed clip, the arguments of its call that its manifest holds only by digest.
 
@@ -151,6 +155,30 @@ def verify(
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
+    make = partial(
+        _verify, clip, noise_only, sample, model, image, loras, device, pipeline, arguments, progress, making
+    )
+    if isinstance(clip, str | Path):
+        return after_signature(Path(clip), trust, make)
+    if trust is not None:
+        raise ValueError("only a file can be signed; give the path of one, or leave trust out")
+    return make()
+
+
+def _verify(
+    clip: AnyClip,
+    noise_only: bool,
+    sample: int | None,
+    model: str | Path | None,
+    image: PipelineImageInput | None,
+    loras: Sequence[str | Path],
+    device: str | None,
+    pipeline: DiffusionPipeline | None,
+    arguments: Mapping[str, Any] | None,
+    progress: bool,
+    making: Making,
+) -> Verification:
+    """`verify` without the signature."""
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
         _refuse_for_keyed({"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making})

@@ -39,10 +39,10 @@ ALLOWED = {
         "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
         "presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
-        "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
-        "texts version",
+        "provenance": "checks choices devices environment extras files geometry media noise presets recipe "
+        "seeds texts version",
         "clip_files": "files media provenance",
-        "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
+        "clip": "checkpoints checks clip_files files geometry media noise presets provenance recipe",
         "loading": "checkpoints checks determinism devices dtypes extras model_presets models pipelines "
         "presets",
         "shared_pipeline": "checkpoints choices determinism devices dtypes environment geometry loading "
@@ -51,6 +51,7 @@ ALLOWED = {
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
+        "signing": "checks extras files keying media provenance texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
         "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media "
         "models pieces pipelines provenance recipe run_options shared_pipeline spot_check",

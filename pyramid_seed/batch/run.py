@@ -123,7 +123,7 @@ def run_batch(
             may run beside those of other parts; "auto" or "auto/N": the part given by the variables of a
             Slurm array job or a Kubernetes Indexed Job. `gather_parts` puts the index in order.
         engine: "launch": the processes of a launch divide the list; "ray": actors of a Ray cluster do, one
-            per GPU, or per core on CPUs (docs/batch.md); needs the extra `ray`.
+            per GPU, or per core on CPUs (docs/cluster.md); needs the extra `ray`.
         address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
             machine for this batch only.
         num_gpus_per_clip: the fraction of a GPU that each actor takes; default: 1.
