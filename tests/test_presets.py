@@ -33,7 +33,9 @@ from pyramid_seed.presets import (
 from tests.cases import check_cases
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p", "tiny", "tiny-fast")
+HELIOS = ("helios-base", "helios-distilled", "helios-mid")
+PYRAMID_FLOW = ("miniflux-384p", "miniflux-768p", "miniflux-image", "sd3-384p", "sd3-768p")
+NAMES = (*HELIOS, *PYRAMID_FLOW, "tiny", "tiny-fast")
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -81,8 +83,21 @@ def test_recommended_settings_of_the_original():
             assert (video.guidance_scale, video.video_guidance_scale) == (first, 5.0)
 
 
+def test_recommended_settings_of_helios():
+    base, distilled, mid = map(load_preset, HELIOS)
+    for preset, title in ((base, "Base"), (distilled, "Distilled"), (mid, "Mid")):
+        assert (preset.model, preset.variant) == (f"BestWishYsh/Helios-{title}", None)
+        assert (preset.height, preset.width, preset.fps, preset.max_sequence_length) == (384, 640, 24, 512)
+        assert preset.num_frames % 33 == 0
+    assert (base.num_inference_steps, base.guidance_scale) == ((50,), 5.0)
+    assert (mid.num_inference_steps, mid.guidance_scale) == ((20, 20, 20), 5.0)
+    # Two steps a stage, twice as many in the first chunk, no guidance.
+    steps = distilled.num_inference_steps, distilled.video_num_inference_steps
+    assert (steps, distilled.guidance_scale) == (((4, 4, 4), (2, 2, 2)), 1.0)
+
+
 def test_the_name_of_a_published_preset_says_model_and_variant():
-    for name in NAMES[:-2]:
+    for name in PYRAMID_FLOW:
         preset = load_preset(name)
         assert (preset.model, preset.variant) == (
             f"rain1011/pyramid-flow-{name.split('-')[0]}",

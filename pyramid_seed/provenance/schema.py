@@ -47,6 +47,7 @@ class _Geometry(msgspec.Struct):
     temporal_factor: _Factor
     patch_size: _Factor
     num_stages: Annotated[int, msgspec.Meta(le=16)]
+    unit_frames: _Factor = 1
 
 
 class _Digests(msgspec.Struct, kw_only=True):

@@ -150,7 +150,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     device = usable_device(recipe.noise_device, "noise_device")
     noise = LedgeredNoise(NoiseStreams(recipe.seed, device, recipe.branches), ledger)
     draws = draws_of_clip(
-        geometry.num_latent_frames(settings.num_frames),
+        geometry.num_units(settings.num_frames),
         geometry.latent_shape(channels, settings.height, settings.width),
         with_image=recipe.image_digest is not None,
     )
