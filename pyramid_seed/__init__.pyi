@@ -12,6 +12,8 @@ from .clip import Clip as Clip
 from .determinism import seed_everything as seed_everything
 from .determinism import seed_worker as seed_worker
 from .environment import environment_fingerprint as environment_fingerprint
+from .explore.monitor import MonitorSummary as MonitorSummary
+from .explore.monitor import run_monitor as run_monitor
 from .explore.sweep import SweepSummary as SweepSummary
 from .explore.sweep import run_sweep as run_sweep
 from .keying.audit import Audit as Audit

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 
 from .environment import Difference, kernel_differences
 from .files import check_free, replacing
+from .keying.clip import KeyedClip
+from .keying.diff import KeyedDiff, diff_keyed
+from .keying.manifest import is_keyed, read_any_manifest
 from .media.contact_sheet import evenly_spaced, image_grid
 from .media.frames import Frames, absolute_difference, amplified, frames_digest, gain_for
 from .media.images import read_image
 from .media.video import write_image
 from .provenance.diff import ManifestDiff, Step, diff_manifests, first_difference
-from .provenance.manifest import read_manifest, without_timings
+from .provenance.manifest import without_timings
 
 MAX_LEVELS, MAX_MEAN = 1, 1e-3
 """Default bounds where other kernels run, in grey levels of 255: float32 showed at most one level, in at most
@@ -31,7 +34,7 @@ _COLUMNS = 6
 _MAX_PIXELS, _MIN_FRAMES = 2**18, 3  # of the frames kept: as many as fit, but at least three
 
 
-class Recordable(Protocol):
+class ClipLike(Protocol):
     """A clip, such as `Clip`."""
 
     @property
@@ -43,6 +46,10 @@ class Recordable(Protocol):
     def frames(self) -> Frames:
         """(T, H, W, 3) uint8."""
         ...
+
+
+Recordable: TypeAlias = ClipLike | KeyedClip
+"""A clip that `generate` made, or one of any other pipeline that `keyed` made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +88,7 @@ class RecordComparison:
             share of values that differ; None if the number or size of the frames differs.
     """
 
-    manifests: ManifestDiff
+    manifests: ManifestDiff | KeyedDiff
     moved: Step | None
     kernels: tuple[Difference, ...]
     bounds: tuple[float, float]
@@ -135,10 +142,10 @@ class RecordComparison:
 
 def record_of(clip: Recordable) -> Record:
     """The kept parts of a clip: all its frames, or as many, evenly spaced, as make a small picture."""
-    frames = clip.frames
+    manifest, frames = _parts(clip)
     count = max(_MIN_FRAMES, _MAX_PIXELS // frames[0, ..., 0].size)
     indices = range(len(frames)) if count >= len(frames) else evenly_spaced(len(frames), count)
-    return Record(without_timings(clip.manifest), tuple(indices), frames[list(indices)])
+    return Record(without_timings(manifest), tuple(indices), frames[list(indices)])
 
 
 def picture_path(path: Path) -> Path:
@@ -170,7 +177,7 @@ def read_record(path: Path) -> Record:
         ValueError: it is not a record, or its frames are not those that were written.
     """
     _check_ending(path)
-    manifest = read_manifest(path)
+    manifest = read_any_manifest(path)
     try:
         kept = msgspec.convert(manifest.pop("record", None), _Kept)
     except msgspec.ValidationError as error:
@@ -211,17 +218,24 @@ def compare_with_record(
         clip: the clip now.
         max_levels, max_mean: the largest and the mean difference of the recorded frames, in levels of 255,
             allowed where other kernels run.
+
+    Raises:
+        ValueError: only one of the two was made by `keyed`, or the clip has no frames.
     """
-    manifests = diff_manifests(record.manifest, clip.manifest)
+    manifest, frames = _parts(clip)
+    manifests = diff_records(record.manifest, manifest)
     everywhere = (step for step in manifests.steps if step.stage in ("weights", "noise"))
     moved = first_difference(everywhere) or first_difference(manifests.steps)
-    sizes = [each.manifest["settings"] for each in (record, clip)]
+    sizes = [each["settings"] for each in (record.manifest, manifest)]
     if any(sizes[0][name] != sizes[1][name] for name in ("num_frames", "height", "width")):
         was, now = ("{num_frames} of {height}x{width}".format_map(size) for size in sizes)
         moved = moved or Step("frames", "differs", f"{was} then, {now} now")
         largest = mean = share = None
     else:
-        difference = absolute_difference(record.frames, clip.frames[list(record.indices)])
+        difference = absolute_difference(record.frames, frames[list(record.indices)])
+        if moved is not None and moved.stage == "frames" and difference.any():
+            first = record.indices[int(difference.any(axis=(1, 2, 3)).argmax())]
+            moved = replace(moved, note=f"{moved.note}, of the recorded ones first in frame {first}")
         largest, mean = int(difference.max()), float(difference.mean())
         share = np.count_nonzero(difference) / difference.size
     return RecordComparison(
@@ -235,14 +249,22 @@ def compare_with_record(
     )
 
 
+def diff_records(a: Mapping[str, Any], b: Mapping[str, Any]) -> ManifestDiff | KeyedDiff:
+    """All differences between two manifests of one kind; ValueError if only one clip was made by `keyed`."""
+    if is_keyed(a) != is_keyed(b):
+        raise ValueError("one of the two clips was made by keyed() and one was not; write the record anew")
+    return diff_keyed(a, b) if is_keyed(a) else diff_manifests(a, b)
+
+
 def write_side_by_side(path: Path, record: Record, clip: Recordable) -> None:
     """Write a picture of the record's frames, the clip's frames now, and their difference, in three rows.
 
     The difference is shown as strongly as possible without clipping; it is left out if sizes differ.
     """
+    _, frames = _parts(clip)
     chosen = sorted(set(evenly_spaced(len(record.indices), _COLUMNS)))
     then, shown = record.frames[chosen], [record.indices[each] for each in chosen]
-    now = clip.frames[[min(index, len(clip.frames) - 1) for index in shown]]
+    now = frames[[min(index, len(frames) - 1) for index in shown]]
     if then.shape != now.shape:
         write_image(path, image_grid(now, len(now)), overwrite=True)
         return
@@ -261,6 +283,15 @@ def check_record_path(path: Path, *, overwrite: bool = False) -> None:
     _check_ending(path)
     for file in (path, picture_path(path)):
         check_free(file, overwrite=overwrite)
+
+
+def _parts(clip: Recordable) -> tuple[Mapping[str, Any], Frames]:
+    """Manifest and frames of a clip of either kind; ValueError if it has no frames."""
+    if not isinstance(clip, KeyedClip):
+        return clip.manifest, clip.frames
+    if clip.frames is None:
+        raise ValueError('the clip has no frames to record; call the pipeline with output_type="np"')
+    return clip.manifest(), clip.frames
 
 
 def _check_ending(path: Path) -> None:

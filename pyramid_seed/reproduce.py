@@ -35,8 +35,9 @@ from .devices import usable_device
 from .dtypes import dtype_name
 from .files import latents_path
 from .first_image import in_clip_size
+from .keying.clip import KeyedClip
 from .keying.manifest import check_keyed_manifest, is_keyed, read_any_manifest
-from .keying.verify import load_pipeline_of, verify_keyed
+from .keying.verify import load_pipeline_of, remake_keyed, verify_keyed
 from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
@@ -181,11 +182,10 @@ def _verify(
     """`verify` without the signature."""
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
-        ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
-        if useless := sorted(name for name, value in ours.items() if value not in (False, (), None, "keep")):
-            raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+        _refuse_for_keyed({"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making})
         given = {**(arguments or {}), **({} if image is None else {"image": image})}
-        return _verify_keyed(recorded, clip, model, device, pipeline, given, progress)
+        pipeline = _keyed_pipeline(recorded, model, device, pipeline, progress)
+        return verify_keyed(recorded, Path(clip) if isinstance(clip, str | Path) else None, pipeline, given)
     if arguments is not None:
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
     check_kinds(pipeline=(pipeline, ClipPipeline))
@@ -282,24 +282,49 @@ def extend(
     return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
 
 
-def _verify_keyed(
+def regenerate_either(
+    manifest: Mapping[str, Any],
+    *,
+    model: str | Path | None = None,
+    image: PipelineImageInput | None = None,
+    loras: Sequence[str | Path] = (),
+    device: str | None = None,
+    progress: bool = True,
+    **making: Unpack[Making],
+) -> Clip | KeyedClip:
+    """`regenerate` for clips of either kind; one that `keyed` made needs its pipeline, as `model`."""
+    if not is_keyed(manifest):
+        return regenerate(
+            manifest, model=model, image=image, loras=loras, device=device, progress=progress, **making
+        )
+    _refuse_for_keyed({"loras": tuple(loras), **making})
+    pipeline = _keyed_pipeline(manifest, model, device, None, progress)
+    return remake_keyed(manifest, pipeline, {} if image is None else {"image": image})
+
+
+def _refuse_for_keyed(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that only our own pipeline knows, for a keyed clip."""
+    if useless := sorted(name for name, value in given.items() if value not in (False, (), None, "keep")):
+        raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+
+
+def _keyed_pipeline(
     manifest: Any,
-    clip: AnyClip,
     model: str | Path | None,
     device: str | None,
     pipeline: DiffusionPipeline | None,
-    arguments: Mapping[str, Any],
     progress: bool,
-) -> Verification:
+) -> DiffusionPipeline:
+    """The pipeline of a keyed clip: the given one, or the one in a folder."""
     check_keyed_manifest(manifest, "the manifest")
-    if pipeline is None and model is None:
-        raise ValueError(
-            f"the clip was made with {manifest['pipeline']['type']}; say where it is here: --model FOLDER"
-        )
     if pipeline is None:
+        if model is None:
+            raise ValueError(
+                f"the clip was made with {manifest['pipeline']['type']}; say where it is here: --model FOLDER"
+            )
         pipeline = load_pipeline_of(manifest, str(model), device)
     pipeline.set_progress_bar_config(disable=not progress)
-    return verify_keyed(manifest, Path(clip) if isinstance(clip, str | Path) else None, pipeline, arguments)
+    return pipeline
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class ClipRegression:
         output says which it was.
 
         Args:
-            clip: for example from `generate`, with its frames.
+            clip: from `generate`, or one of `keyed(pipe)(...).clips`; with its frames.
             name: the record's name, for tests of several clips; default: the test's.
             max_levels, max_mean: the bounds, see `record.compare_with_record`; default: as seen in float32.
                 Models in bfloat16 need wider ones.

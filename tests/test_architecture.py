@@ -60,10 +60,10 @@ ALLOWED = {
         "batch": "api bars checkpoints checks choices clip determinism devices dtypes environment extras "
         "files first_image loading loras media model_presets noise pieces pipelines presets run_options "
         "seeds shared_pipeline texts unique_keys",
-        "record": "environment files media provenance",
+        "record": "environment files keying media provenance",
         "testing": "record",
-        "explore": "bars batch checks choices extras files geometry media presets provenance run_options "
-        "seeds texts version",
+        "explore": "bars batch checkpoints checks choices environment extras files geometry media "
+        "model_presets pipelines presets provenance run_options seeds texts version",
         "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise "
         "pipelines presets provenance recipe reproduce run_options seeds texts",
     }.items()

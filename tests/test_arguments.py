@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed import cli, encode_prompts, extend, generate, regenerate, run_batch, run_sweep, verify
+from pyramid_seed import (
+    cli,
+    encode_prompts,
+    extend,
+    generate,
+    regenerate,
+    run_batch,
+    run_monitor,
+    run_sweep,
+    verify,
+)
 from pyramid_seed import shared_pipeline as shared_pipeline_module
 from pyramid_seed.batch.encode import encode_list
 from pyramid_seed.cli import build_parser, main
@@ -74,6 +84,7 @@ FUNCTIONS = {
     "encode_list": partial(encode_list, prompts="list.txt"),
     "run_batch": partial(run_batch, prompts="list.txt", output="out"),
     "run_sweep": partial(run_sweep, prompts=["a boat"], output="out"),
+    "run_monitor": partial(run_monitor, prompts=["a boat"], output="out"),
     "verify": partial(verify, clip=CLIP),
     "verify, noise": partial(verify, clip=CLIP, noise_only=True),
     "regenerate": partial(regenerate, clip=CLIP),
@@ -108,7 +119,8 @@ def test_arguments_of_functions(data, name, loads, folder):
     clear(folder, before)
 
 
-COMMANDS = ["generate", "batch", "encode", "sweep", "extend", "show", "verify", "diff", "compare", "presets"]
+COMMANDS = ["generate", "batch", "encode", "sweep", "monitor", "extend", "show", "verify", "diff", "compare"]
+COMMANDS += ["presets"]
 OPTIONS = {
     command: build_parser()._subparsers._group_actions[0].choices[command]._actions for command in COMMANDS
 }

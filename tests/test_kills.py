@@ -82,6 +82,9 @@ def commands(model: str) -> dict[str, Command]:
     def sweep(seeds: str) -> list[str]:
         return ["sweep", "a boat", "--seeds", seeds, "-o", "FOLDER/seeds", *settings, *RUN]
 
+    def monitor(seeds: str) -> list[str]:
+        return ["monitor", model, "a boat", "--seeds", seeds, "-o", "FOLDER/history", *settings[2:], *RUN]
+
     def compare(left: str, right: str) -> list[str]:
         return ["compare", f"LISTS/{left}.mp4", f"LISTS/{right}.mp4", "-o", "FOLDER/compared", "--overwrite"]
 
@@ -99,6 +102,8 @@ def commands(model: str) -> dict[str, Command]:
         "batch in folders": Command(batch("two", "--folders", "--num-frames", "17")),
         "sweep": Command(sweep("0-1")),
         "sweep, longer": Command(sweep("0-1"), [sweep("1")]),
+        "monitor": Command(monitor("0-1")),
+        "monitor, again": Command(monitor("0-1"), [monitor("0-1")]),
         "compare": Command(compare("one", "other"), [compare("one", "one")]),
         "encode": Command(encode("two"), [encode("one")]),
     }

@@ -17,7 +17,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 
-from pyramid_seed import generate, presets, resources, run_batch, run_sweep
+from pyramid_seed import generate, presets, resources, run_batch, run_monitor, run_sweep
 from pyramid_seed.cli import build_parser
 from pyramid_seed.pipelines import PyramidFlowPipeline
 from pyramid_seed.presets import (
@@ -298,7 +298,7 @@ def test_settings_for_type_checkers_are_the_settings():
 
 def test_every_setting_is_described_once_for_people():
     """`help()` of a function with **settings and the command line say the same sentence."""
-    for function in (generate, run_batch, run_sweep, Preset):
+    for function in (generate, run_batch, run_sweep, run_monitor, Preset):
         text = inspect.getdoc(function)
         missing = [name for name, field in SETTINGS.items() if f"    {name}: {field.help}." not in text]
         assert not missing, function

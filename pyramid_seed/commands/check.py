@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import check_readable
 from ..texts import printable_lines
 from .options import Commands, add_again_options, again_options, named_path, open_image, say, say_start
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +38,8 @@ def add(commands: Commands) -> None:
     add_again_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed check`."""
     check_readable(options.record)
     say_start(options)
@@ -43,9 +49,11 @@ def run(options: argparse.Namespace) -> int:
     record = read_record(options.record)
     image = open_image(options.image)
 
-    from ..reproduce import regenerate
+    from ..reproduce import regenerate_either
 
-    clip = regenerate(record.manifest, image=image, **again_options(options))
+    clip = regenerate_either(record.manifest, image=image, processes=processes, **again_options(options))
+    if processes is not None and not processes.is_first:
+        return 0
     if options.renew:
         say("record", renew_record(options.record, clip))
         return 0

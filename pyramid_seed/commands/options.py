@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -133,14 +133,20 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
     )
 
 
-def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options for the preset and values that replace its own."""
+def add_setting_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """Declare the options for the preset and values that replace its own.
+
+    Args:
+        parser: the command's.
+        without: settings that the command takes as arguments of these names.
+    """
     group = parser.add_argument_group("settings", "default: the preset's")
     group.add_argument(
         "--preset", metavar="NAME", help="a preset, or your .yaml (default: the model's own, or tiny)"
     )
-    for field in SETTINGS.values():
-        add_field(group, field)
+    for name, field in SETTINGS.items():
+        if name not in without:
+            add_field(group, field)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import check_clip
 from .options import (
@@ -16,6 +17,10 @@ from .options import (
     say,
     say_start,
 )
+from .process import made_together
+
+if TYPE_CHECKING:
+    from ..pieces.processes import Processes
 
 
 def add(commands: Commands) -> None:
@@ -41,25 +46,28 @@ def add(commands: Commands) -> None:
     add_again_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
+@made_together
+def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed record`."""
     check_clip(options.clip)
     say_start(options)
 
-    from ..record import check_record_path, record_of, write_record
+    from ..record import check_record_path, diff_records, record_of, write_record
 
     path = options.output or Path(f"{options.clip.stem}-record.json")
     check_record_path(path, overwrite=options.overwrite)
     image = open_image(options.image)
 
-    from ..provenance.diff import diff_manifests
-    from ..provenance.manifest import read_manifest
-    from ..reproduce import regenerate
+    from ..keying.manifest import read_any_manifest
+    from ..reproduce import regenerate_either
 
-    manifest = read_manifest(options.clip)
-    clip = regenerate(manifest, image=image, **again_options(options))
-    write_record(path, record_of(clip), overwrite=options.overwrite)
-    parting = diff_manifests(manifest, clip.manifest).parting
+    manifest = read_any_manifest(options.clip)
+    clip = regenerate_either(manifest, image=image, processes=processes, **again_options(options))
+    if processes is not None and not processes.is_first:
+        return 0
+    record = record_of(clip)
+    write_record(path, record, overwrite=options.overwrite)
+    parting = diff_records(manifest, record.manifest).parting
     if parting is not None:
         say(
             "recorded",

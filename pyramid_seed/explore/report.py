@@ -97,7 +97,8 @@ def _playable(clip: MeasuredClip, copies: Path) -> Path:
     return copy
 
 
-def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, Any]) -> str:
+def page_template(name: str) -> Any:
+    """A page's template in this folder, which escapes what it is given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -112,9 +113,13 @@ def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, A
         "percent": lambda share: f"{100 * share:.1f} %",
         "spaced": lambda name: name.replace("_", " "),
     }
+    return environment.get_template(name)
+
+
+def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, Any]) -> str:
     num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)
     is_table = num_prompts > 1 and num_seeds > 1
-    return environment.get_template("report.html.jinja").render(
+    return page_template("report.html.jinja").render(
         findings=findings,
         measures=MEASURES,
         sources=sources,

@@ -88,12 +88,12 @@ def findings_csv(findings: Findings, clips_folder: str) -> str:
     for prompt_findings in findings.prompts:
         for row in _clip_rows(prompt_findings, clips_folder):
             values = [row["measures"][name] for name in names]
-            texts = [_no_formula(row[name]) for name in columns]
+            texts = [no_formula(row[name]) for name in columns]
             writer.writerow([*texts, *values, "; ".join(row["outlier"])])
     return text.getvalue()
 
 
-def _no_formula(cell: Any) -> Any:
+def no_formula(cell: Any) -> Any:
     """A text that a spreadsheet would evaluate gets an apostrophe in front (OWASP, "CSV Injection")."""
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 

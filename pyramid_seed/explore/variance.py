@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PARTS = ("prompt", "seed", "interaction")
+"""The names of the shares, in order."""
+
 
 @dataclass(frozen=True)
 class VarianceShares:

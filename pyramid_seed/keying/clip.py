@@ -44,8 +44,12 @@ class KeyedClip:
         """SHA-256 of the frames, hexadecimal: equal digests, equal clips. ValueError if there are none."""
         return frames_digest(self._frames())
 
-    def manifest(self, fps: float) -> dict[str, Any]:
-        """How the clip was made and what resulted, see docs/keyed.md. ValueError if there are no frames."""
+    def manifest(self, fps: float | None = None) -> dict[str, Any]:
+        """How the clip was made and what resulted, see docs/keyed.md. ValueError if there are no frames.
+
+        Args:
+            fps: frames per second of the clip's file, if it has one.
+        """
         return build_manifest(
             self._frames(), fps, self.seed, self.ledger, self.setup, self.arguments, self.folders
         )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeGuard
 
 import msgspec
 import numpy as np
@@ -45,7 +45,7 @@ class _Settings(msgspec.Struct):
     num_frames: _Size
     height: _Size
     width: _Size
-    fps: int | float
+    fps: int | float | None = None
 
 
 class _Digests(msgspec.Struct):
@@ -84,7 +84,7 @@ class _Manifest(msgspec.Struct, kw_only=True):
 
 def build_manifest(
     frames: Frames,
-    fps: float,
+    fps: float | None,
     seed: int,
     ledger: Sequence[LedgerRow],
     setup: Mapping[str, Any],
@@ -95,14 +95,14 @@ def build_manifest(
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        fps: frames per second in the file.
+        fps: frames per second in the file; None if there is no file.
         seed: root seed.
         ledger: each draw.
         setup: see `setup_of`.
         arguments: those of the call, as `told` gives each.
         folders: where the weights came from, see `weight_folders`; or why no files hold them.
     """
-    size = dict(zip(("num_frames", "height", "width"), frames.shape[:3], strict=True))
+    size: dict[str, Any] = dict(zip(("num_frames", "height", "width"), frames.shape[:3], strict=True))
     return {
         "schema": KEYED_SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -113,7 +113,7 @@ def build_manifest(
         "arguments": dict(arguments),
         "weights": weight_rows(folders),
         **({"weights_note": folders} if isinstance(folders, str) else {}),
-        "settings": {**size, "fps": fps},
+        "settings": size if fps is None else {**size, "fps": fps},
         "ledger": [{**asdict(row), "shape": list(row.shape)} for row in ledger],
         "digests": {"frames": frames_digest(frames)},
     }
@@ -238,7 +238,7 @@ def check_keyed_manifest(manifest: Any, where: str) -> None:
         )
 
 
-def is_keyed(manifest: Any) -> bool:
+def is_keyed(manifest: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a manifest belongs to a keyed clip."""
     return isinstance(manifest, dict) and manifest.get("schema") == KEYED_SCHEMA
 
@@ -256,12 +256,13 @@ def describe_keyed(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lines of (name, text) that describe how a keyed clip was made, as `provenance.show.describe` does."""
     pipeline, settings, environment = manifest["pipeline"], manifest["settings"], manifest["environment"]
     size = f"{counted(settings['num_frames'], 'frame')} of {settings['height']}x{settings['width']}"
+    size += f" at {settings['fps']:g} fps" if settings.get("fps") else ""
     weights = manifest["weights"]
     known = "weights in no file" if weights is None else counted(len(weights), "file")
     packages = environment.get("packages", {})
     lines = [
         ("seed", manifest["seed"]),
-        ("clip", f"{size} at {settings['fps']:g} fps"),
+        ("clip", size),
         ("pipeline", f"{pipeline['type']}, {pipeline['name'] or 'made in code'}, {known}"),
         *((name, str(value)) for name, value in manifest["arguments"].items() if value is not None),
         ("noise", f"{manifest['noise_scheme']}, {counted(len(manifest['ledger']), 'draw')}"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from diffusers import DiffusionPipeline
 from ..checkpoints.load import loading_bars_hidden
 from ..devices import usable_device
 from ..environment import fingerprint_differences
-from ..provenance.diff import Step, compare_weights, first_difference
+from ..provenance.diff import compare_weights, first_difference
 from ..provenance.pixels import compare_file
 from ..provenance.verify import Verification
 from ..seeds import parse_root
-from ..texts import counted
+from .clip import KeyedClip
+from .diff import diff_keyed
 from .manifest import is_told_by_digest, told, type_name, weight_folders, weight_rows
 from .pipeline import keyed
 
@@ -39,25 +39,14 @@ def verify_keyed(
     Raises:
         ValueError: another pipeline, or arguments that are missing or not the clip's; the message names them.
     """
-    there = manifest["pipeline"]["type"]
-    if type_name(pipe) != there:
-        raise ValueError(f"the clip was made by {there}, this pipeline is {type_name(pipe)}; load that one")
-    call = _call(manifest["arguments"], arguments or {})
+    call = _checked_call(manifest, pipe, arguments)
     weights = compare_weights(manifest["weights"], weight_rows(weight_folders(pipe)))
     if weights.status == "differs":
         return Verification((weights,), ())
-    make = keyed(pipe, determinism=manifest["determinism"])
-    (clip,) = make(**call, seed=parse_root(manifest["seed"])).clips
-    made = clip.manifest(manifest["settings"]["fps"])
+    clip = _made(manifest, pipe, call)
+    made = clip.manifest(manifest["settings"].get("fps"))
     sides = [{**each["environment"], **each["pipeline"]} for each in (manifest, made)]
-    frames = [each["digests"]["frames"] for each in (manifest, made)]
-    is_equal = frames[0] == frames[1]
-    note = "all frames" if is_equal else f"all frames: {frames[0][:16]}... against {frames[1][:16]}..."
-    steps = [
-        weights,
-        compare_draws(manifest["ledger"], made["ledger"]),
-        Step("frames", "equal" if is_equal else "differs", note),
-    ]
+    steps = [weights, *diff_keyed(manifest, made).steps[1:]]
     difference = first_difference(steps)
     if difference is not None:
         del steps[steps.index(difference) + 1 :]
@@ -66,26 +55,28 @@ def verify_keyed(
     return Verification(tuple(steps), tuple(fingerprint_differences(*sides)))
 
 
-def compare_draws(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Step:
-    """Compare two ledgers; the note names the first difference, and where each side requested the draw.
-
-    Line numbers change between versions and devices between machines, so both are ignored.
-    """
-    for index, (left, right) in enumerate(zip_longest(a, b)):
-        if _values(left) != _values(right):
-            return Step("noise", "differs", f"draw {index}: {_told_row(left)} then, {_told_row(right)} now")
-    return Step("noise", "equal", counted(len(a), "draw"))
+def remake_keyed(
+    manifest: Mapping[str, Any], pipe: DiffusionPipeline, arguments: Mapping[str, Any] | None = None
+) -> KeyedClip:
+    """Make a clip again; arguments and errors as in `verify_keyed`."""
+    return _made(manifest, pipe, _checked_call(manifest, pipe, arguments))
 
 
-def _values(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (row or {}).items() if name not in ("site", "device")}
+def _checked_call(
+    manifest: Mapping[str, Any], pipe: DiffusionPipeline, arguments: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The arguments of the clip's call, if this is its pipeline."""
+    there = manifest["pipeline"]["type"]
+    if type_name(pipe) != there:
+        raise ValueError(f"the clip was made by {there}, this pipeline is {type_name(pipe)}; load that one")
+    return _call(manifest["arguments"], arguments or {})
 
 
-def _told_row(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "none"
-    shape = "x".join(map(str, row["shape"])) or "one value"
-    return "{name} of {0} at {site[file]}:{site[line]}, {sha256:.16}...".format(shape, **row)
+def _made(manifest: Mapping[str, Any], pipe: DiffusionPipeline, call: Mapping[str, Any]) -> KeyedClip:
+    (clip,) = keyed(pipe, determinism=manifest["determinism"])(
+        **call, seed=parse_root(manifest["seed"])
+    ).clips
+    return clip
 
 
 def _call(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -289,7 +289,9 @@ def check_schema(manifest: Any, where: str, schema: str, newest: int) -> None:
         raise ValueError(f"{where} holds no manifest of pyramid-seed")
     if found != schema:
         maker = (
-            "keyed() made; only show and verify read those" if found == KEYED_SCHEMA else "generate() made"
+            "keyed() made; only show, verify, record and check read those"
+            if found == KEYED_SCHEMA
+            else "generate() made"
         )
         raise ValueError(f"{where} is a clip that {maker}")
     version = manifest.get("schema_version")

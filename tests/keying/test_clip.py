@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pyramid_seed.cli import main
 from pyramid_seed.keying.manifest import is_told_by_digest, read_any_manifest, told
 from pyramid_seed.media.video import read_video
 from pyramid_seed.provenance.manifest import manifest_json
+from pyramid_seed.record import compare_with_record, diff_records, read_record, record_of, write_record
+from tests import test_testing
 from tests.cases import check_cases
 
 from .tiny_pipelines import made
@@ -105,7 +108,7 @@ def test_other_commands_say_whose_it_is(saved, capsys):
         assert "keyed" in capsys.readouterr().err
 
     check_cases({name: (command,) for name, command in commands.items()}, rule)
-    with pytest.raises(ValueError, match="only show and verify read"):
+    with pytest.raises(ValueError, match="only show, verify, record and check read"):
         read_manifest(saved)
 
 
@@ -252,3 +255,60 @@ def test_the_audit_of_a_folder_ends_in_a_status(folder, capsys):
     with pytest.raises(SystemExit):
         main(["audit", str(folder), "--argument", "frames"])
     assert "an argument must be NAME=JSON, got 'frames'" in capsys.readouterr().err
+
+
+# ---- golden records
+
+
+def test_a_record_holds_and_names_the_first_draw_or_frame_that_moved(clip, loaded, tmp_path):
+    path = tmp_path / "boat.json"
+    write_record(path, record_of(clip))
+    record = read_record(path)
+    assert "fps" not in record.manifest["settings"]
+    assert len(record.indices) == 9
+    assert str(compare_with_record(record, clip)) == "the same, bit for bit"
+
+    (other,) = keyed(loaded)(**made("LTX")[1], seed=5).clips
+    found = str(compare_with_record(record, other))
+    assert found.startswith("the first stage that moved is noise, draw 0: randn of 1x8x3x8x8 at ")
+    assert "settings: seed: '18446744073709551615' then, '5' now" in found
+
+    frames = clip.frames.copy()
+    frames[4:, 0, 0, 0] ^= 1
+    moved = compare_with_record(record, replace(clip, frames=frames)).moved
+    assert moved.stage == "frames"
+    assert moved.note.endswith(", of the recorded ones first in frame 4")
+
+
+def test_records_are_of_one_kind_and_have_frames(clip):
+    with pytest.raises(ValueError, match=r"made by keyed\(\) and one was not"):
+        diff_records(clip.manifest(), {"schema": "pyramid-seed/manifest"})
+    with pytest.raises(ValueError, match="no frames to record"):
+        record_of(replace(clip, frames=None))
+
+
+@pytest.mark.slow
+def test_record_and_check_make_it_again_from_its_folder(saved, folder, tmp_path, capsys):
+    path = str(tmp_path / "boat.json")
+    again = ["--model", str(folder), "--quiet", "--device", "cpu"]
+    assert main(["record", str(saved), "-o", path, *again]) == 0
+    assert capsys.readouterr().out.split() == ["file", path]
+    assert main(["check", path, *again]) == 0
+    assert capsys.readouterr().out == "SAME: the same, bit for bit\n"
+    assert main(["check", path]) == 2
+    assert "say where it is here: --model FOLDER" in capsys.readouterr().err
+    assert main(["show", path]) == 0
+    assert "clip        9 frames of 32x32\n" in capsys.readouterr().out
+
+
+def test_the_plugin_takes_it(clip, pytester, monkeypatch):
+    monkeypatch.setattr(test_testing, "make", lambda: clip, raising=False)
+    pytester.makepyfile(test_inner=test_testing.TEST)
+    options = ["-p", "pyramid_seed.testing"]
+    pytester.runpytest_inprocess(*options, "--clip-regression-renew").assert_outcomes(passed=1)
+    frames = clip.frames.copy()
+    frames[8] ^= 1
+    monkeypatch.setattr(test_testing, "make", lambda: replace(clip, frames=frames))
+    failed = pytester.runpytest_inprocess(*options)
+    failed.assert_outcomes(failed=1)
+    failed.stdout.fnmatch_lines(["*test_style.json: the first stage that moved is frames, *first in frame 8"])
