@@ -49,6 +49,8 @@ def test_progress():
         "Waiting, 2 ahead": View(ahead=2),
         "Loading the model": View(State.RUNNING),
         "Step 3 of 12": View(State.RUNNING, step=3, num_steps=12),
+        "Step 4 of 12, about 9 s left": View(State.RUNNING, step=4, num_steps=12, seconds_left=8.1),
+        "Step 5 of 12, about 2 min 1 s left": View(State.RUNNING, step=5, num_steps=12, seconds_left=120.5),
         "Finishing": View(State.RUNNING, step=12, num_steps=12),
     }
     assert [text for text, view in views.items() if f"<p>{text}</p>" not in progress(view)] == []
@@ -76,9 +78,9 @@ def test_a_card_names_its_file_exactly_and_the_chosen_one_is_marked():
     """The page sends `data-clip` back, so no character of it may be written as an escape."""
     entries = [Entry("a\x01'.mp4", "a\nb", "1", 5, 0), Entry("b.mp4", "c", "2", 9, 1)]
     page = cards(entries, "b.mp4")
-    assert 'data-clip="a\x01&#39;.mp4" class=""' in page
+    assert 'data-clip="a\x01&#39;.mp4"' in page
     assert 'title="a\\nb"' in page
-    assert 'data-clip="b.mp4" class="chosen"' in page
+    assert 'data-clip="b.mp4" title="c" class="chosen" aria-current="true">' in page
     assert "9 frames, 1 branched" in page
     assert "No clips yet" in cards([], "")
 
