@@ -113,7 +113,7 @@ def write_contact_sheet(journal: Journal, entries: Entries, shown: Collection[st
         if not clips or (path.is_file() and record.is_file() and record.read_bytes() == made_of):
             return
         strips = [
-            (entry.get("prompt", entry["file"]), entry.get("seed", "unknown"), strip)
+            (str(entry.get("prompt", entry["file"])), str(entry.get("seed", "unknown")), strip)
             for entry in clips
             if (strip := _strip(journal, entry)) is not None
         ]

@@ -105,7 +105,9 @@ def write_sheet(path: Path, strips: Sequence[tuple[str, str, Frames]]) -> None:
         path: the image's file.
         strips: prompt, seed and strip (H, W, 3) of each clip; a long prompt is shown in part.
     """
-    captioned = [np.concatenate([_caption(*words, strip.shape[1]), strip]) for *words, strip in strips]
+    captioned = [
+        np.concatenate([_caption(prompt, seed, strip.shape[1]), strip]) for prompt, seed, strip in strips
+    ]
     write_image(path, image_grid(captioned, -(-len(strips) // _ROWS), gap=4, grey=_GREY), overwrite=True)
 
 

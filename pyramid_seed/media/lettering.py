@@ -29,7 +29,8 @@ def broken(text: str, size: int, width: float, most: int) -> list[str]:
     Words that are wider than a line, and scripts without spaces, are broken anywhere.
     """
     measure = font(size).getlength
-    rest, lines = printable(" ".join(text.split())), []
+    rest = printable(" ".join(text.split()))
+    lines: list[str] = []
     while rest and len(lines) < most:
         is_last = len(lines) == most - 1
         end = "…" if is_last and measure(rest) > width else ""
