@@ -28,11 +28,17 @@ THEME = gr.themes.Default(
     font_mono=("ui-monospace", "monospace"),
     text_size="sm",
     spacing_size="sm",
-).set(  # text needs a contrast of 4.5, and white on the usual indigo has 4.46
+).set(  # text needs a contrast of 4.5, and white on the usual indigo has 4.46, on the usual red 3.8
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
     button_primary_background_fill_dark="*primary_600",
     button_primary_background_fill_hover_dark="*primary_700",
+    button_cancel_background_fill="#b91c1c",
+    button_cancel_background_fill_hover="#991b1b",
+    button_cancel_background_fill_dark="#b91c1c",
+    button_cancel_background_fill_hover_dark="#991b1b",
+    button_cancel_text_color="white",
+    button_cancel_text_color_dark="white",
     body_text_color_subdued="#63636e",
     body_text_color_subdued_dark="#a1a1aa",
 )
@@ -184,7 +190,7 @@ class Page:
                 self.keep = gr.Button("Keep", elem_id="keep", min_width=90, size="md")
                 self.erase = gr.Button("Delete", variant="stop", elem_id="erase", min_width=90, size="md")
         with gr.Accordion("Manifest", open=False, visible=False, elem_id="manifest") as self.manifest_box:
-            self.manifest = gr.JSON(show_label=False, max_height=300)
+            self.manifest = gr.HTML()
 
     def _wire(self, blocks: gr.Blocks) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -419,7 +425,7 @@ class Page:
             self.actions: gr.Column(visible=True),
             self.doubt: gr.Column(visible=False),
             self.manifest_box: gr.Accordion(visible=True),
-            self.manifest: manifest,
+            self.manifest: html.manifest_text(manifest),
             self.new_length: gr.Dropdown(
                 [(length_label(frames, fps), frames) for frames in longer],
                 value=num_frames + factor if num_frames + factor in longer else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,11 @@ def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = 
     fields = {"prompt", "negative", "branch", "clip", "model", "note"}
     rows = [(field, text) for field, text in describe(manifest) if field in fields]
     return _piece("facts", name, clip_url(name), keys, rows, job_outcome)
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as indented JSON, in ASCII: no character of it can steer the page's text."""
+    return _piece("manifest_text", json.dumps(manifest, indent=2))
 
 
 def outcome(job_outcome: Outcome | None) -> str:

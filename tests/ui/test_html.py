@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from html import unescape
+
 from pyramid_seed import generate
 from pyramid_seed.ui.gallery import Entry, entry_of
 from pyramid_seed.ui.html import (
     cards,
     clip_stage,
+    doubt,
     facts,
+    gallery_title,
     live_stage,
+    manifest_text,
     outcome,
+    problem,
     progress,
     queue_line,
     unit_side,
@@ -24,6 +32,7 @@ def test_nothing_that_people_wrote_is_html(short):
     name = "a'\"<b>.mp4"
     page = facts(name, manifest, Outcome(name, EVIL, details=((EVIL, EVIL),)))
     page += cards([entry_of(name, manifest)], "") + clip_stage(name, 1)
+    page += manifest_text(manifest) + problem(EVIL) + doubt([name]) + gallery_title(EVIL)
     assert "<img" not in page
     assert "<b>.mp4" not in page
     assert "\x1b" not in page
@@ -36,6 +45,13 @@ def test_seed_and_digest_can_be_copied(short):
     for value in (str(2**64 - 1), clip.digest):
         assert f'data-copy="{value}"' in page
         assert f">{value}</code>" in page
+
+
+def test_a_manifest_is_shown_as_json_that_can_be_read(short):
+    manifest = generate("a", seed=1, preset=short, progress=False, num_frames=1).manifest | {"prompt": EVIL}
+    text = re.fullmatch(r"<pre [^>]*>(.*)</pre>", manifest_text(manifest), re.DOTALL)[1]
+    assert json.loads(unescape(text))["prompt"] == EVIL
+    assert "\n  &#34;seed&#34;: &#34;1&#34;" in text
 
 
 def test_what_people_should_know_of_a_clip_is_shown(short):
