@@ -48,6 +48,14 @@ _SAMPLING = {
     "Guidance": {"guidance_scale": "first unit", "video_guidance_scale": "later units"},
 }
 POLL_SECONDS = 1.0
+_FOCUS_ON_KEEP = """() => {
+    const seek = tries => {
+        const button = document.querySelector('#keep');
+        if (button?.checkVisibility()) button.focus();
+        else if (tries) setTimeout(seek, 50, tries - 1);
+    };
+    seek(40);
+}"""
 
 Changes = dict[Any, Any]
 
@@ -212,7 +220,7 @@ class Page:
         self.stop.click(self.on_stop, [self.job_id], None, **quick)
         self.gallery.select(self.on_select, None, list({*of_clip, *of_form}), **quick)
         asked = self.delete.click(self.on_delete, [self.clip], [*of_clip, self.doubt_text], **quick)
-        asked.then(None, js="() => setTimeout(() => document.querySelector('#keep')?.focus(), 100)")
+        asked.then(None, js=_FOCUS_ON_KEEP)
         self.keep.click(lambda: gr.Column(visible=False), None, self.doubt, **quick)
         self.erase.click(self.on_erase, [self.clip], of_clip, **quick)
         # Only what a person does: choosing a clip also fills these.
