@@ -22,7 +22,7 @@ _COMPLAINTS = {
     "the model was trained on at most 33 frames, the clip has 241; what it shows may fall apart",
     "the page opens once its libraries are loaded, in some 10 to 30 seconds",
 }
-_VIDEO_HAS_DATA = """
+VIDEO_HAS_DATA = """
     const video = document.querySelector('#clip');
     return video !== null && video.readyState >= 2 && video.videoWidth > 0;
 """
@@ -113,7 +113,7 @@ class Browser:
         """Press Run, wait for a new clip that plays; returns its file's name."""
         before = self.files()
         self.click("#run")
-        self.wait(lambda: self.files() not in ([], before) and self.script(_VIDEO_HAS_DATA))
+        self.wait(lambda: self.files() not in ([], before) and self.script(VIDEO_HAS_DATA))
         return self.files()[0]
 
     def keys(self, *keys: str) -> None:

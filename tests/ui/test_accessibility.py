@@ -8,7 +8,7 @@ import pytest
 
 from pyramid_seed import run_sweep
 from pyramid_seed.provenance.manifest import read_manifest
-from tests.ui.browser import Browser
+from tests.ui.browser import VIDEO_HAS_DATA, Browser
 
 pytestmark = pytest.mark.browser
 
@@ -135,11 +135,14 @@ def test_everything_is_done_with_keys(made, folder):
 
 
 def test_nothing_moves_for_those_who_want_calm(page):
-    page.prefer(reduced_motion="reduce")
     page.choose("#length", "5 frames")
     page.run()
-    is_still = page.script("return document.querySelector('#clip').paused")
-    page.prefer(reduced_motion="no-preference")
+    is_paused = "return document.querySelector('#clip').paused"
+    page.wait(lambda: not page.script(is_paused))
+    page.prefer(reduced_motion="reduce")
+    page.driver.refresh()
     page.click("[data-clip]")
-    page.wait(lambda: page.script("return !(document.querySelector('#clip')?.paused ?? true)"))
+    page.wait(lambda: page.script(VIDEO_HAS_DATA))
+    is_still = page.script(is_paused)
+    page.prefer(reduced_motion="no-preference")
     assert is_still
