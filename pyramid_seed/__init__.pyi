@@ -21,6 +21,7 @@ from .keying.pipeline import KeyedPipeline as KeyedPipeline
 from .keying.pipeline import keyed as keyed
 from .loading import load_pipeline as load_pipeline
 from .media.frame_file import FrameFile as FrameFile
+from .media.labels import VisibleLabel as VisibleLabel
 from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
 from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel
 from .models import PyramidSD3Transformer3DModel as PyramidSD3Transformer3DModel
@@ -41,4 +42,5 @@ from .reproduce import extend as extend
 from .reproduce import regenerate as regenerate
 from .reproduce import verify as verify
 from .schedulers import PyramidFlowMatchEulerDiscreteScheduler as PyramidFlowMatchEulerDiscreteScheduler
+from .signing import sign as sign
 from .version import __version__ as __version__

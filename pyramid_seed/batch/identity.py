@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ..choices import DEFAULT_PATH, AttentionPath
 from ..files import slug
 from ..loading import LoraToLoad
 from ..noise import SCHEME
@@ -35,11 +36,15 @@ class Job:
         item: what to make.
         key: SHA-256 (hex) of its content.
         steps: transformer steps per unit, 0 for an encoded image.
+        frames_per_unit: latent frames of a unit.
+        attention: how the model computes attention unless told otherwise.
     """
 
     item: BatchItem
     key: str
     steps: tuple[int, ...]
+    frames_per_unit: int = 1
+    attention: AttentionPath = DEFAULT_PATH
 
     @property
     def id(self) -> str:

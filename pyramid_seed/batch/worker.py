@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -118,12 +119,13 @@ class Worker:
         """The clip of a job, and how many of its units were already made."""
         with writing(self.journal.folder):
             units = self.journal.open_work_folder(job.id)
-        origins = [{**origin, "key": job.key} for origin in self.maker.origins(job.item)]
+        origins = [{**origin, "key": job.key} for origin in self.maker.origins(job)]
         # The last unit is always made here: so the text is encoded as in an uninterrupted run.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
-        origin, (beginning, refusal) = origins[0], load_units(units, num_units, origins[0], image_digest)
+        known = partial(load_units, units, num_units, frames_per_unit=job.frames_per_unit)
+        origin, (beginning, refusal) = origins[0], known(origins[0], image_digest)
         for earlier in origins[1:] if beginning is None and refusal is not None else ():
-            if (found := load_units(units, num_units, earlier, image_digest))[0] is not None:
+            if (found := known(earlier, image_digest))[0] is not None:
                 origin, (beginning, refusal) = earlier, found
                 break
         if refusal is not None:

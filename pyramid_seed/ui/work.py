@@ -20,7 +20,7 @@ from ..files import replacing
 from ..media.frames import Frames
 from ..media.images import open_image
 from ..media.video import write_image
-from ..pipelines import PyramidFlowPipeline
+from ..pipelines.clip_pipeline import ClipPipeline
 from ..presets import Preset
 from ..reproduce import extend, verify
 from ..run_options import RunOptions
@@ -146,7 +146,7 @@ def step_reporter(job: Job, settings: Preset) -> Callable[..., dict[str, Any]]:
     times: deque[float] = deque(maxlen=steps_of_unit + 1)
 
     def on_step(
-        pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
+        pipeline: ClipPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
     ) -> dict[str, Any]:
         times.append(time.monotonic())
         left = pipeline.num_timesteps - step - 1
