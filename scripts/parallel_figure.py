@@ -12,23 +12,27 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyramid_seed.explore.plots import WIDTH
+
 mpl.use("Agg")
+mpl.rcParams["font.size"] = 8.5
+mpl.rcParams["axes.titlesize"] = 10
 
 SHARDS = 2
 HALVES = ("negative", "positive")
-COLOURS = ("#9ecae1", "#4292c6", "#fdae6b", "#e6550d")
+COLOURS = ("#cfe3f1", "#7fb8dc", "#fddcb8", "#f4a261")  # pale, for black text; they differ in grey
 NUM_CONVOLUTIONS = 6
 
 
 def main() -> None:
     """Draw it into the file that is named."""
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     step, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2))[:, 0]
     makers, chunks = below.subplots(1, 2)
     _step(step.subplots())
     _makers(makers)
     _chunks(chunks)
-    figure.savefig(Path(sys.argv[1]), dpi=120, metadata={"Software": None})
+    figure.savefig(Path(sys.argv[1]), dpi=150, metadata={"Software": None})
 
 
 def _step(axes: Axes) -> None:
@@ -50,7 +54,7 @@ def _step(axes: Axes) -> None:
                     y,
                     2,
                     1,
-                    f"piece {piece}: {kind} {shard + 1} of {SHARDS}",
+                    f"{piece}: {kind} {shard + 1} of {SHARDS}",
                     COLOURS[piece],
                 )
                 if column:
@@ -97,7 +101,7 @@ def _chunks(axes: Axes) -> None:
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
     axes.add_patch(mpl.patches.Rectangle((x, y), width, height, facecolor=colour, edgecolor="white"))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8)
 
 
 if __name__ == "__main__":

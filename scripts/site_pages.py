@@ -18,6 +18,7 @@ OUTSIDE = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "assets/tiny/*.md",
+    "assets/*.webp",
     "assets/tiny/*.png",
     "configs/cluster/*",
     "examples/*.*",

@@ -112,7 +112,11 @@ def write_contact_sheet(journal: Journal, entries: Entries, shown: Collection[st
         made_of = "".join(f"{entry['id']} {entry['file_sha256']}\n" for entry in clips).encode()
         if not clips or (path.is_file() and record.is_file() and record.read_bytes() == made_of):
             return
-        strips = [strip for entry in clips if (strip := _strip(journal, entry)) is not None]
+        strips = [
+            (str(entry.get("prompt", entry["file"])), str(entry.get("seed", "unknown")), strip)
+            for entry in clips
+            if (strip := _strip(journal, entry)) is not None
+        ]
         if strips:
             write_sheet(path, strips)
             with replacing(record, overwrite=True) as temporary:

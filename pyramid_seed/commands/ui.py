@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
+from ..ui.address import listen, loopback_names, url
 from ..ui.limits import Limits
-from .options import Commands, add_field, add_lora_option, loras_from, say_start
+from .options import Commands, add_field, add_lora_option, loras_from
 
 
 def add(commands: Commands) -> None:
@@ -46,8 +47,8 @@ def add(commands: Commands) -> None:
         default="127.0.0.1",
         metavar="ADDRESS",
         help="where to listen (default: 127.0.0.1, this machine only). WARNING: with any other address "
-        "everybody who can reach this machine can use its page and see all clips in FOLDER; there is no "
-        "password and no encryption",
+        "everybody who can reach this machine can use its page, and see and delete all clips in FOLDER; "
+        "there is no password and no encryption",
     )
     serving.add_argument(
         "--port", type=int, default=7860, metavar="N", help="0 takes a free one (default: 7860)"
@@ -75,27 +76,21 @@ def run(options: argparse.Namespace) -> int:
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
     presets = [load_preset(name) for name in names]
     loras = loras_from(options)
-    say_start(options)
-
-    from ..ui.server import loopback_names, serve
-    from ..ui.studio import Studio
-
     limits = Limits(options.max_frames, options.max_height, options.max_width, options.max_waiting)
     is_open = not loopback_names(options.host)
-    studio = Studio(options.output, presets, limits, RunOptions(device=options.device), loras)
-    if is_open:
-        print(
-            f"WARNING: listening on {options.host}: everybody who can reach this machine can use the page "
-            f"and see all clips in {studio.folder}",
-            file=sys.stderr,
-        )
-    with suppress(KeyboardInterrupt):  # the way to end the server
-        serve(
-            studio,
-            options.host,
-            options.port,
-            announce=lambda address: print(
-                f"{address}  (clips in {studio.folder}; Ctrl+C ends it)", flush=True
-            ),
-        )
+    with suppress(KeyboardInterrupt), listen(options.host, options.port) as listener:  # the way to end it
+        if is_open:
+            print(
+                f"WARNING: listening on {options.host}: everybody who can reach this machine can use the "
+                f"page, and see and delete all clips in {options.output}",
+                file=sys.stderr,
+            )
+        folder = options.output.resolve()
+        print(f"{url(options.host, listener)}  (clips in {folder}; Ctrl+C ends it)", flush=True)
+        print("the page opens once its libraries are loaded, in some 10 to 30 seconds", file=sys.stderr)
+        from ..ui.server import serve
+        from ..ui.studio import Studio
+
+        studio = Studio(options.output, presets, limits, RunOptions(device=options.device), loras)
+        serve(studio, options.host, listener)
     return 0

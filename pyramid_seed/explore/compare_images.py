@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..extras import check_extra
 from ..files import replacing
 from ..media.contact_sheet import image_grid
 from ..media.frames import Frames, amplified, enlarge
+from ..media.lettering import broken, font
 from .compare import FrameDifference, PixelComparison
+from .plots import WIDTH, curve
 from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 _PANEL = 256
@@ -59,7 +61,7 @@ def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: Store
     check_extra("report", "matplotlib")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 7.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 6.5), dpi=150, layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
     _draw_curves(axes, comparison)
     units = [unit_of(frame.frame, a, b) for frame in comparison.frames]
@@ -77,17 +79,17 @@ def _draw_curves(axes: Sequence[Any], comparison: PixelComparison) -> None:
     levels, ratio, similarity = axes
     frames = comparison.frames
     index = [frame.frame for frame in frames]
-    dots = {"marker": "o", "markersize": 3, "linewidth": 1.2}
-    levels.plot(index, [frame.largest for frame in frames], color="C3", label="largest", **dots)
-    levels.plot(index, [frame.mean for frame in frames], color="C1", label="mean", **dots)
+    dots = {"marker": "o", "markersize": 3}
+    levels.plot(index, [frame.largest for frame in frames], label="largest", **curve(0), **dots)
+    levels.plot(index, [frame.mean for frame in frames], label="mean", **curve(1), **dots)
     levels.set_ylabel("|A - B| / levels of 255")
     levels.set_ylim(0, max(1.05 * comparison.farthest.largest, 1))
     finite = [frame.psnr if np.isfinite(frame.psnr) else np.nan for frame in frames]
-    ratio.plot(index, finite, color="C0", **dots)
+    ratio.plot(index, finite, **curve(0), **dots)
     ratio.set_ylabel("PSNR / dB\n(no point: frames are equal)")
     if comparison.first is None:
         ratio.set_yticks([])
-    similarity.plot(index, [frame.ssim for frame in frames], color="C2", **dots)
+    similarity.plot(index, [frame.ssim for frame in frames], **curve(0), **dots)
     similarity.set_ylabel("SSIM\n(1: frames are equal)")
     similarity.ticklabel_format(axis="y", useOffset=False)
     similarity.set_xlabel("frame")
@@ -112,7 +114,7 @@ def _mark_frames(
             axis.axvline(first.frame, color="0.3", linewidth=1, linestyle="--", label=label)
         if first_unit is not None:
             label = f"made otherwise: from unit {first_unit} on"
-            axis.axvline(units.index(first_unit) - 0.5, color="C4", linewidth=1.2, label=label)
+            axis.axvline(units.index(first_unit) - 0.5, color=curve(3)["color"], linewidth=1.4, label=label)
 
 
 def _starts(units: Sequence[int | None]) -> list[int]:
@@ -126,5 +128,6 @@ def _panel(frame: Frames, scale: int, title: str) -> Frames:
     """The frame enlarged, under a line of text that is cut off if too long."""
     enlarged = enlarge(frame, scale)
     header = Image.new("L", (enlarged.shape[1], _HEADER), _GROUND)
-    ImageDraw.Draw(header).text((4, 4), title, fill=_TEXT, font=ImageFont.load_default(13))
+    (line,) = broken(title, 13, header.width - 8, 1)
+    ImageDraw.Draw(header).text((4, 4), line, fill=_TEXT, font=font(13))
     return np.concatenate([np.asarray(header.convert("RGB")), enlarged])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..media.frames import Frames
+from ..media.lettering import broken, font
 
 _CELL, _GAP, _MARGIN = 96, 2, 16
-_PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
+_PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (99, 99, 107)
+_TEXT, _TITLE, _TITLE_LINE, _TITLE_LINES = 14, 18, 24, 3
 
 
 def labelled_sheet(
@@ -20,10 +21,11 @@ def labelled_sheet(
     """Stack blocks of rows: (H, W, 3) uint8.
 
     Args:
-        blocks: headings and rows; a row is a label and its frames (t, h, w, 3) uint8, one per column.
+        blocks: headings and rows; a heading takes at most three lines, and a row is a label and its frames
+            (t, h, w, 3) uint8, one per column.
         times: the column labels.
     """
-    text, heading = _font(14), _font(18)
+    text = font(_TEXT)
     drawn = [
         (title, [(label, [_cell(frame) for frame in frames]) for label, frames in rows])
         for title, rows in blocks
@@ -32,14 +34,20 @@ def labelled_sheet(
     widths = [max(cells[column].width for _, cells in all_rows) for column in range(len(times))]
     left = _MARGIN + int(max(text.getlength(label) for label, _ in all_rows)) + _MARGIN
     columns = left + np.cumsum([0, *(width + _GAP for width in widths)])
-    heading_height, times_height = 34, 22
-    heights = [heading_height + times_height + len(rows) * (_CELL + _GAP) + _MARGIN for _, rows in drawn]
-    sheet = Image.new("RGB", (int(columns[-1]) + _MARGIN, _MARGIN + sum(heights)), _PAPER)
+    width, times_height = int(columns[-1]) + _MARGIN, 22
+    titles = [broken(title, _TITLE, width - 2 * _MARGIN, _TITLE_LINES) for title, _ in drawn]
+    heights = [
+        len(lines) * _TITLE_LINE + 10 + times_height + len(rows) * (_CELL + _GAP) + _MARGIN
+        for lines, (_, rows) in zip(titles, drawn, strict=True)
+    ]
+    sheet = Image.new("RGB", (width, _MARGIN + sum(heights)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     top = _MARGIN
-    for title, rows in drawn:
-        draw.text((_MARGIN, top), _shortened(title, heading, sheet.width - 2 * _MARGIN), _INK, heading)
-        top += heading_height
+    for lines, (_, rows) in zip(titles, drawn, strict=True):
+        for line in lines:
+            draw.text((_MARGIN, top), line, _INK, font(_TITLE))
+            top += _TITLE_LINE
+        top += 10
         for time, column in zip(times, columns, strict=False):
             draw.text((int(column), top), time, _FAINT, text)
         top += times_height
@@ -56,19 +64,3 @@ def _cell(frame: Frames) -> Image.Image:
     image = Image.fromarray(frame)
     width = max(1, round(image.width * _CELL / image.height))
     return image.resize((width, _CELL), Image.Resampling.LANCZOS)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's DejaVu Sans, which covers more scripts than Pillow's own font."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .frames import Frames, check_frames
 from .images import read_image
+from .lettering import broken, font
 from .video import write_image
 
 _CELL = 96
 _FRAMES = 6
 _ROWS, _COLUMNS = 50, 4
 SHEET_SIZE = _ROWS * _COLUMNS
-"""Most strips in a sheet: 5000 x 2400 pixels, which any viewer shows."""
+"""Most strips in a sheet: 7800 x 2400 pixels, which any viewer shows."""
 _GREY = 64
+_TEXT, _LINE = 14, 18
+_CAPTION = 3 * _LINE + 2
 
 
 def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2, grey: int = 64) -> Frames:
@@ -95,9 +98,26 @@ def read_strip(path: Path) -> Frames:
     return image
 
 
-def write_sheet(path: Path, strips: Sequence[Frames]) -> None:
-    """Write the sheet of these strips, in order: at least one and at most `SHEET_SIZE`."""
-    write_image(path, image_grid(strips, -(-len(strips) // _ROWS), gap=4), overwrite=True)
+def write_sheet(path: Path, strips: Sequence[tuple[str, str, Frames]]) -> None:
+    """Write the sheet of these strips, in order: at least one and at most `SHEET_SIZE`.
+
+    Args:
+        path: the image's file.
+        strips: prompt, seed and strip (H, W, 3) of each clip; a long prompt is shown in part.
+    """
+    captioned = [
+        np.concatenate([_caption(prompt, seed, strip.shape[1]), strip]) for prompt, seed, strip in strips
+    ]
+    write_image(path, image_grid(captioned, -(-len(strips) // _ROWS), gap=4, grey=_GREY), overwrite=True)
+
+
+def _caption(prompt: str, seed: str, width: int) -> Frames:
+    """Two lines of the prompt over the seed, (h, W, 3)."""
+    image = Image.new("RGB", (width, _CAPTION), (_GREY, _GREY, _GREY))
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate([*broken(prompt, _TEXT, width - 4, 2), f"seed {seed}"]):
+        draw.text((2, 1 + number * _LINE), line, (240, 240, 240), font(_TEXT))
+    return np.asarray(image)
 
 
 def evenly_spaced(num_frames: int, count: int) -> list[int]:

@@ -3,4 +3,5 @@ element.addEventListener('click', async event => {
   if (!button) return;
   await navigator.clipboard.writeText(button.dataset.copy);
   button.textContent = 'copied';
+  button.ariaLabel = `copied the ${button.closest('dd').previousElementSibling.textContent}`;
 });

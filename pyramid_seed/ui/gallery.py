@@ -12,6 +12,7 @@ from typing import Any
 from ..files import latents_path, sidecar_path
 from ..provenance.manifest import read_manifest
 
+GALLERY_SIZE = 24
 _SHOWN = 300  # characters of a prompt
 
 
@@ -105,11 +106,15 @@ def image_path(clip: Path) -> Path:
     return clip.with_suffix(".image.png")
 
 
+def clip_files(clip: Path) -> tuple[Path, ...]:
+    """A clip and the files beside it that may belong to it: latents, manifest, first frame."""
+    return clip, latents_path(clip), sidecar_path(clip), image_path(clip)
+
+
 def free_path(folder: Path, stem: str) -> Path:
     """`stem.mp4`, or the first of `stem_2.mp4`, `stem_3.mp4`, ... that has no file yet."""
     for end in chain([""], (f"_{number}" for number in count(2))):
         path = folder / f"{stem}{end}.mp4"
-        files = (path, latents_path(path), sidecar_path(path), image_path(path))
-        if not any(file.exists() for file in files):
+        if not any(file.exists() for file in clip_files(path)):
             break
     return path

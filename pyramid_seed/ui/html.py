@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..provenance.show import describe
 from ..texts import printable
-from .gallery import Entry
+from .gallery import GALLERY_SIZE, Entry
 from .jobs import JobQueue, Outcome, State, View
 
 MAX_UNIT_SIDE = 150
@@ -55,6 +57,21 @@ def queue_line(queue: JobQueue) -> str:
     return _piece("queue_line", None if running is None else running.title, queue.num_waiting)
 
 
+def problem(error: BaseException | str) -> str:
+    """What did not work, in the words of the library."""
+    return _piece("problem", str(error) or type(error).__name__)
+
+
+def doubt(files: Sequence[str]) -> str:
+    """The question whether to delete these files."""
+    return _piece("doubt", files)
+
+
+def gallery_title(folder: str) -> str:
+    """The heading of the gallery, with what is in it."""
+    return _piece("gallery_title", folder, GALLERY_SIZE)
+
+
 def empty_stage() -> str:
     """The stage before there is a clip."""
     return _piece("empty_stage")
@@ -83,10 +100,17 @@ def progress(view: View) -> str:
     elif not view.num_steps:
         text = "Loading the model"
     elif view.step < view.num_steps:
-        text = f"Step {view.step} of {view.num_steps}"
+        text = f"Step {view.step} of {view.num_steps}{_left(view.seconds_left)}"
     else:
         text = "Finishing"
     return _piece("progress", share, text)
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    return f", about {minutes} min {seconds} s left" if minutes else f", about {seconds} s left"
 
 
 def clip_stage(name: str, num_frames: int) -> str:
@@ -100,6 +124,11 @@ def facts(name: str, manifest: Mapping[str, Any], job_outcome: Outcome | None = 
     fields = {"prompt", "negative", "branch", "clip", "model", "note"}
     rows = [(field, text) for field, text in describe(manifest) if field in fields]
     return _piece("facts", name, clip_url(name), keys, rows, job_outcome)
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as indented JSON, in ASCII: no character of it can steer the page's text."""
+    return _piece("manifest_text", json.dumps(manifest, indent=2))
 
 
 def outcome(job_outcome: Outcome | None) -> str:

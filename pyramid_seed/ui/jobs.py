@@ -58,6 +58,7 @@ class View:
         state: the job's state.
         ahead: how many jobs come before it.
         step, num_steps: transformer steps, done and in total; 0 of 0 before the first.
+        seconds_left: about how long the steps to come take; None while that is unknown.
         images: one per unit as a data URL, "" if the unit is not finished.
         outcome: the result, once the job is done.
         error: why it failed, if it did.
@@ -67,6 +68,7 @@ class View:
     ahead: int = 0
     step: int = 0
     num_steps: int = 0
+    seconds_left: float | None = None
     images: tuple[str, ...] = ()
     outcome: Outcome | None = None
     error: BaseException | None = None
@@ -109,9 +111,9 @@ class Job:
         if self._future is not None:
             self._future.cancel()
 
-    def report_step(self, step: int, num_steps: int) -> None:
-        """Record how many steps are done; called by the work."""
-        self._change(step=step, num_steps=num_steps)
+    def report_step(self, step: int, num_steps: int, seconds_left: float | None = None) -> None:
+        """Record how many steps are done, and how long the others may take; called by the work."""
+        self._change(step=step, num_steps=num_steps, seconds_left=seconds_left)
 
     def report_image(self, unit: int, image: str) -> None:
         """Record that a unit is finished, with its image; called by the work."""

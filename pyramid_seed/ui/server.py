@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .address import loopback_names
 from .app import CSS, THEME, build_page
 from .gallery import find_clip
 from .html import CLIPS
@@ -103,25 +102,17 @@ def build_server(studio: Studio, host: str) -> FastAPI:
     )
 
 
-def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None]) -> None:
+def serve(studio: Studio, host: str, listener: socket.socket) -> None:
     """Serve until interrupted.
 
     Args:
         studio: does the page's work.
-        host: the address to listen on; a loopback address keeps the page on this machine.
-        port: 0 takes any free port.
-        announce: called with the page's address once it can be opened.
-
-    Raises:
-        OSError: the server cannot listen on the address.
+        host: the address that the listener listens on; a loopback address keeps the page on this machine.
+        listener: see `address.listen`.
     """
-    with (
-        tempfile.TemporaryDirectory() as uploads,
-        socket.create_server((host, port), family=_family(host)) as listener,
-    ):
+    with tempfile.TemporaryDirectory() as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         app = build_server(studio, host)
-        announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, proxy_headers=False)
         )
@@ -131,24 +122,6 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
             server.run(sockets=[listener])
         finally:
             studio.queue.close()
-
-
-def loopback_names(host: str) -> list[str]:
-    """Host headers that browsers send for an address that reaches only this machine; else none.
-
-    Raises:
-        OSError: the address does not exist.
-    """
-    # An empty host means every address.
-    addresses = socket.getaddrinfo(host or "0.0.0.0", None, _family(host), socket.SOCK_STREAM)
-    address = ipaddress.ip_address(addresses[0][4][0])
-    if not address.is_loopback:
-        return []
-    return ["localhost", host.lower(), f"[{address}]" if address.version == 6 else str(address)]
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _comes_from_elsewhere(scope: Scope) -> bool:

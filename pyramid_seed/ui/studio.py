@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,15 @@ from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..loading import LoraToLoad, loras_to_load
 from ..media.images import open_image
-from ..presets import Preset
-from ..provenance.manifest import geometry_of, recipe_of
-from ..recipe import plan_extension
+from ..presets import Preset, Settings, with_settings
+from ..provenance.manifest import geometry_of, recipe_of, sidecar_path
+from ..recipe import Recipe, plan_extension
 from ..run_options import RunOptions
 from ..texts import check_prompt
-from .gallery import Entry, clip_manifest, find_clip, list_clips
+from .gallery import GALLERY_SIZE, Entry, clip_files, clip_manifest, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
 from .work import continue_clip, make_clip, verify_clip
-
-GALLERY_SIZE = 24
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ClipRequest:
         prompt, negative_prompt: text.
         seed: the root seed.
         preset: the name of a preset that the studio offers.
-        num_frames, height, width: the clip's; with an image, height and width are the image's.
+        settings: values that replace the preset's; with an image, height and width are the image's.
         image: a file that holds the first frame.
         loras: names of LoRAs that the studio offers.
     """
@@ -44,10 +42,7 @@ class ClipRequest:
     prompt: str
     seed: int
     preset: str
-    num_frames: int
-    height: int
-    width: int
-    negative_prompt: str = ""
+    settings: Settings
     image: Path | None = None
     loras: tuple[str, ...] = ()
 
@@ -111,30 +106,20 @@ class Studio:
             ValueError: the clip cannot be made, or is too large for this server; or the queue is full.
         """
         check_prompt(request.prompt)
-        check_prompt(request.negative_prompt, "negative_prompt")
-        preset = self.preset(request.preset)
+        preset = with_settings(self.preset(request.preset), request.settings)
         if unknown := [name for name in request.loras if name not in self.loras]:
             raise ValueError(
                 f"this page has no LoRA {unknown[0]!r}; it has {', '.join(self.loras) or 'none'}"
             )
         image = None if request.image is None else open_image(request.image)
-        height, width = request.height, request.width
         if image is not None:
-            sized = in_its_own_size(image, preset)
-            height, width = sized.height, sized.width
-        self.limits.check(request.num_frames, height, width)
+            preset = in_its_own_size(image, preset)
+        self.limits.check(preset.num_frames, preset.height, preset.width)
         geometry = self.geometry(request.preset)
         num_units = 0
         if geometry is not None:
-            geometry.check_size(height, width)
-            num_units = geometry.num_units(request.num_frames)
-        preset = replace(
-            preset,
-            num_frames=request.num_frames,
-            height=height,
-            width=width,
-            negative_prompt=request.negative_prompt,
-        )
+            geometry.check_size(preset.height, preset.width)
+            num_units = geometry.num_units(preset.num_frames)
         work = partial(
             make_clip,
             folder=self.folder,
@@ -166,7 +151,7 @@ class Studio:
         work = partial(
             continue_clip,
             clip_path=path,
-            old_num_frames=settings.num_frames,
+            settings=settings,
             num_frames=num_frames,
             branch_seed=branch_seed,
             from_frame=from_frame,
@@ -184,6 +169,7 @@ class Studio:
         work = partial(
             verify_clip,
             clip_path=path,
+            settings=recipe_of(manifest).settings,
             model=self._model_of(manifest),
             loras=self._loras_of(manifest),
             device=self.run_options.device,
@@ -198,17 +184,63 @@ class Studio:
         """The manifest of a clip in the folder; raises as `extend` does."""
         return clip_manifest(find_clip(self.folder, name))
 
+    def recipe(self, name: str) -> Recipe:
+        """How a clip in the folder was made; raises as `extend` does."""
+        return recipe_of(self.manifest(name))
+
+    def preset_like(self, name: str) -> str | None:
+        """The offered preset with the model and variant of a clip in the folder, if there is one.
+
+        It is the clip's own preset, if that is among them; raises as `extend` does.
+        """
+        manifest = self.manifest(name)
+        wanted = (manifest["model"]["name"], manifest["settings"]["variant"])
+        same = [key for key, preset in self.presets.items() if (_name_of(preset), preset.variant) == wanted]
+        return manifest["preset"] if manifest["preset"] in same else next(iter(same), None)
+
+    def loras_of(self, name: str) -> list[str]:
+        """The offered LoRAs with which a clip in the folder was made; raises as `extend` does."""
+        files = self._loras_of(self.manifest(name))
+        return [label for label, lora in self.loras.items() if lora.file in files]
+
+    def files(self, name: str) -> tuple[Path, ...]:
+        """A clip in the folder and the files that belong to it; raises as `extend` does."""
+        path, manifest = find_clip(self.folder, name), self.manifest(name)
+        return tuple(
+            file
+            for file in clip_files(path)
+            if file.exists() and (file != sidecar_path(path) or _holds(file, manifest))
+        )
+
+    def delete(self, name: str) -> None:
+        """Delete a clip in the folder and the files that belong to it; raises as `extend` does."""
+        for file in reversed(self.files(name)):  # the clip last: what fails before can be tried again
+            file.unlink()
+
     def _model_of(self, manifest: Mapping[str, Any]) -> str | None:
         """Where a clip's weights are, if its manifest names a folder that a preset also names."""
         if manifest["model"]["kind"] != "folder":
             return None
-        folders = [preset.model for preset in self.presets.values() if Path(preset.model).is_dir()]
-        return next((model for model in folders if Path(model).name == manifest["model"]["name"]), None)
+        same = [preset for preset in self.presets.values() if _name_of(preset) == manifest["model"]["name"]]
+        return next((preset.model for preset in same if Path(preset.model).is_dir()), None)
 
     def _loras_of(self, manifest: Mapping[str, Any]) -> tuple[Path, ...]:
         """The files of a clip's LoRAs, if the page offers them."""
         wanted = {row["sha256"] for row in manifest["loras"] or ()}
         return tuple(lora.file for lora in self.loras.values() if lora.sha256 in wanted)
+
+
+def _name_of(preset: Preset) -> str:
+    """The name that manifests give a preset's model."""
+    return Path(preset.model).name if Path(preset.model).is_dir() else preset.model
+
+
+def _holds(file: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether a .json is a clip's manifest, and not something else of the same name."""
+    try:
+        return clip_manifest(file)["digests"] == manifest["digests"]
+    except (ValueError, OSError):
+        return False
 
 
 def _labelled(loras: Sequence[LoraToLoad]) -> dict[str, LoraToLoad]:

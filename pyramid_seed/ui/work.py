@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +47,7 @@ def make_clip(
         preset=preset,
         image=image,
         loras=loras,
-        **_reporters(job),
+        **_reporters(job, preset),
         **asdict(run_options),
     )
     path = free_path(folder, clip_stem(prompt, seed))
@@ -59,7 +61,7 @@ def continue_clip(
     job: Job,
     *,
     clip_path: Path,
-    old_num_frames: int,
+    settings: Preset,
     num_frames: int,
     branch_seed: int | None,
     from_frame: int | None,
@@ -67,7 +69,7 @@ def continue_clip(
     loras: Sequence[Path],
     device: str | None,
 ) -> Outcome:
-    """Call `extend` and save the new clip beside the old one, which has `old_num_frames` frames."""
+    """Call `extend` and save the new clip beside the old one, which was made with `settings`."""
     image = image_beside(clip_path)
     clip = extend(
         clip_path,
@@ -78,9 +80,9 @@ def continue_clip(
         image=image,
         loras=loras,
         device=device,
-        **_reporters(job),
+        **_reporters(job, settings),
     )
-    if job.is_stopping and len(clip.frames) <= (from_frame or old_num_frames):
+    if job.is_stopping and len(clip.frames) <= (from_frame or settings.num_frames):
         raise Stopped
     path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
     if image is not None:
@@ -91,7 +93,13 @@ def continue_clip(
 
 
 def verify_clip(
-    job: Job, *, clip_path: Path, model: str | None, loras: Sequence[Path], device: str | None
+    job: Job,
+    *,
+    clip_path: Path,
+    settings: Preset,
+    model: str | None,
+    loras: Sequence[Path],
+    device: str | None,
 ) -> Outcome:
     """Call `verify`: the clip is made again and compared."""
     image = image_beside(clip_path)
@@ -102,7 +110,7 @@ def verify_clip(
         loras=loras,
         device=device,
         progress=False,
-        on_step=step_reporter(job),
+        on_step=step_reporter(job, settings),
     )
     if job.is_stopping:
         raise Stopped
@@ -119,22 +127,32 @@ def verify_clip(
     )
 
 
-def _reporters(job: Job) -> dict[str, Any]:
+def _reporters(job: Job, settings: Preset) -> dict[str, Any]:
     """Arguments that report to a job: each step, and as a preview the last frame of each unit."""
 
     def on_chunk(_clip: int, unit: int, frames: Frames) -> None:
         job.report_image(unit, image_url(frames[-1]))
 
-    return {"progress": False, "on_step": step_reporter(job), "on_chunk": on_chunk}
+    return {"progress": False, "on_step": step_reporter(job, settings), "on_chunk": on_chunk}
 
 
-def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
-    """A `callback_on_step_end` for the pipeline: reports to the job, and stops the pipeline on request."""
+def step_reporter(job: Job, settings: Preset) -> Callable[..., dict[str, Any]]:
+    """A `callback_on_step_end` for the pipeline: reports to the job, and stops the pipeline on request.
+
+    The time left is reckoned by the pace of as many steps as a unit has. They go through every stage, so it
+    does not jump although the stages differ in cost.
+    """
+    steps_of_unit = sum(settings.video_num_inference_steps or settings.num_inference_steps)
+    times: deque[float] = deque(maxlen=steps_of_unit + 1)
 
     def on_step(
         pipeline: ClipPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        job.report_step(step + 1, pipeline.num_timesteps)
+        times.append(time.monotonic())
+        left = pipeline.num_timesteps - step - 1
+        is_known = len(times) > steps_of_unit
+        seconds_left = left * (times[-1] - times[0]) / steps_of_unit if is_known else None
+        job.report_step(step + 1, pipeline.num_timesteps, seconds_left)
         if job.is_stopping:
             pipeline._interrupt = True
         return {}

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from pyramid_seed.environment import environment_fingerprint
+from pyramid_seed.explore.plots import WIDTH, curve
 
 from .measure import Result, summary
 from .tokens import NUM_STAGES, NUM_UNITS, PICTURES, pairs_saved, tokens
@@ -73,50 +74,52 @@ def draw(result: Result, path: Path) -> None:
         figure = _facts_figure(result)
     else:
         raise ValueError(f"there is nothing to draw of {result.command}; leave out --picture")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def _rows_figure(result: Result) -> Figure:
-    figure = Figure(figsize=(8, 1.2 + 0.9 * len(result.rows)), layout="constrained")
-    axes = figure.subplots(len(result.rows), 1, squeeze=False)[:, 0]
+    height = 0.8 + sum(0.4 + 0.3 * len(row.values) for row in result.rows)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    ratios = [1 + len(row.values) for row in result.rows]
+    axes = figure.subplots(len(result.rows), 1, squeeze=False, height_ratios=ratios)[:, 0]
     for axis, row in zip(axes, result.rows, strict=True):
-        for place, (label, values) in enumerate(row.values.items()):
+        for place, values in enumerate(row.values.values()):
             told = summary(values)
             spread = [[told["median"] - told["min"]], [told["max"] - told["median"]]]
-            axis.barh(place, told["median"], xerr=spread, capsize=3, color=f"C{place}")
-            axis.text(0, place, f" {label}", va="center")
+            axis.barh(place, told["median"], xerr=spread, capsize=3, color=curve(0)["color"], alpha=0.7)
         ratio = "" if row.ratio is None else f": {' / '.join(row.ratio)} = {row.median_ratio:.3g}"
         axis.set_title(row.name + ratio, fontsize=10, loc="left")
-        axis.set_yticks([])
+        axis.set_yticks(range(len(row.values)), row.values)
         axis.invert_yaxis()
-    axes[-1].set_xlabel(f"seconds, median and range; {machine(result)}", fontsize=8)
+    figure.supxlabel(f"seconds, median and range; {machine(result)}", fontsize=9)
     return figure
 
 
 def _facts_figure(result: Result) -> Figure:
     peaks = {name.removeprefix("peak bytes, "): value / 2**20 for name, value in result.facts.items()}
-    figure = Figure(figsize=(8, 1 + 0.4 * len(peaks)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1 + 0.4 * len(peaks)), layout="constrained")
     axis = figure.subplots()
-    axis.barh(list(peaks), list(peaks.values()))
+    axis.barh(list(peaks), list(peaks.values()), color=curve(0)["color"])
     axis.invert_yaxis()
-    axis.set_xlabel(f"MiB; {machine(result)}", fontsize=8)
+    figure.supxlabel(f"MiB; {machine(result)}", fontsize=9)
     return figure
 
 
 def _tokens_figure() -> Figure:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     lengths, saved = figure.subplots(1, 2)
     units = range(NUM_UNITS)
     for picture, style in zip(PICTURES, ("--", "-"), strict=True):
         for stage in range(NUM_STAGES):
             counts = [sum(tokens(picture, unit, stage)) for unit in units]
-            lengths.plot(units, counts, style, color=f"C{stage}", label=f"{picture}, stage {stage}")
+            line = {**curve(stage), "linestyle": style, "linewidth": 1 + 0.7 * stage}
+            lengths.plot(units, counts, label=f"{picture}, stage {stage}", **line)
         saved.plot(units, [pairs_saved(picture, unit) for unit in units], style, color="k", label=picture)
     lengths.set_ylabel("video tokens of a step")
     saved.set_ylabel("attention pairs of the last stage,\ndense mask / allowed")
-    for axis in (lengths, saved):
+    for axis, columns in ((lengths, 2), (saved, 1)):
         axis.set_xlabel("unit")
         axis.set_ylim(0)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)
         axis.grid(alpha=0.3)
     return figure

@@ -43,6 +43,7 @@ from scoring import (
 from training import WORK_FOLDER
 from world import Example
 
+from pyramid_seed.explore.plots import WIDTH, curve
 from pyramid_seed.files import replacing
 from pyramid_seed.media.video import write_image
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
@@ -252,33 +253,38 @@ def grid_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def draw_grid(results: Sequence[Mapping[str, Any]], picture: Path) -> None:
-    """Draw faithfulness, sharpness and cleanness of all runs against a clip's time, a line a guidance."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """Draw faithfulness, sharpness and cleanness of all runs against their steps, a line a guidance."""
+    from matplotlib.figure import Figure
 
     kinds = (
-        ("all", 100, "all four attributes right, %"),
-        ("edge_width", 1, "edge width, pixels"),
-        ("ground_error", 1, "error of the last frame's ground, levels"),
+        ("all", 100, "all four attributes\nright / %"),
+        ("edge_width", 1, "edge width / pixels"),
+        ("ground_error", 1, "error of the last\nframe's ground / levels"),
     )
-    figure, panels = plt.subplots(1, len(kinds), figsize=(11, 3.6), layout="constrained")
-    for guidance in dict.fromkeys(map(guidance_of, results)):
-        line = [result for result in results if guidance_of(result) == guidance]
-        line.sort(key=lambda result: result["seconds_per_clip"])
-        seconds = [result["seconds_per_clip"] for result in line]
+    figure = Figure(figsize=(WIDTH, 2.9), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(kinds))
+    by_work = sorted(results, key=lambda result: sum(result["settings"]["num_inference_steps"]))
+    places = list(dict.fromkeys(map(steps_of, by_work)))
+    for number, guidance in enumerate(dict.fromkeys(map(guidance_of, results))):
+        line = [result for result in by_work if guidance_of(result) == guidance]
+        x = [places.index(steps_of(result)) for result in line]
         for axes, (name, factor, label) in zip(panels, kinds, strict=True):
-            axes.plot(seconds, [factor * result["scores"][name] for result in line], "o-", label=guidance)
-            axes.set(xlabel="seconds a clip", ylabel=label)
+            y = [factor * result["scores"][name] for result in line]
+            axes.plot(x, y, marker="os^Dv"[number % 5], label=guidance, **curve(number))
+            axes.set(xlabel="steps of each stage", ylabel=label, xticks=range(len(places)))
+            axes.set_xticklabels([uniform(place) for place in places])
             axes.grid(alpha=0.3)
-        for result in line:
-            place = (result["seconds_per_clip"], 100 * result["scores"]["all"])
-            panels[0].annotate(steps_of(result), place, fontsize=6, xytext=(2, 3), textcoords="offset points")
-    panels[0].legend(fontsize=8, title="guidance, first/later units", title_fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title="guidance, first unit / later units", loc="outside upper center", ncols=5
+    )
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    figure.savefig(picture, metadata={"Software": None})
+
+
+def uniform(steps: str) -> str:
+    """`8` for `8,8,8`; other steps as they are."""
+    return steps.split(",")[0] if len(set(steps.split(","))) == 1 else steps
 
 
 def steps_per_stage(text: str) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pyramid_seed.explore.plots import WIDTH, curve
 from pyramid_seed.loading import default_device
 
 WORK_FOLDER = Path("runs/tiny")
@@ -66,24 +67,36 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def draw_curves(log: Path, picture: Path, title: str) -> None:
-    """Draw every column of a log against its step, on a logarithmic axis, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    """Draw every column of a log against its step as a PNG, in a panel for each quantity."""
+    from matplotlib.figure import Figure
 
     rows = read_log(log)
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     names = sorted({name for row in rows for name in row} - {"step", "seconds", "learning_rate"})
-    for name in names:
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-    axes.set(xlabel="step", yscale="log", title=title)
-    axes.grid(alpha=0.3)
-    if names:
-        figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(picture, dpi=110)
-    plt.close(figure)
+    panels = [
+        (label, chosen) for label in QUANTITIES if (chosen := [n for n in names if quantity(n) == label])
+    ]
+    figure = Figure(figsize=(WIDTH, 0.6 + 2.4 * max(1, len(panels))), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(max(1, len(panels)), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (label, chosen) in zip(axes, panels, strict=False):
+        for number, name in enumerate(chosen):
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), **curve(number))
+        axis.set(ylabel=label, yscale="log" if label == QUANTITIES[0] else "linear")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes[-1].set_xlabel("step")
+    figure.savefig(picture, metadata={"Software": None})
+
+
+QUANTITIES = ("loss", "PSNR / dB", "share of held-out clips")
+
+
+def quantity(name: str) -> str:
+    """What a column of a log holds, one of `QUANTITIES`."""
+    if name.startswith("psnr"):
+        return QUANTITIES[1]
+    return QUANTITIES[2] if name == "recognised" or name.endswith("_error") else QUANTITIES[0]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_the_sheet_of_many_clips_shows_some_evenly_and_is_written_only_if_it_cha
     (tmp_path / "contact_sheet-9.png").touch()  # not ours
     run(tmp_path, 1, 2, 3, 4, 5)
     shown = [tmp_path / files[place] for place in (0, 2, 4)]
-    assert read_image(sheet).shape[0] == 3 * 100 - 4
+    assert read_image(sheet).shape[0] == 3 * (56 + 100) - 4
     assert {path.stem for path in journal.strip_path("").parent.glob("*.png")} == {
         path.stem[-16:] for path in shown
     }
@@ -63,7 +63,7 @@ def test_the_sheet_of_many_clips_shows_some_evenly_and_is_written_only_if_it_cha
     run(tmp_path, 1, 2, 3, 4, 5)
     assert sheet.stat().st_mtime_ns == before
     run(tmp_path, 2, 3)  # a list that leaves room: of the others, one
-    assert read_image(sheet).shape[0] == 3 * 100 - 4
+    assert read_image(sheet).shape[0] == 3 * (56 + 100) - 4
     for path in tmp_path.glob("*.mp4"):
         path.unlink()
     run(tmp_path)

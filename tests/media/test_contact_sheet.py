@@ -14,6 +14,7 @@ from pyramid_seed.media.contact_sheet import (
     write_sheet,
 )
 from pyramid_seed.media.images import read_image
+from pyramid_seed.media.lettering import broken, font
 from pyramid_seed.media.video import write_image
 from tests.media.clips import noise_clip
 
@@ -73,13 +74,43 @@ def test_a_strip_of_few_frames_shows_some_of_them_twice(tmp_path):
 
 
 def test_a_sheet_has_fifty_rows_and_as_few_columns_as_can_be(tmp_path):
-    for count, shape in {1: (4, 6), 50: (396, 6), 51: (26 * 8 - 4, 16), SHEET_SIZE: (396, 36)}.items():
-        strips = [np.full((4, 6, 3), grey, np.uint8) for grey in range(count)]
+    width, caption = 40, 56
+    for count, columns in {1: 1, 50: 1, 51: 2, SHEET_SIZE: 4}.items():
+        strips = [("", str(grey), np.full((4, width, 3), grey, np.uint8)) for grey in range(count)]
         write_sheet(tmp_path / "sheet.png", strips)
         sheet = read_image(tmp_path / "sheet.png")
-        assert sheet.shape == (*shape, 3)
-        columns = -(-count // 50)
-        assert sheet[::8, ::10, 0].flatten()[:count].tolist() == list(range(count)), columns
+        rows = -(-count // columns)
+        assert sheet.shape == (rows * (caption + 8) - 4, columns * (width + 4) - 4, 3)
+        assert sheet[caption :: caption + 8, :: width + 4, 0].flatten()[:count].tolist() == list(range(count))
+
+
+def test_a_strip_stands_under_its_prompt_and_seed(tmp_path):
+    """Each line has ink, a long prompt takes two of them and keeps within the strip."""
+    inks = []
+    for prompt in ("a star", "a star that grows " * 20):
+        write_sheet(tmp_path / "sheet.png", [(prompt, "7", np.zeros((96, 586, 3), np.uint8))])
+        caption = read_image(tmp_path / "sheet.png")[:56, :, 0]
+        inks.append([(caption[top : top + 18] > 200).sum() for top in (0, 18, 36)])
+        assert (caption[:, -1] == 64).all()
+    short, long = inks
+    assert short[0] > 20 < short[1]  # prompt, seed
+    assert short[2] == 0
+    assert min(long) > 20
+    assert long[0] > 2 * short[0]
+
+
+def test_a_text_is_broken_at_spaces_and_loses_nothing_but_its_end():
+    text = "a red circle moves to the right and then up"
+    width = font(14).getlength("a red circle moves to")
+    assert broken(text, 14, width, 9) == ["a red circle moves to", "the right and then", "up"]
+    first, last = broken(f"{text}, slowly", 14, width, 2)
+    assert first == "a red circle moves to"
+    assert last.startswith("the right")
+    assert last.endswith("…")
+    assert "".join(broken("\u4e00" * 40, 14, 100, 99)) == "\u4e00" * 40  # a script without spaces
+    assert broken("a\ud800\x1b", 14, 500, 1) == ["a\\ud800\\x1b"]
+    assert broken("", 14, 100, 2) == []
+    assert all(font(14).getlength(line) <= width for line in broken("x" * 500, 14, width, 3))
 
 
 def test_what_is_no_strip_is_refused(tmp_path):

@@ -9,185 +9,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from pyramid_seed.provenance.manifest import read_manifest
+from tests.ui.browser import PROMPT, ROOT, SEED, Browser
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).resolve().parents[2]
-PROMPT = "a blue square moves up on a black background"
-SEED = "18446744073709551557"  # JavaScript's numbers would make it 18446744073709552000
 GALLERY_PROMPTS = (
-    "a red circle moves to the right on a white background",
-    "a yellow triangle moves to the left on a grey background",
-    "a green circle grows on a white background",
+    "an orange star grows on a black background",
+    "a blue triangle moves up on a grey background",
+    "a purple star moves to the left on a white background",
 )
-BEYOND_TRAINING = "the model was trained on at most 33 frames, the clip has 241; what it shows may fall apart"
-SECONDS = 240
-VIDEO_HAS_DATA = """
-    const video = document.querySelector('#clip');
-    return video !== null && video.readyState >= 2 && video.videoWidth > 0;
-"""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("ui") / "clips"
-
-
-@pytest.fixture(scope="module")
-def address(folder) -> Iterator[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pyramid_seed",
-        "ui",
-        "--port",
-        "0",
-        "-o",
-        str(folder),
-        "--preset",
-        "tiny",
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as server:
-        try:
-            yield re.match(r"http://127\.0\.0\.1:\d+", server.stdout.readline())[0]
-        finally:
-            server.send_signal(signal.SIGINT)  # Ctrl+C, with the page still open
-            _, complaints = server.communicate(timeout=SECONDS)
-    assert server.returncode == 0
-    assert set(complaints.splitlines()) <= {BEYOND_TRAINING}
-
-
-class Browser:
-    """The page in Chromium, by the ids of its parts."""
-
-    def __init__(self, driver) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        self.driver = driver
-        self._wait = WebDriverWait(driver, SECONDS, poll_frequency=0.05)
-
-    def all(self, selector: str):
-        from selenium.webdriver.common.by import By
-
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def wait(self, condition):
-        from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
-
-        def holds(_):
-            try:
-                return condition()
-            except StaleElementReferenceException:  # the page has just put a new one in its place
-                return False
-
-        try:
-            return self._wait.until(holds)
-        except TimeoutException:
-            shown = next((body.text for body in self.all("body")), "")
-            pytest.fail(f"after {SECONDS} s the page does not show what was waited for, but:\n{shown}")
-
-    def one(self, selector: str):
-        return self.wait(lambda: next(iter(self.all(selector)), None))
-
-    def script(self, code: str):
-        return self.driver.execute_script(code)
-
-    def text(self, selector: str) -> str:
-        return self.wait(lambda: self.one(selector).text)
-
-    def click(self, selector: str) -> None:
-        def clicked() -> bool:
-            element = self.one(selector)
-            if not element.is_enabled():
-                return False
-            element.click()
-            return True
-
-        self.wait(clicked)
-
-    def type(self, selector: str, text: str) -> None:
-        from selenium.webdriver.common.keys import Keys
-
-        def typed() -> bool:
-            self.one(selector).send_keys(Keys.CONTROL, "a")
-            self.one(selector).send_keys(text)
-            return True
-
-        self.wait(typed)
-
-    def choose(self, dropdown: str, label: str) -> None:
-        self.click(f"{dropdown} input")
-        self.wait(lambda: self.all("[role=option]"))
-        next(option for option in self.all("[role=option]") if label in option.text).click()
-
-    def run(self) -> str:
-        """Press Run, wait for a new clip that plays; returns its file's name."""
-        before = self.files()
-        self.click("#run")
-        self.wait(lambda: self.files() not in ([], before) and self.script(VIDEO_HAS_DATA))
-        return self.files()[0]
-
-    def files(self) -> list[str]:
-        names = self.wait(lambda: (tuple(link.text for link in self.all("#facts a[download]")),))
-        return list(names[0])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    assert all(programs), "these tests need a browser: apt-get install chromium chromium-driver"
-    from selenium.webdriver import Chrome, ChromeOptions, ChromeService
-
-    options = ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # containers run as root
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the page must work without a network
-        "--force-color-profile=srgb",
-        "--hide-scrollbars",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(programs[1]))
-    size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    yield Browser(driver)
-    driver.quit()
-
-
-@pytest.fixture
-def page(browser, address) -> Browser:
-    """A fresh page with prompt and seed filled in."""
-    browser.driver.get(address)
-    browser.wait(lambda: browser.one("#root-seed input, #root-seed textarea").get_property("value"))
-    browser.type("#prompt textarea", PROMPT)
-    browser.type("#root-seed input, #root-seed textarea", SEED)
-    browser.wait(lambda: browser.one("#lock input").is_selected())  # a seed that was typed is kept
-    return browser
-
-
-def toast(page: Browser) -> str:
-    """The text of an error, which is then closed."""
-    text = page.text(".toast-body")
-    page.click(".toast-close")
-    page.wait(lambda: not page.all(".toast-body"))
-    return text
+def problem(page: Browser) -> str:
+    """The text of an error."""
+    return page.text("#problem [role=alert]")
 
 
 def test_the_same_seed_gives_the_same_clip_again(page, folder):
@@ -220,14 +60,14 @@ def test_the_dice_and_an_open_lock_give_other_seeds(page):
 def test_a_bad_size_is_refused_in_the_words_of_the_library(page):
     page.type("#height input", "60")
     page.click("#run")
-    assert "height must be a multiple of 32, got 60; use 32 or 64" in toast(page)
+    page.wait(lambda: "height must be a multiple of 32, got 60; use 32 or 64" in problem(page))
     page.type("#height input", "4096")
     page.click("#run")
-    assert "height must be at most 1280 on this server (--max-height), got 4096" in toast(page)
+    page.wait(lambda: "height must be at most 1280 on this server (--max-height), got 4096" in problem(page))
     page.type("#height input", "64")
     page.type("#root-seed input, #root-seed textarea", "<b>7</b>")
     page.click("#run")
-    assert "seed must be a whole number in 0 .. 2**64 - 1, got '<b>7</b>'" in toast(page)
+    page.wait(lambda: "seed must be a whole number in 0 .. 2**64 - 1, got '<b>7</b>'" in problem(page))
 
 
 def test_a_running_job_is_stopped(page, folder):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+from html import unescape
+
 from pyramid_seed import generate
 from pyramid_seed.ui.gallery import Entry, entry_of
 from pyramid_seed.ui.html import (
     cards,
     clip_stage,
+    doubt,
     facts,
+    gallery_title,
     live_stage,
+    manifest_text,
     outcome,
+    problem,
     progress,
     queue_line,
     unit_side,
@@ -24,6 +32,7 @@ def test_nothing_that_people_wrote_is_html(short):
     name = "a'\"<b>.mp4"
     page = facts(name, manifest, Outcome(name, EVIL, details=((EVIL, EVIL),)))
     page += cards([entry_of(name, manifest)], "") + clip_stage(name, 1)
+    page += manifest_text(manifest) + problem(EVIL) + doubt([name]) + gallery_title(EVIL)
     assert "<img" not in page
     assert "<b>.mp4" not in page
     assert "\x1b" not in page
@@ -38,6 +47,13 @@ def test_seed_and_digest_can_be_copied(short):
         assert f">{value}</code>" in page
 
 
+def test_a_manifest_is_shown_as_json_that_can_be_read(short):
+    manifest = generate("a", seed=1, preset=short, progress=False, num_frames=1).manifest | {"prompt": EVIL}
+    text = re.fullmatch(r"<pre [^>]*>(.*)</pre>", manifest_text(manifest), re.DOTALL)[1]
+    assert json.loads(unescape(text))["prompt"] == EVIL
+    assert "\n  &#34;seed&#34;: &#34;1&#34;" in text
+
+
 def test_what_people_should_know_of_a_clip_is_shown(short):
     clip = generate("a red circle", seed=1, preset=short, progress=False, num_frames=1, height=32, width=32)
     (note,) = clip.notes
@@ -49,6 +65,8 @@ def test_progress():
         "Waiting, 2 ahead": View(ahead=2),
         "Loading the model": View(State.RUNNING),
         "Step 3 of 12": View(State.RUNNING, step=3, num_steps=12),
+        "Step 4 of 12, about 9 s left": View(State.RUNNING, step=4, num_steps=12, seconds_left=8.1),
+        "Step 5 of 12, about 2 min 1 s left": View(State.RUNNING, step=5, num_steps=12, seconds_left=120.5),
         "Finishing": View(State.RUNNING, step=12, num_steps=12),
     }
     assert [text for text, view in views.items() if f"<p>{text}</p>" not in progress(view)] == []
@@ -76,9 +94,9 @@ def test_a_card_names_its_file_exactly_and_the_chosen_one_is_marked():
     """The page sends `data-clip` back, so no character of it may be written as an escape."""
     entries = [Entry("a\x01'.mp4", "a\nb", "1", 5, 0), Entry("b.mp4", "c", "2", 9, 1)]
     page = cards(entries, "b.mp4")
-    assert 'data-clip="a\x01&#39;.mp4" class=""' in page
+    assert 'data-clip="a\x01&#39;.mp4"' in page
     assert 'title="a\\nb"' in page
-    assert 'data-clip="b.mp4" class="chosen"' in page
+    assert 'data-clip="b.mp4" title="c" class="chosen" aria-current="true">' in page
     assert "9 frames, 1 branched" in page
     assert "No clips yet" in cards([], "")
 

@@ -6,10 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
 from pyramid_seed.ui.jobs import Job, JobQueue, Outcome, State, Stopped
+from pyramid_seed.ui.work import step_reporter
 
 SECONDS = 30
 
@@ -188,3 +190,17 @@ def test_closing_meets_submissions_of_other_threads():
             thread.join(SECONDS)
             assert not thread.is_alive()
         assert {job.view.state for job in jobs} == {State.STOPPED}
+
+
+def test_the_time_left_does_not_jump_with_the_cost_of_stages(short, monkeypatch):
+    """Steps of 1, 2 and 3 seconds in every unit: 2 seconds a step are left, from the second unit on."""
+    job = Job("a boat", 0, threading.Condition())
+    report = step_reporter(job, short)
+    assert short.num_inference_steps == (1, 1, 1)
+    left, now = [], 0.0
+    for step in range(9):
+        now += 1 + step % 3
+        monkeypatch.setattr("pyramid_seed.ui.work.time", SimpleNamespace(monotonic=lambda now=now: now))
+        report(SimpleNamespace(num_timesteps=9), step, None, {})
+        left.append(job.view.seconds_left)
+    assert left == [None, None, None, 10, 8, 6, 4, 2, 0]

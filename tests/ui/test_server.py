@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from pyramid_seed.ui import uploads
+from pyramid_seed.ui.address import listen, loopback_names, url
 from pyramid_seed.ui.studio import Studio
 
 server = lazy_loader.load("pyramid_seed.ui.server")  # as in test_app
@@ -85,7 +86,7 @@ def test_an_image_must_have_been_uploaded(client, studio):
     config = client.get("/config").json()
     fn = next(fn for fn in config["dependencies"] if fn["api_name"] == "on_run")
     image = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-    values = ["a red circle", "", "short", 5, 64, 64, "1", True, image, ""]
+    values = ["a red circle", "short", 5, 64, 64, "1", True, image, [], "", "", "1", "1", "2", "1.5"]
     body = {"data": values, "fn_index": fn["id"], "session_hash": "test", "trigger_id": None}
     assert client.post("/gradio_api/queue/join", json=body).status_code in (200, 400, 403, 422)
     events = client.get("/gradio_api/queue/data", params={"session_hash": "test"}).text
@@ -109,7 +110,17 @@ def test_every_address_of_this_machine_alone_has_its_names():
         "0:0:0:0:0:0:0:1": {"0:0:0:0:0:0:0:1", "[::1]", "localhost"},
         **{host: set() for host in ("0.0.0.0", "", "::", "10.0.0.1", "2001:db8::1")},
     }
-    assert {host: set(server.loopback_names(host)) for host in names} == names
+    assert {host: set(loopback_names(host)) for host in names} == names
+
+
+def test_the_address_is_known_and_held_before_there_is_a_page():
+    with listen("127.0.0.1", 0) as listener:
+        address = url("127.0.0.1", listener)
+        port = listener.getsockname()[1]
+        assert address == f"http://127.0.0.1:{port}"
+        assert url("::1", listener) == f"http://[::1]:{port}"
+        with pytest.raises(OSError, match="in use"):
+            listen("127.0.0.1", port)
 
 
 def test_on_any_loopback_address_a_site_of_another_name_is_refused(studio):

@@ -18,9 +18,11 @@ from pyramid_seed.ui.jobs import State
 from pyramid_seed.ui.studio import ClipRequest, Studio
 from tests.refusals import not_refused
 
-REQUEST = ClipRequest(
-    prompt="a red circle", seed=2**64 - 1, preset="short", num_frames=5, height=64, width=64
-)
+REQUEST = ClipRequest(prompt="a red circle", seed=2**64 - 1, preset="short", settings={})
+
+
+def asked(**settings) -> ClipRequest:
+    return replace(REQUEST, settings=settings)
 
 
 def finished(job):
@@ -111,7 +113,7 @@ def test_a_clip_from_an_image_can_be_verified_and_extended(studio, tmp_path):
     frame[20:40, 20:40] = (220, 20, 20)
     Image.fromarray(frame).save(tmp_path / "first.png")
     made = finished(
-        studio.make(replace(REQUEST, image=tmp_path / "first.png", height=1, width=1))
+        studio.make(replace(asked(height=32, width=32), image=tmp_path / "first.png"))
     ).outcome.clip
     assert finished(studio.verify(made)).outcome.headline == "MATCH"
     longer = finished(studio.extend(made, 9)).outcome.clip
@@ -131,14 +133,19 @@ def test_what_cannot_be_made_is_refused_before_it_is_queued(studio):
         ): "negative_prompt must be at most 10,000 characters",
         ("preset", "/etc/passwd.yaml"): "this page has no preset '/etc/passwd.yaml'; it has short",
     }
-    assert not_refused(lambda change: studio.make(replace(REQUEST, **dict([change]))), words) == {}
+
+    def make(change):
+        name, value = change
+        studio.make(replace(REQUEST, **{name: value}) if name in vars(REQUEST) else asked(**{name: value}))
+
+    assert not_refused(make, words) == {}
     assert studio.queue.num_finished == studio.queue.num_waiting == 0
 
 
 def test_clips_are_made_with_the_studios_run_options(short, tmp_path):
     options = RunOptions(device="cpu", determinism="relaxed", attention="reference")
     studio = Studio(tmp_path / "clips", [short], run_options=options)
-    manifest = studio.manifest(finished(studio.make(replace(REQUEST, num_frames=1))).outcome.clip)
+    manifest = studio.manifest(finished(studio.make(asked(num_frames=1))).outcome.clip)
     studio.queue.close()
     assert (manifest["determinism"], manifest["attention"]) == ("relaxed", "reference")
     assert manifest["environment"]["device"]["type"] == "cpu"
@@ -154,7 +161,7 @@ def test_what_cannot_be_extended_is_refused(studio, made):
 
 
 def test_a_stopped_run_keeps_its_finished_units(studio, short, tmp_path):
-    job = studio.make(replace(REQUEST, num_frames=33))
+    job = studio.make(asked(num_frames=33))
     for view in job.views():
         if view.step >= 4:  # the first unit has three steps
             job.stop()
@@ -194,7 +201,7 @@ def test_a_clip_with_a_lora_is_made_verified_and_extended(studio, short, tmp_pat
     file = tmp_path / "style.safetensors"
     offering = Studio(studio.folder, [short], loras={file: 0.5})
     assert list(offering.loras) == ["style.safetensors at 0.5"]
-    one = replace(REQUEST, num_frames=1)
+    one = asked(num_frames=1)
     made = finished(offering.make(replace(one, loras=("style.safetensors at 0.5",)))).outcome.clip
     given = {"seed": REQUEST.seed, "preset": short, "num_frames": 1, "progress": False}
     clip = generate(REQUEST.prompt, loras={file: 0.5}, **given)
