@@ -23,6 +23,7 @@ from .commands import (
     presets,
     record,
     regenerate,
+    search,
     show,
     sweep,
     ui,
@@ -92,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, batch, encode, sweep, extend, regenerate
+    makers = generate, batch, encode, sweep, search, extend, regenerate
     checkers = show, verify, diff, compare, record, check
     for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -76,14 +76,15 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
     return FrameFile(path, lossless=options.lossless)
 
 
-def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options for the preset and values that replace its own."""
+def add_setting_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """Declare the options for the preset and values that replace its own, except some."""
     group = parser.add_argument_group("settings", "default: the preset's")
     group.add_argument(
         "--preset", metavar="NAME", help="a preset, or your .yaml (default: the model's own, or tiny)"
     )
-    for field in SETTINGS.values():
-        add_field(group, field)
+    for name, field in SETTINGS.items():
+        if name not in without:
+            add_field(group, field)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:

@@ -333,6 +333,6 @@ def test_units_that_are_kept_are_not_made_again(run, settings, tmp_path):
 
 def test_branches_are_checked_before_anything_is_made(run, tmp_path):
     for text in ("2", "2:x", "2:3 1:4", "0:5", [7], f"2:{2**64}"):
-        with pytest.raises(BatchInputError, match="branches must|seed must"):
+        with pytest.raises(BatchInputError, match=r"branches must|seed must"):
             run({"prompt": "a boat", "branches": text})
     assert not (tmp_path / "clips").exists()
