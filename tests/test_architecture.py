@@ -61,9 +61,8 @@ ALLOWED = {
         "testing": "record",
         "explore": "batch checks choices extras files geometry media presets provenance run_options seeds "
         "texts version",
-        "search": "api batch checks choices clip_files determinism environment explore extras files "
-        "first_image geometry media noise pipelines presets provenance recipe reproduce run_options seeds "
-        "texts version",
+        "search": "api batch checks choices clip determinism environment explore extras files geometry media "
+        "noise pipelines presets provenance recipe reproduce run_options seeds shared_pipeline texts version",
         "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
         "presets provenance recipe reproduce run_options seeds texts",
     }.items()

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..batch.launch import Launch
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
 from ..explore.measured import shrink
-from ..files import replacing
 from ..geometry import PyramidGeometry
 from ..media.frames import Frames, frames_digest
 from ..media.video import read_video
@@ -23,7 +23,7 @@ from .record import BranchRow, Made, branch_rows
 from .tree import Node
 from .tree import Path as TreePath
 
-_CANDIDATES, _LIST = "candidates", "round.jsonl"
+CANDIDATES = "candidates"
 _OVER = 2**31
 
 
@@ -60,17 +60,17 @@ class Rounds:
         Raises:
             UnfinishedError: not all of them are there. Otherwise as `run_batch`.
         """
-        with replacing(self.folder / _LIST, overwrite=True) as temporary:
-            temporary.write_text("".join(map(self._row, nodes)), encoding="utf-8")
-        launch.count("rounds")
-        summary = self._batch(nodes[0].num_units)
-        (self.folder / _LIST).unlink(missing_ok=True)
+        with TemporaryDirectory() as folder:
+            listed = Path(folder) / "round.jsonl"
+            listed.write_text("".join(map(self._row, nodes)), encoding="utf-8")
+            launch.count("rounds")
+            summary = self._batch(listed, nodes[0].num_units)
         if summary.status:
             raise UnfinishedError(summary)
         paths = {(str(node.seed), branch_rows(node.branches)): node.path for node in nodes}
         files = {}
         for name in summary.digests:
-            file = self.folder / _CANDIDATES / name
+            file = self.folder / CANDIDATES / name
             clip = made_of(read_manifest(file))
             files[paths[clip.seed, clip.branches]] = file
         return files, summary
@@ -79,15 +79,15 @@ class Rounds:
         """Make clips with the main process until it is through; returns the outcome of the last batch."""
         summary, number = BatchSummary(is_main=False), 1
         while launch.wait_for("rounds", number, lambda: False, needed=(0,)) and not launch.count("over", 0):
-            summary, number = self._batch(1), number + 1
+            summary, number = self._batch(self.folder, 1), number + 1
         return summary
 
-    def _batch(self, num_units: int) -> BatchSummary:
+    def _batch(self, listed: Path, num_units: int) -> BatchSummary:
         """This process's part of a round; only the main one reads list and length."""
         settings = replace(self.settings, num_frames=self.geometry.num_frames(num_units))
         return run_batch(
-            self.folder / _LIST,
-            self.folder / _CANDIDATES,
+            listed,
+            self.folder / CANDIDATES,
             preset=settings,
             lossless=True,
             keep_units=True,
