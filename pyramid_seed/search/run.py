@@ -19,6 +19,7 @@ from ..checks import check_path
 from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
 from ..files import without_new_folders
+from ..geometry import PyramidGeometry
 from ..media.video import write_video
 from ..pipelines.first_frames import opened
 from ..presets import Preset, Settings, load_preset, settings_listed, with_settings
@@ -104,8 +105,8 @@ def run_search(
         at: numbers of units at which candidates are compared, rising; default: once, when half of the units
             are made: best of N on a short beginning.
         seed: the search's root seed, see `tree.child_root`; default: 0, or that of the clip to extend.
-        extend: a saved clip; all candidates begin with it, and it is made again once. Its settings are used,
-            and `num_frames` is needed.
+        extend: a saved clip; all candidates begin with it, and it is made again once. Its settings, noise
+            device, determinism and attention are used, and `num_frames` is needed.
         image: the first frame's file; then no comparison is possible after the first unit alone.
         preset, loras, num_processes, progress: see `run_batch`.
         device, noise_device, determinism, text_encoders, prompt_embeds, attention, compile, workers: see
@@ -123,60 +124,92 @@ def run_search(
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     options.check()
     check_extra("report", "jinja2")
-    original: Mapping[str, Any] | None = None
     if extend is None:
-        if prompt is None:
-            raise ValueError("prompt is missing; give one, or a clip to extend")
-        check_prompt(prompt)
-        loaded = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-        without = parts_left_out(text_encoders, opened_texts(prompt_embeds))
-        wanted, _, source = wanted_settings(loaded, settings, opened(image), None, without)
-        source = source or shared_pipeline.source(wanted.model, wanted.variant, without)
-        geometry, start = source.geometry, Node()
+        subject = _new_clip(prompt, preset, settings, image, prompt_embeds, options)
     else:
-        original = read_verifiable(extend)
-        recipe, geometry = recipe_of(original), geometry_of(original)
-        _check_extended(recipe, prompt, preset, settings, image)
-        model = folder_of(extend, settings.get("model"))
-        own = Settings(model=model, num_frames=settings["num_frames"])
-        wanted, prompt = with_settings(recipe.settings, own), recipe.prompt
-        options = replace(
-            options,
-            noise_device=recipe.noise_device,
-            determinism=recipe.determinism,
-            attention=recipe.attention,
-            compile=recipe.compiled,
-        )
-        start = Node((), original["geometry"]["num_units"], recipe.seed, recipe.branches)
-        seed = recipe.seed if seed is None else seed
-    units = geometry.num_latent_frames(wanted.num_frames)
+        subject = _longer_clip(extend, prompt, preset, settings, image, options)
+    start, geometry = subject.start, subject.geometry
+    units = geometry.num_latent_frames(subject.settings.num_frames)
     half = start.num_units + -(-(units - start.num_units) // 2)
     keep = min(2, num_candidates) if keep is None else keep
-    tree = Tree(seed or 0, num_candidates, keep, branching, tuple(at) or (half,), units, start)
+    root = start.seed if seed is None else seed
+    tree = Tree(root, num_candidates, keep, branching, tuple(at) or (half,), units, start)
     if image is not None and tree.at[0] == 1:
         raise ValueError("at must begin at 2 or later with an image, whose unit is the first; got 1, use 2")
     judge = scorer_of(scorer, geometry) if isinstance(scorer, str) else scorer
 
-    making = options.arguments() | {"prompt_embeds": prompt_embeds, "loras": loras}
+    making = subject.options.arguments() | {"prompt_embeds": prompt_embeds, "loras": loras}
     making |= {"num_processes": num_processes, "progress": progress}
     if image is not None:  # otherwise it would give the size
-        making |= {"height": wanted.height, "width": wanted.width}
-    if image is not None:  # otherwise it would give the size
-        making |= {"height": wanted.height, "width": wanted.width}
+        making |= {"height": subject.settings.height, "width": subject.settings.width}
     first = None if image is None else str(Path(image).absolute())
-    rounds = Rounds(output, prompt, first, geometry, wanted, making)
+    rounds = Rounds(output, subject.prompt, first, geometry, subject.settings, making)
     launch = join_launch(num_processes)
     with launch.alive():
         if not launch.is_main:
             return SearchSummary(rounds.follow(launch))
         with leading(launch), without_new_folders(output):
             output.mkdir(parents=True, exist_ok=True)
-            search = _Search(rounds, tree, judge, launch, original, progress)
+            search = _Search(rounds, tree, judge, launch, subject.original, progress)
             try:
                 record = search.run(lossless)
             except UnfinishedError as unfinished:
                 return SearchSummary(unfinished.summary)
             return SearchSummary(BatchSummary(), output / WINNER, record)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a search is to make: a prompt's clip, or a longer one of a clip that is there."""
+
+    prompt: str
+    settings: Preset
+    geometry: PyramidGeometry
+    options: RunOptions
+    start: Node
+    original: Mapping[str, Any] | None = None
+
+
+def _new_clip(
+    prompt: str | None,
+    preset: str | Path | Preset | None,
+    settings: Settings,
+    image: str | Path | None,
+    prompt_embeds: str | Path | None,
+    options: RunOptions,
+) -> _Subject:
+    if prompt is None:
+        raise ValueError("prompt is missing; give one, or a clip to extend")
+    check_prompt(prompt)
+    loaded = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
+    without = parts_left_out(options.text_encoders, opened_texts(prompt_embeds))
+    wanted, _, source = wanted_settings(loaded, settings, opened(image), None, without)
+    source = source or shared_pipeline.source(wanted.model, wanted.variant, without)
+    return _Subject(prompt, wanted, source.geometry, options, Node())
+
+
+def _longer_clip(
+    clip: str | Path,
+    prompt: str | None,
+    preset: object,
+    settings: Settings,
+    image: object,
+    options: RunOptions,
+) -> _Subject:
+    manifest = read_verifiable(clip)
+    recipe = recipe_of(manifest)
+    _check_extended(recipe, prompt, preset, settings, image)
+    own = Settings(model=folder_of(clip, settings.get("model")), num_frames=settings["num_frames"])
+    options = replace(
+        options,
+        noise_device=recipe.noise_device,
+        determinism=recipe.determinism,
+        attention=recipe.attention,
+        compile=recipe.compiled,
+    )
+    start = Node((), manifest["geometry"]["num_units"], recipe.seed, recipe.branches)
+    wanted = with_settings(recipe.settings, own)
+    return _Subject(recipe.prompt, wanted, geometry_of(manifest), options, start, manifest)
 
 
 def _check_extended(
@@ -189,6 +222,9 @@ def _check_extended(
         )
     if preset is not None or set(settings) - {"num_frames", "model"} or "num_frames" not in settings:
         raise ValueError("a clip is extended with its own settings: give num_frames and no other")
+    if settings["num_frames"] <= (had := recipe.settings.num_frames):
+        got = settings["num_frames"]
+        raise ValueError(f"num_frames must be above {had}, those of the clip to extend, got {got}")
     for name in ("cache", "quantization", "vae_tiling"):
         if getattr(recipe, name) is not None:
             raise ValueError(f"the clip to extend was made with {name}, which a batch cannot set up")
