@@ -147,7 +147,7 @@ def verify_search(
             differing.append(note)
             changes[row.path] = _change(row.score, score)
     kernels = _kernels(manifest, again)
-    checks = tuple(_checked(decision, changes) for decision in rounds)
+    checks = tuple(decision_check(decision, changes) for decision in rounds)
     return SearchVerification((), clip, tuple(differing), checks, kernels, chosen)
 
 
@@ -214,7 +214,7 @@ def _difference(row: Candidate, made: Clip, score: float | None) -> str | None:
     return None
 
 
-def _checked(decision: Decision, changes: Mapping[str, float]) -> DecisionCheck:
+def decision_check(decision: Decision, changes: Mapping[str, float]) -> DecisionCheck:
     """A round, given by how much scores have changed here."""
     here = [changes[path] for node in decision.nodes if (path := path_text(node.path)) in changes]
     difference = max(here, default=0.0)

@@ -82,6 +82,7 @@ def test_scores_are_of_the_exact_frames(searched, settings):
     assert row.score == float(frames.mean())
 
 
+@pytest.mark.slow
 def test_the_same_search_again_is_the_same_record(searched, settings, tmp_path):
     folder, _ = searched
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -107,6 +108,7 @@ def test_the_choice_is_proven(searched, settings):
     assert len(sampled.sample.units) == 1
 
 
+@pytest.mark.slow
 def test_an_altered_score_and_a_forged_candidate_are_found(searched, settings, tmp_path):
     """Even where root, margins and the winner's manifest are made to fit."""
     folder, summary = searched
@@ -173,6 +175,7 @@ def test_scorers_are_not_loaded_because_a_file_says_so(searched, settings, tmp_p
         checked(copy, settings)
 
 
+@pytest.mark.slow
 def test_a_clip_is_extended(searched, settings, tmp_path):
     made = generate("a boat", seed=3, **{**settings, "num_frames": 9})
     clip = made.save(tmp_path / "boat.mp4")
@@ -200,6 +203,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_made(settings, tm
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_the_command(settings, tmp_path, capsys):
     options = ["--variant", "384p", "--preset", "tiny", "--num-frames", "9", "--scale", "1"]
     options += [
