@@ -69,7 +69,7 @@ def test_a_search_that_is_killed_twenty_times_is_the_same(quick, tmp_path):
         before_each_change(output, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == last else None)
         return main(["search", "a boat", "-o", str(output), *options])
 
-    endings = [fork(lambda n=n: search(n)).wait()[0] for n in range(5, 5 + 4 * KILLS, 4)]
+    endings = [fork(lambda n=n: search(n)).wait()[0] for n in range(5, 5 + 2 * KILLS, 2)]
     assert endings.count(-signal.SIGKILL) == KILLS, "the search came to its end before the last kill"
     assert main(["search", "a boat", "-o", str(output), *options]) == 0
     assert results_of(output) == results_of(tmp_path / "whole")
