@@ -214,18 +214,17 @@ def write_record(path: Path, record: SearchRecord) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_record(path: str | Path) -> tuple[SearchRecord, tuple[Decision, ...]]:
-    """Read a record and check it; returns it with its rounds.
+def read_record(path: str | Path) -> SearchRecord:
+    """Read a record; whether it contradicts itself is for `check_record` to say.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no record, or one that contradicts itself.
+        ValueError: it holds no record.
     """
     path = Path(path)
     try:
         values = parse_json(read_bounded(path, _MAX_BYTES, "the record").decode("utf-8"))
         check_shape(values, SearchRecord)
-        record = msgspec.convert(values, SearchRecord)
-        return record, check_record(record)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no sound record of a search: {error}") from error
+        return msgspec.convert(values, SearchRecord)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no record of a search: {error}") from error

@@ -20,7 +20,7 @@ from ..provenance.sample import UnitSample, sample_units
 from ..provenance.verify import Verification
 from ..reproduce import Making, loaded_for, verify
 from ..texts import counted
-from .record import Candidate, ScorerRow, SearchRecord, read_record
+from .record import Candidate, ScorerRow, SearchRecord, check_record, read_record
 from .remake import Remaker
 from .rounds import made_of
 from .run import CLIP_FIELDS
@@ -113,16 +113,19 @@ def verify_search(
         progress: show progress bars on standard error.
 
     Raises:
-        ValueError: the record contradicts itself, the scorer is another one, or as in `verify`. OSError: a
-            file cannot be read.
+        ValueError: the file holds no record, the scorer is another one, or as in `verify`. OSError: a file
+            cannot be read.
     """
-    record, rounds = read_record(search)
-    manifest = read_verifiable(winner)
+    record, manifest = read_record(search), read_verifiable(winner)
     if making.get("processes") is not None:
         raise ValueError("a search is verified by one process; run verify without a launcher")
     if sample is not None:
         check_int("sample", sample, 1, len(record.candidates))
     judge = _judge(record.scorer, scorer, manifest)
+    try:
+        rounds = check_record(record)
+    except (ValueError, TypeError) as error:
+        return SearchVerification((f"the record contradicts itself: {error}",))
     if problems := _problems(record, manifest):
         return SearchVerification(tuple(problems))
     where = {"model": model, "image": image, "loras": loras, "device": device, "pipeline": pipeline}

@@ -155,6 +155,16 @@ def seal_clip(folder, root):
     write_video(winner, exact_frames(finished), 8, comment=comment, overwrite=True)
 
 
+def test_a_score_that_is_altered_by_hand_is_found_at_once(searched, settings, tmp_path):
+    copy = shutil.copytree(searched[0], tmp_path / "altered")
+    record = json.loads((copy / "search.json").read_text())
+    record["candidates"][-1]["score"] = 1e6
+    (copy / "search.json").write_text(json.dumps(record))
+    found = checked(copy, settings)
+    assert found.verdict == "differs"
+    assert found.problems[0].startswith("the record contradicts itself: ")
+
+
 def test_a_swapped_winner_is_found(searched, settings, tmp_path):
     copy = shutil.copytree(searched[0], tmp_path / "swapped")
     other = generate("a boat", seed=5, **settings)
