@@ -22,6 +22,11 @@ lint:
 slow *arguments:
     pytest -q -m slow {{arguments}}
 
+# Run every command and block of code of the pages, then build the site into build/site.
+docs *arguments:
+    pytest -q -m docs {{arguments}}
+    mkdocs build --strict
+
 # What CI runs, in a fresh environment of its own.
 ci:
     .ci/run

@@ -21,6 +21,7 @@ from .keying.pipeline import KeyedPipeline as KeyedPipeline
 from .keying.pipeline import keyed as keyed
 from .loading import load_pipeline as load_pipeline
 from .media.frame_file import FrameFile as FrameFile
+from .media.labels import VisibleLabel as VisibleLabel
 from .models import AutoencoderKLCausalVideo as AutoencoderKLCausalVideo
 from .models import PyramidFluxTransformer3DModel as PyramidFluxTransformer3DModel
 from .models import PyramidSD3Transformer3DModel as PyramidSD3Transformer3DModel
@@ -46,4 +47,5 @@ from .search.run import run_search as run_search
 from .search.scorers import Scorer as Scorer
 from .search.verify import SearchVerification as SearchVerification
 from .search.verify import verify_search as verify_search
+from .signing import sign as sign
 from .version import __version__ as __version__

@@ -29,8 +29,8 @@ from .media.frames import Frames
 from .model_presets import chosen_settings, misfit
 from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
 from .pieces.processes import Processes, has_frames
-from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import ENCODER_PARTS, PARTS_WITHOUT_TEXT, EncodedTexts, read_encoded_texts
 from .pipelines.first_frames import first_frames, opened
 from .pipelines.frame_collector import OnFrames
@@ -74,7 +74,7 @@ def generate(
     workers: int | None = None,
     processes: Processes | None = None,
     loras: Mapping[str | Path, float] | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: ClipPipeline | None = None,
     progress: bool = True,
     on_step: Callable[..., dict[str, Any] | None] | None = None,
     on_unit: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
@@ -220,7 +220,7 @@ def started_sink(
     """The sink, ready for frames of a clip with these settings; None if other processes have the frames."""
     if sink is None or not has_frames(processes):
         return None
-    sink.start(settings.fps, settings.scale)
+    sink.start(settings.fps, settings.scale, (settings.height, settings.width))
     return sink
 
 
@@ -228,7 +228,7 @@ def wanted_settings(
     preset: Preset | None,
     settings: Settings,
     image: Any,
-    pipeline: PyramidFlowPipeline | None,
+    pipeline: ClipPipeline | None,
     without: Sequence[str],
 ) -> tuple[Preset, Any, RecognisedModel | None]:
     """The settings of a clip, its image in their size, and, if its files were read, which model it is."""
@@ -257,7 +257,7 @@ def _recipe(
     noise: NoiseStreams,
     settings: Preset,
     options: RunOptions,
-    pipeline: PyramidFlowPipeline,
+    pipeline: ClipPipeline,
     image: Any,
     beginning: Beginning | None,
 ) -> Recipe:
@@ -275,13 +275,13 @@ def _recipe(
         attention=options.attention,
         compiled=pipeline.is_compiled,
         image_digest=image_digest(image) if beginning is None else beginning.image_digest,
-        vae_tiling=pipeline.vae.tiling,
+        vae_tiling=pipeline.vae_tiling,
     )
 
 
 def make_clip(
     recipe: Recipe,
-    pipeline: PyramidFlowPipeline,
+    pipeline: ClipPipeline,
     *,
     image: PipelineImageInput | None = None,
     beginning: Beginning | None = None,
@@ -314,7 +314,7 @@ def make_clip(
     environment = environment_fingerprint(
         pipeline._execution_device,
         pipeline.transformer.dtype,
-        pipeline.transformer.attention_backend or attention_backend_at(recipe.determinism),
+        pipeline.attention_backend or attention_backend_at(recipe.determinism),
         recipe.determinism,
     )
     if processes is not None:  # a clip from two kinds of kernels is not repeatable
@@ -328,7 +328,7 @@ def make_clip(
         if on_chunk is not None:
             on_chunk(clip, chunk, frames)
 
-    with pipeline.vae.tiling_set(recipe.vae_tiling):
+    with pipeline.vae_tiling_set(recipe.vae_tiling):
         output = pipeline(
             text_encoders=text_encoders,
             workers=workers,
@@ -355,7 +355,7 @@ def make_clip(
             settings=settings,
             attention=output.attention,
             compiled=pipeline.is_compiled,
-            cache=pipeline.transformer.cache_in_use,
+            cache=pipeline.cache_in_use,
             quantization=pipeline.quantization,
         ),
         source=pipeline.source,
@@ -380,7 +380,7 @@ def make_clip(
 
 def call_arguments(
     recipe: Recipe,
-    pipeline: PyramidFlowPipeline,
+    pipeline: ClipPipeline,
     *,
     image: PipelineImageInput | None,
     beginning: Beginning | None,
@@ -442,7 +442,7 @@ def load_for_clip(
     loras: Sequence[LoraToLoad],
     source: RecognisedModel | None = None,
     check: Callable[[PyramidGeometry], object] = lambda _: None,
-) -> tuple[PyramidFlowPipeline, EncodedTexts | None]:
+) -> tuple[ClipPipeline, EncodedTexts | None]:
     """The shared pipeline for a clip, and its texts if that pipeline has no text encoders.
 
     Args:
@@ -501,7 +501,7 @@ def check_request(
     return request
 
 
-def tell_unfit(settings: Preset, pipeline: PyramidFlowPipeline, preset: Preset | None = None) -> None:
+def tell_unfit(settings: Preset, pipeline: ClipPipeline, preset: Preset | None = None) -> None:
     """Warn if a preset is for another model, or settings go beyond what the model was trained for."""
     source = pipeline.source
     if preset is not None and source is not None and (what := misfit(preset, settings, lambda *_: source)):
@@ -519,7 +519,7 @@ def check_watchers(sink: FrameFile | None, **callbacks: object) -> None:
 
 
 def weights_of(
-    pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None = None
+    pipeline: ClipPipeline, embeds: EncodedTexts | None = None
 ) -> tuple[tuple[dict[str, Any], ...] | None, str | None]:
     """Name, size and SHA-256 of the files that hold a pipeline's weights.
 
@@ -542,7 +542,7 @@ def weights_of(
     return rows if embeds is None else embeds.with_rows(rows), None
 
 
-def lora_rows(pipeline: PyramidFlowPipeline) -> tuple[dict[str, Any], ...] | None:
+def lora_rows(pipeline: ClipPipeline) -> tuple[dict[str, Any], ...] | None:
     """The active LoRAs of a pipeline, as a manifest names them; None if they cannot be known."""
     loras = pipeline.loras_in_use()
     return None if loras is None else tuple(lora.row() for lora in loras)
@@ -554,7 +554,7 @@ def image_digest(image: Any) -> str | None:
 
 
 def _check_options(
-    options: RunOptions, pipeline: PyramidFlowPipeline | None, loras: Mapping[str | Path, float] | None
+    options: RunOptions, pipeline: ClipPipeline | None, loras: Mapping[str | Path, float] | None
 ) -> None:
     """Refuse options that cannot work here, and, for a pipeline passed in, those that act on loading.
 
@@ -562,7 +562,7 @@ def _check_options(
         ValueError, TypeError: an option is refused, or the pipeline is not complete.
     """
     options.check()
-    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
+    check_kinds(pipeline=(pipeline, ClipPipeline))
     if pipeline is None:
         return
     if loras:
@@ -577,7 +577,7 @@ def _check_options(
     checked_pipeline(pipeline)
 
 
-def checked_pipeline(pipeline: PyramidFlowPipeline) -> PyramidFlowPipeline:
+def checked_pipeline(pipeline: ClipPipeline) -> ClipPipeline:
     """The pipeline, if it is complete and its files have not changed since loading; else ValueError."""
     pipeline.check_parts()
     if pipeline.source is not None:

@@ -25,6 +25,7 @@ from .commands import (
     regenerate,
     search,
     show,
+    sign,
     sweep,
     ui,
     verify,
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     makers = generate, batch, encode, sweep, search, extend, regenerate
-    checkers = show, verify, diff, compare, record, check
+    checkers = show, verify, sign, diff, compare, record, check
     for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)
     return parser

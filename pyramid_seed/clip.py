@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .checkpoints.source import ModelSource
+from .checks import check_kinds
 from .clip_files import check_outputs
 from .files import file_digest, replacing
 from .geometry import PyramidGeometry
 from .media.frame_facts import FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
+from .media.labels import VisibleLabel, aigc_fields
 from .media.video import write_video
 from .noise import Branch, NoiseLedger
 from .presets import Preset
@@ -184,6 +186,8 @@ class Clip:
         sidecar: bool = False,
         metadata: bool = True,
         keep_latents: bool = False,
+        aigc: Mapping[str, str] | None = None,
+        visible_label: VisibleLabel | None = None,
     ) -> Path:
         """Write the clip in the format of the path's extension: .mp4, .gif, .webp, or .png.
 
@@ -199,16 +203,21 @@ class Clip:
             sidecar: write the manifest beside it as well, `clip.json` for `clip.mp4`.
             metadata: False writes no manifest at all.
             keep_latents: write the latents beside it, `clip.latents.safetensors`, to continue it later.
+            aigc: fields of the implicit label of GB 45438-2025 for an .mp4, see `media.labels.aigc_fields`.
+            visible_label: a text to draw over the first seconds of an .mp4. The digests are those of the
+                frames without it; the manifest has the label's pixels. A `frame_file` draws its own label.
 
         Returns:
             The path.
 
         Raises:
             FileExistsError: the file exists.
-            ValueError: the extension is unknown, the format cannot hold the size, or the frames were encoded
-                differently or are gone with their `frame_file`.
+            ValueError: the extension is unknown, the format cannot hold the size or the label, or the frames
+                were encoded differently or are gone with their `frame_file`.
         """
         path = Path(path)
+        aigc = None if aigc is None else aigc_fields(aigc)
+        check_kinds(visible_label=(visible_label, VisibleLabel))
         check_outputs(
             path,
             lossless=lossless,
@@ -216,15 +225,27 @@ class Clip:
             sidecar=sidecar,
             metadata=metadata,
             keep_latents=keep_latents,
+            aigc=aigc,
+            visible_label=visible_label,
             fps=self.fps,
             num_frames=self.frame_facts.num_frames,
         )
         ending = path.suffix.lower()
         if self.frame_file is not None:
-            self.frame_file.check(ending, scale, lossless)
+            self.frame_file.check(ending, scale, lossless, visible_label)
             scale = self.frame_file.scale
         scale = self.settings.scale if scale is None else scale
-        shown = {"ending": ending, "scale": scale, "lossless": lossless or ending in ("", ".png")}
+        label = None if self.frame_file is None else self.frame_file.drawn_label
+        if visible_label is not None and label is None:
+            facts = self.frame_facts
+            label = visible_label.draw(facts.height * scale, facts.width * scale, self.fps)
+        shown = {
+            "ending": ending,
+            "scale": scale,
+            "lossless": lossless or ending in ("", ".png"),
+            **({} if aigc is None else {"aigc": aigc}),
+            **({} if label is None else {"visible_label": label.to_row()}),
+        }
         manifest = self.manifest | {"file": shown}
         comment = None
         if metadata and ending == ".mp4":  # equal clips give equal bytes, however long they took
@@ -234,9 +255,18 @@ class Clip:
         with ExitStack() as names:
             video = names.enter_context(replacing(path, overwrite=overwrite))
             if self.frame_file is not None:
-                self.frame_file.save(video, comment=comment)
+                self.frame_file.save(video, comment=comment, aigc=aigc)
             else:
-                write_video(video, self.frames, self.fps, comment=comment, scale=scale, lossless=lossless)
+                write_video(
+                    video,
+                    self.frames,
+                    self.fps,
+                    comment=comment,
+                    aigc=aigc,
+                    label=label,
+                    scale=scale,
+                    lossless=lossless,
+                )
             if sidecar:
                 digest = {"sha256": file_digest(video)} if video.is_file() else {}
                 text = manifest_json(manifest | {"file": shown | digest})

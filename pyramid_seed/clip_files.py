@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from .files import check_free, check_no_folder, check_reachable, slug
-from .media.video import check_format, check_replaceable
+from .media.labels import VisibleLabel
+from .media.video import check_format, check_labels, check_replaceable
 from .provenance.latents import latents_path
 from .provenance.manifest import sidecar_path
 
@@ -18,6 +20,8 @@ def check_outputs(
     sidecar: bool = False,
     metadata: bool = True,
     keep_latents: bool = False,
+    aigc: Mapping[str, str] | None = None,
+    visible_label: VisibleLabel | None = None,
     fps: float,
     num_frames: int,
 ) -> None:
@@ -28,7 +32,7 @@ def check_outputs(
         FileExistsError: one of the files exists, or something that a clip does not replace.
         OSError: the folder cannot be written to.
     """
-    check_format(path, fps, lossless=lossless)
+    check_labels(check_format(path, fps, lossless=lossless), aigc, visible_label)
     if sidecar and not metadata:
         raise ValueError(
             "a sidecar is metadata: leave out either the sidecar or metadata=False (--no-metadata)"

@@ -58,8 +58,7 @@ class Field:
         try:
             return msgspec.convert([value] if is_one_of_several else value, self.type)
         except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair has no UTF-8
-            rule = [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
-            rule += self._limit(value)
+            rule = self.rule + self._limit(value)
             raise ValueError(
                 f"{self.name} must be {rule}, got {_short(value)}{self._advice(value)}"
             ) from None
@@ -72,14 +71,21 @@ class Field:
         return values[0] if len(values) == 1 else values or text
 
     @property
-    def _highest(self) -> list[int | float]:
+    def rule(self) -> str:
+        """What a value must be, in words, apart from `highest`."""
+        if self.choices:
+            return " or ".join(self.choices)
+        return [limit.title for limit in _limits(self.type) if limit.title][-1]  # the outermost
+
+    @property
+    def highest(self) -> list[int | float]:
         """The upper limit, if any; one that only excludes numbers too large for a float does not count."""
         return [part.le for part in _limits(self.type) if part.le is not None and part.le < 2**53]
 
     def _limit(self, value: object) -> str:
         """The upper limit in words, if a value breaks it."""
         numbers = value if isinstance(value, list) else [value]
-        for highest in self._highest:
+        for highest in self.highest:
             if any(isinstance(number, int | float) and number > highest for number in numbers):
                 return f" and at most {highest}"
         return ""
@@ -88,7 +94,7 @@ class Field:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 2**53:
             return ""  # nor has NaN a nearest value
         lowest = [part.ge for part in _limits(self.type) if part.ge is not None and part.ge > value]
-        for nearest in (round(value), *lowest, *self._highest):
+        for nearest in (round(value), *lowest, *self.highest):
             try:
                 return f"; use {msgspec.convert(nearest, self.type)}"
             except msgspec.ValidationError:

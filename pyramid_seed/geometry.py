@@ -28,6 +28,7 @@ class LatentShape:
         channels: C.
         height, width: H and W at the finest stage, multiples of 2 ** (num_stages - 1).
         num_stages: levels of the pyramid.
+        frames: n, latent frames of the unit.
 
     Raises:
         TypeError: if a value is not an int. ValueError: if it is out of range.
@@ -37,6 +38,7 @@ class LatentShape:
     height: int
     width: int
     num_stages: int
+    frames: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -46,19 +48,23 @@ class LatentShape:
         _check_multiple("latent width", self.width, multiple)
 
     def as_tuple(self) -> tuple[int, int, int, int, int]:
-        """(1, C, 1, H, W): one clip, one latent frame."""
-        return 1, self.channels, 1, self.height, self.width
+        """(1, C, n, H, W): one unit of one clip."""
+        return 1, self.channels, self.frames, self.height, self.width
 
     def stage(self, stage: int) -> LatentShape:
         """The shape and the pyramid at a stage, 0 = coarsest; TypeError, ValueError if it does not exist."""
         _check_stage(stage, self.num_stages)
         divisor = 2 ** (self.num_stages - 1 - stage)
-        return LatentShape(self.channels, self.height // divisor, self.width // divisor, stage + 1)
+        sides = self.height // divisor, self.width // divisor
+        return LatentShape(self.channels, *sides, stage + 1, self.frames)
 
 
 @dataclass(frozen=True)
 class PyramidGeometry:
     """How a model family divides space and time. The values come from the components' configs.
+
+    Here a unit is one latent frame, decoded after those before it, as in Pyramid Flow; see `ChunkGeometry`
+    for units that are decoded alone.
 
     Args:
         spatial_factor: pixels per latent pixel, in height and in width (VAE).
@@ -84,29 +90,43 @@ class PyramidGeometry:
         """Height and width must be multiples of this, so that the coarsest stage has whole patches."""
         return 2 ** (self.num_stages - 1) * self.patch_size * self.spatial_factor
 
+    @property
+    def frames_per_unit(self) -> int:
+        """Latent frames of a unit."""
+        return 1
+
+    @property
+    def frame_rule(self) -> str:
+        """Which numbers of pixel frames are whole units, in words."""
+        return f"{self.temporal_factor}k + 1" if self.temporal_factor > 1 else "at least 1"
+
     def check_size(self, height: int, width: int) -> None:
         """Raise ValueError unless height and width (pixels) are positive multiples of `size_multiple`."""
         _check_multiple("height", height, self.size_multiple)
         _check_multiple("width", width, self.size_multiple)
 
     def check_num_frames(self, num_frames: int) -> None:
-        """Raise ValueError unless `num_frames` (pixel time) is temporal_factor * k + 1 for a k >= 0."""
+        """Raise ValueError unless `num_frames` (pixel time) is that of whole units, at least one."""
         check_int("num_frames", num_frames)
-        factor = self.temporal_factor
-        if num_frames < 1 or (num_frames - 1) % factor:
-            rule = f"{factor}k + 1" if factor > 1 else "at least 1"
-            lower = (num_frames - 1) // factor * factor + 1 if num_frames > 0 else 1 - factor
-            raise ValueError(f"num_frames must be {rule}, {_advice(num_frames, lower, factor)}")
+        first, step = self._lengths
+        if num_frames < first or (num_frames - first) % step:
+            lower = first + max((num_frames - first) // step, -1) * step
+            raise ValueError(f"num_frames must be {self.frame_rule}, {_advice(num_frames, lower, step)}")
 
-    def num_latent_frames(self, num_frames: int) -> int:
-        """Latent frames of a clip of `num_frames` pixel frames: the first one alone, then groups."""
+    def good_num_frames(self, most: int) -> range:
+        """The numbers of pixel frames, up to `most`, at which a unit ends."""
+        first, step = self._lengths
+        return range(first, most + 1, step)
+
+    def num_units(self, num_frames: int) -> int:
+        """Units that make `num_frames` pixel frames."""
         self.check_num_frames(num_frames)
-        return (num_frames - 1) // self.temporal_factor + 1
+        return self.unit_of_frame(num_frames - 1) + 1
 
-    def num_frames(self, num_latent_frames: int) -> int:
-        """Pixel frames into which `num_latent_frames` decode."""
-        check_int("num_latent_frames", num_latent_frames, minimum=1)
-        return (num_latent_frames - 1) * self.temporal_factor + 1
+    def num_frames(self, num_units: int) -> int:
+        """Pixel frames into which `num_units` decode."""
+        check_int("num_units", num_units, minimum=1)
+        return self.frames_of_unit(num_units - 1).stop
 
     def unit_of_frame(self, frame: int) -> int:
         """The unit that makes a pixel frame: unit 0 makes frame 0, the others `temporal_factor` frames."""
@@ -127,7 +147,8 @@ class PyramidGeometry:
 
     def latent_shape(self, channels: int, height: int, width: int) -> LatentShape:
         """Shape of one unit's latents, with `channels`, in a clip of `height` x `width` pixels."""
-        return LatentShape(channels, *self.latent_size(height, width), self.num_stages)
+        size = self.latent_size(height, width)
+        return LatentShape(channels, *size, self.num_stages, self.frames_per_unit)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the latents of a clip of `height` x `width` pixels."""
@@ -138,6 +159,48 @@ class PyramidGeometry:
         """Height and width of the latents at `stage` (0 = coarsest, num_stages - 1 = full latent size)."""
         shape = LatentShape(1, *self.latent_size(height, width), self.num_stages).stage(stage)
         return shape.height, shape.width
+
+    @property
+    def _lengths(self) -> tuple[int, int]:
+        """Pixel frames of the first unit, and of each later one."""
+        return len(self.frames_of_unit(0)), len(self.frames_of_unit(1))
+
+
+@dataclass(frozen=True)
+class ChunkGeometry(PyramidGeometry):
+    """A unit is a chunk of latent frames that is decoded without those before it, as in Helios.
+
+    Args:
+        unit_frames: latent frames of a unit, which decode into temporal_factor * (unit_frames - 1) + 1 pixel
+            frames.
+    """
+
+    unit_frames: int
+
+    @property
+    def frames_per_unit(self) -> int:
+        """See `PyramidGeometry`."""
+        return self.unit_frames
+
+    @property
+    def frame_rule(self) -> str:
+        """See `PyramidGeometry`."""
+        return f"a multiple of {self._chunk}"
+
+    def unit_of_frame(self, frame: int) -> int:
+        """See `PyramidGeometry`; every unit makes equally many frames."""
+        check_int("frame", frame, minimum=0)
+        return frame // self._chunk
+
+    def frames_of_unit(self, unit: int) -> range:
+        """See `unit_of_frame`."""
+        check_int("unit", unit, minimum=0)
+        return range(unit * self._chunk, (unit + 1) * self._chunk)
+
+    @property
+    def _chunk(self) -> int:
+        """Pixel frames of a unit."""
+        return self.temporal_factor * (self.unit_frames - 1) + 1
 
 
 def history_plan(unit_index: int, num_stages: int, stage: int) -> tuple[HistoryClip, ...]:

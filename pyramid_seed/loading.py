@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import PipelineQuantizationConfig
 
+from . import pipelines
 from .checkpoints.load import default_dtype_kept, load_components, load_saved_models
 from .checkpoints.loaded_weights import LoadedWeights
 from .checkpoints.source import ModelSource, RecognisedModel, read_source
@@ -20,10 +21,12 @@ from .determinism import ask_for_cublas_workspace
 from .devices import usable_device
 from .dtypes import check_dtype
 from .extras import check_extra
+from .families.family import Family
 from .model_presets import preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
 from .models.transformer_pyramid_base import PyramidTransformer3DModel
 from .pipelines import PyramidFlowPipeline
+from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import EncodedTexts
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
@@ -45,7 +48,7 @@ def load_pipeline(
     device_map: str | None = None,
     quantization_config: PipelineQuantizationConfig | None = None,
     **options: Any,
-) -> PyramidFlowPipeline:
+) -> ClipPipeline:
     """Load a model, ready to be called, and recognise its family; `pipeline.source` says which model it is.
 
     Args:
@@ -136,7 +139,7 @@ def load_source(
     loras: Sequence[LoraToLoad] = (),
     *,
     quantization_config: PipelineQuantizationConfig | None = None,
-) -> PyramidFlowPipeline:
+) -> ClipPipeline:
     """The pipeline of a model whose files are already here, with LoRAs; see `load_pipeline`."""
     preset = preset_of_model(source)
     ask_for_cublas_workspace()
@@ -158,26 +161,31 @@ def load_source(
     return pipeline
 
 
+def pipeline_class(family: Family) -> type[ClipPipeline]:
+    """The pipeline that makes clips with models of a family."""
+    return getattr(pipelines, family.pipeline)
+
+
 def _load_saved(
     source: ModelSource,
     dtype: torch.dtype,
     quantization_config: PipelineQuantizationConfig | None,
-) -> PyramidFlowPipeline:
+) -> ClipPipeline:
     """A pipeline that `save_pretrained` wrote; all its weights must be there, except left-out parts."""
-    folder = source.folder
+    folder, made = source.folder, pipeline_class(source.family)
     # diffusers reads a quantised transformer, and maps it.
     is_quantised = quantization_config is not None or source.quantization is not None
     models = load_saved_models(source, dtype, left_to_others={"transformer"} if is_quantised else ())
     try:
         with default_dtype_kept():
-            pipeline = PyramidFlowPipeline.from_pretrained(
+            pipeline = made.from_pretrained(
                 folder,
                 dtype=dtype,
                 use_safetensors=True,
                 variant=source.variant,
                 quantization_config=quantization_config,
                 **models,
-                **dict.fromkeys(source.without),
+                **{name: None for name in signature(made).parameters if name in source.without},
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -240,6 +248,8 @@ def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> Non
     """Refuse another model's LoRAs, from configs alone: ValueError, which names what the model lacks."""
     if loras:
         transformer = source.empty_transformer()
+        if not isinstance(transformer, PyramidTransformer3DModel):
+            raise ValueError(f"loras must be empty for {source.family.name}: no manifest would name them")
         for lora in loras:
             check_lora_fits(lora.file, transformer)
 
@@ -247,26 +257,26 @@ def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> Non
 def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
     """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
     if shards is not None:
-        check_shards(shards, _empty_transformer(source))
+        transformer = source.empty_transformer()
+        if not isinstance(transformer, PyramidTransformer3DModel):
+            raise ValueError(
+                f"shards must be None for {source.family.name}, whose steps are not cut, got {shards}; leave "
+                "them out"
+            )
+        check_shards(shards, transformer)
 
 
 def check_texts_fit(embeds: EncodedTexts | None, source: RecognisedModel) -> None:
     """Refuse texts that another model encoded, judging by config and file sizes alone: ValueError."""
     if embeds is not None:
         embeds.check_files({name: state.size for name, state in source.states.items()}, "size")
-        config = _empty_transformer(source).config
-        widths = config.joint_attention_dim, config.pooled_projection_dim
+        config: Any = source.empty_transformer().config
+        widths = source.family.text_widths(config)
         first = embeds.arguments(next(iter(embeds.texts)), None)
         check_embeddings(dict.fromkeys(EMBEDDINGS) | first, widths, embeds.max_sequence_length)
 
 
-def _empty_transformer(source: RecognisedModel) -> PyramidTransformer3DModel:
-    transformer = source.empty_transformer()
-    assert isinstance(transformer, PyramidTransformer3DModel)  # in both families
-    return transformer
-
-
-def _load_loras(pipeline: PyramidFlowPipeline, loras: Sequence[LoraToLoad]) -> None:
+def _load_loras(pipeline: ClipPipeline, loras: Sequence[LoraToLoad]) -> None:
     """Add LoRAs to a pipeline without any."""
     if ranks := [lora.padded_rank for lora in loras if lora.padded_rank is not None]:
         pipeline.enable_lora_hotswap(target_rank=max(ranks))

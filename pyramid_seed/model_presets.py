@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints.configs import naming, read_config
-from .checkpoints.layout import Family, family_of_saved
-from .checkpoints.source import PUBLISHED_MODELS, RecognisedModel, transformer_class
+from .checkpoints.source import RecognisedModel
 from .checks import check_choice
+from .families import PUBLISHED_MODELS, family_of_saved
+from .families.family import Family
 from .presets import (
     SETTINGS,
     Preset,
@@ -66,7 +67,8 @@ def chosen_settings(
     model, variant = SETTINGS["model"].decode(settings["model"]), settings.get("variant")
     if model in PUBLISHED_MODELS and not Path(model).is_dir():
         presets = {each.variant: each for each in _presets() if each.model == model}
-        check_choice(f"variant of {model}", variant, tuple(map(str, presets)))
+        if variant not in presets:
+            check_choice(f"variant of {model}", variant, tuple(map(str, presets)))
         return settings_of_model(model, presets[variant], settings)
     source = source_of(model, variant)
     return settings_of_model(source.description, preset_of_model(source), settings)
@@ -106,7 +108,7 @@ def _has_published_sizes(source: RecognisedModel) -> bool:
         config: Mapping[str, Any] = source.configs["transformer/config.json"]
     else:
         config = source.transformer_config()
-    sizes = signature(transformer_class(source.family)).parameters.values()
+    sizes = signature(source.family.transformer_class).parameters.values()
     as_lists = json.loads(json.dumps({size.name: size.default for size in sizes}))
     return all(config.get(name) == value for name, value in as_lists.items())
 

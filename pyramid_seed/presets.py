@@ -77,7 +77,8 @@ class Preset:
     )
     width: Side = about("in pixels: a multiple of the same number", "pipeline", "PIXELS")
     num_frames: Annotated[Count, Meta(le=MAX_FRAMES)] = about(
-        "frames of the clip: 4k + 1 for tiny, 8k + 1 for the published models", "pipeline"
+        "frames of the clip: 4k + 1 for tiny, 8k + 1 for Pyramid Flow, a multiple of 33 for Helios",
+        "pipeline",
     )
     fps: PositiveNumber = about("frames per second of the file", "file")
     num_inference_steps: Steps = about(

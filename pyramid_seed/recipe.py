@@ -74,13 +74,13 @@ def plan_extension(
         raise ValueError("from_frame needs a branch_seed: with its own seed the clip goes on as it is")
     kept_frames = had if from_frame is None else from_frame
     if from_frame is not None:
-        _check_boundary(from_frame, had, geometry.temporal_factor)
+        _check_boundary(from_frame, had, geometry)
+    kept = geometry.num_units(kept_frames)
     if num_frames <= kept_frames:
         raise ValueError(
             f"num_frames must be above {kept_frames}, the frames that stay, got {num_frames}; "
-            f"use {kept_frames + geometry.temporal_factor}"
+            f"use {geometry.num_frames(kept + 1)}"
         )
-    kept = geometry.num_latent_frames(kept_frames)
     branches = recipe.branches
     if branch_seed is not None:
         check_root(branch_seed)
@@ -89,11 +89,11 @@ def plan_extension(
     return replace(recipe, branches=branches, settings=replace(recipe.settings, num_frames=num_frames)), kept
 
 
-def _check_boundary(frame: int, num_frames: int, factor: int) -> None:
-    good = range(1, num_frames + 1, factor)
+def _check_boundary(frame: int, num_frames: int, geometry: PyramidGeometry) -> None:
+    good = geometry.good_num_frames(num_frames)
     if frame not in good:
         nearest = sorted(good, key=lambda value: abs(value - frame))[:2]
         raise ValueError(
-            f"from_frame must be {factor}k + 1 and at most {num_frames}, where a unit ends, got {frame}; "
-            f"use {' or '.join(map(str, sorted(nearest)))}"
+            f"from_frame must be {geometry.frame_rule} and at most {num_frames}, where a unit ends, got "
+            f"{frame}; use {' or '.join(map(str, sorted(nearest)))}"
         )

@@ -39,9 +39,10 @@ from .keying.verify import load_pipeline_of, verify_keyed
 from .loading import LoraToLoad
 from .media.frame_file import FrameFile
 from .models.lora import find_lora_file, lora_of_file
+from .noise import noise_digest
 from .pieces.processes import Processes
-from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts
 from .pipelines.first_frames import opened
 from .pipelines.frame_collector import OnFrames
@@ -53,10 +54,9 @@ from .provenance.manifest import (
     geometry_of,
     read_manifest,
     recipe_of,
-    unit_digests,
 )
 from .provenance.sample import sample_units
-from .provenance.verify import Verification, verify_clip, verify_noise, verify_weights
+from .provenance.verify import Verification, after_signature, verify_clip, verify_noise, verify_weights
 from .recipe import Recipe, plan_extension
 from .run_options import RunOptions
 from .shared_pipeline import shared_pipeline
@@ -86,7 +86,7 @@ def regenerate(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: ClipPipeline | None = None,
     progress: bool = True,
     **making: Unpack[Making],
 ) -> Clip:
@@ -120,8 +120,8 @@ def loaded_for(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
-) -> tuple[Recipe, PyramidFlowPipeline, PipelineImageInput | None]:
+    pipeline: ClipPipeline | None = None,
+) -> tuple[Recipe, ClipPipeline, PipelineImageInput | None]:
     """What a clip is made again with: its recipe, its model and its first frame; see `regenerate`.
 
     Texts that are encoded before the model is loaded are put into `making`.
@@ -142,6 +142,7 @@ def verify(
     *,
     noise_only: bool = False,
     sample: int | None = None,
+    trust: str | Path | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
@@ -153,6 +154,8 @@ def verify(
 ) -> Verification:
     """Make a clip again and compare: weights, text, noise, units, decoded chunks, frames, the file.
 
+    The signature of a signed file is checked first; if it does not hold, nothing is made.
+
     Args:
         clip: a `Clip`, the path of a saved clip, or a manifest; only a saved clip has a file. A `keyed`
             pipeline's clip needs that pipeline, as `pipeline`, or its folder or hub id, as `model`.
@@ -161,6 +164,7 @@ def verify(
             the latents before it: those of a `Clip`, or those kept beside a saved one. Text, noise, all
             frames and the file are still compared. `Verification.sample` gives the chance that a forged unit
             would have been noticed.
+        trust: a file with certificates (PEM): one of them must vouch for the signer of the file.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; a sink is not allowed.
         arguments: for a keyed clip, the arguments of its call that its manifest holds only by digest.
 
@@ -171,6 +175,30 @@ def verify(
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
+    make = partial(
+        _verify, clip, noise_only, sample, model, image, loras, device, pipeline, arguments, progress, making
+    )
+    if isinstance(clip, str | Path):
+        return after_signature(Path(clip), trust, make)
+    if trust is not None:
+        raise ValueError("only a file can be signed; give the path of one, or leave trust out")
+    return make()
+
+
+def _verify(
+    clip: AnyClip,
+    noise_only: bool,
+    sample: int | None,
+    model: str | Path | None,
+    image: PipelineImageInput | None,
+    loras: Sequence[str | Path],
+    device: str | None,
+    pipeline: DiffusionPipeline | None,
+    arguments: Mapping[str, Any] | None,
+    progress: bool,
+    making: Making,
+) -> Verification:
+    """`verify` without the signature."""
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
         ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
@@ -180,7 +208,7 @@ def verify(
         return _verify_keyed(recorded, clip, model, device, pipeline, given, progress)
     if arguments is not None:
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
-    check_kinds(pipeline=(pipeline, PyramidFlowPipeline))
+    check_kinds(pipeline=(pipeline, ClipPipeline))
     original = _original(clip, recorded)
     if noise_only and sample is not None:
         raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
@@ -207,7 +235,7 @@ def verify(
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     if sample is not None and latents is not None:
-        chosen = sample_units(latents.shape[2], sample)
+        chosen = sample_units(original.manifest["geometry"]["num_units"], sample)
         remade, manifest = remake_from_latents(
             original.recipe, loaded, latents, chosen.units, image=image, progress=progress, **making
         )
@@ -226,7 +254,7 @@ def extend(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: ClipPipeline | None = None,
     progress: bool = True,
     **making: Unpack[Making],
 ) -> Clip:
@@ -249,8 +277,9 @@ def extend(
     """
     original = _original(clip)
     recipe, digests = original.recipe, original.manifest["digests"]
+    geometry = geometry_of(original.manifest)
     longer, kept = plan_extension(
-        recipe, geometry_of(original.manifest), num_frames, branch_seed=branch_seed, from_frame=from_frame
+        recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
     _start(making, longer, device, pipeline, loras)
     latents = original.latents()
@@ -264,10 +293,11 @@ def extend(
         making["on_unit"] = _unit_check(digests["units"][:kept], original, making.get("on_unit"))
         return make_clip(longer, loaded, image=image, started=started, progress=progress, **making)
     beginning = Beginning(
-        latents=latents[:, :, :kept],
+        latents=latents[:, :, : kept * geometry.frames_per_unit],
         stage_digests=tuple(None if stages is None else tuple(stages) for stages in digests["stages"][:kept]),
         text_digests=digests["text"],
         image_digest=recipe.image_digest,
+        frames_per_unit=geometry.frames_per_unit,
     )
     return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
 
@@ -315,7 +345,8 @@ class _Original:
         beside = None if self.path is None else latents_path(self.path)
         if beside is None or not beside.is_file():
             return None
-        return read_latents(beside, self.manifest["digests"]["units"])
+        frames_per_unit = geometry_of(self.manifest).frames_per_unit
+        return read_latents(beside, self.manifest["digests"]["units"], frames_per_unit)
 
     def folder(self, model: str | Path | None) -> str:
         """Where the weights are on this machine, as `load_pipeline` takes it."""
@@ -360,7 +391,7 @@ def _start(
     making: Making,
     recipe: Recipe,
     device: str | None,
-    pipeline: PyramidFlowPipeline | None,
+    pipeline: ClipPipeline | None,
     loras: Sequence[str | Path],
 ) -> EncodedTexts | None:
     """Refuse what cannot run here, before weights are read; open the sink and the texts, return the texts."""
@@ -370,7 +401,7 @@ def _start(
     sink, processes = making.get("sink"), making.get("processes")
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
-    check_kinds(processes=(processes, Processes), pipeline=(pipeline, PyramidFlowPipeline))
+    check_kinds(processes=(processes, Processes), pipeline=(pipeline, ClipPipeline))
     check_list("loras", loras, "paths")
     for file in loras:
         check_path("loras", file)
@@ -411,7 +442,7 @@ def _unit_check(
     """Refuse to continue from units that come out differently when made again."""
 
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
-        if unit < len(digests) and unit_digests(latents) != [digests[unit]]:
+        if unit < len(digests) and noise_digest(latents) != digests[unit]:
             raise ValueError(
                 f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot go "
                 "on from it; pyramid-seed verify says what differs; keep latents to continue a clip on other "
@@ -428,9 +459,9 @@ def _model_of(
     model: str | Path | None,
     loras: Sequence[str | Path],
     device: str | None,
-    pipeline: PyramidFlowPipeline | None,
+    pipeline: ClipPipeline | None,
     making: Making,
-) -> PyramidFlowPipeline:
+) -> ClipPipeline:
     """The given pipeline, or else the clip's model, at its exact revision, with its LoRAs.
 
     Texts that are encoded before it is loaded are put into `making`.
@@ -464,9 +495,7 @@ def _model_of(
     return loaded
 
 
-def _check_same_model(
-    original: _Original, pipeline: PyramidFlowPipeline, embeds: EncodedTexts | None
-) -> None:
+def _check_same_model(original: _Original, pipeline: ClipPipeline, embeds: EncodedTexts | None) -> None:
     """Refuse to continue with a model other than the clip's: two models would make the clip."""
     recipe, weights = original.recipe, original.manifest["weights"]
     if (dtype := dtype_name(pipeline.transformer.dtype)) != recipe.settings.dtype:
@@ -476,7 +505,7 @@ def _check_same_model(
         raise ValueError(
             f"the clip was made {how[recipe.compiled]}, this pipeline is {how[not recipe.compiled]}"
         )
-    if (cache := pipeline.transformer.cache_in_use) != recipe.cache:
+    if (cache := pipeline.cache_in_use) != recipe.cache:
         raise ValueError(f"the clip was made with the step cache {recipe.cache}, this pipeline has {cache}")
     _check_quantization(recipe, pipeline.quantization)
     if (acting := _acting(lora_rows(pipeline))) != (acted := _acting(original.manifest["loras"])):

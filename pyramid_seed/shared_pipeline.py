@@ -8,18 +8,13 @@ from functools import partial
 
 from tqdm.auto import tqdm
 
-from .checkpoints.source import (
-    PUBLISHED_GEOMETRY,
-    PUBLISHED_MODELS,
-    ModelSource,
-    RecognisedModel,
-    recognise_model,
-)
+from .checkpoints.source import ModelSource, RecognisedModel, recognise_model
 from .choices import DeterminismLevel
 from .determinism import attention_backend_at, determinism_level
 from .devices import usable_device
 from .dtypes import torch_dtype
 from .environment import environment_fingerprint
+from .families import PUBLISHED_MODELS
 from .geometry import PyramidGeometry
 from .loading import (
     LoraToLoad,
@@ -29,7 +24,7 @@ from .loading import (
     default_device,
     load_source,
 )
-from .pipelines import PyramidFlowPipeline
+from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import PARTS_WITHOUT_TEXT, EncodedTexts
 from .pipelines.memory import free_memory
 from .pipelines.out_of_memory import out_of_memory_advice
@@ -44,7 +39,7 @@ class SharedPipeline:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._key: tuple[object, ...] | None = None
-        self._pipeline: PyramidFlowPipeline | None = None
+        self._pipeline: ClipPipeline | None = None
         self._read: dict[tuple[str, str | None], RecognisedModel] = {}  # the last one, by model and variant
         self._encoders: tuple[tuple[str, str | None, str], ModelSource, TextMemory] | None = (
             None  # of the last model
@@ -61,7 +56,7 @@ class SharedPipeline:
         loras: Sequence[LoraToLoad] = (),
         without: Collection[str] = (),
         embeds: EncodedTexts | None = None,
-    ) -> PyramidFlowPipeline:
+    ) -> ClipPipeline:
         """The pipeline with these settings and LoRAs, loaded again if its files have changed.
 
         Args:
@@ -190,8 +185,8 @@ def checked_source(
     Raises:
         ValueError: its configs alone rule these out; and whatever `check` raises.
     """
-    if settings.model in PUBLISHED_MODELS:
-        check(PUBLISHED_GEOMETRY)
+    if (family := PUBLISHED_MODELS.get(settings.model)) is not None:
+        check(family.published_geometry)
     if source is None or source.without != frozenset(without):
         source = recognise_model(settings.model, variant=settings.variant, without=without)
     check(source.geometry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from diffusers.image_processor import PipelineImageInput
 from .api import call_arguments, make_clip, opened_texts
 from .choices import AfterUse
 from .clip import Clip
-from .pipelines import PyramidFlowPipeline
 from .pipelines.beginning import Beginning
+from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import EncodedTexts
 from .provenance.manifest import unit_digests
 from .recipe import Recipe
@@ -22,7 +23,7 @@ from .recipe import Recipe
 
 def remake_from_latents(
     recipe: Recipe,
-    pipeline: PyramidFlowPipeline,
+    pipeline: ClipPipeline,
     latents: torch.Tensor,
     units: Sequence[int],
     *,
@@ -50,18 +51,20 @@ def remake_from_latents(
         others those of the given latents, whose stages are unknown.
     """
     embeds = opened_texts(prompt_embeds)
-    stages: list[list[str] | None] = [None] * latents.shape[2]
-    digests = unit_digests(latents)
+    geometry = pipeline.geometry
+    known = partial(_beginning, recipe, latents, geometry.frames_per_unit)
+    digests = unit_digests(latents, geometry.frames_per_unit)
+    stages: list[list[str] | None] = [None] * len(digests)
     for unit in units:
-        num_frames = pipeline.geometry.num_frames(unit + 1)
+        num_frames = geometry.num_frames(unit + 1)
         arguments = call_arguments(
             replace(recipe, settings=replace(recipe.settings, num_frames=num_frames)),
             pipeline,
             image=image if unit == 0 else None,
-            beginning=None if unit == 0 else _beginning(recipe, latents[:, :, :unit]),
+            beginning=None if unit == 0 else known(unit),
             embeds=embeds,
         )
-        with pipeline.vae.tiling_set(recipe.vae_tiling):  # an image is encoded in these tiles
+        with pipeline.vae_tiling_set(recipe.vae_tiling):  # an image is encoded in these tiles
             output = pipeline(
                 **arguments,
                 workers=options.get("workers"),
@@ -72,11 +75,11 @@ def remake_from_latents(
                 callback_on_step_end=options.get("on_step"),
             )
         stages[unit] = list(output.stage_digests[0][unit] or ())
-        digests[unit] = unit_digests(output.latents[:, :, unit:])[0]
+        digests[unit] = unit_digests(output.latents, geometry.frames_per_unit)[unit]
     clip = make_clip(
         recipe,
         pipeline,
-        beginning=_beginning(recipe, latents),
+        beginning=known(len(digests)),
         text_encoders=text_encoders,
         prompt_embeds=embeds,
         **options,
@@ -85,6 +88,7 @@ def remake_from_latents(
     return clip, clip.manifest | {"digests": made}
 
 
-def _beginning(recipe: Recipe, latents: torch.Tensor) -> Beginning:
-    """The given latents without any knowledge of how they were made, as that is what is checked."""
-    return Beginning(latents, image_digest=recipe.image_digest)
+def _beginning(recipe: Recipe, latents: torch.Tensor, frames_per_unit: int, num_units: int) -> Beginning:
+    """The first of the given latents, with no knowledge of how they were made: that is what is checked."""
+    kept = latents[:, :, : num_units * frames_per_unit]
+    return Beginning(kept, image_digest=recipe.image_digest, frames_per_unit=frames_per_unit)

@@ -34,26 +34,29 @@ ALLOWED = {
         "first_image": "media presets",
         "models": "choices files private_apis schedulers texts",
         "pieces": "choices determinism",
-        "checkpoints": "choices dtypes files geometry models private_apis resources schedulers texts",
-        "model_presets": "checkpoints checks presets resources",
-        "pipelines": "checkpoints checks choices determinism dtypes files geometry media models noise pieces "
-        "presets private_apis schedulers seeds texts",
+        "families": "choices geometry models",
+        "checkpoints": "choices dtypes families files geometry models private_apis resources schedulers "
+        "texts",
+        "model_presets": "checkpoints checks families presets resources",
+        "pipelines": "checkpoints checks choices determinism dtypes families files geometry media models "
+        "noise pieces presets private_apis schedulers seeds texts",
         "recipe": "choices geometry noise presets",
-        "provenance": "checks choices devices environment files geometry media noise presets recipe seeds "
-        "texts version",
+        "provenance": "checks choices devices environment extras files geometry media noise presets recipe "
+        "seeds texts version",
         "clip_files": "files media provenance",
-        "clip": "checkpoints clip_files files geometry media noise presets provenance recipe",
-        "loading": "checkpoints checks determinism devices dtypes extras model_presets models pipelines "
-        "presets",
-        "shared_pipeline": "checkpoints choices determinism devices dtypes environment geometry loading "
+        "clip": "checkpoints checks clip_files files geometry media noise presets provenance recipe",
+        "loading": "checkpoints checks determinism devices dtypes extras families model_presets models "
         "pipelines presets",
+        "shared_pipeline": "checkpoints choices determinism devices dtypes environment families geometry "
+        "loading pipelines presets",
         "api": "checkpoints checks choices clip determinism dtypes environment first_image geometry loading "
         "media model_presets noise pieces pipelines presets recipe run_options seeds shared_pipeline texts",
         "keying": "checkpoints checks choices clip_files determinism devices dtypes environment files media "
         "pipelines private_apis provenance seeds texts version",
+        "signing": "checks extras files keying media provenance texts version",
         "spot_check": "api choices clip pipelines provenance recipe",
         "reproduce": "api checkpoints checks choices clip devices dtypes first_image keying loading media "
-        "models pieces pipelines provenance recipe run_options shared_pipeline spot_check",
+        "models noise pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api checkpoints checks choices clip determinism devices dtypes environment extras files "
         "first_image loading loras media model_presets noise pieces pipelines presets run_options seeds "
         "shared_pipeline texts unique_keys",
@@ -63,8 +66,8 @@ ALLOWED = {
         "texts version",
         "search": "api batch checks choices clip determinism environment explore extras files geometry media "
         "noise pipelines presets provenance recipe reproduce run_options seeds shared_pipeline texts version",
-        "ui": "api checkpoints clip clip_files files first_image geometry loading media noise pipelines "
-        "presets provenance recipe reproduce run_options seeds texts",
+        "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise "
+        "pipelines presets provenance recipe reproduce run_options seeds texts",
     }.items()
 }
 FREE = {"__init__", "__main__", "cli", "commands"}

@@ -6,16 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.geometry import HistoryClip, LatentShape, PyramidGeometry, history_plan
+from pyramid_seed.geometry import ChunkGeometry, HistoryClip, LatentShape, PyramidGeometry, history_plan
 from tests.cases import check_cases
 
 PUBLISHED = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-GEOMETRIES = st.builds(
-    PyramidGeometry,
-    spatial_factor=st.sampled_from([1, 2, 4, 8, 16]),
-    temporal_factor=st.integers(1, 9),
-    patch_size=st.integers(1, 4),
-    num_stages=st.integers(1, 5),
+HELIOS = ChunkGeometry(spatial_factor=8, temporal_factor=4, patch_size=2, num_stages=3, unit_frames=9)
+FACTORS = {
+    "spatial_factor": st.sampled_from([1, 2, 4, 8, 16]),
+    "temporal_factor": st.integers(1, 9),
+    "patch_size": st.integers(1, 4),
+    "num_stages": st.integers(1, 5),
+}
+GEOMETRIES = st.one_of(
+    st.builds(PyramidGeometry, **FACTORS), st.builds(ChunkGeometry, **FACTORS, unit_frames=st.integers(1, 9))
 )
 PLANS = st.tuples(st.integers(0, 40), st.integers(1, 6)).flatmap(
     lambda drawn: st.tuples(st.just(drawn[0]), st.just(drawn[1]), st.integers(0, drawn[1] - 1))
@@ -30,15 +33,15 @@ def test_published_checkpoints():
     assert PUBLISHED.size_multiple == 64
     assert PUBLISHED.latent_size(384, 640) == (48, 80)
     assert [PUBLISHED.stage_size(384, 640, stage) for stage in range(3)] == [(12, 20), (24, 40), (48, 80)]
-    assert PUBLISHED.num_latent_frames(121) == 16
+    assert PUBLISHED.num_units(121) == 16
     assert PUBLISHED.num_frames(31) == 241
 
 
 @given(GEOMETRIES, st.integers(1, 100))
-def test_frame_counts_are_inverse(geometry, num_latent_frames):
-    num_frames = geometry.num_frames(num_latent_frames)
+def test_frame_counts_are_inverse(geometry, num_units):
+    num_frames = geometry.num_frames(num_units)
     geometry.check_num_frames(num_frames)
-    assert geometry.num_latent_frames(num_frames) == num_latent_frames
+    assert geometry.num_units(num_frames) == num_units
 
 
 def test_the_units_of_the_published_checkpoints():
@@ -52,13 +55,22 @@ def test_the_units_of_the_published_checkpoints():
         PUBLISHED.frames_of_units(0)
 
 
+def test_the_units_of_helios():
+    assert [HELIOS.frames_of_unit(unit) for unit in range(2)] == [range(33), range(33, 66)]
+    assert list(HELIOS.good_num_frames(100)) == [33, 66, 99]
+    assert list(PUBLISHED.good_num_frames(20)) == [1, 9, 17]
+    assert HELIOS.latent_shape(16, 384, 640).stage(0).as_tuple() == (1, 16, 9, 12, 20)
+    with pytest.raises(ValueError, match="num_frames must be a multiple of 33, got 97; use 66 or 99"):
+        HELIOS.check_num_frames(97)
+
+
 @given(GEOMETRIES, st.integers(1, 100))
-def test_every_frame_is_made_by_one_unit(geometry, num_latent_frames):
-    num_frames = geometry.num_frames(num_latent_frames)
+def test_every_frame_is_made_by_one_unit(geometry, num_units):
+    num_frames = geometry.num_frames(num_units)
     units = geometry.frames_of_units(num_frames)
     assert [frame for frames in units for frame in frames] == list(range(num_frames))
-    assert units == [geometry.frames_of_unit(unit) for unit in range(num_latent_frames)]
-    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_latent_frames - 1}
+    assert units == [geometry.frames_of_unit(unit) for unit in range(num_units)]
+    assert {geometry.unit_of_frame(frame) for frame in units[-1]} == {num_units - 1}
 
 
 @given(GEOMETRIES, st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
@@ -67,7 +79,7 @@ def test_the_shape_of_latents_is_that_of_every_stage(geometry, channels, rows, c
     shape = geometry.latent_shape(channels, height, width)
     for stage in range(geometry.num_stages):
         size = geometry.stage_size(height, width, stage)
-        assert shape.stage(stage).as_tuple() == (1, channels, 1, *size)
+        assert shape.stage(stage).as_tuple() == (1, channels, geometry.frames_per_unit, *size)
         assert shape.stage(stage).stage(0) == shape.stage(0)
     assert shape.stage(geometry.num_stages - 1) == shape
 
@@ -133,7 +145,7 @@ def test_messages():
         ),
         (lambda: PUBLISHED.check_size(100, 64), "height must be a multiple of 64, got 100; use 64 or 128"),
         (lambda: PUBLISHED.check_size(64, 10), "width must be a multiple of 64, got 10; use 64"),
-        (lambda: PUBLISHED.num_frames(0), "num_latent_frames must be at least 1, got 0; use 1"),
+        (lambda: PUBLISHED.num_frames(0), "num_units must be at least 1, got 0; use 1"),
         (lambda: PUBLISHED.stage_size(64, 64, 3), "stage must be in 0 .. 2, got 3; use 2"),
         (lambda: PyramidGeometry(8, 8, 0, 3), "patch_size must be at least 1, got 0; use 1"),
         (lambda: history_plan(-1, 3, 0), "unit_index must be at least 0, got -1; use 0"),

@@ -22,7 +22,13 @@ from tests.conftest import REFERENCE
 
 PACKAGE = Path(private_apis.__file__).parent
 # A named tuple's public methods; what diffusers asks of subclasses; types of argparse, which has no others.
-NOT_PRIVATE = {"_asdict", "_fields", "_execution_device", "_keep_in_fp32_modules"}
+NOT_PRIVATE = {
+    "_asdict",
+    "_fields",
+    "_execution_device",
+    "_keep_in_fp32_modules",
+    "_keys_to_ignore_on_load_unexpected",
+}
 NOT_PRIVATE |= {"_ArgumentGroup", "_SubParsersAction", "_ActionsContainer"}
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+import pyramid_seed
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,9 +33,16 @@ def test_the_issue_form_asks_for_the_manifest():
 def test_commands_of_the_justfile_are_those_of_the_readme():
     recipes = (ROOT / "justfile").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)\n```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    _, test, setup = blocks
+    _, test, *_ = blocks
     assert test.partition(" && ")[2] in recipes
-    assert all(command in recipes for command in setup.split(" && "))
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^just (\w+)", guide, re.M)) <= set(re.findall(r"^(\w+)\b.*:$", recipes, re.M))
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: pyramid_seed\.(\w+)$", page, re.M)
+    assert sorted(shown) == sorted(set(pyramid_seed.__all__) - {"__version__"})
 
 
 def test_the_citation_names_this_project_and_the_paper():

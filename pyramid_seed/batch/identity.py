@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ..choices import DEFAULT_PATH, AttentionPath
 from ..files import slug
 from ..loading import LoraToLoad
 from ..noise import SCHEME, Branch
@@ -37,12 +38,16 @@ class Job:
         steps: transformer steps per unit, 0 for an encoded image.
         beginnings: the keys of its beginnings of 1, 2, ... units, from whose kept units it may go on; its own
             are then kept as well. None: units are kept only until the clip is finished.
+        frames_per_unit: latent frames of a unit.
+        attention: how the model computes attention unless told otherwise.
     """
 
     item: BatchItem
     key: str
     steps: tuple[int, ...]
     beginnings: tuple[str, ...] | None = None
+    frames_per_unit: int = 1
+    attention: AttentionPath = DEFAULT_PATH
 
     @property
     def id(self) -> str:

@@ -39,8 +39,8 @@ class Maker(Protocol):
         """Digest of an item's first frame, see `Beginning`; None if it has none."""
         ...
 
-    def origins(self, item: BatchItem) -> Sequence[Mapping[str, Any]]:
-        """What the units of an item are made by here: machine, versions, settings of the process.
+    def origins(self, job: Job) -> Sequence[Mapping[str, Any]]:
+        """What the units of a job are made by here: machine, versions, settings of the process.
 
         New clips have the first. The units of any of them can be continued from in the same way.
         """

@@ -72,7 +72,7 @@ def run_batch(
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
     prompt_embeds: str | Path | EncodedTexts | None = None,
-    attention: AttentionPath = DEFAULT_PATH,
+    attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,
@@ -126,7 +126,7 @@ def run_batch(
             may run beside those of other parts; "auto" or "auto/N": the part given by the variables of a
             Slurm array job or a Kubernetes Indexed Job. `gather_parts` puts the index in order.
         engine: "launch": the processes of a launch divide the list; "ray": actors of a Ray cluster do, one
-            per GPU, or per core on CPUs (docs/batch.md); needs the extra `ray`.
+            per GPU, or per core on CPUs (docs/cluster.md); needs the extra `ray`.
         address: of the Ray cluster, as `ray.init` takes it; default: RAY_ADDRESS, or a cluster on this
             machine for this batch only.
         num_gpus_per_clip: the fraction of a GPU that each actor takes; default: 1.
@@ -219,7 +219,7 @@ def run_batch(
         )
         # By object identity: a user's own preset may hold lists, which are not hashable.
         shared: dict[
-            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[list[SharedContent], tuple[int, ...]]
+            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[list[SharedContent], dict[str, Any]]
         ] = {}
         jobs: dict[str, Job] = {}
         list_sum, num_own = 0, 0
@@ -229,20 +229,27 @@ def run_batch(
                 if len(shared) >= MOST_REMEMBERED:
                     shared.clear()
                 source = fetched(item.settings.model, item.settings.variant)
-                steps = _steps(item, _request(item, source, processes_per_clip))
+                request = _request(item, source, processes_per_clip)
                 weights = source.weights if embeds is None else embeds.with_rows(source.weights)
-                lengths = [source.geometry.num_frames(units) for units in range(1, len(steps) * keep_units)]
+                lengths = [source.geometry.num_frames(n) for n in range(1, len(_steps(item, request)))]
                 likes = [replace(item, settings=replace(item.settings, num_frames=n)) for n in lengths]
                 digest = weights_key(weights)
-                shared[place] = [maker.shared_content(like, digest) for like in (*likes, item)], steps
-            (*shorter, content), steps = shared[place]
+                shared[place] = (
+                    [maker.shared_content(like, digest) for like in (*(likes if keep_units else ()), item)],
+                    {
+                        "steps": _steps(item, request),
+                        "frames_per_unit": request.shape.frames,
+                        "attention": source.family.attention,
+                    },
+                )
+            (*shorter, content), making = shared[place]
             key = key_of(item, content)
             list_sum += int(key[:KEY_LENGTH], 16)
             if own_part is None or own_part.has(key[:KEY_LENGTH]):
                 num_own += 1
                 if key not in jobs:
                     begun = beginning_keys(item, shorter) if keep_units else None
-                    jobs[key] = Job(item, key, steps, begun)
+                    jobs[key] = Job(item, key, **making, beginnings=begun)
         own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
         return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
 
@@ -285,12 +292,12 @@ class _ClipMaker:
         image = _image_of(item)
         return image_digest(image)
 
-    def origins(self, item: BatchItem) -> list[dict[str, Any]]:
+    def origins(self, job: Job) -> list[dict[str, Any]]:
         """What can change the bits of a unit besides its content, see `maker.Maker`."""
-        options = self.options
+        item, options = job.item, self.options
         dtype, backend = torch_dtype(item.settings.dtype), attention_backend_at(options.determinism)
         fingerprint = environment_fingerprint(self.device, dtype, backend, options.determinism)
-        path = options.attention or DEFAULT_PATH
+        path = options.attention or job.attention
         # Clips that were begun under an earlier default are finished with it.
         paths = [path, EARLIER_DEFAULT_PATH] if path == DEFAULT_PATH else [path]
         origin = fingerprint | {"compiled": options.compile}

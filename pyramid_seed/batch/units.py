@@ -22,7 +22,7 @@ from .errors import refuse_too_many_files
 def save_unit(
     folder: Path, unit: int, latents: torch.Tensor, stage_digests: Sequence[str], origin: Mapping[str, Any]
 ) -> None:
-    """Write the latents (1, C, 1, h, w) of one unit, whole or not at all.
+    """Write the latents (1, C, n, h, w) of one unit, whole or not at all.
 
     Args:
         folder: the clip's work folder.
@@ -45,7 +45,11 @@ def save_unit(
 
 
 def load_units(
-    folder: Path, limit: int, origin: Mapping[str, Any], image_digest: str | None = None
+    folder: Path,
+    limit: int,
+    origin: Mapping[str, Any],
+    image_digest: str | None = None,
+    frames_per_unit: int = 1,
 ) -> tuple[Beginning | None, str | None]:
     """The clip's first units, as many as can be continued from.
 
@@ -54,6 +58,7 @@ def load_units(
         limit: read at most this many.
         origin: what must have made them.
         image_digest: digest of the clip's first frame, see `Beginning`; None if no image was given.
+        frames_per_unit: latent frames of a unit.
 
     Returns:
         The units or None; and why an existing unit was refused, if one was.
@@ -66,7 +71,7 @@ def load_units(
         if not os.path.lexists(path):
             break
         try:
-            values, stages = _read(path, unit, _text(origin), image_digest is not None)
+            values, stages = _read(path, unit, _text(origin), image_digest is not None, frames_per_unit)
             if latents and values.shape != latents[0].shape:
                 raise ValueError(
                     f"its latents have another shape than those of unit 0: {tuple(values.shape)}"
@@ -79,12 +84,19 @@ def load_units(
         stage_digests.append(stages)
     if not latents:
         return None, refusal
-    beginning = Beginning(torch.cat(latents, dim=2), tuple(stage_digests), image_digest=image_digest)
+    beginning = Beginning(
+        torch.cat(latents, dim=2),
+        tuple(stage_digests),
+        image_digest=image_digest,
+        frames_per_unit=frames_per_unit,
+    )
     return beginning, refusal
 
 
-def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Latents (1, C, 1, h, w) and stage digests of a unit; ValueError says why it cannot be used."""
+def _read(
+    path: Path, unit: int, origin: str, has_image: bool, frames_per_unit: int
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Latents (1, C, n, h, w) and stage digests of a unit; ValueError says why it cannot be used."""
     try:
         check_readable(path)
         path.open("rb").close()  # so that a system error is raised as Python's
@@ -93,7 +105,8 @@ def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Te
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise ValueError(f"it is damaged ({error})") from error
-    if latents.dtype != torch.float32 or latents.ndim != 5 or (latents.shape[0], latents.shape[2]) != (1, 1):
+    is_unit = latents.ndim == 5 and (latents.shape[0], latents.shape[2]) == (1, frames_per_unit)
+    if latents.dtype != torch.float32 or not is_unit:
         raise ValueError(f"its latents are no unit's: {latents.dtype} of shape {tuple(latents.shape)}")
     if not torch.isfinite(latents).all():
         raise ValueError("its latents are not finite")

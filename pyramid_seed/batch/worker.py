@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -119,12 +120,13 @@ class Worker:
         """The clip of a job, and how many of its units were already made."""
         with writing(self.journal.folder):
             units = self.journal.open_work_folder(job.id)
-        origins = [{**origin, "key": job.key} for origin in self.maker.origins(job.item)]
+        origins = [{**origin, "key": job.key} for origin in self.maker.origins(job)]
         # The last unit is always made here: so the text is encoded as in an uninterrupted run.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
-        origin, (beginning, refusal) = origins[0], load_units(units, num_units, origins[0], image_digest)
+        known = partial(load_units, units, num_units, frames_per_unit=job.frames_per_unit)
+        origin, (beginning, refusal) = origins[0], known(origins[0], image_digest)
         for earlier in origins[1:] if beginning is None and refusal is not None else ():
-            if (found := load_units(units, num_units, earlier, image_digest))[0] is not None:
+            if (found := known(earlier, image_digest))[0] is not None:
                 origin, (beginning, refusal) = earlier, found
                 break
         if refusal is not None:
@@ -163,12 +165,14 @@ class Worker:
         """The longest beginning of a clip that another one has kept; its units become the clip's own."""
         for num_units, key in reversed(list(enumerate(job.beginnings or (), start=1))):
             folder = self.journal.work_folder(key[:KEY_LENGTH])
-            known, _ = load_units(folder, num_units, {**origin, "key": key}, image_digest)
+            known, _ = load_units(
+                folder, num_units, {**origin, "key": key}, image_digest, job.frames_per_unit
+            )
             if known is None or known.num_units < num_units:
                 continue
             stages = known.stage_digests or ()
             with writing(self.journal.folder):
-                for unit, latents in enumerate(known.latents.split(1, dim=2)):
+                for unit, latents in enumerate(known.latents.split(job.frames_per_unit, dim=2)):
                     save_unit(units, unit, latents, stages[unit] or (), origin)
             return known
         return None

@@ -35,6 +35,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError) as error:
+        if str(error).startswith(str(path)):  # it names a file already
+            raise
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -8,74 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..choices import VARIANTS
+from ..families.pyramid_flow import FAMILIES, MINIFLUX, SD3, VAE_PART, PyramidFlowFamily
 
 Layout = Literal["original", "diffusers"]
 
-VAE_PART = "causal_video_vae"
 _TRANSFORMER = "diffusion_transformer_"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _PICKLE_STEMS = {"model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model"}
 _TOKENIZER_FILES = (".json", ".txt", ".model")
 _SAVED_ENDINGS = (".safetensors", *_TOKENIZER_FILES)
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
-
-
-@dataclass(frozen=True)
-class Family:
-    """One of the two published families.
-
-    Attributes:
-        name: as `load_components` reports it.
-        original_transformer: `_class_name` in the original's transformer config.
-        saved_transformer: our class, as model_index.json names it.
-        text_encoders, tokenizers: from folder to class in transformers.
-        shift_factor, scaling_factor: latent statistics of the first frame, (latent - shift) * scaling; those
-            of later frames are the same in both families.
-    """
-
-    name: str
-    original_transformer: str
-    saved_transformer: str
-    text_encoders: Mapping[str, str]
-    tokenizers: Mapping[str, str]
-    shift_factor: float
-    scaling_factor: float
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The folders that a checkpoint has, whatever its variant."""
-        return (VAE_PART, *self.text_encoders, *self.tokenizers)
-
-
-# Statistics: the constants of the original's pipeline.
-MINIFLUX = Family(
-    name="miniflux",
-    original_transformer="PyramidFluxTransformer",
-    saved_transformer="PyramidFluxTransformer3DModel",
-    text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
-    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"},
-    shift_factor=-0.04,
-    scaling_factor=1 / 1.8726,
-)
-SD3 = Family(
-    name="sd3",
-    original_transformer="PyramidDiffusionMMDiT",
-    saved_transformer="PyramidSD3Transformer3DModel",
-    text_encoders={
-        "text_encoder": "CLIPTextModelWithProjection",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-        "text_encoder_3": "T5EncoderModel",
-    },
-    tokenizers={"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer", "tokenizer_3": "T5Tokenizer"},
-    shift_factor=0.1490,
-    scaling_factor=1 / 1.8415,
-)
-FAMILIES = (MINIFLUX, SD3)
 
 
 def transformer_part(variant: str) -> str:
@@ -135,7 +81,7 @@ def find_family(
     variant: str,
     configs: Mapping[str, Mapping[str, Any]],
     without: Collection[str] = (),
-) -> Family:
+) -> PyramidFlowFamily:
     """The family of a checkpoint in the original layout.
 
     Args:
@@ -171,7 +117,7 @@ def find_family(
 
 
 def original_files(
-    files: Collection[str], where: str, family: Family, variant: str, without: Collection[str] = ()
+    files: Collection[str], where: str, family: PyramidFlowFamily, variant: str, without: Collection[str] = ()
 ) -> list[str]:
     """The files that loading a variant reads: configs, weights, tokenizers; none of parts in `without`.
 
@@ -198,21 +144,6 @@ def original_files(
             )
         needed += mine
     return needed
-
-
-def family_of_saved(index: Mapping[str, Any], where: str) -> Family:
-    """The family of a checkpoint that `save_pretrained` wrote, from its model_index.json.
-
-    Raises:
-        ValueError: its transformer is not one of ours.
-    """
-    entry = index.get("transformer")
-    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-    for family in FAMILIES:
-        if name == family.saved_transformer:
-            return family
-    classes = " or ".join(family.saved_transformer for family in FAMILIES)
-    raise ValueError(f"{where}/model_index.json must name a transformer {classes}, got {name!r}")
 
 
 def saved_files(
@@ -383,7 +314,7 @@ def _parts(files: Collection[str]) -> frozenset[str]:
     return frozenset(name.split("/")[0] for name in files if "/" in name)
 
 
-def _family_of_part(part: str, config: Mapping[str, Any]) -> Family | None:
+def _family_of_part(part: str, config: Mapping[str, Any]) -> PyramidFlowFamily | None:
     """The family of a part; None if both have such a part or the config is not available."""
     if part in ("text_encoder_3", "tokenizer_3"):
         return SD3
@@ -395,7 +326,9 @@ def _family_of_part(part: str, config: Mapping[str, Any]) -> Family | None:
     return None
 
 
-def _missing_parts(family: Family, parts: Collection[str], families: Mapping[str, Family]) -> list[str]:
+def _missing_parts(
+    family: PyramidFlowFamily, parts: Collection[str], families: Mapping[str, PyramidFlowFamily]
+) -> list[str]:
     fitting = {part for part in parts if families.get(part, family) is family}
     missing = [f"{part}/" for part in family.parts if part not in fitting]
     if not any(transformer_part(variant) in fitting for variant in VARIANTS):
@@ -403,7 +336,7 @@ def _missing_parts(family: Family, parts: Collection[str], families: Mapping[str
     return missing
 
 
-def _gaps(parts: Collection[str], families: Mapping[str, Family]) -> str:
+def _gaps(parts: Collection[str], families: Mapping[str, PyramidFlowFamily]) -> str:
     """What each family is missing, and the layout to aim at."""
     sentences = [
         f"For {family.name} it lacks {', '.join(_missing_parts(family, parts, families)) or 'nothing'}."
@@ -412,6 +345,6 @@ def _gaps(parts: Collection[str], families: Mapping[str, Family]) -> str:
     return " ".join([*sentences, *(_expected(family) for family in FAMILIES)])
 
 
-def _expected(family: Family) -> str:
+def _expected(family: PyramidFlowFamily) -> str:
     folders = ", ".join(f"{part}/" for part in family.parts)
     return f"Expected layout of {family.name}: {_TRANSFORMER}{'|'.join(VARIANTS)}/, {folders}."

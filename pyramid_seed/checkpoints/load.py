@@ -14,11 +14,10 @@ from diffusers.utils import logging
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..dtypes import check_dtype
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
+from ..families.pyramid_flow import VAE_PART
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .layout import VAE_PART
 from .original import load_model, open_weights
-from .source import ModelSource, transformer_class
+from .source import ModelSource
 
 # Below diffusers' own logger, so that its verbosity holds here too.
 logger = logging.get_logger(f"diffusers.{__name__}")
@@ -54,7 +53,7 @@ def load_components(source: ModelSource, dtype: torch.dtype = torch.float32) -> 
             "use PyramidFlowPipeline.from_pretrained"
         )
     logger.info(f"Loading {source.description}")
-    folder, family, without = source.folder, source.family, source.without
+    folder, family, without = source.folder, source.original_family, source.without
     models = {"vae": VAE_PART, "transformer": source.transformer}
     with default_dtype_kept():
         return {
@@ -92,13 +91,14 @@ def load_saved_models(
         if part.startswith("text_encoder") and isinstance(entry, list) and entry[1] is not None
     }
     ours: dict[str, type[ModelMixin]] = {
-        "vae": AutoencoderKLCausalVideo,
-        "transformer": transformer_class(source.family),
+        "vae": source.family.vae_class,
+        "transformer": source.family.transformer_class,
     }
+    dtypes = dict.fromkeys(source.family.float32_parts, torch.float32)
     return {
         **_load_text_encoders(source, classes, dtype),
         **{
-            part: _load_saved_model(source, part, model_class, dtype)
+            part: _load_saved_model(source, part, model_class, dtypes.get(part, dtype))
             for part, model_class in ours.items()
             if part not in {*source.without, *left_to_others}
         },

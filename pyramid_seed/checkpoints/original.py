@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +59,8 @@ def load_model(
     for path in paths:
         with open_weights(path) as file:
             for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                state[name].copy_(file.get_tensor(name))
+                if name in state:
+                    state[name].copy_(file.get_tensor(name))
     return model.eval()
 
 
@@ -86,8 +88,13 @@ def _width(config: Mapping[str, Any]) -> Any:
 
 
 def check_files(model: nn.Module, paths: Sequence[Path]) -> None:
-    """Refuse safetensors files that do not hold exactly a model's tensors, see `check_tensors`."""
-    check_tensors(model, _shapes(paths), ", ".join(map(str, paths)))
+    """Refuse safetensors files that do not hold exactly a model's tensors, see `check_tensors`.
+
+    Those of which diffusers says that its model does not use them are left aside.
+    """
+    unused = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ["(?!)"]))
+    found = {name: shape for name, shape in _shapes(paths).items() if not unused.search(name)}
+    check_tensors(model, found, ", ".join(map(str, paths)))
 
 
 def check_tensors(model: nn.Module, found: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .layout import MINIFLUX, Family
+from ..families.pyramid_flow import MINIFLUX, PyramidFlowFamily
 
 
 def values_of_original(
@@ -62,7 +62,7 @@ _COMMON = (
 _MINIFLUX_PATCH_SIZE = 2
 
 
-def transformer_config_from_original(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+def transformer_config_from_original(family: PyramidFlowFamily, config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the family's transformer, from the config.json of an original diffusion_transformer.
 
     Raises:

@@ -19,23 +19,18 @@ import transformers
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from ..families import family_of_saved
+from ..families.family import Family
+from ..families.pyramid_flow import VAE_PART, PyramidFlowFamily, geometry_of_configs
 from ..geometry import PyramidGeometry
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
-from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
 from ..resources import embedded_name, resolve_model
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .configs import naming, read_config, refuse_lfs_pointer
 from .digests import weight_digests, weights_key
 from .hub import Repository, open_repository
 from .layout import (
-    MINIFLUX,
-    SD3,
-    VAE_PART,
-    Family,
     Layout,
     choose_variant,
-    family_of_saved,
     find_family,
     is_index,
     is_pickle,
@@ -56,18 +51,6 @@ logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
-PUBLISHED_MODELS = {"rain1011/pyramid-flow-miniflux": MINIFLUX, "rain1011/pyramid-flow-sd3": SD3}
-"""The published checkpoints on the hub."""
-PUBLISHED_GEOMETRY = PyramidGeometry(spatial_factor=8, temporal_factor=8, patch_size=2, num_stages=3)
-"""The geometry of the published checkpoints: it says what fits before the hub is asked."""
-
-
-def transformer_class(
-    family: Family,
-) -> type[PyramidFluxTransformer3DModel] | type[PyramidSD3Transformer3DModel]:
-    """The transformer class of a family; its arguments default to the published sizes."""
-    return PyramidFluxTransformer3DModel if family is MINIFLUX else PyramidSD3Transformer3DModel
-
 
 class FileState(NamedTuple):
     """Shows whether a file was written since: its size in bytes, and the time of its last change."""
@@ -85,7 +68,7 @@ class RecognisedModel:
         variant: as requested: "384p", "768p", "image", or None for the only one; in the layout of diffusers,
             that of `save_pretrained`, or None.
         layout: "original", as published, or "diffusers", as `save_pretrained` writes it.
-        family: miniFLUX or SD3.
+        family: which family it is of.
         transformer: the part, a folder in `folder`, that holds the transformer.
         files: names of the files that loading reads, relative to `folder`, sorted.
         states: states of the files that are here, and of their folders (names ending in "/").
@@ -170,20 +153,17 @@ class RecognisedModel:
         Raises:
             ValueError: a config lacks a needed key, or describes a model that we do not implement.
         """
-        if self.layout == "diffusers":
-            vae = self._config("vae/config.json", "spatial_down_sample", "temporal_down_sample")
-            patch_size = self._config("transformer/config.json", "patch_size")["patch_size"]
-            stages = self._config("scheduler/scheduler_config.json", "stages")["stages"]
-        else:
-            vae, patch_size = self.vae_config(), self.transformer_config()["patch_size"]
-            stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
         with naming(self.folder):
-            return PyramidGeometry(
-                spatial_factor=2 ** sum(map(bool, vae["spatial_down_sample"])),
-                temporal_factor=2 ** sum(map(bool, vae["temporal_down_sample"])),
-                patch_size=patch_size,
-                num_stages=stages,
-            )
+            if self.layout == "diffusers":
+                return self.family.geometry(self._config)
+            stages = PyramidFlowMatchEulerDiscreteScheduler().config.stages
+            return geometry_of_configs(self.vae_config(), self.transformer_config()["patch_size"], stages)
+
+    @property
+    def original_family(self) -> PyramidFlowFamily:
+        """The family of a model in the original's layout."""
+        assert isinstance(self.family, PyramidFlowFamily)  # no other one has that layout
+        return self.family
 
     @property
     def quantization(self) -> Mapping[str, Any] | None:
@@ -212,8 +192,8 @@ class RecognisedModel:
             ValueError: the config is another model's.
         """
         if part == VAE_PART:
-            return AutoencoderKLCausalVideo, self.vae_config()
-        return transformer_class(self.family), self.transformer_config()
+            return self.family.vae_class, self.vae_config()
+        return self.family.transformer_class, self.transformer_config()
 
     def empty_transformer(self) -> nn.Module:
         """The transformer without its weights, from its config alone; raises as `model_of`."""
@@ -221,21 +201,21 @@ class RecognisedModel:
             return empty_model(*self.model_of(self.transformer), self.folder / self.transformer)
         config = self._config("transformer/config.json")
         arguments = {name: value for name, value in config.items() if not name.startswith("_")}
-        return empty_model(transformer_class(self.family), arguments, self.folder / self.transformer)
+        return empty_model(self.family.transformer_class, arguments, self.folder / self.transformer)
 
     def vae_config(self) -> dict[str, Any]:
         """Arguments of our autoencoder, from the original's config; ValueError if it is another model's."""
         name = f"{VAE_PART}/config.json"
         with naming(self.folder / name):
             config = vae_config_from_original(self.configs[name])
-        family = self.family
+        family = self.original_family
         return config | {"shift_factor": family.shift_factor, "scaling_factor": family.scaling_factor}
 
     def transformer_config(self) -> dict[str, Any]:
         """Arguments of our transformer, from the original's config; raises as `vae_config`."""
         name = f"{self.transformer}/config.json"
         with naming(self.folder / name):
-            return transformer_config_from_original(self.family, self.configs[name])
+            return transformer_config_from_original(self.original_family, self.configs[name])
 
     def _config(self, file: str, *names: str) -> Mapping[str, Any]:
         """A config that was read; ValueError if it lacks one of the keys."""
@@ -316,7 +296,7 @@ class ModelSource(RecognisedModel):
 
     def empty(self, part: str) -> nn.Module:
         """A part's model, in the original's layout, without its weights; raises as `model_of`."""
-        if (name := self.family.text_encoders.get(part)) is None:
+        if (name := self.original_family.text_encoders.get(part)) is None:
             return empty_model(*self.model_of(part), self.folder / part)
         encoder = getattr(transformers, name)
         with naming(self.folder / part / "config.json"):

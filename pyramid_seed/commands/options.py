@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..checks import check_choice
 from ..choices import LIST_FORMATS
 from ..extras import check_extra
 from ..fields import Field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..batch.summary import BatchSummary, GatherSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
+    from ..media.labels import VisibleLabel
     from ..pieces.processes import Processes
     from ..provenance.diff import Step
 
@@ -54,17 +56,65 @@ def add_output_options(parser: argparse.ArgumentParser, default: str) -> None:
         action="store_true",
         help="write the latents beside FILE: `extend` starts from them, `verify --sample` needs them",
     )
+    group.add_argument(
+        "--label",
+        nargs="+",
+        metavar=("aigc", "FIELD=VALUE"),
+        help="write the implicit label of GB 45438-2025 into the .mp4: aigc ContentProducer=... "
+        "ProduceID=..., see docs/labels.md",
+    )
+    group.add_argument(
+        "--visible-label",
+        metavar="TEXT",
+        help="draw TEXT over the first 3 seconds of the .mp4, in its upper left corner",
+    )
+    group.add_argument(
+        "--label-font",
+        type=Path,
+        metavar="FILE",
+        help="font of TEXT (default: Pillow's, which has ASCII characters only)",
+    )
 
 
-def output_options(options: argparse.Namespace) -> dict[str, bool]:
-    """The output options given, as arguments of `Clip.save`."""
+def output_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The output options given, as arguments of `Clip.save`; ValueError if a label is impossible."""
     return {
         "lossless": options.lossless,
         "overwrite": options.overwrite,
         "sidecar": options.sidecar,
         "metadata": not options.no_metadata,
         "keep_latents": options.keep_latents,
+        "aigc": _aigc_from(options.label),
+        "visible_label": visible_label_from(options),
     }
+
+
+def _aigc_from(words: Sequence[str] | None) -> dict[str, str] | None:
+    """The fields of `--label aigc FIELD=VALUE ...`."""
+    from ..media.labels import aigc_fields
+
+    if words is None:
+        return None
+    kind, *fields = words
+    check_choice("--label", kind, ("aigc",))
+    given: dict[str, str] = {}
+    for word in fields:
+        name, equals, value = word.partition("=")
+        if not equals or name in given:
+            raise ValueError(f"--label aigc takes each field once, as FIELD=VALUE, got {word!r:.80}")
+        given[name] = value
+    return aigc_fields(given)
+
+
+def visible_label_from(options: argparse.Namespace) -> VisibleLabel | None:
+    """The text to draw, and its font; ValueError if it cannot be drawn, or if there is a font alone."""
+    from ..media.labels import VisibleLabel
+
+    if options.visible_label is not None:
+        return VisibleLabel(options.visible_label, options.label_font)
+    if options.label_font is not None:
+        raise ValueError("--label-font is the font of --visible-label TEXT; give both, or neither")
+    return None
 
 
 def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManager[FrameFile | None]:
@@ -73,7 +123,7 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
 
     if path.suffix.lower() != ".mp4":
         return nullcontext()
-    return FrameFile(path, lossless=options.lossless)
+    return FrameFile(path, lossless=options.lossless, visible_label=visible_label_from(options))
 
 
 def add_setting_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
@@ -188,6 +238,16 @@ def add_clip(parser: argparse.ArgumentParser) -> None:
     """Declare the clip that a command reads."""
     parser.add_argument(
         "clip", type=named_path, metavar="CLIP", help="a clip with a manifest, in it or beside it"
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Declare whose word counts for the signer of a clip."""
+    parser.add_argument(
+        "--trust",
+        type=named_path,
+        metavar="FILE",
+        help="certificates (PEM): the clip must be signed, and one of these must vouch for the signer",
     )
 
 

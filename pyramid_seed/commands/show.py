@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .options import Commands, add_clip, say
+from .options import Commands, add_clip, add_trust, say
 
 
 def add(commands: Commands) -> None:
@@ -15,6 +15,7 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     add_clip(parser)
+    add_trust(parser)
     parser.add_argument("--json", action="store_true", help="the whole manifest, for programs")
 
 
@@ -22,6 +23,7 @@ def run(options: argparse.Namespace) -> int:
     """`pyramid-seed show`."""
     from ..keying.manifest import describe_keyed, is_keyed, read_any_manifest
     from ..provenance.show import describe
+    from ..provenance.signature import signature_step
 
     manifest = read_any_manifest(options.clip)
     if options.json:
@@ -29,4 +31,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for name, text in describe_keyed(manifest) if is_keyed(manifest) else describe(manifest):
         say(name, text)
-    return 0
+    step = signature_step(options.clip, options.trust) if options.trust or options.clip.is_file() else None
+    if step is not None:
+        say(step.stage, step.note)
+    return 1 if step is not None and step.status == "differs" else 0

@@ -14,6 +14,7 @@ from ..texts import printable
 from .options import (
     Commands,
     add_again_options,
+    add_trust,
     again_options,
     named_path,
     open_image,
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--scorer", metavar="S", help="with --search: who gave the scores, unless it was measures"
     )
+    add_trust(parser)
     add_again_options(parser)
 
 
@@ -179,19 +181,30 @@ def _verified(
     if options.noise_only:
         from ..provenance.verify import verify_noise_of_file
 
-        return verify_noise_of_file(clip)
+        return verify_noise_of_file(clip, options.trust)
 
     from ..reproduce import verify
 
     quiet_loading()
-    return verify(clip, sample=options.sample, image=image, processes=processes, **again_options(options))
+    return verify(
+        clip,
+        sample=options.sample,
+        trust=options.trust,
+        image=image,
+        processes=processes,
+        **again_options(options),
+    )
 
 
 def _row(clip: Path, verification: Verification) -> dict[str, str]:
     """The result for a clip, for programs."""
-    if (difference := verification.difference) is None:
-        return {"clip": str(clip), "result": "match"}
-    return {"clip": str(clip), "result": "differs", "stage": difference.stage, "note": difference.note}
+    row = {"clip": str(clip), "result": "match" if verification.same else "differs"}
+    for step in verification.steps:
+        if step.stage == "signature" and step.status != "differs":
+            row["signature"] = f"{step.status}: {step.note}"
+    if (difference := verification.difference) is not None:
+        row |= {"stage": difference.stage, "note": difference.note}
+    return row
 
 
 def _tell_row(row: Mapping[str, str]) -> None:

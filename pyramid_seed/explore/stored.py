@@ -56,7 +56,8 @@ def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
     """
     if a.manifest is None or b.manifest is None:
         return None
-    if a.manifest["geometry"]["temporal_factor"] != b.manifest["geometry"]["temporal_factor"]:
+    lengths = {geometry_of(clip.manifest).frames_of_unit(1) for clip in (a, b) if clip.manifest is not None}
+    if len(lengths) > 1:
         return None
     chunks = zip(a.manifest["digests"]["chunks"], b.manifest["digests"]["chunks"], strict=False)
     return next((unit for unit, (left, right) in enumerate(chunks) if left != right), None)

@@ -16,7 +16,7 @@ from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
 from ..checks import check_path
-from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
 from ..files import replacing, without_new_folders
 from ..presets import Preset, Settings, settings_listed
@@ -61,7 +61,7 @@ def run_sweep(
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
     prompt_embeds: str | Path | None = None,
-    attention: AttentionPath = DEFAULT_PATH,
+    attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
@@ -113,13 +113,14 @@ def encode_mp4(settings: Mp4Settings, images: Iterable[Frames]) -> Iterator[av.P
 
 
 def mux_mp4(
-    path: str | os.PathLike[str], settings: Mp4Settings, packets: Iterable[av.Packet], comment: str | None
+    path: str | os.PathLike[str], settings: Mp4Settings, packets: Iterable[av.Packet], tags: Mapping[str, str]
 ) -> None:
-    """Write packets from an encoder with these settings as a file."""
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    """Write packets from an encoder with these settings as a file with these tags."""
+    # Tags that the format does not know are left out without a word, unless they may be of any name.
+    any_name = "" if tags.keys() <= {"comment"} else "+use_metadata_tags"
+    options = {"movflags": f"+faststart{any_name}", "fflags": "+bitexact"}
     with av.open(os.fspath(path), "w", format="mp4", options=options) as container:
-        if comment is not None:
-            container.metadata["comment"] = comment
+        container.metadata.update(tags)
         # An encoder that encodes nothing: it provides the header, the same as that of the packets' encoder.
         stream = container.add_stream(settings.codec, rate=settings.rate)
         settings.apply(stream.codec_context)

@@ -7,7 +7,7 @@ comment and options, see `mp4`; another version of PyAV may include another x264
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from ..files import check_no_folder, check_readable, real_path, replacing
 from .frames import Frames, check_frames, enlarge
 from .images import MAX_PIXELS, check_total
+from .labels import AIGC_TAG, DrawnLabel, aigc_text
 from .mp4 import Mp4Settings, encode_mp4, mux_mp4
 
 VIDEO_ENDINGS = (".mp4", ".gif", ".webp", ".png")
@@ -34,6 +35,8 @@ def write_video(
     fps: float,
     *,
     comment: str | None = None,
+    aigc: Mapping[str, str] | None = None,
+    label: DrawnLabel | None = None,
     scale: int = 1,
     lossless: bool = False,
     overwrite: bool = False,
@@ -56,6 +59,8 @@ def write_video(
         frames: (T, H, W, 3), uint8, T >= 1. A lossy `.mp4` needs even height and width (after `scale`).
         fps: Frames per second, > 0. Ignored for PNG.
         comment: Text for the comment tag of an `.mp4`, as long as you like.
+        aigc: Fields of the AIGC tag of an `.mp4`, see `labels.aigc_fields`.
+        label: Drawn over the first frames of an `.mp4`.
         scale: Every pixel becomes scale x scale pixels (nearest neighbour).
         lossless: Keep every bit.
         overwrite: Replace an existing file, or an existing folder that holds nothing but numbered PNGs.
@@ -68,6 +73,7 @@ def write_video(
     ending = check_format(path, fps, lossless=lossless)
     check_frames(frames)
     check_scale(scale)
+    check_labels(ending, aigc, label)
     if comment is not None:
         check_comment(comment, ending)
     if ending == ".mp4":
@@ -79,8 +85,8 @@ def write_video(
         if _is_folder(ending, len(frames)):
             _write_png_folder(temporary, frames, scale)
         elif ending == ".mp4":
-            images = (enlarge(frame, scale) for frame in frames)
-            mux_mp4(temporary, mp4, encode_mp4(mp4, images), comment)
+            images = (labelled(enlarge(frame, scale), index, label) for index, frame in enumerate(frames))
+            mux_mp4(temporary, mp4, encode_mp4(mp4, images), mp4_tags(comment, aigc))
         elif ending == ".png":
             _write_whole(temporary, enlarge(frames[0], scale))
         else:
@@ -130,14 +136,19 @@ def video_frames(path: str | os.PathLike[str]) -> Iterator[Frames]:
 
 
 def read_comment(path: str | os.PathLike[str]) -> str | None:
-    """The comment tag of a media file of any kind, or None if it has none.
+    """The comment tag of a media file of any kind, or None if it has none; raises as `read_tag`."""
+    return read_tag(path, "comment")
+
+
+def read_tag(path: str | os.PathLike[str], tag: str) -> str | None:
+    """A tag of a media file of any kind, or None if it has none.
 
     Raises:
         ValueError: it is not a media file. OSError: it is missing, or not a file.
     """
     with _opened(path) as container:
         tags = {name.lower(): text for name, text in container.metadata.items()}  # Matroska's are in capitals
-    return tags.get("comment")
+    return tags.get(tag.lower())
 
 
 @contextmanager
@@ -201,6 +212,23 @@ def check_comment(comment: str, ending: str) -> None:
     if "\0" in comment:
         raise ValueError("comment must not contain a NUL character: the tag would end there")
     comment.encode("utf-8")
+
+
+def check_labels(ending: str, *labels: object) -> None:
+    """Raise ValueError if a file with this ending is to be labelled and cannot be."""
+    if ending != ".mp4" and any(label is not None for label in labels):
+        raise ValueError(f"only an .mp4 can be labelled, got {ending or 'a folder'}; use .mp4, or no label")
+
+
+def labelled(image: Frames, index: int, label: DrawnLabel | None) -> Frames:
+    """Frame `index` of a file, (H, W, 3), with its label, if it has one."""
+    return image if label is None else label.on(image, index)
+
+
+def mp4_tags(comment: str | None, aigc: Mapping[str, str] | None) -> dict[str, str]:
+    """The tags of an .mp4, by name."""
+    tags = {} if comment is None else {"comment": comment}
+    return tags if aigc is None else tags | {AIGC_TAG: aigc_text(aigc)}
 
 
 def check_replaceable(path: Path, num_frames: int) -> None:

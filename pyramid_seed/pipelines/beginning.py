@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..checks import check_int
 from ..geometry import LatentShape
 from ..noise import noise_digest
 from ..texts import counted
@@ -22,12 +23,13 @@ class Beginning:
     as far as the digests of the beginning are known.
 
     Args:
-        latents: (1, C, k, H/s, W/s) float32, normalised; finite, k at least 1.
+        latents: (1, C, k n, H/s, W/s) float32, normalised; finite, k at least 1.
         stage_digests: for each unit, the SHA-256 of its latents after each stage, coarsest first; () for an
             encoded image, None where unknown. None: unknown for every unit.
         text_digests: SHA-256 of the embeddings that made the units, by "prompt" and "negative_prompt", where
             known.
         image_digest: SHA-256 of the first frame's pixels if unit 0 is an encoded image, else None.
+        frames_per_unit: n, latent frames of a unit, see `PyramidGeometry.frames_per_unit`.
 
     Raises:
         ValueError, TypeError: a value is invalid, or two contradict each other.
@@ -37,9 +39,11 @@ class Beginning:
     stage_digests: tuple[tuple[str, ...] | None, ...] | None = None
     text_digests: Mapping[str, str] = field(default_factory=dict)
     image_digest: str | None = None
+    frames_per_unit: int = 1
 
     def __post_init__(self) -> None:
         _check_latents(self.latents)
+        check_int("frames_per_unit", self.frames_per_unit, 1, self.latents.shape[2])
         if unknown := sorted(set(self.text_digests) - set(TEXT_NAMES)):
             raise ValueError(
                 f"text_digests of a beginning may hold {' and '.join(TEXT_NAMES)}, got {', '.join(unknown)}"
@@ -62,7 +66,7 @@ class Beginning:
     @property
     def num_units(self) -> int:
         """k, the number of known units."""
-        return self.latents.shape[2]
+        return self.latents.shape[2] // self.frames_per_unit
 
 
 def check_beginnings(
@@ -106,16 +110,22 @@ def check_beginnings(
 
 
 def _check_shape(beginning: Beginning, shape: LatentShape, max_units: int) -> None:
-    latents = beginning.latents
-    if latents[:, :, :1].shape != shape.as_tuple() or beginning.num_units > max_units:
+    latents, frames = beginning.latents, shape.frames
+    if beginning.frames_per_unit != frames:
         raise ValueError(
-            f"latents of a beginning must have shape (1, {shape.channels}, 1 .. {max_units}, {shape.height}, "
+            f"frames_per_unit of a beginning must be the model's {frames}, got {beginning.frames_per_unit}"
+        )
+    good = [frames * count for count in range(1, max_units + 1)]
+    if latents[:, :, :frames].shape != shape.as_tuple() or latents.shape[2] not in good:
+        number = f"1 .. {max_units}" if frames == 1 else " or ".join(map(str, good))
+        raise ValueError(
+            f"latents of a beginning must have shape (1, {shape.channels}, {number}, {shape.height}, "
             f"{shape.width}), got {tuple(latents.shape)}"
         )
 
 
 def _check_stage_digests(beginning: Beginning, num_stages: int) -> None:
-    units = beginning.latents.split(1, dim=2)
+    units = beginning.latents.split(beginning.frames_per_unit, dim=2)
     for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests or (), strict=False)):
         # Only the first unit may be an encoded image.
         if digests is None or (not digests and unit == 0):

@@ -10,6 +10,7 @@ from functools import wraps
 from typing import Any
 
 from ..determinism import determinism_level
+from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
 from ..pieces.processes import processes_left_on_error
 from .out_of_memory import out_of_memory_advice, warn_of_decoding
 
@@ -37,10 +38,12 @@ def admitted(call: Callable[..., Any]) -> Callable[..., Any]:
         with processes_left_on_error(named["processes"]):
             pipeline.check_parts(needs_vae=is_decoded or named["image"] is not None)
             size = None if height is None or width is None else (height, width)
+            if not isinstance(pipeline.vae, AutoencoderKLCausalVideo | None):
+                size = None  # what decoding takes is known of our own VAE alone
             with (
                 _one_at_a_time(pipeline),
                 determinism_level(named["determinism"]),
-                pipeline.transformer.attention_path_set(named["attention"]),
+                pipeline.attention_path_set(named["attention"]),
                 out_of_memory_advice(pipeline, size, is_clip=is_clip),
             ):
                 if is_decoded and is_clip and size is not None:

@@ -143,7 +143,7 @@ def can_run_beside(vae: AutoencoderKLCausalVideo, device: torch.device) -> bool:
     return device.type == "cuda" and not has_hooks(vae)
 
 
-def has_offload_hooks(vae: AutoencoderKLCausalVideo) -> bool:
+def has_offload_hooks(vae: torch.nn.Module) -> bool:
     """Whether hooks move the VAE to its device only for its own calls (model or sequential offload)."""
     return any(map(has_offload_hook, vae.modules()))
 

@@ -11,12 +11,14 @@ import torch
 from diffusers.video_processor import VideoProcessor
 from numpy.typing import NDArray
 
-from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..pieces.workers import Workers
-from .decode import ClipDecoder, UnitDecoder, has_offload_hooks, to_frames
+from .decode import UnitDecoder, has_offload_hooks, to_frames
 
 OnFrames: TypeAlias = Callable[[int, int, NDArray[np.uint8]], None]
 """Called as (clip, chunk, frames) with frames (t, H, W, 3) uint8."""
+MakeDecoder: TypeAlias = Callable[
+    [Callable[[int, torch.Tensor], None], Callable[[torch.Tensor], torch.Tensor]], UnitDecoder
+]
+"""Makes the decoder of a clip from its `on_chunk` and its `convert`, see `ClipDecoder`."""
 
 
 class FrameCollector:
@@ -26,25 +28,27 @@ class FrameCollector:
     decoded after the last one.
 
     Args:
-        vae: the decoder; None if no frames are requested.
+        vae: what decodes; None if no frames are requested.
+        make_decoder: makes the decoder of a clip.
         output_type: the pipeline's argument.
         num_clips: the number of clips.
         on_frames: the pipeline's `callback_on_chunk_end`.
-        workers: those that share the decoding; None: the caller does it all.
+        frames_per_unit: latent frames of a unit.
     """
 
     def __init__(
         self,
-        vae: AutoencoderKLCausalVideo | None,
+        vae: torch.nn.Module | None,
+        make_decoder: MakeDecoder,
         output_type: str,
         num_clips: int,
         on_frames: OnFrames | None,
-        workers: Workers | None = None,
+        frames_per_unit: int,
     ) -> None:
-        self._vae = vae
+        self._make_decoder = make_decoder
+        self._frames_per_unit = frames_per_unit
         self._output_type = output_type
         self._on_frames = on_frames
-        self._workers = workers
         self._kept: list[list[Any]] = [[] for _ in range(num_clips)]
         self._is_decoded = output_type != "latent" or on_frames is not None
         self._is_late = vae is not None and has_offload_hooks(vae)
@@ -58,8 +62,9 @@ class FrameCollector:
         if self._is_decoded and self._is_late:
             for index, clip in enumerate(clips):
                 decoder = self._decoder(index)
-                for unit, latents in enumerate(clip.split(1, dim=2), start=1):
-                    decoder.put(latents, is_last=unit == clip.shape[2])
+                units = clip.split(self._frames_per_unit, dim=2)
+                for unit, latents in enumerate(units, start=1):
+                    decoder.put(latents, is_last=unit == len(units))
                 decoder.finish()
         kept = self._kept[: len(clips)]
         if self._output_type == "latent":
@@ -69,9 +74,8 @@ class FrameCollector:
         videos = torch.cat([torch.cat(chunks, dim=2) for chunks in kept])
         return processor.postprocess_video(videos, output_type=self._output_type)
 
-    def _decoder(self, clip: int) -> ClipDecoder:
+    def _decoder(self, clip: int) -> UnitDecoder:
         kept, on_frames = self._kept[clip], self._on_frames
-        assert self._vae is not None  # frames were requested
 
         if self._output_type in ("latent", "uint8"):
             is_kept = self._output_type == "uint8"
@@ -83,14 +87,14 @@ class FrameCollector:
                 if on_frames is not None:
                     on_frames(clip, chunk, frames)
 
-            return ClipDecoder(self._vae, on_bytes, partial(to_frames, wait=False), self._workers)
+            return self._make_decoder(on_bytes, partial(to_frames, wait=False))
 
         def on_pixels(chunk: int, pixels: torch.Tensor) -> None:
             kept.append(pixels)
             if on_frames is not None:
                 on_frames(clip, chunk, to_frames(pixels).numpy())
 
-        return ClipDecoder(self._vae, on_pixels, workers=self._workers)
+        return self._make_decoder(on_pixels, lambda pixels: pixels)
 
 
 def _joined(clips: list[list[NDArray[np.uint8]]]) -> NDArray[np.uint8]:

@@ -60,6 +60,10 @@ class Request:
         new_units = self.units[self.num_known_units :]
         return self.num_clips * sum(sum(unit.num_inference_steps) for unit in new_units)
 
+    def num_units_of(self, latents: torch.Tensor) -> int:
+        """Number of units in latents (1, C, t, h, w) of a clip."""
+        return latents.shape[2] // self.shape.frames
+
     def steps_before(self, clip: int, place: Place) -> int:
         """Number of transformer steps in the call before the one at this place of a clip."""
         before = self.units[self.num_known_units : place.unit]
@@ -151,9 +155,14 @@ def check_call(
     num_prompts = check_text(prompt, negative_prompt, embeddings)
     check_int("max_sequence_length", max_sequence_length, 1, MAX_TOKENS)
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
+    if image is not None and (length := geometry.num_frames(1)) != 1:
+        raise ValueError(
+            f"image must be None for this model: its first unit is {length} frames that are made together, "
+            "and no image can be that; leave image out"
+        )
     images = () if image is None else first_frames(image, num_prompts)
     shape = latent_shape(geometry, channels, height, width, images)
-    num_units = geometry.num_latent_frames(num_frames)
+    num_units = geometry.num_units(num_frames)
     beginnings = check_beginnings(beginning, num_prompts * num_videos_per_prompt, shape, num_units)
     if images and beginnings:
         raise ValueError("give either image or beginning, not both")

@@ -1,20 +1,18 @@
-"""`PyramidFlowPipeline`: from prompt to clip."""
+"""`PyramidFlowPipeline`: text-to-video, image-to-video and text-to-image with Pyramid Flow."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import PipelineImageInput
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
-from tqdm.auto import tqdm
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -23,48 +21,25 @@ from transformers import (
     T5Tokenizer,
 )
 
-from ..checkpoints.loaded_weights import LoadedWeights
-from ..checkpoints.source import ModelSource
-from ..checks import check_choice
-from ..choices import AFTER_USE, AfterUse, AttentionPath, DeterminismLevel
-from ..dtypes import check_dtype
+from ..choices import AttentionPath
 from ..geometry import LatentShape, PyramidGeometry
 from ..models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
-from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..models.transformer_pyramid_flux import PyramidFluxTransformer3DModel
 from ..models.transformer_pyramid_sd3 import PyramidSD3Transformer3DModel
-from ..noise import (
-    LedgeredNoise,
-    NoiseLedger,
-    NoiseSource,
-    NoiseStreams,
-    draws_of_clip,
-    noise_digest,
-    root_from_entropy,
-)
-from ..pieces.processes import Processes, has_frames
+from ..noise import NoiseSource
 from ..pieces.workers import Workers
-from ..presets import Preset, preset_from_config
-from ..private_apis import is_compiled
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
-from .beginning import Beginning
-from .call_wrappers import admitted
-from .current_step import CurrentPlace, TrackedTransformer
-from .decode import UnitDecoder, encode_image
-from .denoise import Place, denoise_clip
-from .frame_collector import FrameCollector, OnFrames
-from .hooks import OFFLOADED_TO_DISK, check_hooks
-from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
+from .clip_pipeline import ClipPipeline
+from .current_step import TrackedTransformer
+from .decode import ClipDecoder, encode_image
+from .denoise import OnStep, UnitSettings, denoise_clip
+from .frame_collector import MakeDecoder
+from .inputs import Request
 from .lora import LoraLoaderMixin
-from .memory import align_weights, contiguous_copy
-from .noise_sources import check_draws, noise_sources
-from .pipeline_output import PyramidFlowPipelineOutput
-from .sharing import Sharing, check_agreement, check_processes, check_shards, worker_count
-from .stages import StageDigests
+from .memory import align_weights
+from .sharing import Sharing, check_shards, worker_count
 from .step_graph import check_graphs
-from .text import clip_text_digests, with_suffix
-from .text_encoders import TextEncodersMixin
-from .text_inputs import EMBEDDINGS
+from .text import TextEmbeddings
 
 CODE_FILE = "pipeline.py"
 """Beside model_index.json: in this file diffusers finds the class of a pipeline that is not its own."""
@@ -76,7 +51,7 @@ __all__ = ["PyramidFlowPipeline"]
 '''
 
 
-class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin):
+class PyramidFlowPipeline(LoraLoaderMixin, ClipPipeline):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
     Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
@@ -95,17 +70,7 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->transformer->vae"
     _optional_components = ["text_encoder_3", "tokenizer_3"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    source: ModelSource | None = None
-    """Which model it is; set by `pyramid_seed.load_pipeline`."""
-    loaded_weights: LoadedWeights | None = None
-    """Its weights as they were loaded; set by `pyramid_seed.load_pipeline`."""
-    _interrupt = False
-    _guidance_scale = 0.0
-    _num_timesteps = 0
     _uses_cuda_graphs = False
-    _current_timestep: torch.Tensor | None = None
-    _current_place: CurrentPlace | None = None
 
     def __init__(
         self,
@@ -137,437 +102,6 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         )
         self.register_to_config(preset=preset)
         self.video_processor = VideoProcessor(do_resize=False)
-
-    @property
-    def preset(self) -> Preset | None:
-        """The settings that the model is made for; None if unknown."""
-        if self.config.preset is None:
-            return None
-        return preset_from_config(self.config.preset, "unknown" if self.source is None else self.source.name)
-
-    @property
-    def geometry(self) -> PyramidGeometry:
-        """Sizes and counts that the components' configs allow.
-
-        Raises:
-            ValueError: there is no VAE, and the pipeline was not loaded by `load_pipeline`, which knows its
-                factors from the model's files.
-        """
-        if self.vae is None:
-            if self.source is None:
-                raise ValueError(
-                    "a pipeline without a vae must be loaded by load_pipeline(..., vae=None), which reads "
-                    "how it divides space and time; load it so, or set pipeline.vae"
-                )
-            return self.source.geometry
-        return PyramidGeometry(
-            spatial_factor=self.vae.spatial_compression_ratio,
-            temporal_factor=self.vae.temporal_compression_ratio,
-            patch_size=self.transformer.config.patch_size,
-            num_stages=self.scheduler.config.stages,
-        )
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether any of its models, or part of one, runs through `torch.compile`."""
-        models = (part for part in self.components.values() if isinstance(part, torch.nn.Module))
-        return any(is_compiled(module) for model in models for module in model.modules())
-
-    @property
-    def quantization(self) -> dict[str, Any] | None:
-        """The config with which diffusers quantised the transformer, as plain values; None if it did not."""
-        quantizer = getattr(self.transformer, "hf_quantizer", None)
-        if quantizer is None:
-            return None
-        config: dict[str, Any] = json.loads(quantizer.quantization_config.to_json_string(use_diff=False))
-        return config
-
-    def check_parts(self, *, needs_vae: bool = True) -> None:
-        """Refuse to work without a part, or with parts that leave nothing to promise about a clip.
-
-        Args:
-            needs_vae: whether frames are decoded or an image is encoded.
-
-        Raises:
-            ValueError: names the part, and says why.
-        """
-        for name in ("scheduler", "transformer", *(["vae"] if needs_vae else [])):
-            if getattr(self, name) is None:
-                others = ", or ask for latents alone: output_type='latent'" if name == "vae" else ""
-                raise ValueError(
-                    f"a pipeline must have a {name}, got None; set pipeline.{name}, or load it anew{others}"
-                )
-        if is_compiled(self.transformer):
-            raise ValueError(COMPILED_AS_A_WHOLE)
-        for name, part in self.components.items():
-            if isinstance(part, torch.nn.Module):
-                is_cached = part is self.transformer and part.cache_in_use is not None
-                check_hooks(name, part, has_cache=is_cached)
-
-    @property
-    def num_timesteps(self) -> int:
-        """Transformer steps of the last call, over all its clips."""
-        return self._num_timesteps
-
-    @property
-    def current_timestep(self) -> torch.Tensor | None:
-        """Timestep of the step in progress, a scalar that falls within each stage; see `current_place`."""
-        return self._current_timestep
-
-    @property
-    def current_place(self) -> CurrentPlace | None:
-        """Which step is in progress, for callbacks and hooks of the transformer.
-
-        None between calls; after a call that raised, the step at which it did.
-        """
-        return self._current_place
-
-    @property
-    def guidance_scale(self) -> float:
-        """Guidance scale of the unit in progress, or of the last one."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        """Whether the unit in progress is guided."""
-        return self._guidance_scale > 1
-
-    @property
-    def interrupt(self) -> bool:
-        """Set by a callback (`pipe._interrupt = True`) to stop after the current step."""
-        return self._interrupt
-
-    @torch.no_grad()
-    @admitted
-    def __call__(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        image: PipelineImageInput | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int = 121,
-        num_inference_steps: int | list[int] = 20,
-        video_num_inference_steps: int | list[int] | None = None,
-        guidance_scale: float = 7.0,
-        video_guidance_scale: float | None = None,
-        guidance_decay: float | None = None,
-        min_guidance_scale: float = 2.0,
-        num_videos_per_prompt: int = 1,
-        seed: int | list[int] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        noise: NoiseSource | list[NoiseSource] | None = None,
-        noise_device: str | torch.device = "cpu",
-        latents: None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-        pooled_prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_attention_mask: torch.Tensor | None = None,
-        negative_pooled_prompt_embeds: torch.Tensor | None = None,
-        beginning: Beginning | list[Beginning | None] | None = None,
-        prompt_suffix: str = "",
-        max_sequence_length: int = 128,
-        shards: int | None = None,
-        workers: int | None = None,
-        processes: Processes | None = None,
-        text_encoders: AfterUse = "keep",
-        output_type: str = "np",
-        determinism: DeterminismLevel = "strict",
-        attention: AttentionPath | None = None,  # noqa: ARG002 - read by the decorator
-        show_progress: bool = True,
-        return_dict: bool = True,
-        attention_kwargs: dict[str, Any] | None = None,
-        callback_on_step_end: Callable[..., dict[str, Any] | None]
-        | PipelineCallback
-        | MultiPipelineCallbacks
-        | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' signature
-        callback_on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None = None,
-        callback_on_chunk_end: OnFrames | None = None,
-    ) -> PyramidFlowPipelineOutput | tuple[Any]:
-        """Generate clips.
-
-        Args:
-            prompt: a text, or a list of texts, each for a clip of its own.
-            negative_prompt: what to guide away from; a str serves all prompts. Used only with guidance.
-            image: the first frame, in the clip's size; one image for all prompts, or one per prompt.
-            height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
-                and 640.
-            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
-            num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
-            video_num_inference_steps: the same for the later units; default: as for the first.
-            guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
-            video_guidance_scale: that of the later units; default: as for the first.
-            guidance_decay, min_guidance_scale: with a decay, unit u uses
-                max(guidance_scale - guidance_decay * u, min_guidance_scale) instead.
-            num_videos_per_prompt: clips of each prompt, next to each other in the output.
-            seed: root seed in [0, 2**64), see `noise_sources` for what it means in a batch. A list has one
-                root per clip.
-            generator: torch.Generator, or one per clip, that gives the root seeds.
-            noise: a `NoiseSource` per clip in place of a seed. With none of the three, root seeds come from
-                the operating system; the output holds them in any case.
-            noise_device: where noise is drawn; noise from the CPU is the same on all machines.
-            latents: refused, as one tensor cannot hold the noise of all units and stages; see `noise`.
-            prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
-                in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
-                N or 1.
-            beginning: the first units of a clip, which are then not generated: the clip continues from them,
-                and the output is the whole clip. For several clips, a list with one entry per clip and the
-                same number of units in each. Not together with `image`.
-            prompt_suffix: appended to every prompt, not to negative prompts.
-            max_sequence_length: T5 tokens, at most 512.
-            shards: None: the halves of guidance run as one batch. 1: each half is a call of its own, with its
-                own text. More: the sequence of each half is also cut into that many pieces. However many
-                workers and processes share the pieces, the clip is the same; with other shards it differs in
-                the last bits.
-            workers: how many threads compute at a time at level strict on a CPU; default: all cores that this
-                process may use.
-            processes: those that make this clip together, each with the same call; None: this one alone. Only
-                the first one returns frames, the others return latents.
-            text_encoders: once all texts are encoded, "keep" the encoders where they are, "offload" them to
-                the CPU until the next new text, or "free" them for good, see `free_text_encoders`.
-            output_type: "np", "pt", "pil", "uint8" or "latent", see `PyramidFlowPipelineOutput`.
-            determinism: "strict" or "relaxed", see `determinism.determinism_level`; set for this call only.
-            attention: "grouped", "prefix" or "reference", see `AttentionPath`, for this call only; default:
-                the transformer's own.
-            show_progress: False hides the progress bar of this call; otherwise it is as configured.
-            return_dict: return a `PyramidFlowPipelineOutput` instead of a tuple of the frames.
-            attention_kwargs: `scale` scales loaded LoRA layers.
-            callback_on_step_end: called as (pipeline, step, timestep, kwargs) with the step over all clips;
-                kwargs holds the requested tensors, and `pipeline.current_place` names the clip, unit, stage
-                and step of the stage. It may return {"latents": ...} to replace the latents; may set
-                `pipeline._guidance_scale` for the rest of the unit; and may set `pipeline._interrupt = True`:
-                the run then stops and returns what is finished.
-            callback_on_step_end_tensor_inputs: names from `_callback_tensor_inputs`.
-            callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
-                (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
-                run in the same way.
-            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
-                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready: frame 0 alone,
-                then r frames per chunk. With one worker on a CPU that is before the next unit begins;
-                else later ones may be in progress. With model or sequential offload it is after the last unit
-                of the last clip. It may stop the run in the same way. With output_type "latent" no frame is
-                kept.
-
-        Raises:
-            ValueError, TypeError: an argument does not fit; nothing has been computed yet.
-            FloatingPointError: latents or frames are not finite; the message says where.
-            GenerationOutOfMemoryError: memory ran out; the message names the modes that would fit.
-            RuntimeError: the run was stopped before the first unit was finished.
-        """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        embeddings = {
-            "prompt_embeds": prompt_embeds,
-            "prompt_attention_mask": prompt_attention_mask,
-            "pooled_prompt_embeds": pooled_prompt_embeds,
-            "negative_prompt_embeds": negative_prompt_embeds,
-            "negative_prompt_attention_mask": negative_prompt_attention_mask,
-            "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-        }
-
-        # 1. Check inputs.
-        request = self.check_inputs(
-            prompt,
-            negative_prompt,
-            image,
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            video_num_inference_steps=video_num_inference_steps,
-            guidance_scale=guidance_scale,
-            video_guidance_scale=video_guidance_scale,
-            guidance_decay=guidance_decay,
-            min_guidance_scale=min_guidance_scale,
-            num_videos_per_prompt=num_videos_per_prompt,
-            beginning=beginning,
-            max_sequence_length=max_sequence_length,
-            shards=shards,
-            processes=processes,
-            text_encoders=text_encoders,
-            output_type=output_type,
-            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
-            latents=latents,
-            **embeddings,
-        )
-        device = self._execution_device  # walks over all modules
-        num_workers = worker_count(
-            workers, device, self.transformer, self.vae, is_strict=determinism == "strict"
-        )
-
-        # 2. Noise: a source and a ledger for each clip.
-        if processes is not None and seed is None and generator is None and noise is None:
-            seed = [processes.from_first(root_from_entropy()) for _ in range(request.num_clips)]
-        sources = noise_sources(
-            request.num_clips, num_videos_per_prompt, seed, generator, noise, noise_device
-        )
-        check_draws(sources, request)
-        ledgered = [LedgeredNoise(source, NoiseLedger()) for source in sources]
-
-        # 3. Text: one row per clip.
-        texts = self.encode_prompt(
-            with_suffix(prompt, prompt_suffix),
-            negative_prompt,
-            request.needs_negative,
-            num_videos_per_prompt,
-            max_sequence_length=request.text_length,
-            device=device,
-            **embeddings,
-        )
-        positives = texts.positive.rows()
-        negatives = texts.negative.rows() if texts.negative is not None else [None] * request.num_clips
-        self.after_text(text_encoders)
-        device = self._execution_device  # may be another one without text encoders
-
-        # 4. Latents of the known units: an image's, or a beginning's.
-        first_units = [
-            self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
-            for clip in range(request.num_clips)
-        ]
-
-        # 5. Units, stages, steps: one clip after the other.
-        self._interrupt = False
-        self._current_timestep = self._current_place = None
-        self._num_timesteps = request.num_steps
-        clips: list[torch.Tensor] = []
-        stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
-        if processes is not None:
-            settings = request.units, request.shape, shards, self.transformer.attention_path
-            check_agreement(processes, settings, sources, positives, negatives, first_units)
-        is_decoded = has_frames(processes)
-        with (
-            Workers(num_workers) as team,
-            self.progress_bar(total=request.num_steps)
-            if show_progress and is_decoded
-            else tqdm(disable=True) as progress_bar,
-        ):
-            sharing = Sharing(team, shards, processes)
-            collector = FrameCollector(
-                self.vae,
-                output_type if is_decoded else "latent",
-                request.num_clips,
-                callback_on_chunk_end if is_decoded else None,
-                team,
-            )
-            for index in range(request.num_clips):
-                model = TrackedTransformer(
-                    self.transformer,
-                    positives[index],
-                    negatives[index] if request.is_guided else None,
-                    attention_kwargs,
-                    device,
-                    self._uses_cuda_graphs,
-                    sharing,
-                    clip=index,
-                    first_unit=request.num_known_units,
-                    on_begin=self._begin_step,
-                )
-                clip = self._make_units(
-                    index,
-                    request,
-                    device,
-                    first_units[index],
-                    model,
-                    ledgered[index],
-                    collector.decoder(index),
-                    stage_digests[index],
-                    progress_bar,
-                    callback_on_step_end,
-                    callback_on_step_end_tensor_inputs,
-                    callback_on_unit_end,
-                    processes,
-                )
-                # A stopped run keeps whole clips, or the whole units of its first clip.
-                if clip is not None and (clip.shape[2] == len(request.units) or not clips):
-                    clips.append(clip)
-                if self.interrupt:
-                    break
-            self._current_timestep = self._current_place = None
-            if not clips:
-                raise RuntimeError("stopped before the first unit was finished: there is nothing to return")
-
-            # 6. Frames.
-            frames = collector.collect(clips, self.video_processor)
-        self.maybe_free_model_hooks()
-
-        # 7. Output.
-        if not return_dict:
-            return (frames,)
-        return PyramidFlowPipelineOutput(
-            frames=frames,
-            latents=torch.cat(clips),
-            seeds=[
-                source.root if isinstance(source, NoiseStreams) else None for source in sources[: len(clips)]
-            ],
-            ledgers=[
-                noise.ledger.first_units(clip.shape[2]) for noise, clip in zip(ledgered, clips, strict=False)
-            ],
-            text_digests=[
-                clip_text_digests(
-                    positives[index],
-                    negatives[index],
-                    is_guided=request.guides(index, clip.shape[2]),
-                    beginning=request.beginning(index),
-                )
-                for index, clip in enumerate(clips)
-            ],
-            stage_digests=stage_digests[: len(clips)],
-            attention=self.transformer.attention_path,
-            interrupted=self.interrupt,
-        )
-
-    def check_inputs(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        image: PipelineImageInput | None = None,
-        *,
-        shards: int | None = None,
-        processes: Processes | None = None,
-        text_encoders: AfterUse = "keep",
-        output_type: str = "np",
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-        latents: None = None,
-        **arguments: Any,
-    ) -> Request:
-        """What a call with these arguments, those of `__call__`, would make; computes nothing.
-
-        Raises:
-            ValueError, TypeError: an argument does not fit the model or the others; names one that would.
-        """
-        self.check_parts(needs_vae=output_type != "latent" or image is not None)
-        if latents is not None:
-            raise ValueError(
-                "latents must be None: every unit and stage draws noise of its own, which one tensor cannot "
-                "hold; use seed= or generator=, or noise= with draws of your own (pyramid_seed.noise."
-                "RecordedNoise), and beginning= to go on from finished units"
-            )
-        for name in callback_on_step_end_tensor_inputs:
-            check_choice("callback_on_step_end_tensor_inputs", name, self._callback_tensor_inputs)
-        check_choice("output_type", output_type, OUTPUT_TYPES)
-        check_choice("text_encoders", text_encoders, AFTER_USE)
-        check_dtype(self.transformer.dtype)
-        if self.vae is not None:
-            check_dtype(self.vae.dtype)
-        if self._uses_cuda_graphs:
-            check_graphs(self.transformer, self._execution_device, shards)
-        config = self.transformer.config
-        request = check_call(
-            self.geometry,
-            config.in_channels,
-            (config.joint_attention_dim, config.pooled_projection_dim),
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            image=image,
-            embeddings={name: arguments.pop(name, None) for name in EMBEDDINGS},
-            **arguments,
-        )
-        check_shards(shards, self.transformer)
-        number = 1 if processes is None else len(processes.ranks)
-        check_processes(number, shards, is_guided=request.is_guided)
-        return request
 
     def enable_cuda_graphs(self) -> None:
         """Record the steps of small stages as CUDA graphs: the same bits, faster where launching is slow.
@@ -607,114 +141,106 @@ class PyramidFlowPipeline(DiffusionPipeline, LoraLoaderMixin, TextEncodersMixin)
         index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         (index.parent / CODE_FILE).write_text(CODE, encoding="utf-8")
 
-    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Move groups of layers to the device as they are needed, as diffusers does, but never to a disk.
+    # What a family says, see `ClipPipeline`.
 
-        Raises:
-            ValueError: a path on a disk was given.
-        """
-        options = signature(super().enable_group_offload).bind(*args, **kwargs).arguments
-        if options.get("offload_to_disk_path") is not None:
-            raise ValueError(OFFLOADED_TO_DISK)
-        super().enable_group_offload(**options)
-
-    def prepare_latents(
-        self,
-        noise: NoiseSource,
-        shape: LatentShape,
-        image: torch.Tensor | None = None,
-        beginning: Beginning | None = None,
-    ) -> torch.Tensor | None:
-        """Latents of those first units of a clip that are known before any is generated.
-
-        Args:
-            noise: the clip's source. All draws behind the known units are made, again for those of a
-                beginning, so that its ledger is that of the whole clip.
-            shape: of one unit's latents.
-            image: (1, 3, H, W) in [-1, 1], to be encoded as unit 0.
-            beginning: the units themselves; not together with an image.
-
-        Returns:
-            (1, C, k, H/s, W/s) float32 on the transformer's device, normalised; None if neither is given.
-        """
-        if image is not None:
-            return encode_image(self.vae, image, noise).to(self._execution_device)
-        if beginning is None:
-            return None
-        with_image = beginning.image_digest is not None
-        for key, size in draws_of_clip(beginning.num_units, shape, with_image=with_image):
-            noise.draw(key, size.as_tuple())
-        return contiguous_copy(beginning.latents.to(self._execution_device, torch.float32))
-
-    def _begin_step(self, place: CurrentPlace, timestep: torch.Tensor) -> None:
-        self._current_place, self._current_timestep = place, timestep
-
-    def _make_units(
-        self,
-        clip: int,
-        request: Request,
-        device: torch.device,
-        first_units: torch.Tensor | None,
-        model: TrackedTransformer,
-        noise: LedgeredNoise,
-        decoder: UnitDecoder,
-        stage_digests: list[StageDigests | None],
-        progress_bar: Any,
-        on_step_end: Callable[..., dict[str, Any] | None] | None,
-        tensor_inputs: list[str],
-        on_unit_end: Callable[[int, int, torch.Tensor, StageDigests], None] | None,
-        processes: Processes | None,
-    ) -> torch.Tensor | None:
-        """Latents (1, C, t, h, w) of one clip on the CPU, shorter if stopped; None without a whole unit.
-
-        Each unit goes to `decoder`. The digests of each new unit are appended to `stage_digests`.
-        """
-        units: list[torch.Tensor] = []
-
-        def on_step(place: Place, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor | None:
-            self._guidance_scale = model.guidance_scale
-            progress_bar.update()
-            decoder.poll()
-            if on_step_end is not None:
-                tensors = {"latents": latents}
-                arguments = {name: tensors[name] for name in tensor_inputs}
-                returned = on_step_end(self, request.steps_before(clip, place), timestep, arguments) or {}
-                if "latents" in returned:
-                    latents = check_replaced(returned["latents"], latents.shape).to(latents)
-                model.guidance_scale = self._guidance_scale
-            # After its last step a unit is finished before the run stops; with several processes, always.
-            if self.interrupt and processes is None and not request.ends_unit(place):
-                return None
-            return latents
-
-        def take(latents: torch.Tensor, digests_of_unit: StageDigests) -> None:
-            units.append(latents)
-            # The caller already knows the units of a beginning.
-            if on_unit_end is not None and (digests_of_unit or not request.beginnings):
-                on_unit_end(clip, len(units) - 1, latents, digests_of_unit)
-            decoder.put(latents, is_last=len(units) == len(request.units))
-
-        for latents in () if first_units is None else first_units.split(1, dim=2):
-            take(latents, ())
-        new_units = denoise_clip(
-            first_units,
-            model,
-            self.scheduler,
-            noise,
-            request.shape,
-            device,
-            request.units[: len(units)] if self.interrupt else request.units,
-            on_step,
+    def _own_geometry(self) -> PyramidGeometry:
+        return PyramidGeometry(
+            spatial_factor=self.vae.spatial_compression_ratio,
+            temporal_factor=self.vae.temporal_compression_ratio,
+            patch_size=self.transformer.config.patch_size,
+            num_stages=self.scheduler.config.stages,
         )
-        for stage_ends in new_units:
-            digests_of_unit = tuple(map(noise_digest, stage_ends))
-            if processes is not None:
-                processes.check_same(f"latents of unit {len(units)}", digests_of_unit)
-            stage_digests.append(digests_of_unit)
-            take(stage_ends[-1], digests_of_unit)
-            if processes is not None:
-                self._interrupt = processes.any_of(self.interrupt)
-            if self.interrupt:
-                break
-        decoder.finish()
-        return torch.cat(units, dim=2).cpu() if units else None
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        config = self.transformer.config
+        return config.joint_attention_dim, config.pooled_projection_dim
+
+    @property
+    def attention_path(self) -> AttentionPath:
+        return self.transformer.attention_path
+
+    def attention_path_set(self, path: AttentionPath | None) -> AbstractContextManager[None]:
+        return self.transformer.attention_path_set(path)
+
+    @property
+    def attention_backend(self) -> str | None:
+        return self.transformer.attention_backend
+
+    @property
+    def cache_in_use(self) -> dict[str, Any] | None:
+        return self.transformer.cache_in_use
+
+    @property
+    def vae_tiling(self) -> tuple[int, ...] | None:
+        return self.vae.tiling
+
+    def vae_tiling_set(self, tiling: Sequence[int] | None) -> AbstractContextManager[None]:
+        return self.vae.tiling_set(tiling)
+
+    def check_shards(self, shards: int | None) -> None:
+        if self._uses_cuda_graphs:
+            check_graphs(self.transformer, self._execution_device, shards)
+        check_shards(shards, self.transformer)
+
+    def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
+        return worker_count(requested, device, self.transformer, self.vae, is_strict=is_strict)
+
+    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+        return encode_image(self.vae, image, noise)
+
+    def unit_decoder(self, team: Workers) -> MakeDecoder:
+        return partial(ClipDecoder, self.vae, workers=team)
+
+    def sampler(
+        self,
+        request: Request,
+        clip: int,
+        positive: TextEmbeddings,
+        negative: TextEmbeddings | None,
+        noise: NoiseSource,
+        sharing: Sharing,
+        attention_kwargs: dict[str, Any] | None,
+    ) -> PyramidSampler:
+        device = self._execution_device
+        model = TrackedTransformer(
+            self.transformer,
+            positive,
+            negative,
+            attention_kwargs,
+            device,
+            self._uses_cuda_graphs,
+            sharing,
+            clip=clip,
+            first_unit=request.num_known_units,
+            on_begin=self._begin_step,
+        )
+        return PyramidSampler(model, self.scheduler, noise, request.shape, device)
+
+
+@dataclass(frozen=True)
+class PyramidSampler:
+    """Makes the units of a clip, see `denoise.denoise_clip`."""
+
+    model: TrackedTransformer
+    scheduler: PyramidFlowMatchEulerDiscreteScheduler
+    noise: NoiseSource
+    shape: LatentShape
+    device: torch.device
+
+    @property
+    def guidance_scale(self) -> float:
+        """That of the unit in progress."""
+        return self.model.guidance_scale
+
+    def set_guidance_scale(self, guidance_scale: float) -> None:
+        """Use another one for the rest of the unit."""
+        self.model.guidance_scale = guidance_scale
+
+    def units(
+        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """See `sampler.Sampler`."""
+        return denoise_clip(
+            first_units, self.model, self.scheduler, self.noise, self.shape, self.device, settings, on_step
+        )

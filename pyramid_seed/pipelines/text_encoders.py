@@ -35,12 +35,18 @@ class TextEncodersMixin:
     def _text_memory(self) -> TextMemory:
         return TextMemory()
 
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """Widths of the sequence of embeddings and of the pooled ones that the transformer reads."""
+        raise NotImplementedError
+
     def _text_encoders(self) -> Encoders:
+        parts = self.components
         names = [("tokenizer" + end, "text_encoder" + end) for end in ("", "_2", "_3")]
         return [
-            (getattr(self, tokenizer), getattr(self, encoder))
+            (parts[tokenizer], parts[encoder])
             for tokenizer, encoder in names
-            if getattr(self, encoder) is not None
+            if parts.get(encoder) is not None
         ]
 
     def encode_prompt(
@@ -113,6 +119,13 @@ class TextEncodersMixin:
         return joined([rows[words] for words in texts])
 
     def _encode_text(self, text: str, max_sequence_length: int, device: torch.device) -> TextEmbeddings:
+        encoders = self._usable_encoders(text, device)
+        if self.transformer is not None:
+            check_encoders(encoders, self.text_widths)
+        return encode_text(text, encoders, max_sequence_length, device)
+
+    def _usable_encoders(self, text: str, device: torch.device) -> Encoders:
+        """The encoders, on the device, to encode a text; ValueError if they were freed."""
         encoders = self._text_encoders()
         if not encoders:
             raise ValueError(
@@ -120,14 +133,11 @@ class TextEncodersMixin:
                 "prompt_embeds, prompt_attention_mask and pooled_prompt_embeds, as encode_prompt gave them, "
                 "or load the pipeline again"
             )
-        if self.transformer is not None:
-            config = self.transformer.config
-            check_encoders(encoders, (config.joint_attention_dim, config.pooled_projection_dim))
         if self._offloaded_text:
             for _, encoder in encoders:
                 encoder.to(device)
             self._offloaded_text = False
-        return encode_text(text, encoders, max_sequence_length, device)
+        return encoders
 
     def remembered_text(
         self, text: str, max_sequence_length: int = 128, device: torch.device | None = None
@@ -149,7 +159,7 @@ class TextEncodersMixin:
 
     def text_cuts(self, text: str, max_sequence_length: int, name: str = "the prompt") -> tuple[str, ...]:
         """What each tokenizer cuts off a text, as messages; () if none cuts anything."""
-        tokenizers = [self.components[part] for part in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        tokenizers = [self.components.get(part) for part in ("tokenizer", "tokenizer_2", "tokenizer_3")]
         *clip, t5 = [tokenizer for tokenizer in tokenizers if tokenizer is not None]
         cuts = [cut_of(text, tokenizer, tokenizer.model_max_length, name) for tokenizer in clip]
         cuts.append(cut_of(text, t5, max_sequence_length, name))

@@ -12,7 +12,7 @@ from ..texts import counted
 from .manifest import geometry_of
 from .schema import BEFORE_PATHS
 
-Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file"]
+Stage = Literal["weights", "text", "noise", "unit", "decode", "frames", "file", "signature"]
 Status = Literal["equal", "differs", "not compared"]
 
 

@@ -31,12 +31,13 @@ def write_latents(path: Path, latents: torch.Tensor, *, overwrite: bool = False)
         temporary.write_bytes(save({"latents": kept}, metadata={"sha256": noise_digest(kept)}))
 
 
-def read_latents(path: Path, digests: Sequence[str] | None = None) -> torch.Tensor:
+def read_latents(path: Path, digests: Sequence[str] | None = None, frames_per_unit: int = 1) -> torch.Tensor:
     """Read latents (1, C, t, h, w) that `write_latents` wrote.
 
     Args:
         path: the file.
-        digests: those of the units that it must hold, from a manifest; see `manifest.unit_digests`.
+        digests, frames_per_unit: those of the units that it must hold, from a manifest, and their latent
+            frames; see `manifest.unit_digests`.
 
     Raises:
         ValueError: it is not such a file, it is damaged, or its units do not match `digests`.
@@ -51,7 +52,7 @@ def read_latents(path: Path, digests: Sequence[str] | None = None) -> torch.Tens
         raise ValueError(f"{path} is damaged: its latents are not those that were written")
     if digests is None:
         return latents
-    found = unit_digests(latents)
+    found = unit_digests(latents, frames_per_unit)
     if len(found) != len(digests):
         raise ValueError(f"{path} holds {len(found)} units, the clip has {len(digests)}")
     for unit, (here, there) in enumerate(zip(found, digests, strict=True)):

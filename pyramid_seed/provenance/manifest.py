@@ -14,7 +14,7 @@ import torch
 from ..checks import check_choice, check_path
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..files import check_readable, file_digest
-from ..geometry import PyramidGeometry
+from ..geometry import ChunkGeometry, PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
 from ..media.video import IMAGE_ENDINGS, read_comment
@@ -82,7 +82,7 @@ def build_manifest(
         if (name, getattr(recipe.settings, name)) != ("shards", None)  # readable by earlier versions
     }
     stages = [None if each is None else list(each) for each in stage_digests]
-    units = unit_digests(latents)
+    units = unit_digests(latents, geometry.frames_per_unit)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -105,7 +105,7 @@ def build_manifest(
         "weights": None if weights is None else [dict(row) for row in weights],
         **({"weights_note": weights_note} if weights is None and weights_note else {}),
         "loras": None if loras is None else [dict(lora) for lora in loras],
-        "geometry": {"num_units": latents.shape[2], "latent_channels": latents.shape[1], **asdict(geometry)},
+        "geometry": {"num_units": len(units), "latent_channels": latents.shape[1], **asdict(geometry)},
         "ledger": ledger.to_list(),
         "digests": {
             "text": dict(text_digests),
@@ -166,13 +166,14 @@ def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
 
 def geometry_of(manifest: Mapping[str, Any]) -> PyramidGeometry:
     """The geometry of the model in a manifest."""
-    names = (field.name for field in fields(PyramidGeometry))
-    return PyramidGeometry(**{name: manifest["geometry"][name] for name in names})
+    values = manifest["geometry"]
+    kind = ChunkGeometry if "unit_frames" in values else PyramidGeometry
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
-def unit_digests(latents: torch.Tensor) -> list[str]:
-    """SHA-256 of each unit's latents (1, C, 1, h, w): little-endian float32 in C order."""
-    return [noise_digest(unit) for unit in latents.split(1, dim=2)]
+def unit_digests(latents: torch.Tensor, frames_per_unit: int = 1) -> list[str]:
+    """SHA-256 of each unit's latents (1, C, n, h, w): little-endian float32 in C order."""
+    return [noise_digest(unit) for unit in latents.split(frames_per_unit, dim=2)]
 
 
 def stage_root(stages: Sequence[Sequence[str] | None], units: Sequence[str]) -> str:
@@ -318,7 +319,7 @@ def check_manifest(manifest: Any, where: str) -> None:
     try:
         check_shape(manifest)
         NoiseLedger.from_list(manifest["ledger"])
-        num_units = geometry_of(manifest).num_latent_frames(recipe_of(manifest).settings.num_frames)
+        num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
         names = ("stages", "units", "chunks")
         counts = [manifest["geometry"]["num_units"], *(len(digests[name]) for name in names)]

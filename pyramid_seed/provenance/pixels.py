@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..media.frames import Frames, frames_digest
+from ..media.frames import Frames, enlarge, frames_digest
 from ..media.images import read_image, read_image_folder
-from ..media.video import read_video, write_video
+from ..media.labels import AIGC_TAG, DrawnLabel, aigc_text
+from ..media.video import labelled, read_tag, read_video, write_video
 from ..texts import counted
 from .diff import Step
 from .manifest import chunk_digests, geometry_of
@@ -23,19 +25,26 @@ MIN_PSNR = 30.0
 def compare_file(
     path: Path, manifest: Mapping[str, Any], frames: Frames | None, environment: Mapping[str, Any]
 ) -> Step:
-    """Compare the pixels in a file with the manifest and with regenerated frames.
+    """Compare the pixels and the AIGC label in a file with the manifest and with regenerated frames.
 
     Pixels that match the manifest bit for bit are proof by themselves, and those of a lossless file must
     match. A lossy .mp4 is compared with the regenerated frames after the same encoder: the pixels must be
-    equal if the encoder's version is the manifest's, else at least `MIN_PSNR` in every frame.
+    equal if the encoder's version is the manifest's, else at least `MIN_PSNR` in every frame. A visible label
+    is drawn on the frames first, from its pixels in the manifest.
 
     Args:
         path: the clip.
         manifest: its manifest.
         frames: (T, H, W, 3) uint8, matching the manifest's digest; None if they were not made.
         environment: the environment of this run.
+
+    Raises:
+        ValueError: the manifest's visible label does not fit its file.
     """
     recorded = manifest.get("file") or {}
+    aigc = recorded.get("aigc")
+    if aigc is not None and path.suffix.lower() == ".mp4" and read_tag(path, AIGC_TAG) != aigc_text(aigc):
+        return Step("file", "differs", "its AIGC label is not the manifest's")
     pixels = _read_pixels(path)
     if pixels is None:
         return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
@@ -44,17 +53,38 @@ def compare_file(
     size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)
     if pixels.shape[:3] != size:
         return Step("file", "differs", f"it holds {_size(pixels.shape)}, the manifest promises {_size(size)}")
-    small = pixels[:, ::scale, ::scale]
-    is_enlarged = np.array_equal(pixels, small.repeat(scale, axis=1).repeat(scale, axis=2))
-    if is_enlarged and frames_digest(small) == manifest["digests"]["frames"]:
-        return Step("file", "equal", "the pixels in the file, bit for bit")
-    if path.suffix.lower() != ".mp4" or lossless:
-        where = _first_chunk(small, manifest)
-        return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
+    row = recorded.get("visible_label")
+    label = DrawnLabel.from_row(row, *size[1:]) if row else None
+    is_lossless = path.suffix.lower() != ".mp4" or lossless
+    if label is None:
+        small = pixels[:, ::scale, ::scale]
+        is_enlarged = np.array_equal(pixels, small.repeat(scale, axis=1).repeat(scale, axis=2))
+        if is_enlarged and frames_digest(small) == manifest["digests"]["frames"]:
+            return Step("file", "equal", "the pixels in the file, bit for bit")
+        if is_lossless:
+            where = _first_chunk(small, manifest)
+            return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
     if frames is None:
-        return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
-    expected = _encoded(frames, settings["fps"], scale)
-    return _compare_lossy(pixels, expected, _encoder(manifest["environment"]) == _encoder(environment))
+        why = "is lossy" if label is None else "has a visible label"
+        return Step("file", "not compared", f"the file {why}: its pixels need the regenerated frames")
+    if is_lossless:
+        images = [labelled(enlarge(frame, scale), index, label) for index, frame in enumerate(frames)]
+        step = _compare_lossless(pixels, np.stack(images))
+    else:
+        expected = _encoded(frames, settings["fps"], scale, label)
+        same_encoder = _encoder(manifest["environment"]) == _encoder(environment)
+        step = _compare_lossy(pixels, expected, same_encoder)
+    if label is None:
+        return step
+    height, width = label.ink.shape
+    covered = f"{height}x{width} pixels of the first {counted(min(label.num_frames, len(frames)), 'frame')}"
+    return replace(step, note=f"{step.note}; its visible label covers {covered}")
+
+
+def _compare_lossless(pixels: Frames, expected: Frames) -> Step:
+    if np.array_equal(pixels, expected):
+        return Step("file", "equal", "the pixels in the file, bit for bit")
+    return Step("file", "differs", "the pixels in the file are not those of the clip and its label")
 
 
 def _compare_lossy(pixels: Frames, expected: Frames, same_encoder: bool) -> Step:
@@ -79,10 +109,10 @@ def _read_pixels(path: Path) -> Frames | None:
     return read_image(path)[None] if path.suffix.lower() == ".png" else None
 
 
-def _encoded(frames: Frames, fps: float, scale: int) -> Frames:
+def _encoded(frames: Frames, fps: float, scale: int, label: DrawnLabel | None) -> Frames:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "again.mp4"
-        write_video(path, frames, fps, scale=scale)
+        write_video(path, frames, fps, scale=scale, label=label)
         return read_video(path)[0]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from ..files import FileRow
+from ..media.labels import LabelRow
 from ..presets import MAX_SCALE
 
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
@@ -46,6 +47,7 @@ class _Geometry(msgspec.Struct):
     temporal_factor: _Factor
     patch_size: _Factor
     num_stages: Annotated[int, msgspec.Meta(le=16)]
+    unit_frames: _Factor = 1
 
 
 class _Digests(msgspec.Struct, kw_only=True):
@@ -82,6 +84,8 @@ class Written(msgspec.Struct):
     scale: Annotated[int, msgspec.Meta(ge=1, le=MAX_SCALE)] = 1
     lossless: bool = False
     sha256: str | None = None
+    aigc: dict[str, str] | None = None
+    visible_label: LabelRow | None = None
 
 
 class Manifest(msgspec.Struct, kw_only=True):

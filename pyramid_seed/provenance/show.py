@@ -38,6 +38,7 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     draws = f"{counted(len(manifest['ledger']), 'draw')} on {manifest['noise_device']}"
     yield "noise", f"{manifest['noise_scheme']}, {draws}"
     yield "frames", f"SHA-256 {digests['frames']}"
+    yield from _labels(manifest.get("file") or {}, settings["num_frames"])
     yield "stages", (root := digests.get("root")) and f"Merkle root {root}"
     packages = environment.get("packages", {})
     yield "made by", f"pyramid-seed {manifest['package_version']}, torch {packages.get('torch')}"
@@ -54,6 +55,14 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         yield "note", note
     if timings := manifest.get("timings"):
         yield "time", "{load_seconds:.1f} s to load, {seconds:.1f} s to generate".format_map(timings)
+
+
+def _labels(file: Mapping[str, Any], num_frames: int) -> Iterable[tuple[str, str]]:
+    if label := file.get("visible_label"):
+        covered = min(label["num_frames"], num_frames)
+        yield "label", f"{label['text']!r}, drawn over the first {counted(covered, 'frame')}"
+    if fields := file.get("aigc"):
+        yield "AIGC label", ", ".join(f"{name} {value}" for name, value in fields.items() if value)
 
 
 def _machine(environment: Mapping[str, Any]) -> str | None:

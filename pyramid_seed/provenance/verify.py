@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .diff import (
 from .manifest import geometry_of, read_verifiable, recipe_of
 from .pixels import compare_file
 from .sample import UnitSample
+from .signature import signature_step
 
 _MAX_VALUES, _MAX_VALUES_OF_A_DRAW = 2**32, 2**27  # an hour of 768p has 3.5e9, its draws 245,760
 
@@ -96,13 +97,32 @@ def _with_sample(step: Step, sample: UnitSample) -> Step:
     return replace(step, note=f"{step.note}; made again: {', '.join(map(str, sample.units))}")
 
 
-def verify_noise_of_file(path: Path) -> Verification:
-    """`verify_noise` for a saved clip, or a manifest in a file.
+def after_signature(
+    path: Path, trust: str | Path | None, compare: Callable[[], Verification]
+) -> Verification:
+    """Check the signature of a file, if it has one; compare the rest unless it does not hold.
+
+    Args:
+        path: the file.
+        trust: see `signature_step`.
+        compare: makes the clip again and compares.
+    """
+    step = signature_step(path, trust) if trust is not None or path.is_file() else None
+    if step is None:
+        return compare()
+    if step.status == "differs":
+        return Verification((step,), ())
+    compared = compare()
+    return replace(compared, steps=(step, *compared.steps))
+
+
+def verify_noise_of_file(path: Path, trust: Path | None = None) -> Verification:
+    """`verify_noise` for a saved clip, or a manifest in a file; its signature is checked first.
 
     Raises:
         ValueError: there is no manifest, its noise scheme is unknown, or as in `verify_noise`.
     """
-    return verify_noise(read_verifiable(path), path)
+    return after_signature(path, trust, lambda: verify_noise(read_verifiable(path), path))
 
 
 def verify_noise(manifest: Mapping[str, Any], path: Path | None) -> Verification:
@@ -130,7 +150,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     device = usable_device(recipe.noise_device, "noise_device")
     noise = LedgeredNoise(NoiseStreams(recipe.seed, device, recipe.branches), ledger)
     draws = draws_of_clip(
-        geometry.num_latent_frames(settings.num_frames),
+        geometry.num_units(settings.num_frames),
         geometry.latent_shape(channels, settings.height, settings.width),
         with_image=recipe.image_digest is not None,
     )

@@ -10,8 +10,8 @@ from diffusers.image_processor import PipelineImageInput
 
 from ..api import make_clip
 from ..clip import Clip
-from ..pipelines import PyramidFlowPipeline
 from ..pipelines.beginning import Beginning
+from ..pipelines.clip_pipeline import ClipPipeline
 from ..recipe import Recipe
 from ..reproduce import Making
 from .tree import Node, path_text
@@ -28,7 +28,7 @@ class Remaker:
     """
 
     recipe: Recipe
-    pipeline: PyramidFlowPipeline
+    pipeline: ClipPipeline
     image: PipelineImageInput | None
     making: Making
     start: Node | None = None
@@ -61,6 +61,10 @@ class Remaker:
         )
         self.environment = clip.environment
         self._beginnings[path_text(node.path)] = Beginning(
-            clip.latents, clip.stage_digests, clip.text_digests, self.recipe.image_digest
+            clip.latents,
+            clip.stage_digests,
+            clip.text_digests,
+            self.recipe.image_digest,
+            clip.geometry.frames_per_unit,
         )
         return clip

@@ -129,7 +129,7 @@ def run_search(
     else:
         subject = _longer_clip(extend, prompt, preset, settings, image, options)
     start, geometry = subject.start, subject.geometry
-    units = geometry.num_latent_frames(subject.settings.num_frames)
+    units = geometry.num_units(subject.settings.num_frames)
     half = start.num_units + -(-(units - start.num_units) // 2)
     keep = min(2, num_candidates) if keep is None else keep
     root = start.seed if seed is None else seed

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..checks import check_int
 from ..clip import Clip
 from ..environment import Difference, fingerprint_differences, kernel_differences
-from ..pipelines import PyramidFlowPipeline
+from ..pipelines.clip_pipeline import ClipPipeline
 from ..provenance.manifest import geometry_of, read_verifiable
 from ..provenance.sample import UnitSample, sample_units
 from ..provenance.verify import Verification
@@ -97,7 +97,7 @@ def verify_search(
     image: PipelineImageInput | None = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
-    pipeline: PyramidFlowPipeline | None = None,
+    pipeline: ClipPipeline | None = None,
     progress: bool = True,
     **making: Unpack[Making],
 ) -> SearchVerification:

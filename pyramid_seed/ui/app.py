@@ -12,9 +12,10 @@ import gradio as gr
 
 from ..first_image import in_its_own_size
 from ..media.images import open_image
+from ..provenance.manifest import geometry_of
 from . import html
 from .jobs import Job, Outcome, State
-from .limits import length_label
+from .limits import length_label, lengths
 from .seeds import parse_seed, random_seed_text, seed_for_run
 from .studio import ClipRequest, Studio
 
@@ -302,8 +303,9 @@ class Page:
     def _show(self, name: str, outcome: Outcome | None = None) -> Changes:
         manifest = self.studio.manifest(name)
         num_frames, fps = manifest["settings"]["num_frames"], manifest["settings"]["fps"]
-        factor = manifest["geometry"]["temporal_factor"]
-        longer = list(range(1 + factor, self.studio.limits.max_frames + 1, factor))
+        geometry = geometry_of(manifest)
+        _, *longer = lengths(geometry, self.studio.limits)
+        following = geometry.num_frames(manifest["geometry"]["num_units"] + 1)
         return {
             self.clip: name,
             self.stage: html.clip_stage(name, num_frames),
@@ -313,9 +315,9 @@ class Page:
             self.manifest: manifest,
             self.new_length: gr.Dropdown(
                 [(length_label(frames, fps), frames) for frames in longer],
-                value=num_frames + factor if num_frames + factor in longer else None,
+                value=following if following in longer else None,
             ),
-            self.from_frame: gr.Dropdown(list(range(1, num_frames + 1, factor)), value=num_frames),
+            self.from_frame: gr.Dropdown(list(geometry.good_num_frames(num_frames)), value=num_frames),
             self.gallery: html.cards(self.studio.clips(), name),
         }
 

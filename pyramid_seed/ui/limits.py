@@ -41,7 +41,7 @@ class Limits:
 
 def lengths(geometry: PyramidGeometry, limits: Limits) -> list[int]:
     """Every length in frames that the model supports and the server allows, ascending."""
-    return list(range(1, limits.max_frames + 1, geometry.temporal_factor))
+    return list(geometry.good_num_frames(limits.max_frames))
 
 
 def length_label(num_frames: int, fps: float) -> str:

@@ -8,7 +8,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.source import PUBLISHED_GEOMETRY, recognise_model
+from ..checkpoints.source import recognise_model
+from ..families import PUBLISHED_MODELS
+from ..families.pyramid_flow import MINIFLUX
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..loading import LoraToLoad, loras_to_load
@@ -92,7 +94,8 @@ class Studio:
 
     def lengths(self, preset: str) -> list[int]:
         """Lengths in frames that the preset's model supports and the limits allow."""
-        return lengths(self.geometry(preset) or PUBLISHED_GEOMETRY, self.limits)
+        family = PUBLISHED_MODELS.get(self.preset(preset).model, MINIFLUX)
+        return lengths(self.geometry(preset) or family.published_geometry, self.limits)
 
     def geometry(self, preset: str) -> PyramidGeometry | None:
         """The geometry of the preset's model; None if finding it needs a download."""
@@ -124,7 +127,7 @@ class Studio:
         num_units = 0
         if geometry is not None:
             geometry.check_size(height, width)
-            num_units = geometry.num_latent_frames(request.num_frames)
+            num_units = geometry.num_units(request.num_frames)
         preset = replace(
             preset,
             num_frames=request.num_frames,
@@ -172,7 +175,7 @@ class Studio:
             device=self.run_options.device,
         )
         what = "extend" if branch_seed is None else "branch"
-        return self.queue.submit(f"{what} {name}", work, geometry.num_latent_frames(num_frames))
+        return self.queue.submit(f"{what} {name}", work, geometry.num_units(num_frames))
 
     def verify(self, name: str) -> Job:
         """Queue a verification of a clip in the folder; raises as `extend` does."""

@@ -18,7 +18,7 @@ from ..files import replacing
 from ..media.frames import Frames
 from ..media.images import open_image
 from ..media.video import write_image
-from ..pipelines import PyramidFlowPipeline
+from ..pipelines.clip_pipeline import ClipPipeline
 from ..presets import Preset
 from ..reproduce import extend, verify
 from ..run_options import RunOptions
@@ -132,7 +132,7 @@ def step_reporter(job: Job) -> Callable[..., dict[str, Any]]:
     """A `callback_on_step_end` for the pipeline: reports to the job, and stops the pipeline on request."""
 
     def on_step(
-        pipeline: PyramidFlowPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
+        pipeline: ClipPipeline, step: int, _timestep: Any, _tensors: dict[str, Any]
     ) -> dict[str, Any]:
         job.report_step(step + 1, pipeline.num_timesteps)
         if job.is_stopping:

@@ -21,9 +21,10 @@ import torch
 from torch import nn
 
 from pyramid_seed import AutoencoderKLCausalVideo
-from pyramid_seed.checkpoints.layout import FAMILIES, MINIFLUX, VAE_PART, Family, transformer_part
+from pyramid_seed.checkpoints.layout import transformer_part
 from pyramid_seed.checkpoints.original_configs import VAE_NAMES
-from pyramid_seed.checkpoints.source import ModelSource, transformer_class
+from pyramid_seed.checkpoints.source import ModelSource
+from pyramid_seed.families.pyramid_flow import FAMILIES, MINIFLUX, VAE_PART, PyramidFlowFamily
 
 REFERENCE = Path(__file__).resolve().parents[2] / "tests" / "reference"
 VARIANT = "384p"
@@ -62,16 +63,16 @@ class CheckpointSize:
     shard_bytes: int = SHARD_BYTES
 
 
-def family_named(name: str) -> Family:
+def family_named(name: str) -> PyramidFlowFamily:
     """The family of a name, "miniflux" or "sd3"."""
     return next(family for family in FAMILIES if family.name == name)
 
 
-def write_configs(folder: Path, family: Family, size: CheckpointSize) -> None:
+def write_configs(folder: Path, family: PyramidFlowFamily, size: CheckpointSize) -> None:
     """Write everything but the weights that `write_weights` writes; what is there is removed."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(REFERENCE / f"{family.name}-tiny", folder)
-    model_class = transformer_class(family)
+    model_class = family.transformer_class
     _edit(
         folder / transformer_part(VARIANT),
         original_transformer(family, _sizes(model_class, size.transformer)),
@@ -87,7 +88,7 @@ def _sizes(model_class: type[nn.Module], changes: Mapping[str, Any]) -> dict[str
     return {name: parameter.default for name, parameter in parameters.items()} | dict(changes)
 
 
-def original_transformer(family: Family, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def original_transformer(family: PyramidFlowFamily, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What the original's config of a transformer of these arguments says; undone by `original_configs`."""
     if family is MINIFLUX:  # counts the channels of a patch
         return {**sizes, "in_channels": sizes["in_channels"] * sizes["patch_size"] ** 2, "patch_size": 1}
@@ -106,7 +107,7 @@ def _edit(folder: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def parts_written(family: Family, size: CheckpointSize) -> list[str]:
+def parts_written(family: PyramidFlowFamily, size: CheckpointSize) -> list[str]:
     """The parts whose weights are random ones of `size`."""
     return [
         transformer_part(VARIANT),

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 
 from pyramid_seed import AutoencoderKLCausalVideo
-from pyramid_seed.checkpoints.layout import Family
 from pyramid_seed.checkpoints.source import ModelSource, read_source
 from pyramid_seed.dtypes import torch_dtype
+from pyramid_seed.families.pyramid_flow import PyramidFlowFamily
 from pyramid_seed.files import check_space, replacing
 from pyramid_seed.pipelines.memory_modes import gib
 from pyramid_seed.pipelines.working_memory import decode_bytes
@@ -108,7 +108,7 @@ def _needs(options: argparse.Namespace, family_name: str) -> Result:
 
 
 @contextmanager
-def _configs(family: Family, size: CheckpointSize) -> Iterator[ModelSource]:
+def _configs(family: PyramidFlowFamily, size: CheckpointSize) -> Iterator[ModelSource]:
     """A checkpoint without its weights, where nobody else sees it."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / family.name
@@ -127,7 +127,7 @@ class Checkpoint:
     """
 
     folder: Path
-    family: Family
+    family: PyramidFlowFamily
     size: CheckpointSize
     seed: int
     stored_bytes: int

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pyramid_seed import PyramidFlowMatchEulerDiscreteScheduler, PyramidFlowPipeline
-from pyramid_seed.checkpoints.layout import MINIFLUX, VAE_PART
 from pyramid_seed.checkpoints.source import ModelSource
+from pyramid_seed.families.pyramid_flow import MINIFLUX, VAE_PART
 from pyramid_seed.models.chunked import TileGrid
 from pyramid_seed.models.transformer_pyramid_base import PyramidTransformer3DModel
 from pyramid_seed.pipelines.memory_modes import gib, memory_modes
@@ -53,7 +53,7 @@ class ClipNeeds:
 def empty_parts(source: ModelSource) -> dict[str, nn.Module]:
     """All models of a checkpoint without their weights, by the names that a pipeline has for them."""
     parts = {"vae": VAE_PART, "transformer": source.transformer}
-    parts |= {name: name for name in source.family.text_encoders}
+    parts |= {name: name for name in source.original_family.text_encoders}
     return {name: source.empty(part).to(DTYPE) for name, part in parts.items()}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from pyramid_seed import PyramidFlowPipeline, load_pipeline
-from pyramid_seed.checkpoints.layout import Family
+from pyramid_seed.families.pyramid_flow import PyramidFlowFamily
 from pyramid_seed.pipelines.out_of_memory import num_bytes
 
 from .checkpoint import REFERENCE, VARIANT, family_named
@@ -67,7 +67,7 @@ def make_units(
 
 
 def _loaded(
-    folder: Path, family: Family, with_text: bool, size: Size | None = None
+    folder: Path, family: PyramidFlowFamily, with_text: bool, size: Size | None = None
 ) -> tuple[PyramidFlowPipeline, Phases, dict[str, Any]]:
     """The reference checkpoint first: what libraries load at their first use is no weights."""
     warm_up = _load(REFERENCE / f"{family.name}-tiny", family, with_text)
@@ -81,7 +81,7 @@ def _loaded(
     return pipeline, phases, {"weights": weights, "phases": phases.rows}
 
 
-def _load(folder: Path, family: Family, with_text: bool) -> PyramidFlowPipeline:
+def _load(folder: Path, family: PyramidFlowFamily, with_text: bool) -> PyramidFlowPipeline:
     without: dict[str, Any] = {} if with_text else dict.fromkeys(family.text_encoders)
     pipeline = load_pipeline(folder, variant=VARIANT, dtype=torch.bfloat16, device=CPU, **without)
     pipeline.set_progress_bar_config(disable=True)

@@ -55,7 +55,7 @@ class NoiseMaker:
     def image_digest(self, item: BatchItem) -> None:
         return None
 
-    def origins(self, item: BatchItem) -> list[dict[str, Any]]:
+    def origins(self, job: Job) -> list[dict[str, Any]]:
         return [{"machine": self.machine}]
 
     def make(self, job, origin, known, on_step, on_unit, sink):

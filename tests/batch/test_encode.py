@@ -10,6 +10,7 @@ import pytest
 
 from pyramid_seed import BatchInputError, run_batch
 from pyramid_seed.batch.encode import encode_list
+from pyramid_seed.batch.identity import Job
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.batch.run import _ClipMaker
 from pyramid_seed.pipelines.encoded_texts import ENCODER_PARTS
@@ -71,7 +72,8 @@ def test_units_of_other_embeddings_are_not_gone_on_from(prompts, settings):
     item = BatchItem("a boat", 1, with_settings(load_preset("tiny"), Settings(dtype="float32")))
 
     def origin_of(embeds):
-        return _ClipMaker("cpu", RunOptions(), lossless=False, group=None, embeds=embeds).origins(item)[0]
+        maker = _ClipMaker("cpu", RunOptions(), lossless=False, group=None, embeds=embeds)
+        return maker.origins(Job(item, "", (1,)))[0]
 
     def with_another(changed):
         other = encoded.texts[changed]._replace(prompt_embeds=encoded.texts[changed].prompt_embeds * 1.5)

@@ -18,10 +18,10 @@ from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 
 import pyramid_seed.models
-from pyramid_seed.checkpoints.layout import MINIFLUX
 from pyramid_seed.checkpoints.load import default_dtype_kept, load_components
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.dtypes import check_dtype
+from pyramid_seed.families.pyramid_flow import MINIFLUX
 from pyramid_seed.loading import load_pipeline
 from pyramid_seed.models import PyramidFluxTransformer3DModel, PyramidSD3Transformer3DModel
 from pyramid_seed.models.autoencoder_kl_causal_video import AutoencoderKLCausalVideo
@@ -263,7 +263,7 @@ def test_layouts(miniflux, tmp_path):
 
 def test_a_saved_pipeline_of_another_model_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "WanTransformer3DModel"]}')
-    with pytest.raises(ValueError, match="PyramidSD3Transformer3DModel, got 'WanTransformer3DModel'"):
+    with pytest.raises(ValueError, match="HeliosTransformer3DModel, got 'WanTransformer3DModel'"):
         read_source(tmp_path)
 
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from pyramid_seed import generate
 from pyramid_seed.checkpoints import pickles
-from pyramid_seed.checkpoints.layout import VAE_PART
 from pyramid_seed.checkpoints.load import load_components
 from pyramid_seed.checkpoints.pickles import converted, kept_conversions
 from pyramid_seed.checkpoints.source import read_source
+from pyramid_seed.families.pyramid_flow import VAE_PART
 from pyramid_seed.files import file_digest
 from pyramid_seed.loading import load_pipeline
 from tests.cases import check_cases

@@ -1,25 +1,30 @@
-"""What is compared: a clip's identity, of the embedded model and of both families with random weights."""
+"""What is compared: a clip's identity, of the embedded model and of all families with random weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pyramid_seed import PyramidFlowPipeline, load_pipeline
+from pyramid_seed import Beginning, load_pipeline
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput
+from pyramid_seed.pipelines.clip_pipeline import ClipPipeline
 from pyramid_seed.provenance.manifest import unit_digests
+from tests.reference import helios_tiny
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 MODELS: dict[str, tuple[str, str | None]] = {
     "tiny": ("embedded:tiny", None),
     "miniflux": (str(REFERENCE / "miniflux-tiny"), "384p"),
     "sd3": (str(REFERENCE / "sd3-tiny"), "384p"),
+    "helios": ("distilled", None),
 }
+"""Folder and variant; of Helios the name of a model that `helios_tiny` makes."""
 
 PICTURE = Image.open(REFERENCE / "i2v_input.png").convert("RGB").resize((64, 64))
 PROMPT = "a red circle moves to the right on a white background"
@@ -37,15 +42,17 @@ SETTINGS = {
 }
 
 
-def load(name: str, **options: Any) -> PyramidFlowPipeline:
+def load(name: str, **options: Any) -> ClipPipeline:
     """One of `MODELS`, on the CPU in float32 unless told otherwise, without a bar."""
     model, variant = MODELS[name]
-    pipe = load_pipeline(model, variant=variant, **{"device": "cpu", **options})
+    with TemporaryDirectory() as folder:  # weights are read into memory
+        model = helios_tiny.saved(model, Path(folder)) if name == "helios" else model
+        pipe = load_pipeline(model, variant=variant, **{"device": "cpu", **options})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def make(pipe: PyramidFlowPipeline, prompt: Any = PROMPT, *, units: int = 2, **changes: Any) -> Any:
+def make(pipe: ClipPipeline, prompt: Any = PROMPT, *, units: int = 2, **changes: Any) -> Any:
     """Clips of `units` units, seed 1, with the settings changed as given."""
     settings = {**SETTINGS, "seed": 1, "num_frames": pipe.geometry.num_frames(units), **changes}
     return pipe(prompt, **settings)
@@ -57,6 +64,12 @@ def assert_same(one: PyramidFlowPipelineOutput, other: PyramidFlowPipelineOutput
     assert one.ledgers == other.ledgers
     assert torch.equal(one.latents, other.latents)
     assert np.array_equal(one.frames, other.frames)
+
+
+def beginning(pipe: ClipPipeline, latents: torch.Tensor, units: int) -> Beginning:
+    """The first units of latents (1, C, t, h, w)."""
+    frames = pipe.geometry.frames_per_unit
+    return Beginning(latents[:, :, : units * frames], frames_per_unit=frames)
 
 
 def clip_of(output: PyramidFlowPipelineOutput, index: int) -> PyramidFlowPipelineOutput:

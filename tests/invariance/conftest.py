@@ -1,6 +1,7 @@
-"""Every promise is kept by the embedded model and by both published families, here with random weights.
+"""Every promise is kept by the embedded model and by all published families, here with random weights.
 
-The embedded model has the classes of miniFLUX, so with it most tests are repetitions, which are slow.
+The embedded model has the classes of miniFLUX, so with it most tests are repetitions, which are slow. Clips
+of Helios have 33 frames a unit and are slow, too.
 """
 
 from __future__ import annotations
@@ -12,40 +13,49 @@ from typing import Any
 
 import pytest
 
-from pyramid_seed import PyramidFlowPipeline, run_batch
+from pyramid_seed import run_batch
+from pyramid_seed.pipelines.clip_pipeline import ClipPipeline
 
 from . import clips
 from .launches import ROWS, digests, write_list
 
-FAMILY_NEUTRAL = pytest.mark.parametrize(
-    "model",
-    ["miniflux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tiny", "sd3"))],
-    indirect=True,
-)
+
+def _slow(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def _with_slow(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("model", ["miniflux", *_slow(*names)], indirect=True)
+
+
+FAMILY_NEUTRAL = _with_slow("tiny", "sd3", "helios")
 """For promises that code keeps in which families do not differ: with the second one they are repetitions."""
+PYRAMID_FLOW = _with_slow("tiny", "sd3")
+"""The same for what only Pyramid Flow has."""
 
 
 @pytest.fixture(scope="session")
-def loaded() -> Callable[[str], PyramidFlowPipeline]:
+def loaded() -> Callable[[str], ClipPipeline]:
     """A model by its name in `clips.MODELS`; shared, so not to be changed."""
     return cache(clips.load)
 
 
-@pytest.fixture(params=[pytest.param("tiny", marks=pytest.mark.slow), "miniflux", "sd3"])
+@pytest.fixture(params=["miniflux", "sd3", *_slow("tiny", "helios")])
 def model(request) -> str:
     return request.param
 
 
 @pytest.fixture
-def pipe(model, loaded) -> PyramidFlowPipeline:
+def pipe(model, loaded) -> ClipPipeline:
     """Each model in turn; shared, so not to be changed."""
     return loaded(model)
 
 
 @pytest.fixture
-def own_pipe(pipe) -> PyramidFlowPipeline:
+def own_pipe(pipe) -> ClipPipeline:
     """A copy that a test may change."""
-    own = PyramidFlowPipeline(**{name: copy.deepcopy(part) for name, part in pipe.components.items()})
+    config = {name: value for name, value in pipe.config.items() if name.startswith("is_")}
+    own = type(pipe)(**{name: copy.deepcopy(part) for name, part in pipe.components.items()}, **config)
     own.set_progress_bar_config(disable=True)
     return own
 

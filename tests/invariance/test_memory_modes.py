@@ -9,7 +9,7 @@ import torch
 
 from . import clips
 from .clips import assert_same
-from .conftest import FAMILY_NEUTRAL
+from .conftest import FAMILY_NEUTRAL, PYRAMID_FLOW
 
 
 @FAMILY_NEUTRAL
@@ -39,6 +39,8 @@ def test_model_offload_of_accelerate(own_pipe, reference):
         pytest.param("miniflux", 1, id="blocks-miniflux"),
         pytest.param("sd3", None, id="leaves-sd3", marks=pytest.mark.slow),
         pytest.param("sd3", 1, id="blocks-sd3"),
+        pytest.param("helios", None, id="leaves-helios", marks=pytest.mark.slow),
+        pytest.param("helios", 1, id="blocks-helios", marks=pytest.mark.slow),
     ],
     indirect=["model"],
 )
@@ -49,7 +51,7 @@ def test_group_offload(own_pipe, reference, blocks):
     assert_same(clips.make(own_pipe), reference)
 
 
-@FAMILY_NEUTRAL
+@PYRAMID_FLOW
 def test_slicing(own_pipe, make):
     batch = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}
     own_pipe.vae.enable_slicing()
@@ -57,13 +59,13 @@ def test_slicing(own_pipe, make):
     assert_same(clips.make(own_pipe, **batch), make(**batch))
 
 
-@FAMILY_NEUTRAL
+@PYRAMID_FLOW
 def test_tiles_that_hold_the_whole_picture(own_pipe, reference):
     own_pipe.vae.enable_tiling(64, 64, 48, 48)
     assert_same(clips.make(own_pipe), reference)
 
 
-@FAMILY_NEUTRAL
+@PYRAMID_FLOW
 def test_smaller_tiles_change_pictures_and_nothing_else(own_pipe, reference):
     """Not promised: a tile sees less around it than a picture. Repeats and prefixes hold all the same."""
     own_pipe.vae.enable_tiling(32, 32, 24, 24)

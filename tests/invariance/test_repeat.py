@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from pyramid_seed import PyramidFlowPipeline
-
 from . import clips
 from .clips import assert_same
 from .conftest import FAMILY_NEUTRAL
@@ -23,7 +21,7 @@ def test_a_pipeline_loaded_again(model, reference):
 
 def test_a_pipeline_saved_and_loaded(pipe, reference, tmp_path):
     pipe.save_pretrained(tmp_path)
-    again = PyramidFlowPipeline.from_pretrained(tmp_path)
+    again = type(pipe).from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     assert_same(clips.make(again), reference)
 

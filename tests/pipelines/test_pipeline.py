@@ -222,7 +222,7 @@ class TestOutputs:
         def rule(num_frames):
             output = make(num_frames=num_frames, output_type="uint8")
             assert output.frames.shape == (1, num_frames, 64, 64, 3)
-            assert output.latents.shape == (1, 16, pipe.geometry.num_latent_frames(num_frames), 8, 8)
+            assert output.latents.shape == (1, 16, pipe.geometry.num_units(num_frames), 8, 8)
             assert not output.interrupted
 
         check_cases([1, 9, 17], rule)

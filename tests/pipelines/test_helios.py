@@ -1,0 +1,202 @@
+"""Helios: what diffusers itself makes of the same noise, where the noise comes from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pyramid_seed import Branch, generate, load_pipeline
+from pyramid_seed.batch.run import run_batch
+from pyramid_seed.determinism import determinism_level
+from pyramid_seed.noise import NoiseStreams
+from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
+from pyramid_seed.reproduce import extend, verify
+from tests.cases import check_cases
+from tests.conftest import REFERENCE
+from tests.reference import helios_tiny
+from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PROMPT, SEED, SIZE
+
+SMALL = {"height": 64, "width": 64, "num_frames": 66, "num_inference_steps": 1, "max_sequence_length": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return cache(lambda name: helios_tiny.saved(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    """A model as load_pipeline reads it; shared, so not to be changed."""
+
+    def load(name: str) -> SeededHeliosPipeline:
+        pipe = load_pipeline(folder(name), device="cpu")
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return cache(load)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return load_file(REFERENCE / "helios_tiny.safetensors")
+
+
+FAST = ("base_guided", "distilled_unguided")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_latents_are_those_of_diffusers(name, pipeline, vectors):
+    case = CASES[name]
+    output = pipeline(case.model)(
+        PROMPT, NEGATIVE, **SIZE, **case.ours, seed=SEED, output_type="latent", show_progress=False
+    )
+    torch.testing.assert_close(output.latents[:, :, LATENT_FRAMES], vectors[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_frames_are_those_of_diffusers(pipeline):
+    """Every chunk decoded alone; all frames, where diffusers cuts off some at the end of a clip."""
+    pipe = pipeline("base")
+    output = pipe(PROMPT, **SMALL, seed=SEED, output_type="pt")
+    mean, std = (
+        torch.tensor(pipe.vae.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std")
+    )
+    with torch.no_grad(), determinism_level("strict"):
+        raw = [latents / (1.0 / std) + mean for latents in output.latents.split(9, dim=2)]
+        pixels = torch.cat([pipe.vae.decode(latents).sample for latents in raw], dim=2)
+    assert output.frames.shape == (1, 66, 3, 64, 64)
+    assert torch.equal(output.frames, pipe.video_processor.postprocess_video(pixels, output_type="pt"))
+
+
+def test_a_unit_is_a_chunk_with_its_own_draws(pipeline):
+    """A batch, a prefix and what goes on from it, all from latents, which takes no decoding."""
+    pipe = pipeline("distilled")
+    small = SMALL | {"output_type": "latent", "show_progress": False}
+    both = pipe([PROMPT, "star"], **small, seed=[1, 2])
+    keys = [str(entry.key) for entry in both.ledgers[0]]
+    assert keys == [
+        f"{key}" for k in (0, 1) for key in (f"initial/{k}/0", f"renoise/{k}/1", f"renoise/{k}/2")
+    ]
+    shapes = [entry.shape for entry in both.ledgers[0]][:3]
+    assert shapes == [(1, 4, 9, 8, 8), (1, 4, 9, 4, 4), (1, 4, 9, 8, 8)]
+    one = pipe("star", **small, seed=2)
+    assert torch.equal(one.latents, both.latents[1:])
+    assert one.ledgers[0] == both.ledgers[1]
+    short = pipe("star", **small | {"num_frames": 33}, seed=2)
+    assert torch.equal(short.latents, one.latents[:, :, :9])
+    branch = NoiseStreams(2, branches=[Branch(1, 3)])
+    other = pipe("star", **small, noise=branch)
+    assert torch.equal(other.latents[:, :, :9], one.latents[:, :, :9])
+    assert not torch.equal(other.latents[:, :, 9:], one.latents[:, :, 9:])
+
+
+def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
+    pipe = pipeline("base")
+    pixels = torch.zeros(1, 3, 64, 64)
+    cases = {
+        "num_frames must be a multiple of 33, got 40; use 33 or 66": {"num_frames": 40},
+        "num_frames must be a multiple of 33, got 1; use 33": {"num_frames": 1},
+        "image must be None": {"image": pixels},
+        "shards must be None for Helios": {"shards": 1},
+        "workers must be 1 for Helios": {"workers": 2},
+        "attention must be 'reference' for Helios": {"attention": "grouped"},
+        "attention_kwargs must be None for Helios": {"attention_kwargs": {"scale": 0.5}},
+        "latents must be None": {"latents": pixels},
+    }
+
+    def rule(message, arguments):
+        with pytest.raises(ValueError, match=message):
+            pipe("a boat", **SMALL | arguments)
+
+    check_cases({message: (message, arguments) for message, arguments in cases.items()}, rule)
+    for part, name, message in (
+        (pipe.vae, "use_tiling", "the vae has tiling on"),
+        (pipe.vae, "use_slicing", "the vae has slicing on"),
+        (pipe.transformer, "peft_config", "the transformer has a LoRA"),
+        (type(pipe.transformer), "is_cache_enabled", "step caches are not for Helios"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, name, True, raising=False)
+            with pytest.raises(ValueError, match=message):
+                pipe("a boat", **SMALL)
+    without = load_pipeline(folder("base"), vae=None, device="cpu")
+    with pytest.raises(ValueError, match="must have a vae, even for latents alone"):
+        without("a boat", **SMALL, output_type="latent")
+    with pytest.raises(
+        ValueError, match="width must be at least 128 for a guided clip of this model, got 64"
+    ):
+        pipeline("mid")("a boat", **SMALL | {"guidance_scale": 2.0})
+    settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
+    for name in ("image", "shards"):
+        with pytest.raises(ValueError, match=f"{name} must be None"):
+            generate("a boat", **settings, **{name: pixels if name == "image" else 3})
+
+
+def test_prompts_are_cleaned_as_by_diffusers(monkeypatch):
+    monkeypatch.setattr("pyramid_seed.pipelines.pipeline_helios.find_spec", lambda _: None)
+    assert cleaned("  a boat\n on  a lake ") == "a boat on a lake"
+    for text in ("a café", "salt &amp; pepper", "a \x1b[1mboat"):
+        with pytest.raises(ValueError, match="ftfy"):
+            cleaned(text)
+
+
+@pytest.mark.slow
+def test_made_saved_verified_extended_and_in_a_batch(folder, tmp_path):
+    settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0}
+    clip = generate("a boat", seed=5, progress=False, **settings)
+    assert clip.manifest["geometry"]["unit_frames"] == 9
+    assert clip.manifest["geometry"]["num_units"] == 2
+    file = clip.save(tmp_path / "boat.mp4", keep_latents=True)
+    assert verify(file, model=folder("mid"), progress=False).same
+    assert verify(file, model=folder("mid"), sample=1, progress=False).same
+    assert verify(file, noise_only=True).same
+    longer = extend(file, 99, model=folder("mid"), progress=False)
+    whole = generate("a boat", seed=5, progress=False, **{**settings, "num_frames": 99})
+    assert longer.digest == whole.digest
+    assert longer.manifest["digests"] == whole.manifest["digests"]
+    with pytest.raises(ValueError, match="from_frame must be a multiple of 33"):
+        extend(clip, 99, branch_seed=1, from_frame=40, progress=False)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,seed\na boat,5\nstar,6\n")
+    summary = run_batch(rows, tmp_path / "clips", progress=False, **settings)
+    assert clip.digest in summary.digests.values()
+    assert len(summary.digests) == 2
+
+
+def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
+    pipeline("distilled").save_config(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "HeliosPyramidPipeline"
+    assert index["is_distilled"] is True
+    assert not (tmp_path / "pipeline.py").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_goes_on_after_its_last_finished_unit(folder, tmp_path, monkeypatch):
+    settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,seed\na boat,5\n")
+    made: list[int] = []
+    make_unit = HeliosSampler._unit
+
+    def until(limit: int):
+        def make(sampler, unit, *arguments):
+            if unit == limit:
+                raise OSError("no power")
+            made.append(unit)
+            return make_unit(sampler, unit, *arguments)
+
+        return make
+
+    monkeypatch.setattr(HeliosSampler, "_unit", until(1))
+    assert run_batch(rows, tmp_path / "clips", **settings).failed
+    monkeypatch.setattr(HeliosSampler, "_unit", until(2))
+    summary = run_batch(rows, tmp_path / "clips", **settings)
+    assert made == [0, 1]
+    assert list(summary.digests.values()) == [generate("a boat", seed=5, **settings).digest]
