@@ -44,5 +44,10 @@ from .reproduce import extend as extend
 from .reproduce import regenerate as regenerate
 from .reproduce import verify as verify
 from .schedulers import PyramidFlowMatchEulerDiscreteScheduler as PyramidFlowMatchEulerDiscreteScheduler
+from .search.run import SearchSummary as SearchSummary
+from .search.run import run_search as run_search
+from .search.scorers import Scorer as Scorer
+from .search.verify import SearchVerification as SearchVerification
+from .search.verify import verify_search as verify_search
 from .signing import sign as sign
 from .version import __version__ as __version__

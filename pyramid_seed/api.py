@@ -134,7 +134,7 @@ def generate(
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
-    wanted, image, source = _wanted(preset, settings, opened(image), pipeline, without)
+    wanted, image, source = wanted_settings(preset, settings, opened(image), pipeline, without)
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
@@ -194,7 +194,7 @@ def encode_prompts(
         check_prompt(prompt)
     RunOptions(device, determinism=determinism).check()
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    wanted, _, _ = _wanted(preset, settings, None, None, PARTS_WITHOUT_TEXT)
+    wanted, _, _ = wanted_settings(preset, settings, None, None, PARTS_WITHOUT_TEXT)
     texts = [prompt + wanted.prompt_suffix for prompt in prompts]
     return shared_pipeline.encoded([*texts, wanted.negative_prompt], wanted, device, determinism, progress)
 
@@ -224,7 +224,7 @@ def started_sink(
     return sink
 
 
-def _wanted(
+def wanted_settings(
     preset: Preset | None,
     settings: Settings,
     image: Any,

@@ -26,6 +26,7 @@ from .commands import (
     presets,
     record,
     regenerate,
+    search,
     show,
     sign,
     sweep,
@@ -98,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    makers = generate, demo, batch, encode, sweep, monitor, extend, regenerate
+    makers = generate, demo, batch, encode, sweep, monitor, search, extend, regenerate
     checkers = show, verify, sign, diff, compare, record, check
     for command in (*makers, *checkers, presets, fetch, models, audit, ui):
         command.add(commands)

@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 import psutil
 
-# Temporary names: `.`, 16 hexadecimal digits that identify the owner (6 for the machine, 6 for the process, 4
-# random), `.tmp` and the ending, or `-tmp` without one. The file's own name is left out: it may be as long as
-# a name can be.
-_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4}[.-]tmp(\.[^.]+)?")
+# Temporary names: `.`, 28 hexadecimal digits (6 for the machine, 6 for the process, 16 random; once 4, which
+# made the two names of one save equal in one of 65,536), `.tmp` and the ending, or `-tmp` without one. The
+# file's own name is left out: it may be as long as a name can be.
+_TEMPORARY = re.compile(r"\.([0-9a-f]{6})([0-9a-f]{6})[0-9a-f]{4,16}[.-]tmp(\.[^.]+)?")
 _LEFT_BEHIND_SECONDS = 6 * 3600.0  # no file waits that long between its last byte and its name
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # of Linux, see renameat2(2)
 
@@ -56,7 +56,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     check_reachable(path)
     owner = f"{_machine()}{os.getpid() % 16**6:06x}"
     ending = f".tmp{path.suffix}" if path.suffix else "-tmp"
-    temporary = path.with_name(f".{owner}{secrets.token_hex(2)}{ending}")
+    temporary = path.with_name(f".{owner}{secrets.token_hex(8)}{ending}")
     with without_new_folders(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_once(path.parent)

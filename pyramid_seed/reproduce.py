@@ -110,12 +110,33 @@ def regenerate(
             no file holds the weights.
         OSError: the weights cannot be read.
     """
+    started = time.perf_counter()
+    recipe, loaded, image = loaded_for(clip, making, model, image, loras, device, pipeline)
+    return make_clip(recipe, loaded, image=image, started=started, progress=progress, **making)
+
+
+def loaded_for(
+    clip: AnyClip,
+    making: Making,
+    model: str | Path | None = None,
+    image: PipelineImageInput | None = None,
+    loras: Sequence[str | Path] = (),
+    device: str | None = None,
+    pipeline: ClipPipeline | None = None,
+) -> tuple[Recipe, ClipPipeline, PipelineImageInput | None]:
+    """What a clip is made again with: its recipe, its model and its first frame; see `regenerate`.
+
+    Texts that are encoded before the model is loaded are put into `making`.
+    """
     original = _original(clip)
     _start(making, original.recipe, device, pipeline, loras)
     image = _checked_image(original.recipe, image)
-    started = time.perf_counter()
-    loaded = _model_of(original, model, loras, device, pipeline, making)
-    return make_clip(original.recipe, loaded, image=image, started=started, progress=progress, **making)
+    return original.recipe, _model_of(original, model, loras, device, pipeline, making), image
+
+
+def folder_of(clip: AnyClip, model: str | Path | None = None) -> str:
+    """Where a clip's weights are on this machine, as `load_pipeline` takes it; ValueError if not known."""
+    return _original(clip).folder(model)
 
 
 def verify(

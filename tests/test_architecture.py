@@ -64,6 +64,8 @@ ALLOWED = {
         "testing": "record",
         "explore": "bars batch checkpoints checks choices environment extras files geometry media "
         "model_presets pipelines presets provenance run_options seeds texts version",
+        "search": "api batch checks choices clip determinism environment explore extras files geometry media "
+        "noise pipelines presets provenance recipe reproduce run_options seeds shared_pipeline texts version",
         "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise "
         "pipelines presets provenance recipe reproduce run_options seeds texts",
     }.items()

@@ -23,6 +23,7 @@ class ItemEntry(msgspec.Struct, frozen=True, kw_only=True):
     key: str | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     seed: str | UnsetType = UNSET
+    branches: list[str] | UnsetType = UNSET
     preset: str | UnsetType = UNSET
     height: int | UnsetType = UNSET
     width: int | UnsetType = UNSET

@@ -14,7 +14,7 @@ import msgspec
 from ..choices import DEFAULT_PATH, AttentionPath
 from ..files import slug
 from ..loading import LoraToLoad
-from ..noise import SCHEME
+from ..noise import SCHEME, Branch
 from ..presets import SETTINGS, Preset
 from .items import BatchItem
 
@@ -36,6 +36,8 @@ class Job:
         item: what to make.
         key: SHA-256 (hex) of its content.
         steps: transformer steps per unit, 0 for an encoded image.
+        beginnings: the keys of its beginnings of 1, 2, ... units, from whose kept units it may go on; its own
+            are then kept as well. None: units are kept only until the clip is finished.
         frames_per_unit: latent frames of a unit.
         attention: how the model computes attention unless told otherwise.
     """
@@ -43,6 +45,7 @@ class Job:
     item: BatchItem
     key: str
     steps: tuple[int, ...]
+    beginnings: tuple[str, ...] | None = None
     frames_per_unit: int = 1
     attention: AttentionPath = DEFAULT_PATH
 
@@ -102,8 +105,24 @@ def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedCo
 def key_of(item: BatchItem, shared: SharedContent) -> str:
     """The `content_key` of an item, computed from the part it shares with others."""
     before, between, after = shared
+    if item.branches:  # omitted if there are none, as in folders of earlier versions; first in the alphabet
+        branches = [[branch.from_unit, str(branch.seed)] for branch in item.branches]
+        before = f'{{"branches":{_canonical(branches)},{before[1:]}'
     text = f"{before}{_canonical(item.prompt)}{between}{item.seed}{after}"
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def beginning_keys(item: BatchItem, shared: Sequence[SharedContent]) -> tuple[str, ...]:
+    """The keys of an item's beginnings of 1, 2, ... units: the branches begun by then, and fewer frames.
+
+    Args:
+        item: the whole clip.
+        shared: the `shared_content` of each beginning.
+    """
+    return tuple(
+        key_of(replace(item, branches=tuple(b for b in item.branches if b.from_unit < units)), content)
+        for units, content in enumerate(shared, start=1)
+    )
 
 
 def in_order(jobs: Iterable[Job], key: Callable[[Job], Any] = attrgetter("key")) -> list[Job]:
@@ -133,7 +152,8 @@ def jobs_to_json(jobs: Sequence[Job]) -> str:
         place = places.setdefault(like, len(shared))
         if place == len(shared):
             shared.append(asdict(job))
-        rows.append([place, item.prompt, item.seed, job.key])
+        branches = [[branch.from_unit, branch.seed] for branch in item.branches]
+        rows.append([place, item.prompt, item.seed, branches, job.key, job.beginnings])
     return json.dumps({"shared": shared, "jobs": rows}, default=str)
 
 
@@ -141,10 +161,13 @@ def jobs_from_json(text: str) -> list[Job]:
     """The jobs that `jobs_to_json` wrote."""
     values = json.loads(text)
     shared = msgspec.convert(values["shared"], list[Job], dec_hook=lambda kind, value: kind(value))
-    return [
-        replace(shared[place], item=replace(shared[place].item, prompt=prompt, seed=seed), key=key)
-        for place, prompt, seed, key in values["jobs"]
-    ]
+    jobs = []
+    for place, prompt, seed, branches, key, beginnings in values["jobs"]:
+        parted = tuple(Branch(*branch) for branch in branches)
+        item = replace(shared[place].item, prompt=prompt, seed=seed, branches=parted)
+        known = None if beginnings is None else tuple(beginnings)
+        jobs.append(replace(shared[place], item=item, key=key, beginnings=known))
+    return jobs
 
 
 def _model_of(job: Job) -> tuple[str, ...]:

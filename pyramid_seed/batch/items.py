@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +20,7 @@ from ..loading import LoraToLoad, loras_to_load
 from ..loras import named_loras
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings, misfit
+from ..noise import Branch, NoiseStreams
 from ..presets import SETTINGS, Preset, Settings, load_preset
 from ..seeds import parse_root, plain_root
 from .rows import STANDARD_INPUT, BadRow, BatchInputError, Row, check_names, name_of, stream_rows
@@ -40,6 +42,7 @@ class BatchItem:
         image: the first frame's file; None if there is none.
         image_digest: its `images.pixels_digest`.
         loras: LoRAs that the model is loaded with, in the order in which they are added.
+        branches: units from which another root seed is used.
     """
 
     prompt: str
@@ -48,6 +51,7 @@ class BatchItem:
     image: Path | None = None
     image_digest: str | None = None
     loras: tuple[LoraToLoad, ...] = ()
+    branches: tuple[Branch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def items_from_rows(
     """One item per row and seed; and the rows that cannot be made.
 
     A row's values replace the defaults' settings, which replace the preset's. Whatever a row holds besides
-    prompt and seed is looked up and checked once: items that agree in it share their settings.
+    prompt, seed and branches is looked up and checked once: items that agree in it share their settings.
 
     Args:
         rows: see `rows.stream_rows`.
@@ -93,7 +97,7 @@ def items_from_rows(
         folder: the base of relative paths of images and LoRAs.
         source_of: see `model_presets.chosen_settings`.
         check: raises ValueError, TypeError or OSError if the item's model cannot make it; called once for
-            items that differ only in prompt and seed.
+            items that differ only in prompt, seed and branches.
         check_text: the same, but called for every row, after `check`.
     """
     items: list[BatchItem] = []
@@ -109,7 +113,7 @@ def items_from_rows(
             bad.append(row)
             continue
         try:
-            prompt, seeds, rest = _parted(row.values)
+            prompt, seeds, branches, rest = _parted(row.values)
             text = repr(rest)  # equal values may have different texts: 1, True and 1.0
             if (like := checked.get(text)) is None:
                 like = _item_of(rest, defaults, folder, preset_of_name, source_of, known_loras, warn_once)
@@ -120,7 +124,7 @@ def items_from_rows(
                     settings_by_text.clear()
                 checked[text] = like
             items_of_row = [
-                BatchItem(prompt, seed, like.settings, like.image, like.image_digest, like.loras)
+                BatchItem(prompt, seed, like.settings, like.image, like.image_digest, like.loras, branches)
                 for seed in (default_seeds if seeds is None else seeds)
             ]
             if items_of_row:
@@ -184,14 +188,17 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
         raise ValueError(f"{where} holds no prompts")
 
 
-def _parted(values: dict[str, Any]) -> tuple[str, list[int] | None, dict[str, Any]]:
-    """A row's prompt, its seeds (None if it gives none), and its other values."""
+def _parted(
+    values: dict[str, Any],
+) -> tuple[str, list[int] | None, tuple[Branch, ...], dict[str, Any]]:
+    """A row's prompt, its seeds (None if it gives none), its branches, and its other values."""
     check_names(values)
     rest = dict(values)
-    prompt, seed = rest.pop("prompt", None), rest.pop("seed", None)
+    prompt, seed, branches = (rest.pop(name, None) for name in ("prompt", "seed", "branches"))
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
-    return prompt, None if seed is None else [plain_root(each) for each in _seeds(seed)], rest
+    seeds = None if seed is None else [plain_root(each) for each in _seeds(seed)]
+    return prompt, seeds, _branches(branches), rest
 
 
 def _item_of(
@@ -250,6 +257,16 @@ def _seeds(value: Any) -> list[int]:
     if not several:
         raise ValueError("seed must name at least one number")
     return [parse_root(seed) if isinstance(seed, str) else seed for seed in several]
+
+
+def _branches(value: Any) -> tuple[Branch, ...]:
+    """Branches, as UNIT:SEED: text (separated by spaces), or a list of these; none if there is no value."""
+    texts = value.split() if isinstance(value, str) else [] if value is None else value
+    is_list = isinstance(texts, list)
+    if not is_list or not all(re.fullmatch(r"[0-9]{1,6}:[0-9]+", str(text)) for text in texts):
+        raise ValueError(f"branches must be UNIT:SEED, such as 2:77, or a list of these, got {value!r:.60}")
+    pairs = [text.split(":") for text in texts]
+    return NoiseStreams(0, branches=[Branch(int(unit), parse_root(seed)) for unit, seed in pairs]).branches
 
 
 def _lora_texts(value: Any) -> list[str]:

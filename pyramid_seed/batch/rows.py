@@ -25,7 +25,7 @@ from ..unique_keys import YAML_ERRORS, UniqueKeyLoader
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-NAMES = ("prompt", "seed", "image", "lora", "preset", *SETTINGS)
+NAMES = ("prompt", "seed", "branches", "image", "lora", "preset", *SETTINGS)
 """What a row may hold: these values, and every setting."""
 MAX_LINE = 2**20
 """Characters per line; a list may have any number of lines."""

@@ -47,7 +47,7 @@ from ..shared_pipeline import shared_pipeline
 from .engine import ray_options
 from .errors import ModelError, refuse_too_many_files
 from .group import Group, Order
-from .identity import KEY_LENGTH, Job, SharedContent, key_of, shared_content
+from .identity import KEY_LENGTH, Job, SharedContent, beginning_keys, key_of, shared_content
 from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
@@ -80,6 +80,7 @@ def run_batch(
     keep_going: bool = False,
     check_files: bool = False,
     folders: bool = False,
+    keep_units: bool = False,
     num_processes: int | None = None,
     processes_per_clip: int = 1,
     part: str | None = None,
@@ -116,6 +117,8 @@ def run_batch(
         check_files: read every existing file completely, to check that it is the one that was written;
             otherwise only files whose size or modification time differs from the record.
         folders: put new clips into sub-folders named after the first two digits of their ids, at most 256.
+        keep_units: keep the latents of finished clips in `.work`, and go on from those of a clip that is
+            another's beginning: shorter, or up to a branch.
         num_processes: how many processes were started; another number is refused.
         processes_per_clip: how many neighbouring processes of the launch make each clip together, in the
             pieces that the setting `shards` defines; the clips are the same with any number.
@@ -216,7 +219,7 @@ def run_batch(
         )
         # By object identity: a user's own preset may hold lists, which are not hashable.
         shared: dict[
-            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[SharedContent, dict[str, Any]]
+            tuple[int, str | None, tuple[LoraToLoad, ...]], tuple[list[SharedContent], dict[str, Any]]
         ] = {}
         jobs: dict[str, Job] = {}
         list_sum, num_own = 0, 0
@@ -228,22 +231,25 @@ def run_batch(
                 source = fetched(item.settings.model, item.settings.variant)
                 request = _request(item, source, processes_per_clip)
                 weights = source.weights if embeds is None else embeds.with_rows(source.weights)
-                content = maker.shared_content(item, weights_key(weights))
+                lengths = [source.geometry.num_frames(n) for n in range(1, len(_steps(item, request)))]
+                likes = [replace(item, settings=replace(item.settings, num_frames=n)) for n in lengths]
+                digest = weights_key(weights)
                 shared[place] = (
-                    content,
+                    [maker.shared_content(like, digest) for like in (*(likes if keep_units else ()), item)],
                     {
                         "steps": _steps(item, request),
                         "frames_per_unit": request.shape.frames,
                         "attention": source.family.attention,
                     },
                 )
-            content, making = shared[place]
+            (*shorter, content), making = shared[place]
             key = key_of(item, content)
             list_sum += int(key[:KEY_LENGTH], 16)
             if own_part is None or own_part.has(key[:KEY_LENGTH]):
                 num_own += 1
                 if key not in jobs:
-                    jobs[key] = Job(item, key, **making)
+                    begun = beginning_keys(item, shorter) if keep_units else None
+                    jobs[key] = Job(item, key, **making, beginnings=begun)
         own_bad = bad if own_part is None or own_part.index == 0 else ()  # a row without an id is told once
         return Plan(tuple(jobs.values()), tuple(own_bad), num_own - len(jobs), list_sum)
 
@@ -362,6 +368,7 @@ class _ClipMaker:
         return generate(
             item.prompt,
             seed=item.seed,
+            branches=item.branches,
             preset=item.settings,
             height=item.settings.height,
             width=item.settings.width,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -16,10 +16,11 @@ from ..files import file_digest
 from ..media.contact_sheet import Strip
 from ..media.frame_file import FrameFile
 from ..media.frames import Frames
+from ..pipelines.beginning import Beginning
 from ..pipelines.memory import free_memory
 from .entries import Entry
 from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, writing
-from .identity import Job
+from .identity import KEY_LENGTH, Job
 from .journal import Journal, file_state
 from .launch import Launch, LaunchError
 from .maker import MadeClip, Maker
@@ -130,6 +131,8 @@ class Worker:
                 break
         if refusal is not None:
             logger.warning("%s: not gone on from %s", job.file, refusal)
+        if beginning is None and (beginning := self._kept_beginning(job, units, origin, image_digest)):
+            logger.info("%s: goes on from the units of another clip", job.file)
         num_resumed = 0 if beginning is None else beginning.num_units
         if num_resumed:
             logger.info("%s: goes on after unit %d", job.file, num_resumed - 1)
@@ -156,6 +159,24 @@ class Worker:
         self.launch.count("known", -sum(job.steps[:num_resumed]))
         return self.maker.make(job, origin, None, on_step, on_unit, file), 0
 
+    def _kept_beginning(
+        self, job: Job, units: Path, origin: Mapping[str, Any], image_digest: str | None
+    ) -> Beginning | None:
+        """The longest beginning of a clip that another one has kept; its units become the clip's own."""
+        for num_units, key in reversed(list(enumerate(job.beginnings or (), start=1))):
+            folder = self.journal.work_folder(key[:KEY_LENGTH])
+            known, _ = load_units(
+                folder, num_units, {**origin, "key": key}, image_digest, job.frames_per_unit
+            )
+            if known is None or known.num_units < num_units:
+                continue
+            stages = known.stage_digests or ()
+            with writing(self.journal.folder):
+                for unit, latents in enumerate(known.latents.split(job.frames_per_unit, dim=2)):
+                    save_unit(units, unit, latents, stages[unit] or (), origin)
+            return known
+        return None
+
     def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
         unfinished = self.journal.unfinished_path(job.id)
         with writing(self.journal.folder):
@@ -175,7 +196,8 @@ class Worker:
             if file.strip is not None:
                 file.strip.write(self.journal.strip_path(job.id))
             self.journal.record(self._entry(job, "done") | outcome)
-        self.journal.finish(job.id)
+        if job.beginnings is None:
+            self.journal.finish(job.id)
         self.launch.count("done")
         logger.info("%s: done in %.1f s, digest %s", job.file, seconds, clip.digest)
 
@@ -191,6 +213,7 @@ class Worker:
             "key": job.key,
             "prompt": item.prompt,
             "seed": str(item.seed),
+            **({"branches": [f"{b.from_unit}:{b.seed}" for b in item.branches]} if item.branches else {}),
             "preset": item.settings.name,
             "height": item.settings.height,
             "width": item.settings.width,

@@ -65,6 +65,16 @@ def add(commands: Commands) -> None:
         help="make only N random units again, from the latents that --keep-latents wrote beside CLIP, and "
         "decode all of these; tells with which chance a forged unit would have been seen",
     )
+    parser.add_argument(
+        "--search",
+        type=Path,
+        metavar="FILE",
+        help="the search.json of the search that CLIP has won: make its candidates again, or --sample N of "
+        "them, and prove the choice",
+    )
+    parser.add_argument(
+        "--scorer", metavar="S", help="with --search: who gave the scores, unless it was measures"
+    )
     add_trust(parser)
     add_again_options(parser)
 
@@ -72,6 +82,8 @@ def add(commands: Commands) -> None:
 @made_together
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed verify`."""
+    if options.search is not None or options.scorer is not None:
+        return _verify_search(options, processes)
     clips = [clip for path in options.clips for clip in clips_of(path)]
     is_single = clips == options.clips and len(clips) == 1
     if is_single:
@@ -100,6 +112,49 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         counts = Counter(row["result"] for row in rows)
         say("clips", told_counts({words: counts[result] for result, words in _RESULTS.items()}))
     return status
+
+
+def _verify_search(options: argparse.Namespace, processes: Processes | None) -> int:
+    """`pyramid-seed verify CLIP --search FILE`."""
+    if options.search is None:
+        raise ValueError("--scorer is for --search; name the search's search.json")
+    if len(options.clips) > 1 or options.noise_only:
+        raise ValueError("--search is about one clip, its winner, and needs its model; leave out the rest")
+    check_clip(options.clips[0])
+    check_readable(options.search)
+    say_start(options)
+    image = open_image(options.image)
+
+    from ..search.verify import sample_text, verify_search
+
+    found = verify_search(
+        options.clips[0],
+        options.search,
+        scorer=options.scorer,
+        sample=options.sample,
+        image=image,
+        processes=processes,
+        **again_options(options),
+    )
+    if options.json:
+        row = {"clip": str(options.clips[0]), "result": found.verdict}
+        notes = {"problems": found.problems, "differing": found.differing}
+        print(json.dumps([row | {name: list(value) for name, value in notes.items() if value}], indent=2))
+        return 0 if found.same else 1
+    for step in () if found.clip is None else found.clip.steps:
+        say_step(step)
+    for note in (*found.problems, *found.differing):
+        say("search", note)
+    for number, decision in enumerate(found.decisions, start=1):
+        lead = "all kept" if decision.margin is None else f"margin {decision.margin:.6g}"
+        say(f"round {number}", f"{decision.verdict}: {lead}, scores differ by {decision.difference:.6g}")
+    for field in found.kernels:
+        say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
+    if found.sample is not None:
+        say("sample", sample_text(found.sample))
+    extent = "" if found.sample is None else ", as far as the sample goes"
+    print(f"{found.verdict.upper()}{extent}")
+    return 0 if found.same else 1
 
 
 def clips_of(path: Path) -> list[Path]:

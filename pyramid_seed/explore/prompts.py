@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from ..batch.rows import BadRow, BatchInputError, Row, read_rows
@@ -26,6 +27,11 @@ class Prompt:
 
     text: str
     image: str | None = None
+
+    @property
+    def key(self) -> str:
+        """8 hexadecimal digits that tell prompts apart in file names."""
+        return sha256(f"{self.text}\0{self.image or ''}".encode(errors="surrogatepass")).hexdigest()[:8]
 
     def __str__(self) -> str:
         return self.text if self.image is None else f"{self.text} [{Path(self.image).name}]"

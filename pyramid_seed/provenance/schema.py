@@ -72,6 +72,12 @@ class _Timings(msgspec.Struct):
     seconds: int | float
 
 
+class _Search(msgspec.Struct):
+    """The search that a clip has won, see docs/search.md."""
+
+    merkle_root: str
+
+
 class Written(msgspec.Struct):
     """How a file shows the frames."""
 
@@ -112,6 +118,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     text_environment: Environment | None = None
     notes: list[str] = []
     timings: _Timings | None = None
+    search: _Search | None = None
     file: Written | None = None
 
 

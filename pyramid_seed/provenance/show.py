@@ -49,6 +49,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     yield "cache", (manifest.get("cache") or {}).get("config")
     compiled = ", compiled" if manifest.get("compiled") else ""
     yield "attention", manifest.get("attention", "reference") + compiled
+    if won := manifest.get("search"):
+        yield "search", f"the winner of the one with Merkle root {won['merkle_root']}"
     for note in manifest.get("notes", ()):
         yield "note", note
     if timings := manifest.get("timings"):

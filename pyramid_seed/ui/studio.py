@@ -11,12 +11,13 @@ from typing import Any
 from ..checkpoints.source import recognise_model
 from ..families import PUBLISHED_MODELS
 from ..families.pyramid_flow import MINIFLUX
+from ..files import sidecar_path
 from ..first_image import in_its_own_size
 from ..geometry import PyramidGeometry
 from ..loading import LoraToLoad, loras_to_load
 from ..media.images import open_image
 from ..presets import Preset, Settings, with_settings
-from ..provenance.manifest import geometry_of, recipe_of, sidecar_path
+from ..provenance.manifest import geometry_of, recipe_of
 from ..recipe import Recipe, plan_extension
 from ..run_options import RunOptions
 from ..texts import check_prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,17 @@ from hypothesis import strategies as st
 from pyramid_seed.batch.entries import read_entry
 from pyramid_seed.batch.identity import (
     Job,
+    beginning_keys,
     content_key,
     in_order,
     jobs_from_json,
     jobs_to_json,
+    shared_content,
 )
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.checkpoints.digests import weights_key
 from pyramid_seed.loading import LoraToLoad
+from pyramid_seed.noise import Branch
 from pyramid_seed.presets import Preset, load_preset
 
 GOLDEN = "1291f8a8c1af317b9f31fd31fcb999eef3c4f51a3753498202fdda1a9694d2fe"
@@ -148,3 +152,26 @@ def test_the_longest_come_first_model_by_model():
     # Each LoRA is loaded once.
     styled = [replace(job, item=replace(job.item, loras=(LORA,))) for job in (jobs[0], jobs[4])]
     assert [bool(job.item.loras) for job in in_order([*jobs[:3], *styled])] == [False] * 3 + [True] * 2
+
+
+def test_branches_are_part_of_the_content():
+    """As hashed as a whole: the branches' place in the canonical JSON is the first."""
+    parted = replace(ITEM, branches=(Branch(2, 77), Branch(4, 2**64 - 1)))
+    assert key_of(parted) not in (key_of(ITEM), key_of(replace(ITEM, branches=parted.branches[:1])))
+    before, between, after = shared_content(ITEM, "w", noise_device="cpu", determinism="strict")
+    content = json.loads(f'{before}"{ITEM.prompt}"{between}{ITEM.seed}{after}')
+    content["branches"] = [[2, "77"], [4, str(2**64 - 1)]]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert key_of(parted) == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_a_beginning_is_a_shorter_clip_with_the_branches_begun_by_then():
+    settings = load_preset("tiny")
+    lengths = [replace(ITEM, settings=replace(settings, num_frames=4 * units + 1)) for units in range(3)]
+    shared = [shared_content(like, "w", noise_device="cpu", determinism="strict") for like in lengths]
+    whole = replace(ITEM, branches=(Branch(1, 77), Branch(2, 88)))
+    assert beginning_keys(whole, shared) == (
+        key_of(lengths[0]),
+        key_of(replace(lengths[1], branches=whole.branches[:1])),
+        key_of(replace(lengths[2], branches=whole.branches)),
+    )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyramid_seed import generate, run_batch
+from pyramid_seed import Branch, generate, run_batch
 from pyramid_seed import shared_pipeline as shared_pipeline_module
 from pyramid_seed.batch import worker
 from pyramid_seed.batch.errors import ModelError
@@ -315,3 +315,24 @@ def test_seeds_that_are_none_are_refused_and_nothing_is_left(quick, tmp_path):
     with pytest.raises(TypeError, match="loras must be a Mapping, got bool"):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", loras=True, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+def test_units_that_are_kept_are_not_made_again(run, settings, tmp_path):
+    """A longer clip, and a branch of it, go on from the units of their beginnings."""
+    text = {"prompt": "a boat", "seed": 3}
+    run({**text, "num_frames": 9}, keep_units=True)
+    summary = run({**text, "num_frames": 17}, {**text, "num_frames": 17, "branches": "2:77"}, keep_units=True)
+    entries = [json.loads(line) for line in (tmp_path / "clips" / "index.jsonl").read_text().splitlines()]
+    # The first one goes on from two units, the other one from those of that same beginning.
+    assert sorted(entry["resumed_units"] for entry in entries) == [0, 2, 2]
+    assert [entry.get("branches") for entry in entries].count(["2:77"]) == 1
+    plain = {"seed": 3, "height": 64, "width": 64, "num_frames": 17, **settings, "progress": False}
+    whole = [generate("a boat", **plain), generate("a boat", branches=[Branch(2, 77)], **plain)]
+    assert sorted(summary.digests.values()) == sorted(clip.digest for clip in whole)
+
+
+def test_branches_are_checked_before_anything_is_made(run, tmp_path):
+    for text in ("2", "2:x", "2:3 1:4", "0:5", [7], f"2:{2**64}"):
+        with pytest.raises(BatchInputError, match=r"branches must|seed must"):
+            run({"prompt": "a boat", "branches": text})
+    assert not (tmp_path / "clips").exists()
