@@ -154,7 +154,7 @@ def verify(
     if is_keyed(recorded):
         ours = {"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making}
         if useless := sorted(name for name, value in ours.items() if value not in (False, (), None, "keep")):
-            raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+            raise ValueError(f"{useless[0]} does not apply to a clip of a keyed pipeline; leave it out")
         given = {**(arguments or {}), **({} if image is None else {"image": image})}
         return _verify_keyed(recorded, clip, model, device, pipeline, given, progress)
     if arguments is not None:
@@ -392,9 +392,9 @@ def _unit_check(
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
         if unit < len(digests) and unit_digests(latents) != [digests[unit]]:
             raise ValueError(
-                f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot go "
-                "on from it; pyramid-seed verify says what differs; keep latents to continue a clip on other "
-                "machines"
+                f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot be "
+                "continued; `pyramid-seed verify` shows what differs; keep latents to continue a clip on "
+                "other machines"
             )
         if on_unit is not None:
             on_unit(clip, unit, latents, stage_digests)
@@ -419,7 +419,7 @@ def _model_of(
     if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
         raise ValueError(
             f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
-            "it can only be made again with the very pipeline: pipeline="
+            "it can only be made again by the pipeline that made it: pass pipeline="
         )
     _check_cache(original)
     files = _lora_files(original.manifest, loras)

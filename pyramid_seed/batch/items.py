@@ -181,7 +181,7 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
     if bad:
         raise BatchInputError(bad)
     if not num_items:
-        raise ValueError(f"{where} holds no prompts")
+        raise ValueError(f"{where} contains no prompts")
 
 
 def _parted(values: dict[str, Any]) -> tuple[str, list[int] | None, dict[str, Any]]:
@@ -190,7 +190,7 @@ def _parted(values: dict[str, Any]) -> tuple[str, list[int] | None, dict[str, An
     rest = dict(values)
     prompt, seed = rest.pop("prompt", None), rest.pop("seed", None)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
+        raise ValueError(f"prompt must be non-empty text, got {prompt!r:.60}")
     return prompt, None if seed is None else [plain_root(each) for each in _seeds(seed)], rest
 
 
@@ -239,8 +239,8 @@ def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{path} must have the clip's height and width {settings.height} x {settings.width}, got "
-            f"{first_frame.height} x {first_frame.width}; resize it first, or say how it is to fit "
-            "(fit: crop, pad or stretch)"
+            f"{first_frame.height} x {first_frame.width}; resize it first, or set fit to crop, pad "
+            "or stretch"
         )
 
 

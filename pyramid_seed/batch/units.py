@@ -94,16 +94,18 @@ def _read(path: Path, unit: int, origin: str, has_image: bool) -> tuple[torch.Te
     except safetensors.SafetensorError as error:
         raise ValueError(f"it is damaged ({error})") from error
     if latents.dtype != torch.float32 or latents.ndim != 5 or (latents.shape[0], latents.shape[2]) != (1, 1):
-        raise ValueError(f"its latents are no unit's: {latents.dtype} of shape {tuple(latents.shape)}")
+        raise ValueError(
+            f"its latents are not those of a unit: {latents.dtype} of shape {tuple(latents.shape)}"
+        )
     if not torch.isfinite(latents).all():
         raise ValueError("its latents are not finite")
     stages = metadata.get("stages", "")
     if metadata.get("sha256") != _digest(latents, stages) or metadata.get("unit") != str(unit):
-        raise ValueError("its latents or digests are not those that were written")
+        raise ValueError("its latents or digests are not the ones that were written")
     if metadata.get("origin") != origin:
         raise ValueError("it was made on another machine, device or with other versions")
     if (stages == "") != (has_image and unit == 0):
-        raise ValueError("it is not of this clip: only unit 0 of a clip with an image has no stages")
+        raise ValueError("it does not belong to this clip: only unit 0 of a clip with an image has no stages")
     return latents, tuple(stages.split())
 
 

@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
         type=int,
         metavar="N",
         help="make only N random units again, from the latents that --keep-latents wrote beside CLIP, and "
-        "decode all of these; tells with which chance a forged unit would have been seen",
+        "decode all of these latents; prints the chance that a forged unit would have been found",
     )
     add_again_options(parser)
 

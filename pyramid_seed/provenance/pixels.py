@@ -38,7 +38,7 @@ def compare_file(
     recorded = manifest.get("file") or {}
     pixels = _read_pixels(path)
     if pixels is None:
-        return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
+        return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} cannot be read back")
     scale, lossless = recorded.get("scale", 1), recorded.get("lossless", False)
     settings = manifest["settings"]
     size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)
@@ -50,7 +50,7 @@ def compare_file(
         return Step("file", "equal", "the pixels in the file, bit for bit")
     if path.suffix.lower() != ".mp4" or lossless:
         where = _first_chunk(small, manifest)
-        return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
+        return Step("file", "differs", f"the pixels in the file differ from the manifest's{where}")
     if frames is None:
         return Step("file", "not compared", "the file is lossy: its pixels need the regenerated frames")
     expected = _encoded(frames, settings["fps"], scale)

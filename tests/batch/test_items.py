@@ -92,7 +92,7 @@ def test_bad_rows_say_why():
         assert message in reason_of(values)
 
     cases = [
-        ({}, "prompt must be text that is not empty, got None"),
+        ({}, "prompt must be non-empty text, got None"),
         ({"prompt": "  "}, "prompt must be text"),
         ({"prompt": 3}, "got 3"),
         ({"prompt": "a", "seed": -1}, "-1"),

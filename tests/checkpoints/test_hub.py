@@ -314,7 +314,8 @@ def test_a_listing_with_names_that_lead_elsewhere(hub, tmp_path):
     assert len(read().files) == 14
     hub.change_listing = lambda rows: rows[0].update(blobId="../../evil", lfs=None)
     told(
-        lambda: read(cache_dir=tmp_path / "other"), "does not answer as a hub does: '../../evil' is no digest"
+        lambda: read(cache_dir=tmp_path / "other"),
+        "does not answer as a hub does: '../../evil' is not a digest",
     )
 
 
@@ -384,7 +385,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "hung up": hung_up,
         "a login page": (
             answers(200),
-            [f"{TRANSFORMER} is not the file that was listed (54 bytes in place of"],
+            [f"{TRANSFORMER} is not the file that was listed (54 bytes instead of"],
         ),
     }
     cases = {f"listing, {name}": case for name, case in listing.items()}
@@ -456,7 +457,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(hub, published):
 def test_a_file_that_is_not_the_listed_one_is_thrown_away(hub, published):
     content = (published / TRANSFORMER).read_bytes()
     cases = [
-        ("tokenizer/merges.txt", b"x" * 4, "4 bytes in place of"),
+        ("tokenizer/merges.txt", b"x" * 4, "4 bytes instead of"),
         (TRANSFORMER, bytes([content[0] ^ 1]) + content[1:], "its digest differs"),
         (TRANSFORMER, content + b"more", "in place of"),
     ]
@@ -522,7 +523,7 @@ def test_fetch_and_models(hub, tmp_path, capsys, published):
     assert main(["fetch", "owner/name", "--variant", "384p", "-o", str(folder)]) == 0
     assert hub.files == []
     assert main(["fetch", str(folder), "-o", str(tmp_path / "again")]) == 2
-    assert "is a folder already; local_dir is for a model of the hub" in capsys.readouterr().err
+    assert "is already a folder; local_dir is for a model on the hub" in capsys.readouterr().err
 
 
 def test_fetch_refuses_weights_of_another_model(hub, capsys):

@@ -13,7 +13,7 @@ from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.pipelines.conftest import FAMILY_NEUTRAL
 
-GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
+GONE = "the text encoders have been freed, and 'b' was not encoded before that; give prompt_embeds"
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ GALLERY_PROMPTS = (
     "a yellow triangle moves to the left on a grey background",
     "a green circle grows on a white background",
 )
-BEYOND_TRAINING = "the model was trained on at most 33 frames, the clip has 241; what it shows may fall apart"
+BEYOND_TRAINING = "the model was trained on at most 33 frames, the clip has 241; the video may fall apart"
 SECONDS = 240
 VIDEO_HAS_DATA = """
     const video = document.querySelector('#clip');
