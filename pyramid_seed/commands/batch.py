@@ -106,8 +106,8 @@ def add(commands: Commands) -> None:
     group.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="address of the cluster; auto: the one running on this machine (default: RAY_ADDRESS, or one for "
-        "this batch alone)",
+        help="address of the cluster; auto: the one running on this machine (default: RAY_ADDRESS, or one "
+        "for this batch alone)",
     )
     group.add_argument(
         "--num-gpus-per-clip",

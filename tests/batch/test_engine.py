@@ -35,7 +35,7 @@ def test_what_ray_is_to_do():
             {"engine": "launch", "num_gpus_per_clip": 1.0},
             "num_gpus_per_clip applies only to engine ray, got 1.0",
         ),
-        ({"num_processes": 2}, "num_processes is for launchers"),
+        ({"num_processes": 2}, "num_processes applies only to launchers"),
         ({"processes_per_clip": 2}, "processes_per_clip must be 1 with engine ray, got 2"),
         ({"device": "cuda:1"}, "got device cuda:1; use cuda"),
         (

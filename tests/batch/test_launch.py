@@ -104,7 +104,7 @@ def test_an_attempt_has_a_name_of_its_own_whatever_an_earlier_one_left():
 def test_processes_that_do_not_come_are_told(monkeypatch):
     monkeypatch.setattr(launch_module, "_CONNECT", timedelta(seconds=0.3))
     for rank in (0, 1):
-        with pytest.raises(LaunchError, match=f"process {rank} of 2 has waited"):
+        with pytest.raises(LaunchError, match=f"process {rank} of 2 waited"):
             launch_module._name_of_run(HashStore(), rank, 2)
 
 

@@ -140,10 +140,8 @@ def test_what_is_here_needs_no_hub(hub, monkeypatch, caplog):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert read().folder == folder
     assert hub.requests == []
-    told(
-        lambda: read(variant="768p"), "only in part, and HF_HUB_OFFLINE is set: run this", "no variant '768p'"
-    )
-    told(lambda: read(revision="v2"), "owner/name at v2 is not here, or only")
+    told(lambda: read(variant="768p"), "incomplete, and HF_HUB_OFFLINE is set: run this", "no variant '768p'")
+    told(lambda: read(revision="v2"), "owner/name at v2 is missing here, or incomplete")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.fail = lambda handler: handler.answer(503) or True
     assert read().folder == folder
@@ -296,7 +294,7 @@ def test_rows_of_a_batch_go_on_without_a_model_that_the_hub_does_not_give(hub, t
     command = ["batch", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "clips"), *few]
     assert main(command) == 2
     told = capsys.readouterr().err
-    assert "does not give a file of owner/name (404)" in told
+    assert "did not deliver a file of owner/name (404)" in told
     assert not (tmp_path / "clips").exists()
     assert main([*command, "--keep-going"]) == 1
     assert "line 1: http" in capsys.readouterr().err
@@ -336,14 +334,14 @@ def on_file(fail, name=TRANSFORMER):
 def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
     gated = (
         answers(403, X_Error_Code="GatedRepo"),
-        ["ask for access at http", "/owner/name, then log in with `hf auth"],
+        ["request it at http", "/owner/name, then log in with `hf auth"],
     )
     forbidden = answers(403), ["refuses access to owner/name (403)", "with a token that may read it"]
     busy = (
         answers(429, Retry_After="20"),
         ["too many requests", "run the same command again in 20 s"],
     )
-    away = answers(503), ["fails at the moment (503)", "run the same command again"]
+    away = answers(503), ["is failing at the moment (503)", "run the same command again"]
     silent = (lambda handler: handler.hub.stopped.wait(2) or True), ["does not answer in time"]
     hung_up = (
         (lambda handler: setattr(handler, "close_connection", True) or True),
@@ -365,7 +363,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "no revision": (answers(404, X_Error_Code="RevisionNotFound"), ["has no revision main on http"]),
         "busy": busy,
         "busy for long": (answers(429), ["too many requests", "in a few minutes"]),
-        "broken": (answers(500), ["fails at the moment (500)", "run the same command again"]),
+        "broken": (answers(500), ["is failing at the moment (500)", "run the same command again"]),
         "away": away,
         "a login page": (answers(200), ["does not answer as a hub does (JSONDecodeError", "wants a login"]),
         "no hub": (lambda handler: handler.answer(200, b"{}") or True, ["as a hub does (KeyError"]),
@@ -377,7 +375,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "forbidden": forbidden,
         "gone": (
             answers(404, X_Error_Code="EntryNotFound"),
-            ["does not give a file of owner/name (404)"],
+            ["did not deliver a file of owner/name (404)"],
         ),
         "busy": busy,
         "away": away,

@@ -136,7 +136,7 @@ def test_refuses_and_leaves_nothing(frames, tmp_path, capsys, monkeypatch):
 
     assert "A has 32x48, B has 16x16" in refused(a, small, "-o", report)
     assert "gone.mp4 does not exist" in refused(a, gone, "-o", report)
-    assert "exists already" in refused(a, a, "-o", tmp_path / "mine")
+    assert "already exists" in refused(a, a, "-o", tmp_path / "mine")
     assert "is not a folder of a comparison" in refused(a, a, "-o", tmp_path / "mine", "--overwrite")
     (tmp_path / "a.json").write_text("{}")
     assert "use `pyramid-seed diff`" in refused(a, tmp_path / "a.json", "-o", report)

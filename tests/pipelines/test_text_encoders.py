@@ -189,7 +189,7 @@ def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, pi
     shared_pipeline.clear()
     assert run_batch(prompts, tmp_path / "clips", text_encoders="offload", **settings).made == 3
     assert sorted(texts) == ["a", "b", "c", "fog"]
-    with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has other texts"):
+    with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has more texts"):
         run_batch(prompts, tmp_path / "more", text_encoders="free", **settings)
 
 
