@@ -423,8 +423,8 @@ def opened_texts(prompt_embeds: str | Path | EncodedTexts | None) -> EncodedText
         return prompt_embeds
     if not isinstance(prompt_embeds, str | Path):
         raise TypeError(
-            "prompt_embeds must be what encode_prompts gives, or the path of a file to which that was saved, "
-            f"got {type(prompt_embeds).__name__}; a pipeline's own call takes tensors"
+            "prompt_embeds must be what encode_prompts returned, or the path of the file it was saved to, "
+            f"got {type(prompt_embeds).__name__}; to pass tensors, call the pipeline itself"
         )
     return read_encoded_texts(prompt_embeds)
 
@@ -567,12 +567,12 @@ def _check_options(
         return
     if loras:
         raise ValueError(
-            "loras are for a pipeline that generate loads; call pipeline.load_lora_weights() on your own"
+            "loras are for a pipeline that generate loads; on your own, call pipeline.load_lora_weights()"
         )
     if options.compile:
         raise ValueError(
-            "compile is for a pipeline that generate loads; call "
-            "pipeline.transformer.compile_repeated_blocks() on your own"
+            "compile is for a pipeline that generate loads; on "
+            "your own, call pipeline.transformer.compile_repeated_blocks()"
         )
     checked_pipeline(pipeline)
 

@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
         description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
-        epilog="`pyramid-seed COMMAND --help` says more about one. Exit status: 0 done, 1 the check failed, "
+        epilog="`pyramid-seed COMMAND --help` describes one. Exit status: 0 done, 1 the check failed, "
         "2 an error.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

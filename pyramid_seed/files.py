@@ -108,14 +108,14 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise FileExistsError if `path` exists and may not be replaced."""
     if path.exists() and not overwrite:
         raise FileExistsError(
-            f"{path} exists already; choose another name, or say --overwrite (overwrite=True)"
+            f"{path} already exists; choose another name, or use --overwrite (overwrite=True)"
         )
 
 
 def check_no_folder(path: Path) -> None:
     """Raise FileExistsError if `path` is a folder: a file never replaces one."""
     if path.is_dir():
-        raise FileExistsError(f"{path} is a folder, and a file is to have that name; choose another name")
+        raise FileExistsError(f"{path} is a folder, but the output is a file; choose another name")
 
 
 def check_reachable(path: Path) -> None:
@@ -152,9 +152,9 @@ def check_readable(path: Path) -> None:
     except OSError as error:
         raise OSError(error.errno, f"cannot be read: {error.strerror}", str(path)) from error
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path} is a folder, and a file is needed")
+        raise IsADirectoryError(f"{path} is a folder, but a file is needed")
     if not stat.S_ISREG(mode):
-        raise OSError(f"{path} is no file but a FIFO, a socket or a device; write what it gives into a file")
+        raise OSError(f"{path} is not a file but a FIFO, a socket or a device; copy its content into a file")
 
 
 def sidecar_path(clip: Path) -> Path:

@@ -93,8 +93,8 @@ def load_pipeline(
     source = read_source(path_or_hub_id, variant=variant, without=without, **options)
     if quantization_config is not None and source.layout != "diffusers":
         raise ValueError(
-            f"quantization_config is for what save_pretrained wrote, {source.folder} is in the original's "
-            "layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
+            f"quantization_config needs a folder that save_pretrained wrote, {source.folder} is in the "
+            "original layout; load it without, call pipeline.save_pretrained(folder), and load that folder"
         )
     return load_source(source, dtype, target, compile, quantization_config=quantization_config)
 

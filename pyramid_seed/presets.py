@@ -32,7 +32,7 @@ MAX_SIDE, MAX_FRAMES, MAX_STEPS, MAX_TOKENS, MAX_SCALE = 8192, 100_000, 10_000, 
 _MAX_FILE_SIDE = 2**14  # pixels of a video's side; H.264 allows no longer one
 
 Name: TypeAlias = Annotated[
-    str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00]*\Z", title="text that is not empty")
+    str, Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00]*\Z", title="non-empty text")
 ]
 Text: TypeAlias = Annotated[str, Meta(title="text")]
 Count: TypeAlias = Annotated[int, Meta(ge=1, title="a whole number of at least 1")]
@@ -70,7 +70,9 @@ class Preset:
         "384p, 768p or image: which transformer of the checkpoint", "model", "VARIANT", default=None
     )
     dtype: Name = about("number format of the model: float32 or bfloat16", "model", choices=DTYPES)
-    negative_prompt: Text = about("what not to show; needs guidance above 1", "pipeline", "TEXT", default="")
+    negative_prompt: Text = about(
+        "what the video should not show; needs guidance above 1", "pipeline", "TEXT", default=""
+    )
     prompt_suffix: Text = about("appended to the prompt", "pipeline", "TEXT", default="")
     height: Side = about(
         "in pixels: a multiple of 32 for tiny, of 64 for the published models", "pipeline", "PIXELS"
@@ -254,7 +256,7 @@ def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
     if own.trained_frames is not None and settings.num_frames > own.trained_frames:
         most = own.trained_frames
         notes.append(f"the model was trained on at most {most} frames, the clip has {settings.num_frames}")
-    return tuple(f"{note}; what it shows may fall apart" for note in notes)
+    return tuple(f"{note}; the video may fall apart" for note in notes)
 
 
 def preset_of(name: str, values: Mapping[str, object]) -> Preset:

@@ -71,7 +71,7 @@ def plan_extension(
     num_frames = with_settings(recipe.settings, {"num_frames": num_frames}).num_frames  # checks the limit
     geometry.check_num_frames(num_frames)
     if from_frame is not None and branch_seed is None:
-        raise ValueError("from_frame needs a branch_seed: with its own seed the clip goes on as it is")
+        raise ValueError("from_frame needs a branch_seed: with its own seed the clip continues as it is")
     kept_frames = had if from_frame is None else from_frame
     if from_frame is not None:
         _check_boundary(from_frame, had, geometry)

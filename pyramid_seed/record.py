@@ -133,7 +133,7 @@ class RecordComparison:
     @property
     def _pixels(self) -> str:
         if self.share is None:
-            return "the frames are of another number or size"
+            return "the number or size of the frames differs"
         if self.share == 0:
             return "the recorded frames are equal"
         values = f"{100_000 * self.share:.1f} of 100,000 values of the recorded frames differ"

@@ -470,9 +470,9 @@ def _unit_check(
     def check_unit(clip: int, unit: int, latents: torch.Tensor, stage_digests: StageDigests) -> None:
         if unit < len(digests) and noise_digest(latents) != digests[unit]:
             raise ValueError(
-                f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot go "
-                "on from it; pyramid-seed verify says what differs; keep latents to continue a clip on other "
-                "machines"
+                f"making {original.path or 'the clip'} again gives another unit {unit} here, so it cannot be "
+                "continued; `pyramid-seed verify` shows what differs; keep latents to continue a clip on "
+                "other machines"
             )
         if on_unit is not None:
             on_unit(clip, unit, latents, stage_digests)
@@ -497,7 +497,7 @@ def _model_of(
     if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
         raise ValueError(
             f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
-            "it can only be made again with the very pipeline: pipeline="
+            "it can only be made again by the pipeline that made it: pass pipeline="
         )
     _check_cache(original)
     files = _lora_files(original.manifest, loras)

@@ -40,9 +40,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal(f"the alias *{event.anchor} is not read; write its value out", event)
+            raise _refusal(f"the alias *{event.anchor} is not accepted; write its value out", event)
         if getattr(event, "tag", None) is not None:
-            raise _refusal(f"the tag {event.tag} is not read; write the plain value", event)
+            raise _refusal(f"the tag {event.tag} is not accepted; write the plain value", event)
         if self._depth == _MAX_DEPTH:
             raise _refusal(f"it is nested more than {_MAX_DEPTH} deep", event)
         if self._num_values == _MAX_VALUES:
@@ -57,7 +57,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                raise _refusal("the merge key << is not read; write its values out", key_node)
+                raise _refusal("the merge key << is not accepted; write its values out", key_node)
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise _refusal("a key must be text", key_node)

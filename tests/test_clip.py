@@ -259,9 +259,9 @@ def test_generate_writes_what_was_asked_for(quick, clip, tmp_path):
 @pytest.mark.parametrize(
     ("there", "options", "message"),
     [
-        ("clip.mp4", [], "exists already"),
-        ("clip.json", ["--sidecar"], "exists already"),
-        ("clip.latents.safetensors", ["--keep-latents"], "exists already"),
+        ("clip.mp4", [], "already exists"),
+        ("clip.json", ["--sidecar"], "already exists"),
+        ("clip.latents.safetensors", ["--keep-latents"], "already exists"),
         ("other", ["--sidecar", "--no-metadata"], "leave out either"),
     ],
 )

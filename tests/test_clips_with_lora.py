@@ -195,8 +195,8 @@ def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_
     (tmp_path / "lora.bin").write_bytes(b"")
     wrong = {
         "gone.safetensors": "gone.safetensors does not exist",
-        weights: "is no LoRA: it holds ",
-        tmp_path / "text.safetensors": "is no .safetensors that can be read",
+        weights: "is not a LoRA: it holds ",
+        tmp_path / "text.safetensors": "is not a readable .safetensors",
         tmp_path / "lora.bin": "a LoRA must be a .safetensors, got lora.bin",
     }
     for file, message in wrong.items():
@@ -214,7 +214,7 @@ def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_
     save_file(
         {f"other.{name}": value for name, value in load_file(lora).items()}, tmp_path / "other.safetensors"
     )
-    with pytest.raises(ValueError, match="the LoRA is of another model: this one has no other"):
+    with pytest.raises(ValueError, match="the LoRA is for another model: this one has no other"):
         generate("a boat", seed=3, loras={tmp_path / "other.safetensors": 1.0}, **settings)
 
 
@@ -285,7 +285,7 @@ def test_rows_with_bad_loras_are_told_before_any_work(lora, settings, tmp_path, 
         "gone.safetensors": "gone.safetensors does not exist",
         f"{lora}:strong": "got 'strong'; use 1.0",
         "": "must be named as FILE or FILE:SCALE, got ''",
-        "other.safetensors": "the LoRA is of another model: this one has no other",
+        "other.safetensors": "the LoRA is for another model: this one has no other",
         7: "lora must be FILE, FILE:SCALE, or a list of these, got 7",
     }
     with pytest.raises(BatchInputError) as error:

@@ -95,7 +95,7 @@ def test_an_interrupted_batch_is_gone_on_with(written, name, made, there):
     assert resumed.pop(units.name) == (num_units if is_same else 0)
     assert set(resumed.values()) <= {0}
     log = (folder / "logs" / "process-0.log").read_text()
-    assert (f"goes on after unit {num_units - 1}" in log) == is_same
+    assert (f"resumed after unit {num_units - 1}" in log) == is_same
     assert ("it was made on another machine, device or with other versions" in log) != is_same
     assert not units.exists()
 

@@ -62,7 +62,7 @@ def test_what_somebody_else_wrote_meanwhile_stays(tmp_path):
             temporary.write_text("ours")
             path.write_text("theirs")
 
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         write()
     assert names(tmp_path) == ["a.mp4"]
     assert path.read_text() == "theirs"
@@ -109,7 +109,7 @@ def test_what_is_read_is_a_file_and_named(tmp_path):
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     cases = {
         tmp_path / "gone.mp4": "does not exist",
-        tmp_path / "fifo.mp4": "is no file but a FIFO",
+        tmp_path / "fifo.mp4": "is not a file but a FIFO",
         tmp_path / "loop.mp4": "cannot be read: Too many levels of symbolic links",
         tmp_path: "is a folder",
         tmp_path / ("x" * 300): "cannot be read: File name too long",

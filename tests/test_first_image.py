@@ -139,7 +139,7 @@ def test_without_a_fit_the_message_offers_it(picture, tmp_path, capsys):
         generate("a", image=path, fit="squeeze", **few)
     (tmp_path / "list.csv").write_text("prompt,image,height,width\na,picture.png,64,64\n")
     assert main(["batch", str(tmp_path / "list.csv"), "-o", str(tmp_path / "clips")]) == 2
-    assert "or say how it is to fit (fit: crop, pad or stretch)" in capsys.readouterr().err
+    assert "or set fit to crop, pad or stretch" in capsys.readouterr().err
     command = ["generate", "a", "--image", str(path), "--num-frames", "1", "--num-inference-steps", "1"]
     assert main([*command, "--fit", "crop", "--quiet", "-o", str(tmp_path / "a.mp4")]) == 0
 

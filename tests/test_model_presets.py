@@ -252,10 +252,8 @@ def test_what_a_model_was_not_trained_for_is_told(caplog, tmp_path, capsys):
         clip = generate("a red circle", seed=1, height=32, width=32, num_frames=37, guidance_scale=1, **few)
         plain = generate("a red circle", seed=1, num_frames=1, **few)
     size, length = clip.notes
-    assert size == "the model was trained on 64x64 pixels, the clip has 32x32; what it shows may fall apart"
-    assert length == (
-        "the model was trained on at most 33 frames, the clip has 37; what it shows may fall apart"
-    )
+    assert size == "the model was trained on 64x64 pixels, the clip has 32x32; the video may fall apart"
+    assert length == ("the model was trained on at most 33 frames, the clip has 37; the video may fall apart")
     assert caplog.messages == [size, length]
     assert clip.manifest["notes"] == [size, length]
     assert plain.notes == ()
@@ -293,5 +291,5 @@ def test_every_preset_says_what_its_model_was_trained_on():
 
 def test_a_model_that_is_no_text_is_refused():
     for wrong in ([], {}, 3, ""):
-        with pytest.raises(ValueError, match="model must be text that is not empty"):
+        with pytest.raises(ValueError, match="model must be non-empty text"):
             chosen_settings(None, {"model": wrong}, lambda *_: None)

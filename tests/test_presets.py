@@ -171,8 +171,8 @@ BROKEN = [
     ),
     ("video_num_inference_steps", "a whole number of at least 1, or several, one per stage", [0, [0]]),
     ("dtype", "one of float32, bfloat16", ["float16", ["float32"], None, 32]),
-    ("variant", "text that is not empty", [384, ""]),
-    ("model", "text that is not empty", [None, "", Path("model")]),
+    ("variant", "non-empty text", [384, ""]),
+    ("model", "non-empty text", [None, "", Path("model")]),
     ("negative_prompt", "text", [5, None]),
 ]
 

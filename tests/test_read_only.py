@@ -118,7 +118,7 @@ def test_every_command_ends_in_one_sentence_or_goes_on(tmp_path, monkeypatch):
     batch = ["batch", str(tmp_path / "list.txt"), *few, "--model"]
     hub_words = "files of owner/name cannot be written (Read-only file system: "
     not_into = f"cannot be written: no permission to write into {out}"
-    no_copy = f"there can be no safetensors copy of {published / f'{VAE}.bin'}: {cache}"
+    no_copy = f"no safetensors copy of {published / f'{VAE}.bin'} can be made: {cache}"
     cases = {
         "generate, hub": ([*generate, "owner/name", "-o", f"{free}/a.mp4"], hub_words),
         "fetch": ([*fetch, "owner/name"], f"{hub_words}{hub}"),

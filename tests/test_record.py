@@ -210,7 +210,7 @@ def test_record_and_check_say_what_has_moved(saved, made, tmp_path, monkeypatch,
     assert main(["record", str(saved)]) == 0
     assert capsys.readouterr().out.split() == ["file", "boat-record.json"]
     assert main(["record", str(saved)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     make_again(Changed(made, change, by=1))
     assert main(["check", "boat-record.json"]) == 1
     said = capsys.readouterr().out

@@ -202,7 +202,7 @@ def test_a_machine_that_makes_other_bits_is_told_at_the_first_unit(quick, clip, 
         monkeypatch.setitem(digests, name, value)
     path = clip.save(tmp_path / "clip.mp4")
     computed = counted(monkeypatch)
-    with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot go on from it"):
+    with pytest.raises(ValueError, match="gives another unit 0 here, so it cannot be continued"):
         extend(path, 25, model=quick["model"], progress=False)
     assert computed == [0]
 

@@ -63,8 +63,8 @@ def encode_list(
             here, there = getattr(first, name), getattr(item.settings, name)
             if here != there:
                 raise ValueError(
-                    f"all rows of {name_of(prompts)} must have one {name}, got {here} and {there}; encode "
-                    "each with a list of its own"
+                    f"all rows of {name_of(prompts)} must have the same {name}, got {here} and {there}; put "
+                    "them into separate lists"
                 )
     texts = [
         text

@@ -56,27 +56,29 @@ def ray_options(
     if engine != "ray":
         for name, value in (("address", address), ("num_gpus_per_clip", num_gpus_per_clip)):
             if value is not None:
-                raise ValueError(f"{name} is for engine ray, got {value!r} with engine {engine!r}")
+                raise ValueError(f"{name} applies only to engine ray, got {value!r} with engine {engine!r}")
         return None
     check_extra("ray", "ray")
     if is_launched():
         raise ValueError("engine ray starts its processes itself; run the batch without a launcher")
     if num_processes is not None:
         raise ValueError(
-            "num_processes is for launchers; with engine ray, the cluster says how many there are"
+            "num_processes applies only to launchers; with engine ray, the cluster determines the number"
         )
     if processes_per_clip != 1:
         raise ValueError(
             f"processes_per_clip must be 1 with engine ray, got {processes_per_clip}; for several processes "
-            "a clip use a launcher (docs/parallel.md)"
+            "per clip use a launcher (docs/parallel.md)"
         )
     if device is not None and parse_device(device).index is not None:
         raise ValueError(
-            f"Ray says which device each actor has, got device {device}; use {parse_device(device).type}"
+            f"Ray assigns each actor its device, got device {device}; use {parse_device(device).type}"
         )
     if num_gpus_per_clip is not None:
         if device is not None and parse_device(device).type == "cpu":
-            raise ValueError(f"num_gpus_per_clip is for GPUs, got {num_gpus_per_clip} with device cpu")
+            raise ValueError(
+                f"num_gpus_per_clip applies only to GPUs, got {num_gpus_per_clip} with device cpu"
+            )
         if not 0 < num_gpus_per_clip <= 1:
             raise ValueError(
                 "num_gpus_per_clip must be above 0 and at most 1, as a clip is made on one GPU, got "

@@ -42,10 +42,10 @@ class ItemEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.file.endswith(f"{self.id}.mp4") or len(self.file.encode()) > 255:
-            raise ValueError("file is not that of id")
+            raise ValueError("file does not belong to id")
         done = (self.digest, self.file_sha256, self.num_frames)
         if UNSET in (done if self.status == "done" else (self.reason,)):
-            raise ValueError(f"what a clip that is {self.status} has is missing")
+            raise ValueError(f"a clip that is {self.status} must have more fields")
 
 
 class RowEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,4 +100,4 @@ def decoded(data: bytes) -> ItemEntry | RowEntry:
                 return msgspec.convert(value, RowEntry)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             pass
-        raise ValueError(f"it is no entry of a batch ({type(error).__name__})") from error
+        raise ValueError(f"it is not an entry of a batch ({type(error).__name__})") from error

@@ -32,7 +32,7 @@ def refuse_too_many_files(error: BaseException) -> None:
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _TOO_MANY_FILES:
             raise OSError(
-                "too many files are open; what is finished is kept. Raise the limit (`ulimit -n`) and run "
+                "too many files are open; finished work is kept. Raise the limit (`ulimit -n`) and run "
                 "the batch again"
             ) from error
         cause = cause.__cause__ or cause.__context__
@@ -52,7 +52,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         refuse_too_many_files(error)
         if error.errno in _FULL:
-            reason = "no space is left; what is finished is kept. Free some space and run the batch again"
+            reason = "no space is left; finished work is kept. Free some space and run the batch again"
         else:
             reason = f"cannot be written to: {error}"
         raise OutputError(f"{folder}: {reason}") from error

@@ -69,7 +69,9 @@ class Group:
                     store=store, rank=index, world_size=self.size, timeout=_LONGEST_WAIT
                 )
             except (torch.distributed.DistError, RuntimeError) as error:
-                raise LaunchError(f"process {self.launch.rank} has lost its group: {error}") from error
+                raise LaunchError(
+                    f"process {self.launch.rank} lost contact with its group: {error}"
+                ) from error
             first = number * self.size
             self._processes = Processes(tuple(range(first, first + self.size)), index, self.device)
         return self._processes

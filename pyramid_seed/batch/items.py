@@ -185,7 +185,7 @@ def refuse_bad_rows(bad: Sequence[BadRow], num_items: int, where: str) -> None:
     if bad:
         raise BatchInputError(bad)
     if not num_items:
-        raise ValueError(f"{where} holds no prompts")
+        raise ValueError(f"{where} contains no prompts")
 
 
 def _parted(
@@ -246,8 +246,8 @@ def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{path} must have the clip's height and width {settings.height} x {settings.width}, got "
-            f"{first_frame.height} x {first_frame.width}; resize it first, or say how it is to fit "
-            "(fit: crop, pad or stretch)"
+            f"{first_frame.height} x {first_frame.width}; resize it first, or set fit to crop, pad "
+            "or stretch"
         )
 
 

@@ -140,7 +140,7 @@ def _lead(
         launch.publish(json.dumps({"refused": True}))
         raise
     num_there_before = len(plan.jobs) - len(missing)
-    logger.info("%d clips, %d of them there already", len(plan.jobs), num_there_before)
+    logger.info("%d clips, %d of them already made", len(plan.jobs), num_there_before)
     work = publish_work(launch, missing, shown)
 
     report = Report(launch, journal, len(missing), sum(sum(job.steps) for job in missing), progress=progress)

@@ -141,7 +141,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         name = path.name[:40]
         path.rename(next(f for n in count(1) if not os.path.lexists(f := folder / f"{n}-{name}")))
-        logger.warning("%r cannot be used and is set aside in %s", path.name, folder)
+        logger.warning("%r cannot be used and was moved to %s", path.name, folder)
 
     def open_work_folder(self, key: str) -> Path:
         """`work_folder`, after anything in the way of the files to be written is set aside."""

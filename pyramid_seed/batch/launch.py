@@ -183,8 +183,8 @@ class Launch:
                 signs[rank] = now, latest
             elif now > since + _LOST_SECONDS and (sign != _LEFT or rank == 0):  # rank 0 stays to the end
                 raise LaunchError(
-                    f"process {rank} has been lost: no sign of life for {_LOST_SECONDS:.0f} s. What is "
-                    "finished is kept; start the launch again to make the rest, or let torchrun do so "
+                    f"process {rank} was lost: no sign of life for {_LOST_SECONDS:.0f} s. Finished "
+                    "work is kept; start the launch again to make the rest, or let torchrun do so "
                     "(--max-restarts)"
                 )
 
@@ -196,7 +196,7 @@ class Launch:
         try:
             return question()
         except _ERRORS as error:
-            raise LaunchError(f"process {self.rank} has lost the others: {error}") from error
+            raise LaunchError(f"process {self.rank} lost contact with the others: {error}") from error
 
 
 def join_launch(requested: int | None = None, environment: Mapping[str, str] = os.environ) -> Launch:
@@ -217,14 +217,16 @@ def join_launch(requested: int | None = None, environment: Mapping[str, str] = o
     world_size = int(environment.get("WORLD_SIZE", "1"))
     if requested is not None and requested != world_size:
         raise ValueError(
-            f"asked for {requested} processes, {world_size} running; these start two:\n{WORKING_COMMANDS}"
+            f"asked for {requested} processes, {world_size} running; these commands start two:\n"
+            f"{WORKING_COMMANDS}"
         )
     # accelerate sets the address if several processes meet, then starts only one, e.g. with --cpu.
     is_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
     if is_accelerate and "WORLD_SIZE" not in environment and "MASTER_ADDR" in environment:
         raise ValueError(
             "accelerate was asked for several processes and started one (it does so with --cpu and with "
-            f"configs that say distributed_type: MULTI_CPU or NO); these start two:\n{WORKING_COMMANDS}"
+            f"configs that say distributed_type: MULTI_CPU or NO); these commands start two:\n"
+            f"{WORKING_COMMANDS}"
         )
     if world_size == 1:
         return Launch(0, 0, 1, torch.distributed.HashStore())  # type: ignore[attr-defined]
@@ -268,7 +270,7 @@ def _name_of_run(store: Any, rank: int, world_size: int) -> str:
                 answered.add(asks)
         time.sleep(_POLL_SECONDS)
     raise LaunchError(
-        f"the other processes cannot be reached: process {rank} of {world_size} has waited for "
+        f"the other processes cannot be reached: process {rank} of {world_size} waited for "
         f"{_CONNECT.total_seconds():.0f} s. Where machines come and go, torchrun needs "
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
     )

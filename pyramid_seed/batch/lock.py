@@ -97,7 +97,8 @@ def _is_shared(file: BinaryIO, folder: Path) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
     logger.warning(
-        "files cannot be locked in %s: begin no other batch and no --gather there while parts run", folder
+        "files cannot be locked in %s: do not start another batch or --gather there while parts are running",
+        folder,
     )
     return True
 
@@ -125,14 +126,14 @@ def _marker(folder: Path, path: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise OutputError(f"{_marked(folder, path)} ({error})") from error
-    logger.warning("files cannot be locked in %s: %s stands for the lock", folder, path)
+    logger.warning("files cannot be locked in %s: %s serves as the lock", folder, path)
     return lock
 
 
 def _marked(folder: Path, path: Path) -> str:
     return (
-        f"{_in_use(folder)}. Files cannot be locked there, so that {path} stands for the lock: if no batch "
-        "runs any more, remove it"
+        f"{_in_use(folder)}. Files cannot be locked there, so {path} serves as the lock: if no batch "
+        "is running any more, remove it"
     )
 
 

@@ -85,7 +85,7 @@ def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
     if _KUBERNETES in environment:
         return _part_of_kubernetes(environment, number)
     raise ValueError(
-        f"part auto reads the variables of a scheduler, and neither {_SLURM} (array jobs of Slurm) nor "
+        f"part auto needs the variables of a scheduler, but neither {_SLURM} (array jobs of Slurm) nor "
         f"{_KUBERNETES} (Indexed Jobs of Kubernetes) is set; use I/N, such as 0/8"
     )
 
@@ -104,8 +104,8 @@ def _part_of_slurm(environment: Mapping[str, str], count: int | None) -> Part:
     if count is not None:
         if task >= count:
             raise ValueError(
-                f"{_SLURM} is {task}, and {count} parts have the numbers 0 to {count - 1}; submit with "
-                f"--array=0-{count - 1}, or some of these"
+                f"{_SLURM} is {task}, and {count} parts are numbered 0 to {count - 1}; submit with "
+                f"--array=0-{count - 1}, or a subset"
             )
         return Part(task, count, restarts)
     count, first, last = (
@@ -125,13 +125,13 @@ def _part_of_kubernetes(environment: Mapping[str, str], count: int | None) -> Pa
     if count is None:
         if "JOB_COMPLETIONS" not in environment:
             raise ValueError(
-                "Kubernetes tells no pod how many there are; use auto/N with the Job's completions as N, or "
-                "set JOB_COMPLETIONS to them"
+                "Kubernetes does not tell a pod how many there are; use auto/N, where N is the Job's "
+                "completions, or set JOB_COMPLETIONS"
             )
         count = _number(environment, "JOB_COMPLETIONS", minimum=1)
     if index >= count:
         raise ValueError(
-            f"{_KUBERNETES} is {index}, and {count} parts have the numbers 0 to {count - 1}; N must be the "
+            f"{_KUBERNETES} is {index}, and {count} parts are numbered 0 to {count - 1}; N must be the "
             "Job's completions"
         )
     return Part(index, count, _number(environment, "JOB_INDEX_FAILURES", default=0))

@@ -80,7 +80,7 @@ def run_part(
             missing = [job for job in plan.jobs if not journal.is_whole(own, job.id, check_file=check_files)]
             own.forget(job.id for job in missing)
         num_there_before = len(plan.jobs) - len(missing)
-        logger.info("%d clips, %d of them there already", len(plan.jobs), num_there_before)
+        logger.info("%d clips, %d of them already made", len(plan.jobs), num_there_before)
         # Another process of this part takes the same jobs in another order, so that they seldom collide.
         jobs = in_order(missing, key=lambda _: random.random())
         work = Work(len(jobs), jobs.__getitem__, frozenset())

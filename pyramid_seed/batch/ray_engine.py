@@ -106,7 +106,7 @@ def _cluster(options: RayOptions) -> Iterator[dict[str, float]]:
         needs = _needs(options)
         if address == _OF_ITS_OWN and not _room(needs):
             raise ValueError(
-                f"this machine has no room for {_text(needs)}, Ray finds {_text(ray.cluster_resources())}; "
+                f"this machine does not have {_text(needs)}, Ray finds {_text(ray.cluster_resources())}; "
                 "use fewer workers, --device cpu, or the --address of a cluster"
             )
         yield needs
@@ -285,7 +285,7 @@ class _Pool:
             if warn_at < time.monotonic() and not any(member.is_here for member in self._members):
                 warn_at = math.inf
                 logger.warning(
-                    "no actor is there yet: each waits for a machine with %s to be free", _text(self._needs)
+                    "no actor has started yet: each needs a machine with %s free", _text(self._needs)
                 )
         while self._busy:
             self._stop()
@@ -397,7 +397,7 @@ class _Pool:
         told = {member.actor.stop.remote(): member for member in busy}
         heard, _ = ray.wait(list(told), num_returns=len(told), timeout=_HEAR_SECONDS)
         for member in [told[answer] for answer in told if answer not in set(heard)]:
-            logger.warning("an actor does not answer: what it makes is left at its last finished unit")
+            logger.warning("an actor does not answer: its clip is left at the last finished unit")
             self._members.remove(member)
             ray.kill(member.actor)
         calls = [member.call for member in self._busy]

@@ -188,7 +188,7 @@ def _read_csv(lines: Iterator[str], where: str) -> _Lines:
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
             if len(columns) == 1 and mark in columns[0]:
                 raise ValueError(
-                    f"{where}, line 1: columns must be parted by commas, got {called}: {columns}"
+                    f"{where}, line 1: columns must be separated by commas, got {called}: {columns}"
                 )
         has_index = len(columns) > 1 and not columns[0]  # pandas numbers rows in an unnamed column
         columns = columns[has_index:]
@@ -213,7 +213,7 @@ def _read_yaml(lines: Iterator[str], where: str) -> _Lines:
     for line in lines:
         if (size := size + len(line.encode())) > MAX_YAML_BYTES:
             raise ValueError(
-                f"{where} must be at most {MAX_YAML_BYTES // 2**10} KiB in YAML, and is longer; "
+                f"{where} must be at most {MAX_YAML_BYTES // 2**10} KiB in YAML, but is larger; "
                 "use .jsonl for long lists"
             )
         text += line

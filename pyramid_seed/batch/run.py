@@ -148,7 +148,7 @@ def run_batch(
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     if text_encoders == "free":
         raise ValueError(
-            "text_encoders must be keep or offload, got 'free'; a batch has other texts to encode: use "
+            "text_encoders must be keep or offload, got 'free'; a batch has more texts to encode: use "
             "offload, or encode the list first (pyramid-seed encode) and give prompt_embeds"
         )
     options.check()
@@ -169,7 +169,7 @@ def run_batch(
     own_part = None if part is None else parse_part(part)
     if own_part is not None and (launch.world_size > 1 or ray is not None):
         raise ValueError(
-            "part is for processes that are started one by one, and this is "
+            "part is for processes that are started one by one, but this is "
             + ("engine='ray'" if ray else f"a launch of {launch.world_size}")
             + "; leave out part, or start each part without a launcher or engine"
         )
@@ -328,7 +328,7 @@ class _ClipMaker:
     def follow(self, order: Order) -> None:
         """Make a clip with the leading process, which gets it at the end."""
         assert self.group is not None  # its leading process gave the order
-        logger.info("%s: begun, with others", order.job.file)
+        logger.info("%s: begun, with other processes", order.job.file)
         try:
             with self.group.making() as processes:
                 self._make(order.job, order.origin, order.known, None, None, None, processes)
@@ -354,7 +354,7 @@ class _ClipMaker:
         except Exception as error:  # whatever it is, every clip of the model would fail
             refuse_too_many_files(error)
             raise ModelError(
-                f"{item.settings.model} cannot be loaded: {error}. What is finished is kept; repair the "
+                f"{item.settings.model} cannot be loaded: {error}. Finished work is kept; repair the "
                 "model and run the batch again"
             ) from error
         weights = weights_of(pipeline, self.embeds)[0] or ()
@@ -362,8 +362,8 @@ class _ClipMaker:
         here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
         if key_of(item, self.shared_content(item, weights_key(weights))) != job.key or here != wanted:
             raise ModelError(
-                f"the files of {item.settings.model} or its LoRAs are others here than where and when the "
-                "batch began; give all machines the same ones, and run the batch again"
+                f"the files of {item.settings.model} or its LoRAs differ from those with which the batch "
+                "began; give all machines the same ones, and run the batch again"
             )
         return generate(
             item.prompt,
@@ -394,7 +394,7 @@ def _image_of(item: BatchItem) -> Any:
         return None
     image = open_image(item.image)
     if pixels_digest(image) != item.image_digest:
-        raise ValueError(f"{item.image} is another image than when the batch began")
+        raise ValueError(f"{item.image} has changed since the batch began")
     return in_clip_size(image, item.settings)
 
 
@@ -428,6 +428,6 @@ def _device_of(device: str | None, launch: Launch) -> str:
     if launch.local_rank >= count:
         raise ValueError(
             f"process {launch.local_rank} of this machine has no accelerator of its own, there are {count}; "
-            f"start {count} processes a machine, or use --device cpu"
+            f"start {count} processes per machine, or use --device cpu"
         )
     return str(usable_device(f"{chosen.type}:{launch.local_rank}"))

@@ -112,11 +112,11 @@ def _read(
         raise ValueError("its latents are not finite")
     stages = metadata.get("stages", "")
     if metadata.get("sha256") != _digest(latents, stages) or metadata.get("unit") != str(unit):
-        raise ValueError("its latents or digests are not those that were written")
+        raise ValueError("its latents or digests are not the ones that were written")
     if metadata.get("origin") != origin:
         raise ValueError("it was made on another machine, device or with other versions")
     if (stages == "") != (has_image and unit == 0):
-        raise ValueError("it is not of this clip: only unit 0 of a clip with an image has no stages")
+        raise ValueError("it does not belong to this clip: only unit 0 of a clip with an image has no stages")
     return latents, tuple(stages.split())
 
 

@@ -135,7 +135,7 @@ class Worker:
             logger.info("%s: goes on from the units of another clip", job.file)
         num_resumed = 0 if beginning is None else beginning.num_units
         if num_resumed:
-            logger.info("%s: goes on after unit %d", job.file, num_resumed - 1)
+            logger.info("%s: resumed after unit %d", job.file, num_resumed - 1)
             self.launch.count("known", sum(job.steps[:num_resumed]))
 
         def on_step() -> None:
@@ -153,7 +153,7 @@ class Worker:
         except ValueError as error:
             if beginning is None or isinstance(error, ModelError):
                 raise
-            logger.warning("%s: begun anew, its units cannot be gone on from: %s", job.file, error)
+            logger.warning("%s: started over, its units cannot be resumed: %s", job.file, error)
         with writing(self.journal.folder):
             self.journal.set_aside(units)
         self.launch.count("known", -sum(job.steps[:num_resumed]))

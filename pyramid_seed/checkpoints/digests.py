@@ -91,7 +91,7 @@ def _read_cache() -> dict[str, dict[str, Any]]:
             raise ValueError(f"unknown version {kept['version']!r}")
         files = {str(name): dict(entry) for name, entry in kept["files"].items()}
         if not all(_is_entry(entry) for entry in files.values()):
-            raise ValueError("an entry is not one of ours")
+            raise ValueError("an entry is malformed")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -210,7 +210,7 @@ def open_repository(
     if local_files_only or constants.HF_HUB_OFFLINE:
         setting = "local_files_only" if local_files_only else "HF_HUB_OFFLINE"
         which = name if revision is None else f"{name} at {revision}"
-        lacking = f"{which} is not here, or only in part, and {setting} is set: run this once without it"
+        lacking = f"{which} is missing here, or incomplete, and {setting} is set: run this once without it"
         if (kept := _kept(repository, revision, lacking)) is None:
             raise HubError(lacking)
         return kept
@@ -254,7 +254,7 @@ def _listed(name: str, revision: str | None, token: str | bool | None) -> tuple[
     # Both become names of files here, so they must not be anything else.
     digests = [str(info.sha), *(file.digest for file in files.values() if file.digest)]
     if odd := [digest for digest in digests if not _DIGEST.fullmatch(digest)]:
-        raise HubError(f"{constants.ENDPOINT} does not answer as a hub does: {odd[0]!r:.80} is no digest")
+        raise HubError(f"{constants.ENDPOINT} does not answer as a hub does: {odd[0]!r:.80} is not a digest")
     return digests[0], files
 
 
@@ -301,7 +301,7 @@ def _receive(url: str, headers: Mapping[str, str], partial: Path, size: int, bar
                 whole = length.rpartition("/")[2]
                 # A page sent in place of the file must not replace what has already arrived.
                 if whole.isdigit() and int(whole) != size:
-                    raise _other_file(url, f"{whole} bytes in place of {size}")
+                    raise _other_file(url, f"{whole} bytes instead of {size}")
                 with partial.open("ab" if is_rest else "wb") as file:
                     for chunk in response.iter_bytes():
                         file.write(chunk)
@@ -354,7 +354,7 @@ def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError
     is_hidden = status == 401 and "credentials" not in headers.get("X-Error-Message", "")
     is_hidden |= status == 404 and "/api/models/" in str(error.response.url)
     if isinstance(error, GatedRepoError):
-        return HubError(f"{name} is not for everybody: ask for access at {hub}/{name}, then {login}")
+        return HubError(f"access to {name} is restricted: request it at {hub}/{name}, then {login}")
     if isinstance(error, RevisionNotFoundError):
         return HubError(f"{name} has no revision {revision or 'main'} on {hub}; check its spelling")
     if isinstance(error, RepositoryNotFoundError) or is_hidden:
@@ -368,8 +368,8 @@ def _refusal(error: HfHubHTTPError, name: str, revision: str | None) -> HubError
         when = f"in {wait} seconds" if wait.isdigit() else "in a few minutes"
         return HubDownError(f"{hub} has had too many requests from here (429); {_AGAIN} {when}")
     if status >= 500:
-        return HubDownError(f"{hub} fails at the moment ({status}); {_AGAIN} later")
-    return HubError(f"{hub} does not give a file of {name} ({status}); {_AGAIN}")
+        return HubDownError(f"{hub} is failing at the moment ({status}); {_AGAIN} later")
+    return HubError(f"{hub} did not deliver a file of {name} ({status}); {_AGAIN}")
 
 
 def _silence(error: Exception) -> HubError:
@@ -377,7 +377,7 @@ def _silence(error: Exception) -> HubError:
     hub, kinds = constants.ENDPOINT, {kind.__name__ for kind in type(error).__mro__}
     if "TimeoutException" in kinds:
         return HubDownError(
-            f"{hub} does not answer in time; {_AGAIN}, or set HF_HUB_DOWNLOAD_TIMEOUT (seconds)"
+            f"{hub} did not answer in time; {_AGAIN}, or set HF_HUB_DOWNLOAD_TIMEOUT (seconds)"
         )
     if kinds & {"ConnectError", "ProxyError", "UnsupportedProtocol"}:
         return HubDownError(

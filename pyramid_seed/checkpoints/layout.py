@@ -220,8 +220,8 @@ def refuse_pickles(files: Collection[str], where: str) -> None:
     for part in sorted(_parts(files)):
         if (name := pickle_of(files, where, part)) is not None:
             raise ValueError(
-                f"{where}/{part} has its weights in a pickle ({name}); of what save_pretrained wrote only "
-                "safetensors is read: save it again with safe_serialization=True"
+                f"{where}/{part} has its weights in a pickle ({name}); of a folder that save_pretrained "
+                "wrote, only safetensors are read: save it again with safe_serialization=True"
             )
 
 

@@ -110,8 +110,8 @@ def _writing(what: str) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"there can be no safetensors copy of {what}: {error}; set XDG_CACHE_HOME to a folder that has "
-            "room and can be written"
+            f"no safetensors copy of {what} can be made: {error}; set XDG_CACHE_HOME to a writable folder "
+            "with enough room"
         ) from error
 
 
@@ -127,7 +127,7 @@ def read_pickle(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {asked[1]}" if asked else "it is no plain pickle of tensors"
+        what = f"it asks for {asked[1]}" if asked else "it is not a plain pickle of tensors"
         raise ValueError(
             f"{path} is refused, and none of its code was run: {what}, and a pickle that needs more than "
             "tensors can run anything; use a copy in safetensors"

@@ -375,8 +375,8 @@ def recognise_model(
     repository = None
     if folder.is_file():
         raise NotADirectoryError(
-            f"a model is a folder with all of its parts, got the file {model}; name the folder that it is "
-            "in, as it was published or as save_pretrained wrote it"
+            f"a model is a folder with all of its parts, got the file {model}; name the folder that contains "
+            "it, as published or as save_pretrained wrote it"
         )
     if not folder.is_dir():
         if isinstance(path_or_hub_id, Path) or not is_hub_id(model):
@@ -391,7 +391,7 @@ def recognise_model(
         )
         folder = repository.folder
     elif local_dir is not None:
-        raise ValueError(f"{folder} is a folder already; local_dir is for a model of the hub")
+        raise ValueError(f"{folder} is already a folder; local_dir is for a model on the hub")
     configs: dict[str, Mapping[str, Any]] = {}
 
     def config(name: str) -> Mapping[str, Any]:

@@ -14,10 +14,10 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "audit",
-        help="say what a diffusers pipeline draws that no seed reaches",
-        description="Run a small call of a diffusers pipeline a few times. Says of every draw where it is "
-        "made and from which generator, and whether its clips repeat: again, with other global generators, "
-        "in a batch.",
+        help="find what a diffusers pipeline draws that no seed reaches",
+        description="Run a small call of a diffusers pipeline several times. Print where every draw is "
+        "made and from which generator, and whether its clips repeat: in a second run, with other global "
+        "generators, and in a batch.",
         epilog="exit status: 0 the clip is a function of its seed, 1 it is not, 2 the call failed",
     )
     parser.set_defaults(run=run)
@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         help="arguments of the call, such as num_frames=9 height=64; a word that is not JSON is text",
     )
     parser.add_argument("--seed", type=root_seed, default=0, help="(default: %(default)s)")
-    parser.add_argument("--keyed", action="store_true", help="of the pipeline as `keyed` makes it")
+    parser.add_argument("--keyed", action="store_true", help="audit what `keyed` makes of the pipeline")
     parser.add_argument("--no-batch", action="store_true", help="leave out the batch of two clips")
     parser.add_argument("--device", help="default: the accelerator if there is one, else the CPU")
     parser.add_argument("--dtype", choices=DTYPES, help="default: that of the files")

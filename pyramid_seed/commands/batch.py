@@ -53,9 +53,9 @@ def add(commands: Commands) -> None:
         nargs="+",
         default=[0],
         metavar="N",
-        help="root seeds of rows without one; each makes a clip (default: 0)",
+        help="root seeds for rows without one; each gives one clip (default: 0)",
     )
-    add_lora_option(parser, "LoRAs of rows that name none")
+    add_lora_option(parser, "LoRAs for rows that name none")
     parser.add_argument("--lossless", action="store_true", help="lossless files")
     parser.add_argument(
         "--keep-going", action="store_true", help="skip bad rows and make the others (exit status 1)"
@@ -63,25 +63,27 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--check-files",
         action="store_true",
-        help="read every clip that is there to the last byte (default: those whose size or time of the last "
-        "change is not the recorded one)",
+        help="read every existing clip to the last byte (default: only those whose size or modification time "
+        "is not the recorded one)",
     )
     parser.add_argument(
         "--folders",
         action="store_true",
         help="put new clips into sub-folders named by the first two digits of their ids",
     )
-    parts = parser.add_argument_group("parts", "of a batch, each made by a process that talks to nobody")
+    parts = parser.add_argument_group(
+        "parts", "split a batch over processes that are not connected to each other"
+    )
     parts.add_argument(
         "--part",
         metavar="I/N",
-        help="make only the clips of part I (0 to N - 1); auto or auto/N: by the variables of an array job "
-        "of Slurm or an Indexed Job of Kubernetes",
+        help="make only the clips of part I (0 to N - 1); auto or auto/N: take I and N from the variables "
+        "of a Slurm array job or a Kubernetes Indexed Job",
     )
     parts.add_argument(
         "--gather",
         action="store_true",
-        help="put the index of parts in order, and tell which are to be run again (exit status 1)",
+        help="sort the index of all parts, and list the parts to run again (exit status 1 if there are any)",
     )
     add_setting_options(parser)
     add_run_options(parser, many=True)
@@ -90,8 +92,8 @@ def add(commands: Commands) -> None:
         type=int,
         default=1,
         metavar="K",
-        help="K processes of the launch make each clip together, in the pieces that --shards says; "
-        "the clips are the same with any number (default: 1)",
+        help="K processes of the launch make each clip together, in the pieces that --shards sets; "
+        "the clips are the same for any K (default: 1)",
     )
     group = parser.add_argument_group("Ray", "needs the extra `ray`")
     group.add_argument(
@@ -104,11 +106,14 @@ def add(commands: Commands) -> None:
     group.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="of the cluster; auto: the one that runs on this machine (default: RAY_ADDRESS, or one for this "
-        "batch alone)",
+        help="address of the cluster; auto: the one running on this machine (default: RAY_ADDRESS, or one "
+        "for this batch alone)",
     )
     group.add_argument(
-        "--num-gpus-per-clip", type=float, metavar="X", help="the part of a GPU of each actor (default: 1)"
+        "--num-gpus-per-clip",
+        type=float,
+        metavar="X",
+        help="GPUs of each actor, 1 or a fraction (default: 1)",
     )
 
 
@@ -117,7 +122,7 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
     if options.gather:
         return _gather(options, default_of)
     if options.prompts is None:
-        raise ValueError("LIST is missing; name a list, or use --gather for the parts that are there")
+        raise ValueError("LIST is missing; name a list, or use --gather to collect finished parts")
     loras = loras_from(options)
     say_start(options)
 
@@ -162,7 +167,7 @@ def _gather(options: argparse.Namespace, default_of: Callable[[str], object]) ->
     if given:
         names = ", ".join("LIST" if name == "prompts" else f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(
-            f"--gather takes -o and --check-files alone, as parts know their list; leave out {names}"
+            f"--gather takes only -o and --check-files, since the parts know their list; leave out {names}"
         )
 
     from ..batch.gather import gather_parts

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "check",
-        help="whether a model still makes a recorded clip",
+        help="check that a model still makes a recorded clip",
         description="Make the clip of a record again and compare: bit for bit where the kernels are those of "
         "the machine where it was recorded; elsewhere weights and noise bit for bit, and the recorded frames "
         "within bounds. Says which it was, or the first stage that moved, with a picture. A test of pytest "

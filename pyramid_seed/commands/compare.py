@@ -99,7 +99,7 @@ def _tell_clip(name: str, clip: StoredClip) -> None:
     elif clip.manifest.get("file", {}).get("lossless"):
         say("", "does not show the frames of its manifest: ask `pyramid-seed verify`")
     else:
-        say("", "is a lossy file: compared is what it shows, not the frames that its manifest describes")
+        say("", "is a lossy file: what it shows is compared, not the frames that its manifest describes")
 
 
 def _tell_pixels(a: StoredClip, b: StoredClip, pixels: PixelComparison) -> None:

@@ -47,7 +47,7 @@ def tell_difference(difference: ManifestDiff) -> None:
         say_step(step)
     units = difference.num_units
     if difference.parting is not None:
-        print(f"DIFFERENT: the runs part in {difference.parting.stage}: {difference.parting.note}")
+        print(f"DIFFERENT: the runs diverge in {difference.parting.stage}: {difference.parting.note}")
     elif units[0] != units[1]:
         shorter, longer = ("A", "B") if units[0] < units[1] else ("B", "A")
         print(f"DIFFERENT: {shorter} is the beginning of {longer} ({min(units)} of {max(units)} units)")

@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
         "encode",
         usage="%(prog)s LIST -o FILE [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        help="encode the texts of a list, for clips that need no text encoders",
+        help="encode the texts of a list ahead of its clips",
         description="Encode the prompts and negative prompts of a list with the text encoders alone, and "
         "write the embeddings to FILE. generate, batch, sweep, extend and verify take FILE as "
         "--prompt-embeds; they then neither load nor download the text encoders.",

@@ -334,8 +334,8 @@ def _add_low_memory(group: argparse._ActionsContainer) -> None:
         dest="text_encoders",
         action="store_const",
         const="free",
-        help="encode the text first, and load the rest of the model when the text encoders are gone: the "
-        "same clip, in the memory of the larger half",
+        help="encode the text first, then replace the text encoders by the rest of the model: the same clip, "
+        "in the memory of the larger half",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import check_clip, sidecar_path
+from ..files import check_clip, check_readable, sidecar_path
 from ..texts import printable
 from .options import (
     Commands,
@@ -63,7 +63,7 @@ def add(commands: Commands) -> None:
         type=int,
         metavar="N",
         help="make only N random units again, from the latents that --keep-latents wrote beside CLIP, and "
-        "decode all of these; tells with which chance a forged unit would have been seen",
+        "decode all of these latents; prints the chance that a forged unit would have been found",
     )
     parser.add_argument(
         "--search",

@@ -25,7 +25,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise ValueError(f"seeds must be numbers and ranges, such as 0-15 or 3,7,100-103, got {text!r}")
         first, last = parse_root(match[1]), parse_root(match[2] or match[1])
         if last < first:
-            raise ValueError(f"a range of seeds must rise, got {part.strip()}; use {last}-{first}")
+            raise ValueError(f"a range of seeds must be increasing, got {part.strip()}; use {last}-{first}")
         if len(seeds) + last - first + 1 > MAX_SEEDS:
             raise ValueError(f"seeds must be at most {MAX_SEEDS}, got more in {text!r}")
         for seed in range(first, last + 1):

@@ -235,7 +235,7 @@ def _places(draws: Sequence[AuditedDraw]) -> list[AuditedDraw]:
 
 def _difference(a: list[Any], b: list[Any]) -> str | None:
     different = (clip for clip, (left, right) in enumerate(zip(a, b, strict=True)) if left != right)
-    return next((f"clip {clip} is another one" for clip in different), None)
+    return next((f"clip {clip} differs" for clip in different), None)
 
 
 def _repeated(value: Any, number: int) -> Any:

@@ -81,7 +81,7 @@ class KeyedPipeline:
         asked = inspect.signature(self.pipe.__call__).bind(*args, **kwargs).arguments
         asked |= asked.pop("kwargs", {})
         if asked.get("generator") is not None:
-            raise ValueError("generator must be left out: keyed draws answer to seed= alone; use seed=0")
+            raise ValueError("generator must be left out: keyed draws depend on seed= alone; use seed=0")
         calls = _calls(asked)
         roots = roots_of_clips(seed, len(calls), _videos_of_each(asked))
         made = [self._make(call, root) for call, root in zip(calls, roots, strict=True)]

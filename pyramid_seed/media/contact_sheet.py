@@ -94,7 +94,7 @@ def read_strip(path: Path) -> Frames:
     """
     image = read_image(path)
     if image.shape != (_CELL, _FRAMES * (_CELL + 2) - 2, 3):
-        raise ValueError(f"{path} is no strip of a clip: {image.shape[1]}x{image.shape[0]} pixels")
+        raise ValueError(f"{path} is not a strip of a clip: {image.shape[1]}x{image.shape[0]} pixels")
     return image
 
 

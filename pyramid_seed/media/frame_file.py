@@ -115,7 +115,8 @@ class FrameFile:
         self._open_spool()
         if (ending, scale or self.scale, lossless) != (".mp4", self.scale, self.lossless):
             raise ValueError(
-                f"the frames are encoded already, as .mp4 with scale={self.scale}, lossless={self.lossless}; "
+                f"the frames were already encoded, as .mp4 with scale={self.scale}, "
+                f"lossless={self.lossless}; "
                 f"got {ending or 'a folder'} with scale={scale or self.scale}, lossless={lossless}"
             )
         if visible_label not in (None, self.visible_label):

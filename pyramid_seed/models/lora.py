@@ -230,7 +230,7 @@ def find_lora_file(source: str | Path, weight_name: str | None = None, **hub_opt
         if weight_name is None:
             files = sorted(file.name for file in path.glob("*.safetensors"))
             if len(files) > 1 and LORA_NAME not in files:
-                raise ValueError(f"{path} holds {', '.join(files)}; say which with weight_name")
+                raise ValueError(f"{path} holds {', '.join(files)}; choose one with weight_name")
             weight_name = files[0] if len(files) == 1 else LORA_NAME
         path = path / weight_name
     elif not path.is_file() and isinstance(source, str) and str(source).count("/") == 1 and not path.suffix:
@@ -269,7 +269,7 @@ def lora_shapes(file: Path) -> Shapes:
             rows = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
             lora_config(tensors.metadata(), file)
     except SafetensorError as error:
-        raise ValueError(f"{file} is no .safetensors that can be read: {error}") from error
+        raise ValueError(f"{file} is not a readable .safetensors: {error}") from error
     for name, row in rows.items():
         if (dtype := row.get_dtype()) not in _FLOATS:
             raise ValueError(f"the tensors of a LoRA must be of {', '.join(_FLOATS)}, {name} is of {dtype}")
@@ -283,9 +283,9 @@ def lora_config(metadata: Mapping[str, str] | None, file: Path) -> dict[str, Any
     try:
         config = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{file} must say its {LORA_ADAPTER_METADATA_KEY} as JSON: {error}") from error
+        raise ValueError(f"{file} must give its {LORA_ADAPTER_METADATA_KEY} as JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{file} must say its {LORA_ADAPTER_METADATA_KEY} as an object, got {config!r:.60}")
+        raise ValueError(f"{file} must give its {LORA_ADAPTER_METADATA_KEY} as an object, got {config!r:.60}")
     return config
 
 
@@ -300,7 +300,7 @@ def check_lora(source: str | Path) -> Path:
     shapes = lora_shapes(file)
     others = [name for name in shapes if ".lora" not in name]
     if others:
-        raise ValueError(f"{file} is no LoRA: it holds {min(others)}")
+        raise ValueError(f"{file} is not a LoRA: it holds {min(others)}")
     _check_pairs(shapes)
     return file
 
@@ -333,7 +333,7 @@ def _check_fits(shapes: Shapes, prefix: str | None, model: torch.nn.Module) -> N
             strange.append(name)
     if strange:
         raise ValueError(
-            f"the LoRA is of another model: this one has no {', '.join(sorted(strange)[:3])}"
+            f"the LoRA is for another model: this one has no {', '.join(sorted(strange)[:3])}"
             + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
         )
     _check_pairs(shapes)
@@ -348,7 +348,7 @@ def _check_shape(name: str, shape: tuple[int, ...], layer: Any, *, is_first: boo
     width = layer.in_features if is_first else layer.out_features
     if len(shape) != 2 or shape[int(is_first)] != width or 0 in shape:
         wanted = f"(rank, {width})" if is_first else f"({width}, rank)"
-        raise ValueError(f"the LoRA is of another model: {name} must have shape {wanted} here, got {shape}")
+        raise ValueError(f"the LoRA is for another model: {name} must have shape {wanted} here, got {shape}")
 
 
 def _check_pairs(shapes: Shapes) -> None:
@@ -359,9 +359,7 @@ def _check_pairs(shapes: Shapes) -> None:
             if not is_here or after == "bias":
                 continue
             if (partner := f"{before}.lora{there}.{after}") not in shapes:
-                raise ValueError(
-                    f"a LoRA must hold both matrices of a layer, and {name} is without {partner}"
-                )
+                raise ValueError(f"a LoRA must hold both matrices of a layer, but {name} has no {partner}")
             if here in _FIRST and shape[:1] != shapes[partner][1:2]:
                 raise ValueError(
                     f"both matrices of a layer must have one rank, {name} has shape {shape} and {partner} "

@@ -166,7 +166,7 @@ class PyramidTransformer3DModel(
             ValueError: always.
         """
         raise ValueError(
-            "enable_parallelism is not there for this transformer: it would make another clip for another "
+            "enable_parallelism is not supported by this transformer: it would make another clip for another "
             "number of devices; use shards= and processes=processes_of_launch(), which make the same one"
         )
 

@@ -189,8 +189,8 @@ class PyramidSD3Transformer3DModel(PyramidTransformer3DModel):
             NotImplementedError: always; diffusers' own method would silently leave everything as it is.
         """
         raise NotImplementedError(
-            "fuse_qkv_projections is not there for the SD3 family: its attention keeps query, key and value "
-            "apart; leave it out"
+            "fuse_qkv_projections is not supported by the SD3 family: its attention keeps query, key and "
+            "value apart; leave it out"
         )
 
     def _embed_clips(self, clips: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:

@@ -62,7 +62,7 @@ class NoiseStreams:
                 raise TypeError(f"branches must be a list of Branch, got {branch!r:.60} in it")
         starts = [branch.from_unit for branch in branches]
         if any(later <= earlier for earlier, later in pairwise([0, *starts])):
-            raise ValueError(f"branches must start at rising units of at least 1, got {starts}")
+            raise ValueError(f"branches must start at increasing units of at least 1, got {starts}")
         self.root = root
         self.branches = tuple(branches)
         self.device = torch.device(device)

@@ -35,7 +35,7 @@ def first_frames(image: PipelineImageInput, num_prompts: int) -> tuple[torch.Ten
     """
     values = opened(image if isinstance(image, list) else [image])
     if not values:
-        raise ValueError("image must be an image or a list of some, got an empty list")
+        raise ValueError("image must be an image or a non-empty list of images, got an empty list")
     for value in values:
         if isinstance(value, ARRAYS):
             _check_values(torch.as_tensor(value))

@@ -44,5 +44,5 @@ def check_hooks(name: str, model: nn.Module, *, has_cache: bool = False) -> None
             if hook_name not in _KNOWN and not has_cache:
                 raise ValueError(
                     f"{name} has a hook of diffusers that changes what it computes, {hook_name}, and no "
-                    "manifest would say so; put step caches on with transformer.enable_cache(config)"
+                    "manifest would say so; turn step caches on with transformer.enable_cache(config)"
                 )

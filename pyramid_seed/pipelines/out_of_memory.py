@@ -56,7 +56,7 @@ def out_of_memory_advice(
         need = memory_need(
             pipeline, device, bytes_asked(str(error)), size, _at_work(error, pipeline), is_clip
         )
-        limit = "" if need.available is None else f", {gib(need.available)} can be had"
+        limit = "" if need.available is None else f", {gib(need.available)} are available"
         raise GenerationOutOfMemoryError(
             f"out of memory on {device}: weights take {gib(sum(need.weights.values()))} and the work at "
             f"least {gib(need.work)}{limit}; {first}{advice(need)}"

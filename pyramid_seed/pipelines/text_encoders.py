@@ -129,7 +129,7 @@ class TextEncodersMixin:
         encoders = self._text_encoders()
         if not encoders:
             raise ValueError(
-                f"the text encoders are gone and {text!r} was not encoded while they were there; give "
+                f"the text encoders have been freed, and {text!r} was not encoded before that; give "
                 "prompt_embeds, prompt_attention_mask and pooled_prompt_embeds, as encode_prompt gave them, "
                 "or load the pipeline again"
             )

@@ -47,7 +47,7 @@ def compare_file(
         return Step("file", "differs", "its AIGC label is not the manifest's")
     pixels = _read_pixels(path)
     if pixels is None:
-        return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} are not read back")
+        return Step("file", "not compared", f"pixels of {path.suffix or 'this file'} cannot be read back")
     scale, lossless = recorded.get("scale", 1), recorded.get("lossless", False)
     settings = manifest["settings"]
     size = (settings["num_frames"], settings["height"] * scale, settings["width"] * scale)

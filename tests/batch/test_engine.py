@@ -30,14 +30,17 @@ def test_what_ray_is_to_do():
     ("given", "message"),
     [
         ({"engine": "dask"}, "engine must be one of launch, ray, got 'dask'"),
-        ({"engine": "launch", "address": "auto"}, "address is for engine ray, got 'auto'"),
-        ({"engine": "launch", "num_gpus_per_clip": 1.0}, "num_gpus_per_clip is for engine ray, got 1.0"),
-        ({"num_processes": 2}, "num_processes is for launchers"),
+        ({"engine": "launch", "address": "auto"}, "address applies only to engine ray, got 'auto'"),
+        (
+            {"engine": "launch", "num_gpus_per_clip": 1.0},
+            "num_gpus_per_clip applies only to engine ray, got 1.0",
+        ),
+        ({"num_processes": 2}, "num_processes applies only to launchers"),
         ({"processes_per_clip": 2}, "processes_per_clip must be 1 with engine ray, got 2"),
         ({"device": "cuda:1"}, "got device cuda:1; use cuda"),
         (
             {"device": "cpu", "num_gpus_per_clip": 1.0},
-            "num_gpus_per_clip is for GPUs, got 1.0 with device cpu",
+            "num_gpus_per_clip applies only to GPUs, got 1.0 with device cpu",
         ),
         ({"num_gpus_per_clip": 0.0}, "must be above 0 and at most 1, .* got 0.0; use 1"),
         ({"num_gpus_per_clip": 2.0}, "must be above 0 and at most 1, .* got 2.0; use 1"),

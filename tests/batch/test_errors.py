@@ -18,7 +18,7 @@ def fail(folder, error):
 
 def test_a_full_disk_and_others_are_told_apart(tmp_path):
     for number in (errno.ENOSPC, errno.EDQUOT):
-        with pytest.raises(OutputError, match=rf"{tmp_path}: no space is left; what is finished is kept"):
+        with pytest.raises(OutputError, match=rf"{tmp_path}: no space is left; finished work is kept"):
             fail(tmp_path, OSError(number, os.strerror(number)))
     with pytest.raises(OutputError, match=rf"{tmp_path}: cannot be written to: .*Permission denied"):
         fail(tmp_path, PermissionError(errno.EACCES, "Permission denied"))

@@ -92,8 +92,8 @@ def test_bad_rows_say_why():
         assert message in reason_of(values)
 
     cases = [
-        ({}, "prompt must be text that is not empty, got None"),
-        ({"prompt": "  "}, "prompt must be text"),
+        ({}, "prompt must be non-empty text, got None"),
+        ({"prompt": "  "}, "prompt must be non-empty text"),
         ({"prompt": 3}, "got 3"),
         ({"prompt": "a", "seed": -1}, "-1"),
         ({"prompt": "a", "seed": 2**64}, str(2**64)),
@@ -128,7 +128,7 @@ def test_every_bad_row_is_reported_at_once():
     with pytest.raises(BatchInputError) as caught:
         refuse_bad_rows(bad, len(items), "list")
     assert len(caught.value.rows) == 2
-    with pytest.raises(ValueError, match="list holds no prompts"):
+    with pytest.raises(ValueError, match="list contains no prompts"):
         refuse_bad_rows([], 0, "list")
 
 

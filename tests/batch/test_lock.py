@@ -107,7 +107,7 @@ def test_files_that_cannot_be_locked_do_not_stop_a_batch(tmp_path, caplog):
     marker = tmp_path / ".work" / "lock.owner"
     with folder_lock(tmp_path):
         assert str(os.getpid()) in marker.read_text()
-    assert f"files cannot be locked in {tmp_path}: {marker} stands for the lock" in caplog.text
+    assert f"files cannot be locked in {tmp_path}: {marker} serves as the lock" in caplog.text
     assert not marker.exists()
     assert run(tmp_path, 1).status == 0
 
@@ -119,7 +119,7 @@ def test_the_marker_of_another_machine_is_named_not_removed(tmp_path, monkeypatc
     with folder_lock(tmp_path):
         lines = marker.read_text().splitlines()
     marker.write_text("\n".join([lines[0], "another-machine", *lines[2:]]) + "\n")
-    with pytest.raises(OutputError, match=rf"{marker} stands for the lock: .*remove it .*another-machine"):
+    with pytest.raises(OutputError, match=rf"{marker} serves as the lock: .*remove it .*another-machine"):
         run(tmp_path, 1)
     marker.unlink()
     assert run(tmp_path, 1).status == 0

@@ -102,7 +102,7 @@ def test_what_is_no_part_is_refused_and_the_message_says_what_to_write():
             "pods uncounted": (
                 "auto",
                 {"JOB_COMPLETION_INDEX": "0"},
-                "use auto/N with the Job's completions",
+                "use auto/N, where N is the Job's completions",
             ),
             "pod too high": ("auto/4", {"JOB_COMPLETION_INDEX": "4"}, "JOB_COMPLETION_INDEX is 4, .* 0 to 3"),
         },

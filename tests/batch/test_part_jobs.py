@@ -222,7 +222,7 @@ def test_where_files_cannot_be_locked_parts_run_and_a_marker_keeps_them_out(tmp_
     monkeypatch.setattr("fcntl.flock", refuse)
     assert run_one_part(tmp_path, 1).status == 0
     assert "files cannot be locked" in capsys.readouterr().err
-    with folder_lock(tmp_path), pytest.raises(OutputError, match=r"lock\.owner stands for the lock"):
+    with folder_lock(tmp_path), pytest.raises(OutputError, match=r"lock\.owner serves as the lock"):
         run_one_part(tmp_path, 1)
 
 

@@ -128,14 +128,14 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
         ("a.txt", b"one\rtwo\rfin\xe9\r", "line 3: the text must be UTF-8"),
         ("a.txt", "a boat\n".encode("utf-16"), "line 1: the text must be UTF-8"),
         ("a.txt", "a boat\nsea".encode("utf-32-le"), "line 1: the text must be UTF-8, got a NUL"),
-        ("a.csv", "prompt;seed\na boat;1\n", "line 1: columns must be parted by commas, got semicolons"),
-        ("a.csv", "prompt\tseed\na boat\t1\n", "line 1: columns must be parted by commas, got tabs"),
-        ("a.yaml", "- a: &x [1]\n- *x", "the alias *x is not read; write its value out"),
+        ("a.csv", "prompt;seed\na boat;1\n", "line 1: columns must be separated by commas, got semicolons"),
+        ("a.csv", "prompt\tseed\na boat\t1\n", "line 1: columns must be separated by commas, got tabs"),
+        ("a.yaml", "- a: &x [1]\n- *x", "the alias *x is not accepted; write its value out"),
         ("a.yaml", "[" * 50_000, "nested more than 20 deep"),
         ("a.yaml", "- !!int ''", "the tag tag:yaml.org,2002:int is not read"),
         ("a.yaml", '- "\\U00110000"', "not valid YAML"),
         ("a.yaml", "- a\x01", "not valid YAML"),
-        ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, and is longer; use .jsonl"),
+        ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, but is larger; use .jsonl"),
         ("a.txt", "a\n" + "b" * (MAX_LINE + 1), "line 2: must be at most 1,048,576 characters"),
     ]
     check_cases(cases, is_refused)

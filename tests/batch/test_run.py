@@ -208,7 +208,7 @@ def test_an_image_that_changes_after_the_plan_fails_its_item(run, tmp_path, monk
     monkeypatch.setattr(Launch, "publish", publish_and_change)
     row = {"prompt": "a", "image": str(image), "height": 64, "width": 128, "num_frames": 1}
     summary = run(row, {"prompt": "b", "num_frames": 1})
-    assert "another image than when the batch began" in next(iter(summary.failed.values()))
+    assert "has changed since the batch began" in next(iter(summary.failed.values()))
     assert len(summary.digests) == 1
 
 
@@ -302,7 +302,7 @@ def test_a_model_that_changes_during_a_batch_makes_no_clip_under_the_old_names(q
 
     monkeypatch.setattr("pyramid_seed.batch.run.generate", generate_then_retrain)
     settings = quick | {"model": str(model), "num_frames": 1}
-    with pytest.raises(ModelError, match="are others here than where and when the batch began"):
+    with pytest.raises(ModelError, match="differ from those with which the batch began"):
         run_batch(tmp_path / "list.txt", tmp_path / "clips", seeds=[1, 2], **settings)
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 1
 

@@ -120,7 +120,7 @@ def test_too_many_open_files_are_no_items_fault(tmp_path, plain):
     wrapped = ValueError("image.png cannot be read as an image")
     wrapped.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     for error in (wrapped, OSError(errno.ENFILE, os.strerror(errno.ENFILE))):
-        with pytest.raises(OSError, match="too many files are open; what is finished is kept"):
+        with pytest.raises(OSError, match="too many files are open; finished work is kept"):
             run(tmp_path, 1, 2, maker=NoiseMaker({(2, 1): raiser(error), (1, 1): raiser(error)}))
     assert run(tmp_path, 1).digests.items() <= plain.items()
 
@@ -163,7 +163,7 @@ def test_a_full_disk_ends_the_batch_and_says_so(tmp_path, plain, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("pyramid_seed.batch.worker.save_unit", full)
-        with pytest.raises(OutputError, match="no space is left; what is finished is kept"):
+        with pytest.raises(OutputError, match="no space is left; finished work is kept"):
             run(tmp_path, 1)
     assert run(tmp_path, 1).digests.items() <= plain.items()
 

@@ -140,10 +140,8 @@ def test_what_is_here_needs_no_hub(hub, monkeypatch, caplog):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert read().folder == folder
     assert hub.requests == []
-    told(
-        lambda: read(variant="768p"), "only in part, and HF_HUB_OFFLINE is set: run this", "no variant '768p'"
-    )
-    told(lambda: read(revision="v2"), "owner/name at v2 is not here, or only")
+    told(lambda: read(variant="768p"), "incomplete, and HF_HUB_OFFLINE is set: run this", "no variant '768p'")
+    told(lambda: read(revision="v2"), "owner/name at v2 is missing here, or incomplete")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.fail = lambda handler: handler.answer(503) or True
     assert read().folder == folder
@@ -296,7 +294,7 @@ def test_rows_of_a_batch_go_on_without_a_model_that_the_hub_does_not_give(hub, t
     command = ["batch", str(tmp_path / "list.jsonl"), "-o", str(tmp_path / "clips"), *few]
     assert main(command) == 2
     told = capsys.readouterr().err
-    assert "does not give a file of owner/name (404)" in told
+    assert "did not deliver a file of owner/name (404)" in told
     assert not (tmp_path / "clips").exists()
     assert main([*command, "--keep-going"]) == 1
     assert "line 1: http" in capsys.readouterr().err
@@ -314,7 +312,8 @@ def test_a_listing_with_names_that_lead_elsewhere(hub, tmp_path):
     assert len(read().files) == 14
     hub.change_listing = lambda rows: rows[0].update(blobId="../../evil", lfs=None)
     told(
-        lambda: read(cache_dir=tmp_path / "other"), "does not answer as a hub does: '../../evil' is no digest"
+        lambda: read(cache_dir=tmp_path / "other"),
+        "does not answer as a hub does: '../../evil' is not a digest",
     )
 
 
@@ -335,14 +334,14 @@ def on_file(fail, name=TRANSFORMER):
 def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
     gated = (
         answers(403, X_Error_Code="GatedRepo"),
-        ["ask for access at http", "/owner/name, then log in with `hf auth"],
+        ["request it at http", "/owner/name, then log in with `hf auth"],
     )
     forbidden = answers(403), ["refuses access to owner/name (403)", "with a token that may read it"]
     busy = (
         answers(429, Retry_After="20"),
         ["too many requests", "run the same command again in 20 s"],
     )
-    away = answers(503), ["fails at the moment (503)", "run the same command again"]
+    away = answers(503), ["is failing at the moment (503)", "run the same command again"]
     silent = (lambda handler: handler.hub.stopped.wait(2) or True), ["does not answer in time"]
     hung_up = (
         (lambda handler: setattr(handler, "close_connection", True) or True),
@@ -364,7 +363,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "no revision": (answers(404, X_Error_Code="RevisionNotFound"), ["has no revision main on http"]),
         "busy": busy,
         "busy for long": (answers(429), ["too many requests", "in a few minutes"]),
-        "broken": (answers(500), ["fails at the moment (500)", "run the same command again"]),
+        "broken": (answers(500), ["is failing at the moment (500)", "run the same command again"]),
         "away": away,
         "a login page": (answers(200), ["does not answer as a hub does (JSONDecodeError", "wants a login"]),
         "no hub": (lambda handler: handler.answer(200, b"{}") or True, ["as a hub does (KeyError"]),
@@ -376,7 +375,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "forbidden": forbidden,
         "gone": (
             answers(404, X_Error_Code="EntryNotFound"),
-            ["does not give a file of owner/name (404)"],
+            ["did not deliver a file of owner/name (404)"],
         ),
         "busy": busy,
         "away": away,
@@ -384,7 +383,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         "hung up": hung_up,
         "a login page": (
             answers(200),
-            [f"{TRANSFORMER} is not the file that was listed (54 bytes in place of"],
+            [f"{TRANSFORMER} is not the file that was listed (54 bytes instead of"],
         ),
     }
     cases = {f"listing, {name}": case for name, case in listing.items()}
@@ -456,7 +455,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(hub, published):
 def test_a_file_that_is_not_the_listed_one_is_thrown_away(hub, published):
     content = (published / TRANSFORMER).read_bytes()
     cases = [
-        ("tokenizer/merges.txt", b"x" * 4, "4 bytes in place of"),
+        ("tokenizer/merges.txt", b"x" * 4, "4 bytes instead of"),
         (TRANSFORMER, bytes([content[0] ^ 1]) + content[1:], "its digest differs"),
         (TRANSFORMER, content + b"more", "in place of"),
     ]
@@ -522,7 +521,7 @@ def test_fetch_and_models(hub, tmp_path, capsys, published):
     assert main(["fetch", "owner/name", "--variant", "384p", "-o", str(folder)]) == 0
     assert hub.files == []
     assert main(["fetch", str(folder), "-o", str(tmp_path / "again")]) == 2
-    assert "is a folder already; local_dir is for a model of the hub" in capsys.readouterr().err
+    assert "is already a folder; local_dir is for a model on the hub" in capsys.readouterr().err
 
 
 def test_fetch_refuses_weights_of_another_model(hub, capsys):

@@ -90,7 +90,7 @@ def test_names_the_unit_and_the_manifests_difference(golden, tmp_path, capsys):
     assert "first       frame 0 (unit 0)" in output
     assert output.count("is a lossy file") == 2
     assert "settings    seed: '42' | '0'" in output
-    assert "DIFFERENT: the runs part in text" in output
+    assert "DIFFERENT: the runs diverge in text" in output
     numbers = json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
     assert [row["unit"] for row in numbers["frames"]] == [0, 1, 1, 1, 1]
     assert not numbers["manifests"]["is_same_clip"]
@@ -136,7 +136,7 @@ def test_refuses_and_leaves_nothing(frames, tmp_path, capsys, monkeypatch):
 
     assert "A has 32x48, B has 16x16" in refused(a, small, "-o", report)
     assert "gone.mp4 does not exist" in refused(a, gone, "-o", report)
-    assert "exists already" in refused(a, a, "-o", tmp_path / "mine")
+    assert "already exists" in refused(a, a, "-o", tmp_path / "mine")
     assert "is not a folder of a comparison" in refused(a, a, "-o", tmp_path / "mine", "--overwrite")
     (tmp_path / "a.json").write_text("{}")
     assert "use `pyramid-seed diff`" in refused(a, tmp_path / "a.json", "-o", report)

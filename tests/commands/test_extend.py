@@ -20,6 +20,6 @@ def test_it_goes_on_from_a_saved_clip(quick, tmp_path, capsys):
     assert read_manifest(made)["branches"] == [{"from_unit": 2, "seed": "9"}]
     assert verify(made, model=quick["model"], progress=False).difference is None
     assert main(extend) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main([*extend, "--from-frame", "4", "-o", str(tmp_path / "x.mp4")]) == 2
     assert "got 4; use 1 or 9" in capsys.readouterr().err

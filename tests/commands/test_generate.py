@@ -48,7 +48,7 @@ def test_nothing_is_overwritten_silently(tmp_path, capsys):
     path.write_bytes(b"mine")
     command = ["generate", "a star", "--seed", "1", "-o", str(path), *SHORT]
     assert main(command) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
     assert main([*command, "--overwrite"]) == 0
     assert path.read_bytes() != b"mine"

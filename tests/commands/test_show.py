@@ -28,9 +28,9 @@ def test_what_is_no_clip_is_refused_by_name_at_once(tmp_path, capsys, monkeypatc
     for name in ("fifo.mp4", "fifo.json", "fifo"):
         os.mkfifo(name)
     cases = {
-        "fifo.mp4": "fifo.mp4 is no file but a FIFO",
-        "fifo.json": "fifo.json is no file but a FIFO",
-        "fifo": "fifo is no file but a FIFO",
+        "fifo.mp4": "fifo.mp4 is not a file but a FIFO",
+        "fifo.json": "fifo.json is not a file but a FIFO",
+        "fifo": "fifo is not a file but a FIFO",
         "loop.mp4": "loop.mp4",
         "folder": "folder holds no manifest, and there is no folder.json beside it",
         ".": f"there is no {tmp_path.name}.json beside it",

@@ -201,7 +201,7 @@ def test_a_manifest_that_names_no_dtype_is_refused(tampered, folder):
 def test_what_is_missing_to_make_it_again_is_refused(saved, loaded, folder):
     refusals = {
         "say where it is here: --model FOLDER": {},
-        "noise_only is of no use": {"pipeline": loaded, "noise_only": True},
+        "noise_only does not apply": {"pipeline": loaded, "noise_only": True},
         "this pipeline is diffusers.WanPipeline": {"pipeline": made("Wan")[0]},
         "made without latents; leave it out": {"pipeline": loaded, "arguments": {"latents": 1}},
         "width is not that of the clip: 64, the manifest says 32": {

@@ -116,7 +116,7 @@ def test_a_text_is_broken_at_spaces_and_loses_nothing_but_its_end():
 def test_what_is_no_strip_is_refused(tmp_path):
     path = tmp_path / "strip.png"
     write_image(path, np.zeros((96, 96, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"strip\.png is no strip of a clip: 96x96 pixels"):
+    with pytest.raises(ValueError, match=r"strip\.png is not a strip of a clip: 96x96 pixels"):
         read_strip(path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"strip\.png cannot be read"):

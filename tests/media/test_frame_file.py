@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         with pytest.raises(ValueError, match="NUL"):
             file.save(tmp_path / "a.mp4", comment="a\0b")
         for ending, scale, lossless in ((".gif", None, False), (".mp4", 3, False), (".mp4", None, True)):
-            with pytest.raises(ValueError, match=r"encoded already, as \.mp4 with scale=2, lossless=False"):
+            with pytest.raises(ValueError, match=r"already encoded, as \.mp4 with scale=2, lossless=False"):
                 file.check(ending, scale, lossless)
         file.check(".mp4", 2, False)
     with pytest.raises(ValueError, match="save the clip inside"):

@@ -138,7 +138,7 @@ def test_overwrites_only_when_told(tmp_path):
     def rule(name):
         path = tmp_path / f"folder of {name}" / name
         write_video(path, noise_clip(), 8)
-        with pytest.raises(FileExistsError, match=r"a.* exists already; .*overwrite=True"):
+        with pytest.raises(FileExistsError, match=r"a.* already exists; .*overwrite=True"):
             write_video(path, smooth_clip(), 8)
         write_video(path, smooth_clip(2), 8, overwrite=True)
         assert list(path.parent.iterdir()) == [path]

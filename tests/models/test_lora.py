@@ -153,7 +153,9 @@ def test_a_lora_of_another_model_is_refused(model, files, tmp_path):
 def test_finding_a_file(files, tmp_path):
     assert find_lora_file(files["a"]) == files["a"]
     assert find_lora_file(str(files["a"].parent), "b.safetensors") == files["b"]
-    with pytest.raises(ValueError, match=r"holds a\.safetensors, b\.safetensors; say which with weight_name"):
+    with pytest.raises(
+        ValueError, match=r"holds a\.safetensors, b\.safetensors; choose one with weight_name"
+    ):
         find_lora_file(files["a"].parent)
     shutil.copy(files["a"], tmp_path / "only.safetensors")
     assert find_lora_file(tmp_path) == tmp_path / "only.safetensors"

@@ -141,7 +141,7 @@ def test_branches_are_branches():
 
 def test_branches_must_rise():
     def rule(units):
-        with pytest.raises(ValueError, match="branches must start at rising units of at least 1, got"):
+        with pytest.raises(ValueError, match="branches must start at increasing units of at least 1, got"):
             NoiseStreams(1, branches=[Branch(unit, 5) for unit in units])
 
     check_cases([[0], [-1], [2, 2], [3, 1]], rule)

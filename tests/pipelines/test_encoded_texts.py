@@ -261,7 +261,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(guided, saved, e
                 {"model": other},
                 "be encoded with the model's own",
             ),
-            "tensors": (PROMPT, {}, "got Tensor; a pipeline's own call takes tensors", torch.zeros(1)),
+            "tensors": (PROMPT, {}, "got Tensor; to pass tensors, call the pipeline itself", torch.zeros(1)),
         },
         refused,
     )

@@ -22,7 +22,7 @@ def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_fused_projections(own_pipe, small, known):
     transformer = own_pipe.transformer
     if isinstance(transformer, PyramidSD3Transformer3DModel):
-        with pytest.raises(NotImplementedError, match="not there for the SD3 family"):
+        with pytest.raises(NotImplementedError, match="not supported by the SD3 family"):
             transformer.fuse_qkv_projections()
         return
     transformer.fuse_qkv_projections()
@@ -108,7 +108,7 @@ def test_what_cannot_be_quantised_is_refused(family):
         (TypeError, "quantization_config must be a PipelineQuantizationConfig, got str", "int8"),
         (ValueError, "must name the transformer alone, got vae; use", of("vae")),
         (ValueError, "must name the transformer alone, got transformer, vae; use", of("transformer", "vae")),
-        (ValueError, "in the original's layout; load it without", of("transformer")),
+        (ValueError, "in the original layout; load it without", of("transformer")),
     ):
         with pytest.raises(error, match=message):
             load_pipeline(REFERENCE / FAMILIES[family], quantization_config=given)

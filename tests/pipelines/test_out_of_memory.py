@@ -120,5 +120,5 @@ def test_on_an_accelerator(own_pipe, monkeypatch, small):
 
     monkeypatch.setattr(own_pipe.transformer, "forward", refuse)
     monkeypatch.setattr(out_of_memory, "memory_need", lambda *_: need(available=12 * GIB))
-    with pytest.raises(GenerationOutOfMemoryError, match=r'12 GiB can be had; would fit.*"free"'):
+    with pytest.raises(GenerationOutOfMemoryError, match=r'12 GiB are available; would fit.*"free"'):
         own_pipe("a", seed=1, **small)

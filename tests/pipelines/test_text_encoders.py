@@ -13,7 +13,7 @@ from pyramid_seed.presets import Settings, load_preset, with_settings
 from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.pipelines.conftest import FAMILY_NEUTRAL
 
-GONE = "the text encoders are gone and 'b' was not encoded while they were there; give prompt_embeds"
+GONE = "the text encoders have been freed, and 'b' was not encoded before that; give prompt_embeds"
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_batch_encodes_the_negative_prompt_once_and_frees_nothing(tmp_path, pi
     shared_pipeline.clear()
     assert run_batch(prompts, tmp_path / "clips", text_encoders="offload", **settings).made == 3
     assert sorted(texts) == ["a", "b", "c", "fog"]
-    with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has other texts"):
+    with pytest.raises(ValueError, match="must be keep or offload, got 'free'; a batch has more texts"):
         run_batch(prompts, tmp_path / "more", text_encoders="free", **settings)
 
 

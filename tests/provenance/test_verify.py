@@ -267,7 +267,7 @@ def test_a_lossless_file_must_match_bit_for_bit(made, tmp_path):
     found = check(bad).difference
     assert (found.stage, found.note) == (
         "file",
-        "the pixels in the file are not the manifest's, from chunk 1 (frames 1 to 8) on",
+        "the pixels in the file differ from the manifest's, from chunk 1 (frames 1 to 8) on",
     )
     assert verify_noise_of_file(bad).difference == found
 
@@ -337,7 +337,7 @@ def test_pictures_are_read_back_and_gifs_are_not(made, tmp_path):
     assert verify_noise_of_file(pictures).difference.note.endswith("from chunk 1 (frames 1 to 8) on")
     gif = made.save(tmp_path / "clip.gif", sidecar=True)
     assert verify_noise_of_file(gif).steps[-1] == pixels.Step(
-        "file", "not compared", "pixels of .gif are not read back"
+        "file", "not compared", "pixels of .gif cannot be read back"
     )
 
 
