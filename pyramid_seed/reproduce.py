@@ -326,7 +326,7 @@ def regenerate_either(
 def _refuse_for_keyed(given: Mapping[str, Any]) -> None:
     """Refuse arguments that only our own pipeline knows, for a keyed clip."""
     if useless := sorted(name for name, value in given.items() if value not in (False, (), None, "keep")):
-        raise ValueError(f"{useless[0]} is of no use for a clip of a keyed pipeline; leave it out")
+        raise ValueError(f"{useless[0]} does not apply to a clip of a keyed pipeline; leave it out")
 
 
 def _keyed_pipeline(

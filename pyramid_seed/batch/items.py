@@ -196,7 +196,7 @@ def _parted(
     rest = dict(values)
     prompt, seed, branches = (rest.pop(name, None) for name in ("prompt", "seed", "branches"))
     if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"prompt must be text that is not empty, got {prompt!r:.60}")
+        raise ValueError(f"prompt must be non-empty text, got {prompt!r:.60}")
     seeds = None if seed is None else [plain_root(each) for each in _seeds(seed)]
     return prompt, seeds, _branches(branches), rest
 

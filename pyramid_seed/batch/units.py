@@ -107,7 +107,9 @@ def _read(
         raise ValueError(f"it is damaged ({error})") from error
     is_unit = latents.ndim == 5 and (latents.shape[0], latents.shape[2]) == (1, frames_per_unit)
     if latents.dtype != torch.float32 or not is_unit:
-        raise ValueError(f"its latents are no unit's: {latents.dtype} of shape {tuple(latents.shape)}")
+        raise ValueError(
+            f"its latents are not those of a unit: {latents.dtype} of shape {tuple(latents.shape)}"
+        )
     if not torch.isfinite(latents).all():
         raise ValueError("its latents are not finite")
     stages = metadata.get("stages", "")

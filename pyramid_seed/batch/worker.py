@@ -130,7 +130,7 @@ class Worker:
                 origin, (beginning, refusal) = earlier, found
                 break
         if refusal is not None:
-            logger.warning("%s: not gone on from %s", job.file, refusal)
+            logger.warning("%s: not resumed from %s", job.file, refusal)
         if beginning is None and (beginning := self._kept_beginning(job, units, origin, image_digest)):
             logger.info("%s: goes on from the units of another clip", job.file)
         num_resumed = 0 if beginning is None else beginning.num_units

@@ -121,7 +121,7 @@ class FrameFile:
             )
         if visible_label not in (None, self.visible_label):
             raise ValueError(
-                f"the frames are encoded already, with {self.visible_label or 'no visible label'}, got "
+                f"the frames were already encoded, with {self.visible_label or 'no visible label'}, got "
                 f"{visible_label}; FrameFile takes the label"
             )
 

@@ -63,7 +63,7 @@ def compare_file(
             return Step("file", "equal", "the pixels in the file, bit for bit")
         if is_lossless:
             where = _first_chunk(small, manifest)
-            return Step("file", "differs", f"the pixels in the file are not the manifest's{where}")
+            return Step("file", "differs", f"the pixels in the file differ from the manifest's{where}")
     if frames is None:
         why = "is lossy" if label is None else "has a visible label"
         return Step("file", "not compared", f"the file {why}: its pixels need the regenerated frames")

@@ -129,7 +129,7 @@ def test_frames_encoded_as_they_come_are_labelled_alike(tmp_path):
         file.start(2, 2, size)
         for chunk in chunks(frames):
             file.write(chunk)
-        with pytest.raises(ValueError, match="the frames are encoded already, with"):
+        with pytest.raises(ValueError, match="the frames were already encoded, with"):
             file.check(".mp4", None, False, VisibleLabel("another"))
         file.save(tmp_path / "b.mp4", comment=None, aigc=aigc_fields(GIVEN))
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()

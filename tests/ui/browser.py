@@ -19,7 +19,7 @@ PROMPT = "a blue square moves up on a black background"
 SEED = "18446744073709551557"  # JavaScript's numbers would make it 18446744073709552000
 SECONDS = 240
 _COMPLAINTS = {
-    "the model was trained on at most 33 frames, the clip has 241; what it shows may fall apart",
+    "the model was trained on at most 33 frames, the clip has 241; the video may fall apart",
     "the page opens once its libraries are loaded, in some 10 to 30 seconds",
 }
 VIDEO_HAS_DATA = """
