@@ -192,7 +192,7 @@ def test_damaged_settings_in_a_folder_are_refused_by_name(tmp_path):
         (
             (lambda preset: preset | {"height": -1}, "height must be"),
             (lambda preset: preset | {"depth": 1}, "unknown key 'depth'"),
-            (lambda preset: preset | {"name": None}, "must be text"),
+            (lambda preset: preset | {"name": None}, "must be non-empty text"),
             (lambda preset: {"name": "x"}, "missing"),
             (lambda preset: "tiny", ""),
             (lambda preset: 5, ""),

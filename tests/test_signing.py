@@ -209,7 +209,7 @@ def test_what_cannot_be_signed_is_refused_and_left_as_it_was(saved, signed, made
         sign(clip, cert=identity.cert, key=7)
     taken = [str(clip), "--cert", str(identity.cert), "--key", str(identity.key), "-o", str(bare)]
     assert main(["sign", *taken]) == 2
-    assert f"{bare} exists already" in capsys.readouterr().err
+    assert f"{bare} already exists" in capsys.readouterr().err
     service = ["--time-stamp", "http://127.0.0.1:9/", "-o", str(tmp_path / "new.mp4")]
     assert main(["sign", *taken[:-2], *service]) == 2
     assert "could not be signed" in capsys.readouterr().err

@@ -84,8 +84,8 @@ def test_a_damaged_line_is_told_and_left_out(journal, caplog):
         file.write('{"id": "b", "fi\n[]\n')
     with caplog.at_level(logging.WARNING):
         assert set(entries_of(journal)) == {A}
-    assert "line 2: it is no entry" in caplog.text
-    assert "line 3: it is no entry" in caplog.text
+    assert "line 2: it is not an entry" in caplog.text
+    assert "line 3: it is not an entry" in caplog.text
 
 
 def test_half_a_line_takes_no_other_with_it(journal, caplog):
@@ -266,7 +266,7 @@ def test_what_is_no_file_of_ours_is_set_aside(tmp_path, caplog):
         merge(journal)
         journal.record(entry(A))
         assert A in entries_of(journal)
-        assert (make, place) == ("folder", ".work/records") or "set aside" in caplog.text
+        assert (make, place) == ("folder", ".work/records") or "was moved to" in caplog.text
 
     places = ("index.jsonl", ".work/records", f".work/records/{A}.json")
     check_cases([(make, place) for make in makers for place in places], rule)

@@ -136,7 +136,7 @@ def test_whose_sign_of_life_stays_the_same_has_been_lost():
 def test_a_main_process_that_has_left_without_an_end_has_been_lost():
     store = HashStore()
     store.set("alive/0", "left")
-    with pytest.raises(LaunchError, match="process 0 has been lost"):
+    with pytest.raises(LaunchError, match="process 0 was lost"):
         Launch(1, 1, 2, store)._look_for_lost({0: (0.0, "left")}, 61)
 
 

@@ -81,7 +81,7 @@ def test_damaged_strips_are_made_anew(tmp_path, caplog):
     (tmp_path / "contact_sheet.png").unlink()
     assert run(tmp_path, 1, 2).status == 0
     assert (tmp_path / "contact_sheet.png").read_bytes() == whole
-    assert caplog.text.count("set aside") == 2
+    assert caplog.text.count("was moved to") == 2
 
 
 def test_the_contact_sheet_is_complete_after_a_resume(tmp_path):

@@ -132,7 +132,7 @@ def test_lists_that_are_broken_as_a_whole(tmp_path):
         ("a.csv", "prompt\tseed\na boat\t1\n", "line 1: columns must be separated by commas, got tabs"),
         ("a.yaml", "- a: &x [1]\n- *x", "the alias *x is not accepted; write its value out"),
         ("a.yaml", "[" * 50_000, "nested more than 20 deep"),
-        ("a.yaml", "- !!int ''", "the tag tag:yaml.org,2002:int is not read"),
+        ("a.yaml", "- !!int ''", "the tag tag:yaml.org,2002:int is not accepted"),
         ("a.yaml", '- "\\U00110000"', "not valid YAML"),
         ("a.yaml", "- a\x01", "not valid YAML"),
         ("a.yaml", "- a\n" * 2**16 + "-", "must be at most 256 KiB in YAML, but is larger; use .jsonl"),
@@ -204,7 +204,7 @@ def test_bad_entries_of_yaml_and_jsonl_name_their_line(tmp_path):
         assert message in bad.reason
 
     cases = [
-        ("a.yaml", "- a\n- {<<: {prompt: b}}", "the merge key << is not read"),
+        ("a.yaml", "- a\n- {<<: {prompt: b}}", "the merge key << is not accepted"),
         ("a.yaml", "- a\n- ? [x]\n  : b", "a key must be text"),
         ("a.jsonl", '{"prompt": "a"}\nnull', "must be a JSON object, got null"),
         ("a.jsonl", '{"prompt": "a"}\n' + "[" * 50_000, "nested more than 64 deep"),

@@ -63,7 +63,7 @@ def test_one_wrong_bit_is_refused(folder, latents, find):
     path.write_bytes(data)
     beginning, refusal = load_units(folder, 3, ORIGIN, IMAGE)
     assert torch.equal(beginning.latents, latents[:, :, :1])
-    assert "not those that were written" in refusal
+    assert "not the ones that were written" in refusal
 
 
 def test_another_units_file_is_refused(folder):

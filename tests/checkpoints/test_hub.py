@@ -342,7 +342,7 @@ def test_every_refusal_of_a_hub_is_one_sentence(hub, monkeypatch):
         ["too many requests", "run the same command again in 20 s"],
     )
     away = answers(503), ["is failing at the moment (503)", "run the same command again"]
-    silent = (lambda handler: handler.hub.stopped.wait(2) or True), ["does not answer in time"]
+    silent = (lambda handler: handler.hub.stopped.wait(2) or True), ["did not answer in time"]
     hung_up = (
         (lambda handler: setattr(handler, "close_connection", True) or True),
         ["broke off; what has arrived"],
@@ -457,7 +457,7 @@ def test_a_file_that_is_not_the_listed_one_is_thrown_away(hub, published):
     cases = [
         ("tokenizer/merges.txt", b"x" * 4, "4 bytes instead of"),
         (TRANSFORMER, bytes([content[0] ^ 1]) + content[1:], "its digest differs"),
-        (TRANSFORMER, content + b"more", "in place of"),
+        (TRANSFORMER, content + b"more", "bytes instead of"),
     ]
 
     def rule(name, other, why):

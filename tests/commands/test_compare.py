@@ -59,7 +59,7 @@ def test_finds_the_changed_frame(frames, tmp_path, capsys):
     both, _ = read_video(folder / compare_report.SIDE_BY_SIDE)
     assert both.shape == (6, 24 + 160, 3 * 240 + 2 * 4, 3)
     with Image.open(folder / compare_report.CURVE) as curve:
-        assert curve.size == (900, 750)
+        assert curve.size == (1050, 975)
         assert len(set(curve.convert("RGB").get_flattened_data())) > 20
 
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_written_or_read_is_refused_before_anything_is_loaded(
     refused("are written as .safetensors", "encode", prompts, "-o", tmp_path / "texts.pt")
     refused("already exists", "encode", prompts, "-o", tmp_path / "there.safetensors")
     refused("does not exist", "encode", tmp_path / "no.txt", "-o", texts)
-    refused("must have one max_sequence_length, got 32 and 48", "encode", two, "-o", texts)
+    refused("must have the same max_sequence_length, got 32 and 48", "encode", two, "-o", texts)
     refused("num_frames must be", "encode", prompts, "-o", texts, "--num-frames", "3")
     refused("holds no embeddings", "generate", "a", "--prompt-embeds", tmp_path / "there.safetensors")
     refused("does not exist", "batch", prompts, "-o", tmp_path / "clips", "--prompt-embeds", texts)

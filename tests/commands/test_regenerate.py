@@ -16,4 +16,4 @@ def test_it_makes_the_same_clip_in_another_file(saved, tmp_path, capsys):
     assert read_manifest(again)["digests"] == digests
     assert digests["frames"] in capsys.readouterr().out
     assert main(["regenerate", str(saved), "-o", str(again), "--model", MODEL]) == 2
-    assert f"{again} exists" in capsys.readouterr().err
+    assert f"{again} already exists" in capsys.readouterr().err

@@ -265,7 +265,7 @@ def test_a_planted_leak_is_named_with_its_place(wan):
     line = leak.__code__.co_firstlineno + 1
     assert [str(draw.site) for draw in found.leaks] == [f"tests/keying/test_pipelines.py:{line} (leak)"] * 2
     assert [(draw.name, draw.count) for draw in found.leaks] == [("randn", 2), ("rand", 2)]
-    assert found.failures == ["2 leaks", "globals: clip 0 is another one"]
+    assert found.failures == ["2 leaks", "globals: clip 0 differs"]
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_other_adapters_of_peft_are_not_known(model):
 def test_a_lora_of_another_model_is_refused(model, files, tmp_path):
     tensors = load_file(files["a"])
     for name, changed, message in (
-        ("layer", {f"other.{key}": value for key, value in tensors.items()}, "is of another model: .* other"),
+        ("layer", {f"other.{key}": value for key, value in tensors.items()}, "is for another model: .* other"),
         ("alpha", tensors | {"transformer_blocks.0.attn.to_q.alpha": torch.ones(())}, "to_q.alpha"),
         ("prefix", {f"unet.{key}": value for key, value in tensors.items()}, "another model"),
         ("empty", {}, "no tensor"),
@@ -165,7 +165,7 @@ def test_finding_a_file(files, tmp_path):
     with pytest.raises(ValueError, match=r"must be a \.safetensors, got lora\.bin"):
         find_lora_file(tmp_path / "lora.bin")
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="that can be read"):
+    with pytest.raises(ValueError, match="not a readable"):
         build(FAMILIES["sd3"]).load_lora_adapter(tmp_path / "broken.safetensors")
 
 

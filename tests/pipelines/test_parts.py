@@ -162,7 +162,7 @@ def test_step_caches_that_do_not_work(own_pipe, small, known):
 @FAMILY_NEUTRAL
 def test_parallelism_leaves_nothing_behind(own_pipe):
     transformer = own_pipe.transformer
-    with pytest.raises(ValueError, match="enable_parallelism is not there"):
+    with pytest.raises(ValueError, match="enable_parallelism is not supported"):
         transformer.enable_parallelism(config=ContextParallelConfig(ring_degree=2))
     marks = [getattr(each, "_parallel_config", None) for each in transformer.attn_processors.values()]
     assert marks == [None] * len(marks)

@@ -21,7 +21,7 @@ LABELS = {"aigc": AIGC, "visible_label": VisibleLabel("AI")}
 
 @pytest.fixture(scope="module")
 def labelled(made, tmp_path_factory):
-    return made.save(tmp_path_factory.mktemp("labelled") / "clip.mp4", **LABELS)
+    return made.save(tmp_path_factory.mktemp("labelled") / "clip.mp4", smooth=True, **LABELS)
 
 
 @pytest.fixture(scope="module")
