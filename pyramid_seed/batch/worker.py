@@ -132,7 +132,7 @@ class Worker:
         if refusal is not None:
             logger.warning("%s: not resumed from %s", job.file, refusal)
         if beginning is None and (beginning := self._kept_beginning(job, units, origin, image_digest)):
-            logger.info("%s: goes on from the units of another clip", job.file)
+            logger.info("%s: continues from the units of another clip", job.file)
         num_resumed = 0 if beginning is None else beginning.num_units
         if num_resumed:
             logger.info("%s: resumed after unit %d", job.file, num_resumed - 1)

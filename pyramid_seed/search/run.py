@@ -200,13 +200,16 @@ def _longer_clip(
     recipe = recipe_of(manifest)
     _check_extended(recipe, prompt, preset, settings, image)
     own = Settings(model=folder_of(clip, settings.get("model")), num_frames=settings["num_frames"])
-    options = replace(
-        options,
-        noise_device=recipe.noise_device,
-        determinism=recipe.determinism,
-        attention=recipe.attention,
-        compile=recipe.compiled,
-    )
+    clips_own: dict[str, Any] = {
+        "noise_device": recipe.noise_device,
+        "determinism": recipe.determinism,
+        "attention": recipe.attention,
+        "compile": recipe.compiled,
+    }
+    for name, value in clips_own.items():
+        if (given := getattr(options, name)) not in (value, getattr(RunOptions(), name)):
+            raise ValueError(f"the clip to extend has its own {name}, {value!r}, got {given!r}; leave it out")
+    options = replace(options, **clips_own)
     start = Node((), manifest["geometry"]["num_units"], recipe.seed, recipe.branches)
     wanted = with_settings(recipe.settings, own)
     return _Subject(recipe.prompt, wanted, geometry_of(manifest), options, start, manifest)

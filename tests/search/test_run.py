@@ -198,6 +198,27 @@ def test_a_clip_is_extended(searched, settings, tmp_path):
     assert checked(tmp_path / "longer", settings).verdict == "proven"
     with pytest.raises(ValueError, match="with its own settings: give num_frames and no other"):
         run_search(None, tmp_path / "x", scorer="sharpness", extend=clip, num_frames=17, fps=3)
+    with pytest.raises(ValueError, match="has its own determinism, 'strict', got 'relaxed'; leave it out"):
+        run_search(None, tmp_path / "x", scorer="sharpness", extend=clip, determinism="relaxed", **more)
+
+
+@pytest.mark.slow
+def test_a_clip_that_begins_with_an_image_is_searched(settings, tmp_path):
+    image = Path(__file__).parents[1] / "reference" / "i2v_input.png"
+    size = {"fit": "crop", "image": image}
+    folder = tmp_path / "searched"
+    summary = run_search("a boat", folder, **{**TREE, "at": (2, 3), **settings, **size})
+    assert len(summary.record.candidates) == 3 + 2 * 2
+    assert summary.record.winner.path.count("/") == 1
+    found = verify_search(
+        folder / "winner.mp4",
+        folder / "search.json",
+        scorer=Brightness(),
+        model=settings["model"],
+        image=image,
+        progress=False,
+    )
+    assert found.verdict == "proven"
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_is_made(settings, tmp_path):
