@@ -10,7 +10,7 @@ the attributes that it is told, and every clip that is chosen is then asked for 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from determinism_table import with_part
@@ -48,21 +48,21 @@ def score(frames: Frames, scene: SceneSpec, told: Sequence[str]) -> float:
 
 
 def searched(
-    example: Example, plain: Clip, sizes: tuple[int, int, int, tuple[int, ...]], told: Sequence[str]
-) -> Frames:
-    """The frames of the winner."""
-    pipeline = shared_pipeline.get(plain.settings, "cpu")
-    remaker = Remaker(plain.recipe, pipeline, None, {})
+    example: Example, plain: Clip, sizes: tuple[int, int, int, tuple[int, ...]]
+) -> Iterator[tuple[str, Frames]]:
+    """What a scorer was told, and the frames of its winner; candidates that two scorers ask for are made once."""
+    remaker = Remaker(plain.recipe, shared_pipeline.get(plain.settings, "cpu"), None, {})
     made: dict[TreePath, Frames] = {}
-
-    def scores_of(nodes: Sequence[Node]) -> dict[TreePath, float | None]:
-        made.update({node.path: remaker.made(node).frames for node in nodes})
-        return {node.path: score(made[node.path], example.scene, told) for node in nodes}
-
     width, keep, branching, at = sizes
     tree = Tree(example.seed, width, keep, branching, at, UNITS)
     assert tree.cost == 8 * UNITS
-    return made[decisions(tree, scores_of)[-1].kept[0].path]
+    for what, told in TOLD.items():
+
+        def scores_of(nodes: Sequence[Node], told: Sequence[str] = told) -> dict[TreePath, float | None]:
+            made.update({node.path: remaker.made(node).frames for node in nodes if node.path not in made})
+            return {node.path: score(made[node.path], example.scene, told) for node in nodes}
+
+        yield what, made[decisions(tree, scores_of)[-1].kept[0].path]
 
 
 def table(rows: Mapping[str, Sequence[Recognition]], examples: Sequence[Example]) -> str:
@@ -92,10 +92,9 @@ def main() -> None:
             progress=False,
         )
         rows.setdefault("one clip, not searched", []).append(recognise(plain.frames))
-        for what, told in TOLD.items():
-            for name, sizes in TREES.items():
-                seen = recognise(searched(example, plain, sizes, told))
-                rows.setdefault(f"{name}; told {what}", []).append(seen)
+        for name, sizes in TREES.items():
+            for what, frames in searched(example, plain, sizes):
+                rows.setdefault(f"{name}; told {what}", []).append(recognise(frames))
     here = environment_fingerprint()
     machine = f"{here['cpu']['name']}, {here['python']}, torch {here['packages']['torch']}"
     text = f"{count} held-out pairs. {machine}.\n\n{table(rows, examples)}\n"
