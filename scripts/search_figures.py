@@ -50,7 +50,7 @@ def score(frames: Frames, scene: SceneSpec, told: Sequence[str]) -> float:
 def searched(
     example: Example, plain: Clip, sizes: tuple[int, int, int, tuple[int, ...]]
 ) -> Iterator[tuple[str, Frames]]:
-    """What a scorer was told, and the frames of its winner; candidates that two scorers ask for are made once."""
+    """What a scorer was told, and its winner's frames; candidates of both scorers are made once."""
     remaker = Remaker(plain.recipe, shared_pipeline.get(plain.settings, "cpu"), None, {})
     made: dict[TreePath, Frames] = {}
     width, keep, branching, at = sizes
