@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from .media.frames import Frames
 from .media.labels import VisibleLabel, aigc_fields
 from .media.video import check_smooth, is_lossless, write_video
 from .noise import Branch, NoiseLedger
+from .pages import data_url
 from .presets import Preset
 from .provenance.latents import write_latents
 from .provenance.manifest import (
@@ -290,8 +290,7 @@ class Clip:
         """Play the clip in a notebook."""
         with tempfile.TemporaryDirectory() as folder:
             data = self.save(Path(folder) / "clip.mp4", metadata=False, smooth=True).read_bytes()
-        video = base64.b64encode(data).decode("ascii")
         return (
-            f'<video controls loop autoplay muted src="data:video/mp4;base64,{video}"></video>'
+            f'<video controls loop autoplay muted src="{data_url("video/mp4", data)}"></video>'
             f"<p>{html.escape(self.prompt)}<br>seed {self.seed}, digest {self.digest[:16]}</p>"
         )

@@ -13,8 +13,8 @@ import package_map
 from package_map import PACKAGE, imported_names, imported_parts, part_of
 
 # What each part may import of ours, at any depth and also inside functions.
-LEAVES = ["bars", "checks", "choices", "extras", "files", "loras", "private_apis", "resources", "texts"]
-LEAVES += ["unique_keys", "version"]
+LEAVES = ["bars", "checks", "choices", "extras", "files", "loras", "pages", "private_apis", "resources"]
+LEAVES += ["texts", "unique_keys", "version"]
 ALLOWED = {
     part: set(parts.split())
     for part, parts in {
@@ -44,7 +44,7 @@ ALLOWED = {
         "provenance": "checks choices devices environment extras files geometry media noise presets recipe "
         "seeds texts version",
         "clip_files": "files media",
-        "clip": "checkpoints checks clip_files files geometry media noise presets provenance recipe",
+        "clip": "checkpoints checks clip_files files geometry media noise pages presets provenance recipe",
         "loading": "checkpoints checks determinism devices dtypes extras families model_presets models "
         "pipelines presets",
         "shared_pipeline": "bars checkpoints choices determinism devices dtypes environment families "
@@ -63,10 +63,11 @@ ALLOWED = {
         "record": "environment files keying media provenance",
         "testing": "record",
         "explore": "bars batch checkpoints checks choices environment extras files geometry media "
-        "model_presets pipelines presets provenance run_options seeds texts version",
+        "model_presets pages pipelines presets provenance run_options seeds texts version",
         "search": "api batch checks choices clip determinism environment explore extras files geometry media "
-        "noise pipelines presets provenance recipe reproduce run_options seeds shared_pipeline texts version",
-        "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise "
+        "noise pages pipelines presets provenance recipe reproduce run_options seeds shared_pipeline texts "
+        "version",
+        "ui": "api checkpoints clip clip_files families files first_image geometry loading media noise pages "
         "pipelines presets provenance recipe reproduce run_options seeds texts",
     }.items()
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from base64 import b64encode
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
 from ..files import replacing
+from ..pages import data_url, page_template
 from ..version import __version__
 
 PAGE_NAME, CLIPS, LIST_NAME = "index.html", "clips", "prompts.jsonl"
@@ -66,21 +66,12 @@ def run_demo(
             "prompt": prompt,
             "seed": seed,
             "digest": summary.digests[file],
-            "source": "data:video/mp4;base64," + b64encode((folder / CLIPS / file).read_bytes()).decode(),
+            "source": data_url("video/mp4", (folder / CLIPS / file).read_bytes()),
             "command": shlex.join([*command, prompt, "--seed", str(seed)]),
         }
         for (prompt, seed), file in ((row, made[row]) for row in DEMO)
     ]
     with replacing(folder / PAGE_NAME, overwrite=True) as temporary:
-        temporary.write_text(_page(clips), encoding="utf-8")
+        page = page_template(Path(__file__).parent / "gallery.html.jinja")
+        temporary.write_text(page.render(clips=clips, version=__version__), encoding="utf-8")
     return summary, folder / PAGE_NAME
-
-
-def _page(clips: list[dict[str, object]]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("gallery.html.jinja").render(clips=clips, version=__version__)

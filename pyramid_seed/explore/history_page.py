@@ -12,7 +12,7 @@ from ..version import __version__
 from .bands import FALSE_ALARMS, MIN_EARLIER, WINDOW, Band, bands, departures
 from .history import CSV_NAME, Checkpoint
 from .measures import MEASURES
-from .report import page_template
+from .report import report_template
 from .variance import PARTS
 
 PAGE_NAME = "history.html"
@@ -89,7 +89,7 @@ def write_page(folder: Path, history: Sequence[Checkpoint], sweep: Mapping[str, 
     expected = [bands([each.values for each in history[:place]]) for place in range(len(history))]
     left = [departures(each.values, limits) for each, limits in zip(history, expected, strict=True)]
     names = [measure.name for measure in MEASURES]
-    page = page_template("history.html.jinja").render(
+    page = report_template("history.html.jinja").render(
         rows=list(zip(history, expected, left, strict=True)),
         measures=MEASURES,
         curves={

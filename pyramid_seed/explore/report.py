@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..files import replacing
 from ..media.video import read_video, write_image, write_video
+from ..pages import data_url, page_template
 from ..version import __version__
 from .findings import Findings
 from .labelled_sheet import labelled_sheet
@@ -77,8 +77,7 @@ def write_report(
         write_image(temporary / SHEET_NAME, _sheet(findings))
         files = {clip.path: _playable(clip, temporary / COPIES) for clip in clips}
         if sum(file.stat().st_size for file in files.values()) <= embedded_bytes:
-            start = "data:video/mp4;base64,"
-            sources = {path: start + b64encode(file.read_bytes()).decode() for path, file in files.items()}
+            sources = {path: data_url("video/mp4", file.read_bytes()) for path, file in files.items()}
             shutil.rmtree(temporary / COPIES, ignore_errors=True)
         else:
             folders = {path: COPIES if file != path else clips_folder for path, file in files.items()}
@@ -97,29 +96,20 @@ def _playable(clip: MeasuredClip, copies: Path) -> Path:
     return copy
 
 
-def page_template(name: str) -> Any:
-    """A page's template in this folder, which escapes what it is given."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+def report_template(name: str) -> Any:
+    """A page's template in this folder."""
+    filters: dict[str, Callable[[Any], str]] = {
         "number": _number,
         "percent": lambda share: f"{100 * share:.1f} %",
         "spaced": lambda name: name.replace("_", " "),
     }
-    return environment.get_template(name)
+    return page_template(Path(__file__).parent / name, filters=filters)
 
 
 def _page(findings: Findings, sources: Mapping[Path, str], about: Mapping[str, Any]) -> str:
     num_prompts, num_seeds = len(findings.prompts), len(findings.common_seeds)
     is_table = num_prompts > 1 and num_seeds > 1
-    return page_template("report.html.jinja").render(
+    return report_template("report.html.jinja").render(
         findings=findings,
         measures=MEASURES,
         sources=sources,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..files import replacing
 from ..media.contact_sheet import evenly_spaced
 from ..media.frames import Frames
 from ..media.video import write_video
+from ..pages import data_url, page_template
 from ..version import __version__
 from .record import SearchRecord
 from .rounds import exact_frames
@@ -41,15 +41,6 @@ def write_page(
         files: every candidate's clip.
         winner: the finished clip.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = {row.path: row for row in record.candidates}
     shown = [
         {
@@ -63,7 +54,7 @@ def write_page(
         }
         for number, decision in enumerate(rounds, start=1)
     ]
-    page = environment.get_template("page.html.jinja").render(
+    page = page_template(Path(__file__).parent / "page.html.jinja").render(
         record=record, rounds=shown, video=_video(record, winner), version=__version__
     )
     with replacing(path, overwrite=True) as temporary:
@@ -81,7 +72,7 @@ def _thumbnails(frames: Frames) -> str:
     chosen = small[evenly_spaced(len(small), min(_THUMBNAILS, len(small)))]
     data = io.BytesIO()
     Image.fromarray(chosen.swapaxes(0, 1).reshape(chosen.shape[1], -1, 3)).save(data, "png")
-    return f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
+    return data_url("image/png", data.getvalue())
 
 
 def _video(record: SearchRecord, winner: Path) -> str:
@@ -90,4 +81,4 @@ def _video(record: SearchRecord, winner: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "winner.mp4"
         write_video(file, exact_frames(winner), settings["fps"], scale=settings["scale"])
-        return f"data:video/mp4;base64,{b64encode(file.read_bytes()).decode()}"
+        return data_url("video/mp4", file.read_bytes())

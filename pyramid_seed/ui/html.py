@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from ..pages import page_template
 from ..provenance.show import describe
 from ..texts import printable
 from .gallery import GALLERY_SIZE, Entry
@@ -28,18 +27,7 @@ def _printable(value: object) -> object:
     return value if hasattr(value, "__html__") else printable(str(value))
 
 
-_PIECES = (
-    Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_printable,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    .get_template("pieces.html.jinja")
-    .module
-)
+_PIECES = page_template(Path(__file__).parent / "pieces.html.jinja", finalize=_printable).module
 
 
 def _piece(name: str, *values: object) -> str:

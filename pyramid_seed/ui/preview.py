@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 from PIL import Image
 
 from ..media.frames import Frames
+from ..pages import data_url
 
 MAX_SIDE = 256
 
@@ -18,4 +18,4 @@ def image_url(frame: Frames) -> str:
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     data = io.BytesIO()
     image.save(data, "WEBP", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    return data_url("image/webp", data.getvalue())
