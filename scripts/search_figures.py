@@ -1,6 +1,6 @@
 """Measure the figures of docs/search.md and write them there: a tree against best of N, at equal cost.
 
-    PYTHONPATH=.:scripts/tiny python scripts/search_figures.py            # 60 held-out pairs
+    PYTHONPATH=.:scripts/tiny python scripts/search_figures.py --write    # 60 held-out pairs
     PYTHONPATH=.:scripts/tiny python scripts/search_figures.py --count 4  # print, write nothing
 
 The embedded model with preset tiny-fast at 2 steps a stage; the recogniser of scripts/tiny scores a clip by
@@ -78,7 +78,9 @@ def table(rows: Mapping[str, Sequence[Recognition]], examples: Sequence[Example]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures of docs/search.md.")
     parser.add_argument("--count", type=int, default=COUNT, help="held-out pairs")
-    count = parser.parse_args().count
+    parser.add_argument("--write", action="store_true", help="renew the figures of docs/search.md")
+    options = parser.parse_args()
+    count = options.count
     examples = held_out_examples(count)
     rows: dict[str, list[Recognition]] = {}
     for example in tqdm(examples):
@@ -99,7 +101,7 @@ def main() -> None:
     machine = f"{here['cpu']['name']}, {here['python']}, torch {here['packages']['torch']}"
     text = f"{count} held-out pairs. {machine}.\n\n{table(rows, examples)}\n"
     print(text)
-    if count == COUNT:
+    if options.write:
         PAGE.write_text(with_part(PAGE.read_text(encoding="utf-8"), text, BEGIN, END), encoding="utf-8")
 
 
