@@ -20,7 +20,6 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
-import psutil
 
 # Temporary names: `.`, 28 hexadecimal digits (6 for the machine, 6 for the process, 16 random; once 4, which
 # made the two names of one save equal in one of 65,536), `.tmp` and the ending, or `-tmp` without one. The
@@ -229,6 +228,8 @@ _clear_once = cache(clear_leftovers)
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:
     if machine == _machine():
+        import psutil  # takes time that `--help` does not have
+
         return not psutil.pid_exists(process)
     try:
         return path.stat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS
@@ -243,6 +244,8 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         processes = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:  # not Linux
+        import psutil
+
         boot, processes = str(psutil.boot_time()), uuid.getnode()
     return hashlib.sha256(f"{boot} {processes}".encode()).hexdigest()[:6]
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.geometry import known_geometry
 from ..seeds import root_from_entropy
 from .next_steps import tell_next
 from .options import (
@@ -63,6 +62,7 @@ def add(commands: Commands) -> None:
 @made_together
 def run(options: argparse.Namespace, processes: Processes | None) -> int:
     """`pyramid-seed generate`."""
+    from ..checkpoints.geometry import known_geometry
     from ..clip_files import check_outputs, clip_stem
 
     seed = root_from_entropy() if options.seed is None else options.seed

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
-from ..ui.address import listen, loopback_names, url
 from ..ui.limits import Limits
 from .options import Commands, add_field, add_lora_option, loras_from
 
@@ -71,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     """`pyramid-seed ui`."""
     from ..extras import check_extra
     from ..presets import list_presets, load_preset
+    from ..ui.address import listen, loopback_names, url
 
     check_extra("ui", "gradio")
     names = options.preset or sorted(list_presets(), key=lambda name: (not name.startswith("tiny"), name))
