@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pty
 import resource
 import signal
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,12 +146,18 @@ def test_a_signal_stops_the_process_of_a_command_and_leaves_nothing(tmp_path, ge
     number = getattr(signal, name)
     arguments = [*generate_clip, "--num-frames", "249", "-o", str(tmp_path / "clip.mp4")]
     command = [sys.executable, "-m", "pyramid_seed", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
-        for part in iter(lambda: process.stderr.read1(), b""):
-            if b"/96 " in part:  # the bar of all steps, not one of a model that is loaded
-                break
+    terminal, end = pty.openpty()  # a pipe would get no bar within half a minute
+    termios.tcsetwinsize(end, (24, 100))
+    with subprocess.Popen(command, cwd=ROOT, stderr=end) as process:
+        os.close(end)
+        while b"unit " not in os.read(terminal, 4096):
+            pass
         process.send_signal(number)
-        rest = process.stderr.read()
+        rest = b""
+        with suppress(OSError):  # so a terminal ends on Linux
+            while part := os.read(terminal, 4096):
+                rest += part
+    os.close(terminal)
     assert process.returncode == 128 + number
     assert b"stopped; no file was left half-written" in rest
     assert list(tmp_path.iterdir()) == []
