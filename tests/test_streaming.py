@@ -138,7 +138,9 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
+from functools import partial
 from pyramid_seed.models import AutoencoderKLCausalVideo
+from pyramid_seed.pipelines.decode import ClipDecoder
 from pyramid_seed.pipelines.frame_collector import FrameCollector
 from pyramid_seed.media.frame_file import FrameFile
 
@@ -154,7 +156,8 @@ num_units = int(sys.argv[1])
 before = peak()
 with torch.no_grad(), FrameFile(sys.argv[2]) as file:
     file.start(24, 1)
-    collector = FrameCollector(vae, "latent", 1, lambda clip, chunk, frames: file.write(frames))
+    write = lambda clip, chunk, frames: file.write(frames)
+    collector = FrameCollector(vae, partial(ClipDecoder, vae), "latent", 1, write, 1)
     decoder = collector.decoder(0)
     for unit in range(num_units):
         decoder.put(torch.randn(1, 16, 1, 8, 12), is_last=unit + 1 == num_units)

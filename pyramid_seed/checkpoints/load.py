@@ -17,6 +17,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..dtypes import check_dtype
 from ..families.pyramid_flow import VAE_PART
+
+# diffusers finds the classes of a saved model only among modules that were imported.
+from ..models import (  # noqa: F401
+    autoencoder_kl_causal_video,
+    transformer_pyramid_flux,
+    transformer_pyramid_sd3,
+)
 from ..schedulers import PyramidFlowMatchEulerDiscreteScheduler
 from .original import load_model, open_weights
 from .source import ModelSource
