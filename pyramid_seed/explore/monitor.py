@@ -13,7 +13,7 @@ from ..batch.items import check_seeds
 from ..checkpoints.digests import weights_key
 from ..checkpoints.source import recognise_model
 from ..checks import check_kinds, check_path
-from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
 from ..media.images import open_image, pixels_digest
 from ..model_presets import chosen_settings
@@ -74,7 +74,7 @@ def run_monitor(
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
     prompt_embeds: str | Path | None = None,
-    attention: AttentionPath = DEFAULT_PATH,
+    attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,

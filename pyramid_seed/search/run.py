@@ -16,7 +16,7 @@ from ..api import opened_texts, parts_left_out, wanted_settings
 from ..batch.launch import Launch, join_launch
 from ..batch.summary import BatchSummary
 from ..checks import check_path
-from ..choices import DEFAULT_PATH, AfterUse, AttentionPath, DeterminismLevel
+from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
 from ..files import without_new_folders
 from ..geometry import PyramidGeometry
@@ -80,7 +80,7 @@ def run_search(
     determinism: DeterminismLevel = "strict",
     text_encoders: AfterUse = "keep",
     prompt_embeds: str | Path | None = None,
-    attention: AttentionPath = DEFAULT_PATH,
+    attention: AttentionPath | None = None,
     compile: bool = False,
     workers: int | None = None,
     loras: Mapping[str | Path, float] | None = None,
