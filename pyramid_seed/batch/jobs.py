@@ -173,7 +173,7 @@ def _missing(
         missing = [job for job in plan.jobs if not journal.is_whole(entries, job.id, check_file=check_files)]
         entries.put_in_order(bad, without={job.id for job in missing if job.id in entries})
         journal.forget_gathered()
-        if all(job.beginnings is None for job in plan.jobs):
+        if not plan.keeps_units:
             journal.finish_recorded(entries)
         return in_order(missing), clips_to_show(plan, entries)
 

@@ -75,7 +75,7 @@ def run_part(
             write_part_plan(folder, part, plan)
             own.add(journal.index_lines(), part.has)
             catch_up()
-            if all(job.beginnings is None for job in plan.jobs):
+            if not plan.keeps_units:
                 journal.finish_recorded(own)
             missing = [job for job in plan.jobs if not journal.is_whole(own, job.id, check_file=check_files)]
             own.forget(job.id for job in missing)

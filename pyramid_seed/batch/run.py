@@ -231,13 +231,13 @@ def run_batch(
                 source = fetched(item.settings.model, item.settings.variant)
                 request = _request(item, source, processes_per_clip)
                 weights = source.weights if embeds is None else embeds.with_rows(source.weights)
-                lengths = [source.geometry.num_frames(n) for n in range(1, len(_steps(item, request)))]
+                steps, digest = _steps(item, request), weights_key(weights)
+                lengths = [source.geometry.num_frames(n) for n in range(1, len(steps) if keep_units else 1)]
                 likes = [replace(item, settings=replace(item.settings, num_frames=n)) for n in lengths]
-                digest = weights_key(weights)
                 shared[place] = (
-                    [maker.shared_content(like, digest) for like in (*(likes if keep_units else ()), item)],
+                    [maker.shared_content(like, digest) for like in (*likes, item)],
                     {
-                        "steps": _steps(item, request),
+                        "steps": steps,
                         "frames_per_unit": request.shape.frames,
                         "attention": source.family.attention,
                     },

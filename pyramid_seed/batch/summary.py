@@ -27,6 +27,11 @@ class Plan:
     list_sum: int = 0
 
     @property
+    def keeps_units(self) -> bool:
+        """Whether clips go on from the units of others, which then outlast the clips."""
+        return any(job.beginnings is not None for job in self.jobs)
+
+    @property
     def bad_entries(self) -> list[RowEntry]:
         """What the index says of the bad rows."""
         return [RowEntry(status="failed", row=row.where, reason=row.reason) for row in self.bad]

@@ -47,7 +47,7 @@ from .denoise import Place
 from .frame_collector import FrameCollector, MakeDecoder, OnFrames
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
-from .memory import contiguous_copy
+from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
 from .sampler import Sampler
@@ -80,6 +80,13 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
     _num_timesteps = 0
     _current_timestep: torch.Tensor | None = None
     _current_place: CurrentPlace | None = None
+
+    def register_modules(self, **parts: Any) -> None:
+        """As in diffusers; weights are aligned first: kernels round otherwise where they are not."""
+        for part in parts.values():
+            if isinstance(part, torch.nn.Module):
+                align_weights(part)
+        super().register_modules(**parts)
 
     @property
     def preset(self) -> Preset | None:

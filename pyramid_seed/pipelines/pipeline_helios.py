@@ -44,7 +44,7 @@ from .decode import UnitDecoder
 from .denoise import OnStep, Place, StepCheck, UnitSettings, check_finite
 from .frame_collector import MakeDecoder
 from .inputs import Request
-from .memory import align_weights, contiguous_copy
+from .memory import contiguous_copy
 from .sharing import Sharing
 from .text import TextEmbeddings, cut_of, logger
 
@@ -83,9 +83,6 @@ class SeededHeliosPipeline(ClipPipeline):
         preset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for module in (vae, transformer, text_encoder):
-            if module is not None:
-                align_weights(module)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,

@@ -37,7 +37,6 @@ from .denoise import OnStep, UnitSettings, denoise_clip
 from .frame_collector import MakeDecoder
 from .inputs import Request
 from .lora import LoraLoaderMixin
-from .memory import align_weights
 from .sharing import Sharing, check_shards, worker_count
 from .step_graph import check_graphs
 from .text import TextEmbeddings
@@ -87,9 +86,6 @@ class PyramidFlowPipeline(LoraLoaderMixin, ClipPipeline):
         preset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for module in (vae, transformer, text_encoder, text_encoder_2, text_encoder_3):
-            if module is not None:
-                align_weights(module)
         self.register_modules(
             scheduler=scheduler,
             vae=vae,
