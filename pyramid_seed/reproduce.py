@@ -269,8 +269,8 @@ def extend(
         num_frames: length of the new clip, r k + 1 frames, where r is the VAE's temporal factor.
         branch_seed: the root seed for everything after the beginning.
         from_frame: how many frames stay, r k + 1; default: all. Only with a branch_seed.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; the image is not needed if
-            there are latents.
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; if there are latents, only
+            Helios needs the image, on which it conditions every unit.
 
     Raises:
         ValueError: a number does not fit, and the message names good ones; as in `regenerate`; the model did
@@ -284,8 +284,8 @@ def extend(
     )
     _start(making, longer, device, pipeline, loras)
     latents = original.latents()
-    if latents is None:
-        image = _checked_image(recipe, image)
+    needs_image = latents is None or geometry.image_role == "history"
+    image = _checked_image(recipe, image) if needs_image else None
     started = time.perf_counter()
     loaded = _model_of(original, model, loras, device, pipeline, making)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
@@ -300,7 +300,9 @@ def extend(
         image_digest=recipe.image_digest,
         frames_per_unit=geometry.frames_per_unit,
     )
-    return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
+    return make_clip(
+        longer, loaded, image=image, beginning=beginning, started=started, progress=progress, **making
+    )
 
 
 def regenerate_either(

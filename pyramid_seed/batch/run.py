@@ -372,7 +372,7 @@ class _ClipMaker:
             preset=item.settings,
             height=item.settings.height,
             width=item.settings.width,
-            image=_image_of(item) if known is None else None,
+            image=_image_of(item),
             beginning=known,
             noise_device=options.noise_device,
             determinism=options.determinism,
@@ -407,9 +407,10 @@ def _request(item: BatchItem, source: RecognisedModel, processes_per_clip: int) 
 
 
 def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
-    """Transformer steps per unit; an image is the first unit and takes none."""
+    """Transformer steps per unit; an image that is the first unit takes none."""
     steps = [sum(unit.num_inference_steps) for unit in request.units]
-    return tuple(steps if item.image is None else [0, *steps[1:]])
+    is_first_unit = item.image is not None and request.image_role == "unit"
+    return tuple([0, *steps[1:]] if is_first_unit else steps)
 
 
 def _device_of(device: str | None, launch: Launch) -> str:

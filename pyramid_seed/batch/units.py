@@ -117,7 +117,7 @@ def _read(
         raise ValueError("its latents or digests are not the ones that were written")
     if metadata.get("origin") != origin:
         raise ValueError("it was made on another machine, device or with other versions")
-    if (stages == "") != (has_image and unit == 0):
+    if stages == "" and not (has_image and unit == 0):
         raise ValueError("it does not belong to this clip: only unit 0 of a clip with an image has no stages")
     return latents, tuple(stages.split())
 

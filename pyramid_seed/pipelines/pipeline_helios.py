@@ -1,4 +1,4 @@
-"""`SeededHeliosPipeline`: text-to-video with Helios (arXiv 2603.04379), with diffusers' own arithmetic.
+"""`SeededHeliosPipeline`: Helios (arXiv 2603.04379) from a text or an image, with diffusers' own arithmetic.
 
 diffusers makes each chunk: its pipelines run for one chunk at a time, with the chunks before it given as
 latents and with every draw taken from the clip's `NoiseSource`. So a chunk depends on nothing but these.
@@ -43,8 +43,10 @@ from .current_step import CurrentPlace
 from .decode import UnitDecoder
 from .denoise import OnStep, Place, StepCheck, UnitSettings, check_finite
 from .frame_collector import MakeDecoder
+from .helios_image import encode_history, latent_statistics
 from .inputs import Request
 from .memory import contiguous_copy
+from .sampler import KnownLatents
 from .sharing import Sharing
 from .text import TextEmbeddings, cut_of, logger
 
@@ -53,7 +55,7 @@ _HISTORY_FRAMES = 19
 
 
 class SeededHeliosPipeline(ClipPipeline):
-    """Text-to-video with Helios-Base; a unit is a chunk of nine latent frames.
+    """Video with Helios-Base; a unit is a chunk of nine latent frames.
 
     Every clip is a pure function of weights, prompt, settings and root seed, see `ClipPipeline`.
 
@@ -204,6 +206,10 @@ class SeededHeliosPipeline(ClipPipeline):
         tokens = own + 2 * area + area // 4 + 4 * (area // 16)
         return weighed(tokens, tokens**2, config.num_attention_heads * config.attention_head_dim)
 
+    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+        """See `encode_history`."""
+        return encode_history(self.vae, image, self.geometry.num_frames(1), noise)
+
     def unit_decoder(self, team: Workers) -> MakeDecoder:  # noqa: ARG002
         return partial(ChunkDecoder, self.vae)
 
@@ -259,7 +265,7 @@ class SeededHeliosPipeline(ClipPipeline):
 
 
 class SeededHeliosPyramidPipeline(SeededHeliosPipeline):
-    """Text-to-video with Helios-Mid and Helios-Distilled, whose chunks climb a pyramid of stages."""
+    """Video with Helios-Mid and Helios-Distilled, whose chunks climb a pyramid of stages."""
 
     native = HeliosPyramidPipeline
 
@@ -385,20 +391,20 @@ class HeliosSampler:
             raise ValueError("Helios cannot change the guidance scale within a unit; see guidance_decay")
 
     def units(
-        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+        self, known: KnownLatents, settings: Sequence[UnitSettings], on_step: OnStep
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """See `Sampler`."""
-        frames = self._shape.frames
-        units = [] if first_units is None else list(first_units.split(frames, dim=2))
+        units = [] if known.units is None else list(known.units.split(self._shape.frames, dim=2))
         for unit in range(len(units), len(settings)):
-            stage_ends = self._unit(unit, units, settings[unit], on_step)
+            history = self._history(units, known.image)
+            stage_ends = self._unit(unit, history, settings[unit], on_step)
             if stage_ends is None:
                 return
             units.append(stage_ends[-1])
             yield stage_ends
 
     def _unit(
-        self, unit: int, past: Sequence[torch.Tensor], settings: UnitSettings, on_step: OnStep
+        self, unit: int, history: dict[str, Any], settings: UnitSettings, on_step: OnStep
     ) -> tuple[torch.Tensor, ...] | None:
         """Latents (1, C, n, h, w) of a chunk at the end of each stage; None when stopped."""
         steps = settings.num_inference_steps
@@ -429,7 +435,7 @@ class HeliosSampler:
             self._make_chunk(
                 prompt=None,
                 **self._texts,
-                **self._history(past),
+                **history,
                 **self._steps(steps),
                 height=self._shape.height * self._make_chunk.vae_scale_factor_spatial,
                 width=self._shape.width * self._make_chunk.vae_scale_factor_spatial,
@@ -446,12 +452,17 @@ class HeliosSampler:
             return None
         raise AssertionError("diffusers made fewer steps than it was asked for")
 
-    def _history(self, past: Sequence[torch.Tensor]) -> dict[str, Any]:
+    def _history(self, past: Sequence[torch.Tensor], image: torch.Tensor | None) -> dict[str, Any]:
         """The arguments that say what a chunk follows: as in video-to-video, but nothing is added to it.
 
-        The history always lies in memory in the same way, however long the clip is.
+        An image's latents (1, C, 2, H, W) are the clip's first frame, and a frame before unit 0. The history
+        always lies in memory in the same way, however long the clip is.
         """
-        if not past:
+        if image is not None:
+            first, past = image[:, :, :1], [image[:, :, 1:], *past]
+        elif past:
+            first = past[0][:, :, :1]
+        else:
             return {}
         known = torch.cat([*past[-math.ceil(_HISTORY_FRAMES / self._shape.frames) :]], dim=2)
         missing = max(_HISTORY_FRAMES - known.shape[2], 0)
@@ -459,7 +470,7 @@ class HeliosSampler:
         history = torch.cat([nothing, known], dim=2)[:, :, -_HISTORY_FRAMES:]
         return {
             "video_latents": contiguous_copy(history),
-            "image_latents": contiguous_copy(past[0][:, :, :1]),
+            "image_latents": contiguous_copy(first),
             "add_noise_to_video_latents": False,
             "add_noise_to_image_latents": False,
         }
@@ -498,11 +509,8 @@ class ChunkDecoder(UnitDecoder):
             FloatingPointError: decoded values are not finite; the message names the unit.
         """
         device, dtype = get_module_execution_device(self._vae), self._vae.dtype
-        mean, std = (
-            torch.tensor(self._vae.config[name]).view(1, -1, 1, 1, 1).to(device, dtype)
-            for name in ("latents_mean", "latents_std")
-        )
-        raw = latents.to(device, dtype) / (1.0 / std) + mean  # in diffusers' order
+        mean, per_std = latent_statistics(self._vae, device)
+        raw = latents.to(device, dtype) / per_std + mean  # in diffusers' order
         pixels = self._vae.decode(contiguous_copy(raw), return_dict=False)[0]
         if not torch.isfinite(pixels).all():
             raise FloatingPointError(f"decoded frames of unit {self._num_put} are not finite")

@@ -37,6 +37,7 @@ from .denoise import OnStep, UnitSettings, denoise_clip
 from .frame_collector import MakeDecoder
 from .inputs import Request
 from .lora import LoraLoaderMixin
+from .sampler import KnownLatents
 from .sharing import Sharing, check_shards, worker_count
 from .step_graph import check_graphs
 from .text import TextEmbeddings
@@ -240,9 +241,9 @@ class PyramidSampler:
         self.model.guidance_scale = guidance_scale
 
     def units(
-        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+        self, known: KnownLatents, settings: Sequence[UnitSettings], on_step: OnStep
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """See `sampler.Sampler`."""
         return denoise_clip(
-            first_units, self.model, self.scheduler, self.noise, self.shape, self.device, settings, on_step
+            known.units, self.model, self.scheduler, self.noise, self.shape, self.device, settings, on_step
         )

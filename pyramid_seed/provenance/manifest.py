@@ -18,7 +18,7 @@ from ..geometry import ChunkGeometry, PyramidGeometry
 from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
 from ..media.video import IMAGE_ENDINGS, read_comment
-from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
+from ..noise import SCHEMES, Branch, NoiseLedger, noise_digest
 from ..presets import SETTINGS, preset_of
 from ..recipe import Recipe
 from ..seeds import parse_root
@@ -87,7 +87,7 @@ def build_manifest(
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
-        "noise_scheme": SCHEME,
+        "noise_scheme": ledger.scheme,
         "prompt": recipe.prompt,
         "preset": recipe.settings.name,
         "settings": settings | {"model": model["name"]},
@@ -158,9 +158,10 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
 
 def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
     """Raise ValueError unless this version can redraw a clip's noise."""
-    if manifest["noise_scheme"] != SCHEME:
+    if manifest["noise_scheme"] not in SCHEMES:
         raise ValueError(
-            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
+            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows "
+            f"{' and '.join(map(repr, SCHEMES))}"
         )
 
 
@@ -313,7 +314,9 @@ def check_manifest(manifest: Any, where: str) -> None:
     check_schema(manifest, where, SCHEMA, SCHEMA_VERSION)
     try:
         check_shape(manifest)
-        NoiseLedger.from_list(manifest["ledger"])
+        scheme = NoiseLedger.from_list(manifest["ledger"]).scheme
+        if manifest["noise_scheme"] in SCHEMES and manifest["noise_scheme"] != scheme:
+            raise ValueError(f"noise_scheme must be {scheme!r}, that of its draws")
         num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
         names = ("stages", "units", "chunks")

@@ -41,6 +41,7 @@ def test_model_offload_of_accelerate(own_pipe, reference):
         pytest.param("sd3", 1, id="blocks-sd3"),
         pytest.param("helios", None, id="leaves-helios", marks=pytest.mark.slow),
         pytest.param("helios", 1, id="blocks-helios", marks=pytest.mark.slow),
+        pytest.param("helios-image", 1, id="blocks-helios-image", marks=pytest.mark.slow),
     ],
     indirect=["model"],
 )
