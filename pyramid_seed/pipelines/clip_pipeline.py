@@ -23,7 +23,6 @@ from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, AttentionPath, DeterminismLevel
 from ..dtypes import check_dtype
 from ..geometry import LatentShape, PyramidGeometry
-from ..models.lora import LoraInUse
 from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..noise import (
     LedgeredNoise,
@@ -47,6 +46,7 @@ from .denoise import Place
 from .frame_collector import FrameCollector, MakeDecoder, OnFrames
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
+from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
@@ -58,7 +58,7 @@ from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
 
-class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
+class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
     """A pipeline of which every clip is a pure function of weights, prompt, settings and root seed.
 
     A list of prompts is a loop over clips, so that a clip does not depend on its neighbours. A family says
@@ -658,13 +658,14 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         """Use these tiles, or none, inside a `with`."""
         raise NotImplementedError
 
-    def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
-        """The active LoRAs; None if they cannot be known."""
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:
+        """Refuse shards into which a transformer cannot be cut, by its config: ValueError, TypeError."""
         raise NotImplementedError
 
     def check_shards(self, shards: int | None) -> None:
-        """Refuse shards into which the transformer cannot be cut: ValueError, TypeError."""
-        raise NotImplementedError
+        """Refuse shards into which this transformer cannot be cut as it is: ValueError, TypeError."""
+        self.check_shards_of(shards, self.transformer)
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         """How many threads compute at a time; ValueError, TypeError if more were requested than possible."""
