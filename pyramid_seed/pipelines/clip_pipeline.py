@@ -242,7 +242,8 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
             image: the first frame, in the clip's size; one image for all prompts, or one per prompt.
             height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
                 and 640.
-            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
+            num_frames: whole units, see `geometry.frame_rule`: for Pyramid Flow r k + 1, with r the VAE's
+                temporal compression, and 1 makes an image; for Helios a multiple of 33.
             num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
             video_num_inference_steps: the same for the later units; default: as for the first.
             guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
@@ -289,14 +290,13 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
                 the run then stops and returns what is finished.
             callback_on_step_end_tensor_inputs: names from `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
-                (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
+                (1, C, n, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
                 run in the same way.
-            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
-                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready: frame 0 alone,
-                then r frames per chunk. With one worker on a CPU that is before the next unit begins;
-                else later ones may be in progress. With model or sequential offload it is after the last unit
-                of the last clip. It may stop the run in the same way. With output_type "latent" no frame is
-                kept.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each unit,
+                (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready. With one worker on a
+                CPU that is before the next unit begins; else later ones may be in progress. With model or
+                sequential offload it is after the last unit of the last clip. It may stop the run in the same
+                way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed yet.
