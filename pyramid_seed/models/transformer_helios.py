@@ -10,7 +10,7 @@ from .lora import LoraMixin
 class HeliosTransformer3DModel(LoraMixin, diffusers.HeliosTransformer3DModel):
     """diffusers' class of the same name with the LoRA methods of `LoraMixin`."""
 
-    # Folders name this module and class: they stay those of diffusers, which then reads them.
+    # diffusers writes module and name into model_index.json: its own, so that it reads the folder.
     __module__ = diffusers.HeliosTransformer3DModel.__module__
 
 

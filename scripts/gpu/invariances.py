@@ -123,7 +123,7 @@ def _checks(
             lambda: (make(noise_device=device), make(noise_device=device)),
         ),
     ]
-    return checks if model == "helios" else [*checks, *_pyramid_flow_checks(kept, make, first)]
+    return checks if model.startswith("helios") else [*checks, *_pyramid_flow_checks(kept, make, first)]
 
 
 def _pyramid_flow_checks(
