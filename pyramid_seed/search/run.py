@@ -252,8 +252,7 @@ class _Search:
         files: dict[TreePath, Path] = {}
         self._tell(budget_text(self.tree))
         start = self._start()
-        if self.pace is not None:
-            self._tell(time_text(self.tree, 0, self.pace))
+        self._tell_time(0)
 
         def scores_of(nodes: Sequence[Node]) -> dict[TreePath, float | None]:
             turn = len(nodes[0].path) - 1
@@ -261,8 +260,7 @@ class _Search:
             first = nodes[: self.launch.world_size]
             if self.pace is None and len(first) < len(nodes):  # they tell how long the search will take
                 self._made(first, count)
-                if self.pace is not None:
-                    self._tell(time_text(self.tree, len(first) * count, self.pace))
+                self._tell_time(len(first) * count)
             made = self._made(nodes, count)
             files.update(made)
             for node in tqdm(nodes, desc="scoring", unit="clip", disable=not self.progress, leave=False):
@@ -328,6 +326,10 @@ class _Search:
         )
         scorer = ScorerRow(name=self.scorer.name, version=self.scorer.version, digest=self.scorer.digest)
         return sealed(settings, scorer, decided, tried, made_of(manifest), WINNER)
+
+    def _tell_time(self, num_made: int) -> None:
+        if self.pace is not None:
+            self._tell(time_text(self.tree, num_made, self.pace))
 
     def _tell(self, text: str) -> None:
         if self.progress:
