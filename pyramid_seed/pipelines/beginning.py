@@ -123,9 +123,10 @@ def _check_stage_digests(beginning: Beginning, num_stages: int, image_role: Imag
     is_image = image_role == "unit" and beginning.image_digest is not None
     if first is not None and (len(first) == 0) != is_image:
         raise ValueError(
-            "unit 0 of a beginning is an encoded image, with image_digest and stage_digests (), or has "
+            "an image is no unit of this model, so unit 0 of a beginning has stage digests, got ()"
+            if image_role == "history"
+            else "unit 0 of a beginning is an encoded image, with image_digest and stage_digests (), or has "
             f"neither; got image_digest {beginning.image_digest!r} and {len(first)} stage digests"
-            + ("; an image is no unit of this model" if image_role == "history" else "")
         )
     units = beginning.latents.split(beginning.frames_per_unit, dim=2)
     for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests or (), strict=False)):

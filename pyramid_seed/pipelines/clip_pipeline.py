@@ -264,8 +264,8 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
                 N or 1.
             beginning: the first units of a clip, which are then not generated: the clip continues from them,
                 and the output is the whole clip. For several clips, a list with one entry per clip and the
-                same number of units in each. If the clip began with an image that is no
-                unit of it (Helios), give `image`, too.
+                same number of units in each. If the clip began with an image that is no unit of it (Helios),
+                give `image`, too.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             shards: None: the halves of guidance run as one batch. 1: each half is a call of its own, with its
