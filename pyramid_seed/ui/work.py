@@ -103,14 +103,13 @@ def verify_clip(job: Job, *, saved: SavedClip) -> Outcome:
     if job.is_stopping:
         raise Stopped
     difference = verification.difference
-    environment = (f"{field.field}: {field.a!r} then, {field.b!r} now" for field in verification.environment)
     return Outcome(
         clip=saved.path.name,
         headline="MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}",
         is_good=difference is None,
         details=(
             *((step.stage, f"{step.status}: {step.note}") for step in verification.steps),
-            *(("environment", text) for text in environment if difference is not None),
+            *(("environment", str(change)) for change in verification.environment if difference is not None),
         ),
     )
 

@@ -58,8 +58,8 @@ class NoiseMaker:
     def origins(self, job: Job) -> list[dict[str, Any]]:
         return [{"machine": self.machine}]
 
-    def make(self, job, origin, known, on_step, on_unit, sink):
-        item = job.item
+    def make(self, order, on_step, on_unit, sink):
+        item, known = order.job.item, order.known
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))
         sink.start(8, 1)
