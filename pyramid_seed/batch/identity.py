@@ -98,7 +98,7 @@ def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedCo
 
 
 def key_of(item: BatchItem, shared: SharedContent) -> str:
-    """SHA-256 (hex) of everything that determines a clip; `shared` is the part it shares with others."""
+    """SHA-256 (hex) of everything that determines an item's clip, given its `shared_content`."""
     before, between, after = shared
     if item.branches:  # omitted if there are none, as in folders of earlier versions; first in the alphabet
         branches = [[branch.from_unit, str(branch.seed)] for branch in item.branches]

@@ -209,13 +209,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
         )
 
 
-def add_many_options(
-    parser: argparse.ArgumentParser,
-    loras: str = "LoRAs to load into the transformer",
-    without: Collection[str] = (),
-) -> None:
+def add_many_options(parser: argparse.ArgumentParser, *loras: str, without: Collection[str] = ()) -> None:
     """Declare LoRAs, settings and run options of a command that makes many clips, see `many_arguments`."""
-    add_lora_option(parser, loras)
+    add_lora_option(parser, *loras)
     add_setting_options(parser, without=without)
     add_run_options(parser, many=True)
 
