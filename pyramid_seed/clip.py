@@ -26,7 +26,7 @@ from .media.frame_file import FrameFile
 from .media.frames import Frames
 from .media.labels import VisibleLabel, aigc_fields
 from .media.video import check_smooth, is_lossless, write_video
-from .noise import Branch, NoiseLedger
+from .noise import SCHEME, Branch, NoiseLedger
 from .pages import data_url
 from .presets import Preset
 from .provenance.latents import write_latents
@@ -165,6 +165,7 @@ class Clip:
         elsewhere = self.text_environment
         return {
             **recipe_fields(self.recipe, model),
+            "noise_scheme": SCHEME,
             "weights": _rows(self.weights),
             **({"weights_note": self.weights_note} if self.weights is None and self.weights_note else {}),
             "loras": _rows(self.loras),
