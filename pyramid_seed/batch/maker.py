@@ -70,6 +70,11 @@ class MadeClip(Protocol):
         """What the user should know about it, see `pyramid_seed.Clip`."""
         ...
 
+    @property
+    def seconds(self) -> float:
+        """The time to generate it, without loading the model."""
+        ...
+
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
         """Write it, whole or not at all; returns its path."""
         ...

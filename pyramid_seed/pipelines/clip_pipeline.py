@@ -23,7 +23,6 @@ from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, AttentionPath, DeterminismLevel
 from ..dtypes import check_dtype
 from ..geometry import LatentShape, PyramidGeometry
-from ..models.lora import LoraInUse
 from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..noise import (
     LedgeredNoise,
@@ -47,6 +46,7 @@ from .denoise import Place
 from .frame_collector import FrameCollector, MakeDecoder, OnFrames
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
+from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
@@ -58,7 +58,7 @@ from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
 
-class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
+class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
     """A pipeline of which every clip is a pure function of weights, prompt, settings and root seed.
 
     A list of prompts is a loop over clips, so that a clip does not depend on its neighbours. A family says
@@ -242,7 +242,8 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
             image: the first frame, in the clip's size; one image for all prompts, or one per prompt.
             height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
                 and 640.
-            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
+            num_frames: whole units, see `geometry.frame_rule`: for Pyramid Flow r k + 1, with r the VAE's
+                temporal compression, and 1 makes an image; for Helios a multiple of 33.
             num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
             video_num_inference_steps: the same for the later units; default: as for the first.
             guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
@@ -289,14 +290,13 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                 the run then stops and returns what is finished.
             callback_on_step_end_tensor_inputs: names from `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
-                (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
+                (1, C, n, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
                 run in the same way.
-            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
-                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready: frame 0 alone,
-                then r frames per chunk. With one worker on a CPU that is before the next unit begins;
-                else later ones may be in progress. With model or sequential offload it is after the last unit
-                of the last clip. It may stop the run in the same way. With output_type "latent" no frame is
-                kept.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each unit,
+                (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready. With one worker on a
+                CPU that is before the next unit begins; else later ones may be in progress. With model or
+                sequential offload it is after the last unit of the last clip. It may stop the run in the same
+                way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed yet.
@@ -658,13 +658,14 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         """Use these tiles, or none, inside a `with`."""
         raise NotImplementedError
 
-    def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
-        """The active LoRAs; None if they cannot be known."""
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:
+        """Refuse shards into which a transformer cannot be cut, by its config: ValueError, TypeError."""
         raise NotImplementedError
 
     def check_shards(self, shards: int | None) -> None:
-        """Refuse shards into which the transformer cannot be cut: ValueError, TypeError."""
-        raise NotImplementedError
+        """Refuse shards into which this transformer cannot be cut as it is: ValueError, TypeError."""
+        self.check_shards_of(shards, self.transformer)
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         """How many threads compute at a time; ValueError, TypeError if more were requested than possible."""

@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..choices import AttentionPath
 from ..families.helios import UNIT_FRAMES
 from ..geometry import ChunkGeometry, LatentShape, PyramidGeometry
-from ..models.lora import LoraInUse
+from ..models.transformer_helios import remember_loras
 from ..noise import NoiseKey, NoiseSource, block_noise
 from ..pieces.workers import Workers
 from .call_progress import weighed
@@ -83,6 +83,7 @@ class SeededHeliosPipeline(ClipPipeline):
         preset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        remember_loras(transformer)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
@@ -112,8 +113,6 @@ class SeededHeliosPipeline(ClipPipeline):
                 "step caches are not for Helios; call pipeline.transformer.disable_cache() first"
             )
         super().check_parts(needs_vae=needs_vae)
-        if getattr(self.transformer, "peft_config", None):
-            raise ValueError("the transformer has a LoRA, which no manifest would name; load it without")
         for name in ("tiling", "slicing"):
             if getattr(self.vae, f"use_{name}"):
                 raise ValueError(f"the vae has {name} on, which no manifest would say; vae.disable_{name}()")
@@ -184,12 +183,12 @@ class SeededHeliosPipeline(ClipPipeline):
             raise ValueError(f"a clip of Helios is decoded without tiles, got vae_tiling {list(tiling)}")
         return nullcontext()
 
-    def loras_in_use(self) -> tuple[LoraInUse, ...]:
-        return ()
-
-    def check_shards(self, shards: int | None) -> None:
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:  # noqa: ARG003
         if shards is not None:
-            raise ValueError(f"shards must be None for Helios, whose steps are not cut, got {shards}")
+            raise ValueError(
+                f"shards must be None for Helios, whose steps are not cut, got {shards}; leave them out"
+            )
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:  # noqa: ARG002
         if requested not in (None, 1):
@@ -217,8 +216,6 @@ class SeededHeliosPipeline(ClipPipeline):
         sharing: Sharing,  # noqa: ARG002
         attention_kwargs: dict[str, Any] | None,
     ) -> HeliosSampler:
-        if attention_kwargs is not None:
-            raise ValueError("attention_kwargs must be None for Helios, which takes no LoRA here")
         parts = {name: self.components[name] for name in ("vae", "scheduler", "transformer")}
         make_chunk = keyed_class(self.native)(
             tokenizer=None, text_encoder=None, **parts, **self._native_config()
@@ -228,10 +225,10 @@ class SeededHeliosPipeline(ClipPipeline):
         def on_begin(place: Place) -> None:
             self._current_place = CurrentPlace(clip, place.unit, place.stage, place.step)
 
-        texts = {"prompt_embeds": positive.prompt_embeds}
+        given = {"prompt_embeds": positive.prompt_embeds, "attention_kwargs": attention_kwargs}
         if negative is not None:
-            texts["negative_prompt_embeds"] = negative.prompt_embeds
-        return HeliosSampler(make_chunk, texts, noise, request.shape, on_begin)
+            given["negative_prompt_embeds"] = negative.prompt_embeds
+        return HeliosSampler(make_chunk, given, noise, request.shape, on_begin)
 
     def _native_config(self) -> dict[str, Any]:
         """Arguments of the native pipeline besides its parts."""
@@ -353,7 +350,7 @@ class HeliosSampler:
 
     Args:
         make_chunk: a pipeline of `keyed_class`.
-        texts: `prompt_embeds` (1, L, D), and `negative_prompt_embeds` if the clip is guided.
+        given: `prompt_embeds` (1, L, D), `negative_prompt_embeds` if the clip is guided, `attention_kwargs`.
         noise: the clip's.
         shape: of a chunk's latents.
         on_begin: called with the place of each step before it.
@@ -362,13 +359,13 @@ class HeliosSampler:
     def __init__(
         self,
         make_chunk: Any,
-        texts: dict[str, torch.Tensor],
+        given: dict[str, Any],
         noise: NoiseSource,
         shape: LatentShape,
         on_begin: Callable[[Place], None],
     ) -> None:
         self._make_chunk = make_chunk
-        self._texts = texts
+        self._given = given
         self._noise = noise
         self._shape = shape
         self._on_begin = on_begin
@@ -428,7 +425,7 @@ class HeliosSampler:
         try:
             self._make_chunk(
                 prompt=None,
-                **self._texts,
+                **self._given,
                 **self._history(past),
                 **self._steps(steps),
                 height=self._shape.height * self._make_chunk.vae_scale_factor_spatial,

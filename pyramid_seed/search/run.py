@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -239,6 +238,7 @@ class _Search:
     launch: Launch
     original: Mapping[str, Any] | None
     progress: bool
+    pace: float | None = None  # seconds per unit, as the last batch has shown
 
     def run(self, lossless: bool) -> SearchRecord:
         """Make, score and drop candidates; finish the best, and write it, the page and the record."""
@@ -246,24 +246,26 @@ class _Search:
         files: dict[TreePath, Path] = {}
         self._tell(budget_text(self.tree))
         start = self._start()
-        began, units_made = time.perf_counter(), 0
+        self._tell_time(0)
 
         def scores_of(nodes: Sequence[Node]) -> dict[TreePath, float | None]:
-            nonlocal units_made
-            made, summary = self.rounds.made(self.launch, nodes)
+            turn = len(nodes[0].path) - 1
+            count = self.tree.rounds[turn][1]
+            first = nodes[: self.launch.world_size]
+            if self.pace is None and len(first) < len(nodes):  # they tell how long the search will take
+                self._made(first, count)
+                self._tell_time(len(first) * count)
+            made = self._made(nodes, count)
             files.update(made)
             for node in tqdm(nodes, desc="scoring", unit="clip", disable=not self.progress, leave=False):
                 tried[node.path] = self._tried(made[node.path])
-            turn = len(nodes[0].path) - 1
-            units_made += summary.made * self.tree.rounds[turn][1]
-            seconds = time.perf_counter() - began
             scores = {node.path: tried[node.path].score for node in nodes}
-            self._tell(round_text(self.tree, turn, scores, seconds / units_made if units_made else None))
+            self._tell(round_text(self.tree, turn, scores, self.pace))
             return scores
 
         decided = decisions(self.tree, scores_of)
         best = self.tree.finished(decided[-1].kept[0])
-        (file,) = self.rounds.made(self.launch, [best])[0].values()
+        (file,) = self._made([best], self.tree.num_units - self.tree.at[-1]).values()
         manifest = read_manifest(file)
         record = self._record(decided, tried, start, manifest)
         folder = self.rounds.folder
@@ -272,11 +274,18 @@ class _Search:
         write_record(folder / RECORD_NAME, record)
         return record
 
+    def _made(self, nodes: Sequence[Node], num_units: int) -> dict[TreePath, Path]:
+        """The files of nodes, each of which has so many units of its own."""
+        files, seconds = self.rounds.made(self.launch, nodes)
+        if seconds and num_units:
+            self.pace = seconds / (len(nodes) * num_units * self.launch.world_size)
+        return files
+
     def _start(self) -> Made | None:
         """The clip that the search extends, made again; its units are kept for the candidates."""
         if self.original is None:
             return None
-        (file,) = self.rounds.made(self.launch, [self.tree.start])[0].values()
+        (file,) = self._made([self.tree.start], self.tree.start.num_units).values()
         made = made_of(read_manifest(file))
         if made != made_of(self.original):
             raise ValueError(
@@ -312,6 +321,10 @@ class _Search:
         scorer = ScorerRow(name=self.scorer.name, version=self.scorer.version, digest=self.scorer.digest)
         return sealed(settings, scorer, decided, tried, made_of(manifest), WINNER)
 
+    def _tell_time(self, num_made: int) -> None:
+        if self.pace is not None:
+            self._tell(time_text(self.tree, num_made, self.pace))
+
     def _tell(self, text: str) -> None:
         if self.progress:
             tqdm.write(text, file=sys.stderr)
@@ -346,15 +359,23 @@ def budget_text(tree: Tree) -> str:
     )
 
 
-def round_text(
-    tree: Tree, turn: int, scores: Mapping[TreePath, float | None], seconds_per_unit: float | None
-) -> str:
-    """What a round has shown, and how long the rest will take at its speed."""
+def time_text(tree: Tree, num_made: int, pace: float) -> str:
+    """How long a search of which so many units are made will take at that pace, in seconds per unit."""
+    number = sum(count for count, _ in tree.rounds)
+    whole = number * (tree.num_units - tree.start.num_units)
+    return (
+        f"time: about {(tree.cost - num_made) * pace:.0f} s left, at the pace so far; best of all {number} "
+        f"would take {whole * pace:.0f} s"
+    )
+
+
+def round_text(tree: Tree, turn: int, scores: Mapping[TreePath, float | None], pace: float | None) -> str:
+    """What a round has shown, and how long the rest will take at its pace, in seconds per unit."""
     best = ranked(scores)
     left = sum(count * length for count, length in tree.rounds[turn + 1 :]) + tree.num_units - tree.at[-1]
     shown = f"best {best[0][0]:.6g}, worst {best[-1][0]:.6g}" if best else "no score"
     failed = f", {len(scores) - len(best)} without a score" if len(best) < len(scores) else ""
-    time_left = "" if seconds_per_unit is None else f"; about {left * seconds_per_unit:.0f} s left"
+    time_left = "" if pace is None else f"; about {left * pace:.0f} s left"
     return (
         f"round {turn + 1} of {len(tree.at)}: {counted(len(scores), 'candidate')}, {shown}{failed}{time_left}"
     )

@@ -37,6 +37,7 @@ class NoiseClip:
     digest: str
     file: FrameFile
     notes: tuple[str, ...] = ()
+    seconds: float = 0.5
 
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
         self.file.check(path.suffix, None, lossless)

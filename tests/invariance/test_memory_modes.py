@@ -51,6 +51,14 @@ def test_group_offload(own_pipe, reference, blocks):
     assert_same(clips.make(own_pipe), reference)
 
 
+@pytest.mark.slow  # with Pyramid Flow, pipelines/test_text_encoders.py does it by default
+@pytest.mark.parametrize("model", ["helios"], indirect=True)
+@pytest.mark.parametrize("then", ["offload", "free"])
+def test_text_encoders_that_leave(own_pipe, reference, then):
+    for _ in range(2):
+        assert_same(clips.make(own_pipe, text_encoders=then), reference)
+
+
 @PYRAMID_FLOW
 def test_slicing(own_pipe, make):
     batch = {"prompt": ["star", "a red circle"], "seed": [1, 2], "num_inference_steps": 1}

@@ -7,25 +7,28 @@ from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from diffusers import HeliosTransformer3DModel
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from pyramid_seed import Branch, generate, load_pipeline
 from pyramid_seed.batch.run import run_batch
 from pyramid_seed.determinism import determinism_level
+from pyramid_seed.files import file_digest
 from pyramid_seed.noise import NoiseStreams
+from pyramid_seed.pipelines import SeededHeliosPyramidPipeline
 from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
-from tests.reference import helios_tiny
 from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PROMPT, SEED, SIZE
 
 SMALL = {"height": 64, "width": 64, "num_frames": 66, "num_inference_steps": 1, "max_sequence_length": 16}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return cache(lambda name: helios_tiny.saved(name, tmp_path_factory.mktemp(name)))
+def folder(helios_folder):
+    return helios_folder
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,6 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
         "shards must be None for Helios": {"shards": 1},
         "workers must be 1 for Helios": {"workers": 2},
         "attention must be 'reference' for Helios": {"attention": "grouped"},
-        "attention_kwargs must be None for Helios": {"attention_kwargs": {"scale": 0.5}},
         "latents must be None": {"latents": pixels},
     }
 
@@ -118,7 +120,6 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     for part, name, message in (
         (pipe.vae, "use_tiling", "the vae has tiling on"),
         (pipe.vae, "use_slicing", "the vae has slicing on"),
-        (pipe.transformer, "peft_config", "the transformer has a LoRA"),
         (type(pipe.transformer), "is_cache_enabled", "step caches are not for Helios"),
     ):
         with monkeypatch.context() as patch:
@@ -136,6 +137,41 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     for name in ("image", "shards"):
         with pytest.raises(ValueError, match=f"{name} must be None"):
             generate("a boat", **settings, **{name: pixels if name == "image" else 3})
+
+
+@pytest.fixture
+def lora(folder, tmp_path):
+    """A LoRA as a trainer of diffusers saves it."""
+    trained = HeliosTransformer3DModel.from_pretrained(folder("distilled"), subfolder="transformer")
+    trained.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    trained.save_lora_adapter(tmp_path, weight_name="style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_a_lora_acts_is_scaled_and_leaves(folder, lora, tmp_path):
+    pipe = load_pipeline(folder("distilled"), device="cpu")
+    small = SMALL | {"num_frames": 33, "output_type": "latent", "show_progress": False, "seed": 1}
+    plain = pipe("a boat", **small).latents
+    pipe.load_lora_weights(lora, adapter_name="style")
+    full = pipe("a boat", **small).latents
+    assert (full - plain).abs().max() > 0.1
+    half = pipe("a boat", **small, attention_kwargs={"scale": 0.5}).latents
+    pipe.set_adapters("style", 0.5)
+    assert torch.equal(pipe("a boat", **small).latents, half)
+    (used,) = pipe.loras_in_use()
+    assert (used.file, used.scale, used.sha256) == (lora.name, 0.5, file_digest(lora))
+    pipe.unload_lora_weights()
+    assert torch.equal(pipe("a boat", **small).latents, plain)
+    assert pipe.loras_in_use() == ()
+    wider = load_file(lora)
+    wider |= {name: values.repeat(1, 2) for name, values in wider.items() if "lora_A" in name}
+    save_file(wider, tmp_path / "wider.safetensors")
+    with pytest.raises(ValueError, match=r"another model: .* must have shape \(rank, 24\) here"):
+        pipe.load_lora_weights(tmp_path / "wider.safetensors")
+    saved = SeededHeliosPyramidPipeline.from_pretrained(folder("distilled"))  # with diffusers' transformer
+    saved.load_lora_weights(lora, adapter_name="style")
+    saved.set_adapters("style", 0.5)
+    assert saved.loras_in_use() == (used,)
 
 
 def test_prompts_are_cleaned_as_by_diffusers(monkeypatch):
