@@ -139,7 +139,7 @@ def test_another_model_does_not_go_on_with_a_clip(quick, tmp_path, clip):
 
 
 def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeypatch):
-    monkeypatch.setattr("pyramid_seed.provenance.manifest.NoiseLedger.scheme", "pyramid-seed/v9")
+    monkeypatch.setattr("pyramid_seed.clip.NoiseLedger.scheme", "pyramid-seed/v9")
     path = replace(clip).save(tmp_path / "clip.mp4", keep_latents=True)  # without the manifest it had built
     later = read_manifest(path)
     monkeypatch.undo()

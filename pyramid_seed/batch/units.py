@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..files import check_readable, replacing
+from ..files import check_readable, write_file
 from ..noise import noise_digest
 from ..pipelines.beginning import Beginning
 from .errors import refuse_too_many_files
@@ -39,9 +39,7 @@ def save_unit(
         "stages": stages,
         "origin": _text(origin),
     }
-    data = safetensors.torch.save({"latents": kept}, metadata)
-    with replacing(_path(folder, unit), overwrite=True) as temporary:
-        temporary.write_bytes(data)
+    write_file(_path(folder, unit), safetensors.torch.save({"latents": kept}, metadata), overwrite=True)
 
 
 def load_units(

@@ -22,7 +22,7 @@ from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, wri
 from .identity import KEY_LENGTH, Job
 from .journal import Journal, file_state
 from .launch import Launch, LaunchError
-from .maker import MadeClip, Maker
+from .maker import MadeClip, Maker, Order
 from .units import load_units, save_unit
 from .work import Work
 
@@ -147,7 +147,7 @@ class Worker:
                 save_unit(units, unit, latents, stage_digests, origin)
 
         try:
-            return self.maker.make(job, origin, beginning, on_step, on_unit, file), num_resumed
+            return self.maker.make(Order(job, origin, beginning), on_step, on_unit, file), num_resumed
         except ValueError as error:
             if beginning is None or isinstance(error, ModelError):
                 raise
@@ -155,7 +155,7 @@ class Worker:
         with writing(self.journal.folder):
             self.journal.set_aside(units)
         self.launch.count("known", -sum(job.steps[:num_resumed]))
-        return self.maker.make(job, origin, None, on_step, on_unit, file), 0
+        return self.maker.make(Order(job, origin), on_step, on_unit, file), 0
 
     def _kept_beginning(
         self, job: Job, units: Path, origin: Mapping[str, Any], image_digest: str | None

@@ -123,10 +123,8 @@ def run_search(
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     options.check()
     check_extra("report", "jinja2")
-    if extend is None:
-        subject = _new_clip(prompt, preset, settings, image, prompt_embeds, options)
-    else:
-        subject = _longer_clip(extend, prompt, preset, settings, image, options)
+    asked = _Asked(prompt, preset, settings, image, options)
+    subject = _new_clip(asked, prompt_embeds) if extend is None else _longer_clip(extend, asked)
     start, geometry = subject.start, subject.geometry
     units = geometry.num_units(subject.settings.num_frames)
     half = start.num_units + -(-(units - start.num_units) // 2)
@@ -158,6 +156,17 @@ def run_search(
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What a search was asked for, see `run_search`."""
+
+    prompt: str | None
+    preset: str | Path | Preset | None
+    settings: Settings
+    image: str | Path | None
+    options: RunOptions
+
+
+@dataclass(frozen=True)
 class _Subject:
     """What a search is to make: a prompt's clip, or a longer one of a clip that is there."""
 
@@ -169,35 +178,22 @@ class _Subject:
     original: Mapping[str, Any] | None = None
 
 
-def _new_clip(
-    prompt: str | None,
-    preset: str | Path | Preset | None,
-    settings: Settings,
-    image: str | Path | None,
-    prompt_embeds: str | Path | None,
-    options: RunOptions,
-) -> _Subject:
+def _new_clip(asked: _Asked, prompt_embeds: str | Path | None) -> _Subject:
+    prompt, preset = asked.prompt, asked.preset
     if prompt is None:
         raise ValueError("prompt is missing; give one, or a clip to extend")
     check_prompt(prompt)
     loaded = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    without = parts_left_out(options.text_encoders, opened_texts(prompt_embeds))
-    wanted, _, source = wanted_settings(loaded, settings, opened(image), None, without)
+    without = parts_left_out(asked.options.text_encoders, opened_texts(prompt_embeds))
+    wanted, _, source = wanted_settings(loaded, asked.settings, opened(asked.image), None, without)
     source = source or shared_pipeline.source(wanted.model, wanted.variant, without)
-    return _Subject(prompt, wanted, source.geometry, options, Node())
+    return _Subject(prompt, wanted, source.geometry, asked.options, Node())
 
 
-def _longer_clip(
-    clip: str | Path,
-    prompt: str | None,
-    preset: object,
-    settings: Settings,
-    image: object,
-    options: RunOptions,
-) -> _Subject:
+def _longer_clip(clip: str | Path, asked: _Asked) -> _Subject:
     manifest = read_verifiable(clip)
-    recipe = recipe_of(manifest)
-    _check_extended(recipe, prompt, preset, settings, image)
+    recipe, settings = recipe_of(manifest), asked.settings
+    _check_extended(recipe, asked)
     own = Settings(model=folder_of(clip, settings.get("model")), num_frames=settings["num_frames"])
     clips_own: dict[str, Any] = {
         "noise_device": recipe.noise_device,
@@ -206,23 +202,21 @@ def _longer_clip(
         "compile": recipe.compiled,
     }
     for name, value in clips_own.items():
-        if (given := getattr(options, name)) not in (value, getattr(RunOptions(), name)):
+        if (given := getattr(asked.options, name)) not in (value, getattr(RunOptions(), name)):
             raise ValueError(f"the clip to extend has its own {name}, {value!r}, got {given!r}; leave it out")
-    options = replace(options, **clips_own)
     start = Node((), manifest["geometry"]["num_units"], recipe.seed, recipe.branches)
-    wanted = with_settings(recipe.settings, own)
+    wanted, options = with_settings(recipe.settings, own), replace(asked.options, **clips_own)
     return _Subject(recipe.prompt, wanted, geometry_of(manifest), options, start, manifest)
 
 
-def _check_extended(
-    recipe: Recipe, prompt: str | None, preset: object, settings: Settings, image: object
-) -> None:
+def _check_extended(recipe: Recipe, asked: _Asked) -> None:
     """Refuse what contradicts a clip that is extended, and clips that batches cannot make again."""
-    if prompt not in (None, recipe.prompt):
+    settings = asked.settings
+    if asked.prompt not in (None, recipe.prompt):
         raise ValueError(
             f"the clip to extend has its own prompt, {recipe.prompt!r:.60}; leave out another one"
         )
-    if preset is not None or set(settings) - {"num_frames", "model"} or "num_frames" not in settings:
+    if asked.preset is not None or set(settings) - {"num_frames", "model"} or "num_frames" not in settings:
         raise ValueError("a clip is extended with its own settings: give num_frames and no other")
     if settings["num_frames"] <= (had := recipe.settings.num_frames):
         got = settings["num_frames"]
@@ -230,7 +224,7 @@ def _check_extended(
     for name in ("cache", "quantization", "vae_tiling"):
         if getattr(recipe, name) is not None:
             raise ValueError(f"the clip to extend was made with {name}, which a batch cannot set up")
-    if (recipe.image_digest is None) != (image is None):
+    if (recipe.image_digest is None) != (asked.image is None):
         raise ValueError("give the image that the clip to extend was made from, and only then")
 
 
