@@ -242,7 +242,7 @@ def wanted_settings(
         if preset is not None or pipeline is None:
             return chosen_settings(preset, values, source_of)
         model = "the pipeline's model" if pipeline.source is None else pipeline.source.description
-        return settings_of_model(model, pipeline.preset, values)
+        return settings_of_model(model, pipeline.preset, values, pipeline.geometry.num_stages)
 
     if image is None:
         wanted = choose(settings)

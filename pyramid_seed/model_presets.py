@@ -71,7 +71,8 @@ def chosen_settings(
             check_choice(f"variant of {model}", variant, tuple(map(str, presets)))
         return settings_of_model(model, presets[variant], settings)
     source = source_of(model, variant)
-    return settings_of_model(source.description, preset_of_model(source), settings)
+    own, num_stages = preset_of_model(source), source.geometry.num_stages
+    return settings_of_model(source.description, own, settings, num_stages)
 
 
 def misfit(

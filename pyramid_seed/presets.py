@@ -216,7 +216,9 @@ def with_size(settings: Settings, height: int, width: int) -> Settings:
     return settings | Settings(height=height, width=width)
 
 
-def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Preset:
+def settings_of_model(
+    model: str, own: Preset | None, settings: Settings, num_stages: int = NUM_STAGES
+) -> Preset:
     """The settings of a clip without a named preset: its model's own, with some values replaced.
 
     Args:
@@ -224,6 +226,7 @@ def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Pre
         own: the settings that it is made for; None if unknown: `settings` must then have all those without a
             default, except the dtype, which is float32 as in `load_pipeline`.
         settings: the values.
+        num_stages: the model's; a single number of steps is used for each.
 
     Raises:
         TypeError, ValueError: as `with_settings`; or settings are missing; the message names them.
@@ -235,7 +238,7 @@ def settings_of_model(model: str, own: Preset | None, settings: Settings) -> Pre
         raise ValueError(
             f"no preset knows {model}: name the settings that it needs ({', '.join(missing)}), or a preset"
         )
-    return preset_of(CUSTOM, given)
+    return preset_of(CUSTOM, given, num_stages)
 
 
 def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
@@ -259,8 +262,8 @@ def untrained(settings: Preset, own: Preset | None) -> tuple[str, ...]:
     return tuple(f"{note}; the video may fall apart" for note in notes)
 
 
-def preset_of(name: str, values: Mapping[str, object]) -> Preset:
-    """The preset with a name and these values, as in a file or a manifest.
+def preset_of(name: str, values: Mapping[str, object], num_stages: int = NUM_STAGES) -> Preset:
+    """The preset with a name and these values, as in a file or a manifest; `num_stages` as above.
 
     Raises:
         TypeError: a key is unknown, or one without a default is missing.
@@ -272,7 +275,7 @@ def preset_of(name: str, values: Mapping[str, object]) -> Preset:
     missing = [key for key in _FIELDS if _FIELDS[key].default is MISSING and key not in values]
     if missing:
         raise TypeError(f"missing {', '.join(missing)}")
-    return Preset(name=name, **_decoded(values, NUM_STAGES))
+    return Preset(name=name, **_decoded(values, num_stages))
 
 
 def preset_config(preset: Preset) -> dict[str, Any]:

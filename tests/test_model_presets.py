@@ -123,6 +123,13 @@ def test_a_model_that_no_preset_knows_asks_for_what_it_needs(family):
     assert of_files(model, **needed, dtype="bfloat16").dtype == "bfloat16"
 
 
+def test_a_number_of_steps_is_for_each_stage_of_the_model(helios_folder):
+    size = {"height": 64, "width": 64, "num_frames": 33, "fps": 24}
+    needed = {**size, "num_inference_steps": 2, "guidance_scale": 5.0, "max_sequence_length": 32}
+    assert of_files(helios_folder("base"), **needed).num_inference_steps == (2,)
+    assert of_files(helios_folder("mid"), **needed).num_inference_steps == (2, 2, 2)
+
+
 def test_the_settings_are_asked_for_before_anything_is_loaded(capsys, tmp_path):
     shared_pipeline.clear()
     before = shared_pipeline.num_loads
