@@ -123,7 +123,7 @@ def test_a_clip_is_shown(name, capsys):
     for fact in (manifest["prompt"], manifest["seed"], manifest["digests"]["frames"], "pyramid-seed 0.1.0"):
         assert fact in text
     assert ("seed 7 from frame 5" in text) == (name == "branched.mp4")
-    assert ("first frame given" in text) == (name == "from_image.mp4")
+    assert ("given, SHA-256" in text) == (name == "from_image.mp4")
 
 
 @pytest.mark.parametrize("name", CLIPS)
