@@ -20,7 +20,8 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     found = find_spec("matplotlib")
     if found is None or found.origin is None:
         return ImageFont.load_default(size)
-    return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
+    path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no Path here
 
 
 def broken(text: str, size: int, width: float, most: int) -> list[str]:
