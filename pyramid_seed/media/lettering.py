@@ -20,8 +20,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     found = find_spec("matplotlib")
     if found is None or found.origin is None:
         return ImageFont.load_default(size)
-    path = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no Path here
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def broken(text: str, size: int, width: float, most: int) -> list[str]:
