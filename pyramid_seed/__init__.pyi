@@ -32,6 +32,7 @@ from .pieces.launched import processes_of_launch as processes_of_launch
 from .pieces.processes import Processes as Processes
 from .pipelines import PyramidFlowPipeline as PyramidFlowPipeline
 from .pipelines.beginning import Beginning as Beginning
+from .pipelines.clip_pipeline import ClipPipeline as ClipPipeline
 from .pipelines.encoded_texts import EncodedTexts as EncodedTexts
 from .pipelines.encoded_texts import read_encoded_texts as read_encoded_texts
 from .presets import Preset as Preset

@@ -93,7 +93,7 @@ def generate(
         image: the first frame, or its file. Without `height`, `width` and `fit`, the clip takes its size, or,
             if every pixel of it is shown as `scale` x `scale`, the small image's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
-            and the clip is the same. Not together with an image.
+            and the clip is the same. Of a clip that began with an image, only Helios needs the image, too.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         noise_device: where noise is drawn; noise from the CPU is the same on all machines.
         determinism: "strict" or "relaxed".

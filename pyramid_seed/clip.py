@@ -6,7 +6,7 @@ import html
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from .presets import Preset
 from .provenance.latents import write_latents
 from .provenance.manifest import (
     UNKNOWN_MODEL,
-    build_manifest,
     manifest_json,
+    recipe_fields,
+    stage_root,
+    unit_digests,
     without_timings,
 )
 from .recipe import Recipe
@@ -156,24 +158,32 @@ class Clip:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """How the clip was made and what resulted, see docs/manifest.md."""
-        return build_manifest(
-            self.recipe,
-            model=UNKNOWN_MODEL if self.source is None else self.source.reference,
-            weights=self.weights,
-            weights_note=self.weights_note,
-            loras=self.loras,
-            geometry=self.geometry,
-            ledger=self.ledger,
-            text_digests=self.text_digests,
-            stage_digests=self.stage_digests,
-            latents=self.latents,
-            frames=self.frame_facts,
-            environment=self.environment,
-            text_environment=self.text_environment,
-            load_seconds=self.load_seconds,
-            seconds=self.seconds,
-            notes=self.notes,
-        )
+        model = UNKNOWN_MODEL if self.source is None else self.source.reference
+        stages = [None if each is None else list(each) for each in self.stage_digests]
+        units = unit_digests(self.latents, self.geometry.frames_per_unit)
+        size = {"num_units": len(units), "latent_channels": self.latents.shape[1]}
+        elsewhere = self.text_environment
+        return {
+            **recipe_fields(self.recipe, model),
+            "noise_scheme": self.ledger.scheme,
+            "weights": _rows(self.weights),
+            **({"weights_note": self.weights_note} if self.weights is None and self.weights_note else {}),
+            "loras": _rows(self.loras),
+            "geometry": size | asdict(self.geometry),
+            "ledger": self.ledger.to_list(),
+            "digests": {
+                "text": dict(self.text_digests),
+                "stages": stages,
+                "units": units,
+                "root": stage_root(stages, units),
+                "chunks": list(self.frame_facts.chunk_digests),
+                "frames": self.digest,
+            },
+            "environment": dict(self.environment),
+            **({} if elsewhere is None else {"text_environment": dict(elsewhere)}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+            "timings": {"load_seconds": round(self.load_seconds, 3), "seconds": round(self.seconds, 3)},
+        }
 
     def save(
         self,
@@ -294,3 +304,7 @@ class Clip:
             f'<video controls loop autoplay muted src="{data_url("video/mp4", data)}"></video>'
             f"<p>{html.escape(self.prompt)}<br>seed {self.seed}, digest {self.digest[:16]}</p>"
         )
+
+
+def _rows(rows: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    return None if rows is None else [dict(row) for row in rows]

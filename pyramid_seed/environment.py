@@ -135,6 +135,9 @@ class Difference:
     a: Any
     b: Any
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.a!r} then, {self.b!r} now"
+
 
 def fingerprint_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     """The fields in which two fingerprints differ, in the order of `a`, followed by those only in `b`."""

@@ -74,6 +74,15 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             _remove(temporary)
 
 
+def write_file(path: Path, data: str | bytes, *, overwrite: bool = False) -> None:
+    """Write a file, whole or not at all; raises as `replacing` does.
+
+    A lone surrogate in a text, from an undecodable command-line argument, has no UTF-8 form: it is escaped.
+    """
+    with replacing(path, overwrite=overwrite) as temporary:
+        temporary.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+
+
 @contextmanager
 def without_new_folders(folder: Path) -> Iterator[None]:
     """If the block raises, remove `folder` and its parents, as far as they were missing and are empty."""

@@ -7,8 +7,12 @@ an error that names the nearest values that do.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
 
 from .checks import check_int
+
+ImageRole: TypeAlias = Literal["unit", "history"]
+"""What an image is to the clip that begins with it: its unit 0, encoded, or what stands before unit 0."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ class PyramidGeometry:
         return 1
 
     @property
+    def image_role(self) -> ImageRole:
+        """What an image is to a clip that begins with it."""
+        return "unit"
+
+    @property
     def frame_rule(self) -> str:
         """Which numbers of pixel frames are whole units, in words."""
         return f"{self.temporal_factor}k + 1" if self.temporal_factor > 1 else "at least 1"
@@ -181,6 +190,11 @@ class ChunkGeometry(PyramidGeometry):
     def frames_per_unit(self) -> int:
         """See `PyramidGeometry`."""
         return self.unit_frames
+
+    @property
+    def image_role(self) -> ImageRole:
+        """See `PyramidGeometry`."""
+        return "history"
 
     @property
     def frame_rule(self) -> str:

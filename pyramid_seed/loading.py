@@ -29,13 +29,11 @@ from .extras import check_extra
 from .families.family import Family
 from .model_presets import preset_of_model
 from .models.lora import check_lora, check_lora_fits, lora_of_file
-from .models.transformer_pyramid_base import PyramidTransformer3DModel
 from .pipelines import PyramidFlowPipeline
 from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import EncodedTexts
 from .pipelines.memory import unmap_weights
 from .pipelines.out_of_memory import out_of_memory_advice
-from .pipelines.sharing import check_shards
 from .pipelines.text_inputs import EMBEDDINGS, check_embeddings
 from .presets import preset_config
 
@@ -253,22 +251,14 @@ def check_loras_fit(loras: Sequence[LoraToLoad], source: RecognisedModel) -> Non
     """Refuse another model's LoRAs, from configs alone: ValueError, which names what the model lacks."""
     if loras:
         transformer = source.empty_transformer()
-        if not isinstance(transformer, PyramidTransformer3DModel):
-            raise ValueError(f"loras must be empty for {source.family.name}: no manifest would name them")
         for lora in loras:
             check_lora_fits(lora.file, transformer)
 
 
 def check_shards_fit(shards: int | None, source: RecognisedModel) -> None:
-    """Refuse shards into which a model cannot be cut, from its config alone; raises as `check_shards`."""
+    """Refuse shards into which a model cannot be cut, from its config alone: ValueError, TypeError."""
     if shards is not None:
-        transformer = source.empty_transformer()
-        if not isinstance(transformer, PyramidTransformer3DModel):
-            raise ValueError(
-                f"shards must be None for {source.family.name}, whose steps are not cut, got {shards}; leave "
-                "them out"
-            )
-        check_shards(shards, transformer)
+        pipeline_class(source.family).check_shards_of(shards, source.empty_transformer())
 
 
 def check_texts_fit(embeds: EncodedTexts | None, source: RecognisedModel) -> None:

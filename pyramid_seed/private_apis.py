@@ -88,7 +88,8 @@ def is_compiled(module: nn.Module) -> bool:
 def num_writes(parameter: torch.Tensor) -> int:
     """How often autograd has seen a tensor written to; 0 for inference tensors, which do not count.
 
-    Without it, texts would be remembered even after their encoder's weights have changed.
+    Without it, texts would be remembered even after their encoder's weights have changed, and a manifest
+    would name files that no longer hold the weights.
     """
     return 0 if parameter.is_inference() else parameter._version
 

@@ -125,7 +125,7 @@ class RecordComparison:
         lines += [f"beyond what other kernels may change ({bounds})"] if kernels else []
         for name in ("settings", "environment"):
             fields: Sequence[Difference] = getattr(self.manifests, name)
-            lines += [f"{name}: {each.field}: {each.a!r} then, {each.b!r} now" for each in fields]
+            lines += [f"{name}: {each}" for each in fields]
         if not self.manifests.settings and not self.manifests.environment:
             lines.append("nothing recorded explains it: the code has changed, or the weights in memory")
         return "\n".join(lines)

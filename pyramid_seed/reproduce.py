@@ -81,6 +81,17 @@ class Making(TypedDict, total=False):
     sink: FrameFile | None
 
 
+@dataclass(frozen=True)
+class _Given:
+    """With what a clip is to be made again, see `regenerate`."""
+
+    making: Making
+    model: str | Path | None
+    loras: Sequence[str | Path]
+    device: str | None
+    pipeline: DiffusionPipeline | None
+
+
 def regenerate(
     clip: AnyClip,
     *,
@@ -128,10 +139,10 @@ def loaded_for(
 
     Texts that are encoded before the model is loaded are put into `making`.
     """
-    original = _original(clip)
-    _start(making, original.recipe, device, pipeline, loras)
+    original, given = _original(clip), _Given(making, model, loras, device, pipeline)
+    _start(given, original.recipe)
     image = _checked_image(original.recipe, image)
-    return original.recipe, _model_of(original, model, loras, device, pipeline, making), image
+    return original.recipe, _model_of(original, given), image
 
 
 def folder_of(clip: AnyClip, model: str | Path | None = None) -> str:
@@ -177,9 +188,8 @@ def verify(
     """
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
-    make = partial(
-        _verify, clip, noise_only, sample, model, image, loras, device, pipeline, arguments, progress, making
-    )
+    given = _Given(making, model, loras, device, pipeline)
+    make = partial(_verify, clip, given, noise_only, sample, image, arguments, progress)
     if isinstance(clip, str | Path):
         return after_signature(Path(clip), trust, make)
     if trust is not None:
@@ -189,31 +199,25 @@ def verify(
 
 def _verify(
     clip: AnyClip,
+    given: _Given,
     noise_only: bool,
     sample: int | None,
-    model: str | Path | None,
     image: PipelineImageInput | None,
-    loras: Sequence[str | Path],
-    device: str | None,
-    pipeline: DiffusionPipeline | None,
     arguments: Mapping[str, Any] | None,
     progress: bool,
-    making: Making,
 ) -> Verification:
     """`verify` without the signature."""
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
-        _refuse_for_keyed({"noise_only": noise_only, "sample": sample, "loras": tuple(loras), **making})
-        given = {**(arguments or {}), **({} if image is None else {"image": image})}
-        pipeline = _keyed_pipeline(recorded, model, device, pipeline, progress)
-        return verify_keyed(recorded, Path(clip) if isinstance(clip, str | Path) else None, pipeline, given)
+        keyed = _keyed_pipeline(recorded, given, progress, noise_only=noise_only, sample=sample)
+        call = {**(arguments or {}), **({} if image is None else {"image": image})}
+        return verify_keyed(recorded, Path(clip) if isinstance(clip, str | Path) else None, keyed, call)
     if arguments is not None:
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
-    check_kinds(pipeline=(pipeline, ClipPipeline))
-    original = _original(clip, recorded)
+    original, making, pipeline = _original(clip, recorded), given.making, given.pipeline
     if noise_only and sample is not None:
         raise ValueError("noise_only makes no unit, so it takes no sample; give one of them")
-    embeds = _start(making, original.recipe, device, pipeline, loras)
+    embeds = _start(given, original.recipe)
     if noise_only:
         return verify_noise(original.manifest, original.path)
     latents = None if sample is None else _latents_to_sample(original, sample, making)
@@ -221,9 +225,9 @@ def _verify(
     weights_here: Sequence[Mapping[str, Any]] | None
     if pipeline is None:
         _check_cache(original)
-        _lora_files(original.manifest, loras)
+        _lora_files(original.manifest, given.loras)
         source = read_source(
-            original.folder(model),
+            original.folder(given.model),
             variant=original.recipe.settings.variant,
             without=() if embeds is None else ENCODER_PARTS,
         )
@@ -234,7 +238,7 @@ def _verify(
     if weights.difference is not None:
         return weights
     started = time.perf_counter()
-    loaded = _model_of(original, model, loras, device, pipeline, making)
+    loaded = _model_of(original, given)
     if sample is not None and latents is not None:
         chosen = sample_units(original.manifest["geometry"]["num_units"], sample)
         remade, manifest = remake_from_latents(
@@ -269,8 +273,8 @@ def extend(
         num_frames: length of the new clip, r k + 1 frames, where r is the VAE's temporal factor.
         branch_seed: the root seed for everything after the beginning.
         from_frame: how many frames stay, r k + 1; default: all. Only with a branch_seed.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; the image is not needed if
-            there are latents.
+        model, image, loras, device, pipeline, progress, making: see `regenerate`; if there are latents, only
+            Helios needs the image, on which it conditions every unit.
 
     Raises:
         ValueError: a number does not fit, and the message names good ones; as in `regenerate`; the model did
@@ -282,12 +286,13 @@ def extend(
     longer, kept = plan_extension(
         recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame
     )
-    _start(making, longer, device, pipeline, loras)
+    given = _Given(making, model, loras, device, pipeline)
+    _start(given, longer)
     latents = original.latents()
-    if latents is None:
-        image = _checked_image(recipe, image)
+    needs_image = latents is None or geometry.image_role == "history"
+    image = _checked_image(recipe, image) if needs_image else None
     started = time.perf_counter()
-    loaded = _model_of(original, model, loras, device, pipeline, making)
+    loaded = _model_of(original, given)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
     tell_unfit(longer.settings, loaded)
     if latents is None:
@@ -300,7 +305,9 @@ def extend(
         image_digest=recipe.image_digest,
         frames_per_unit=geometry.frames_per_unit,
     )
-    return make_clip(longer, loaded, beginning=beginning, started=started, progress=progress, **making)
+    return make_clip(
+        longer, loaded, image=image, beginning=beginning, started=started, progress=progress, **making
+    )
 
 
 def regenerate_either(
@@ -318,32 +325,28 @@ def regenerate_either(
         return regenerate(
             manifest, model=model, image=image, loras=loras, device=device, progress=progress, **making
         )
-    _refuse_for_keyed({"loras": tuple(loras), **making})
-    pipeline = _keyed_pipeline(manifest, model, device, None, progress)
+    pipeline = _keyed_pipeline(manifest, _Given(making, model, loras, device, None), progress)
     return remake_keyed(manifest, pipeline, {} if image is None else {"image": image})
 
 
-def _refuse_for_keyed(given: Mapping[str, Any]) -> None:
-    """Refuse arguments that only our own pipeline knows, for a keyed clip."""
-    if useless := sorted(name for name, value in given.items() if value not in (False, (), None, "keep")):
+def _keyed_pipeline(manifest: Any, given: _Given, progress: bool, **how: Any) -> DiffusionPipeline:
+    """The pipeline of a keyed clip: the given one, or the one in a folder.
+
+    Raises:
+        ValueError: an argument, one of `how` among them, is known to our own pipeline alone; or there is no
+            pipeline.
+    """
+    for_ours = {**how, "loras": tuple(given.loras), **given.making}
+    if useless := sorted(name for name, value in for_ours.items() if value not in (False, (), None, "keep")):
         raise ValueError(f"{useless[0]} does not apply to a clip of a keyed pipeline; leave it out")
-
-
-def _keyed_pipeline(
-    manifest: Any,
-    model: str | Path | None,
-    device: str | None,
-    pipeline: DiffusionPipeline | None,
-    progress: bool,
-) -> DiffusionPipeline:
-    """The pipeline of a keyed clip: the given one, or the one in a folder."""
     check_keyed_manifest(manifest, "the manifest")
+    pipeline = given.pipeline
     if pipeline is None:
-        if model is None:
+        if given.model is None:
             raise ValueError(
                 f"the clip was made with {manifest['pipeline']['type']}; say where it is here: --model FOLDER"
             )
-        pipeline = load_pipeline_of(manifest, str(model), device)
+        pipeline = load_pipeline_of(manifest, str(given.model), given.device)
     pipeline.set_progress_bar_config(disable=not progress)
     return pipeline
 
@@ -413,33 +416,28 @@ def _original(clip: AnyClip, recorded: Clip | Mapping[str, Any] | None = None) -
     return _Original(manifest, recipe_of(manifest), Path(clip))
 
 
-def _start(
-    making: Making,
-    recipe: Recipe,
-    device: str | None,
-    pipeline: ClipPipeline | None,
-    loras: Sequence[str | Path],
-) -> EncodedTexts | None:
+def _start(given: _Given, recipe: Recipe) -> EncodedTexts | None:
     """Refuse what cannot run here, before weights are read; open the sink and the texts, return the texts."""
+    making = given.making
     if unknown := making.keys() - Making.__annotations__:
         name = min(unknown)
         raise TypeError(f"there is no argument {name!r}{did_you_mean(name, tuple(Making.__annotations__))}")
     sink, processes = making.get("sink"), making.get("processes")
     watchers = {name: value for name, value in making.items() if name.startswith("on_")}
     check_watchers(sink, **watchers)
-    check_kinds(processes=(processes, Processes), pipeline=(pipeline, ClipPipeline))
-    check_list("loras", loras, "paths")
-    for file in loras:
+    check_kinds(processes=(processes, Processes), pipeline=(given.pipeline, ClipPipeline))
+    check_list("loras", given.loras, "paths")
+    for file in given.loras:
         check_path("loras", file)
     options = RunOptions(
-        device,
+        given.device,
         recipe.noise_device,
         workers=making.get("workers"),
         text_encoders=making.get("text_encoders", "keep"),
     )
     options.check()
-    if device is not None:
-        usable_device(device)
+    if given.device is not None:
+        usable_device(given.device)
     embeds = making["prompt_embeds"] = opened_texts(making.get("prompt_embeds"))
     making["sink"] = started_sink(sink, recipe.settings, processes)
     return embeds
@@ -480,28 +478,22 @@ def _unit_check(
     return check_unit
 
 
-def _model_of(
-    original: _Original,
-    model: str | Path | None,
-    loras: Sequence[str | Path],
-    device: str | None,
-    pipeline: ClipPipeline | None,
-    making: Making,
-) -> ClipPipeline:
+def _model_of(original: _Original, given: _Given) -> ClipPipeline:
     """The given pipeline, or else the clip's model, at its exact revision, with its LoRAs.
 
     Texts that are encoded before it is loaded are put into `making`.
     """
-    if pipeline is not None:
-        return checked_pipeline(pipeline)
+    recipe, making = original.recipe, given.making
+    if given.pipeline is not None:
+        return checked_pipeline(given.pipeline)
     if original.manifest["weights"] is None and original.manifest["model"]["kind"] != "unknown":
         raise ValueError(
             f"the clip was made with weights that no file holds ({original.manifest.get('weights_note')}); "
             "it can only be made again by the pipeline that made it: pass pipeline="
         )
     _check_cache(original)
-    files = _lora_files(original.manifest, loras)
-    settings = replace(original.recipe.settings, model=original.folder(model))
+    files = _lora_files(original.manifest, given.loras)
+    settings = replace(recipe.settings, model=original.folder(given.model))
     to_load = tuple(
         LoraToLoad(row["adapter"], file, row["scale"], row["sha256"], row["fused"], row.get("padded_rank"))
         for row, file in zip(original.manifest["loras"], files, strict=True)
@@ -509,14 +501,13 @@ def _model_of(
     embeds, text_encoders = opened_texts(making.get("prompt_embeds")), making.get("text_encoders", "keep")
     without = parts_left_out(text_encoders, embeds)
     source = shared_pipeline.source(settings.model, settings.variant, without)
-    _check_quantization(original.recipe, source.quantization)
-    prompt, recipe = original.recipe.prompt, original.recipe
+    _check_quantization(recipe, source.quantization)
     options = RunOptions(
-        device, determinism=recipe.determinism, compile=recipe.compiled, text_encoders=text_encoders
+        given.device, determinism=recipe.determinism, compile=recipe.compiled, text_encoders=text_encoders
     )
-    check = partial(check_request, prompt=prompt, settings=settings, embeds=embeds)
+    check = partial(check_request, prompt=recipe.prompt, settings=settings, embeds=embeds)
     loaded, making["prompt_embeds"] = load_for_clip(
-        prompt, settings, options, embeds, to_load, source=source, check=check
+        recipe.prompt, settings, options, embeds, to_load, source=source, check=check
     )
     return loaded
 

@@ -60,7 +60,7 @@ def remake_from_latents(
         arguments = call_arguments(
             replace(recipe, settings=replace(recipe.settings, num_frames=num_frames)),
             pipeline,
-            image=image if unit == 0 else None,
+            image=image,
             beginning=None if unit == 0 else known(unit),
             embeds=embeds,
         )
@@ -79,6 +79,7 @@ def remake_from_latents(
     clip = make_clip(
         recipe,
         pipeline,
+        image=image,
         beginning=known(len(digests)),
         text_encoders=text_encoders,
         prompt_embeds=embeds,

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,30 @@ def onednn() -> None:
 
     if not rows_are_independent(onednn_linear, torch.get_num_threads()):
         pytest.skip("here, oneDNN chooses its kernel by the number of rows, so torch multiplies")
+
+
+@pytest.fixture(scope="session")
+def helios_folder(tmp_path_factory) -> Callable[[str], str]:
+    """The folder of a tiny Helios model, "base", "mid" or "distilled", made once."""
+    from tests.reference import helios_tiny
+
+    return cache(lambda name: helios_tiny.saved(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="session")
+def quick_helios(helios_folder) -> dict[str, Any]:
+    """The same as `quick`, with a model of Helios, whose units have 33 frames."""
+    return {
+        "model": helios_folder("distilled"),
+        "height": 64,
+        "width": 64,
+        "num_frames": 66,
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+        "max_sequence_length": 16,
+        "fps": 24,
+        "progress": False,
+    }
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,21 +6,17 @@ import errno
 import io
 import os
 import pty
-import resource
 import signal
 import subprocess
 import sys
 import termios
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pyramid_seed.cli import main
-from pyramid_seed.commands.process import seconds_of_process
 from pyramid_seed.pipelines import denoise
 from tests.cases import check_cases
 from tests.forks import fork
@@ -52,20 +48,14 @@ def test_another_broken_pipe_is_an_error(monkeypatch, capfd):
     assert "the encoder has gone" in capfd.readouterr().err
 
 
-def test_the_time_of_a_command_begins_with_its_process():
-    """psutil counts from the system's start, which it knows to a second."""
-    assert seconds_of_process() == pytest.approx(time.time() - psutil.Process().create_time(), abs=1.5)
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["batch", "--help"]])
-def test_help_is_quick(arguments):
-    """Under 0.3 s; processor time of the child, which other work on the machine does not change."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "pyramid_seed", *arguments], check=True, capture_output=True, cwd=ROOT
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+def test_help_imports_little(arguments):
+    """What else it needs costs more than all the rest; `benchmark.py startup` holds it to 0.3 s."""
+    command = [sys.executable, "-X", "importtime", "-m", "pyramid_seed", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    packages = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "pyramid_seed" in packages
+    assert not packages & {"torch", "numpy", "PIL", "av", "imageio", "yaml", "psutil", "diffusers", "jinja2"}
 
 
 def test_a_crash_is_not_a_negative_answer(saved, monkeypatch, capsys):

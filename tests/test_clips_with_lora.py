@@ -25,14 +25,19 @@ from tests.conftest import REFERENCE
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 
 
-@pytest.fixture(scope="module", params=["miniflux", pytest.param("sd3", marks=pytest.mark.slow)])
-def settings(request, quick) -> dict:
-    """A model of each family; what differs between them is tested in models/ and pipelines/."""
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("sd3", "helios")]
+
+
+@pytest.fixture(scope="module", params=["miniflux", *SLOW])
+def settings(request, quick, quick_helios) -> dict:
+    """A model of each family, and a clip of one unit; what differs is tested in models/ and pipelines/."""
+    if request.param == "helios":
+        return quick_helios | {"num_frames": 33}
     return quick | {"model": str(REFERENCE / f"{request.param}-tiny"), "num_frames": 1}
 
 
 def pipeline_of(settings):
-    return load_pipeline(settings["model"], variant="384p", device="cpu")
+    return load_pipeline(settings["model"], variant=settings.get("variant"), device="cpu")
 
 
 def made_by(pipeline, settings, **changes) -> Clip:
@@ -150,24 +155,24 @@ def test_show_and_diff(clip, plain):
 
 
 def test_a_longer_clip_goes_on_with_the_lora(adapted, clip, saved, settings, lora):
-    whole = made_by(adapted, settings, num_frames=9)
-    longer = extend(clip, 9, pipeline=adapted, progress=False)
+    num_frames = clip.geometry.num_frames(2)
+    whole = made_by(adapted, settings, num_frames=num_frames)
+    longer = extend(clip, num_frames, pipeline=adapted, progress=False)
     assert longer.digest == whole.digest
     assert longer.manifest["loras"] == clip.manifest["loras"]
-    again = extend(saved, 9, model=settings["model"], loras=[lora], progress=False)
+    again = extend(saved, num_frames, model=settings["model"], loras=[lora], progress=False)
     assert np.array_equal(again.frames, whole.frames)
     with pytest.raises(ValueError, match=r"made with the LoRA style\.safetensors .* give it: --lora FILE"):
-        extend(clip, 9, progress=False)
+        extend(clip, num_frames, progress=False)
 
 
 def test_generate_loads_loras_and_verify_answers_match(lora, settings, adapted, tmp_path, capsys):
     """The clip of `generate --lora` is that of a pipeline with the LoRA in Python."""
     path, other = tmp_path / "boat.mp4", tmp_path / "other.safetensors"
     other.write_bytes(lora.read_bytes())
-    options = ["--model", settings["model"], "--variant", "384p", "--height", "64", "--width", "64"]
-    options += ["--num-frames", "1", "--num-inference-steps", "1", "--video-num-inference-steps", "1"]
-    options += ["--scale", "2"]
-    command = ["generate", "a boat", "--seed", "3", "--preset", "tiny", *options, "--quiet", "-o", str(path)]
+    given = {name.replace("_", "-"): value for name, value in settings.items() if name != "progress"}
+    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    command = ["generate", "a boat", "--seed", "3", *options, "--quiet", "-o", str(path)]
     assert main([*command, "--lora", f"{lora}:0.7"]) == 0
     manifest = read_manifest(path)
     assert manifest["digests"] == made_by(adapted, settings).manifest["digests"]
@@ -190,7 +195,7 @@ def test_what_is_no_lora_is_refused_before_loading(lora, settings, adapted, tmp_
     monkeypatch.setattr(
         "pyramid_seed.shared_pipeline.load_source", lambda *_, **__: pytest.fail("the model was loaded")
     )
-    weights = next(Path(settings["model"]).glob("diffusion_transformer_384p/*.safetensors"))
+    weights = next(Path(settings["model"]).glob("*transformer*/*.safetensors"))
     (tmp_path / "text.safetensors").write_text("not tensors")
     (tmp_path / "lora.bin").write_bytes(b"")
     wrong = {
@@ -231,8 +236,7 @@ def test_a_lora_is_loaded_once_for_many_clips(lora, settings):
 def batch(folder, rows, settings, **options):
     listed = folder / "list.jsonl"
     listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {name: value for name, value in settings.items() if name != "preset"}
-    return run_batch(listed, folder / "clips", preset="tiny", device="cpu", **given, **options)
+    return run_batch(listed, folder / "clips", device="cpu", **settings, **options)
 
 
 def index_of(folder):

@@ -28,7 +28,6 @@ from pyramid_seed.determinism import (
     Setting,
     ask_for_cublas_workspace,
     determinism_level,
-    levels_table,
     seed_everything,
     seed_worker,
 )
@@ -404,7 +403,7 @@ def test_the_page_holds_the_table_that_the_code_gives():
     script = runpy.run_path(str(ROOT / "scripts" / "determinism_table.py"))
     page = script["PAGE"].read_text(encoding="utf-8")
     assert page == script["with_current_table"](page), "run PYTHONPATH=. python scripts/determinism_table.py"
-    assert levels_table() in page
+    assert script["levels_table"]() in page
 
 
 def test_a_page_without_a_place_for_the_table_is_refused():

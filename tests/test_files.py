@@ -25,6 +25,7 @@ from pyramid_seed.files import (
     file_digest,
     replacing,
     slug,
+    write_file,
 )
 from tests.refusals import not_refused
 
@@ -52,6 +53,16 @@ def test_a_folder_is_replaced_by_a_new_one(tmp_path):
         (folder / "b.png").write_text("new")
     assert names(tmp_path) == ["clips"]
     assert names(old) == ["b.png"]
+
+
+def test_text_that_has_no_utf_8_form_is_escaped(tmp_path):
+    path = tmp_path / "a.txt"
+    write_file(path, "é\udce9\n")
+    assert path.read_bytes() == "é\\udce9\n".encode()
+    with pytest.raises(FileExistsError):
+        write_file(path, b"")
+    write_file(path, b"\0", overwrite=True)
+    assert path.read_bytes() == b"\0"
 
 
 def test_what_somebody_else_wrote_meanwhile_stays(tmp_path):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed
 
 from ..checks import check_int
 from ..pieces.processes import Processes, ProcessLostError
-from ..pipelines.beginning import Beginning
 from .errors import Stopped
-from .identity import Job, jobs_from_json, jobs_to_json
 from .launch import Launch, LaunchError
+from .maker import Order
 
 _LONGEST_WAIT = timedelta(minutes=30)
 
@@ -150,44 +147,3 @@ class Group:
     def _over(self) -> str:
         """The counter that announces the end to processes that have left."""
         return f"clips/{self.launch.rank // self.size}/over"
-
-
-@dataclass(frozen=True)
-class Order:
-    """A job, and how much of it is already done.
-
-    Attributes:
-        job: what to make.
-        origin: see `maker.Maker`.
-        known: its first units, if some are already made.
-    """
-
-    job: Job
-    origin: dict[str, Any]
-    known: Beginning | None
-
-    def to_json(self) -> str:
-        """The order as text, without the latents."""
-        known = None
-        if self.known is not None:
-            known = {name: value for name, value in vars(self.known).items() if name != "latents"}
-            known["shape"] = list(self.known.latents.shape)
-        return json.dumps({"job": jobs_to_json([self.job]), "origin": self.origin, "known": known})
-
-    @classmethod
-    def from_json(cls, text: str, latents: Callable[[None, torch.Size], torch.Tensor]) -> Order:
-        """The order that `to_json` wrote; `latents` supplies its latents, given a shape."""
-        values = json.loads(text)
-        (job,), known = jobs_from_json(values["job"]), values["known"]
-        beginning = None
-        if known is not None:
-            shape = torch.Size(known.pop("shape"))
-            stages = known.pop("stage_digests")
-            beginning = Beginning(
-                latents=latents(None, shape),
-                stage_digests=None
-                if stages is None
-                else tuple(None if each is None else tuple(each) for each in stages),
-                **known,
-            )
-        return cls(job, values["origin"], beginning)

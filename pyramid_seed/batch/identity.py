@@ -65,8 +65,8 @@ class Job:
         return sum(self.steps) * self.item.settings.height * self.item.settings.width
 
 
-def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
-    """SHA-256 (hex) of everything that determines a clip.
+def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedContent:
+    """Everything that determines a clip except prompt, seed and branches; many items share it.
 
     The model's weights count, not their location, and the meaning of settings, not their spelling: one number
     of steps for both kinds of units equals that number given twice.
@@ -76,11 +76,6 @@ def content_key(item: BatchItem, weights: str, **run: str | bool) -> str:
         weights: see `checkpoints.digests.weights_key`.
         run: whatever else in the run changes the clip or its file: noise device, determinism, lossless.
     """
-    return key_of(item, shared_content(item, weights, **run))
-
-
-def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedContent:
-    """Everything hashed for a `content_key` except prompt and seed; many items share it."""
     meaning = _meaning(item.settings)
     settings = {name: getattr(meaning, name) for name in SETTINGS if name not in _PLACES}
     for name in ("fit", "shards"):  # omitted, as in folders of earlier versions
@@ -103,7 +98,7 @@ def shared_content(item: BatchItem, weights: str, **run: str | bool) -> SharedCo
 
 
 def key_of(item: BatchItem, shared: SharedContent) -> str:
-    """The `content_key` of an item, computed from the part it shares with others."""
+    """SHA-256 (hex) of everything that determines an item's clip, given its `shared_content`."""
     before, between, after = shared
     if item.branches:  # omitted if there are none, as in folders of earlier versions; first in the alphabet
         branches = [[branch.from_unit, str(branch.seed)] for branch in item.branches]

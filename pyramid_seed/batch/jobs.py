@@ -19,13 +19,13 @@ import msgspec
 from ..files import without_new_folders
 from .entries import Entry
 from .errors import writing
-from .group import Group, Order
+from .group import Group
 from .identity import Job, in_order
 from .journal import Journal
 from .launch import Launch
 from .lock import folder_lock
 from .log import log_file
-from .maker import Maker
+from .maker import Maker, Order
 from .report import Report, clips_to_show, write_contact_sheet
 from .signals import StopSignals
 from .summary import BatchSummary, Plan, summarize

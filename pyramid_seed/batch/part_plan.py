@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..files import check_readable, replacing
+from ..files import check_readable, write_file
 from .entries import RowEntry
 from .errors import refuse_too_many_files
 from .part import Part
@@ -37,8 +37,7 @@ class PartPlan(msgspec.Struct, frozen=True, kw_only=True):
 def write_part_plan(folder: Path, part: Part, plan: Plan) -> None:
     """Record what a part is to make, replacing what an earlier process of that part recorded."""
     left = PartPlan(list_sum=f"{plan.list_sum:x}", ids=[job.id for job in plan.jobs], bad=plan.bad_entries)
-    with replacing(_plans(folder) / f"{part.name}.json", overwrite=True) as temporary:
-        temporary.write_bytes(msgspec.json.encode(left))
+    write_file(_plans(folder) / f"{part.name}.json", msgspec.json.encode(left), overwrite=True)
 
 
 def latest_parts(folder: Path) -> tuple[int, dict[int, Path]]:

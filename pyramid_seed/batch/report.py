@@ -8,7 +8,7 @@ from collections.abc import Collection
 from itertools import count
 from pathlib import Path
 
-from ..files import replacing
+from ..files import write_file
 from ..media.contact_sheet import SHEET_SIZE, Strip, evenly_spaced, read_strip, write_sheet
 from ..media.frames import Frames
 from ..media.video import video_frames
@@ -119,8 +119,7 @@ def write_contact_sheet(journal: Journal, entries: Entries, shown: Collection[st
         ]
         if strips:
             write_sheet(path, strips)
-            with replacing(record, overwrite=True) as temporary:
-                temporary.write_bytes(made_of)
+            write_file(record, made_of, overwrite=True)
 
 
 def _sheet_path(journal: Journal, number: int = 1) -> Path:

@@ -37,7 +37,6 @@ from ..media.images import open_image, pixels_digest
 from ..media.video import check_fps
 from ..noise import NoiseStreams
 from ..pieces.processes import Processes, ProcessLostError
-from ..pipelines.beginning import Beginning
 from ..pipelines.encoded_texts import EncodedTexts
 from ..pipelines.inputs import Request
 from ..pipelines.sharing import check_processes
@@ -46,11 +45,12 @@ from ..run_options import RunOptions
 from ..shared_pipeline import shared_pipeline
 from .engine import ray_options
 from .errors import ModelError, refuse_too_many_files
-from .group import Group, Order
+from .group import Group
 from .identity import KEY_LENGTH, Job, SharedContent, beginning_keys, key_of, shared_content
 from .items import MOST_REMEMBERED, BatchItem, Defaults, items_of_list
 from .jobs import run_jobs
 from .launch import Launch, LaunchError, join_launch
+from .maker import Order
 from .part import parse_part
 from .part_jobs import run_part
 from .summary import BatchSummary, Plan
@@ -308,20 +308,18 @@ class _ClipMaker:
 
     def make(
         self,
-        job: Job,
-        origin: Mapping[str, Any],
-        known: Beginning | None,
+        order: Order,
         on_step: Callable[[], None],
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None],
         sink: FrameFile,
     ) -> Clip:
         """The clip of a job, see `maker.Maker`."""
         if self.group is None:
-            return self._make(job, origin, known, on_step, on_unit, sink)
-        self.group.tell(Order(job, dict(origin), known))
+            return self._make(order, on_step, on_unit, sink)
+        self.group.tell(order)
         try:
             with self.group.making() as processes:
-                return self._make(job, origin, known, on_step, on_unit, sink, processes)
+                return self._make(order, on_step, on_unit, sink, processes)
         except ProcessLostError as error:
             raise LaunchError(str(error)) from error
 
@@ -331,21 +329,19 @@ class _ClipMaker:
         logger.info("%s: begun, with other processes", order.job.file)
         try:
             with self.group.making() as processes:
-                self._make(order.job, order.origin, order.known, None, None, None, processes)
+                self._make(order, None, None, None, processes)
         except Exception:  # the leading process reports what became of the clip
             logger.exception("%s: left", order.job.file)
 
     def _make(
         self,
-        job: Job,
-        origin: Mapping[str, Any],
-        known: Beginning | None,
+        order: Order,
         on_step: Callable[[], None] | None,
         on_unit: Callable[[int, torch.Tensor, Sequence[str]], None] | None,
         sink: FrameFile | None,
         processes: Processes | None = None,
     ) -> Clip:
-        item, options = job.item, self.options
+        item, options = order.job.item, self.options
         try:
             without = parts_left_out(options.text_encoders, self.embeds)
             pipeline = shared_pipeline.get(
@@ -360,7 +356,7 @@ class _ClipMaker:
         weights = weights_of(pipeline, self.embeds)[0] or ()
         wanted = [(lora.sha256, lora.scale) for lora in item.loras]
         here = [(row["sha256"], row["scale"]) for row in lora_rows(pipeline) or ()]
-        if key_of(item, self.shared_content(item, weights_key(weights))) != job.key or here != wanted:
+        if key_of(item, self.shared_content(item, weights_key(weights))) != order.job.key or here != wanted:
             raise ModelError(
                 f"the files of {item.settings.model} or its LoRAs differ from those with which the batch "
                 "began; give all machines the same ones, and run the batch again"
@@ -372,13 +368,13 @@ class _ClipMaker:
             preset=item.settings,
             height=item.settings.height,
             width=item.settings.width,
-            image=_image_of(item) if known is None else None,
-            beginning=known,
+            image=_image_of(item),
+            beginning=order.known,
             noise_device=options.noise_device,
             determinism=options.determinism,
             text_encoders=options.text_encoders,
             prompt_embeds=self.embeds,
-            attention=origin["attention"],
+            attention=order.origin["attention"],
             workers=options.workers,
             pipeline=pipeline,
             progress=False,
@@ -407,9 +403,10 @@ def _request(item: BatchItem, source: RecognisedModel, processes_per_clip: int) 
 
 
 def _steps(item: BatchItem, request: Request) -> tuple[int, ...]:
-    """Transformer steps per unit; an image is the first unit and takes none."""
+    """Transformer steps per unit; an image that is the first unit takes none."""
     steps = [sum(unit.num_inference_steps) for unit in request.units]
-    return tuple(steps if item.image is None else [0, *steps[1:]])
+    is_first_unit = item.image is not None and request.image_role == "unit"
+    return tuple([0, *steps[1:]] if is_first_unit else steps)
 
 
 def _device_of(device: str | None, launch: Launch) -> str:

@@ -44,6 +44,7 @@ class BatchSummary:
     Attributes:
         is_main: whether this is the main process; in the others, only `signal` has a meaning.
         digests: SHA-256 of the frames of every existing clip of the list, by file name.
+        seconds: what making each of these took, by file name; without units that it went on from.
         made, found: how many of these this launch made, and how many existed before it.
         failed: reasons, by file name, or by row for rows that cannot be made.
         missing: how many clips were not begun.
@@ -53,6 +54,7 @@ class BatchSummary:
 
     is_main: bool = True
     digests: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
     made: int = 0
     found: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -97,16 +99,20 @@ def summarize(
 ) -> BatchSummary:
     """The outcome of a plan, from the journal's entries."""
     digests: dict[str, str] = {}
+    seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     for job in plan.jobs:
         if (entry := entries.get(job.id)) is None:
             continue
         if entry["status"] == "done":
             digests[entry["file"]] = entry["digest"]
+            if "seconds" in entry:
+                seconds[entry["file"]] = entry["seconds"]
         else:
             failed[entry["file"]] = entry["reason"]
     return BatchSummary(
         digests=digests,
+        seconds=seconds,
         made=len(digests) - num_there_before,
         found=num_there_before,
         failed=failed | {row.where: row.reason for row in plan.bad},

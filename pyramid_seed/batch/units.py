@@ -13,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..files import check_readable, replacing
+from ..files import check_readable, write_file
 from ..noise import noise_digest
 from ..pipelines.beginning import Beginning
 from .errors import refuse_too_many_files
@@ -39,9 +39,7 @@ def save_unit(
         "stages": stages,
         "origin": _text(origin),
     }
-    data = safetensors.torch.save({"latents": kept}, metadata)
-    with replacing(_path(folder, unit), overwrite=True) as temporary:
-        temporary.write_bytes(data)
+    write_file(_path(folder, unit), safetensors.torch.save({"latents": kept}, metadata), overwrite=True)
 
 
 def load_units(
@@ -117,7 +115,7 @@ def _read(
         raise ValueError("its latents or digests are not the ones that were written")
     if metadata.get("origin") != origin:
         raise ValueError("it was made on another machine, device or with other versions")
-    if (stages == "") != (has_image and unit == 0):
+    if stages == "" and not (has_image and unit == 0):
         raise ValueError("it does not belong to this clip: only unit 0 of a clip with an image has no stages")
     return latents, tuple(stages.split())
 

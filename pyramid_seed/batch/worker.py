@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from .errors import ModelError, OutputError, Stopped, refuse_too_many_files, wri
 from .identity import KEY_LENGTH, Job
 from .journal import Journal, file_state
 from .launch import Launch, LaunchError
-from .maker import MadeClip, Maker
+from .maker import MadeClip, Maker, Order
 from .units import load_units, save_unit
 from .work import Work
 
@@ -95,7 +94,6 @@ class Worker:
 
     def _make(self, job: Job, on_progress: Callable[[], None], *, is_shown: bool) -> None:
         logger.info("%s: begun", job.file)
-        started = time.perf_counter()
         reason = None
         with writing(self.journal.folder):
             path = self.journal.clip_path(self._file(job))
@@ -110,7 +108,7 @@ class Worker:
                 reason = f"{type(error).__name__}: {error}"
                 logger.exception("%s: failed", job.file)
             else:
-                self._save(job, clip, file, num_resumed, time.perf_counter() - started)
+                self._save(job, clip, file, num_resumed)
         if reason is not None:
             # Only here are the error and the tensors of its frames released.
             free_memory()
@@ -149,7 +147,7 @@ class Worker:
                 save_unit(units, unit, latents, stage_digests, origin)
 
         try:
-            return self.maker.make(job, origin, beginning, on_step, on_unit, file), num_resumed
+            return self.maker.make(Order(job, origin, beginning), on_step, on_unit, file), num_resumed
         except ValueError as error:
             if beginning is None or isinstance(error, ModelError):
                 raise
@@ -157,7 +155,7 @@ class Worker:
         with writing(self.journal.folder):
             self.journal.set_aside(units)
         self.launch.count("known", -sum(job.steps[:num_resumed]))
-        return self.maker.make(job, origin, None, on_step, on_unit, file), 0
+        return self.maker.make(Order(job, origin), on_step, on_unit, file), 0
 
     def _kept_beginning(
         self, job: Job, units: Path, origin: Mapping[str, Any], image_digest: str | None
@@ -177,7 +175,7 @@ class Worker:
             return known
         return None
 
-    def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int, seconds: float) -> None:
+    def _save(self, job: Job, clip: MadeClip, file: _ClipFile, num_resumed: int) -> None:
         unfinished = self.journal.unfinished_path(job.id)
         with writing(self.journal.folder):
             # Half-written clips are kept where only batches write, see `Journal.clean`.
@@ -187,7 +185,7 @@ class Worker:
                 "file_sha256": file_digest(unfinished),
                 **file_state(unfinished.stat()),
                 "num_frames": file.num_frames,
-                "seconds": round(seconds, 3),
+                "seconds": round(clip.seconds, 3),
                 "resumed_units": num_resumed,
                 **({"notes": list(clip.notes)} if clip.notes else {}),
             }
@@ -199,7 +197,7 @@ class Worker:
         if job.beginnings is None:
             self.journal.finish(job.id)
         self.launch.count("done")
-        logger.info("%s: done in %.1f s, digest %s", job.file, seconds, clip.digest)
+        logger.info("%s: done in %.1f s, digest %s", job.file, clip.seconds, clip.digest)
 
     def _file(self, job: Job) -> str:
         return f"{job.id[:2]}/{job.file}" if self.folders else job.file

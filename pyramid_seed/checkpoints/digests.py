@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..files import file_digest, replacing
+from ..files import file_digest, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,8 @@ def _write_cache(files: dict[str, dict[str, Any]]) -> None:
     if path is None:
         return
     try:
-        with replacing(path, overwrite=True) as temporary:
-            temporary.write_text(
-                json.dumps({"version": _CACHE_VERSION, "files": files}, sort_keys=True), encoding="utf-8"
-            )
+        kept = json.dumps({"version": _CACHE_VERSION, "files": files}, sort_keys=True)
+        write_file(path, kept, overwrite=True)
     except OSError as error:
         _warn(f"the cache of weight digests was not written: {error}")
 

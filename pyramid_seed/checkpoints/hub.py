@@ -36,7 +36,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, tqdm  # type: ignore[attr-defined]
 
-from ..files import check_space, replacing
+from ..files import check_space, write_file
 from .digests import weight_digests
 from .layout import list_files
 
@@ -280,8 +280,7 @@ def _keep_reference(path: Path, commit: str) -> None:
     """Store a branch's commit for offline use; a cache that cannot be written may still be enough."""
     try:
         if not path.is_file() or path.read_text() != commit:
-            with replacing(path, overwrite=True) as temporary:
-                temporary.write_text(commit)
+            write_file(path, commit, overwrite=True)
     except OSError as error:
         logger.info("%s was not written: %s", path, error)
 

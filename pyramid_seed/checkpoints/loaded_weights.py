@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..private_apis import num_writes
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
@@ -30,7 +32,7 @@ class LoadedWeights:
         """The parameters of a pipeline's parts, given by name, as they are now."""
         modules = _modules(parts)
         versions: dict[int, tuple[weakref.ref[torch.Tensor], int]] = {
-            id(weight): (weakref.ref(weight), _version(weight))
+            id(weight): (weakref.ref(weight), num_writes(weight))
             for module in modules.values()
             for weight in module.parameters()
         }
@@ -53,17 +55,13 @@ class LoadedWeights:
                 loaded, version = self.versions.get(id(weight), (lambda: None, 0))
                 if loaded() is not weight:
                     return f"{name}.{key} was replaced since it was loaded"
-                if _version(weight) != version and not is_fused:
+                if num_writes(weight) != version and not is_fused:
                     return f"{name}.{key} was written to since it was loaded"
         return None
 
 
 def _modules(parts: Mapping[str, object]) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
-
-
-def _version(weight: torch.Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
 
 
 def _is_narrow(module: nn.Module) -> bool:

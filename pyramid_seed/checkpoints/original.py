@@ -81,12 +81,6 @@ def _build(model_class: type[Built], config: Mapping[str, Any], folder: Path) ->
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
-def _width(config: Mapping[str, Any]) -> Any:
-    """Width of the transformer; None if the config lacks the keys for it."""
-    heads, head_dim = config.get("num_attention_heads"), config.get("attention_head_dim")
-    return heads * head_dim if heads and head_dim else None
-
-
 def check_files(model: nn.Module, paths: Sequence[Path]) -> None:
     """Refuse safetensors files that do not hold exactly a model's tensors, see `check_tensors`.
 

@@ -406,10 +406,7 @@ def recognise_model(
     return RecognisedModel(
         folder=folder,
         variant=variant,
-        layout=judged.layout,
-        family=judged.family,
-        transformer=judged.transformer,
-        files=judged.files,
+        **judged._asdict(),
         states=_states(folder, judged.files),
         configs=configs,
         without=frozenset(without),

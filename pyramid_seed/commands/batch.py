@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from ..choices import ENGINES
 from .options import (
     Commands,
+    add_folder,
     add_list,
     add_lora_option,
     add_run_options,
     add_setting_options,
-    loras_from,
+    many_arguments,
     root_seed,
-    run_options_from,
     say,
     say_start,
-    settings_from,
     tell_clips,
     tell_gathered,
     tell_how_to_go_on,
@@ -39,14 +37,7 @@ def add(commands: Commands) -> None:
     )
     parser.set_defaults(run=lambda options: run(options, parser.get_default))
     add_list(parser, is_needed=False)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="where clips, index.jsonl and logs go",
-    )
+    add_folder(parser, "where clips, index.jsonl and logs go")
     parser.add_argument(
         "--seed",
         type=root_seed,
@@ -123,7 +114,7 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
         return _gather(options, default_of)
     if options.prompts is None:
         raise ValueError("LIST is missing; name a list, or use --gather to collect finished parts")
-    loras = loras_from(options)
+    arguments = many_arguments(options)
     say_start(options)
 
     from ..batch.run import run_batch
@@ -133,21 +124,15 @@ def run(options: argparse.Namespace, default_of: Callable[[str], object]) -> int
         options.output,
         file_format=options.format,
         seeds=options.seed,
-        preset=options.preset,
-        loras=loras,
-        lossless=options.lossless,
         keep_going=options.keep_going,
         check_files=options.check_files,
         folders=options.folders,
-        num_processes=options.num_processes,
         processes_per_clip=options.processes_per_clip,
         part=options.part,
         engine=options.engine,
         address=options.address,
         num_gpus_per_clip=options.num_gpus_per_clip,
-        progress=not options.quiet,
-        **run_options_from(options).arguments(),
-        **settings_from(options),
+        **arguments,
     )
     if not summary.is_main:
         return summary.status

@@ -11,9 +11,8 @@ from .diff import tell_difference
 from .options import Commands, named_path, say
 
 if TYPE_CHECKING:
-    from ..explore.compare import FrameDifference, PixelComparison
+    from ..explore.compare import ComparedClips, FrameDifference
     from ..explore.stored import StoredClip
-    from ..provenance.diff import ManifestDiff
 
 
 _FPS = 8.0  # for videos from folders of images, which have no rate
@@ -54,30 +53,25 @@ def run(options: argparse.Namespace) -> int:
 
     check_extra("report", "skimage", "matplotlib")
 
-    from ..explore.compare import compare_frames
+    from ..explore.compare import compare_clips
     from ..explore.compare_report import FILES, check_folder, write_report
     from ..explore.stored import read_clip
     from ..media.frames import gain_for
-    from ..provenance.diff import diff_manifests
 
     folder = options.output or Path(f"compare-{options.a.stem}-{options.b.stem}")
     check_folder(folder, overwrite=options.overwrite)
-    a, b = read_clip(options.a), read_clip(options.b)
-    pixels = compare_frames(a.frames, b.frames)
-    manifests = None
-    if a.manifest is not None and b.manifest is not None:
-        manifests = diff_manifests(a.manifest, b.manifest)
-    gain = options.gain or gain_for(pixels.farthest.largest)
-    fps = a.fps or b.fps or _FPS
-    write_report(folder, a, b, pixels, manifests, gain=gain, fps=fps, overwrite=options.overwrite)
+    clips = compare_clips(read_clip(options.a), read_clip(options.b))
+    gain = options.gain or gain_for(clips.pixels.farthest.largest)
+    fps = clips.a.fps or clips.b.fps or _FPS
+    write_report(folder, clips, gain=gain, fps=fps, overwrite=options.overwrite)
 
-    _tell_clip("A", a)
-    _tell_clip("B", b)
-    _tell_pixels(a, b, pixels)
+    _tell_clip("A", clips.a)
+    _tell_clip("B", clips.b)
+    _tell_pixels(clips)
     say("gain", f"the pictures show the difference {gain} times as strong")
     say("written", f"{folder}: {', '.join(FILES)}")
-    _tell_manifests(a, b, pixels, manifests)
-    return 0 if pixels.is_equal else 1
+    _tell_manifests(clips)
+    return 0 if clips.pixels.is_equal else 1
 
 
 def _gain(text: str) -> int:
@@ -102,11 +96,11 @@ def _tell_clip(name: str, clip: StoredClip) -> None:
         say("", "is a lossy file: what it shows is compared, not the frames that its manifest describes")
 
 
-def _tell_pixels(a: StoredClip, b: StoredClip, pixels: PixelComparison) -> None:
-    from ..explore.stored import first_unit_made_otherwise, unit_of
+def _tell_pixels(clips: ComparedClips) -> None:
+    pixels = clips.pixels
 
     def where(difference: FrameDifference) -> str:
-        frame, unit = difference.frame, unit_of(difference.frame, a, b)
+        frame, unit = difference.frame, clips.unit_of(difference.frame)
         return f"frame {frame}" if unit is None else f"frame {frame} (unit {unit})"
 
     count = len(pixels.frames)
@@ -124,21 +118,20 @@ def _tell_pixels(a: StoredClip, b: StoredClip, pixels: PixelComparison) -> None:
     say("largest", f"{farthest.largest} of 255 levels, in {where(farthest)}")
     say("worst", f"SSIM {least_alike.ssim:.4f} and PSNR {least_alike.psnr:.1f} dB, in {where(least_alike)}")
     print(f"PIXELS DIFFER in {differing} of {count} frames, first in {where(pixels.first)}")
-    parting = first_unit_made_otherwise(a, b)
-    if parting is not None and parting != unit_of(pixels.first.frame, a, b):
+    parting = clips.first_unit_made_otherwise
+    if parting is not None and parting != clips.unit_of(pixels.first.frame):
         print(
             f"By the manifests, frames before unit {parting} are equal: "
             "what differs there is the codec's loss."
         )
 
 
-def _tell_manifests(
-    a: StoredClip, b: StoredClip, pixels: PixelComparison, manifests: ManifestDiff | None
-) -> None:
+def _tell_manifests(clips: ComparedClips) -> None:
     from ..texts import printable
 
     print()
-    for name, clip in (("A", a), ("B", b)):
+    manifests, pixels = clips.manifests, clips.pixels
+    for name, clip in (("A", clips.a), ("B", clips.b)):
         if clip.manifest is None:
             say("manifest", printable(f"{name} has none to compare: {clip.no_manifest}"))
     if manifests is None:

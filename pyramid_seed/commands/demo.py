@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from ..run_options import RUN_OPTIONS
-from .options import Commands, add_field, add_quiet, say, say_start, tell_clips, tell_how_to_go_on
+from .options import Commands, add_field, add_folder, add_quiet, say, say_start, tell_clips, tell_how_to_go_on
 
 
 def add(commands: Commands) -> None:
@@ -21,14 +20,7 @@ def add(commands: Commands) -> None:
         epilog="example: pyramid-seed demo -o demo",
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("demo"),
-        metavar="FOLDER",
-        help="for index.html and clips/ (default: demo)",
-    )
+    add_folder(parser, "for index.html and clips/", "demo")
     parser.add_argument("--no-open", action="store_true", help="open no browser")
     parser.add_argument(
         "--preset", choices=("tiny", "tiny-fast"), default="tiny", help="tiny-fast takes half the time"

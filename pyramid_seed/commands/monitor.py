@@ -5,16 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from .options import (
-    Commands,
-    add_lora_option,
-    add_run_options,
-    add_setting_options,
-    say,
-    say_start,
-    tell_clips,
-    tell_how_to_go_on,
-)
+from .options import Commands, add_many_options, say, say_start, tell_clips, tell_how_to_go_on
 from .sweep import add_sweep_arguments, sweep_arguments
 
 if TYPE_CHECKING:
@@ -40,9 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--label", metavar="TEXT", help="what the history calls the checkpoint (default: after MODEL)"
     )
-    add_lora_option(parser, "LoRAs, as part of the checkpoint")
-    add_setting_options(parser, without=("model",))
-    add_run_options(parser, many=True)
+    add_many_options(parser, "LoRAs, as part of the checkpoint", without=("model",))
 
 
 def run(options: argparse.Namespace) -> int:

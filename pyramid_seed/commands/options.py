@@ -133,6 +133,19 @@ def frame_file(path: Path, options: argparse.Namespace) -> AbstractContextManage
     )
 
 
+def add_folder(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:
+    """Declare the folder that a command writes to, which must be given if there is no default."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=default is None,
+        default=default and Path(default),
+        metavar="FOLDER",
+        help=what if default is None else f"{what} (default: {default})",
+    )
+
+
 def add_setting_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """Declare the options for the preset and values that replace its own.
 
@@ -194,6 +207,26 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool = False) -> N
             metavar="N",
             help="refuse to run if the launcher started another number of processes",
         )
+
+
+def add_many_options(parser: argparse.ArgumentParser, *loras: str, without: Collection[str] = ()) -> None:
+    """Declare LoRAs, settings and run options of a command that makes many clips, see `many_arguments`."""
+    add_lora_option(parser, *loras)
+    add_setting_options(parser, without=without)
+    add_run_options(parser, many=True)
+
+
+def many_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The options given, as arguments of all functions that make many clips, such as `run_batch`."""
+    return {
+        "preset": options.preset,
+        "loras": loras_from(options),
+        "lossless": options.lossless,
+        "num_processes": options.num_processes,
+        "progress": not options.quiet,
+        **run_options_from(options).arguments(),
+        **settings_from(options),
+    }
 
 
 def add_quiet(group: argparse._ActionsContainer) -> None:

@@ -6,11 +6,9 @@ import argparse
 import os
 import select
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,17 +16,6 @@ from ..batch.signals import handled_by
 
 if TYPE_CHECKING:
     from ..pieces.processes import Processes
-
-
-def seconds_of_process() -> float:
-    """Seconds since this process was started, before Python ran."""
-    stat = Path("/proc/self/stat")
-    if stat.is_file():  # psutil knows when the system was started, but only to a second
-        ticks = int(stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
 
 
 class Output:

@@ -7,15 +7,12 @@ from pathlib import Path
 
 from .options import (
     Commands,
-    add_lora_option,
-    add_run_options,
-    add_setting_options,
-    loras_from,
+    add_folder,
+    add_many_options,
+    many_arguments,
     root_seed,
-    run_options_from,
     say,
     say_start,
-    settings_from,
     tell_clips,
     tell_how_to_go_on,
 )
@@ -44,14 +41,7 @@ def add(commands: Commands) -> None:
         metavar="PROMPT",
         help="a prompt, or a list of prompts (.txt, .jsonl, .csv or .yaml), each searched in its own folder",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the folder for winner.mp4, search.json, search.html and candidates/",
-    )
+    add_folder(parser, "the folder for winner.mp4, search.json, search.html and candidates/")
     parser.add_argument(
         "--scorer",
         required=True,
@@ -91,16 +81,14 @@ def add(commands: Commands) -> None:
         "--extend", type=Path, metavar="CLIP", help="a saved clip, which every candidate goes on from"
     )
     parser.add_argument("--lossless", action="store_true", help="a lossless winner.mp4")
-    add_lora_option(parser)
-    add_setting_options(parser, without=("height", "width"))
-    add_run_options(parser, many=True)
+    add_many_options(parser, without=("height", "width"))
 
 
 def run(options: argparse.Namespace) -> int:
     """`pyramid-seed search`, on each process of a launch."""
     from ..explore.prompts import is_list, read_prompts
 
-    loras = loras_from(options)
+    arguments = many_arguments(options)
     if options.prompt is None and options.extend is None:
         raise ValueError("PROMPT is missing; give one, or a clip to go on from with --extend")
     say_start(options)
@@ -129,13 +117,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             extend=options.extend,
             image=image,
-            preset=options.preset,
-            loras=loras,
-            lossless=options.lossless,
-            num_processes=options.num_processes,
-            progress=not options.quiet,
-            **run_options_from(options).arguments(),
-            **settings_from(options),
+            **arguments,
         )
         if not summary.batch.is_main:
             if summary.batch.status:

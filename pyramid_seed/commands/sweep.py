@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 from ..presets import with_settings
 from .options import (
     Commands,
-    add_lora_option,
-    add_run_options,
-    add_setting_options,
+    add_folder,
+    add_many_options,
     chosen_settings,
-    loras_from,
+    many_arguments,
     open_image,
     run_options_from,
     say,
     say_start,
-    settings_from,
     tell_clips,
     tell_how_to_go_on,
 )
@@ -58,9 +56,7 @@ def add(commands: Commands) -> None:
     group.add_argument(
         "--extend", type=int, metavar="N", help="with --best: frames of the longer clip, in FOLDER/best"
     )
-    add_lora_option(parser)
-    add_setting_options(parser)
-    add_run_options(parser, many=True)
+    add_many_options(parser)
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
@@ -71,9 +67,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
         metavar="PROMPT",
         help="a prompt, or a list of prompts: a .txt, .jsonl, .csv or .yaml file",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="the folder for clips/ and report/"
-    )
+    add_folder(parser, "the folder for clips/ and report/")
     parser.add_argument(
         "--seeds", default=seeds, metavar="LIST", help=f"such as 0-15 or 3,7,100-103 (default: {seeds})"
     )
@@ -92,13 +86,7 @@ def sweep_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "seeds": parse_seeds(options.seeds),
         "prompts": _prompts(options),
         "output": options.output,
-        "preset": options.preset,
-        "loras": loras_from(options),
-        "lossless": options.lossless,
-        "num_processes": options.num_processes,
-        "progress": not options.quiet,
-        **run_options_from(options).arguments(),
-        **settings_from(options),
+        **many_arguments(options),
     }
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 from ..run_options import RUN_OPTIONS, RunOptions
 from ..ui.limits import Limits
-from .options import Commands, add_field, add_lora_option, loras_from
+from .options import Commands, add_field, add_folder, add_lora_option, loras_from
 
 
 def add(commands: Commands) -> None:
@@ -22,14 +21,7 @@ def add(commands: Commands) -> None:
         epilog="example: pyramid-seed ui -o clips",
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("clips"),
-        metavar="FOLDER",
-        help="where the clips are (default: clips)",
-    )
+    add_folder(parser, "where the clips are", "clips")
     parser.add_argument(
         "--preset",
         nargs="+",

@@ -148,8 +148,8 @@ def _verify_search(options: argparse.Namespace, processes: Processes | None) -> 
     for number, decision in enumerate(found.decisions, start=1):
         lead = "all kept" if decision.margin is None else f"margin {decision.margin:.6g}"
         say(f"round {number}", f"{decision.verdict}: {lead}, scores differ by {decision.difference:.6g}")
-    for field in found.kernels:
-        say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
+    for difference in found.kernels:
+        say("environment", difference)
     if found.sample is not None:
         say("sample", sample_text(found.sample))
     extent = "" if found.sample is None else ", as far as the sample goes"
@@ -224,8 +224,8 @@ def _tell(verification: Verification, options: argparse.Namespace) -> None:
         print(f"MATCH{_extent(options)}")
         return
     print(printable(f"DIFFERS first in {difference.stage}: {difference.note}"))
-    for field in verification.environment:
-        say("environment", f"{field.field}: {field.a!r} then, {field.b!r} now")
+    for change in verification.environment:
+        say("environment", change)
 
 
 def _extent(options: argparse.Namespace) -> str:

@@ -14,9 +14,8 @@ from ..files import replacing
 from ..media.contact_sheet import image_grid
 from ..media.frames import Frames, amplified, enlarge
 from ..media.lettering import broken, font
-from .compare import FrameDifference, PixelComparison
+from .compare import ComparedClips, FrameDifference, PixelComparison
 from .plots import WIDTH, curve
-from .stored import StoredClip, first_unit_made_otherwise, unit_of
 
 _PANEL = 256
 _HEADER = 24
@@ -31,11 +30,12 @@ def panel_scale(height: int, width: int) -> int:
     return scale if (height * scale) % 2 == 0 == (width * scale) % 2 else 2 * scale
 
 
-def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
+def side_by_side(clips: ComparedClips, gain: int) -> Iterator[Frames]:
     """Images (h, w, 3) of A, B and their difference times `gain`, up to the end of the shorter clip."""
+    a, b = clips.a, clips.b
     scale = panel_scale(*a.frames.shape[1:3])
     for index, (left, right) in enumerate(zip(a.frames, b.frames, strict=False)):
-        unit = unit_of(index, a, b)
+        unit = clips.unit_of(index)
         where = f"frame {index}" if unit is None else f"frame {index}, unit {unit}"
         panels = [
             _panel(left, scale, f"A  {a.path.name}"),
@@ -45,14 +45,14 @@ def side_by_side(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
         yield image_grid(panels, len(panels), gap=_GAP, grey=_GROUND)
 
 
-def amplified_frames(a: StoredClip, b: StoredClip, gain: int) -> Iterator[Frames]:
+def amplified_frames(clips: ComparedClips, gain: int) -> Iterator[Frames]:
     """Images (h, w, 3) of the difference times `gain` alone, up to the end of the shorter clip."""
-    scale = panel_scale(*a.frames.shape[1:3])
-    for left, right in zip(a.frames, b.frames, strict=False):
+    scale = panel_scale(*clips.a.frames.shape[1:3])
+    for left, right in zip(clips.a.frames, clips.b.frames, strict=False):
         yield enlarge(amplified(left, right, gain), scale)
 
 
-def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: StoredClip) -> None:
+def write_curve(path: Path, clips: ComparedClips) -> None:
     """Draw the differences of every frame as a .png: levels, PSNR and SSIM against the frame index.
 
     Raises:
@@ -63,11 +63,11 @@ def write_curve(path: Path, comparison: PixelComparison, a: StoredClip, b: Store
 
     figure = Figure(figsize=(WIDTH, 6.5), dpi=150, layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
-    _draw_curves(axes, comparison)
-    units = [unit_of(frame.frame, a, b) for frame in comparison.frames]
-    _mark_frames(axes, units, comparison.first, first_unit_made_otherwise(a, b))
+    _draw_curves(axes, clips.pixels)
+    units = [clips.unit_of(frame.frame) for frame in clips.pixels.frames]
+    _mark_frames(axes, units, clips.pixels.first, clips.first_unit_made_otherwise)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
-    title = f"A: {a.path.name}\nB: {b.path.name}"
+    title = f"A: {clips.a.path.name}\nB: {clips.b.path.name}"
     axes[0].set_title(title, loc="left", fontsize="medium", parse_math=False)
     with replacing(path) as temporary:
         figure.savefig(temporary)

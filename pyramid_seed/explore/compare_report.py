@@ -12,10 +12,9 @@ from typing import Any
 from ..files import check_free, replacing
 from ..media.frame_file import FrameFile
 from ..media.frames import Frames
-from ..provenance.diff import ManifestDiff
-from .compare import FrameDifference, PixelComparison
+from .compare import ComparedClips, FrameDifference
 from .compare_images import amplified_frames, side_by_side, write_curve
-from .stored import StoredClip, first_unit_made_otherwise, unit_of
+from .stored import StoredClip
 
 SIDE_BY_SIDE = "side_by_side.mp4"
 DIFFERENCE = "difference.mp4"
@@ -36,23 +35,13 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
 
 
 def write_report(
-    folder: Path,
-    a: StoredClip,
-    b: StoredClip,
-    comparison: PixelComparison,
-    manifests: ManifestDiff | None,
-    *,
-    gain: int,
-    fps: float,
-    overwrite: bool = False,
+    folder: Path, clips: ComparedClips, *, gain: int, fps: float, overwrite: bool = False
 ) -> None:
     """Write the files in `FILES`.
 
     Args:
         folder: the folder to write.
-        a, b: the clips.
-        comparison: how their frames differ.
-        manifests: how their manifests differ; None if one is missing.
+        clips: the clips and how they differ.
         gain: factor that amplifies the difference in the videos.
         fps: frames per second of the videos.
         overwrite: replace the folder of an earlier comparison.
@@ -63,10 +52,10 @@ def write_report(
     check_folder(folder, overwrite=overwrite)
     with replacing(folder, overwrite=overwrite) as temporary:
         temporary.mkdir()
-        _write_images(temporary / SIDE_BY_SIDE, side_by_side(a, b, gain), fps)
-        _write_images(temporary / DIFFERENCE, amplified_frames(a, b, gain), fps)
-        write_curve(temporary / CURVE, comparison, a, b)
-        numbers = json.dumps(_numbers(a, b, comparison, manifests, gain), indent=2, allow_nan=False)
+        _write_images(temporary / SIDE_BY_SIDE, side_by_side(clips, gain), fps)
+        _write_images(temporary / DIFFERENCE, amplified_frames(clips, gain), fps)
+        write_curve(temporary / CURVE, clips)
+        numbers = json.dumps(_numbers(clips, gain), indent=2, allow_nan=False)
         (temporary / NUMBERS).write_text(numbers + "\n", encoding="utf-8")
 
 
@@ -79,18 +68,17 @@ def _write_images(path: Path, images: Iterator[Frames], fps: float) -> None:
         file.save(path, comment=None)
 
 
-def _numbers(
-    a: StoredClip, b: StoredClip, comparison: PixelComparison, manifests: ManifestDiff | None, gain: int
-) -> dict[str, Any]:
+def _numbers(clips: ComparedClips, gain: int) -> dict[str, Any]:
+    pixels, manifests = clips.pixels, clips.manifests
     return {
-        "a": _clip(a),
-        "b": _clip(b),
-        "is_equal": comparison.is_equal,
-        "first_differing_frame": None if comparison.first is None else comparison.first.frame,
-        "first_unit_made_otherwise": first_unit_made_otherwise(a, b),
-        "farthest_frame": comparison.farthest.frame,
+        "a": _clip(clips.a),
+        "b": _clip(clips.b),
+        "is_equal": pixels.is_equal,
+        "first_differing_frame": None if pixels.first is None else pixels.first.frame,
+        "first_unit_made_otherwise": clips.first_unit_made_otherwise,
+        "farthest_frame": pixels.farthest.frame,
         "gain": gain,
-        "frames": [_row(frame, a, b) for frame in comparison.frames],
+        "frames": [_row(frame, clips.unit_of(frame.frame)) for frame in pixels.frames],
         "manifests": manifests and {"is_same_clip": manifests.is_same_clip, **asdict(manifests)},
     }
 
@@ -107,7 +95,6 @@ def _clip(clip: StoredClip) -> dict[str, Any]:
     }
 
 
-def _row(frame: FrameDifference, a: StoredClip, b: StoredClip) -> dict[str, Any]:
-    """JSON has no infinity: `psnr` is null for equal frames."""
+def _row(frame: FrameDifference, unit: int | None) -> dict[str, Any]:
     psnr = frame.psnr if math.isfinite(frame.psnr) else None
-    return asdict(frame) | {"unit": unit_of(frame.frame, a, b), "psnr": psnr}
+    return asdict(frame) | {"unit": unit, "psnr": psnr}

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..batch.journal import Journal
 from ..batch.run import run_batch
 from ..batch.summary import BatchSummary
-from ..files import replacing
+from ..files import write_file
 from ..pages import data_url, page_template
 from ..version import __version__
 
@@ -51,9 +51,8 @@ def run_demo(
     if folder.exists() and any(file.name not in (PAGE_NAME, CLIPS, LIST_NAME) for file in folder.iterdir()):
         raise FileExistsError(f"{folder} holds other things than the demo; name another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / LIST_NAME, overwrite=True) as temporary:
-        rows = (json.dumps({"prompt": prompt, "seed": seed}) + "\n" for prompt, seed in DEMO)
-        temporary.write_text("".join(rows), encoding="utf-8")
+    rows = (json.dumps({"prompt": prompt, "seed": seed}) + "\n" for prompt, seed in DEMO)
+    write_file(folder / LIST_NAME, "".join(rows), overwrite=True)
     summary = run_batch(folder / LIST_NAME, folder / CLIPS, preset=preset, device=device, progress=progress)
     if summary.status:
         return summary, None
@@ -71,7 +70,6 @@ def run_demo(
         }
         for (prompt, seed), file in ((row, made[row]) for row in DEMO)
     ]
-    with replacing(folder / PAGE_NAME, overwrite=True) as temporary:
-        page = page_template(Path(__file__).parent / "gallery.html.jinja")
-        temporary.write_text(page.render(clips=clips, version=__version__), encoding="utf-8")
+    page = page_template(Path(__file__).parent / "gallery.html.jinja")
+    write_file(folder / PAGE_NAME, page.render(clips=clips, version=__version__), overwrite=True)
     return summary, folder / PAGE_NAME

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..environment import fingerprint_differences
-from ..files import replacing
+from ..files import write_file
 from ..texts import parse_json, read_bounded
 from .measures import MEASURES, Values
 from .tables import no_formula
@@ -111,15 +111,12 @@ def with_checkpoint(history: Sequence[Checkpoint], new: Checkpoint) -> tuple[Che
 def write_history(folder: Path, sweep: Mapping[str, Any], history: Sequence[Checkpoint]) -> None:
     """Write or replace both files, each whole or not at all; the JSON first, so that no CSV lacks it."""
     tree = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "sweep": dict(sweep)}
-    with replacing(folder / JSON_NAME, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_file(folder / JSON_NAME, json.dumps(tree, indent=1, allow_nan=False) + "\n", overwrite=True)
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     writer.writerows(map(_row, history))
-    with replacing(folder / CSV_NAME, overwrite=True) as temporary:
-        # A lone surrogate, from an undecodable command-line argument, has no UTF-8 form.
-        temporary.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="")
+    write_file(folder / CSV_NAME, text.getvalue(), overwrite=True)
 
 
 def _row(checkpoint: Checkpoint) -> list[Any]:

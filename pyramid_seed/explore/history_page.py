@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import write_file
 from ..version import __version__
 from .bands import FALSE_ALARMS, MIN_EARLIER, WINDOW, Band, bands, departures
 from .history import CSV_NAME, Checkpoint
@@ -108,8 +108,7 @@ def write_page(folder: Path, history: Sequence[Checkpoint], sweep: Mapping[str, 
         csv_name=CSV_NAME,
         version=__version__,
     )
-    with replacing(folder / PAGE_NAME, overwrite=True) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_file(folder / PAGE_NAME, page, overwrite=True)
     return folder / PAGE_NAME
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..media.frames import Frames, frames_digest
 from ..media.images import read_animation, read_image, read_image_folder
 from ..media.video import read_video
-from ..provenance.manifest import geometry_of, read_manifest
+from ..provenance.manifest import read_manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,35 +32,12 @@ class StoredClip:
     no_manifest: str
 
 
-def unit_of(frame: int, *clips: StoredClip) -> int | None:
-    """The unit that made a frame, by the first manifest found; None if no clip has one."""
-    for clip in clips:
-        if clip.manifest is not None:
-            return geometry_of(clip.manifest).unit_of_frame(frame)
-    return None
-
-
 def shows_its_frames(clip: StoredClip) -> bool:
     """Whether the file shows exactly the frames that its manifest describes, enlarged or not."""
     if clip.manifest is None:
         return False
     scale = (clip.manifest.get("file") or {}).get("scale", 1)
     return frames_digest(clip.frames[:, ::scale, ::scale]) == clip.manifest["digests"]["frames"]
-
-
-def first_unit_made_otherwise(a: StoredClip, b: StoredClip) -> int | None:
-    """The first unit whose frames differed when made, before any codec, by the manifests' digests.
-
-    None if no unit up to the end of the shorter clip differs, or too little is known: a manifest is missing,
-    or the units have different lengths.
-    """
-    if a.manifest is None or b.manifest is None:
-        return None
-    lengths = {geometry_of(clip.manifest).frames_of_unit(1) for clip in (a, b) if clip.manifest is not None}
-    if len(lengths) > 1:
-        return None
-    chunks = zip(a.manifest["digests"]["chunks"], b.manifest["digests"]["chunks"], strict=False)
-    return next((unit for unit, (left, right) in enumerate(chunks) if left != right), None)
 
 
 def read_clip(path: str | Path) -> StoredClip:

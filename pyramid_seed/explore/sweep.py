@@ -19,7 +19,7 @@ from ..batch.summary import BatchSummary
 from ..checks import check_path
 from ..choices import AfterUse, AttentionPath, DeterminismLevel
 from ..extras import check_extra
-from ..files import replacing, without_new_folders
+from ..files import without_new_folders, write_file
 from ..presets import Preset, Settings, settings_listed
 from ..provenance.manifest import read_manifest
 from ..run_options import RunOptions
@@ -144,8 +144,7 @@ def _listed(output: Path, prompts: Sequence[Prompt]) -> Iterator[Path]:
     path = output / "prompts.jsonl"
     is_new = not path.exists()
     with without_new_folders(output):
-        with replacing(path, overwrite=True) as temporary:  # every process writes the same text
-            temporary.write_text("".join(_row(prompt) for prompt in prompts), encoding="utf-8")
+        write_file(path, "".join(map(_row, prompts)), overwrite=True)  # every process writes the same text
         try:
             yield path
         except (ValueError, TypeError, OSError):

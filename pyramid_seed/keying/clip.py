@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from PIL import Image
 from ..clip_files import check_outputs
 from ..media.frames import Frames, frames_digest
 from ..media.video import write_video
-from ..provenance.manifest import manifest_json
-from .answers import LedgerRow
-from .manifest import WeightFolders, build_manifest
+from ..provenance.manifest import KEYED_SCHEMA, manifest_json
+from ..version import __version__
+from .answers import SCHEME, LedgerRow
+from .manifest import SCHEMA_VERSION, WeightFolders, weight_rows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,9 +51,21 @@ class KeyedClip:
         Args:
             fps: frames per second of the clip's file, if it has one.
         """
-        return build_manifest(
-            self._frames(), fps, self.seed, self.ledger, self.setup, self.arguments, self.folders
-        )
+        size = dict(zip(("num_frames", "height", "width"), self._frames().shape[:3], strict=True))
+        return {
+            "schema": KEYED_SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "package_version": __version__,
+            "noise_scheme": SCHEME,
+            "seed": str(self.seed),
+            **self.setup,
+            "arguments": dict(self.arguments),
+            "weights": weight_rows(self.folders),
+            **({"weights_note": self.folders} if isinstance(self.folders, str) else {}),
+            "settings": size if fps is None else {**size, "fps": fps},
+            "ledger": [{**asdict(row), "shape": list(row.shape)} for row in self.ledger],
+            "digests": {"frames": self.digest},
+        }
 
     def save(self, path: str | Path, *, fps: float, lossless: bool = False, overwrite: bool = False) -> Path:
         """Write the clip as .mp4, with its manifest in the comment tag; equal clips are equal files.

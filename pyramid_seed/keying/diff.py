@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ..environment import Difference, fingerprint_differences
-from ..provenance.diff import Step, compare_weights, first_difference
+from ..provenance.diff import Step, compare_digests, compare_weights, first_difference
 from ..texts import counted
 
 _ASKED = ("seed", "noise_scheme", "determinism", "package_version", "pipeline", "arguments", "settings")
@@ -44,13 +44,6 @@ def diff_keyed(a: Mapping[str, Any], b: Mapping[str, Any]) -> KeyedDiff:
             compare_digests(a["digests"]["frames"], b["digests"]["frames"]),
         ),
     )
-
-
-def compare_digests(a: str, b: str) -> Step:
-    """Compare the digests of all frames."""
-    if a == b:
-        return Step("frames", "equal", "all frames")
-    return Step("frames", "differs", f"all frames: {a[:16]}... against {b[:16]}...")
 
 
 def compare_draws(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> Step:

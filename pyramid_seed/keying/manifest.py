@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeGuard
 
@@ -20,13 +19,11 @@ from ..choices import DeterminismLevel
 from ..dtypes import dtype_name
 from ..environment import environment_fingerprint
 from ..files import FileRow
-from ..media.frames import Frames, frames_digest
 from ..private_apis import is_compiled
 from ..provenance.manifest import KEYED_SCHEMA, check_manifest, check_schema, read_checked
 from ..provenance.schema import Environment, Written, check_shape
 from ..seeds import parse_root
 from ..texts import counted, printable
-from ..version import __version__
 from .answers import SCHEME, LedgerRow
 
 if TYPE_CHECKING:
@@ -80,43 +77,6 @@ class _Manifest(msgspec.Struct, kw_only=True):
     digests: _Digests
     environment: Environment
     file: Written | None = None
-
-
-def build_manifest(
-    frames: Frames,
-    fps: float | None,
-    seed: int,
-    ledger: Sequence[LedgerRow],
-    setup: Mapping[str, Any],
-    arguments: Mapping[str, Any],
-    folders: WeightFolders,
-) -> dict[str, Any]:
-    """The manifest of a clip.
-
-    Args:
-        frames: (T, H, W, 3) uint8 RGB.
-        fps: frames per second in the file; None if there is no file.
-        seed: root seed.
-        ledger: each draw.
-        setup: see `setup_of`.
-        arguments: those of the call, as `told` gives each.
-        folders: where the weights came from, see `weight_folders`; or why no files hold them.
-    """
-    size: dict[str, Any] = dict(zip(("num_frames", "height", "width"), frames.shape[:3], strict=True))
-    return {
-        "schema": KEYED_SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "package_version": __version__,
-        "noise_scheme": SCHEME,
-        "seed": str(seed),
-        **setup,
-        "arguments": dict(arguments),
-        "weights": weight_rows(folders),
-        **({"weights_note": folders} if isinstance(folders, str) else {}),
-        "settings": size if fps is None else {**size, "fps": fps},
-        "ledger": [{**asdict(row), "shape": list(row.shape)} for row in ledger],
-        "digests": {"frames": frames_digest(frames)},
-    }
 
 
 def setup_of(pipe: DiffusionPipeline, determinism: DeterminismLevel) -> dict[str, Any]:

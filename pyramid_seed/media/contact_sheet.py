@@ -47,21 +47,6 @@ def image_grid(images: Sequence[Frames] | Frames, columns: int, *, gap: int = 2,
     return grid
 
 
-def contact_sheet(clips: Sequence[Frames], columns: int = 6) -> Frames:
-    """One row per clip, each with `columns` frames spaced evenly from its first to its last: (H, W, 3).
-
-    To show every frame of one clip use `image_grid(frames, columns)`.
-
-    Args:
-        clips: arrays (T, H, W, 3) of one height and width; T may differ. If a clip has fewer frames than
-            columns, some are shown twice.
-        columns: frames per clip.
-    """
-    for clip in clips:
-        check_frames(clip)
-    return image_grid([clip[i] for clip in clips for i in evenly_spaced(len(clip), columns)], columns)
-
-
 class Strip:
     """A clip's strip: frames from first to last, each in its own square, chosen as they pass.
 

@@ -1,9 +1,12 @@
-"""The noise of a clip: keyed draws from one root seed (scheme v1), block noise, the ledger of draws."""
+"""The noise of a clip: keyed draws from one root seed (schemes v1, v2), block noise, the ledger of draws."""
 
 from ..seeds import check_root as check_root
 from ..seeds import root_from_entropy as root_from_entropy
 from .block import block_noise as block_noise
+from .keys import HISTORY_KEYS as HISTORY_KEYS
+from .keys import IMAGE_KEYS as IMAGE_KEYS
 from .keys import SCHEME as SCHEME
+from .keys import SCHEMES as SCHEMES
 from .keys import NoiseKey as NoiseKey
 from .keys import derive_seed as derive_seed
 from .ledger import LedgeredNoise as LedgeredNoise
@@ -18,3 +21,4 @@ from .streams import NoiseSource as NoiseSource
 from .streams import NoiseStreams as NoiseStreams
 from .streams import RecordedNoise as RecordedNoise
 from .streams import root_from_generator as root_from_generator
+from .uniform import uniform as uniform

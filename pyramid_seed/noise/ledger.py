@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, overload
 
 import torch
 
-from ..geometry import LatentShape
+from ..geometry import ImageRole, LatentShape
 from ..seeds import EFFECTIVE_SEEDS
-from .keys import NoiseKey, derive_seed
+from .keys import HISTORY_KEYS, IMAGE_KEYS, SCHEMES, NoiseKey, derive_seed
 from .streams import NoiseSource, NoiseStreams
 
 
@@ -71,6 +71,11 @@ class NoiseLedger:
         units = len({entry.key.unit for entry in self})
         return f"NoiseLedger(draws={len(self)}, units={units})"
 
+    @property
+    def scheme(self) -> str:
+        """The newest scheme among the draws."""
+        return max((entry.key.scheme for entry in self), key=SCHEMES.index, default=SCHEMES[0])
+
     def first_units(self, num_units: int) -> NoiseLedger:
         """The draws of a clip's first units only."""
         return NoiseLedger(entry for entry in self if entry.key.unit < num_units)
@@ -86,20 +91,23 @@ class NoiseLedger:
 
 
 def draws_of_clip(
-    num_units: int, shape: LatentShape, *, with_image: bool = False
+    num_units: int, shape: LatentShape, *, image: ImageRole | None = None
 ) -> list[tuple[NoiseKey, LatentShape]]:
     """Every draw that a clip makes, with its shape, in order, known before anything runs.
 
     Args:
         num_units: units of the clip.
         shape: of one unit's latents.
-        with_image: whether the first unit is an encoded image, sampled from its posterior.
+        image: what the image is that the clip begins with; None without one.
     """
     draws: list[tuple[NoiseKey, LatentShape]] = []
-    for unit in range(num_units):
-        if with_image and unit == 0:
-            draws.append((NoiseKey("posterior", 0, 0), shape))
-            continue
+    frame = replace(shape, frames=1)
+    if image == "unit":
+        draws.append((NoiseKey("posterior", 0, 0), frame))
+    elif image == "history":
+        for posterior, sigma, noise in (IMAGE_KEYS, HISTORY_KEYS):
+            draws += [(posterior, frame), (sigma, LatentShape(1, 1, 1, 1)), (noise, frame)]
+    for unit in range(1 if image == "unit" else 0, num_units):
         draws.append((NoiseKey("initial", unit, 0), shape))
         draws += [
             (NoiseKey("renoise", unit, stage), shape.stage(stage)) for stage in range(1, shape.num_stages)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..checks import check_int
-from ..geometry import LatentShape
+from ..geometry import ImageRole, LatentShape
 from ..noise import noise_digest
 from ..texts import counted
 
@@ -28,7 +28,7 @@ class Beginning:
             encoded image, None where unknown. None: unknown for every unit.
         text_digests: SHA-256 of the embeddings that made the units, by "prompt" and "negative_prompt", where
             known.
-        image_digest: SHA-256 of the first frame's pixels if unit 0 is an encoded image, else None.
+        image_digest: SHA-256 of the pixels of the image that the clip begins with, else None.
         frames_per_unit: n, latent frames of a unit, see `PyramidGeometry.frames_per_unit`.
 
     Raises:
@@ -48,19 +48,11 @@ class Beginning:
             raise ValueError(
                 f"text_digests of a beginning may hold {' and '.join(TEXT_NAMES)}, got {', '.join(unknown)}"
             )
-        if self.stage_digests is None:
-            return
-        if len(self.stage_digests) != self.num_units:
+        if self.stage_digests is not None and len(self.stage_digests) != self.num_units:
             raise ValueError(
                 "stage_digests of a beginning must have one entry for each of its "
                 f"{counted(self.num_units, 'unit')}, got {len(self.stage_digests)}; use None where they are "
                 "not known"
-            )
-        first = self.stage_digests[0]
-        if first is not None and (len(first) == 0) != (self.image_digest is not None):
-            raise ValueError(
-                "unit 0 of a beginning is an encoded image, with image_digest and stage_digests (), or has "
-                f"neither; got image_digest {self.image_digest!r} and {len(first)} stage digests"
             )
 
     @property
@@ -74,6 +66,7 @@ def check_beginnings(
     num_clips: int,
     shape: LatentShape,
     max_units: int,
+    image_role: ImageRole,
 ) -> tuple[Beginning, ...]:
     """The beginning of every clip in a call, or () without any.
 
@@ -82,6 +75,7 @@ def check_beginnings(
         num_clips: the number of clips.
         shape: of one unit's latents.
         max_units: the most units that a beginning may have.
+        image_role: what an image is to such clips.
 
     Raises:
         ValueError, TypeError: the beginnings do not fit such clips, or differ in their number of units.
@@ -105,7 +99,7 @@ def check_beginnings(
     beginnings = tuple(entry for entry in entries if entry is not None)
     for entry in beginnings:
         _check_shape(entry, shape, max_units)
-        _check_stage_digests(entry, shape.num_stages)
+        _check_stage_digests(entry, shape.num_stages, image_role)
     return beginnings
 
 
@@ -124,7 +118,16 @@ def _check_shape(beginning: Beginning, shape: LatentShape, max_units: int) -> No
         )
 
 
-def _check_stage_digests(beginning: Beginning, num_stages: int) -> None:
+def _check_stage_digests(beginning: Beginning, num_stages: int, image_role: ImageRole) -> None:
+    first = None if beginning.stage_digests is None else beginning.stage_digests[0]
+    is_image = image_role == "unit" and beginning.image_digest is not None
+    if first is not None and (len(first) == 0) != is_image:
+        raise ValueError(
+            "an image is no unit of this model, so unit 0 of a beginning has stage digests, got ()"
+            if image_role == "history"
+            else "unit 0 of a beginning is an encoded image, with image_digest and stage_digests (), or has "
+            f"neither; got image_digest {beginning.image_digest!r} and {len(first)} stage digests"
+        )
     units = beginning.latents.split(beginning.frames_per_unit, dim=2)
     for unit, (latents, digests) in enumerate(zip(units, beginning.stage_digests or (), strict=False)):
         # Only the first unit may be an encoded image.

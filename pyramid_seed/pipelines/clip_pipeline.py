@@ -23,7 +23,6 @@ from ..checks import check_choice
 from ..choices import AFTER_USE, AfterUse, AttentionPath, DeterminismLevel
 from ..dtypes import check_dtype
 from ..geometry import LatentShape, PyramidGeometry
-from ..models.lora import LoraInUse
 from ..models.transformer_pyramid_base import COMPILED_AS_A_WHOLE
 from ..noise import (
     LedgeredNoise,
@@ -47,10 +46,11 @@ from .denoise import Place
 from .frame_collector import FrameCollector, MakeDecoder, OnFrames
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
+from .lora import LoraLoaderMixin
 from .memory import align_weights, contiguous_copy
 from .noise_sources import check_draws, noise_sources
 from .pipeline_output import PyramidFlowPipelineOutput
-from .sampler import Sampler
+from .sampler import KnownLatents, Sampler
 from .sharing import Sharing, check_agreement, check_processes
 from .stages import StageDigests
 from .text import TextEmbeddings, clip_text_digests, with_suffix
@@ -58,7 +58,7 @@ from .text_encoders import TextEncodersMixin
 from .text_inputs import EMBEDDINGS
 
 
-class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
+class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
     """A pipeline of which every clip is a pure function of weights, prompt, settings and root seed.
 
     A list of prompts is a loop over clips, so that a clip does not depend on its neighbours. A family says
@@ -239,10 +239,12 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         Args:
             prompt: a text, or a list of texts, each for a clip of its own.
             negative_prompt: what to guide away from; a str serves all prompts. Used only with guidance.
-            image: the first frame, in the clip's size; one image for all prompts, or one per prompt.
+            image: what the clip begins with, in its size: its first frame, or, with Helios, what it goes on
+                from; one image for all prompts, or one per prompt.
             height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
                 and 640.
-            num_frames: r k + 1, with r the VAE's temporal compression; 1 makes an image.
+            num_frames: whole units, see `geometry.frame_rule`: for Pyramid Flow r k + 1, with r the VAE's
+                temporal compression, and 1 makes an image; for Helios a multiple of 33.
             num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
             video_num_inference_steps: the same for the later units; default: as for the first.
             guidance_scale: classifier-free guidance of the first unit; at most 1 means none.
@@ -262,7 +264,8 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                 N or 1.
             beginning: the first units of a clip, which are then not generated: the clip continues from them,
                 and the output is the whole clip. For several clips, a list with one entry per clip and the
-                same number of units in each. Not together with `image`.
+                same number of units in each. If the clip began with an image that is no unit of it (Helios),
+                give `image`, too.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             shards: None: the halves of guidance run as one batch. 1: each half is a call of its own, with its
@@ -289,14 +292,13 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                 the run then stops and returns what is finished.
             callback_on_step_end_tensor_inputs: names from `_callback_tensor_inputs`.
             callback_on_unit_end: called as (clip, unit, latents, stage_digests) with each new unit's latents
-                (1, C, 1, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
+                (1, C, n, h, w) and their SHA-256 after each stage; () for an encoded image. It may stop the
                 run in the same way.
-            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each latent
-                frame, (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready: frame 0 alone,
-                then r frames per chunk. With one worker on a CPU that is before the next unit begins;
-                else later ones may be in progress. With model or sequential offload it is after the last unit
-                of the last clip. It may stop the run in the same way. With output_type "latent" no frame is
-                kept.
+            callback_on_chunk_end: called as (clip, chunk, frames) with the decoded frames of each unit,
+                (t, H, W, 3) uint8 on the CPU, in order and as soon as they are ready. With one worker on a
+                CPU that is before the next unit begins; else later ones may be in progress. With model or
+                sequential offload it is after the last unit of the last clip. It may stop the run in the same
+                way. With output_type "latent" no frame is kept.
 
         Raises:
             ValueError, TypeError: an argument does not fit; nothing has been computed yet.
@@ -367,8 +369,8 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         self.after_text(text_encoders)
         device = self._execution_device  # may be another one without text encoders
 
-        # 4. Latents of the known units: an image's, or a beginning's.
-        first_units = [
+        # 4. Known latents: an image's, a beginning's.
+        known = [
             self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
             for clip in range(request.num_clips)
         ]
@@ -381,7 +383,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         stage_digests = [request.known_stage_digests(clip) for clip in range(request.num_clips)]
         if processes is not None:
             settings = request.units, request.shape, shards, self.attention_path
-            check_agreement(processes, settings, sources, positives, negatives, first_units)
+            check_agreement(processes, settings, sources, positives, negatives, known)
         is_decoded = has_frames(processes)
         with (
             Workers(num_workers) as team,
@@ -413,7 +415,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                 clip = self._make_units(
                     index,
                     request,
-                    first_units[index],
+                    known[index],
                     sampler,
                     collector.decoder(index),
                     stage_digests[index],
@@ -540,27 +542,30 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         shape: LatentShape,
         image: torch.Tensor | None = None,
         beginning: Beginning | None = None,
-    ) -> torch.Tensor | None:
-        """Latents of those first units of a clip that are known before any is generated.
+    ) -> KnownLatents:
+        """Latents of a clip that are known before any is generated.
 
         Args:
             noise: the clip's source. All draws behind the known units are made, again for those of a
                 beginning, so that its ledger is that of the whole clip.
             shape: of one unit's latents.
-            image: (1, 3, H, W) in [-1, 1], to be encoded as unit 0.
-            beginning: the units themselves; not together with an image.
+            image: (1, 3, H, W) in [-1, 1], to be encoded, unless it is a unit of a beginning.
+            beginning: the units themselves.
 
         Returns:
-            (1, C, k n, H/s, W/s) float32 on the transformer's device, normalised; None if neither is given.
+            On the transformer's device.
         """
-        if image is not None:
-            return self.encode_image(image, noise).to(self._execution_device)
+        device, is_unit = self._execution_device, self.geometry.image_role == "unit"
+        encoded = None
+        if image is not None and not (is_unit and beginning is not None):
+            encoded = self.encode_image(image, noise).to(device)
         if beginning is None:
-            return None
-        with_image = beginning.image_digest is not None
-        for key, size in draws_of_clip(beginning.num_units, shape, with_image=with_image):
+            return KnownLatents(units=encoded) if is_unit else KnownLatents(image=encoded)
+        with_unit = is_unit and beginning.image_digest is not None
+        for key, size in draws_of_clip(beginning.num_units, shape, image="unit" if with_unit else None):
             noise.draw(key, size.as_tuple())
-        return contiguous_copy(beginning.latents.to(self._execution_device, torch.float32))
+        units = contiguous_copy(beginning.latents.to(device, torch.float32))
+        return KnownLatents(units, encoded)
 
     def _begin_step(self, place: CurrentPlace, timestep: torch.Tensor) -> None:
         self._current_place, self._current_timestep = place, timestep
@@ -569,7 +574,7 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         self,
         clip: int,
         request: Request,
-        first_units: torch.Tensor | None,
+        known: KnownLatents,
         sampler: Sampler,
         decoder: UnitDecoder,
         stage_digests: list[StageDigests | None],
@@ -608,10 +613,10 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
                 on_unit_end(clip, len(units) - 1, latents, digests_of_unit)
             decoder.put(latents, is_last=len(units) == len(request.units))
 
-        for latents in () if first_units is None else first_units.split(request.shape.frames, dim=2):
+        for latents in () if known.units is None else known.units.split(request.shape.frames, dim=2):
             take(latents, ())
         settings = request.units[: len(units)] if self.interrupt else request.units
-        for stage_ends in sampler.units(first_units, settings, on_step):
+        for stage_ends in sampler.units(known, settings, on_step):
             digests_of_unit = tuple(map(noise_digest, stage_ends))
             if processes is not None:
                 processes.check_same(f"latents of unit {len(units)}", digests_of_unit)
@@ -658,13 +663,14 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         """Use these tiles, or none, inside a `with`."""
         raise NotImplementedError
 
-    def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
-        """The active LoRAs; None if they cannot be known."""
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:
+        """Refuse shards into which a transformer cannot be cut, by its config: ValueError, TypeError."""
         raise NotImplementedError
 
     def check_shards(self, shards: int | None) -> None:
-        """Refuse shards into which the transformer cannot be cut: ValueError, TypeError."""
-        raise NotImplementedError
+        """Refuse shards into which this transformer cannot be cut as it is: ValueError, TypeError."""
+        self.check_shards_of(shards, self.transformer)
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         """How many threads compute at a time; ValueError, TypeError if more were requested than possible."""
@@ -681,7 +687,10 @@ class ClipPipeline(DiffusionPipeline, TextEncodersMixin):
         raise NotImplementedError
 
     def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
-        """Latents of unit 0 from the first frame (1, 3, H, W) in [-1, 1]; families without are not asked."""
+        """Latents (1, C, m, H/s, W/s) of an image (1, 3, H, W) in [-1, 1], float32, normalised.
+
+        They are those of unit 0, or what units have as a condition, see `PyramidGeometry.image_role`.
+        """
         raise NotImplementedError
 
     def unit_decoder(self, team: Workers) -> MakeDecoder:

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from ..checks import check_choice
 from ..choices import DTYPES
 from ..dtypes import dtype_name
-from ..files import FileRow, check_readable, replacing
+from ..files import FileRow, check_readable, write_file
 from ..texts import parse_json
 from .text import PromptEmbeddings, TextEmbeddings, embeddings_digest
 
@@ -157,8 +157,7 @@ class EncodedTexts:
             for name, values in embeddings._asdict().items()
         }
         metadata = {_HEADER: json.dumps(msgspec.to_builtins(header), sort_keys=True)}
-        with replacing(path, overwrite=overwrite) as temporary:
-            temporary.write_bytes(save(tensors, metadata=metadata))
+        write_file(path, save(tensors, metadata=metadata), overwrite=overwrite)
         return path
 
 

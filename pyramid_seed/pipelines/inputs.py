@@ -10,7 +10,8 @@ import torch
 from diffusers.image_processor import PipelineImageInput
 
 from ..checks import check_finite, check_int
-from ..geometry import LatentShape, PyramidGeometry
+from ..geometry import ImageRole, LatentShape, PyramidGeometry
+from ..noise import noise_digest
 from ..presets import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from .beginning import Beginning, check_beginnings
 from .denoise import Place, UnitSettings, guidance_schedule
@@ -30,6 +31,7 @@ class Request:
         shape: of one unit's latents.
         units: settings of each unit.
         images: first frames (1, 3, H, W) in [-1, 1], one per prompt, or none.
+        image_role: what an image is to its clip.
         beginnings: one per clip, all with the same number of units; or none.
         text_length: L, the number of tokens in the T5 embeddings of prompts and negative prompts.
     """
@@ -39,6 +41,7 @@ class Request:
     shape: LatentShape
     units: tuple[UnitSettings, ...]
     images: tuple[torch.Tensor, ...]
+    image_role: ImageRole
     beginnings: tuple[Beginning, ...]
     text_length: int
 
@@ -52,7 +55,7 @@ class Request:
         """Number of first units of each clip that are not generated: its beginning's, or an image's."""
         if self.beginnings:
             return self.beginnings[0].num_units
-        return 1 if self.images else 0
+        return 1 if self.images and self.image_role == "unit" else 0
 
     @property
     def num_steps(self) -> int:
@@ -91,12 +94,13 @@ class Request:
 
     def guides(self, clip: int, num_units: int) -> bool:
         """Whether a clip of `num_units` units, made in one go, needs the negative prompt."""
-        first = 1 if self.begins_with_image(clip) else 0
+        first = 1 if self.role_of_image(clip) == "unit" else 0
         return any(unit.guidance_scale > 1 for unit in self.units[first:num_units])
 
-    def begins_with_image(self, clip: int) -> bool:
-        """Whether unit 0 of a clip is an encoded image, given or known."""
-        return bool(self.images or (self.beginnings and self.beginnings[clip].image_digest is not None))
+    def role_of_image(self, clip: int) -> ImageRole | None:
+        """What the image is that a clip begins with, given or known; None without one."""
+        is_known = bool(self.beginnings) and self.beginnings[clip].image_digest is not None
+        return self.image_role if self.images or is_known else None
 
     def image(self, clip: int) -> torch.Tensor | None:
         """The first frame given for a clip, (1, 3, H, W) in [-1, 1], or None."""
@@ -155,17 +159,11 @@ def check_call(
     num_prompts = check_text(prompt, negative_prompt, embeddings)
     check_int("max_sequence_length", max_sequence_length, 1, MAX_TOKENS)
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
-    if image is not None and (length := geometry.num_frames(1)) != 1:
-        raise ValueError(
-            f"image must be None for this model: its first unit is {length} frames that are made together, "
-            "and no image can be that; leave image out"
-        )
     images = () if image is None else first_frames(image, num_prompts)
     shape = latent_shape(geometry, channels, height, width, images)
     num_units = geometry.num_units(num_frames)
-    beginnings = check_beginnings(beginning, num_prompts * num_videos_per_prompt, shape, num_units)
-    if images and beginnings:
-        raise ValueError("give either image or beginning, not both")
+    role, num_clips = geometry.image_role, num_prompts * num_videos_per_prompt
+    beginnings = check_beginnings(beginning, num_clips, shape, num_units, role)
 
     stages = geometry.num_stages
     first_steps = later_steps = steps_per_stage("num_inference_steps", num_inference_steps, stages)
@@ -182,7 +180,25 @@ def check_call(
     units = tuple(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
-    return Request(num_prompts, num_videos_per_prompt, shape, units, images, beginnings, text_length)
+    request = Request(num_prompts, num_videos_per_prompt, shape, units, images, role, beginnings, text_length)
+    _check_images_of_beginnings(request)
+    return request
+
+
+def _check_images_of_beginnings(request: Request) -> None:
+    """Refuse beginnings that were not made from the images given, and those whose image is needed again."""
+    for clip, beginning in enumerate(request.beginnings):
+        image, known = request.image(clip), beginning.image_digest
+        if image is None and known is not None and request.image_role == "history":
+            raise ValueError(
+                "image must be given again with a beginning that was made from one: every unit of this model "
+                "is conditioned on it"
+            )
+        if image is not None and (given := noise_digest(image)) != known:
+            raise ValueError(
+                f"image must be the one that the beginning was made from, with image_digest {known!r}, got "
+                f"one with {given!r}"
+            )
 
 
 def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..models.lora import LORA_NAME, LoraInUse, find_lora, has_adapters, lora_config, lora_prefix
+from ..models.lora import LORA_NAME, LoraInUse, LoraMixin, find_lora, has_adapters, lora_config, lora_prefix
 from ..private_apis import lora_options
 
 
@@ -151,7 +151,7 @@ class LoraLoaderMixin(LoraBaseMixin):
 
     def loras_in_use(self) -> tuple[LoraInUse, ...] | None:
         """The active LoRAs; None if they cannot be known, see `LoraMixin.loras_in_use`."""
-        for name, part in self.components.items():
-            if name != "transformer" and isinstance(part, torch.nn.Module) and has_adapters(part):
+        for part in self.components.values():
+            if isinstance(part, torch.nn.Module) and not isinstance(part, LoraMixin) and has_adapters(part):
                 return None
-        return self.transformer.loras_in_use()
+        return self.transformer.loras_in_use() if isinstance(self.transformer, LoraMixin) else ()

@@ -70,6 +70,5 @@ def _roots_from_generators(generator: torch.Generator | list[torch.Generator], n
 def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:
     """Refuse seeds that would make a clip draw the same noise twice; all its draws are known in advance."""
     for clip, source in enumerate(sources):
-        with_image = request.begins_with_image(clip)
-        draws = draws_of_clip(len(request.units), request.shape, with_image=with_image)
+        draws = draws_of_clip(len(request.units), request.shape, image=request.role_of_image(clip))
         check_distinct(source, [key for key, _ in draws])

@@ -1,4 +1,4 @@
-"""`SeededHeliosPipeline`: text-to-video with Helios (arXiv 2603.04379), with diffusers' own arithmetic.
+"""`SeededHeliosPipeline`: Helios (arXiv 2603.04379) from a text or an image, with diffusers' own arithmetic.
 
 diffusers makes each chunk: its pipelines run for one chunk at a time, with the chunks before it given as
 latents and with every draw taken from the clip's `NoiseSource`. So a chunk depends on nothing but these.
@@ -34,7 +34,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..choices import AttentionPath
 from ..families.helios import UNIT_FRAMES
 from ..geometry import ChunkGeometry, LatentShape, PyramidGeometry
-from ..models.lora import LoraInUse
+from ..models.transformer_helios import remember_loras
 from ..noise import NoiseKey, NoiseSource, block_noise
 from ..pieces.workers import Workers
 from .call_progress import weighed
@@ -43,8 +43,10 @@ from .current_step import CurrentPlace
 from .decode import UnitDecoder
 from .denoise import OnStep, Place, StepCheck, UnitSettings, check_finite
 from .frame_collector import MakeDecoder
+from .helios_image import encode_history, latent_statistics
 from .inputs import Request
 from .memory import contiguous_copy
+from .sampler import KnownLatents
 from .sharing import Sharing
 from .text import TextEmbeddings, cut_of, logger
 
@@ -53,7 +55,7 @@ _HISTORY_FRAMES = 19
 
 
 class SeededHeliosPipeline(ClipPipeline):
-    """Text-to-video with Helios-Base; a unit is a chunk of nine latent frames.
+    """Video with Helios-Base; a unit is a chunk of nine latent frames.
 
     Every clip is a pure function of weights, prompt, settings and root seed, see `ClipPipeline`.
 
@@ -83,6 +85,7 @@ class SeededHeliosPipeline(ClipPipeline):
         preset: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        remember_loras(transformer)
         self.register_modules(
             tokenizer=tokenizer,
             text_encoder=text_encoder,
@@ -112,8 +115,6 @@ class SeededHeliosPipeline(ClipPipeline):
                 "step caches are not for Helios; call pipeline.transformer.disable_cache() first"
             )
         super().check_parts(needs_vae=needs_vae)
-        if getattr(self.transformer, "peft_config", None):
-            raise ValueError("the transformer has a LoRA, which no manifest would name; load it without")
         for name in ("tiling", "slicing"):
             if getattr(self.vae, f"use_{name}"):
                 raise ValueError(f"the vae has {name} on, which no manifest would say; vae.disable_{name}()")
@@ -184,12 +185,12 @@ class SeededHeliosPipeline(ClipPipeline):
             raise ValueError(f"a clip of Helios is decoded without tiles, got vae_tiling {list(tiling)}")
         return nullcontext()
 
-    def loras_in_use(self) -> tuple[LoraInUse, ...]:
-        return ()
-
-    def check_shards(self, shards: int | None) -> None:
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:  # noqa: ARG003
         if shards is not None:
-            raise ValueError(f"shards must be None for Helios, whose steps are not cut, got {shards}")
+            raise ValueError(
+                f"shards must be None for Helios, whose steps are not cut, got {shards}; leave them out"
+            )
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:  # noqa: ARG002
         if requested not in (None, 1):
@@ -204,6 +205,10 @@ class SeededHeliosPipeline(ClipPipeline):
         tokens = own + 2 * area + area // 4 + 4 * (area // 16)
         return weighed(tokens, tokens**2, config.num_attention_heads * config.attention_head_dim)
 
+    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+        """See `encode_history`."""
+        return encode_history(self.vae, image, self.geometry.num_frames(1), noise)
+
     def unit_decoder(self, team: Workers) -> MakeDecoder:  # noqa: ARG002
         return partial(ChunkDecoder, self.vae)
 
@@ -217,8 +222,6 @@ class SeededHeliosPipeline(ClipPipeline):
         sharing: Sharing,  # noqa: ARG002
         attention_kwargs: dict[str, Any] | None,
     ) -> HeliosSampler:
-        if attention_kwargs is not None:
-            raise ValueError("attention_kwargs must be None for Helios, which takes no LoRA here")
         parts = {name: self.components[name] for name in ("vae", "scheduler", "transformer")}
         make_chunk = keyed_class(self.native)(
             tokenizer=None, text_encoder=None, **parts, **self._native_config()
@@ -228,10 +231,10 @@ class SeededHeliosPipeline(ClipPipeline):
         def on_begin(place: Place) -> None:
             self._current_place = CurrentPlace(clip, place.unit, place.stage, place.step)
 
-        texts = {"prompt_embeds": positive.prompt_embeds}
+        given = {"prompt_embeds": positive.prompt_embeds, "attention_kwargs": attention_kwargs}
         if negative is not None:
-            texts["negative_prompt_embeds"] = negative.prompt_embeds
-        return HeliosSampler(make_chunk, texts, noise, request.shape, on_begin)
+            given["negative_prompt_embeds"] = negative.prompt_embeds
+        return HeliosSampler(make_chunk, given, noise, request.shape, on_begin)
 
     def _native_config(self) -> dict[str, Any]:
         """Arguments of the native pipeline besides its parts."""
@@ -259,7 +262,7 @@ class SeededHeliosPipeline(ClipPipeline):
 
 
 class SeededHeliosPyramidPipeline(SeededHeliosPipeline):
-    """Text-to-video with Helios-Mid and Helios-Distilled, whose chunks climb a pyramid of stages."""
+    """Video with Helios-Mid and Helios-Distilled, whose chunks climb a pyramid of stages."""
 
     native = HeliosPyramidPipeline
 
@@ -353,7 +356,7 @@ class HeliosSampler:
 
     Args:
         make_chunk: a pipeline of `keyed_class`.
-        texts: `prompt_embeds` (1, L, D), and `negative_prompt_embeds` if the clip is guided.
+        given: `prompt_embeds` (1, L, D), `negative_prompt_embeds` if the clip is guided, `attention_kwargs`.
         noise: the clip's.
         shape: of a chunk's latents.
         on_begin: called with the place of each step before it.
@@ -362,13 +365,13 @@ class HeliosSampler:
     def __init__(
         self,
         make_chunk: Any,
-        texts: dict[str, torch.Tensor],
+        given: dict[str, Any],
         noise: NoiseSource,
         shape: LatentShape,
         on_begin: Callable[[Place], None],
     ) -> None:
         self._make_chunk = make_chunk
-        self._texts = texts
+        self._given = given
         self._noise = noise
         self._shape = shape
         self._on_begin = on_begin
@@ -385,20 +388,20 @@ class HeliosSampler:
             raise ValueError("Helios cannot change the guidance scale within a unit; see guidance_decay")
 
     def units(
-        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+        self, known: KnownLatents, settings: Sequence[UnitSettings], on_step: OnStep
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """See `Sampler`."""
-        frames = self._shape.frames
-        units = [] if first_units is None else list(first_units.split(frames, dim=2))
+        units = [] if known.units is None else list(known.units.split(self._shape.frames, dim=2))
         for unit in range(len(units), len(settings)):
-            stage_ends = self._unit(unit, units, settings[unit], on_step)
+            history = self._history(units, known.image)
+            stage_ends = self._unit(unit, history, settings[unit], on_step)
             if stage_ends is None:
                 return
             units.append(stage_ends[-1])
             yield stage_ends
 
     def _unit(
-        self, unit: int, past: Sequence[torch.Tensor], settings: UnitSettings, on_step: OnStep
+        self, unit: int, history: dict[str, Any], settings: UnitSettings, on_step: OnStep
     ) -> tuple[torch.Tensor, ...] | None:
         """Latents (1, C, n, h, w) of a chunk at the end of each stage; None when stopped."""
         steps = settings.num_inference_steps
@@ -428,8 +431,8 @@ class HeliosSampler:
         try:
             self._make_chunk(
                 prompt=None,
-                **self._texts,
-                **self._history(past),
+                **self._given,
+                **history,
                 **self._steps(steps),
                 height=self._shape.height * self._make_chunk.vae_scale_factor_spatial,
                 width=self._shape.width * self._make_chunk.vae_scale_factor_spatial,
@@ -446,12 +449,17 @@ class HeliosSampler:
             return None
         raise AssertionError("diffusers made fewer steps than it was asked for")
 
-    def _history(self, past: Sequence[torch.Tensor]) -> dict[str, Any]:
+    def _history(self, past: Sequence[torch.Tensor], image: torch.Tensor | None) -> dict[str, Any]:
         """The arguments that say what a chunk follows: as in video-to-video, but nothing is added to it.
 
-        The history always lies in memory in the same way, however long the clip is.
+        An image's latents (1, C, 2, H, W) are the clip's first frame, and a frame before unit 0. The history
+        always lies in memory in the same way, however long the clip is.
         """
-        if not past:
+        if image is not None:
+            first, past = image[:, :, :1], [image[:, :, 1:], *past]
+        elif past:
+            first = past[0][:, :, :1]
+        else:
             return {}
         known = torch.cat([*past[-math.ceil(_HISTORY_FRAMES / self._shape.frames) :]], dim=2)
         missing = max(_HISTORY_FRAMES - known.shape[2], 0)
@@ -459,7 +467,7 @@ class HeliosSampler:
         history = torch.cat([nothing, known], dim=2)[:, :, -_HISTORY_FRAMES:]
         return {
             "video_latents": contiguous_copy(history),
-            "image_latents": contiguous_copy(past[0][:, :, :1]),
+            "image_latents": contiguous_copy(first),
             "add_noise_to_video_latents": False,
             "add_noise_to_image_latents": False,
         }
@@ -498,11 +506,8 @@ class ChunkDecoder(UnitDecoder):
             FloatingPointError: decoded values are not finite; the message names the unit.
         """
         device, dtype = get_module_execution_device(self._vae), self._vae.dtype
-        mean, std = (
-            torch.tensor(self._vae.config[name]).view(1, -1, 1, 1, 1).to(device, dtype)
-            for name in ("latents_mean", "latents_std")
-        )
-        raw = latents.to(device, dtype) / (1.0 / std) + mean  # in diffusers' order
+        mean, per_std = latent_statistics(self._vae, device)
+        raw = latents.to(device, dtype) / per_std + mean  # in diffusers' order
         pixels = self._vae.decode(contiguous_copy(raw), return_dict=False)[0]
         if not torch.isfinite(pixels).all():
             raise FloatingPointError(f"decoded frames of unit {self._num_put} are not finite")

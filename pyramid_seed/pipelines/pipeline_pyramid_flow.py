@@ -36,7 +36,7 @@ from .decode import ClipDecoder, encode_image
 from .denoise import OnStep, UnitSettings, denoise_clip
 from .frame_collector import MakeDecoder
 from .inputs import Request
-from .lora import LoraLoaderMixin
+from .sampler import KnownLatents
 from .sharing import Sharing, check_shards, worker_count
 from .step_graph import check_graphs
 from .text import TextEmbeddings
@@ -51,7 +51,7 @@ __all__ = ["PyramidFlowPipeline"]
 '''
 
 
-class PyramidFlowPipeline(LoraLoaderMixin, ClipPipeline):
+class PyramidFlowPipeline(ClipPipeline):
     """Text-to-video, image-to-video and text-to-image with Pyramid Flow (arXiv 2410.05954).
 
     Every clip is a pure function of weights, prompt, settings and root seed; a list of prompts is a loop over
@@ -175,10 +175,14 @@ class PyramidFlowPipeline(LoraLoaderMixin, ClipPipeline):
     def vae_tiling_set(self, tiling: Sequence[int] | None) -> AbstractContextManager[None]:
         return self.vae.tiling_set(tiling)
 
+    @classmethod
+    def check_shards_of(cls, shards: int | None, transformer: Any) -> None:
+        check_shards(shards, transformer)
+
     def check_shards(self, shards: int | None) -> None:
         if self._uses_cuda_graphs:
             check_graphs(self.transformer, self._execution_device, shards)
-        check_shards(shards, self.transformer)
+        super().check_shards(shards)
 
     def worker_count(self, requested: int | None, device: torch.device, *, is_strict: bool) -> int:
         return worker_count(requested, device, self.transformer, self.vae, is_strict=is_strict)
@@ -240,9 +244,9 @@ class PyramidSampler:
         self.model.guidance_scale = guidance_scale
 
     def units(
-        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+        self, known: KnownLatents, settings: Sequence[UnitSettings], on_step: OnStep
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """See `sampler.Sampler`."""
         return denoise_clip(
-            first_units, self.model, self.scheduler, self.noise, self.shape, self.device, settings, on_step
+            known.units, self.model, self.scheduler, self.noise, self.shape, self.device, settings, on_step
         )

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from .denoise import OnStep, UnitSettings
+
+
+@dataclass(frozen=True)
+class KnownLatents:
+    """Latents of a clip that are known before any is generated, float32, normalised.
+
+    Attributes:
+        units: (1, C, k n, H, W), its first k units; None without.
+        image: (1, C, m, H, W), what an image that is no unit stands for in the conditions of the units, see
+            `ClipPipeline.encode_image`; None without one.
+    """
+
+    units: torch.Tensor | None = None
+    image: torch.Tensor | None = None
 
 
 class Sampler(Protocol):
@@ -23,12 +38,12 @@ class Sampler(Protocol):
         ...
 
     def units(
-        self, first_units: torch.Tensor | None, settings: Sequence[UnitSettings], on_step: OnStep
+        self, known: KnownLatents, settings: Sequence[UnitSettings], on_step: OnStep
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         """Generate a clip unit by unit.
 
         Args:
-            first_units: latents (1, C, k n, H, W) of the first k units if known; else None.
+            known: what is known of the clip.
             settings: one entry per unit of the whole clip, including the first ones.
             on_step: see `OnStep`.
 

@@ -16,6 +16,7 @@ from ..pieces.processes import Processes
 from ..pieces.workers import Workers, usable_cores
 from ..private_apis import diffusers_hooks
 from .hooks import has_hooks
+from .sampler import KnownLatents
 from .text import TextEmbeddings, text_digests
 
 
@@ -91,22 +92,25 @@ def check_agreement(
     sources: Sequence[NoiseSource],
     positives: Sequence[TextEmbeddings],
     negatives: Sequence[TextEmbeddings | None],
-    first_units: Sequence[torch.Tensor | None],
+    known: Sequence[KnownLatents],
 ) -> None:
     """Refuse to continue unless all processes will make the same clips: RuntimeError on each of them.
 
     Args:
         processes: those that make the clips.
         settings: of all clips.
-        sources, positives, negatives, first_units: noise, text and known units of each clip.
+        sources, positives, negatives, known: noise, text and known latents of each clip.
     """
     clips = [
         (
             source.root if isinstance(source, NoiseStreams) else None,
             text_digests(positive, negative),
-            None if units is None else noise_digest(units),
+            [
+                None if latents is None else noise_digest(latents)
+                for latents in (of_clip.units, of_clip.image)
+            ],
         )
-        for source, positive, negative, units in zip(sources, positives, negatives, first_units, strict=True)
+        for source, positive, negative, of_clip in zip(sources, positives, negatives, known, strict=True)
     ]
     processes.check_same("seed, text and settings", (clips, settings))
 

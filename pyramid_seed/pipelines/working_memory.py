@@ -1,7 +1,7 @@
-"""Memory that generating and decoding need besides weights: arithmetic over sizes, without tensors.
+"""Memory that decoding needs besides weights: arithmetic over sizes, without tensors.
 
-Each function adds up the tensors that are alive together at the peak, as torch counts them. What a kernel
-takes for itself comes on top, unless stated otherwise.
+It adds up the tensors that are alive together at the peak, as torch counts them. What a kernel takes for
+itself comes on top, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -13,50 +13,6 @@ from ..models.chunked import TileGrid
 
 PAST_FRAMES = 2
 """How many past frames a convolution of the autoencoder remembers."""
-MLP_RATIO = 4
-"""Width of a block's hidden layer relative to the block's own."""
-
-
-def miniflux_step_bytes(
-    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
-) -> int:
-    """Peak of a transformer step of miniFLUX for a guidance pair, in its first single-stream block.
-
-    Args:
-        width: of the model, heads x head width.
-        head_dim: width of a head.
-        num_text, num_history, num_current: tokens.
-        itemsize: bytes of a value, 2 for bfloat16.
-    """
-    num_tokens = num_text + num_history + num_current
-    # Text and video as they come, joined, normalised; attended values beside the hidden layer.
-    held = 3 + 1 + MLP_RATIO
-    # With two-byte values, keys are rotated and normalised as float32.
-    norm = 4 + (3 * 2 if itemsize == 2 else 2)  # query, key, value and normalised queries beside it
-    attention = 3 + 2 + 1  # query, key, value, both rotated, attended values
-    block = (held + max(norm, attention)) * num_tokens
-    return _pair(block * width, width, head_dim, num_tokens, itemsize)
-
-
-def sd3_step_bytes(
-    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
-) -> int:
-    """Peak of a transformer step of SD3 for a guidance pair, in one of its joint blocks.
-
-    Arguments as in `miniflux_step_bytes`.
-    """
-    num_video = num_history + num_current
-    num_tokens = num_text + num_video
-    rotation = 1 + (2 * 2 + 1 if itemsize == 2 else 1)  # rotated queries, then keys as float32
-    attention = (2 + 3 + max(rotation, 3)) * num_tokens + 3 * num_text
-    mlp = (2 * MLP_RATIO + 3) * num_video + num_tokens + 2 * num_text
-    return _pair(max(attention, mlp) * width, width, head_dim, num_tokens, itemsize)
-
-
-def _pair(block: int, width: int, head_dim: int, num_tokens: int, itemsize: int) -> int:
-    """Bytes of a block's values for both halves of guidance, with what the steps of a stage keep."""
-    rotary = num_tokens * head_dim * 3 * 4  # cosines, sines, and the same as complex numbers
-    return 2 * (block + num_tokens * width) * itemsize + rotary
 
 
 def decode_bytes(

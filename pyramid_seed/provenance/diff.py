@@ -90,11 +90,7 @@ def compare_results(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Step, .
         ),
     ]  # fmt: skip
     if len(left["units"]) == len(right["units"]):
-        steps.append(
-            _compare_named(
-                "frames", {"": left["frames"]}, {"": right["frames"]}, "all frames", equal="all frames"
-            )
-        )
+        steps.append(compare_digests(left["frames"], right["frames"]))
     return tuple(steps)
 
 
@@ -104,6 +100,11 @@ def compare_weights(a: Iterable[Mapping[str, Any]] | None, b: Iterable[Mapping[s
         return Step("weights", "not compared", "the files were not recorded")
     left, right = ({row["file"]: row["sha256"] for row in rows} for rows in (a, b))
     return _compare_named("weights", left, right, "file {}", "file")
+
+
+def compare_digests(a: str, b: str) -> Step:
+    """How the digests of all frames differ."""
+    return _compare_named("frames", {"": a}, {"": b}, "all frames", equal="all frames")
 
 
 def compare_noise(a: Mapping[str, Any], b: Mapping[str, Any]) -> Step:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..files import replacing
+from ..files import write_file
 from ..noise import noise_digest
 from .manifest import unit_digests
 
@@ -21,9 +21,9 @@ def write_latents(path: Path, latents: torch.Tensor, *, overwrite: bool = False)
         FileExistsError: `path` exists and `overwrite` is false.
     """
     kept = latents.detach().to("cpu", torch.float32).contiguous()
-    with replacing(path, overwrite=overwrite) as temporary:
-        # Not save_file: other users could not read the file it makes.
-        temporary.write_bytes(save({"latents": kept}, metadata={"sha256": noise_digest(kept)}))
+    # Not save_file: other users could not read the file it makes.
+    data = save({"latents": kept}, metadata={"sha256": noise_digest(kept)})
+    write_file(path, data, overwrite=overwrite)
 
 
 def read_latents(path: Path, digests: Sequence[str] | None = None, frames_per_unit: int = 1) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ from ..checks import check_choice, check_path
 from ..choices import ATTENTION_PATHS, DETERMINISM_LEVELS
 from ..files import check_clip, check_readable, file_digest, sidecar_path
 from ..geometry import ChunkGeometry, PyramidGeometry
-from ..media.frame_facts import FrameFacts
 from ..media.frames import Frames, frames_digest
 from ..media.video import IMAGE_ENDINGS, read_comment
-from ..noise import SCHEME, Branch, NoiseLedger, noise_digest
+from ..noise import SCHEMES, Branch, NoiseLedger, noise_digest
 from ..presets import SETTINGS, preset_of
 from ..recipe import Recipe
 from ..seeds import parse_root
@@ -38,56 +37,22 @@ UNKNOWN_MODEL: dict[str, str | None] = {"kind": "unknown", "name": None, "revisi
 """The model of a pipeline that was not loaded by `load_pipeline`."""
 
 
-def build_manifest(
-    recipe: Recipe,
-    *,
-    model: Mapping[str, str | None],
-    weights: Sequence[Mapping[str, Any]] | None,
-    weights_note: str | None = None,
-    loras: Sequence[Mapping[str, Any]] | None = (),
-    geometry: PyramidGeometry,
-    ledger: NoiseLedger,
-    text_digests: Mapping[str, str],
-    stage_digests: Sequence[Sequence[str] | None],
-    latents: torch.Tensor,
-    frames: FrameFacts,
-    environment: Mapping[str, Any],
-    text_environment: Mapping[str, Any] | None = None,
-    load_seconds: float,
-    seconds: float,
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The manifest of a finished clip.
+def recipe_fields(recipe: Recipe, model: Mapping[str, str | None]) -> dict[str, Any]:
+    """What a manifest says of how a clip was to be made, for `recipe_of`.
 
     Args:
         recipe: what was requested.
         model: kind, name and revision, see `checkpoints.source.ModelSource.reference`, or `UNKNOWN_MODEL`.
-        weights: name, size and SHA-256 of the model's files; None if no files hold the weights.
-        weights_note: why no files hold the weights.
-        loras: adapter, file, size, sha256, scale and fused for each; None if they are not known.
-        geometry: the model's.
-        ledger: each draw.
-        text_digests: SHA-256 of the text embeddings, by prompt.
-        stage_digests: per unit, the SHA-256 of its latents after each stage; None if they are not known.
-        latents: (1, C, t, h, w), normalised.
-        frames: size and digests of the frames.
-        environment: see `environment_fingerprint`.
-        text_environment: where the texts were encoded, if elsewhere.
-        load_seconds, seconds: time to load the model, time to generate.
-        notes: what the user should know about the clip, see `Clip.notes`.
     """
     settings = {
         name: list(value) if isinstance(value := getattr(recipe.settings, name), tuple) else value
         for name in SETTINGS
         if (name, getattr(recipe.settings, name)) != ("shards", None)  # readable by earlier versions
     }
-    stages = [None if each is None else list(each) for each in stage_digests]
-    units = unit_digests(latents, geometry.frames_per_unit)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
-        "noise_scheme": SCHEME,
         "prompt": recipe.prompt,
         "preset": recipe.settings.name,
         "settings": settings | {"model": model["name"]},
@@ -102,23 +67,6 @@ def build_manifest(
         **({} if recipe.cache is None else {"cache": dict(recipe.cache)}),
         **({} if recipe.quantization is None else {"quantization": dict(recipe.quantization)}),
         "model": dict(model),
-        "weights": None if weights is None else [dict(row) for row in weights],
-        **({"weights_note": weights_note} if weights is None and weights_note else {}),
-        "loras": None if loras is None else [dict(lora) for lora in loras],
-        "geometry": {"num_units": len(units), "latent_channels": latents.shape[1], **asdict(geometry)},
-        "ledger": ledger.to_list(),
-        "digests": {
-            "text": dict(text_digests),
-            "stages": stages,
-            "units": units,
-            "root": stage_root(stages, units),
-            "chunks": list(frames.chunk_digests),
-            "frames": frames.digest,
-        },
-        "environment": dict(environment),
-        **({} if text_environment is None else {"text_environment": dict(text_environment)}),
-        **({"notes": list(notes)} if notes else {}),
-        "timings": {"load_seconds": round(load_seconds, 3), "seconds": round(seconds, 3)},
     }
 
 
@@ -158,9 +106,10 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
 
 def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
     """Raise ValueError unless this version can redraw a clip's noise."""
-    if manifest["noise_scheme"] != SCHEME:
+    if manifest["noise_scheme"] not in SCHEMES:
         raise ValueError(
-            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
+            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows "
+            f"{' and '.join(map(repr, SCHEMES))}"
         )
 
 
@@ -313,7 +262,9 @@ def check_manifest(manifest: Any, where: str) -> None:
     check_schema(manifest, where, SCHEMA, SCHEMA_VERSION)
     try:
         check_shape(manifest)
-        NoiseLedger.from_list(manifest["ledger"])
+        scheme = NoiseLedger.from_list(manifest["ledger"]).scheme
+        if manifest["noise_scheme"] in SCHEMES and manifest["noise_scheme"] != scheme:
+            raise ValueError(f"noise_scheme must be {scheme!r}, that of its draws")
         num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
         names = ("stages", "units", "chunks")

@@ -152,7 +152,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
     draws = draws_of_clip(
         geometry.num_units(settings.num_frames),
         geometry.latent_shape(channels, settings.height, settings.width),
-        with_image=recipe.image_digest is not None,
+        image=None if recipe.image_digest is None else geometry.image_role,
     )
     values = sum(math.prod(shape.as_tuple()) for _, shape in draws)
     largest = max(math.prod(shape.as_tuple()) for _, shape in draws)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..explore.measured import sample
-from ..files import replacing
+from ..files import write_file
 from ..media.contact_sheet import evenly_spaced
 from ..media.frames import Frames
 from ..media.video import write_video
@@ -57,8 +57,7 @@ def write_page(
     page = page_template(Path(__file__).parent / "page.html.jinja").render(
         record=record, rounds=shown, video=_video(record, winner), version=__version__
     )
-    with replacing(path, overwrite=True) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_file(path, page, overwrite=True)
 
 
 def _place(row: Any) -> tuple[bool, float]:

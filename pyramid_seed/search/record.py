@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from ..files import replacing
+from ..files import write_file
 from ..noise import Branch
 from ..provenance.manifest import manifest_json
 from ..provenance.merkle import merkle_root
@@ -210,8 +210,7 @@ def branch_rows(branches: Sequence[Branch]) -> tuple[BranchRow, ...]:
 def write_record(path: Path, record: SearchRecord) -> None:
     """Write a record, whole or not at all."""
     text = msgspec.json.format(manifest_json(msgspec.to_builtins(record)), indent=1)
-    with replacing(path, overwrite=True) as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+    write_file(path, f"{text}\n", overwrite=True)
 
 
 def read_record(path: str | Path) -> SearchRecord:

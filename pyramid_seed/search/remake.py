@@ -54,7 +54,7 @@ class Remaker:
                 settings=replace(self.recipe.settings, num_frames=num_frames),
             ),
             self.pipeline,
-            image=self.image if beginning is None else None,
+            image=self.image,
             beginning=beginning,
             progress=False,
             **self.making,

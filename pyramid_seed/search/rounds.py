@@ -54,8 +54,8 @@ class Rounds:
     settings: Preset
     options: Mapping[str, Any]
 
-    def made(self, launch: Launch, nodes: Sequence[Node]) -> tuple[dict[TreePath, Path], BatchSummary]:
-        """Make the clips of nodes of one length: their files, and the outcome of the batch.
+    def made(self, launch: Launch, nodes: Sequence[Node]) -> tuple[dict[TreePath, Path], float]:
+        """Make the clips of nodes of one length: their files, and the seconds that all of them took.
 
         Raises:
             UnfinishedError: not all of them are there. Otherwise as `run_batch`.
@@ -73,7 +73,7 @@ class Rounds:
             file = self.folder / CANDIDATES / name
             clip = made_of(read_manifest(file))
             files[paths[clip.seed, clip.branches]] = file
-        return files, summary
+        return files, sum(summary.seconds.values())
 
     def follow(self, launch: Launch) -> BatchSummary:
         """Make clips with the main process until it is through; returns the outcome of the last batch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,10 +123,8 @@ def run_search(
     options = RunOptions(device, noise_device, determinism, attention, compile, workers, text_encoders)
     options.check()
     check_extra("report", "jinja2")
-    if extend is None:
-        subject = _new_clip(prompt, preset, settings, image, prompt_embeds, options)
-    else:
-        subject = _longer_clip(extend, prompt, preset, settings, image, options)
+    asked = _Asked(prompt, preset, settings, image, options)
+    subject = _new_clip(asked, prompt_embeds) if extend is None else _longer_clip(extend, asked)
     start, geometry = subject.start, subject.geometry
     units = geometry.num_units(subject.settings.num_frames)
     half = start.num_units + -(-(units - start.num_units) // 2)
@@ -159,6 +156,17 @@ def run_search(
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What a search was asked for, see `run_search`."""
+
+    prompt: str | None
+    preset: str | Path | Preset | None
+    settings: Settings
+    image: str | Path | None
+    options: RunOptions
+
+
+@dataclass(frozen=True)
 class _Subject:
     """What a search is to make: a prompt's clip, or a longer one of a clip that is there."""
 
@@ -170,35 +178,22 @@ class _Subject:
     original: Mapping[str, Any] | None = None
 
 
-def _new_clip(
-    prompt: str | None,
-    preset: str | Path | Preset | None,
-    settings: Settings,
-    image: str | Path | None,
-    prompt_embeds: str | Path | None,
-    options: RunOptions,
-) -> _Subject:
+def _new_clip(asked: _Asked, prompt_embeds: str | Path | None) -> _Subject:
+    prompt, preset = asked.prompt, asked.preset
     if prompt is None:
         raise ValueError("prompt is missing; give one, or a clip to extend")
     check_prompt(prompt)
     loaded = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
-    without = parts_left_out(options.text_encoders, opened_texts(prompt_embeds))
-    wanted, _, source = wanted_settings(loaded, settings, opened(image), None, without)
+    without = parts_left_out(asked.options.text_encoders, opened_texts(prompt_embeds))
+    wanted, _, source = wanted_settings(loaded, asked.settings, opened(asked.image), None, without)
     source = source or shared_pipeline.source(wanted.model, wanted.variant, without)
-    return _Subject(prompt, wanted, source.geometry, options, Node())
+    return _Subject(prompt, wanted, source.geometry, asked.options, Node())
 
 
-def _longer_clip(
-    clip: str | Path,
-    prompt: str | None,
-    preset: object,
-    settings: Settings,
-    image: object,
-    options: RunOptions,
-) -> _Subject:
+def _longer_clip(clip: str | Path, asked: _Asked) -> _Subject:
     manifest = read_verifiable(clip)
-    recipe = recipe_of(manifest)
-    _check_extended(recipe, prompt, preset, settings, image)
+    recipe, settings = recipe_of(manifest), asked.settings
+    _check_extended(recipe, asked)
     own = Settings(model=folder_of(clip, settings.get("model")), num_frames=settings["num_frames"])
     clips_own: dict[str, Any] = {
         "noise_device": recipe.noise_device,
@@ -207,23 +202,21 @@ def _longer_clip(
         "compile": recipe.compiled,
     }
     for name, value in clips_own.items():
-        if (given := getattr(options, name)) not in (value, getattr(RunOptions(), name)):
+        if (given := getattr(asked.options, name)) not in (value, getattr(RunOptions(), name)):
             raise ValueError(f"the clip to extend has its own {name}, {value!r}, got {given!r}; leave it out")
-    options = replace(options, **clips_own)
     start = Node((), manifest["geometry"]["num_units"], recipe.seed, recipe.branches)
-    wanted = with_settings(recipe.settings, own)
+    wanted, options = with_settings(recipe.settings, own), replace(asked.options, **clips_own)
     return _Subject(recipe.prompt, wanted, geometry_of(manifest), options, start, manifest)
 
 
-def _check_extended(
-    recipe: Recipe, prompt: str | None, preset: object, settings: Settings, image: object
-) -> None:
+def _check_extended(recipe: Recipe, asked: _Asked) -> None:
     """Refuse what contradicts a clip that is extended, and clips that batches cannot make again."""
-    if prompt not in (None, recipe.prompt):
+    settings = asked.settings
+    if asked.prompt not in (None, recipe.prompt):
         raise ValueError(
             f"the clip to extend has its own prompt, {recipe.prompt!r:.60}; leave out another one"
         )
-    if preset is not None or set(settings) - {"num_frames", "model"} or "num_frames" not in settings:
+    if asked.preset is not None or set(settings) - {"num_frames", "model"} or "num_frames" not in settings:
         raise ValueError("a clip is extended with its own settings: give num_frames and no other")
     if settings["num_frames"] <= (had := recipe.settings.num_frames):
         got = settings["num_frames"]
@@ -231,7 +224,7 @@ def _check_extended(
     for name in ("cache", "quantization", "vae_tiling"):
         if getattr(recipe, name) is not None:
             raise ValueError(f"the clip to extend was made with {name}, which a batch cannot set up")
-    if (recipe.image_digest is None) != (image is None):
+    if (recipe.image_digest is None) != (asked.image is None):
         raise ValueError("give the image that the clip to extend was made from, and only then")
 
 
@@ -245,6 +238,7 @@ class _Search:
     launch: Launch
     original: Mapping[str, Any] | None
     progress: bool
+    pace: float | None = None  # seconds per unit, as the last batch has shown
 
     def run(self, lossless: bool) -> SearchRecord:
         """Make, score and drop candidates; finish the best, and write it, the page and the record."""
@@ -252,24 +246,26 @@ class _Search:
         files: dict[TreePath, Path] = {}
         self._tell(budget_text(self.tree))
         start = self._start()
-        began, units_made = time.perf_counter(), 0
+        self._tell_time(0)
 
         def scores_of(nodes: Sequence[Node]) -> dict[TreePath, float | None]:
-            nonlocal units_made
-            made, summary = self.rounds.made(self.launch, nodes)
+            turn = len(nodes[0].path) - 1
+            count = self.tree.rounds[turn][1]
+            first = nodes[: self.launch.world_size]
+            if self.pace is None and len(first) < len(nodes):  # they tell how long the search will take
+                self._made(first, count)
+                self._tell_time(len(first) * count)
+            made = self._made(nodes, count)
             files.update(made)
             for node in tqdm(nodes, desc="scoring", unit="clip", disable=not self.progress, leave=False):
                 tried[node.path] = self._tried(made[node.path])
-            turn = len(nodes[0].path) - 1
-            units_made += summary.made * self.tree.rounds[turn][1]
-            seconds = time.perf_counter() - began
             scores = {node.path: tried[node.path].score for node in nodes}
-            self._tell(round_text(self.tree, turn, scores, seconds / units_made if units_made else None))
+            self._tell(round_text(self.tree, turn, scores, self.pace))
             return scores
 
         decided = decisions(self.tree, scores_of)
         best = self.tree.finished(decided[-1].kept[0])
-        (file,) = self.rounds.made(self.launch, [best])[0].values()
+        (file,) = self._made([best], self.tree.num_units - self.tree.at[-1]).values()
         manifest = read_manifest(file)
         record = self._record(decided, tried, start, manifest)
         folder = self.rounds.folder
@@ -278,11 +274,18 @@ class _Search:
         write_record(folder / RECORD_NAME, record)
         return record
 
+    def _made(self, nodes: Sequence[Node], num_units: int) -> dict[TreePath, Path]:
+        """The files of nodes, each of which has so many units of its own."""
+        files, seconds = self.rounds.made(self.launch, nodes)
+        if seconds and num_units:
+            self.pace = seconds / (len(nodes) * num_units * self.launch.world_size)
+        return files
+
     def _start(self) -> Made | None:
         """The clip that the search extends, made again; its units are kept for the candidates."""
         if self.original is None:
             return None
-        (file,) = self.rounds.made(self.launch, [self.tree.start])[0].values()
+        (file,) = self._made([self.tree.start], self.tree.start.num_units).values()
         made = made_of(read_manifest(file))
         if made != made_of(self.original):
             raise ValueError(
@@ -318,6 +321,10 @@ class _Search:
         scorer = ScorerRow(name=self.scorer.name, version=self.scorer.version, digest=self.scorer.digest)
         return sealed(settings, scorer, decided, tried, made_of(manifest), WINNER)
 
+    def _tell_time(self, num_made: int) -> None:
+        if self.pace is not None:
+            self._tell(time_text(self.tree, num_made, self.pace))
+
     def _tell(self, text: str) -> None:
         if self.progress:
             tqdm.write(text, file=sys.stderr)
@@ -352,15 +359,23 @@ def budget_text(tree: Tree) -> str:
     )
 
 
-def round_text(
-    tree: Tree, turn: int, scores: Mapping[TreePath, float | None], seconds_per_unit: float | None
-) -> str:
-    """What a round has shown, and how long the rest will take at its speed."""
+def time_text(tree: Tree, num_made: int, pace: float) -> str:
+    """How long a search of which so many units are made will take at that pace, in seconds per unit."""
+    number = sum(count for count, _ in tree.rounds)
+    whole = number * (tree.num_units - tree.start.num_units)
+    return (
+        f"time: about {(tree.cost - num_made) * pace:.0f} s left, at the pace so far; best of all {number} "
+        f"would take {whole * pace:.0f} s"
+    )
+
+
+def round_text(tree: Tree, turn: int, scores: Mapping[TreePath, float | None], pace: float | None) -> str:
+    """What a round has shown, and how long the rest will take at its pace, in seconds per unit."""
     best = ranked(scores)
     left = sum(count * length for count, length in tree.rounds[turn + 1 :]) + tree.num_units - tree.at[-1]
     shown = f"best {best[0][0]:.6g}, worst {best[-1][0]:.6g}" if best else "no score"
     failed = f", {len(scores) - len(best)} without a score" if len(best) < len(scores) else ""
-    time_left = "" if seconds_per_unit is None else f"; about {left * seconds_per_unit:.0f} s left"
+    time_left = "" if pace is None else f"; about {left * pace:.0f} s left"
     return (
         f"round {turn + 1} of {len(tree.at)}: {counted(len(scores), 'candidate')}, {shown}{failed}{time_left}"
     )

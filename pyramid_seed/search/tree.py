@@ -95,11 +95,6 @@ class Tree:
         """Units that the whole search makes at most, with the winner's rest; without those of `start`."""
         return sum(count * length for count, length in self.rounds) + self.num_units - self.at[-1]
 
-    @property
-    def best_of(self) -> int:
-        """N of the best of N whole clips that makes no more units than this search, but at least 1."""
-        return max(self.cost // (self.num_units - self.start.num_units), 1)
-
     def children(self, parents: Sequence[Node], turn: int) -> tuple[Node, ...]:
         """The candidates of round `turn`, from 0: children of what the round before has kept."""
         count = self.branching if turn else self.width

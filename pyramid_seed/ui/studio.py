@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..texts import check_prompt
 from .gallery import GALLERY_SIZE, Entry, clip_files, clip_manifest, find_clip, list_clips
 from .jobs import Job, JobQueue
 from .limits import Limits, lengths
-from .work import continue_clip, make_clip, verify_clip
+from .work import SavedClip, continue_clip, make_clip, verify_clip
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,8 @@ class Studio:
             preset=preset,
             image=image,
             loras={lora.file: lora.scale for name, lora in self.loras.items() if name in request.loras},
-            run_options=self.run_options,
+            **asdict(self.run_options),
         )
-
         return self.queue.submit(f"“{request.prompt}”, seed {request.seed}", work, num_units)
 
     def extend(
@@ -143,39 +142,24 @@ class Studio:
             ValueError: the clip cannot be made, or is too large for this server; or the queue is full.
             FileNotFoundError: there is no such clip in the folder.
         """
-        path = find_clip(self.folder, name)
-        manifest = clip_manifest(path)
+        saved, manifest = self._saved(name)
         recipe, geometry = recipe_of(manifest), geometry_of(manifest)
-        settings = recipe.settings
-        self.limits.check(num_frames, settings.height, settings.width)
+        self.limits.check(num_frames, saved.settings.height, saved.settings.width)
         plan_extension(recipe, geometry, num_frames, branch_seed=branch_seed, from_frame=from_frame)
         work = partial(
             continue_clip,
-            clip_path=path,
-            settings=settings,
+            saved=saved,
             num_frames=num_frames,
             branch_seed=branch_seed,
             from_frame=from_frame,
-            model=self._model_of(manifest),
-            loras=self._loras_of(manifest),
-            device=self.run_options.device,
         )
         what = "extend" if branch_seed is None else "branch"
         return self.queue.submit(f"{what} {name}", work, geometry.num_units(num_frames))
 
     def verify(self, name: str) -> Job:
         """Queue a verification of a clip in the folder; raises as `extend` does."""
-        path = find_clip(self.folder, name)
-        manifest = clip_manifest(path)
-        work = partial(
-            verify_clip,
-            clip_path=path,
-            settings=recipe_of(manifest).settings,
-            model=self._model_of(manifest),
-            loras=self._loras_of(manifest),
-            device=self.run_options.device,
-        )
-        return self.queue.submit(f"verify {name}", work)
+        saved, _ = self._saved(name)
+        return self.queue.submit(f"verify {name}", partial(verify_clip, saved=saved))
 
     def clips(self) -> tuple[Entry, ...]:
         """The newest clips in the folder."""
@@ -217,6 +201,14 @@ class Studio:
         """Delete a clip in the folder and the files that belong to it; raises as `extend` does."""
         for file in reversed(self.files(name)):  # the clip last: what fails before can be tried again
             file.unlink()
+
+    def _saved(self, name: str) -> tuple[SavedClip, dict[str, Any]]:
+        """A clip in the folder, ready to be made again, and its manifest."""
+        path = find_clip(self.folder, name)
+        manifest = clip_manifest(path)
+        model, loras = self._model_of(manifest), self._loras_of(manifest)
+        settings = recipe_of(manifest).settings
+        return SavedClip(path, settings, model, loras, self.run_options.device), manifest
 
     def _model_of(self, manifest: Mapping[str, Any]) -> str | None:
         """Where a clip's weights are, if its manifest names a folder that a preset also names."""

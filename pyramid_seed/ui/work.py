@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL.Image import Image
+from PIL import Image
 
 from ..api import generate
 from ..clip import Clip
@@ -20,13 +21,36 @@ from ..files import replacing
 from ..media.frames import Frames
 from ..media.images import open_image
 from ..media.video import write_image
+from ..pages import data_url
 from ..pipelines.clip_pipeline import ClipPipeline
 from ..presets import Preset
 from ..reproduce import extend, verify
-from ..run_options import RunOptions
 from .gallery import free_path, image_path
 from .jobs import Job, Outcome, Stopped
-from .preview import image_url
+
+MAX_PREVIEW_SIDE = 256
+
+
+@dataclass(frozen=True)
+class SavedClip:
+    """A clip in the page's folder, and with what it is made again here.
+
+    Attributes:
+        path: its file.
+        settings: those it was made with.
+        model, loras, device: see `reproduce.regenerate`.
+    """
+
+    path: Path
+    settings: Preset
+    model: str | None
+    loras: Sequence[Path]
+    device: str | None
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `extend` and `verify`."""
+        image = image_beside(self.path)
+        return {"model": self.model, "image": image, "loras": self.loras, "device": self.device}
 
 
 def make_clip(
@@ -36,20 +60,11 @@ def make_clip(
     prompt: str,
     seed: int,
     preset: Preset,
-    image: Image | None,
-    loras: Mapping[str | Path, float],
-    run_options: RunOptions,
+    image: Image.Image | None,
+    **options: Any,
 ) -> Outcome:
     """Call `generate` and save the clip in the folder. If stopped, the finished units are kept."""
-    clip = generate(
-        prompt,
-        seed=seed,
-        preset=preset,
-        image=image,
-        loras=loras,
-        **_reporters(job, preset),
-        **asdict(run_options),
-    )
+    clip = generate(prompt, seed=seed, preset=preset, image=image, **_reporters(job, preset), **options)
     path = free_path(folder, clip_stem(prompt, seed))
     if image is not None:
         write_image(image_path(path), np.asarray(image))
@@ -58,71 +73,43 @@ def make_clip(
 
 
 def continue_clip(
-    job: Job,
-    *,
-    clip_path: Path,
-    settings: Preset,
-    num_frames: int,
-    branch_seed: int | None,
-    from_frame: int | None,
-    model: str | None,
-    loras: Sequence[Path],
-    device: str | None,
+    job: Job, *, saved: SavedClip, num_frames: int, branch_seed: int | None, from_frame: int | None
 ) -> Outcome:
-    """Call `extend` and save the new clip beside the old one, which was made with `settings`."""
-    image = image_beside(clip_path)
+    """Call `extend` and save the new clip beside the old one."""
+    arguments = saved.arguments()
     clip = extend(
-        clip_path,
+        saved.path,
         num_frames,
         branch_seed=branch_seed,
         from_frame=from_frame,
-        model=model,
-        image=image,
-        loras=loras,
-        device=device,
-        **_reporters(job, settings),
+        **arguments,
+        **_reporters(job, saved.settings),
     )
-    if job.is_stopping and len(clip.frames) <= (from_frame or settings.num_frames):
+    if job.is_stopping and len(clip.frames) <= (from_frame or saved.settings.num_frames):
         raise Stopped
-    path = free_path(clip_path.parent, continued_stem(clip_path.stem, len(clip.frames), branch_seed))
-    if image is not None:
+    path = free_path(saved.path.parent, continued_stem(saved.path.stem, len(clip.frames), branch_seed))
+    if arguments["image"] is not None:
         with replacing(image_path(path)) as temporary:
-            shutil.copyfile(image_path(clip_path), temporary)
+            shutil.copyfile(image_path(saved.path), temporary)
     clip.save(path, keep_latents=True)
     return _made(path, clip, num_frames)
 
 
-def verify_clip(
-    job: Job,
-    *,
-    clip_path: Path,
-    settings: Preset,
-    model: str | None,
-    loras: Sequence[Path],
-    device: str | None,
-) -> Outcome:
+def verify_clip(job: Job, *, saved: SavedClip) -> Outcome:
     """Call `verify`: the clip is made again and compared."""
-    image = image_beside(clip_path)
     verification = verify(
-        clip_path,
-        model=model,
-        image=image,
-        loras=loras,
-        device=device,
-        progress=False,
-        on_step=step_reporter(job, settings),
+        saved.path, **saved.arguments(), progress=False, on_step=step_reporter(job, saved.settings)
     )
     if job.is_stopping:
         raise Stopped
     difference = verification.difference
-    environment = (f"{field.field}: {field.a!r} then, {field.b!r} now" for field in verification.environment)
     return Outcome(
-        clip=clip_path.name,
+        clip=saved.path.name,
         headline="MATCH" if difference is None else f"DIFFERS first in {difference.stage}: {difference.note}",
         is_good=difference is None,
         details=(
             *((step.stage, f"{step.status}: {step.note}") for step in verification.steps),
-            *(("environment", text) for text in environment if difference is not None),
+            *(("environment", str(change)) for change in verification.environment if difference is not None),
         ),
     )
 
@@ -160,7 +147,16 @@ def step_reporter(job: Job, settings: Preset) -> Callable[..., dict[str, Any]]:
     return on_step
 
 
-def image_beside(clip: Path) -> Image | None:
+def image_url(frame: Frames) -> str:
+    """A frame (H, W, 3) uint8 as a data URL, at most `MAX_PREVIEW_SIDE` pixels wide and high."""
+    image = Image.fromarray(frame)
+    image.thumbnail((MAX_PREVIEW_SIDE, MAX_PREVIEW_SIDE))
+    data = io.BytesIO()
+    image.save(data, "WEBP", quality=90)
+    return data_url("image/webp", data.getvalue())
+
+
+def image_beside(clip: Path) -> Image.Image | None:
     """The given first frame of a clip made on this page."""
     path = image_path(clip)
     return open_image(path) if path.is_file() else None

@@ -16,13 +16,15 @@ from pyramid_seed.models.chunked import TileGrid
 from pyramid_seed.models.transformer_pyramid_base import PyramidTransformer3DModel
 from pyramid_seed.pipelines.memory_modes import gib, memory_modes
 from pyramid_seed.pipelines.out_of_memory import memory_need, num_bytes
-from pyramid_seed.pipelines.working_memory import decode_bytes, miniflux_step_bytes, sd3_step_bytes
+from pyramid_seed.pipelines.working_memory import decode_bytes
 
 from .sequence import frame_tokens, published_geometry
 from .sizes import NUM_TEXT
 
 DTYPE = torch.bfloat16
 META = torch.device("meta")
+MLP_RATIO = 4
+"""Width of a transformer block's hidden layer relative to the block's own."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,48 @@ def step_bytes(transformer: PyramidTransformer3DModel, history: int, current: in
     count = miniflux_step_bytes if transformer.family == MINIFLUX.name else sd3_step_bytes
     width = config.num_attention_heads * config.attention_head_dim
     return count(width, config.attention_head_dim, NUM_TEXT, history, current, itemsize)
+
+
+def miniflux_step_bytes(
+    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
+) -> int:
+    """Peak of a transformer step of miniFLUX for a guidance pair, in its first single-stream block.
+
+    Args:
+        width: of the model, heads x head width.
+        head_dim: width of a head.
+        num_text, num_history, num_current: tokens.
+        itemsize: bytes of a value, 2 for bfloat16.
+    """
+    num_tokens = num_text + num_history + num_current
+    # Text and video as they come, joined, normalised; attended values beside the hidden layer.
+    held = 3 + 1 + MLP_RATIO
+    # With two-byte values, keys are rotated and normalised as float32.
+    norm = 4 + (3 * 2 if itemsize == 2 else 2)  # query, key, value and normalised queries beside it
+    attention = 3 + 2 + 1  # query, key, value, both rotated, attended values
+    block = (held + max(norm, attention)) * num_tokens
+    return _pair(block * width, width, head_dim, num_tokens, itemsize)
+
+
+def sd3_step_bytes(
+    width: int, head_dim: int, num_text: int, num_history: int, num_current: int, itemsize: int
+) -> int:
+    """Peak of a transformer step of SD3 for a guidance pair, in one of its joint blocks.
+
+    Arguments as in `miniflux_step_bytes`.
+    """
+    num_video = num_history + num_current
+    num_tokens = num_text + num_video
+    rotation = 1 + (2 * 2 + 1 if itemsize == 2 else 1)  # rotated queries, then keys as float32
+    attention = (2 + 3 + max(rotation, 3)) * num_tokens + 3 * num_text
+    mlp = (2 * MLP_RATIO + 3) * num_video + num_tokens + 2 * num_text
+    return _pair(max(attention, mlp) * width, width, head_dim, num_tokens, itemsize)
+
+
+def _pair(block: int, width: int, head_dim: int, num_tokens: int, itemsize: int) -> int:
+    """Bytes of a block's values for both halves of guidance, with what the steps of a stage keep."""
+    rotary = num_tokens * head_dim * 3 * 4  # cosines, sines, and the same as complex numbers
+    return 2 * (block + num_tokens * width) * itemsize + rotary
 
 
 def needs_table(parts: Mapping[str, Any], height: int, width: int, units: int) -> list[tuple[str, str]]:

@@ -10,11 +10,10 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from pyramid_seed import PyramidFlowPipeline
 from pyramid_seed.choices import ATTENTION_PATHS, AttentionPath
 from pyramid_seed.noise import noise_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput, decode
-from pyramid_seed.pipelines.beginning import Beginning
+from pyramid_seed.pipelines.clip_pipeline import ClipPipeline
 from tests.invariance import clips
 
 from .plan import Plan
@@ -29,7 +28,7 @@ def measure(section: Section, plan: Plan) -> None:
     """Two clips a check, of every model and dtype: what must be equal first, then what need not be."""
     section.how = (
         "Clips of two units of 64x64, steps 1, 2, 1, guidance 3, level strict unless said, of the embedded "
-        "model (tiny) and of both families with random weights (`tests/reference`). Each check makes two "
+        "model (tiny) and of all families with random weights (`tests/reference`). Each check makes two "
         "clips: what part of their values differs, and by how much at most. Latents are float32, frames have "
         "256 levels."
     )
@@ -55,7 +54,7 @@ def _checks(
     """(table, what is compared, what makes both clips)."""
     made: dict[str, PyramidFlowPipelineOutput] = {}
 
-    def load(device: torch.device | str = plan.device) -> PyramidFlowPipeline:
+    def load(device: torch.device | str = plan.device) -> ClipPipeline:
         return clips.load(model, dtype=dtype, device=device)
 
     kept = cache(load)
@@ -80,31 +79,24 @@ def _checks(
         short = first()
         longer.latents = longer.latents[:, :, : short.latents.shape[2]]
         longer.frames = longer.frames[:, : short.frames.shape[1]]
-        longer.ledgers = [ledger.first_units(short.latents.shape[2]) for ledger in longer.ledgers]
+        longer.ledgers = [ledger.first_units(2) for ledger in longer.ledgers]
         return longer, short
 
-    def offloaded(switch_on: Callable[[PyramidFlowPipeline], object]) -> Pair:
+    def went_on() -> Pair:
+        known = clips.beginning(kept(), make(units=1).latents, 1)
+        return make(beginning=known), first()
+
+    def offloaded(switch_on: Callable[[ClipPipeline], object]) -> Pair:
         own = load("cpu")
         switch_on(own)
         return clips.make(own), first()
-
-    def smallest_cut() -> int:
-        heads = kept().transformer.config.num_attention_heads
-        return next(count for count in range(2, heads + 1) if heads % count == 0)
 
     def after_relaxed() -> Pair:
         make(determinism="relaxed")
         return make(), first()
 
-    def one_stream() -> Pair:
-        with patch.object(decode, "can_run_beside", lambda *_: False):
-            return make(), first()
-
-    def against_reference(path: AttentionPath) -> Pair:
-        return make(attention=path), make(attention="reference")
-
     device = plan.device
-    modes: dict[str, Callable[[PyramidFlowPipeline], object]] = {
+    modes: dict[str, Callable[[ClipPipeline], object]] = {
         "model": lambda p: p.enable_model_cpu_offload(device=device),
         "sequential": lambda p: p.enable_sequential_cpu_offload(device=device),
         "group": lambda p: p.enable_group_offload(device, offload_type="leaf_level"),
@@ -119,17 +111,9 @@ def _checks(
             for place in range(3)
         ),
         (PROMISED, "first two units of four, and two units", prefix),
-        (
-            PROMISED,
-            "gone on with from its first unit",
-            lambda: (make(beginning=Beginning(make(units=1).latents)), first()),
-        ),
+        (PROMISED, "gone on with from its first unit", went_on),
         *((PROMISED, f"{name} offload and none", partial(offloaded, mode)) for name, mode in modes.items()),
         (PROMISED, "strict after relaxed", after_relaxed),
-        (PROMISED, "decoding on the one stream and beside", one_stream),
-        (PROMISED, "shards 1, made again", lambda: (make(shards=1), make(shards=1))),
-        (SEEN, "shards 1 and none", lambda: (make(shards=1), first())),
-        (SEEN, "several shards and one", lambda: (make(shards=smallest_cut()), make(shards=1))),
         (SEEN, "relaxed and strict", lambda: (make(determinism="relaxed"), first())),
         (SEEN, f"{device.type} and the CPU, same seed", lambda: (first(), clips.make(load("cpu")))),
         (SEEN, f"noise drawn on {device.type} and on the CPU", lambda: (make(noise_device=device), first())),
@@ -139,9 +123,32 @@ def _checks(
             lambda: (make(noise_device=device), make(noise_device=device)),
         ),
     ]
+    return checks if model.startswith("helios") else [*checks, *_pyramid_flow_checks(kept, make, first)]
+
+
+def _pyramid_flow_checks(
+    kept: Callable[[], ClipPipeline], make: Make, first: Callable[[], PyramidFlowPipelineOutput]
+) -> list[tuple[str, str, Callable[[], Pair]]]:
+    """Of what only Pyramid Flow has."""
+
+    def smallest_cut() -> int:
+        heads = kept().transformer.config.num_attention_heads
+        return next(count for count in range(2, heads + 1) if heads % count == 0)
+
+    def one_stream() -> Pair:
+        with patch.object(decode, "can_run_beside", lambda *_: False):
+            return make(), first()
+
+    def against_reference(path: AttentionPath) -> Pair:
+        return make(attention=path), make(attention="reference")
+
     paths = [path for path in ATTENTION_PATHS if path != "reference"]
-    return checks + [
-        (SEEN, f"attention {path} and reference", partial(against_reference, path)) for path in paths
+    return [
+        (PROMISED, "decoding on the one stream and beside", one_stream),
+        (PROMISED, "shards 1, made again", lambda: (make(shards=1), make(shards=1))),
+        (SEEN, "shards 1 and none", lambda: (make(shards=1), first())),
+        (SEEN, "several shards and one", lambda: (make(shards=smallest_cut()), make(shards=1))),
+        *((SEEN, f"attention {path} and reference", partial(against_reference, path)) for path in paths),
     ]
 
 

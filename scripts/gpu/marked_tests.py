@@ -10,6 +10,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.invariance import clips
+
 from .plan import Plan
 from .report import Section
 
@@ -27,7 +29,7 @@ def measure(section: Section, plan: Plan) -> None:
     )
     wanted = {"all": ""}
     if plan.device.type != "cpu":
-        pairs = [(kind, model) for kind in ("bf16", "fp32") for model in ("tiny", "miniflux", "sd3")]
+        pairs = [(kind, model) for kind in ("bf16", "fp32") for model in clips.MODELS]
         wanted = {f"{kind}-{model}": f"{kind} and {model}" for kind, model in pairs}
         wanted["rest"] = "not bf16 and not fp32"
     section.run("pytest", lambda: _run(section, wanted))

@@ -46,7 +46,7 @@ def plan_of(size: str, device: torch.device) -> Plan:
     """The plan of a size, "tiny" or "full"."""
     if size == "tiny":
         short = replace(TINY, num_units=2, num_steps=(1, 1, 1))
-        models = (("miniflux", torch.float32),)
+        models = tuple((name, torch.float32) for name in ("miniflux", "helios"))
         return Plan(device, short, replace(short, num_units=3), models, ((64, 64, 3),), 1, 1)
     pictures = ((768, 1280), (384, 640))
     return Plan(
@@ -54,7 +54,9 @@ def plan_of(size: str, device: torch.device) -> Plan:
         size=replace(FULL, num_units=3, num_steps=(4, 4, 4)),
         long_clip=replace(FULL, height=384, width=640),
         models=tuple(
-            (name, dtype) for dtype in (torch.bfloat16, torch.float32) for name in ("miniflux", "sd3", "tiny")
+            (name, dtype)
+            for dtype in (torch.bfloat16, torch.float32)
+            for name in ("miniflux", "sd3", "helios", "tiny")
         ),
         steps=tuple((*picture, unit) for unit in (15, 1, 30) for picture in pictures),
         repeats=3,

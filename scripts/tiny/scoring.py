@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from recognise import ATTRIBUTES, FINER_ATTRIBUTES, Recognition, centres, recognise
 from world import Example, SceneSpec
 
-from pyramid_seed.media.contact_sheet import contact_sheet, image_grid
+from pyramid_seed.media.contact_sheet import evenly_spaced, image_grid
 
 Frames = NDArray[np.uint8]
 
@@ -107,7 +107,7 @@ def labelled_sheet(
     strips = [
         np.concatenate([_label(example, each, strip.shape[1]), strip])
         for example, each, strip in (
-            (example, each, contact_sheet([clip], _STRIP_FRAMES))
+            (example, each, image_grid(clip[evenly_spaced(len(clip), _STRIP_FRAMES)], _STRIP_FRAMES))
             for example, each, clip in zip(examples, seen, clips, strict=True)
         )
     ]

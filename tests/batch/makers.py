@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pyramid_seed.batch.identity import Job, content_key
+from pyramid_seed.batch.identity import Job, key_of, shared_content
 from pyramid_seed.batch.items import BatchItem
 from pyramid_seed.batch.jobs import run_jobs
 from pyramid_seed.batch.launch import join_launch
@@ -37,6 +37,7 @@ class NoiseClip:
     digest: str
     file: FrameFile
     notes: tuple[str, ...] = ()
+    seconds: float = 0.5
 
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:
         self.file.check(path.suffix, None, lossless)
@@ -58,8 +59,8 @@ class NoiseMaker:
     def origins(self, job: Job) -> list[dict[str, Any]]:
         return [{"machine": self.machine}]
 
-    def make(self, job, origin, known, on_step, on_unit, sink):
-        item = job.item
+    def make(self, order, on_step, on_unit, sink):
+        item, known = order.job.item, order.known
         noise = NoiseStreams(item.seed)
         units = [] if known is None else list(known.latents.split(1, dim=2))
         sink.start(8, 1)
@@ -89,7 +90,7 @@ def slow_maker(num_seeds: int) -> NoiseMaker:
 def jobs_of(*seeds: int) -> tuple[Job, ...]:
     settings = replace(load_preset("tiny"), num_frames=UNITS)
     items = [BatchItem("a boat", seed, settings) for seed in seeds]
-    return tuple(Job(item, content_key(item, "w"), (1,) * UNITS) for item in items)
+    return tuple(Job(item, key_of(item, shared_content(item, "w")), (1,) * UNITS) for item in items)
 
 
 def run(

@@ -12,9 +12,10 @@ from torch.distributed import HashStore
 
 from pyramid_seed import run_batch
 from pyramid_seed.batch.errors import Stopped
-from pyramid_seed.batch.group import Group, Order
+from pyramid_seed.batch.group import Group
 from pyramid_seed.batch.items import BatchInputError
 from pyramid_seed.batch.launch import Launch
+from pyramid_seed.batch.maker import Order
 from pyramid_seed.files import file_digest
 from pyramid_seed.pipelines.beginning import Beginning
 from tests.batch.makers import jobs_of

@@ -10,11 +10,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyramid_seed.batch import identity
 from pyramid_seed.batch.entries import read_entry
 from pyramid_seed.batch.identity import (
     Job,
     beginning_keys,
-    content_key,
     in_order,
     jobs_from_json,
     jobs_to_json,
@@ -32,7 +32,8 @@ LORA = LoraToLoad("lora_0", Path("style.safetensors"), 0.7, "a" * 64)
 
 
 def key_of(item=ITEM, weights="w", **run):
-    return content_key(item, weights, **{"noise_device": "cpu", "determinism": "strict", **run})
+    shared = shared_content(item, weights, **{"noise_device": "cpu", "determinism": "strict", **run})
+    return identity.key_of(item, shared)
 
 
 def test_the_key_is_a_fixed_function_of_the_content():
@@ -50,7 +51,8 @@ def test_the_key_is_a_fixed_function_of_the_content():
         max_sequence_length=32,
         negative_prompt="é",
     )
-    assert content_key(BatchItem("a boat", 3, settings), "w", lossless=False) == GOLDEN
+    item = BatchItem("a boat", 3, settings)
+    assert identity.key_of(item, shared_content(item, "w", lossless=False)) == GOLDEN
 
 
 def test_other_content_has_another_key():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.video import read_video
 from tests.batch.makers import UNITS, Killed, NoiseMaker, index, jobs_of, log_of, raiser, run
 from tests.cases import check_cases
+from tests.disks import small_disk_at
 
 
 @pytest.mark.parametrize("unit", range(UNITS))
@@ -170,14 +170,8 @@ def test_a_full_disk_ends_the_batch_and_says_so(tmp_path, plain, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # files that failed may be open yet
+    with small_disk_at(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("free", [0, 8, 24, 48, 64, 96])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from pyramid_seed.explore import compare_report
 from pyramid_seed.explore.stored import read_clip
 from pyramid_seed.media.video import read_video, write_image, write_video
 from pyramid_seed.provenance.manifest import manifest_json
+from tests.disks import small_disk_at
 from tests.explore.clips import changed_in, golden_record, random_frames, write_golden
 
 
@@ -157,14 +156,8 @@ def test_refuses_and_leaves_nothing(frames, tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 100 kilobytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with small_disk_at(tmp_path / "disk", "100k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_said_and_nothing_left(frames, tmp_path, small_disk, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pyramid_seed.explore.compare import compare_frames
+from pyramid_seed.explore.compare import compare_clips
 from pyramid_seed.explore.compare_images import panel_scale, write_curve
 from pyramid_seed.explore.stored import read_clip
 from pyramid_seed.media.frames import amplified, gain_for
@@ -27,8 +27,7 @@ def test_panels_are_large_enough_and_even():
 
 def curve_text(tmp_path, a, b) -> str:
     """A curve as .svg, in which matplotlib writes the text of labels as comments."""
-    clips = read_clip(a), read_clip(b)
-    write_curve(tmp_path / "curve.svg", compare_frames(*(clip.frames for clip in clips)), *clips)
+    write_curve(tmp_path / "curve.svg", compare_clips(read_clip(a), read_clip(b)))
     return (tmp_path / "curve.svg").read_text(encoding="utf-8")
 
 

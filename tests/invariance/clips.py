@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from pyramid_seed import Beginning, load_pipeline
+from pyramid_seed.api import image_digest
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.pipelines import PyramidFlowPipelineOutput
 from pyramid_seed.pipelines.clip_pipeline import ClipPipeline
+from pyramid_seed.pipelines.pipeline_helios import SeededHeliosPipeline
 from pyramid_seed.provenance.manifest import unit_digests
 from tests.reference import helios_tiny
 
@@ -23,6 +25,7 @@ MODELS: dict[str, tuple[str, str | None]] = {
     "miniflux": (str(REFERENCE / "miniflux-tiny"), "384p"),
     "sd3": (str(REFERENCE / "sd3-tiny"), "384p"),
     "helios": ("distilled", None),
+    "helios-image": ("base", None),
 }
 """Folder and variant; of Helios the name of a model that `helios_tiny` makes."""
 
@@ -46,7 +49,7 @@ def load(name: str, **options: Any) -> ClipPipeline:
     """One of `MODELS`, on the CPU in float32 unless told otherwise, without a bar."""
     model, variant = MODELS[name]
     with TemporaryDirectory() as folder:  # weights are read into memory
-        model = helios_tiny.saved(model, Path(folder)) if name == "helios" else model
+        model = helios_tiny.saved(model, Path(folder)) if name.startswith("helios") else model
         pipe = load_pipeline(model, variant=variant, **{"device": "cpu", **options})
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -55,7 +58,15 @@ def load(name: str, **options: Any) -> ClipPipeline:
 def make(pipe: ClipPipeline, prompt: Any = PROMPT, *, units: int = 2, **changes: Any) -> Any:
     """Clips of `units` units, seed 1, with the settings changed as given."""
     settings = {**SETTINGS, "seed": 1, "num_frames": pipe.geometry.num_frames(units), **changes}
+    if begins_with_image(pipe):
+        settings |= {"image": PICTURE.resize((settings["width"], settings["height"]))}
+        settings |= {"num_inference_steps": 2} if "num_inference_steps" not in changes else {}
     return pipe(prompt, **settings)
+
+
+def begins_with_image(pipe: ClipPipeline) -> bool:
+    """Whether all clips of this model begin with `PICTURE`: those of Helios-Base."""
+    return type(pipe) is SeededHeliosPipeline
 
 
 def assert_same(one: PyramidFlowPipelineOutput, other: PyramidFlowPipelineOutput) -> None:
@@ -69,7 +80,8 @@ def assert_same(one: PyramidFlowPipelineOutput, other: PyramidFlowPipelineOutput
 def beginning(pipe: ClipPipeline, latents: torch.Tensor, units: int) -> Beginning:
     """The first units of latents (1, C, t, h, w)."""
     frames = pipe.geometry.frames_per_unit
-    return Beginning(latents[:, :, : units * frames], frames_per_unit=frames)
+    digest = image_digest(PICTURE) if begins_with_image(pipe) else None
+    return Beginning(latents[:, :, : units * frames], image_digest=digest, frames_per_unit=frames)
 
 
 def clip_of(output: PyramidFlowPipelineOutput, index: int) -> PyramidFlowPipelineOutput:

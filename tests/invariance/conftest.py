@@ -28,7 +28,7 @@ def _with_slow(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("model", ["miniflux", *_slow(*names)], indirect=True)
 
 
-FAMILY_NEUTRAL = _with_slow("tiny", "sd3", "helios")
+FAMILY_NEUTRAL = _with_slow("tiny", "sd3", "helios", "helios-image")
 """For promises that code keeps in which families do not differ: with the second one they are repetitions."""
 PYRAMID_FLOW = _with_slow("tiny", "sd3")
 """The same for what only Pyramid Flow has."""
@@ -40,7 +40,7 @@ def loaded() -> Callable[[str], ClipPipeline]:
     return cache(clips.load)
 
 
-@pytest.fixture(params=["miniflux", "sd3", *_slow("tiny", "helios")])
+@pytest.fixture(params=["miniflux", "sd3", *_slow("tiny", "helios", "helios-image")])
 def model(request) -> str:
     return request.param
 

@@ -41,6 +41,7 @@ def test_model_offload_of_accelerate(own_pipe, reference):
         pytest.param("sd3", 1, id="blocks-sd3"),
         pytest.param("helios", None, id="leaves-helios", marks=pytest.mark.slow),
         pytest.param("helios", 1, id="blocks-helios", marks=pytest.mark.slow),
+        pytest.param("helios-image", 1, id="blocks-helios-image", marks=pytest.mark.slow),
     ],
     indirect=["model"],
 )
@@ -49,6 +50,14 @@ def test_group_offload(own_pipe, reference, blocks):
     own_pipe.enable_group_offload(torch.device("cpu"), offload_type=kind, num_blocks_per_group=blocks)
     assert_same(clips.make(own_pipe), reference)
     assert_same(clips.make(own_pipe), reference)
+
+
+@pytest.mark.slow  # with Pyramid Flow, pipelines/test_text_encoders.py does it by default
+@pytest.mark.parametrize("model", ["helios"], indirect=True)
+@pytest.mark.parametrize("then", ["offload", "free"])
+def test_text_encoders_that_leave(own_pipe, reference, then):
+    for _ in range(2):
+        assert_same(clips.make(own_pipe, text_encoders=then), reference)
 
 
 @PYRAMID_FLOW

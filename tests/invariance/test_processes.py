@@ -26,6 +26,7 @@ from .launches import (
     ROWS,
     TORCHRUN,
     arguments,
+    assert_as_alone,
     digests,
     finish,
     index,
@@ -37,6 +38,8 @@ from .launches import (
     wait_for,
     write_list,
 )
+
+HELIOS_UNITS = {"a boat": 2, "a red circle": 1, "a sea": 1}
 
 
 def test_a_copy_that_is_killed_loses_no_finished_unit(tmp_path, settings):
@@ -67,6 +70,18 @@ def test_many_processes_make_the_clips_of_one(tmp_path, plain, settings, process
     longest = next(entry["file"] for entry in entries if entry["prompt"] == "a boat")
     first = [re.search(r"INFO (\S+): begun", path.read_text()) for path in (output / "logs").iterdir()]
     assert longest in {match[1] for match in first if match}
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_clips_of_one_with_helios(tmp_path, quick_helios):
+    settings = {name: value for name, value in quick_helios.items() if name not in ("num_frames", "progress")}
+    rows = [{"prompt": prompt, "num_frames": 33 * units, "seed": 3} for prompt, units in HELIOS_UNITS.items()]
+    source, output, alone = write_list(tmp_path, rows), tmp_path / "clips", tmp_path / "alone"
+    status, text = launch([*TORCHRUN, "2"], source, output, settings)
+    assert status == 0, text
+    finish(source, alone, settings)
+    assert len(digests(alone)) == len(rows)
+    assert_as_alone(output, alone)
 
 
 @pytest.mark.slow

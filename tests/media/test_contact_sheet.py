@@ -8,7 +8,6 @@ import pytest
 from pyramid_seed.media.contact_sheet import (
     SHEET_SIZE,
     Strip,
-    contact_sheet,
     image_grid,
     read_strip,
     write_sheet,
@@ -29,22 +28,11 @@ def test_image_grid_places_images_row_by_row():
     assert (grid[10:, 16:] == 64).all()
 
 
-def test_contact_sheet_has_a_row_per_clip_from_first_to_last_frame():
-    clips = [noise_clip(17, 8, 8), noise_clip(9, 8, 8)]
-    sheet = contact_sheet(clips, columns=3)
-    assert sheet.shape == (8 * 2 + 2, 8 * 3 + 4, 3)
-    for row, clip in enumerate(clips):
-        for column, frame in enumerate([0, (len(clip) - 1) // 2, len(clip) - 1]):
-            top, left = 10 * row, 10 * column
-            assert np.array_equal(sheet[top : top + 8, left : left + 8], clip[frame])
-
-
 def test_wrong_grids():
     cases = [
         (lambda: image_grid([], 2), "at least one image"),
         (lambda: image_grid(noise_clip(), 0), "columns must be at least 1"),
         (lambda: image_grid([noise_clip()[0], noise_clip()[0, :8]], 2), "of one size"),
-        (lambda: contact_sheet(noise_clip()), r"shape \(T, H, W, 3\)"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pyramid_seed import api
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 from pyramid_seed.pipelines.beginning import Beginning
 from tests.pipelines.conftest import FAMILY_NEUTRAL
@@ -71,8 +72,10 @@ def test_one_clip_takes_the_value_or_a_list_of_it(make, known):
 def test_a_clip_that_began_with_an_image(make):
     whole = make(image=IMAGE, num_frames=17)
     assert [len(digests) for digests in whole.stage_digests[0]] == [0, 3, 3]
-    continued = make(num_frames=17, beginning=beginnings(whole, 2, image_digest="0" * 64))
-    assert_same(continued, whole)
+    for given in ({"image_digest": "0" * 64}, {"image_digest": api.image_digest(IMAGE), "image": IMAGE}):
+        known = beginnings(whole, 2, image_digest=given.pop("image_digest"))
+        continued = make(num_frames=17, beginning=known, **given)
+        assert_same(continued, whole)
     assert next(iter(continued.ledgers[0])).key == NoiseKey("posterior", 0, 0)
 
 
@@ -222,13 +225,22 @@ class TestRefusals:
         [
             ((), None, "must have one entry for each of its 1 unit, got 0; use None"),
             ((None, None), None, "must have one entry for each of its 1 unit, got 2"),
-            (((),), None, "unit 0 of a beginning is an encoded image, .* got image_digest None and 0 stage"),
-            ((("0" * 64,) * 3,), "0" * 64, "or has neither; got image_digest '000.* and 3 stage digests"),
         ],
     )
     def test_what_contradicts_itself(self, digests, image_digest, message):
         with pytest.raises(ValueError, match=message):
             Beginning(LATENTS, digests, image_digest=image_digest)
+
+    @pytest.mark.parametrize(
+        ("digests", "image_digest", "message"),
+        [
+            (((),), None, "unit 0 of a beginning is an encoded image, .* got image_digest None and 0 stage"),
+            ((("0" * 64,) * 3,), "0" * 64, "or has neither; got image_digest '000.* and 3 stage digests"),
+        ],
+    )
+    def test_stages_of_an_image(self, make, digests, image_digest, message):
+        with pytest.raises(ValueError, match=message):
+            make(beginning=Beginning(LATENTS, digests, image_digest=image_digest))
 
     @pytest.mark.parametrize(
         ("digests", "message"),
@@ -260,9 +272,12 @@ class TestRefusals:
         with pytest.raises(TypeError, match="must be a Beginning, a list of them, or None, got tensor"):
             make(beginning=LATENTS)
 
-    def test_not_with_an_image(self, make):
-        with pytest.raises(ValueError, match="give either image or beginning, not both"):
-            make(image=IMAGE, beginning=Beginning(LATENTS))
+    def test_not_with_another_image(self, make):
+        for digest in (None, "0" * 64):
+            with pytest.raises(
+                ValueError, match=f"was made from, with image_digest {digest!r}, got one with"
+            ):
+                make(image=IMAGE, beginning=Beginning(LATENTS, image_digest=digest))
 
 
 @FAMILY_NEUTRAL

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from diffusers import HeliosTransformer3DModel
+from peft import LoraConfig
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from pyramid_seed import Branch, generate, load_pipeline
+from pyramid_seed import Beginning, Branch, generate, load_pipeline
+from pyramid_seed.api import image_digest
 from pyramid_seed.batch.run import run_batch
 from pyramid_seed.determinism import determinism_level
+from pyramid_seed.files import file_digest
 from pyramid_seed.noise import NoiseStreams
+from pyramid_seed.pipelines import SeededHeliosPyramidPipeline
 from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
-from tests.reference import helios_tiny
-from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PROMPT, SEED, SIZE
+from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PICTURE, PROMPT, SEED
 
 SMALL = {"height": 64, "width": 64, "num_frames": 66, "num_inference_steps": 1, "max_sequence_length": 16}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return cache(lambda name: helios_tiny.saved(name, tmp_path_factory.mktemp(name)))
+def folder(helios_folder):
+    return helios_folder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def vectors():
     return load_file(REFERENCE / "helios_tiny.safetensors")
 
 
-FAST = ("base_guided", "distilled_unguided")
+FAST = ("base_guided", "distilled_unguided_image")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +60,7 @@ FAST = ("base_guided", "distilled_unguided")
 def test_latents_are_those_of_diffusers(name, pipeline, vectors):
     case = CASES[name]
     output = pipeline(case.model)(
-        PROMPT, NEGATIVE, **SIZE, **case.ours, seed=SEED, output_type="latent", show_progress=False
+        PROMPT, NEGATIVE, **case.both, **case.ours, seed=SEED, output_type="latent", show_progress=False
     )
     torch.testing.assert_close(output.latents[:, :, LATENT_FRAMES], vectors[name], rtol=1e-5, atol=1e-5)
 
@@ -96,17 +102,61 @@ def test_a_unit_is_a_chunk_with_its_own_draws(pipeline):
     assert not torch.equal(other.latents[:, :, 9:], one.latents[:, :, 9:])
 
 
+def test_chunks_go_on_from_an_image(pipeline):
+    """The image is no unit: it is drawn for before unit 0, and every chunk goes on from it."""
+    pipe = pipeline("base")
+    small = SMALL | {"output_type": "latent", "show_progress": False}
+    images = [PICTURE.resize((64, 64)), Image.new("RGB", (64, 64), "red")]
+    both = pipe([PROMPT, "star"], image=images, **small, seed=[1, 2])
+    assert both.latents.shape[2] == 18
+    frame = (1, 4, 1, 8, 8)
+    assert [(str(entry.key), entry.shape) for entry in both.ledgers[0]] == [
+        ("posterior/0/0", frame),
+        ("image_sigma/0/0", (1, 1, 1, 1, 1)),
+        ("image_noise/0/0", frame),
+        ("history_posterior/0/0", frame),
+        ("history_sigma/0/0", (1, 1, 1, 1, 1)),
+        ("history_noise/0/0", frame),
+        ("initial/0/0", (1, 4, 9, 8, 8)),
+        ("initial/1/0", (1, 4, 9, 8, 8)),
+    ]
+    star = {**small, "image": images[1], "seed": 2}
+    one = pipe("star", **star)
+    assert torch.equal(one.latents, both.latents[1:])
+    assert one.ledgers[0] == both.ledgers[1]
+    assert one.ledgers[0].scheme == "pyramid-seed/v2"
+    short = pipe("star", **star | {"num_frames": 33})
+    assert torch.equal(short.latents, one.latents[:, :, :9])
+    assert list(short.ledgers[0]) == list(one.ledgers[0])[:-1]
+    known = Beginning(short.latents, image_digest=image_digest(images[1]), frames_per_unit=9)
+    longer = pipe("star", **star, beginning=known)
+    assert torch.equal(longer.latents, one.latents)
+    assert longer.ledgers == one.ledgers
+    branch = NoiseStreams(2, branches=[Branch(1, 3)])
+    other = pipe("star", **star | {"seed": None, "noise": branch})
+    assert torch.equal(other.latents[:, :, :9], one.latents[:, :, :9])
+    # The second chunk follows from the image as well.
+    red = pipe(
+        "star",
+        **star | {"beginning": replace(known, image_digest=image_digest(images[0])), "image": images[0]},
+    )
+    assert not torch.equal(red.latents[:, :, 9:], one.latents[:, :, 9:])
+
+
 def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     pipe = pipeline("base")
     pixels = torch.zeros(1, 3, 64, 64)
+    from_image = Beginning(torch.zeros(1, 4, 9, 8, 8), image_digest="0" * 64, frames_per_unit=9)
     cases = {
         "num_frames must be a multiple of 33, got 40; use 33 or 66": {"num_frames": 40},
         "num_frames must be a multiple of 33, got 1; use 33": {"num_frames": 1},
-        "image must be None": {"image": pixels},
+        "image must have the clip's height and width 64 x 64": {"image": pixels[..., :32]},
+        "image must be given again with a beginning": {"beginning": from_image},
+        "image_digest '000.*', got one with": {"beginning": from_image, "image": pixels},
+        "an image is no unit of this model": {"beginning": replace(from_image, stage_digests=((),))},
         "shards must be None for Helios": {"shards": 1},
         "workers must be 1 for Helios": {"workers": 2},
         "attention must be 'reference' for Helios": {"attention": "grouped"},
-        "attention_kwargs must be None for Helios": {"attention_kwargs": {"scale": 0.5}},
         "latents must be None": {"latents": pixels},
     }
 
@@ -118,7 +168,6 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     for part, name, message in (
         (pipe.vae, "use_tiling", "the vae has tiling on"),
         (pipe.vae, "use_slicing", "the vae has slicing on"),
-        (pipe.transformer, "peft_config", "the transformer has a LoRA"),
         (type(pipe.transformer), "is_cache_enabled", "step caches are not for Helios"),
     ):
         with monkeypatch.context() as patch:
@@ -133,9 +182,43 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     ):
         pipeline("mid")("a boat", **SMALL | {"guidance_scale": 2.0})
     settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
-    for name in ("image", "shards"):
-        with pytest.raises(ValueError, match=f"{name} must be None"):
-            generate("a boat", **settings, **{name: pixels if name == "image" else 3})
+    with pytest.raises(ValueError, match="shards must be None"):
+        generate("a boat", **settings, shards=3)
+
+
+@pytest.fixture
+def lora(folder, tmp_path):
+    """A LoRA as a trainer of diffusers saves it."""
+    trained = HeliosTransformer3DModel.from_pretrained(folder("distilled"), subfolder="transformer")
+    trained.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    trained.save_lora_adapter(tmp_path, weight_name="style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_a_lora_acts_is_scaled_and_leaves(folder, lora, tmp_path):
+    pipe = load_pipeline(folder("distilled"), device="cpu")
+    small = SMALL | {"num_frames": 33, "output_type": "latent", "show_progress": False, "seed": 1}
+    plain = pipe("a boat", **small).latents
+    pipe.load_lora_weights(lora, adapter_name="style")
+    full = pipe("a boat", **small).latents
+    assert (full - plain).abs().max() > 0.1
+    half = pipe("a boat", **small, attention_kwargs={"scale": 0.5}).latents
+    pipe.set_adapters("style", 0.5)
+    assert torch.equal(pipe("a boat", **small).latents, half)
+    (used,) = pipe.loras_in_use()
+    assert (used.file, used.scale, used.sha256) == (lora.name, 0.5, file_digest(lora))
+    pipe.unload_lora_weights()
+    assert torch.equal(pipe("a boat", **small).latents, plain)
+    assert pipe.loras_in_use() == ()
+    wider = load_file(lora)
+    wider |= {name: values.repeat(1, 2) for name, values in wider.items() if "lora_A" in name}
+    save_file(wider, tmp_path / "wider.safetensors")
+    with pytest.raises(ValueError, match=r"another model: .* must have shape \(rank, 24\) here"):
+        pipe.load_lora_weights(tmp_path / "wider.safetensors")
+    saved = SeededHeliosPyramidPipeline.from_pretrained(folder("distilled"))  # with diffusers' transformer
+    saved.load_lora_weights(lora, adapter_name="style")
+    saved.set_adapters("style", 0.5)
+    assert saved.loras_in_use() == (used,)
 
 
 def test_prompts_are_cleaned_as_by_diffusers(monkeypatch):
@@ -147,23 +230,31 @@ def test_prompts_are_cleaned_as_by_diffusers(monkeypatch):
 
 
 @pytest.mark.slow
-def test_made_saved_verified_extended_and_in_a_batch(folder, tmp_path):
+@pytest.mark.parametrize("with_image", [False, True], ids=["from text", "from an image"])
+def test_made_saved_verified_extended_and_in_a_batch(folder, tmp_path, with_image):
     settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0}
-    clip = generate("a boat", seed=5, progress=False, **settings)
+    file = tmp_path / "first.png"
+    PICTURE.resize((64, 64)).save(file)
+    image = {"image": file} if with_image else {}
+    clip = generate("a boat", seed=5, progress=False, **settings, **image)
+    assert clip.manifest["noise_scheme"] == f"pyramid-seed/v{2 if with_image else 1}"
     assert clip.manifest["geometry"]["unit_frames"] == 9
     assert clip.manifest["geometry"]["num_units"] == 2
-    file = clip.save(tmp_path / "boat.mp4", keep_latents=True)
-    assert verify(file, model=folder("mid"), progress=False).same
-    assert verify(file, model=folder("mid"), sample=1, progress=False).same
-    assert verify(file, noise_only=True).same
-    longer = extend(file, 99, model=folder("mid"), progress=False)
-    whole = generate("a boat", seed=5, progress=False, **{**settings, "num_frames": 99})
+    saved = clip.save(tmp_path / "boat.mp4", keep_latents=True)
+    assert verify(saved, model=folder("mid"), progress=False, **image).same
+    assert verify(saved, model=folder("mid"), sample=2, progress=False, **image).same
+    assert verify(saved, noise_only=True).same
+    if with_image:
+        with pytest.raises(ValueError, match=r"the clip was made from an image .* give it: --image"):
+            extend(saved, 99, model=folder("mid"), progress=False)
+    longer = extend(saved, 99, model=folder("mid"), progress=False, **image)
+    whole = generate("a boat", seed=5, progress=False, **{**settings, "num_frames": 99}, **image)
     assert longer.digest == whole.digest
     assert longer.manifest["digests"] == whole.manifest["digests"]
     with pytest.raises(ValueError, match="from_frame must be a multiple of 33"):
         extend(clip, 99, branch_seed=1, from_frame=40, progress=False)
     rows = tmp_path / "rows.csv"
-    rows.write_text("prompt,seed\na boat,5\nstar,6\n")
+    rows.write_text("prompt,seed,image\na boat,5,{0}\nstar,6,{0}\n".format("first.png" if with_image else ""))
     summary = run_batch(rows, tmp_path / "clips", progress=False, **settings)
     assert clip.digest in summary.digests.values()
     assert len(summary.digests) == 2
@@ -178,10 +269,12 @@ def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_batch_goes_on_after_its_last_finished_unit(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("image", ["", "first.png"])
+def test_a_batch_goes_on_after_its_last_finished_unit(folder, tmp_path, monkeypatch, image):
     settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0, "progress": False}
     rows = tmp_path / "rows.csv"
-    rows.write_text("prompt,seed\na boat,5\n")
+    rows.write_text(f"prompt,seed,image\na boat,5,{image}\n")
+    PICTURE.resize((64, 64)).save(tmp_path / "first.png")
     made: list[int] = []
     make_unit = HeliosSampler._unit
 
@@ -199,4 +292,5 @@ def test_a_batch_goes_on_after_its_last_finished_unit(folder, tmp_path, monkeypa
     monkeypatch.setattr(HeliosSampler, "_unit", until(2))
     summary = run_batch(rows, tmp_path / "clips", **settings)
     assert made == [0, 1]
-    assert list(summary.digests.values()) == [generate("a boat", seed=5, **settings).digest]
+    alone = generate("a boat", seed=5, image=tmp_path / image if image else None, **settings)
+    assert list(summary.digests.values()) == [alone.digest]

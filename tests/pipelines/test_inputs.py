@@ -305,6 +305,7 @@ def request(**changes):
         "shape": LatentShape(16, 8, 8, num_stages=3),
         "units": units,
         "images": (),
+        "image_role": "unit",
         "beginnings": (),
         "text_length": 8,
     }

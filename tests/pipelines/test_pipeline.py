@@ -33,6 +33,7 @@ from pyramid_seed.pipelines import PyramidFlowPipeline, PyramidFlowPipelineOutpu
 from pyramid_seed.pipelines.beginning import Beginning
 from pyramid_seed.pipelines.decode import encode_image
 from pyramid_seed.pipelines.inputs import check_call
+from pyramid_seed.pipelines.sampler import KnownLatents
 from tests.cases import check_cases
 from tests.other_environment import other_environment
 from tests.pipelines.conftest import FAMILIES, FAMILY_NEUTRAL
@@ -186,14 +187,16 @@ class TestLifecycle:
         shape = LatentShape(16, 8, 8, num_stages=3)
         output, noise = known(), NoiseStreams(7)
         with torch.no_grad():
-            assert pipe.prepare_latents(noise, shape) is None
+            assert pipe.prepare_latents(noise, shape) == KnownLatents()
             ledger = NoiseLedger()
             beginning = Beginning(output.latents[:, :, :1])
             first = pipe.prepare_latents(LedgeredNoise(noise, ledger), shape, beginning=beginning)
-            assert same(first, output.latents[:, :, :1])
+            assert same(first.units, output.latents[:, :, :1])
             assert ledger == output.ledgers[0].first_units(1)
             image = torch.rand(1, 3, 64, 64) * 2 - 1
-            assert same(pipe.prepare_latents(noise, shape, image=image), encode_image(pipe.vae, image, noise))
+            encoded = pipe.prepare_latents(noise, shape, image=image)
+            assert same(encoded.units, encode_image(pipe.vae, image, noise))
+            assert first.image is encoded.image is None
 
 
 @FAMILY_NEUTRAL

@@ -150,7 +150,8 @@ def test_what_the_machine_differs_in_is_told(tampered):
 
 def test_what_cannot_be_run_is_an_error(tampered):
     cases = [
-        (lambda m: m.update(noise_scheme="pyramid-seed/v2"), "noise scheme 'pyramid-seed/v2'"),
+        (lambda m: m.update(noise_scheme="pyramid-seed/v9"), "noise scheme 'pyramid-seed/v9'"),
+        (lambda m: m.update(noise_scheme="pyramid-seed/v2"), "must be 'pyramid-seed/v1', that of its draws"),
         (lambda m: m.update(schema_version=3), "schema version 3"),
         (lambda m: m.pop("ledger"), "ledger is missing"),
     ]

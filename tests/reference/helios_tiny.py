@@ -4,15 +4,18 @@
 
 The weights follow from a seed, drawn in float64 and so equal on all machines. Of diffusers' pipelines only
 the draws are replaced: white noise is that of `NoiseStreams`, and block noise is its product with the square
-root of the covariance (their Cholesky root of the same matrix raises, as it is singular).
+root of the covariance (their Cholesky root of the same matrix raises, as it is singular). What they draw for
+an image is answered in the order in which they ask.
 """
 
 from __future__ import annotations
 
 import types
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import (
@@ -23,28 +26,32 @@ from diffusers import (
     HeliosScheduler,
     HeliosTransformer3DModel,
 )
+from diffusers.models.autoencoders import vae as autoencoder
 from diffusers.pipelines.helios import pipeline_helios, pipeline_helios_pyramid
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 
 HERE = Path(__file__).parent
-CHANNELS, WIDTH = 4, 16
+CHANNELS, WIDTH, PARTS = 4, 16, ("image", "history")
 PROMPT, NEGATIVE, SEED = "a red circle moves to the right", "blurry", 2**63 + 11
 # Two tokens side by side at the coarsest stage: with one, diffusers' CFG-Zero* raises.
 SIZE: dict[str, Any] = {"height": 64, "width": 128, "num_frames": 66, "max_sequence_length": 16}
-LATENT_FRAMES = [0, 8, 9, 17]
-"""Which latent frames are recorded: the first and the last one of both chunks."""
+PICTURE = Image.open(HERE / "i2v_input.png").convert("RGB").resize((128, 64))
+LATENT_FRAMES = [0, 8, -9, -1]
+"""Which latent frames are recorded: the first and the last one of the first and of the last chunk."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recorded clip: its model, the arguments of diffusers' call, and those of ours."""
+    """A recorded clip: its model, the arguments of diffusers' call, those of ours, and those of both."""
 
     model: str
     theirs: dict[str, Any]
     ours: dict[str, Any] = field(default_factory=dict)
+    both: dict[str, Any] = field(default_factory=lambda: dict(SIZE))
 
 
 CASES = {
@@ -77,6 +84,29 @@ CASES = {
             "is_amplify_first_chunk": True,
         },
         {"num_inference_steps": [2, 4, 2], "video_num_inference_steps": [1, 2, 1], "guidance_scale": 1.0},
+    ),
+    # Four chunks: of what the image puts before the first, the last one has only the image as a condition.
+    "base_guided_image": Case(
+        "base",
+        {"num_inference_steps": 2, "guidance_scale": 5.0},
+        {"num_inference_steps": 2, "guidance_scale": 5.0},
+        {**SIZE, "image": PICTURE, "num_frames": 132},
+    ),
+    "mid_guided_image": Case(
+        "mid",
+        {"pyramid_num_inference_steps_list": [1, 2, 1], "guidance_scale": 5.0},
+        {"num_inference_steps": [1, 2, 1], "guidance_scale": 5.0},
+        {**SIZE, "image": PICTURE},
+    ),
+    "distilled_unguided_image": Case(
+        "distilled",
+        {
+            "pyramid_num_inference_steps_list": [1, 1, 1],
+            "guidance_scale": 1.0,
+            "is_amplify_first_chunk": True,
+        },
+        {"num_inference_steps": 2, "video_num_inference_steps": 1, "guidance_scale": 1.0},
+        {**SIZE, "image": PICTURE},
     ),
 }
 
@@ -142,6 +172,23 @@ class _Draws:
         coloured = (blocks.flatten(-2) @ self.root).unflatten(-1, (2, 2)).transpose(-2, -3)
         return coloured.flatten(-4, -3).flatten(-2).float()
 
+    def for_image(self) -> dict[str, list[torch.Tensor]]:
+        """What is drawn for an image, in order: normal values for posteriors, uniform and normal ones."""
+        frame = (1, CHANNELS, 1, SIZE["height"] // 8, SIZE["width"] // 8)
+        still = self._draw("history_posterior", frame)
+        # Of the whole chunk that they sample, they use the last frame.
+        posteriors = [self._draw("posterior", frame), torch.cat([torch.zeros_like(still)] * 8 + [still], 2)]
+        sigmas = [torch.special.ndtr(self._draw(f"{part}_sigma", (1,) * 5).double()) for part in PARTS]
+        noises = [self._draw(f"{part}_noise", frame) for part in PARTS]
+        return {
+            "posteriors": posteriors,
+            "uniform": [sigma.float()[0, 0, 0, 0] for sigma in sigmas],
+            "noises": noises,
+        }
+
+    def _draw(self, stream: Any, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.streams.draw(NoiseKey(stream, 0, 0), shape)
+
 
 def recorded(case: Case) -> torch.Tensor:
     """Latents (1, C, 4, 8, 16) of what diffusers makes, normalised: those that it is about to decode."""
@@ -159,7 +206,21 @@ def recorded(case: Case) -> torch.Tensor:
         return decode(values, **arguments)
 
     pipe.vae.decode = keep
-    pipe(PROMPT, NEGATIVE, **SIZE, **case.theirs, output_type="np")
+    drawn = draws.for_image()
+    # They ask for no other random number: each list is used up, or not begun.
+    answers = [
+        patch.object(autoencoder, "randn_tensor", lambda *_, **__: drawn["posteriors"].pop(0)),
+        patch.object(torch, "rand", lambda *_, **__: drawn["uniform"].pop(0)),
+        *(
+            patch.object(module, "randn_tensor", lambda *_, **__: drawn["noises"].pop(0))
+            for module in (pipeline_helios, pipeline_helios_pyramid)
+        ),
+    ]
+    with ExitStack() as stack:
+        for answer in answers:
+            stack.enter_context(answer)
+        pipe(PROMPT, NEGATIVE, **case.both, **case.theirs, output_type="np")
+    assert {len(left) for left in drawn.values()} == {0 if "image" in case.both else 2}
     return torch.cat(chunks, dim=2)[:, :, LATENT_FRAMES].contiguous()
 
 

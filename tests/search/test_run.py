@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,13 +245,18 @@ def test_the_command(settings, tmp_path, capsys):
         "1",
         "--device",
         "cpu",
-        "--quiet",
     ]
     output = str(tmp_path / "best")
     tree = ["--scorer=-flicker+0.5*motion", "--width", "2", "--at", "2"]
-    search = ["search", "a boat", *tree, "-o", output, "--quiet"]
+    search = ["search", "a boat", *tree, "-o", output]
     assert main([*search, "--model", settings["model"], *options]) == 0
-    assert "winner.mp4" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "winner.mp4" in out
+    told = [line.split(":")[0] for line in err.splitlines() if line.startswith(("budget", "time", "round"))]
+    assert told == ["budget", "time", "round 1 of 1"]
+    assert re.search(
+        r"^time: about \d+ s left, at the pace so far; best of all 2 would take \d+ s$", err, re.M
+    )
     verify_it = ["verify", f"{output}/winner.mp4", "--search", f"{output}/search.json", "--quiet"]
     assert main([*verify_it, "--model", settings["model"]]) == 0
     assert capsys.readouterr().out.endswith("PROVEN\n")

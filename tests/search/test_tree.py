@@ -80,7 +80,6 @@ def test_the_cost_is_what_a_search_makes(sizes, at, begun):
         before = decision.nodes[0].num_units
     assert tree.cost == units + tree.num_units - before
     assert [len(decision.nodes) for decision in rounds] == [count for count, _ in tree.rounds]
-    assert tree.best_of == max(tree.cost // 9, 1)
     assert len({node.path for decision in rounds for node in decision.nodes}) == sum(
         len(decision.nodes) for decision in rounds
     )

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pyramid_seed.ui.preview import image_url
+from pyramid_seed.ui.work import image_url
 
 
 def test_images_are_small_and_keep_their_shape():

@@ -1,0 +1,54 @@
+"""Commands that take a model, with one of Helios; elsewhere their tests have models of Pyramid Flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyramid_seed import Branch, generate, run_monitor, run_search, run_sweep
+from pyramid_seed.cli import main
+from pyramid_seed.provenance.manifest import read_manifest
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = ["a boat", "a star"]
+SEEDS = (1, 2)
+
+
+@pytest.fixture(scope="module")
+def saved(quick_helios, tmp_path_factory) -> Path:
+    clip = generate(PROMPTS[0], seed=SEEDS[0], **quick_helios)
+    return clip.save(tmp_path_factory.mktemp("saved") / "boat.mp4")
+
+
+def test_verify_regenerate_and_compare(saved, helios_folder, tmp_path, capsys):
+    model = ["--model", helios_folder("distilled"), "--quiet"]
+    assert main(["verify", str(saved), *model]) == 0
+    assert capsys.readouterr().out.endswith("MATCH\n")
+    assert main(["verify", str(saved), "--model", helios_folder("mid"), "--quiet"]) == 1
+    assert "DIFFERS first in weights: " in capsys.readouterr().out
+    again = tmp_path / "again.mp4"
+    assert main(["regenerate", str(saved), "-o", str(again), *model]) == 0
+    assert read_manifest(again)["digests"] == read_manifest(saved)["digests"]
+    assert main(["compare", str(saved), str(again), "-o", str(tmp_path / "report")]) == 0
+
+
+def test_sweep_and_monitor(quick_helios, tmp_path):
+    short = quick_helios | {"num_frames": 33, "device": "cpu"}
+    swept = run_sweep(PROMPTS, tmp_path, seeds=SEEDS, **short)
+    assert (swept.batch.status, swept.batch.made) == (0, 4)
+    assert generate(PROMPTS[1], seed=SEEDS[1], **short).digest in swept.batch.digests.values()
+    monitored = run_monitor(PROMPTS, tmp_path, seeds=SEEDS, **short)
+    assert (monitored.status, monitored.sweep.batch.made) == (0, 0)
+    assert monitored.checkpoint.shares == swept.findings.shares
+
+
+def test_search(quick_helios, tmp_path):
+    tree = {"scorer": "sharpness", "num_candidates": 2, "keep": 1, "branching": 2, "at": (1,), "seed": 42}
+    won = run_search(PROMPTS[0], tmp_path, **tree, **quick_helios, device="cpu").record.winner
+    branches = [Branch(each.from_unit, int(each.seed)) for each in won.branches]
+    clip = generate(PROMPTS[0], seed=int(won.seed), branches=branches, **quick_helios)
+    assert clip.digest == won.frames
+    verify = ["verify", str(tmp_path / "winner.mp4"), "--search", str(tmp_path / "search.json")]
+    assert main([*verify, "--model", quick_helios["model"], "--quiet"]) == 0
