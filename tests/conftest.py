@@ -83,6 +83,18 @@ def quick() -> dict[str, Any]:
     }
 
 
+@pytest.fixture
+def onednn() -> None:
+    """For tests of what runs through oneDNN: with some versions of torch, such as 2.10, nothing may."""
+    import torch
+
+    from pyramid_seed.models.onednn_linear import rows_are_independent
+    from pyramid_seed.private_apis import onednn_linear
+
+    if not rows_are_independent(onednn_linear, torch.get_num_threads()):
+        pytest.skip("here, oneDNN chooses its kernel by the number of rows, so torch multiplies")
+
+
 @pytest.fixture(scope="session")
 def helios_folder(tmp_path_factory) -> Callable[[str], str]:
     """The folder of a tiny Helios model, "base", "mid" or "distilled", made once."""

@@ -14,6 +14,7 @@ import pytest
 from pyramid_seed import extras, sign, verify
 from pyramid_seed.cli import main
 from pyramid_seed.media.video import read_comment
+from pyramid_seed.provenance.manifest import read_manifest
 from pyramid_seed.provenance.signature import is_signed, signature_step
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
@@ -225,6 +226,10 @@ def test_the_commands_sign_in_place_and_show_the_signature(saved, identity, tmp_
     assert "holds, by Test Signer" in capsys.readouterr().out
     assert main(["show", str(clip), "--trust", str(identity.authority)]) == 0
     assert "signature   holds, by Test Signer, Test Studio; trusted\n" in capsys.readouterr().out
+    assert main(["show", str(clip), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("signature").startswith("equal: holds, by Test Signer")
+    assert shown == read_manifest(clip)
     assert main(["verify", "--noise-only", "--json", str(clip), str(saved)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["signature"].startswith("equal: holds, by Test Signer")
@@ -236,6 +241,8 @@ def test_the_commands_sign_in_place_and_show_the_signature(saved, identity, tmp_
     assert (
         "signature   it does not hold: a byte outside the signed part has changed" in capsys.readouterr().out
     )
+    assert main(["show", str(clip), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["signature"].startswith("differs: it does not hold")
 
 
 def test_without_the_extra_a_signed_clip_verifies_and_says_what_to_install(

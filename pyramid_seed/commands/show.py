@@ -26,12 +26,13 @@ def run(options: argparse.Namespace) -> int:
     from ..provenance.signature import signature_step
 
     manifest = read_any_manifest(options.clip)
-    if options.json:
-        print(json.dumps(manifest, indent=2, sort_keys=True))
-        return 0
-    for name, text in describe_keyed(manifest) if is_keyed(manifest) else describe(manifest):
-        say(name, text)
     step = signature_step(options.clip, options.trust) if options.trust or options.clip.is_file() else None
-    if step is not None:
-        say(step.stage, step.note)
+    if options.json:
+        signature = {} if step is None else {"signature": f"{step.status}: {step.note}"}
+        print(json.dumps(manifest | signature, indent=2, sort_keys=True))
+    else:
+        for name, text in describe_keyed(manifest) if is_keyed(manifest) else describe(manifest):
+            say(name, text)
+        if step is not None:
+            say(step.stage, step.note)
     return 1 if step is not None and step.status == "differs" else 0

@@ -217,7 +217,8 @@ def test_a_launch_that_accelerate_does_not_know_is_refused():
             processes_of_launch()
         return 0
 
-    assert copies(2, process) == [(0, "")] * 2
+    ended = copies(2, process)
+    assert [status for status, _ in ended] == [0, 0], ended  # what they print is up to Gloo
 
 
 # ---- torchrun

@@ -40,6 +40,7 @@ def test_it_is_a_linear_layer():
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("onednn")
 def test_a_row_does_not_depend_on_its_neighbours():
     def rule(shape, rows):
         layer = OneDnnLinear(*shape)

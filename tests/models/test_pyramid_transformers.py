@@ -360,6 +360,7 @@ def test_what_a_stage_remembers_changes_no_bit(model, inputs):
 
 
 @torch.no_grad()
+@pytest.mark.usefixtures("onednn")
 def test_linear_layers_of_the_blocks_run_through_onednn(model, inputs):
     counts = {}
     for path in ATTENTION_PATHS:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
@@ -104,7 +104,7 @@ def test_what_another_pipeline_of_the_same_parts_knows(own_pipe, lora):
 
 @FAMILY_NEUTRAL
 def test_an_adapter_on_another_part_is_not_known(own_pipe):
-    own_pipe.text_encoder.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["q_proj"]), own_pipe.text_encoder)
     assert own_pipe.loras_in_use() is None
 
 
