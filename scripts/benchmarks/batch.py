@@ -156,7 +156,7 @@ def gather(output: str) -> dict[str, float]:
 
 
 class _TinyFile:
-    digest, notes = "0" * 64, ()
+    digest, notes, seconds = "0" * 64, (), 0.1
 
     def save(self, path: Path, *, lossless: bool, overwrite: bool) -> Path:  # noqa: ARG002
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,12 +164,11 @@ class _TinyFile:
         return path
 
 
-def _make_tiny_file(_: Any, job: Any, *arguments: Any) -> _TinyFile:
+def _make_tiny_file(_: Any, order: Any, on_step: Any, __: Any, sink: Any) -> _TinyFile:
     """In place of `_ClipMaker.make`."""
     import numpy as np
 
-    _, _, on_step, _, sink = arguments
-    for _step in range(sum(job.steps)):
+    for _step in range(sum(order.job.steps)):
         on_step()
     sink.num_frames = 1
     if sink.strip is not None:
@@ -189,7 +188,7 @@ def _fill(worker: Any, work: Any, _: Any) -> None:
             job = work.job(place)
             path = clip.save(worker.journal.folder / job.file, lossless=False, overwrite=True)
             outcome = {"digest": clip.digest, "file_sha256": file_digest(path), **file_state(path.stat())}
-            outcome |= {"num_frames": 1, "seconds": 0.1, "resumed_units": 0}
+            outcome |= {"num_frames": 1, "seconds": clip.seconds, "resumed_units": 0}
             index.write(entry_line(worker._entry(job, "done") | outcome))
 
 

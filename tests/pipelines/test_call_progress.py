@@ -35,7 +35,7 @@ def test_a_step_costs_its_tokens_and_the_pairs_that_attend():
 def moved(units, num_clips=1, num_known=0):
     """Where the bar is after each step, and what it shows last."""
     images = (object(),) * num_known
-    request = Request(num_clips, 1, SHAPE, units, images, (), 20)
+    request = Request(num_clips, 1, SHAPE, units, images, "unit", (), 20)
     with tqdm(total=request.num_steps, file=io.StringIO(), **{"smoothing": 0}) as bar:
         progress = CallProgress(
             bar, request, lambda unit, stage: tokens_of_step(GEOMETRY, 48, 80, unit, stage, 20, hidden=100)
