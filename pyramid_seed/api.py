@@ -90,8 +90,9 @@ def generate(
         branches: units from which another seed is used.
         preset: a preset's name, a YAML file, or a `Preset`; default: the settings that the model is made for,
             see `model_presets.preset_of_model`, and without a model those of "tiny".
-        image: the first frame, or its file. Without `height`, `width` and `fit`, the clip takes its size, or,
-            if every pixel of it is shown as `scale` x `scale`, the small image's.
+        image: the first frame, or, with Helios, what the clip goes on from; an image or its file. Without
+            `height`, `width` and `fit`, the clip takes its size, or, if every pixel of it is shown as
+            `scale` x `scale`, the small image's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
             and the clip is the same. Of a clip that began with an image, only Helios needs the image, too.
         device: where the model runs; default: the accelerator if there is one, else the CPU.

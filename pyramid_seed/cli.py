@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
         prog="pyramid-seed",
-        description="Text-to-video for Pyramid-Flow models: the same prompt and seed, the same clip.",
+        description="Text-to-video with Pyramid Flow and Helios: the same prompt and seed, the same clip.",
         epilog="`pyramid-seed COMMAND --help` describes one. Exit status: 0 done, 1 the check failed, "
         "2 an error.",
     )

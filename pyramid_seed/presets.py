@@ -109,7 +109,7 @@ class Preset:
         default=None,
     )
     fit: Fit | None = about(
-        "how an image of another size becomes the first frame; without it, the clip takes the image's size",
+        "how an image of another size is made to fit the clip; without it, the clip takes the image's size",
         "image",
         choices=FITS,
         default=None,

@@ -108,7 +108,7 @@ def regenerate(
     Args:
         clip: a `Clip`, the path of a saved clip, or a manifest.
         model: the folder of the weights; needed for a saved clip unless they are embedded or on the hub.
-        image: the first frame, if the clip was made from one.
+        image: the image that the clip was made from, if there was one.
         loras: the LoRA files that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         pipeline: use this pipeline instead of loading the clip's model.
@@ -270,9 +270,10 @@ def extend(
 
     Args:
         clip: a `Clip`, the path of a saved clip, or a manifest.
-        num_frames: length of the new clip, r k + 1 frames, where r is the VAE's temporal factor.
+        num_frames: length of the new clip, whole units: for Pyramid Flow r k + 1 frames, where r is the VAE's
+            temporal factor; for Helios a multiple of 33.
         branch_seed: the root seed for everything after the beginning.
-        from_frame: how many frames stay, r k + 1; default: all. Only with a branch_seed.
+        from_frame: how many frames stay, whole units as well; default: all. Only with a branch_seed.
         model, image, loras, device, pipeline, progress, making: see `regenerate`; if there are latents, only
             Helios needs the image, on which it conditions every unit.
 

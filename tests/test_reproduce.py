@@ -143,9 +143,9 @@ def test_another_noise_scheme_does_not_go_on_with_a_clip(tmp_path, clip, monkeyp
     path = replace(clip).save(tmp_path / "clip.mp4", keep_latents=True)  # without the manifest it had built
     later = read_manifest(path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v9', this version knows"):
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v9'; this version knows"):
         extend(path, 17, model=clip.source.folder)
-    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v9', this version knows"):
+    with pytest.raises(ValueError, match="noise scheme 'pyramid-seed/v9'; this version knows"):
         regenerate(later, model=clip.source.folder)
 
 

@@ -51,7 +51,8 @@ def add(commands: Commands) -> None:
         "--image",
         type=Path,
         metavar="FILE",
-        help="first frame; its size is the clip's, unless height and width or fit are given",
+        help="the first frame, or, with Helios, what the clip goes on from; its size is the clip's, unless "
+        "height and width or fit are given",
     )
     add_lora_option(parser)
     add_output_options(parser, "an .mp4 named after prompt and seed")

@@ -329,9 +329,7 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
     )
-    group.add_argument(
-        "--image", type=Path, metavar="FILE", help="the first frame that the clip was made from"
-    )
+    group.add_argument("--image", type=Path, metavar="FILE", help="the image that the clip was made from")
     group.add_argument(
         "--lora",
         type=Path,

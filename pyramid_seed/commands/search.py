@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
         "--seed", type=root_seed, metavar="N", help="root seed of the search (default: 0, or that of CLIP)"
     )
     start = parser.add_argument_group("the beginning")
-    start.add_argument("--image", type=Path, metavar="FILE", help="the first frame")
+    start.add_argument("--image", type=Path, metavar="FILE", help="an image to begin with, as in `generate`")
     start.add_argument(
         "--extend", type=Path, metavar="CLIP", help="a saved clip, which every candidate goes on from"
     )

@@ -194,7 +194,7 @@ def check_keyed_manifest(manifest: Any, where: str) -> None:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
     if manifest["noise_scheme"] != SCHEME:
         raise ValueError(
-            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows {SCHEME!r}"
+            f"{where} was made with noise scheme {manifest['noise_scheme']!r}; this version knows {SCHEME!r}"
         )
 
 

@@ -108,7 +108,7 @@ def check_noise_scheme(manifest: Mapping[str, Any], where: str | Path) -> None:
     """Raise ValueError unless this version can redraw a clip's noise."""
     if manifest["noise_scheme"] not in SCHEMES:
         raise ValueError(
-            f"{where} was made with noise scheme {manifest['noise_scheme']!r}, this version knows "
+            f"{where} was made with noise scheme {manifest['noise_scheme']!r}; this version knows "
             f"{' and '.join(map(repr, SCHEMES))}"
         )
 
@@ -264,7 +264,9 @@ def check_manifest(manifest: Any, where: str) -> None:
         check_shape(manifest)
         scheme = NoiseLedger.from_list(manifest["ledger"]).scheme
         if manifest["noise_scheme"] in SCHEMES and manifest["noise_scheme"] != scheme:
-            raise ValueError(f"noise_scheme must be {scheme!r}, that of its draws")
+            raise ValueError(
+                f"noise_scheme must be {scheme!r}, that of its draws, got {manifest['noise_scheme']!r}"
+            )
         num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
         names = ("stages", "units", "chunks")

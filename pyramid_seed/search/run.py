@@ -106,7 +106,8 @@ def run_search(
         seed: the search's root seed, see `tree.child_root`; default: 0, or that of the clip to extend.
         extend: a saved clip; all candidates begin with it, and it is made again once. Its settings, noise
             device, determinism and attention are used, and `num_frames` is needed.
-        image: the first frame's file; then no comparison is possible after the first unit alone.
+        image: the file of an image to begin with, see `generate`. With Pyramid Flow it is the first unit, so
+            that no comparison is possible after that one alone.
         preset, loras, num_processes, progress: see `run_batch`.
         device, noise_device, determinism, text_encoders, prompt_embeds, attention, compile, workers: see
             `run_batch`.
@@ -131,8 +132,8 @@ def run_search(
     keep = min(2, num_candidates) if keep is None else keep
     root = start.seed if seed is None else seed
     tree = Tree(root, num_candidates, keep, branching, tuple(at) or (half,), units, start)
-    if image is not None and tree.at[0] == 1:
-        raise ValueError("at must begin at 2 or later with an image, whose unit is the first; got 1, use 2")
+    if image is not None and geometry.image_role == "unit" and tree.at[0] == 1:
+        raise ValueError("at must begin at 2 or later with an image, which is the first unit; got 1, use 2")
     judge = scorer_of(scorer, geometry) if isinstance(scorer, str) else scorer
 
     making = subject.options.arguments() | {"prompt_embeds": prompt_embeds, "loras": loras}

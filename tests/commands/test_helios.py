@@ -9,6 +9,7 @@ import pytest
 from pyramid_seed import Branch, generate, run_monitor, run_search, run_sweep
 from pyramid_seed.cli import main
 from pyramid_seed.provenance.manifest import read_manifest
+from tests.conftest import REFERENCE
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +45,14 @@ def test_sweep_and_monitor(quick_helios, tmp_path):
     assert monitored.checkpoint.shares == swept.findings.shares
 
 
-def test_search(quick_helios, tmp_path):
+@pytest.mark.parametrize("picture", [{}, {"image": str(REFERENCE / "i2v_input.png"), "fit": "crop"}])
+def test_search(quick_helios, tmp_path, picture):
     tree = {"scorer": "sharpness", "num_candidates": 2, "keep": 1, "branching": 2, "at": (1,), "seed": 42}
-    won = run_search(PROMPTS[0], tmp_path, **tree, **quick_helios, device="cpu").record.winner
+    settings = {**quick_helios, **picture}
+    won = run_search(PROMPTS[0], tmp_path, **tree, **settings, device="cpu").record.winner
     branches = [Branch(each.from_unit, int(each.seed)) for each in won.branches]
-    clip = generate(PROMPTS[0], seed=int(won.seed), branches=branches, **quick_helios)
+    clip = generate(PROMPTS[0], seed=int(won.seed), branches=branches, **settings)
     assert clip.digest == won.frames
     verify = ["verify", str(tmp_path / "winner.mp4"), "--search", str(tmp_path / "search.json")]
-    assert main([*verify, "--model", quick_helios["model"], "--quiet"]) == 0
+    image = ["--image", picture["image"]] if picture else []
+    assert main([*verify, *image, "--model", quick_helios["model"], "--quiet"]) == 0
