@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 import torch
 from diffusers.image_processor import PipelineImageInput
+from PIL import Image
 
 from .checkpoints.source import RecognisedModel
 from .checks import check_kinds, check_list
@@ -26,13 +27,14 @@ from .loading import LoraToLoad, loras_to_load
 from .media.frame_facts import FrameCounter, FrameFacts
 from .media.frame_file import FrameFile
 from .media.frames import Frames
+from .media.given_video import GivenVideo
 from .model_presets import chosen_settings, misfit
-from .noise import Branch, NoiseStreams, noise_digest, root_from_entropy
+from .noise import Branch, NoiseStreams, root_from_entropy
 from .pieces.processes import Processes, has_frames
 from .pipelines.beginning import Beginning
 from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import ENCODER_PARTS, PARTS_WITHOUT_TEXT, EncodedTexts, read_encoded_texts
-from .pipelines.first_frames import first_frames, opened
+from .pipelines.first_frames import first_frames, given_digest, given_of
 from .pipelines.frame_collector import OnFrames
 from .pipelines.inputs import Request, check_call
 from .pipelines.stages import StageDigests
@@ -63,6 +65,7 @@ def generate(
     branches: Sequence[Branch] = (),
     preset: str | Path | Preset | None = None,
     image: PipelineImageInput | str | Path | None = None,
+    video: str | Path | Frames | Sequence[Image.Image] | None = None,
     beginning: Beginning | None = None,
     device: str | None = None,
     noise_device: str = "cpu",
@@ -93,6 +96,9 @@ def generate(
         image: the first frame, or, with Helios, what the clip goes on from; an image or its file. Without
             `height`, `width` and `fit`, the clip takes its size, or, if every pixel of it is shown as
             `scale` x `scale`, the small image's.
+        video: what the clip goes on from (Helios): a video file or a folder of .png images, frames
+            (T, H, W, 3) as uint8, or a list of PIL images. T is a number of frames that a clip can have. The
+            clip has only new frames, and takes the video's size as it would an image's.
         beginning: the clip's first units, from an earlier run of the same clip: they are not computed again,
             and the clip is the same. Of a clip that began with an image, only Helios needs the image, too.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
@@ -135,7 +141,7 @@ def generate(
     preset = preset if preset is None or isinstance(preset, Preset) else load_preset(preset)
     embeds = opened_texts(prompt_embeds)
     without = parts_left_out(text_encoders, embeds)
-    wanted, image, source = wanted_settings(preset, settings, opened(image), pipeline, without)
+    wanted, image, source = wanted_settings(preset, settings, given_of(image, video), pipeline, without)
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
     check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
@@ -232,7 +238,7 @@ def wanted_settings(
     pipeline: ClipPipeline | None,
     without: Sequence[str],
 ) -> tuple[Preset, Any, RecognisedModel | None]:
-    """The settings of a clip, its image in their size, and, if its files were read, which model it is."""
+    """The settings of a clip, its image or video in their size; if files were read, which model it is."""
     sources: list[RecognisedModel] = []
 
     def source_of(model: str, variant: str | None) -> RecognisedModel:
@@ -248,7 +254,7 @@ def wanted_settings(
     if image is None:
         wanted = choose(settings)
     else:
-        height, width = first_frames(image, 1)[0].shape[2:]
+        height, width = first_frames(image, 1)[0].shape[-2:]
         wanted = sized_by_image(image, (height, width), settings, preset, choose)
     return wanted, in_clip_size(image, wanted), next(iter(sources), None)
 
@@ -276,6 +282,7 @@ def _recipe(
         attention=options.attention,
         compiled=pipeline.is_compiled,
         image_digest=image_digest(image) if beginning is None else beginning.image_digest,
+        video_frames=image.num_frames if isinstance(image, GivenVideo) else None,
         vae_tiling=pipeline.vae_tiling,
     )
 
@@ -303,7 +310,8 @@ def make_clip(
         recipe: how to make it; a size that it shares with the image is the image's.
         pipeline: the model.
         started: when loading it began, in seconds of `time.perf_counter`; None if it was loaded already.
-        image, beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
+        image: or a `GivenVideo`, see `given_of`.
+        beginning, text_encoders, workers, processes, progress, on_step, on_unit, on_chunk, sink: see
             `generate`.
         prompt_embeds: its texts, encoded in advance; None: encode them.
     """
@@ -411,9 +419,10 @@ def call_arguments(
 
 
 def _arguments(settings: Preset, image: PipelineImageInput | None) -> dict[str, Any]:
-    """The pipeline's arguments from settings and image; a size that comes from the image is left out."""
-    arguments = pipeline_arguments(settings) | {"image": image}
-    if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[2:]:
+    """The pipeline's arguments from settings and image or video; a size that comes from it is left out."""
+    name = "video" if isinstance(image, GivenVideo) else "image"
+    arguments = pipeline_arguments(settings) | {name: image}
+    if image is not None and (settings.height, settings.width) == first_frames(image, 1)[0].shape[-2:]:
         arguments |= {"height": None, "width": None}
     return arguments
 
@@ -550,8 +559,11 @@ def lora_rows(pipeline: ClipPipeline) -> tuple[dict[str, Any], ...] | None:
 
 
 def image_digest(image: Any) -> str | None:
-    """SHA-256 of a first frame's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None if none."""
-    return None if image is None else noise_digest(first_frames(image, 1)[0])
+    """SHA-256 of an image's pixels as float32 in [-1, 1], (1, 3, H, W), little endian; None if none.
+
+    Of a `GivenVideo`, its digest.
+    """
+    return None if image is None else given_digest(first_frames(image, 1)[0])
 
 
 def _check_options(

@@ -1,4 +1,4 @@
-"""The image that a clip begins with: it is fitted to the clip's size, or gives the clip its own."""
+"""The image or video that a clip begins with: it is fitted to the clip's size, or gives the clip its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from .media.given_video import GivenVideo
 from .media.images import fitted, is_enlarged, to_rgb8
 from .presets import Preset, Settings, gives_size, with_size
 
@@ -19,10 +20,10 @@ def sized_by_image(
     preset: Preset | None,
     choose: Callable[[Settings], Preset],
 ) -> Preset:
-    """The settings of a clip that begins with an image, which sets its size unless something else does.
+    """The settings of a clip that begins with an image or a video: it sets the size unless others do.
 
     Args:
-        image: as `opened` returns it.
+        image: as `given_of` returns it.
         size: its height and width, rotated according to its EXIF orientation.
         settings: values that replace the preset's; with height, width or fit, the image sets no size.
         preset: None if none was named.
@@ -45,13 +46,15 @@ def in_its_own_size(image: Image, settings: Preset) -> Preset:
 
 
 def in_clip_size(image: Any, settings: Preset) -> Any:
-    """An image in its clip's size, see `media.images.fitted`; anything but a PIL image is unchanged.
+    """An image or a video in its clip's size, see `media.images.fitted`; arrays and tensors are unchanged.
 
     Raises:
         TypeError: `fit` is set, and the image is an array or a tensor.
     """
     if isinstance(image, Image):
         return fitted(to_rgb8(image), settings.height, settings.width, settings.fit)
+    if isinstance(image, GivenVideo):
+        return image.in_size(settings.height, settings.width, settings.fit)
     if image is not None and settings.fit is not None:
         raise TypeError(f"fit is for a file or a PIL image, got {type(image).__name__}; resize it yourself")
     return image

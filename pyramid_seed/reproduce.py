@@ -40,13 +40,14 @@ from .keying.manifest import check_keyed_manifest, is_keyed, read_any_manifest
 from .keying.verify import load_pipeline_of, remake_keyed, verify_keyed
 from .loading import LoraToLoad
 from .media.frame_file import FrameFile
+from .media.given_video import GivenVideo
 from .models.lora import find_lora_file, lora_of_file
 from .noise import noise_digest
 from .pieces.processes import Processes
 from .pipelines.beginning import Beginning
 from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import ENCODER_PARTS, EncodedTexts
-from .pipelines.first_frames import opened
+from .pipelines.first_frames import given_of
 from .pipelines.frame_collector import OnFrames
 from .pipelines.stages import StageDigests
 from .provenance.latents import read_latents
@@ -97,6 +98,7 @@ def regenerate(
     *,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    video: Any = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     pipeline: ClipPipeline | None = None,
@@ -108,7 +110,7 @@ def regenerate(
     Args:
         clip: a `Clip`, the path of a saved clip, or a manifest.
         model: the folder of the weights; needed for a saved clip unless they are embedded or on the hub.
-        image: the image that the clip was made from, if there was one.
+        image, video: what the clip was made from, if there was one of them, see `generate`.
         loras: the LoRA files that the clip was made with, in any order.
         device: where the model runs; default: the accelerator if there is one, else the CPU.
         pipeline: use this pipeline instead of loading the clip's model.
@@ -117,12 +119,12 @@ def regenerate(
             on_unit, on_chunk and sink.
 
     Raises:
-        ValueError: the model's folder, the image or a LoRA is needed and missing, or is a different one; or
-            no file holds the weights.
+        ValueError: the model's folder, the image, the video or a LoRA is needed and missing, or is another
+            one; or no file holds the weights.
         OSError: the weights cannot be read.
     """
     started = time.perf_counter()
-    recipe, loaded, image = loaded_for(clip, making, model, image, loras, device, pipeline)
+    recipe, loaded, image = loaded_for(clip, making, model, image, video, loras, device, pipeline)
     return make_clip(recipe, loaded, image=image, started=started, progress=progress, **making)
 
 
@@ -131,17 +133,18 @@ def loaded_for(
     making: Making,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    video: Any = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     pipeline: ClipPipeline | None = None,
-) -> tuple[Recipe, ClipPipeline, PipelineImageInput | None]:
-    """What a clip is made again with: its recipe, its model and its first frame; see `regenerate`.
+) -> tuple[Recipe, ClipPipeline, PipelineImageInput | GivenVideo | None]:
+    """What a clip is made again with: its recipe, its model, its image or video; see `regenerate`.
 
     Texts that are encoded before the model is loaded are put into `making`.
     """
     original, given = _original(clip), _Given(making, model, loras, device, pipeline)
     _start(given, original.recipe)
-    image = _checked_image(original.recipe, image)
+    image = _checked_image(original.recipe, image, video)
     return original.recipe, _model_of(original, given), image
 
 
@@ -158,6 +161,7 @@ def verify(
     trust: str | Path | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    video: Any = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     pipeline: DiffusionPipeline | None = None,
@@ -178,7 +182,8 @@ def verify(
             frames and the file are still compared. `Verification.sample` gives the chance that a forged unit
             would have been noticed.
         trust: a file with certificates (PEM): one of them must vouch for the signer of the file.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; a sink is not allowed.
+        model, image, video, loras, device, pipeline, progress, making: see `regenerate`; a sink is not
+            allowed.
         arguments: for a keyed clip, the arguments of its call that its manifest holds only by digest.
 
     Raises:
@@ -189,7 +194,7 @@ def verify(
     if "sink" in making:
         raise TypeError("verify compares the frames that it makes, so it takes no sink")
     given = _Given(making, model, loras, device, pipeline)
-    make = partial(_verify, clip, given, noise_only, sample, image, arguments, progress)
+    make = partial(_verify, clip, given, noise_only, sample, image, video, arguments, progress)
     if isinstance(clip, str | Path):
         return after_signature(Path(clip), trust, make)
     if trust is not None:
@@ -203,6 +208,7 @@ def _verify(
     noise_only: bool,
     sample: int | None,
     image: PipelineImageInput | None,
+    video: Any,
     arguments: Mapping[str, Any] | None,
     progress: bool,
 ) -> Verification:
@@ -210,7 +216,7 @@ def _verify(
     recorded = clip if isinstance(clip, Clip | Mapping) else read_any_manifest(clip)
     if is_keyed(recorded):
         keyed = _keyed_pipeline(recorded, given, progress, noise_only=noise_only, sample=sample)
-        call = {**(arguments or {}), **({} if image is None else {"image": image})}
+        call = {**(arguments or {}), **_keyed_inputs(image, video)}
         return verify_keyed(recorded, Path(clip) if isinstance(clip, str | Path) else None, keyed, call)
     if arguments is not None:
         raise ValueError("arguments are those of a clip of a keyed pipeline; leave them out")
@@ -221,7 +227,7 @@ def _verify(
     if noise_only:
         return verify_noise(original.manifest, original.path)
     latents = None if sample is None else _latents_to_sample(original, sample, making)
-    image = _checked_image(original.recipe, image)
+    image = _checked_image(original.recipe, image, video)
     weights_here: Sequence[Mapping[str, Any]] | None
     if pipeline is None:
         _check_cache(original)
@@ -257,6 +263,7 @@ def extend(
     from_frame: int | None = None,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    video: Any = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     pipeline: ClipPipeline | None = None,
@@ -274,8 +281,8 @@ def extend(
             temporal factor; for Helios a multiple of 33.
         branch_seed: the root seed for everything after the beginning.
         from_frame: how many frames stay, whole units as well; default: all. Only with a branch_seed.
-        model, image, loras, device, pipeline, progress, making: see `regenerate`; if there are latents, only
-            Helios needs the image, on which it conditions every unit.
+        model, image, video, loras, device, pipeline, progress, making: see `regenerate`; if there are
+            latents, only Helios needs image or video, on which it conditions every unit.
 
     Raises:
         ValueError: a number does not fit, and the message names good ones; as in `regenerate`; the model did
@@ -291,7 +298,7 @@ def extend(
     _start(given, longer)
     latents = original.latents()
     needs_image = latents is None or geometry.image_role == "history"
-    image = _checked_image(recipe, image) if needs_image else None
+    image = _checked_image(recipe, image, video) if needs_image else None
     started = time.perf_counter()
     loaded = _model_of(original, given)
     _check_same_model(original, loaded, opened_texts(making["prompt_embeds"]))
@@ -316,6 +323,7 @@ def regenerate_either(
     *,
     model: str | Path | None = None,
     image: PipelineImageInput | None = None,
+    video: Any = None,
     loras: Sequence[str | Path] = (),
     device: str | None = None,
     progress: bool = True,
@@ -324,10 +332,23 @@ def regenerate_either(
     """`regenerate` for clips of either kind; one that `keyed` made needs its pipeline, as `model`."""
     if not is_keyed(manifest):
         return regenerate(
-            manifest, model=model, image=image, loras=loras, device=device, progress=progress, **making
+            manifest,
+            model=model,
+            image=image,
+            video=video,
+            loras=loras,
+            device=device,
+            progress=progress,
+            **making,
         )
     pipeline = _keyed_pipeline(manifest, _Given(making, model, loras, device, None), progress)
-    return remake_keyed(manifest, pipeline, {} if image is None else {"image": image})
+    return remake_keyed(manifest, pipeline, _keyed_inputs(image, video))
+
+
+def _keyed_inputs(image: Any, video: Any) -> dict[str, Any]:
+    """What is given of a keyed clip's inputs, as arguments of its pipeline."""
+    inputs = {"image": image, "video": video.images() if isinstance(video, GivenVideo) else video}
+    return {name: value for name, value in inputs.items() if value is not None}
 
 
 def _keyed_pipeline(manifest: Any, given: _Given, progress: bool, **how: Any) -> DiffusionPipeline:
@@ -596,19 +617,21 @@ def _acting(rows: Sequence[Mapping[str, Any]] | None) -> str:
     return ", ".join(descriptions) or "no LoRA"
 
 
-def _checked_image(recipe: Recipe, image: PipelineImageInput | None) -> PipelineImageInput | None:
-    """The image that a clip was made from, in the clip's size."""
-    image = in_clip_size(opened(image), recipe.settings)
-    if recipe.image_digest is None and image is not None:
-        raise ValueError("the clip was made without an image; leave it out")
-    if recipe.image_digest is not None and image is None:
+def _checked_image(recipe: Recipe, image: Any, video: Any) -> Any:
+    """The image or video that a clip was made from, in the clip's size."""
+    given = in_clip_size(given_of(image, video), recipe.settings)
+    known, kind = recipe.image_digest, "image" if recipe.video_frames is None else "video"
+    if known is None and given is not None:
+        raise ValueError("the clip was made without an image or a video; leave it out")
+    if known is not None and (given is None or isinstance(given, GivenVideo) != (kind == "video")):
         raise ValueError(
-            f"the clip was made from an image (SHA-256 of its pixels {recipe.image_digest[:16]}...); "
-            "give it: --image FILE"
+            f"the clip was made from {'an image' if kind == 'image' else 'a video'} (SHA-256 of its "
+            f"{'pixels' if kind == 'image' else 'frames'} {known[:16]}...); give it: --{kind} FILE"
         )
-    if image is not None and (digest := image_digest(image)) != recipe.image_digest:
+    if known is not None and (digest := image_digest(given)) != known:
         raise ValueError(
-            f"this is not the image that the clip was made from: SHA-256 of its pixels is "
-            f"{str(digest)[:16]}..., the manifest says {str(recipe.image_digest)[:16]}..."
+            f"this is not the {kind} that the clip was made from: SHA-256 of its "
+            f"{'pixels' if kind == 'image' else 'frames'} is {str(digest)[:16]}..., the manifest says "
+            f"{known[:16]}..."
         )
-    return image
+    return given

@@ -128,6 +128,10 @@ def _lines(file: BinaryIO, where: str) -> Generator[str, None, None]:
 def check_names(names: Iterable[Any], where: str = "") -> None:
     """Refuse names that no row may hold: ValueError, suggesting the most similar known name."""
     for name in names:
+        if name == "video":
+            raise ValueError(
+                f"{where}a batch makes no clips from videos; make them one by one: generate --video"
+            )
         if name not in NAMES:
             raise ValueError(f"{where}unknown name {name!r}{did_you_mean(str(name), NAMES)}")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..files import check_readable
 from ..texts import printable_lines
-from .options import Commands, add_again_options, again_options, named_path, open_image, say, say_start
+from .options import Commands, add_again_options, again_options, given_from, named_path, say, say_start
 from .process import made_together
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     from ..record import compare_with_record, read_record, renew_record, write_side_by_side
 
     record = read_record(options.record)
-    image = open_image(options.image)
+    given = given_from(options)
 
     from ..reproduce import regenerate_either
 
-    clip = regenerate_either(record.manifest, image=image, processes=processes, **again_options(options))
+    clip = regenerate_either(record.manifest, **given, processes=processes, **again_options(options))
     if processes is not None and not processes.is_first:
         return 0
     if options.renew:

@@ -13,7 +13,7 @@ from .options import (
     add_clip,
     add_output_options,
     again_options,
-    open_image,
+    given_from,
     output_options,
     root_seed,
     save_made,
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     path = options.output or clip.with_stem(continued_stem(clip.stem, options.num_frames, branch))
     fps = recipe_of(read_manifest(clip)).settings.fps
     check_outputs(path, **output_options(options), fps=fps, num_frames=options.num_frames)
-    image = open_image(options.image)
+    given = given_from(options)
 
     from ..reproduce import extend
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         options.num_frames,
         branch_seed=branch,
         from_frame=options.from_frame,
-        image=image,
+        **given,
         processes=processes,
         **again_options(options),
     )

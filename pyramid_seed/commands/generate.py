@@ -11,13 +11,14 @@ from ..seeds import root_from_entropy
 from .next_steps import tell_next
 from .options import (
     Commands,
+    add_given_options,
     add_lora_option,
     add_output_options,
     add_run_options,
     add_setting_options,
     chosen_settings,
+    given_from,
     loras_from,
-    open_image,
     output_options,
     root_seed,
     run_options_from,
@@ -47,12 +48,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=root_seed, metavar="N", help="root seed, 0 .. 2^64 - 1 (default: random, printed)"
     )
-    parser.add_argument(
-        "--image",
-        type=Path,
-        metavar="FILE",
-        help="the first frame, or, with Helios, what the clip goes on from; its size is the clip's, unless "
-        "height and width or fit are given",
+    add_given_options(
+        parser,
+        "the first frame, or, with Helios, what the clip goes on from; its size is the clip's, unless height "
+        "and width or fit are given",
+        "a video (or a folder of .png) that a clip of Helios goes on from, of a length that a clip can have",
     )
     add_lora_option(parser)
     add_output_options(parser, "an .mp4 named after prompt and seed")
@@ -70,10 +70,13 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     if processes is not None and options.seed is None:
         seed = processes.from_first(seed)
     path = options.output or Path(clip_stem(options.prompt, seed) + ".mp4")
-    image = open_image(options.image)
-    settings = chosen_settings(options, image)
+    given = given_from(options)
+    begins_with = given["image"] or given["video"]
+    settings = chosen_settings(options, begins_with)
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
-    if image is None and (geometry := known_geometry(settings.model)) is not None:  # before torch is imported
+    if (
+        begins_with is None and (geometry := known_geometry(settings.model)) is not None
+    ):  # before torch is imported
         geometry.check_size(settings.height, settings.width)
         geometry.check_num_frames(settings.num_frames)
     loras = loras_from(options)
@@ -86,7 +89,7 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
         options.prompt,
         seed=seed,
         preset=options.preset or settings,
-        image=image,
+        **given,
         loras=loras,
         progress=not options.quiet,
         processes=processes,

@@ -30,8 +30,8 @@ def tell_next(options: argparse.Namespace, path: Path, seed: int) -> None:
 
 
 def _next(options: argparse.Namespace, path: Path, seed: int) -> Iterator[list[str]]:
-    # Otherwise verify has to be told where the model, the image, the LoRAs or the texts are.
-    comes_alone = not (options.model or options.image or options.lora or options.prompt_embeds)
+    # Otherwise verify has to be told where the model, the image, the video, the LoRAs or the texts are.
+    comes_alone = not any((options.model, options.image, options.video, options.lora, options.prompt_embeds))
     if comes_alone and (options.sidecar or (path.suffix.lower() == ".mp4" and not options.no_metadata)):
         yield ["verify", str(path)]
     if "--" not in options.given:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..batch.summary import BatchSummary, GatherSummary
     from ..clip import Clip
     from ..media.frame_file import FrameFile
+    from ..media.given_video import GivenVideo
     from ..media.labels import VisibleLabel
     from ..pieces.processes import Processes
     from ..provenance.diff import Step
@@ -172,7 +173,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     return Settings(**values)  # type: ignore[typeddict-item]
 
 
-def chosen_settings(options: argparse.Namespace, image: Image | None = None) -> Preset:
+def chosen_settings(options: argparse.Namespace, image: Image | GivenVideo | None = None) -> Preset:
     """The settings of a clip; if they depend on its model, the model's files are read."""
     given = settings_from(options)
     preset = None if options.preset is None else load_preset(options.preset)
@@ -329,7 +330,7 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", metavar="FOLDER", help="where the weights are; needed if they came from a folder"
     )
-    group.add_argument("--image", type=Path, metavar="FILE", help="the image that the clip was made from")
+    add_given_options(group, "the image that the clip was made from", "the video that it was made from")
     group.add_argument(
         "--lora",
         type=Path,
@@ -345,8 +346,23 @@ def add_again_options(parser: argparse.ArgumentParser) -> None:
     add_quiet(group)
 
 
+def add_given_options(parser: argparse._ActionsContainer, image: str, video: str) -> None:
+    """Declare the files of what a clip begins with, of which one can be given; with the help of each."""
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--image", type=Path, metavar="FILE", help=image)
+    one.add_argument("--video", type=Path, metavar="FILE", help=video)
+
+
+def given_from(options: argparse.Namespace) -> dict[str, Any]:
+    """What is in these files, as arguments `image` and `video` of `generate`, `extend` and others."""
+    from ..media.given_video import opened_video
+
+    video = None if options.video is None else opened_video(options.video)
+    return {"image": open_image(options.image), "video": video}
+
+
 def again_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options given, as arguments of `extend` and `verify`; without the image."""
+    """The options given, as arguments of `extend` and `verify`; without those of `given_from`."""
     return {
         "model": options.model,
         "loras": options.lora,

@@ -12,8 +12,8 @@ from .options import (
     add_again_options,
     add_clip,
     again_options,
+    given_from,
     named_path,
-    open_image,
     say,
     say_start,
 )
@@ -56,13 +56,13 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
 
     path = options.output or Path(f"{options.clip.stem}-record.json")
     check_record_path(path, overwrite=options.overwrite)
-    image = open_image(options.image)
+    given = given_from(options)
 
     from ..keying.manifest import read_any_manifest
     from ..reproduce import regenerate_either
 
     manifest = read_any_manifest(options.clip)
-    clip = regenerate_either(manifest, image=image, processes=processes, **again_options(options))
+    clip = regenerate_either(manifest, **given, processes=processes, **again_options(options))
     if processes is not None and not processes.is_first:
         return 0
     record = record_of(clip)

@@ -13,7 +13,7 @@ from .options import (
     add_clip,
     add_output_options,
     again_options,
-    open_image,
+    given_from,
     output_options,
     save_made,
     say_start,
@@ -50,9 +50,9 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     path = options.output or options.clip.with_stem(f"{options.clip.stem}_again")
     settings = recipe_of(read_manifest(options.clip)).settings
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
-    image = open_image(options.image)
+    given = given_from(options)
 
     from ..reproduce import regenerate
 
-    make = partial(regenerate, options.clip, image=image, processes=processes, **again_options(options))
+    make = partial(regenerate, options.clip, **given, processes=processes, **again_options(options))
     return save_made(path, options, processes, lambda sink: make(sink=sink))

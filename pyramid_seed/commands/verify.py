@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files import check_clip, check_readable, sidecar_path
 from ..texts import printable
@@ -16,6 +16,7 @@ from .options import (
     add_again_options,
     add_trust,
     again_options,
+    given_from,
     named_path,
     open_image,
     say,
@@ -26,8 +27,6 @@ from .options import (
 from .process import made_together
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..pieces.processes import Processes
     from ..provenance.verify import Verification
 
@@ -89,11 +88,11 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     if is_single:
         check_clip(clips[0])
     say_start(options)
-    image = open_image(options.image)
+    given = given_from(options)
     rows, status = [], 0
     for clip in clips:
         try:
-            verification = _verified(clip, options, image, processes)
+            verification = _verified(clip, options, given, processes)
         except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
             if is_single:
                 raise
@@ -123,6 +122,8 @@ def _verify_search(options: argparse.Namespace, processes: Processes | None) -> 
     check_clip(options.clips[0])
     check_readable(options.search)
     say_start(options)
+    if options.video is not None:
+        raise ValueError("the clips of a search go on from no video; leave out --video")
     image = open_image(options.image)
 
     from ..search.verify import sample_text, verify_search
@@ -177,7 +178,7 @@ def clips_of(path: Path) -> list[Path]:
 
 
 def _verified(
-    clip: Path, options: argparse.Namespace, image: Image | None, processes: Processes | None
+    clip: Path, options: argparse.Namespace, given: Mapping[str, Any], processes: Processes | None
 ) -> Verification:
     if options.noise_only:
         from ..provenance.verify import verify_noise_of_file
@@ -190,7 +191,7 @@ def _verified(
         clip,
         sample=options.sample,
         trust=options.trust,
-        image=image,
+        **given,
         processes=processes,
         **again_options(options),
     )

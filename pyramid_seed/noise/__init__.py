@@ -3,12 +3,12 @@
 from ..seeds import check_root as check_root
 from ..seeds import root_from_entropy as root_from_entropy
 from .block import block_noise as block_noise
-from .keys import HISTORY_KEYS as HISTORY_KEYS
 from .keys import IMAGE_KEYS as IMAGE_KEYS
 from .keys import SCHEME as SCHEME
 from .keys import SCHEMES as SCHEMES
 from .keys import NoiseKey as NoiseKey
 from .keys import derive_seed as derive_seed
+from .keys import history_keys as history_keys
 from .ledger import LedgeredNoise as LedgeredNoise
 from .ledger import LedgerEntry as LedgerEntry
 from .ledger import NoiseLedger as NoiseLedger

@@ -39,13 +39,15 @@ class NoiseKey:
     Args:
         stream: what the draw is for: "initial" noise of a unit, at full latent size; "renoise" before a
             stage of a unit; the VAE's "posterior" for the first image; since v2, how much noise is added to
-            that image's latents ("image_sigma") and the noise ("image_noise"), and the same for what the
+            that image's latents, or those of a video's first frame ("image_sigma") and the noise
+            ("image_noise"), and the same for what the
             first unit has as its history ("history_posterior", "history_sigma", "history_noise"). A sigma
             is uniform, see `uniform`.
         unit: index of the unit, from 0; always 0 but for "initial" and "renoise", so that a branch never
             changes what a clip begins with.
         stage: stage of the pyramid, from 1, for "renoise"; for the history the index of its part, from 0
-            (the history of an image has one); always 0 for the others.
+            (that of an image has one, that of a
+            video one for each of its chunks); always 0 for the others.
 
     Raises:
         TypeError: if unit or stage is not an int. ValueError: if a value is out of range.
@@ -78,12 +80,15 @@ class NoiseKey:
 
 IMAGE_KEYS = (NoiseKey("posterior", 0, 0), NoiseKey("image_sigma", 0, 0), NoiseKey("image_noise", 0, 0))
 """Draws for an image that units are conditioned on: its posterior, how much noise is added, that noise."""
-HISTORY_KEYS = (
-    NoiseKey("history_posterior", 0, 0),
-    NoiseKey("history_sigma", 0, 0),
-    NoiseKey("history_noise", 0, 0),
-)
-"""The same for the frame that such an image puts before unit 0."""
+
+
+def history_keys(part: int) -> tuple[NoiseKey, NoiseKey, NoiseKey]:
+    """The same for a part of the history: the frame that an image puts before unit 0, a chunk of a video."""
+    return (
+        NoiseKey("history_posterior", 0, part),
+        NoiseKey("history_sigma", 0, part),
+        NoiseKey("history_noise", 0, part),
+    )
 
 
 def derive_seed(root: int, key: NoiseKey) -> int:

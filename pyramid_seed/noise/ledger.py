@@ -11,7 +11,7 @@ import torch
 
 from ..geometry import ImageRole, LatentShape
 from ..seeds import EFFECTIVE_SEEDS
-from .keys import HISTORY_KEYS, IMAGE_KEYS, SCHEMES, NoiseKey, derive_seed
+from .keys import IMAGE_KEYS, SCHEMES, NoiseKey, derive_seed, history_keys
 from .streams import NoiseSource, NoiseStreams
 
 
@@ -91,22 +91,25 @@ class NoiseLedger:
 
 
 def draws_of_clip(
-    num_units: int, shape: LatentShape, *, image: ImageRole | None = None
+    num_units: int, shape: LatentShape, *, image: ImageRole | None = None, video_units: int = 0
 ) -> list[tuple[NoiseKey, LatentShape]]:
     """Every draw that a clip makes, with its shape, in order, known before anything runs.
 
     Args:
         num_units: units of the clip.
         shape: of one unit's latents.
-        image: what the image is that the clip begins with; None without one.
+        image: what the image or video is that the clip begins with; None without one.
+        video_units: units that the frames of a video would make; 0 without one.
     """
     draws: list[tuple[NoiseKey, LatentShape]] = []
     frame = replace(shape, frames=1)
     if image == "unit":
         draws.append((NoiseKey("posterior", 0, 0), frame))
     elif image == "history":
-        for posterior, sigma, noise in (IMAGE_KEYS, HISTORY_KEYS):
-            draws += [(posterior, frame), (sigma, LatentShape(1, 1, 1, 1)), (noise, frame)]
+        part = shape if video_units else frame
+        parts = [(IMAGE_KEYS, frame), *((history_keys(k), part) for k in range(max(video_units, 1)))]
+        for (posterior, sigma, noise), size in parts:
+            draws += [(posterior, size), (sigma, LatentShape(1, 1, 1, 1, size.frames)), (noise, size)]
     for unit in range(1 if image == "unit" else 0, num_units):
         draws.append((NoiseKey("initial", unit, 0), shape))
         draws += [

@@ -28,7 +28,7 @@ class Beginning:
             encoded image, None where unknown. None: unknown for every unit.
         text_digests: SHA-256 of the embeddings that made the units, by "prompt" and "negative_prompt", where
             known.
-        image_digest: SHA-256 of the pixels of the image that the clip begins with, else None.
+        image_digest: SHA-256 of the image or video that the clip begins with, see `given_digest`; else None.
         frames_per_unit: n, latent frames of a unit, see `PyramidGeometry.frames_per_unit`.
 
     Raises:

@@ -43,6 +43,7 @@ from .call_wrappers import admitted
 from .current_step import CurrentPlace
 from .decode import UnitDecoder
 from .denoise import Place
+from .first_frames import Given
 from .frame_collector import FrameCollector, MakeDecoder, OnFrames
 from .hooks import OFFLOADED_TO_DISK, check_hooks
 from .inputs import OUTPUT_TYPES, Request, check_call, check_replaced
@@ -213,6 +214,7 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
         negative_prompt_embeds: torch.Tensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        video: Any = None,
         beginning: Beginning | list[Beginning | None] | None = None,
         prompt_suffix: str = "",
         max_sequence_length: int = 128,
@@ -241,8 +243,8 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
             negative_prompt: what to guide away from; a str serves all prompts. Used only with guidance.
             image: what the clip begins with, in its size: its first frame, or, with Helios, what it goes on
                 from; one image for all prompts, or one per prompt.
-            height, width: pixels, multiples of `geometry.size_multiple`; default: the image's size, else 384
-                and 640.
+            height, width: pixels, multiples of `geometry.size_multiple`; default: the size of image or video,
+                else 384 and 640.
             num_frames: whole units, see `geometry.frame_rule`: for Pyramid Flow r k + 1, with r the VAE's
                 temporal compression, and 1 makes an image; for Helios a multiple of 33.
             num_inference_steps: Euler steps of the first unit, an int for all stages or one per stage.
@@ -262,10 +264,12 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
             prompt_embeds, prompt_attention_mask, pooled_prompt_embeds: embeddings (N, L, D), (N, L), (N, P)
                 in place of a prompt, as `encode_prompt` gives them; likewise the negative ones, of batch size
                 N or 1.
+            video: what all clips go on from (Helios), in place of an image: a file's path, frames
+                (T, H, W, 3) as uint8, or a list of PIL images, see `opened_video`; T makes whole units.
             beginning: the first units of a clip, which are then not generated: the clip continues from them,
                 and the output is the whole clip. For several clips, a list with one entry per clip and the
-                same number of units in each. If the clip began with an image that is no unit of it (Helios),
-                give `image`, too.
+                same number of units in each. If the clip began with an image or a video that is no unit of it
+                (Helios), give that, too.
             prompt_suffix: appended to every prompt, not to negative prompts.
             max_sequence_length: T5 tokens, at most 512.
             shards: None: the halves of guidance run as one batch. 1: each half is a call of its own, with its
@@ -332,6 +336,7 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
             guidance_decay=guidance_decay,
             min_guidance_scale=min_guidance_scale,
             num_videos_per_prompt=num_videos_per_prompt,
+            video=video,
             beginning=beginning,
             max_sequence_length=max_sequence_length,
             shards=shards,
@@ -369,7 +374,7 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
         self.after_text(text_encoders)
         device = self._execution_device  # may be another one without text encoders
 
-        # 4. Known latents: an image's, a beginning's.
+        # 4. Known latents: an image's or a video's, a beginning's.
         known = [
             self.prepare_latents(ledgered[clip], request.shape, request.image(clip), request.beginning(clip))
             for clip in range(request.num_clips)
@@ -540,7 +545,7 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
         self,
         noise: NoiseSource,
         shape: LatentShape,
-        image: torch.Tensor | None = None,
+        image: Given | None = None,
         beginning: Beginning | None = None,
     ) -> KnownLatents:
         """Latents of a clip that are known before any is generated.
@@ -549,7 +554,7 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
             noise: the clip's source. All draws behind the known units are made, again for those of a
                 beginning, so that its ledger is that of the whole clip.
             shape: of one unit's latents.
-            image: (1, 3, H, W) in [-1, 1], to be encoded, unless it is a unit of a beginning.
+            image: what the clip begins with, to be encoded, unless it is a unit of a beginning.
             beginning: the units themselves.
 
         Returns:
@@ -686,8 +691,8 @@ class ClipPipeline(LoraLoaderMixin, DiffusionPipeline, TextEncodersMixin):
         """
         raise NotImplementedError
 
-    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
-        """Latents (1, C, m, H/s, W/s) of an image (1, 3, H, W) in [-1, 1], float32, normalised.
+    def encode_image(self, image: Given, noise: NoiseSource) -> torch.Tensor:
+        """Latents (1, C, m, H/s, W/s) of what a clip begins with, float32, normalised.
 
         They are those of unit 0, or what units have as a condition, see `PyramidGeometry.image_role`.
         """

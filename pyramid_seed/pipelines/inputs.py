@@ -11,11 +11,10 @@ from diffusers.image_processor import PipelineImageInput
 
 from ..checks import check_finite, check_int
 from ..geometry import ImageRole, LatentShape, PyramidGeometry
-from ..noise import noise_digest
 from ..presets import MAX_FRAMES, MAX_SIDE, MAX_STEPS, MAX_TOKENS
 from .beginning import Beginning, check_beginnings
 from .denoise import Place, UnitSettings, guidance_schedule
-from .first_frames import first_frames, latent_shape
+from .first_frames import Given, first_frames, given_digest, given_of, latent_shape, units_of_video
 from .text_inputs import Embeddings, check_embeddings, check_text
 
 OUTPUT_TYPES = ("np", "pt", "pil", "uint8", "latent")
@@ -30,8 +29,9 @@ class Request:
         num_prompts, num_videos_per_prompt: clips are ordered by prompt.
         shape: of one unit's latents.
         units: settings of each unit.
-        images: first frames (1, 3, H, W) in [-1, 1], one per prompt, or none.
+        images: what the clips begin with, one per prompt, or none.
         image_role: what an image is to its clip.
+        video_units: units that the frames of a given video would make; 0 without one.
         beginnings: one per clip, all with the same number of units; or none.
         text_length: L, the number of tokens in the T5 embeddings of prompts and negative prompts.
     """
@@ -40,8 +40,9 @@ class Request:
     num_videos_per_prompt: int
     shape: LatentShape
     units: tuple[UnitSettings, ...]
-    images: tuple[torch.Tensor, ...]
+    images: tuple[Given, ...]
     image_role: ImageRole
+    video_units: int
     beginnings: tuple[Beginning, ...]
     text_length: int
 
@@ -98,12 +99,12 @@ class Request:
         return any(unit.guidance_scale > 1 for unit in self.units[first:num_units])
 
     def role_of_image(self, clip: int) -> ImageRole | None:
-        """What the image is that a clip begins with, given or known; None without one."""
+        """What the image or video is that a clip begins with, given or known; None without one."""
         is_known = bool(self.beginnings) and self.beginnings[clip].image_digest is not None
         return self.image_role if self.images or is_known else None
 
-    def image(self, clip: int) -> torch.Tensor | None:
-        """The first frame given for a clip, (1, 3, H, W) in [-1, 1], or None."""
+    def image(self, clip: int) -> Given | None:
+        """The image or video given for a clip, or None."""
         return self.images[clip // self.num_videos_per_prompt] if self.images else None
 
     def beginning(self, clip: int) -> Beginning | None:
@@ -127,6 +128,7 @@ def check_call(
     negative_prompt: str | list[str] | None,
     embeddings: Embeddings,
     image: PipelineImageInput | None,
+    video: Any = None,
     beginning: Beginning | list[Beginning | None] | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -159,7 +161,9 @@ def check_call(
     num_prompts = check_text(prompt, negative_prompt, embeddings)
     check_int("max_sequence_length", max_sequence_length, 1, MAX_TOKENS)
     text_length = check_embeddings(embeddings, text_widths, max_sequence_length)
-    images = () if image is None else first_frames(image, num_prompts)
+    given = given_of(image, video)
+    video_units = units_of_video(geometry, given)
+    images = () if given is None else first_frames(given, num_prompts)
     shape = latent_shape(geometry, channels, height, width, images)
     num_units = geometry.num_units(num_frames)
     role, num_clips = geometry.image_role, num_prompts * num_videos_per_prompt
@@ -180,24 +184,26 @@ def check_call(
     units = tuple(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
-    request = Request(num_prompts, num_videos_per_prompt, shape, units, images, role, beginnings, text_length)
+    request = Request(
+        num_prompts, num_videos_per_prompt, shape, units, images, role, video_units, beginnings, text_length
+    )
     _check_images_of_beginnings(request)
     return request
 
 
 def _check_images_of_beginnings(request: Request) -> None:
-    """Refuse beginnings that were not made from the images given, and those whose image is needed again."""
+    """Refuse beginnings that were not made from what is given, and those for which it is needed again."""
     for clip, beginning in enumerate(request.beginnings):
         image, known = request.image(clip), beginning.image_digest
         if image is None and known is not None and request.image_role == "history":
             raise ValueError(
-                "image must be given again with a beginning that was made from one: every unit of this model "
-                "is conditioned on it"
+                "a beginning that was made from an image or a video needs it again: every unit of this model "
+                "is conditioned on it; give image or video"
             )
-        if image is not None and (given := noise_digest(image)) != known:
+        if image is not None and (given := given_digest(image)) != known:
             raise ValueError(
-                f"image must be the one that the beginning was made from, with image_digest {known!r}, got "
-                f"one with {given!r}"
+                "image or video must be the one that the beginning was made from, with image_digest "
+                f"{known!r}, got one with {given!r}"
             )
 
 

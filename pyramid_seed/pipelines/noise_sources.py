@@ -70,5 +70,10 @@ def _roots_from_generators(generator: torch.Generator | list[torch.Generator], n
 def check_draws(sources: Sequence[NoiseSource], request: Request) -> None:
     """Refuse seeds that would make a clip draw the same noise twice; all its draws are known in advance."""
     for clip, source in enumerate(sources):
-        draws = draws_of_clip(len(request.units), request.shape, image=request.role_of_image(clip))
+        draws = draws_of_clip(
+            len(request.units),
+            request.shape,
+            image=request.role_of_image(clip),
+            video_units=request.video_units,
+        )
         check_distinct(source, [key for key, _ in draws])

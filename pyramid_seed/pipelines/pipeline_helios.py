@@ -1,4 +1,4 @@
-"""`SeededHeliosPipeline`: Helios (arXiv 2603.04379) from a text or an image, with diffusers' own arithmetic.
+"""`SeededHeliosPipeline`: Helios (arXiv 2603.04379) from a text, an image or a video, as by diffusers.
 
 diffusers makes each chunk: its pipelines run for one chunk at a time, with the chunks before it given as
 latents and with every draw taken from the clip's `NoiseSource`. So a chunk depends on nothing but these.
@@ -42,8 +42,9 @@ from .clip_pipeline import ClipPipeline
 from .current_step import CurrentPlace
 from .decode import UnitDecoder
 from .denoise import OnStep, Place, StepCheck, UnitSettings, check_finite
+from .first_frames import Given
 from .frame_collector import MakeDecoder
-from .helios_image import encode_history, latent_statistics
+from .helios_history import encode_history, latent_statistics
 from .inputs import Request
 from .memory import contiguous_copy
 from .sampler import KnownLatents
@@ -205,7 +206,7 @@ class SeededHeliosPipeline(ClipPipeline):
         tokens = own + 2 * area + area // 4 + 4 * (area // 16)
         return weighed(tokens, tokens**2, config.num_attention_heads * config.attention_head_dim)
 
-    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+    def encode_image(self, image: Given, noise: NoiseSource) -> torch.Tensor:
         """See `encode_history`."""
         return encode_history(self.vae, image, self.geometry.num_frames(1), noise)
 
@@ -452,8 +453,9 @@ class HeliosSampler:
     def _history(self, past: Sequence[torch.Tensor], image: torch.Tensor | None) -> dict[str, Any]:
         """The arguments that say what a chunk follows: as in video-to-video, but nothing is added to it.
 
-        An image's latents (1, C, 2, H, W) are the clip's first frame, and a frame before unit 0. The history
-        always lies in memory in the same way, however long the clip is.
+        An image's latents (1, C, 2, H, W) are the clip's first frame, and a frame before unit 0; a video's
+        are its first frame, and all its chunks. The history always lies in memory in the same way, however
+        long the clip is.
         """
         if image is not None:
             first, past = image[:, :, :1], [image[:, :, 1:], *past]

@@ -34,6 +34,7 @@ from .clip_pipeline import ClipPipeline
 from .current_step import TrackedTransformer
 from .decode import ClipDecoder, encode_image
 from .denoise import OnStep, UnitSettings, denoise_clip
+from .first_frames import Given
 from .frame_collector import MakeDecoder
 from .inputs import Request
 from .sampler import KnownLatents
@@ -192,7 +193,8 @@ class PyramidFlowPipeline(ClipPipeline):
         hidden = config.num_attention_heads * config.attention_head_dim
         return tokens_of_step(self.geometry, shape.height, shape.width, unit, stage, num_text, hidden)
 
-    def encode_image(self, image: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+    def encode_image(self, image: Given, noise: NoiseSource) -> torch.Tensor:
+        assert isinstance(image, torch.Tensor)  # `check_call` refuses a video
         return encode_image(self.vae, image, noise)
 
     def unit_decoder(self, team: Workers) -> MakeDecoder:

@@ -17,8 +17,8 @@ class KnownLatents:
 
     Attributes:
         units: (1, C, k n, H, W), its first k units; None without.
-        image: (1, C, m, H, W), what an image that is no unit stands for in the conditions of the units, see
-            `ClipPipeline.encode_image`; None without one.
+        image: (1, C, m, H, W), what an image or video that is no unit stands for in the conditions of the
+            units, see `ClipPipeline.encode_image`; None without one.
     """
 
     units: torch.Tensor | None = None

@@ -195,7 +195,7 @@ def _asked(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "package_version",
     )
     how = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
-    how |= {name: manifest.get(name) for name in ("cache", "quantization", "vae_tiling")}
+    how |= {name: manifest.get(name) for name in ("cache", "quantization", "vae_tiling", "video")}
     return {name: manifest[name] for name in names} | how | branches | manifest["settings"]
 
 

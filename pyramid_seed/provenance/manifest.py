@@ -62,7 +62,12 @@ def recipe_fields(recipe: Recipe, model: Mapping[str, str | None]) -> dict[str, 
         "determinism": recipe.determinism,
         "attention": recipe.attention,
         "compiled": recipe.compiled,
-        "image_sha256": recipe.image_digest,
+        "image_sha256": recipe.image_digest if recipe.video_frames is None else None,
+        **(
+            {}
+            if recipe.video_frames is None
+            else {"video": {"sha256": recipe.image_digest, "num_frames": recipe.video_frames}}
+        ),
         **({"vae_tiling": list(recipe.vae_tiling)} if recipe.vae_tiling else {}),
         **({} if recipe.cache is None else {"cache": dict(recipe.cache)}),
         **({} if recipe.quantization is None else {"quantization": dict(recipe.quantization)}),
@@ -87,6 +92,7 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     except TypeError as error:
         raise ValueError(f"the manifest's settings are not those of this version: {error}") from error
     paths = {name: manifest.get(name, default) for name, default in BEFORE_PATHS.items()}
+    video = manifest.get("video") or {}
     check_choice("determinism", manifest["determinism"], DETERMINISM_LEVELS)
     check_choice("attention", paths["attention"], ATTENTION_PATHS)
     return Recipe(
@@ -97,7 +103,8 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         noise_device=manifest["noise_device"],
         determinism=manifest["determinism"],
         **paths,
-        image_digest=manifest["image_sha256"],
+        image_digest=video.get("sha256", manifest["image_sha256"]),
+        video_frames=video.get("num_frames"),
         vae_tiling=tuple(manifest["vae_tiling"]) if manifest.get("vae_tiling") else None,
         cache=manifest.get("cache"),
         quantization=manifest.get("quantization"),
@@ -267,6 +274,8 @@ def check_manifest(manifest: Any, where: str) -> None:
             raise ValueError(
                 f"noise_scheme must be {scheme!r}, that of its draws, got {manifest['noise_scheme']!r}"
             )
+        if manifest.get("video") is not None:
+            _check_video(manifest)
         num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
         digests = manifest["digests"]
         names = ("stages", "units", "chunks")
@@ -280,6 +289,16 @@ def check_manifest(manifest: Any, where: str) -> None:
             _check_root(digests)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} holds a damaged manifest: {error}") from error
+
+
+def _check_video(manifest: Mapping[str, Any]) -> None:
+    """Refuse a video beside an image, of a model that takes none, or of other than whole units."""
+    if manifest["image_sha256"] is not None or geometry_of(manifest).image_role == "unit":
+        raise ValueError("a clip has image_sha256 or video, and video only with a geometry of unit_frames")
+    try:
+        geometry_of(manifest).check_num_frames(manifest["video"]["num_frames"])
+    except ValueError as error:
+        raise ValueError(f"video.{error}") from error
 
 
 def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from ..files import FileRow
 from ..media.labels import LabelRow
-from ..presets import MAX_SCALE
+from ..presets import MAX_FRAMES, MAX_SCALE
 
 BEFORE_PATHS: dict[str, Any] = {"attention": "reference", "compiled": False}
 """Fields missing from the first manifests of this schema, with the values that applied then."""
@@ -89,6 +89,13 @@ class Written(msgspec.Struct):
     visible_label: LabelRow | None = None
 
 
+class _Video(msgspec.Struct):
+    """The video that a clip goes on from."""
+
+    sha256: str
+    num_frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
+
+
 class Manifest(msgspec.Struct, kw_only=True):
     """The manifest that `generate` writes."""
 
@@ -104,6 +111,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     attention: str = BEFORE_PATHS["attention"]
     compiled: bool = BEFORE_PATHS["compiled"]
     image_sha256: str | None
+    video: _Video | None = None
     vae_tiling: list[int] = []
     cache: dict[str, Any] | None = None
     quantization: dict[str, Any] | None = None

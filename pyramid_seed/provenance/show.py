@@ -24,6 +24,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
         frame = geometry_of(manifest).frames_of_unit(branch["from_unit"])[0]
         yield "branch", f"seed {branch['seed']} from frame {frame} (unit {branch['from_unit']}) on"
     yield "image", manifest["image_sha256"] and f"given, SHA-256 {manifest['image_sha256']}"
+    if video := manifest.get("video"):
+        yield "video", f"given, {counted(video['num_frames'], 'frame')}, SHA-256 {video['sha256']}"
     size = f"{counted(settings['num_frames'], 'frame')} of {settings['height']}x{settings['width']}"
     yield "clip", f"{size} at {settings['fps']:g} fps, {counted(manifest['geometry']['num_units'], 'unit')}"
     yield "model", _model(manifest)

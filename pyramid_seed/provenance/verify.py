@@ -153,6 +153,7 @@ def redraw(manifest: Mapping[str, Any]) -> NoiseLedger:
         geometry.num_units(settings.num_frames),
         geometry.latent_shape(channels, settings.height, settings.width),
         image=None if recipe.image_digest is None else geometry.image_role,
+        video_units=0 if recipe.video_frames is None else geometry.num_units(recipe.video_frames),
     )
     values = sum(math.prod(shape.as_tuple()) for _, shape in draws)
     largest = max(math.prod(shape.as_tuple()) for _, shape in draws)

@@ -225,6 +225,8 @@ def _check_extended(recipe: Recipe, asked: _Asked) -> None:
     for name in ("cache", "quantization", "vae_tiling"):
         if getattr(recipe, name) is not None:
             raise ValueError(f"the clip to extend was made with {name}, which a batch cannot set up")
+    if recipe.video_frames is not None:
+        raise ValueError("the clip to extend goes on from a video, which a batch cannot be given")
     if (recipe.image_digest is None) != (asked.image is None):
         raise ValueError("give the image that the clip to extend was made from, and only then")
 

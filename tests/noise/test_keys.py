@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyramid_seed.noise import HISTORY_KEYS, IMAGE_KEYS, SCHEMES, NoiseKey, check_root, derive_seed
+from pyramid_seed.noise import IMAGE_KEYS, SCHEMES, NoiseKey, check_root, derive_seed, history_keys
 from tests.cases import check_cases
 
 ROOTS = st.integers(0, 2**64 - 1)
@@ -81,13 +81,14 @@ def test_keys_out_of_range():
 
 def test_the_draws_for_an_image():
     """Its posterior has the address of v1. All belong to unit 0, so that no branch changes them."""
-    assert [f"{key.scheme[-2:]} {key}" for key in (*IMAGE_KEYS, *HISTORY_KEYS)] == [
+    assert [f"{key.scheme[-2:]} {key}" for key in (*IMAGE_KEYS, *history_keys(0), history_keys(2)[0])] == [
         "v1 posterior/0/0",
         "v2 image_sigma/0/0",
         "v2 image_noise/0/0",
         "v2 history_posterior/0/0",
         "v2 history_sigma/0/0",
         "v2 history_noise/0/0",
+        "v2 history_posterior/0/2",
     ]
 
 

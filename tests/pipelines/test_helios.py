@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from diffusers import HeliosTransformer3DModel
+from diffusers.video_processor import VideoProcessor
 from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,14 +20,18 @@ from pyramid_seed.api import image_digest
 from pyramid_seed.batch.run import run_batch
 from pyramid_seed.determinism import determinism_level
 from pyramid_seed.files import file_digest
+from pyramid_seed.media.frames import frames_digest
+from pyramid_seed.media.given_video import GivenVideo
 from pyramid_seed.noise import NoiseStreams
 from pyramid_seed.pipelines import SeededHeliosPyramidPipeline
+from pyramid_seed.pipelines.helios_history import video_pixels
 from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PICTURE, PROMPT, SEED
 
+MOVING = np.stack([np.roll(np.asarray(PICTURE.resize((64, 64))), shift, axis=1) for shift in range(67)])
 SMALL = {"height": 64, "width": 64, "num_frames": 66, "num_inference_steps": 1, "max_sequence_length": 16}
 
 
@@ -51,7 +57,7 @@ def vectors():
     return load_file(REFERENCE / "helios_tiny.safetensors")
 
 
-FAST = ("base_guided", "distilled_unguided_image")
+FAST = ("base_guided", "distilled_unguided_image", "distilled_unguided_video")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,43 @@ def test_chunks_go_on_from_an_image(pipeline):
     assert not torch.equal(red.latents[:, :, 9:], one.latents[:, :, 9:])
 
 
+def test_chunks_go_on_from_a_video(pipeline):
+    """Its first frame and each of its chunks have draws of their own; the clip has new frames only."""
+    pipe = pipeline("base")
+    video = MOVING[:66]
+    small = {**SMALL, "output_type": "latent", "show_progress": False, "seed": 2}
+    one = pipe("star", **small, video=video)
+    frame, chunk = (1, 4, 1, 8, 8), (1, 4, 9, 8, 8)
+    assert one.latents.shape[2] == 18
+    assert [(str(entry.key), entry.shape) for entry in one.ledgers[0]] == [
+        ("posterior/0/0", frame),
+        ("image_sigma/0/0", (1, 1, 1, 1, 1)),
+        ("image_noise/0/0", frame),
+        ("history_posterior/0/0", chunk),
+        ("history_sigma/0/0", (1, 1, 9, 1, 1)),
+        ("history_noise/0/0", chunk),
+        ("history_posterior/0/1", chunk),
+        ("history_sigma/0/1", (1, 1, 9, 1, 1)),
+        ("history_noise/0/1", chunk),
+        ("initial/0/0", chunk),
+        ("initial/1/0", chunk),
+    ]
+    assert one.ledgers[0].scheme == "pyramid-seed/v2"
+    short = pipe("star", **small | {"num_frames": 33}, video=list(map(Image.fromarray, video)))
+    assert torch.equal(short.latents, one.latents[:, :, :9])
+    known = Beginning(short.latents, image_digest=frames_digest(video), frames_per_unit=9)
+    longer = pipe("star", **small, video=video, beginning=known)
+    assert torch.equal(longer.latents, one.latents)
+    assert longer.ledgers == one.ledgers
+    with pytest.raises(ValueError, match=f"with image_digest '{frames_digest(video)}', got one with"):
+        pipe("star", **small, video=MOVING[1:67], beginning=known)
+
+
+def test_pixels_of_a_video_are_those_of_diffusers():
+    expected = VideoProcessor(do_resize=False).preprocess_video(list(map(Image.fromarray, MOVING[:3])))
+    assert torch.equal(video_pixels(GivenVideo(MOVING[:3])), expected)
+
+
 def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
     pipe = pipeline("base")
     pixels = torch.zeros(1, 3, 64, 64)
@@ -151,7 +194,12 @@ def test_what_helios_cannot_do_is_refused(pipeline, folder, monkeypatch):
         "num_frames must be a multiple of 33, got 40; use 33 or 66": {"num_frames": 40},
         "num_frames must be a multiple of 33, got 1; use 33": {"num_frames": 1},
         "image must have the clip's height and width 64 x 64": {"image": pixels[..., :32]},
-        "image must be given again with a beginning": {"beginning": from_image},
+        "video must have the clip's height and width 64 x 64": {"video": MOVING[:33, :32]},
+        "its num_frames must be a multiple of 33, got 40; use 33 or 66": {"video": MOVING[:40]},
+        "its num_frames must be a multiple of 33, got 32; use 33": {"video": MOVING[:32]},
+        "from an image or from a video, got both": {"video": MOVING[:33], "image": pixels},
+        "video must be a numpy array of uint8, got float32": {"video": MOVING[:33] / np.float32(255)},
+        "a beginning that was made from an image or a video needs it again": {"beginning": from_image},
         "image_digest '000.*', got one with": {"beginning": from_image, "image": pixels},
         "an image is no unit of this model": {"beginning": replace(from_image, stage_digests=((),))},
         "shards must be None for Helios": {"shards": 1},

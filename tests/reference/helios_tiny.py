@@ -5,7 +5,7 @@
 The weights follow from a seed, drawn in float64 and so equal on all machines. Of diffusers' pipelines only
 the draws are replaced: white noise is that of `NoiseStreams`, and block noise is its product with the square
 root of the covariance (their Cholesky root of the same matrix raises, as it is singular). What they draw for
-an image is answered in the order in which they ask.
+an image or a video is answered in the order in which they ask.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLWan,
@@ -35,11 +36,12 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 from pyramid_seed.noise import NoiseKey, NoiseStreams
 
 HERE = Path(__file__).parent
-CHANNELS, WIDTH, PARTS = 4, 16, ("image", "history")
+CHANNELS, WIDTH = 4, 16
 PROMPT, NEGATIVE, SEED = "a red circle moves to the right", "blurry", 2**63 + 11
 # Two tokens side by side at the coarsest stage: with one, diffusers' CFG-Zero* raises.
 SIZE: dict[str, Any] = {"height": 64, "width": 128, "num_frames": 66, "max_sequence_length": 16}
 PICTURE = Image.open(HERE / "i2v_input.png").convert("RGB").resize((128, 64))
+VIDEO = [Image.fromarray(np.roll(np.asarray(PICTURE), shift, axis=1)) for shift in range(132)]
 LATENT_FRAMES = [0, 8, -9, -1]
 """Which latent frames are recorded: the first and the last one of the first and of the last chunk."""
 
@@ -108,6 +110,19 @@ CASES = {
         {"num_inference_steps": 2, "video_num_inference_steps": 1, "guidance_scale": 1.0},
         {**SIZE, "image": PICTURE},
     ),
+    # Four chunks, more than the history holds.
+    "base_guided_video": Case(
+        "base",
+        {"num_inference_steps": 2, "guidance_scale": 5.0},
+        {"num_inference_steps": 2, "guidance_scale": 5.0},
+        {**SIZE, "video": VIDEO},
+    ),
+    "distilled_unguided_video": Case(
+        "distilled",
+        {"pyramid_num_inference_steps_list": [1, 1, 1], "guidance_scale": 1.0},
+        {"num_inference_steps": 1, "guidance_scale": 1.0},
+        {**SIZE, "video": VIDEO[:33]},
+    ),
 }
 
 
@@ -172,22 +187,27 @@ class _Draws:
         coloured = (blocks.flatten(-2) @ self.root).unflatten(-1, (2, 2)).transpose(-2, -3)
         return coloured.flatten(-4, -3).flatten(-2).float()
 
-    def for_image(self) -> dict[str, list[torch.Tensor]]:
-        """What is drawn for an image, in order: normal values for posteriors, uniform and normal ones."""
-        frame = (1, CHANNELS, 1, SIZE["height"] // 8, SIZE["width"] // 8)
-        still = self._draw("history_posterior", frame)
-        # Of the whole chunk that they sample, they use the last frame.
-        posteriors = [self._draw("posterior", frame), torch.cat([torch.zeros_like(still)] * 8 + [still], 2)]
-        sigmas = [torch.special.ndtr(self._draw(f"{part}_sigma", (1,) * 5).double()) for part in PARTS]
-        noises = [self._draw(f"{part}_noise", frame) for part in PARTS]
-        return {
-            "posteriors": posteriors,
-            "uniform": [sigma.float()[0, 0, 0, 0] for sigma in sigmas],
-            "noises": noises,
-        }
+    def for_given(self, num_chunks: int) -> dict[str, list[torch.Tensor]]:
+        """What is drawn, in order, for an image or for a video of so many chunks, 0 for an image.
 
-    def _draw(self, stream: Any, shape: tuple[int, ...]) -> torch.Tensor:
-        return self.streams.draw(NoiseKey(stream, 0, 0), shape)
+        Normal values for posteriors, uniform and normal ones.
+        """
+        drawn: dict[str, list[torch.Tensor]] = {"posteriors": [], "uniform": [], "noises": []}
+        parts = [("image", 0, 1), *(("history", k, 9) for k in range(num_chunks))]
+        for name, part, frames in parts if num_chunks else [*parts, ("history", 0, 1)]:
+            prefix, size = f"{name}_", (frames, SIZE["height"] // 8, SIZE["width"] // 8)
+            posterior = self._draw(f"{prefix.removeprefix('image_')}posterior", part, (1, CHANNELS, *size))
+            # Of the whole chunk of an image that does not move, they use the last frame.
+            is_unmoved = (name, frames) == ("history", 1)
+            before = posterior.new_zeros(1, CHANNELS, 8 if is_unmoved else 0, *size[1:])
+            drawn["posteriors"].append(torch.cat([before, posterior], dim=2))
+            white = self._draw(f"{prefix}sigma", part, (1, 1, frames, 1, 1))
+            drawn["uniform"].append(torch.special.ndtr(white.double()).float().flatten())
+            drawn["noises"].append(self._draw(f"{prefix}noise", part, (1, CHANNELS, *size)))
+        return drawn
+
+    def _draw(self, stream: Any, stage: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.streams.draw(NoiseKey(stream, 0, stage), shape)
 
 
 def recorded(case: Case) -> torch.Tensor:
@@ -206,7 +226,7 @@ def recorded(case: Case) -> torch.Tensor:
         return decode(values, **arguments)
 
     pipe.vae.decode = keep
-    drawn = draws.for_image()
+    drawn = draws.for_given(len(case.both.get("video", ())) // 33)
     # They ask for no other random number: each list is used up, or not begun.
     answers = [
         patch.object(autoencoder, "randn_tensor", lambda *_, **__: drawn["posteriors"].pop(0)),
@@ -220,7 +240,8 @@ def recorded(case: Case) -> torch.Tensor:
         for answer in answers:
             stack.enter_context(answer)
         pipe(PROMPT, NEGATIVE, **case.both, **case.theirs, output_type="np")
-    assert {len(left) for left in drawn.values()} == {0 if "image" in case.both else 2}
+    begins_with_text = not {"image", "video"} & case.both.keys()
+    assert {len(left) for left in drawn.values()} == {2 if begins_with_text else 0}
     return torch.cat(chunks, dim=2)[:, :, LATENT_FRAMES].contiguous()
 
 
