@@ -26,7 +26,7 @@ class Recipe:
         attention: how attention is computed, see `AttentionPath`; None before the clip is made: the
             transformer's own.
         compiled: whether any model was compiled.
-        image_digest: SHA-256 of the first frame given, None without one.
+        image_digest: SHA-256 of the image given, None without one.
         vae_tiling: the tiles that the VAE used, see `AutoencoderKLCausalVideo.tiling`; None without tiles.
         cache: the active step cache, see `cache_in_use` of the transformer; None without one.
         quantization: how the transformer's weights were quantised, see `PyramidFlowPipeline.quantization`.

@@ -135,7 +135,7 @@ def loaded_for(
     device: str | None = None,
     pipeline: ClipPipeline | None = None,
 ) -> tuple[Recipe, ClipPipeline, PipelineImageInput | None]:
-    """What a clip is made again with: its recipe, its model and its first frame; see `regenerate`.
+    """What a clip is made again with: its recipe, its model and its image; see `regenerate`.
 
     Texts that are encoded before the model is loaded are put into `making`.
     """

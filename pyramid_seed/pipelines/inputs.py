@@ -30,7 +30,7 @@ class Request:
         num_prompts, num_videos_per_prompt: clips are ordered by prompt.
         shape: of one unit's latents.
         units: settings of each unit.
-        images: first frames (1, 3, H, W) in [-1, 1], one per prompt, or none.
+        images: what clips begin with, (1, 3, H, W) in [-1, 1], one per prompt, or none.
         image_role: what an image is to its clip.
         beginnings: one per clip, all with the same number of units; or none.
         text_length: L, the number of tokens in the T5 embeddings of prompts and negative prompts.
@@ -103,7 +103,7 @@ class Request:
         return self.image_role if self.images or is_known else None
 
     def image(self, clip: int) -> torch.Tensor | None:
-        """The first frame given for a clip, (1, 3, H, W) in [-1, 1], or None."""
+        """The image given for a clip, (1, 3, H, W) in [-1, 1], or None."""
         return self.images[clip // self.num_videos_per_prompt] if self.images else None
 
     def beginning(self, clip: int) -> Beginning | None:
@@ -181,24 +181,30 @@ def check_call(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
     request = Request(num_prompts, num_videos_per_prompt, shape, units, images, role, beginnings, text_length)
-    _check_images_of_beginnings(request)
+    for clip, beginning in enumerate(beginnings):
+        check_image_of_beginning(beginning, request.image(clip), role)
     return request
 
 
-def _check_images_of_beginnings(request: Request) -> None:
-    """Refuse beginnings that were not made from the images given, and those whose image is needed again."""
-    for clip, beginning in enumerate(request.beginnings):
-        image, known = request.image(clip), beginning.image_digest
-        if image is None and known is not None and request.image_role == "history":
-            raise ValueError(
-                "image must be given again with a beginning that was made from one: every unit of this model "
-                "is conditioned on it"
-            )
-        if image is not None and (given := noise_digest(image)) != known:
-            raise ValueError(
-                f"image must be the one that the beginning was made from, with image_digest {known!r}, got "
-                f"one with {given!r}"
-            )
+def check_image_of_beginning(beginning: Beginning, image: torch.Tensor | None, role: ImageRole) -> None:
+    """Refuse a beginning that was not made from the image given, or whose image is needed again: ValueError.
+
+    Args:
+        beginning: of a clip.
+        image: the one given for the clip, (1, 3, H, W) in [-1, 1].
+        role: what an image is to a clip of the model.
+    """
+    known = beginning.image_digest
+    if image is None and known is not None and role == "history":
+        raise ValueError(
+            "image must be given again with a beginning that was made from one: every unit of this model "
+            "is conditioned on it"
+        )
+    if image is not None and (given := noise_digest(image)) != known:
+        raise ValueError(
+            f"image must be the one that the beginning was made from, with image_digest {known!r}, got "
+            f"one with {given!r}"
+        )
 
 
 def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:

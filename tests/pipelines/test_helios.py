@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from functools import cache
 
@@ -265,7 +266,15 @@ def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == "HeliosPyramidPipeline"
     assert index["is_distilled"] is True
+    assert index["transformer"] == ["diffusers", "HeliosTransformer3DModel"]
     assert not (tmp_path / "pipeline.py").exists()
+
+
+def test_its_transformer_can_be_pickled(pipeline):
+    transformer = pipeline("distilled").transformer
+    again = pickle.loads(pickle.dumps(transformer))
+    assert type(again) is type(transformer)
+    assert again.state_dict().keys() == transformer.state_dict().keys()
 
 
 @pytest.mark.slow
