@@ -23,6 +23,7 @@ from pyramid_seed.noise import NoiseStreams
 from pyramid_seed.pipelines import SeededHeliosPyramidPipeline
 from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PICTURE, PROMPT, SEED
@@ -268,6 +269,14 @@ def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
     assert index["is_distilled"] is True
     assert index["transformer"] == ["diffusers", "HeliosTransformer3DModel"]
     assert not (tmp_path / "pipeline.py").exists()
+
+
+def test_an_image_that_is_missing_is_asked_for_before_weights_are_read(folder):
+    from_image = Beginning(torch.zeros(1, 4, 9, 8, 8), image_digest="0" * 64, frames_per_unit=9)
+    loads = shared_pipeline.num_loads
+    with pytest.raises(ValueError, match="image must be given again with a beginning"):
+        generate("a boat", model=folder("mid"), beginning=from_image, **SMALL, fps=24, guidance_scale=1.0)
+    assert shared_pipeline.num_loads == loads
 
 
 def test_its_transformer_can_be_pickled(pipeline):
