@@ -36,7 +36,7 @@ from .pipelines.clip_pipeline import ClipPipeline
 from .pipelines.encoded_texts import ENCODER_PARTS, PARTS_WITHOUT_TEXT, EncodedTexts, read_encoded_texts
 from .pipelines.first_frames import first_frames, given_digest, given_of
 from .pipelines.frame_collector import OnFrames
-from .pipelines.inputs import Request, check_call
+from .pipelines.inputs import Request, check_call, check_image_of_beginning
 from .pipelines.stages import StageDigests
 from .pipelines.text_inputs import EMBEDDINGS
 from .presets import (
@@ -144,7 +144,7 @@ def generate(
     wanted, image, source = wanted_settings(preset, settings, given_of(image, video), pipeline, without)
     sink = started_sink(sink, wanted, processes)
     started = time.perf_counter()
-    check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds)
+    check = partial(check_request, prompt=prompt, settings=wanted, image=image, embeds=embeds, kept=beginning)
     if pipeline is None:
         pipeline, embeds = load_for_clip(prompt, wanted, options, embeds, loras_to_load(loras), source, check)
     recipe = _recipe(prompt, noise, wanted, options, pipeline, image, beginning)
@@ -484,12 +484,14 @@ def check_request(
     settings: Preset,
     image: PipelineImageInput | None = None,
     embeds: EncodedTexts | None = None,
+    kept: Beginning | None = None,
 ) -> Request:
-    """What a model of this geometry is to make of a prompt, settings and first frame.
+    """What a model of this geometry is to make of a prompt, settings and image.
 
     Args:
         geometry: the model's.
         prompt, settings, image: the clip's.
+        kept: the clip's beginning, of which only the image is checked: the rest needs the model's channels.
         embeds: texts that were encoded in advance, which must be the clip's.
 
     Raises:
@@ -508,6 +510,8 @@ def check_request(
     if embeds is not None:
         texts = texts_of(prompt, settings, request)
         embeds.check(*texts, settings.max_sequence_length, settings.dtype)
+    if kept is not None:
+        check_image_of_beginning(kept, request.image(0), request.image_role)
     return request
 
 

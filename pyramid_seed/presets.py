@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from .checks import did_you_mean
 from .choices import DTYPES, FITS, MAX_SHARDS, Fit
+from .families import PUBLISHED_MODELS
 from .fields import about, described_fields, with_fields_listed
 from .resources import configs_path, resolve_model
 from .texts import check_prompt, read_bounded
@@ -298,8 +299,15 @@ def pipeline_arguments(preset: Preset) -> dict[str, Any]:
 
 
 def _decoded(values: Mapping[str, Any], num_stages: int) -> dict[str, Any]:
-    """Values in a preset's form; a single number of steps is used for every stage."""
+    """Values in a preset's form; a single number of steps is used for every stage.
+
+    Args:
+        values: as given.
+        num_stages: how many stages there are unless the values name a published model.
+    """
     decoded = {name: _FIELDS[name].decode(value) for name, value in values.items()}
+    if (family := PUBLISHED_MODELS.get(decoded.get("model", ""))) is not None:
+        num_stages = family.published_geometry.num_stages
     steps = [name for name, value in decoded.items() if name.endswith("_steps") and value is not None]
     several = [name for name in steps if isinstance(values[name], Sequence)]
     for name in set(steps) - set(several):

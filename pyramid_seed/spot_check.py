@@ -42,7 +42,7 @@ def remake_from_latents(
         pipeline: its model.
         latents: (1, C, t, h, w) float32, for the whole clip.
         units: the units to make again.
-        image: the first frame, if the clip was made from one.
+        image: the image that the clip was made from, if there was one.
         text_encoders, prompt_embeds: see `make_clip`.
         options: workers, progress, on_step and on_chunk of `make_clip`.
 

@@ -28,7 +28,7 @@ ALLOWED = {
         "noise": "checks geometry seeds",
         "determinism": "choices private_apis seeds",
         "environment": "choices determinism private_apis version",
-        "presets": "checks choices fields resources texts unique_keys",
+        "presets": "checks choices families fields resources texts unique_keys",
         "schedulers": "",
         "media": "choices files texts",
         "first_image": "media presets",
@@ -58,8 +58,8 @@ ALLOWED = {
         "reproduce": "api checkpoints checks choices clip devices dtypes files first_image keying loading "
         "media models noise pieces pipelines provenance recipe run_options shared_pipeline spot_check",
         "batch": "api bars checkpoints checks choices clip determinism devices dtypes environment extras "
-        "files first_image loading loras media model_presets noise pieces pipelines presets run_options "
-        "seeds shared_pipeline texts unique_keys",
+        "files first_image geometry loading loras media model_presets noise pieces pipelines presets "
+        "run_options seeds shared_pipeline texts unique_keys",
         "record": "environment files keying media provenance",
         "testing": "record",
         "explore": "bars batch checkpoints checks choices environment extras files geometry media "

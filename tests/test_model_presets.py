@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pyramid_seed.batch.rows import Row
 from pyramid_seed.checkpoints.source import read_source
 from pyramid_seed.cli import main
 from pyramid_seed.model_presets import chosen_settings, misfit, preset_of_model
-from pyramid_seed.presets import list_presets, load_preset
+from pyramid_seed.presets import list_presets, load_preset, with_settings
 from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 
@@ -128,6 +129,18 @@ def test_a_number_of_steps_is_for_each_stage_of_the_model(helios_folder):
     needed = {**size, "num_inference_steps": 2, "guidance_scale": 5.0, "max_sequence_length": 32}
     assert of_files(helios_folder("base"), **needed).num_inference_steps == (2,)
     assert of_files(helios_folder("mid"), **needed).num_inference_steps == (2, 2, 2)
+
+
+def test_a_number_of_steps_is_for_each_stage_of_a_published_model(tmp_path):
+    base, mid = "BestWishYsh/Helios-Base", "BestWishYsh/Helios-Mid"
+    steps = with_settings(load_preset("miniflux-384p"), {"model": base, "num_inference_steps": 50})
+    assert steps.num_inference_steps == (50,)
+    text = (Path(__file__).parents[1] / "configs" / "helios-base.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^num_inference_steps:.*", "num_inference_steps: 50", text)
+    for model, count in ((base, 1), (mid, 3)):
+        own = tmp_path / f"{count}.yaml"
+        own.write_text(re.sub(r"(?m)^model:.*", f"model: {model}", text), encoding="utf-8")
+        assert load_preset(own).num_inference_steps == (50,) * count
 
 
 def test_the_settings_are_asked_for_before_anything_is_loaded(capsys, tmp_path):

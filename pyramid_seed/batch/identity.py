@@ -13,6 +13,7 @@ import msgspec
 
 from ..choices import DEFAULT_PATH, AttentionPath
 from ..files import slug
+from ..geometry import ImageRole
 from ..loading import LoraToLoad
 from ..noise import SCHEME, Branch
 from ..presets import SETTINGS, Preset
@@ -53,6 +54,11 @@ class Job:
     def id(self) -> str:
         """The key, shortened for file names."""
         return self.key[:KEY_LENGTH]
+
+    @property
+    def image_role(self) -> ImageRole:
+        """What an image is to the clip, if it begins with one."""
+        return "history" if self.steps[0] else "unit"
 
     @property
     def file(self) -> str:
@@ -122,7 +128,7 @@ def beginning_keys(item: BatchItem, shared: Sequence[SharedContent]) -> tuple[st
 
 def in_order(jobs: Iterable[Job], key: Callable[[Job], Any] = attrgetter("key")) -> list[Job]:
     """The order to take jobs in: by model and LoRAs, the longest jobs first, then by `key`."""
-    # Jobs with equal settings share one object; a first frame takes no steps.
+    # Jobs with equal settings share one object; an image that is unit 0 takes no steps.
     alike: dict[tuple[int, tuple[LoraToLoad, ...], tuple[int, ...]], list[Job]] = {}
     for job in jobs:
         alike.setdefault((id(job.item.settings), job.item.loras, job.steps), []).append(job)

@@ -39,7 +39,7 @@ class BatchItem:
         prompt: what to show.
         seed: root seed.
         settings: all settings, with defaults filled in.
-        image: the first frame's file; None if there is none.
+        image: its image's file; None if there is none.
         image_digest: its `images.pixels_digest`.
         loras: LoRAs that the model is loaded with, in the order in which they are added.
         branches: units from which another root seed is used.
@@ -242,7 +242,7 @@ def _item_of(
 
 
 def _check_size(path: Path, first_frame: Image, settings: Preset) -> None:
-    """Refuse a first frame whose size is not the clip's."""
+    """Refuse an image whose size is not the clip's."""
     if (first_frame.height, first_frame.width) != (settings.height, settings.width):
         raise ValueError(
             f"{path} must have the clip's height and width {settings.height} x {settings.width}, got "

@@ -84,7 +84,7 @@ class Maker(Protocol):
     """Makes clips; the only part of a batch that knows about models."""
 
     def image_digest(self, item: BatchItem) -> str | None:
-        """Digest of an item's first frame, see `Beginning`; None if it has none."""
+        """Digest of an item's image, see `Beginning`; None if it has none."""
         ...
 
     def origins(self, job: Job) -> Sequence[Mapping[str, Any]]:
@@ -103,7 +103,7 @@ class Maker(Protocol):
     ) -> MadeClip:
         """Make what is ordered, and write its frames to `sink`.
 
-        `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, 1, h, w) and
+        `on_step` is called after each step and `on_unit` with each new unit, its latents (1, C, n, h, w) and
         its stage digests; their errors are passed on.
         """
         ...

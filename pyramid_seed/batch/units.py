@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from ..files import check_readable, write_file
+from ..geometry import ImageRole
 from ..noise import noise_digest
 from ..pipelines.beginning import Beginning
 from .errors import refuse_too_many_files
@@ -48,6 +49,7 @@ def load_units(
     origin: Mapping[str, Any],
     image_digest: str | None = None,
     frames_per_unit: int = 1,
+    image_role: ImageRole = "unit",
 ) -> tuple[Beginning | None, str | None]:
     """The clip's first units, as many as can be continued from.
 
@@ -55,8 +57,9 @@ def load_units(
         folder: the clip's work folder.
         limit: read at most this many.
         origin: what must have made them.
-        image_digest: digest of the clip's first frame, see `Beginning`; None if no image was given.
+        image_digest: digest of the clip's image, see `Beginning`; None if no image was given.
         frames_per_unit: latent frames of a unit.
+        image_role: what an image is to the clip.
 
     Returns:
         The units or None; and why an existing unit was refused, if one was.
@@ -69,7 +72,8 @@ def load_units(
         if not os.path.lexists(path):
             break
         try:
-            values, stages = _read(path, unit, _text(origin), image_digest is not None, frames_per_unit)
+            is_image = unit == 0 and image_digest is not None and image_role == "unit"
+            values, stages = _read(path, unit, _text(origin), is_image, frames_per_unit)
             if latents and values.shape != latents[0].shape:
                 raise ValueError(
                     f"its latents have another shape than those of unit 0: {tuple(values.shape)}"
@@ -92,7 +96,7 @@ def load_units(
 
 
 def _read(
-    path: Path, unit: int, origin: str, has_image: bool, frames_per_unit: int
+    path: Path, unit: int, origin: str, is_image: bool, frames_per_unit: int
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Latents (1, C, n, h, w) and stage digests of a unit; ValueError says why it cannot be used."""
     try:
@@ -115,7 +119,7 @@ def _read(
         raise ValueError("its latents or digests are not the ones that were written")
     if metadata.get("origin") != origin:
         raise ValueError("it was made on another machine, device or with other versions")
-    if stages == "" and not (has_image and unit == 0):
+    if (stages == "") != is_image:
         raise ValueError("it does not belong to this clip: only unit 0 of a clip with an image has no stages")
     return latents, tuple(stages.split())
 

@@ -121,7 +121,9 @@ class Worker:
         origins = [{**origin, "key": job.key} for origin in self.maker.origins(job)]
         # The last unit is always made here: so the text is encoded as in an uninterrupted run.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
-        known = partial(load_units, units, num_units, frames_per_unit=job.frames_per_unit)
+        known = partial(
+            load_units, units, num_units, frames_per_unit=job.frames_per_unit, image_role=job.image_role
+        )
         origin, (beginning, refusal) = origins[0], known(origins[0], image_digest)
         for earlier in origins[1:] if beginning is None and refusal is not None else ():
             if (found := known(earlier, image_digest))[0] is not None:
@@ -164,7 +166,12 @@ class Worker:
         for num_units, key in reversed(list(enumerate(job.beginnings or (), start=1))):
             folder = self.journal.work_folder(key[:KEY_LENGTH])
             known, _ = load_units(
-                folder, num_units, {**origin, "key": key}, image_digest, job.frames_per_unit
+                folder,
+                num_units,
+                {**origin, "key": key},
+                image_digest,
+                job.frames_per_unit,
+                job.image_role,
             )
             if known is None or known.num_units < num_units:
                 continue

@@ -146,7 +146,7 @@ def _check_best(options: argparse.Namespace) -> None:
     if options.extend <= had.num_frames:
         raise ValueError(
             f"extend must be above {had.num_frames}, the frames of the sweep's clips, got {options.extend}; "
-            f"use {had.num_frames + geometry.temporal_factor}"
+            f"use {geometry.num_frames(geometry.num_units(had.num_frames) + 1)}"
         )
 
 

@@ -22,7 +22,7 @@ class Prompt:
 
     Attributes:
         text: the prompt.
-        image: the first frame's file, an absolute path; None if there is none.
+        image: its image's file, an absolute path; None if there is none.
     """
 
     text: str

@@ -120,7 +120,7 @@ def to_rgb8(image: Image.Image, name: str = "image") -> Image.Image:
 
 
 def fitted(image: Image.Image, height: int, width: int, fit: Fit | None) -> Image.Image:
-    """An image as the first frame of a clip of this size.
+    """An image in the size of a clip that begins with it.
 
     Args:
         image: RGB.

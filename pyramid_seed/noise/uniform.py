@@ -13,8 +13,8 @@ _LARGEST = 1 - 2**-53
 def uniform(white: torch.Tensor) -> torch.Tensor:
     """Turn white noise into values uniform in [0, 1): u = erfc(-z / sqrt(2)) / 2, its distribution function.
 
-    It is computed in float64, value by value. Where libraries for mathematics differ, it is in bits that
-    rounding to float32 drops.
+    It is computed in float64, value by value. Where libraries for mathematics differ, it is in the last
+    bits, which rounding to float32 almost always drops.
 
     Args:
         white: standard normal values.

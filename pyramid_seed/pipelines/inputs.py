@@ -187,24 +187,30 @@ def check_call(
     request = Request(
         num_prompts, num_videos_per_prompt, shape, units, images, role, video_units, beginnings, text_length
     )
-    _check_images_of_beginnings(request)
+    for clip, beginning in enumerate(beginnings):
+        check_image_of_beginning(beginning, request.image(clip), role)
     return request
 
 
-def _check_images_of_beginnings(request: Request) -> None:
-    """Refuse beginnings that were not made from what is given, and those for which it is needed again."""
-    for clip, beginning in enumerate(request.beginnings):
-        image, known = request.image(clip), beginning.image_digest
-        if image is None and known is not None and request.image_role == "history":
-            raise ValueError(
-                "a beginning that was made from an image or a video needs it again: every unit of this model "
-                "is conditioned on it; give image or video"
-            )
-        if image is not None and (given := given_digest(image)) != known:
-            raise ValueError(
-                "image or video must be the one that the beginning was made from, with image_digest "
-                f"{known!r}, got one with {given!r}"
-            )
+def check_image_of_beginning(beginning: Beginning, image: Given | None, role: ImageRole) -> None:
+    """Refuse a beginning that was not made from what is given, or for which it is needed again: ValueError.
+
+    Args:
+        beginning: of a clip.
+        image: the image or video given for the clip.
+        role: what an image is to a clip of the model.
+    """
+    known = beginning.image_digest
+    if image is None and known is not None and role == "history":
+        raise ValueError(
+            "a beginning that was made from an image or a video needs it again: every unit of this model is "
+            "conditioned on it; give image or video"
+        )
+    if image is not None and (given := given_digest(image)) != known:
+        raise ValueError(
+            f"image or video must be the one that the beginning was made from, with image_digest {known!r}, "
+            f"got one with {given!r}"
+        )
 
 
 def steps_per_stage(name: str, steps: int | Sequence[int], num_stages: int) -> tuple[int, ...]:

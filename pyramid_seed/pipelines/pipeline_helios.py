@@ -64,7 +64,8 @@ class SeededHeliosPipeline(ClipPipeline):
         tokenizer, text_encoder: UMT5.
         vae: pixels to latents and back; best in float32.
         scheduler: timesteps, and with a pyramid its stages.
-        transformer: the velocity model.
+        transformer: the velocity model; the pipeline takes it over: its LoRA methods become those of
+            `models.lora.LoraMixin`.
         is_cfg_zero_star, is_distilled: see diffusers' `HeliosPyramidPipeline`.
         preset: see `PyramidFlowPipeline`.
     """
@@ -102,6 +103,8 @@ class SeededHeliosPipeline(ClipPipeline):
         super().save_config(save_directory, *args, **kwargs)
         index = Path(save_directory) / self.config_name
         values = json.loads(index.read_text(encoding="utf-8")) | {"_class_name": self.native.__name__}
+        if self.transformer is not None:
+            values["transformer"] = ["diffusers", HeliosTransformer3DModel.__name__]
         index.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     def check_parts(self, *, needs_vae: bool = True) -> None:

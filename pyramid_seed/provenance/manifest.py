@@ -269,11 +269,10 @@ def check_manifest(manifest: Any, where: str) -> None:
     check_schema(manifest, where, SCHEMA, SCHEMA_VERSION)
     try:
         check_shape(manifest)
-        scheme = NoiseLedger.from_list(manifest["ledger"]).scheme
-        if manifest["noise_scheme"] in SCHEMES and manifest["noise_scheme"] != scheme:
-            raise ValueError(
-                f"noise_scheme must be {scheme!r}, that of its draws, got {manifest['noise_scheme']!r}"
-            )
+        if (scheme := manifest["noise_scheme"]) in SCHEMES:  # a later one may have streams unknown here
+            own = NoiseLedger.from_list(manifest["ledger"]).scheme
+            if scheme != own:
+                raise ValueError(f"noise_scheme must be {own!r}, that of its draws, got {scheme!r}")
         if manifest.get("video") is not None:
             _check_video(manifest)
         num_units = geometry_of(manifest).num_units(recipe_of(manifest).settings.num_frames)
@@ -284,7 +283,7 @@ def check_manifest(manifest: Any, where: str) -> None:
             raise ValueError(
                 f"num_frames makes {num_units} units, num_units, stages, units and chunks are {counts}"
             )
-        _check_stages(digests["stages"], manifest["geometry"]["num_stages"])
+        _check_stages(digests["stages"], geometry_of(manifest), manifest["image_sha256"] is not None)
         if manifest["schema_version"] > 1:
             _check_root(digests)
     except (TypeError, ValueError) as error:
@@ -301,11 +300,12 @@ def _check_video(manifest: Mapping[str, Any]) -> None:
         raise ValueError(f"video.{error}") from error
 
 
-def _check_stages(units: Sequence[Sequence[str] | None], num_stages: int) -> None:
+def _check_stages(units: Sequence[Sequence[str] | None], geometry: PyramidGeometry, has_image: bool) -> None:
     for unit, stages in enumerate(units):
-        is_image = unit == 0 and stages == []
-        if stages is not None and len(stages) != num_stages and not is_image:
-            raise ValueError(f"digests.stages[{unit}] must be {num_stages} texts or null, got {stages!r:.60}")
+        is_image = unit == 0 and has_image and geometry.image_role == "unit"
+        count = 0 if is_image else geometry.num_stages
+        if stages is not None and len(stages) != count:
+            raise ValueError(f"digests.stages[{unit}] must be {count} texts or null, got {stages!r:.60}")
 
 
 def _check_root(digests: Mapping[str, Any]) -> None:

@@ -241,7 +241,7 @@ class _Search:
     launch: Launch
     original: Mapping[str, Any] | None
     progress: bool
-    pace: float | None = None  # seconds per unit, as the last batch has shown
+    pace: float | None = None  # seconds of one process per unit, as the last batch has shown
 
     def run(self, lossless: bool) -> SearchRecord:
         """Make, score and drop candidates; finish the best, and write it, the page and the record."""
@@ -257,13 +257,13 @@ class _Search:
             first = nodes[: self.launch.world_size]
             if self.pace is None and len(first) < len(nodes):  # they tell how long the search will take
                 self._made(first, count)
-                self._tell_time(len(first) * count)
+                self._tell_time(len(first))
             made = self._made(nodes, count)
             files.update(made)
             for node in tqdm(nodes, desc="scoring", unit="clip", disable=not self.progress, leave=False):
                 tried[node.path] = self._tried(made[node.path])
             scores = {node.path: tried[node.path].score for node in nodes}
-            self._tell(round_text(self.tree, turn, scores, self.pace))
+            self._tell(round_text(self.tree, self.launch.world_size, turn, scores, self.pace))
             return scores
 
         decided = decisions(self.tree, scores_of)
@@ -281,7 +281,7 @@ class _Search:
         """The files of nodes, each of which has so many units of its own."""
         files, seconds = self.rounds.made(self.launch, nodes)
         if seconds and num_units:
-            self.pace = seconds / (len(nodes) * num_units * self.launch.world_size)
+            self.pace = seconds / (len(nodes) * num_units)
         return files
 
     def _start(self) -> Made | None:
@@ -326,7 +326,7 @@ class _Search:
 
     def _tell_time(self, num_made: int) -> None:
         if self.pace is not None:
-            self._tell(time_text(self.tree, num_made, self.pace))
+            self._tell(time_text(self.tree, self.launch.world_size, num_made, self.pace))
 
     def _tell(self, text: str) -> None:
         if self.progress:
@@ -362,23 +362,26 @@ def budget_text(tree: Tree) -> str:
     )
 
 
-def time_text(tree: Tree, num_made: int, pace: float) -> str:
-    """How long a search of which so many units are made will take at that pace, in seconds per unit."""
+def time_text(tree: Tree, num_processes: int, num_made: int, pace: float) -> str:
+    """How long a search takes whose first candidates are made, at a pace in seconds of a process per unit."""
     number = sum(count for count, _ in tree.rounds)
-    whole = number * (tree.num_units - tree.start.num_units)
+    whole = -(-number // num_processes) * (tree.num_units - tree.start.num_units)
+    left = tree.units_in_turn(num_processes, 0, num_made)
     return (
-        f"time: about {(tree.cost - num_made) * pace:.0f} s left, at the pace so far; best of all {number} "
-        f"would take {whole * pace:.0f} s"
+        f"time: about {left * pace:.0f} s left, at the pace so far; best of all {number} would take "
+        f"{whole * pace:.0f} s"
     )
 
 
-def round_text(tree: Tree, turn: int, scores: Mapping[TreePath, float | None], pace: float | None) -> str:
-    """What a round has shown, and how long the rest will take at its pace, in seconds per unit."""
+def round_text(
+    tree: Tree, num_processes: int, turn: int, scores: Mapping[TreePath, float | None], pace: float | None
+) -> str:
+    """What a round has shown, and how long the rest will take at that pace, see `time_text`."""
     best = ranked(scores)
-    left = sum(count * length for count, length in tree.rounds[turn + 1 :]) + tree.num_units - tree.at[-1]
     shown = f"best {best[0][0]:.6g}, worst {best[-1][0]:.6g}" if best else "no score"
     failed = f", {len(scores) - len(best)} without a score" if len(best) < len(scores) else ""
-    time_left = "" if pace is None else f"; about {left * pace:.0f} s left"
+    left = None if pace is None else tree.units_in_turn(num_processes, turn + 1) * pace
+    time_left = "" if left is None else f"; about {left:.0f} s left"
     return (
         f"round {turn + 1} of {len(tree.at)}: {counted(len(scores), 'candidate')}, {shown}{failed}{time_left}"
     )

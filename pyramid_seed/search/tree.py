@@ -95,6 +95,19 @@ class Tree:
         """Units that the whole search makes at most, with the winner's rest; without those of `start`."""
         return sum(count * length for count, length in self.rounds) + self.num_units - self.at[-1]
 
+    def units_in_turn(self, num_processes: int, turn: int = 0, num_made: int = 0) -> int:
+        """Units that the busiest of the processes makes, one after the other.
+
+        They are those of the rounds from `turn` on, without the first `num_made` candidates, and those of the
+        winner's rest, which one process makes.
+        """
+        counts = [count - num_made * (place == 0) for place, (count, _) in enumerate(self.rounds[turn:])]
+        lengths = [length for _, length in self.rounds[turn:]]
+        busiest = sum(
+            -(-count // num_processes) * length for count, length in zip(counts, lengths, strict=True)
+        )
+        return busiest + self.num_units - self.at[-1]
+
     def children(self, parents: Sequence[Node], turn: int) -> tuple[Node, ...]:
         """The candidates of round `turn`, from 0: children of what the round before has kept."""
         count = self.branching if turn else self.width

@@ -159,7 +159,7 @@ class Page:
         self.loras = gr.CheckboxGroup(
             list(self.studio.loras), label="LoRA", elem_id="loras", visible=bool(self.studio.loras)
         )
-        with gr.Accordion("First frame", open=False, elem_id="first-frame"):
+        with gr.Accordion("Image to begin with", open=False, elem_id="first-frame"):
             self.image = gr.Image(
                 type="filepath",
                 format="png",  # a chosen clip's image is to come back as it was

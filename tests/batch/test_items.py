@@ -115,6 +115,7 @@ def test_bad_rows_say_why():
         ({"prompt": "a", "fps": None}, "fps must be a number above 0, got None"),
         ({"prompt": "a", "width": "64 64"}, "width must be a whole number of at least 1, got [64, 64]"),
         ({"prompt": "a", "num_inference_steps": "2 0 2"}, "or several, one per stage, got [2, 0, 2]"),
+        ({"prompt": "a", "video": "a.mp4"}, "a batch makes no clips from videos"),
         ({"prompt": "a", "heigth": 64}, "unknown name 'heigth'; did you mean 'height'?"),
         ({"prompt": "a", 3: 64}, "unknown name 3"),
     ]

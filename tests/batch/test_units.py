@@ -78,6 +78,12 @@ def test_another_origin_is_refused(folder):
 
 
 def test_units_without_the_clips_image_are_refused(folder):
+    """Unit 0 of a clip with an image is encoded, that of others made in stages: nothing can be both."""
     beginning, refusal = load_units(folder, 3, ORIGIN, None)
     assert beginning is None
     assert "only unit 0 of a clip with an image has no stages" in refusal
+    assert load_units(folder, 3, ORIGIN, IMAGE, image_role="history")[0] is None
+    save_unit(folder, 0, torch.zeros(1, 4, 1, 8, 8), ("a", "b", "c"), ORIGIN)
+    assert load_units(folder, 3, ORIGIN, None)[0].image_digest is None
+    assert load_units(folder, 3, ORIGIN, IMAGE)[0] is None
+    assert load_units(folder, 3, ORIGIN, IMAGE, image_role="history")[0].image_digest == IMAGE

@@ -65,6 +65,7 @@ MISTAKES = {
     "--preset tinny": "did you mean 'tiny'?",
     "--preset no.yaml": "the preset no.yaml does not exist",
     "--image no.png": ": no.png does not exist",
+    "--video no.mp4": "no.mp4",
     "--lora no.safetensors": "no.safetensors does not exist",
     "--lora no.safetensors:0.5": "no.safetensors does not exist",
     "-o clip.avi": "known endings: .mp4, .gif, .webp, .png",
@@ -173,7 +174,13 @@ def test_nothing_to_try_is_said_that_would_not_work(monkeypatch, capsys):
 
     assert " verify a.mp4" in told("a")
     assert " generate a --seed 4\n" in told("a", "--seed", "3")
-    for words in (["--no-metadata"], ["-o", "a.gif"], ["--model", "folder"], ["--image", "a.png"]):
+    for words in (
+        ["--no-metadata"],
+        ["-o", "a.gif"],
+        ["--model", "folder"],
+        ["--image", "a.png"],
+        ["--video", "a.mp4"],
+    ):
         assert " verify " not in told("a", *words)
     assert " generate " not in told("--", "a")
     assert " generate " not in told("a\tb")

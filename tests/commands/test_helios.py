@@ -35,6 +35,25 @@ def test_verify_regenerate_and_compare(saved, helios_folder, tmp_path, capsys):
     assert main(["compare", str(saved), str(again), "-o", str(tmp_path / "report")]) == 0
 
 
+def test_a_clip_goes_on_from_a_saved_one(saved, quick_helios, helios_folder, tmp_path, capsys):
+    model, onward = ["--model", helios_folder("distilled"), "--quiet"], tmp_path / "onward.mp4"
+    settings = {name: value for name, value in quick_helios.items() if name not in ("model", "progress")}
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    make = ["generate", PROMPTS[1], "--seed", "3", *words, *model, "-o", str(onward)]
+    assert main([*make, "--video", str(saved)]) == 0
+    assert main(["verify", str(onward), "--video", str(saved), *model]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(onward), *model]) == 2
+    assert "the clip was made from a video (SHA-256" in capsys.readouterr().err
+    longer = ["extend", str(onward), "--num-frames", "99", *model]
+    assert main([*longer, "--video", str(onward), "-o", str(tmp_path / "a.mp4")]) == 2
+    assert "this is not the video that the clip was made from" in capsys.readouterr().err
+    assert main([*longer, "--video", str(saved), "-o", str(tmp_path / "a.mp4")]) == 0
+    assert (
+        read_manifest(tmp_path / "a.mp4")["digests"]["units"][:2] == read_manifest(onward)["digests"]["units"]
+    )
+
+
 def test_sweep_and_monitor(quick_helios, tmp_path):
     short = quick_helios | {"num_frames": 33, "device": "cpu"}
     swept = run_sweep(PROMPTS, tmp_path, seeds=SEEDS, **short)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from functools import cache
 
@@ -17,16 +18,19 @@ from safetensors.torch import load_file, save_file
 
 from pyramid_seed import Beginning, Branch, generate, load_pipeline
 from pyramid_seed.api import image_digest
+from pyramid_seed.batch.rows import BatchInputError
 from pyramid_seed.batch.run import run_batch
 from pyramid_seed.determinism import determinism_level
 from pyramid_seed.files import file_digest
 from pyramid_seed.media.frames import frames_digest
 from pyramid_seed.media.given_video import GivenVideo
+from pyramid_seed.media.video import read_video, write_video
 from pyramid_seed.noise import NoiseStreams
 from pyramid_seed.pipelines import SeededHeliosPyramidPipeline
 from pyramid_seed.pipelines.helios_history import video_pixels
 from pyramid_seed.pipelines.pipeline_helios import HeliosSampler, SeededHeliosPipeline, cleaned
 from pyramid_seed.reproduce import extend, verify
+from pyramid_seed.shared_pipeline import shared_pipeline
 from tests.cases import check_cases
 from tests.conftest import REFERENCE
 from tests.reference.helios_tiny import CASES, LATENT_FRAMES, NEGATIVE, PICTURE, PROMPT, SEED
@@ -278,31 +282,48 @@ def test_prompts_are_cleaned_as_by_diffusers(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("with_image", [False, True], ids=["from text", "from an image"])
-def test_made_saved_verified_extended_and_in_a_batch(folder, tmp_path, with_image):
+@pytest.mark.parametrize("kind", ["text", "image", "video"])
+def test_made_saved_verified_extended_and_in_a_batch(folder, tmp_path, kind):
     settings = {**SMALL, "model": folder("mid"), "fps": 24, "guidance_scale": 1.0}
-    file = tmp_path / "first.png"
-    PICTURE.resize((64, 64)).save(file)
-    image = {"image": file} if with_image else {}
-    clip = generate("a boat", seed=5, progress=False, **settings, **image)
-    assert clip.manifest["noise_scheme"] == f"pyramid-seed/v{2 if with_image else 1}"
+    PICTURE.resize((64, 64)).save(tmp_path / "first.png")
+    write_video(tmp_path / "first.mp4", MOVING[:33], 24)
+    files = {"image": tmp_path / "first.png", "video": tmp_path / "first.mp4"}
+    given = {kind: files[kind]} if kind in files else {}
+    clip = generate("a boat", seed=5, progress=False, **settings, **given)
+    assert clip.manifest["noise_scheme"] == f"pyramid-seed/v{2 if given else 1}"
     assert clip.manifest["geometry"]["unit_frames"] == 9
     assert clip.manifest["geometry"]["num_units"] == 2
     saved = clip.save(tmp_path / "boat.mp4", keep_latents=True)
-    assert verify(saved, model=folder("mid"), progress=False, **image).same
-    assert verify(saved, model=folder("mid"), sample=2, progress=False, **image).same
+    assert verify(saved, model=folder("mid"), progress=False, **given).same
+    assert verify(saved, model=folder("mid"), sample=2, progress=False, **given).same
     assert verify(saved, noise_only=True).same
-    if with_image:
-        with pytest.raises(ValueError, match=r"the clip was made from an image .* give it: --image"):
+    if kind == "video":
+        assert clip.manifest["video"] == {
+            "sha256": frames_digest(read_video(files[kind])[0]),
+            "num_frames": 33,
+        }
+        assert clip.manifest["image_sha256"] is None
+        for other, message in (
+            ({"video": MOVING[:33]}, "this is not the video that the clip was made from"),
+            ({"image": files["image"]}, "the clip was made from a video"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                verify(saved, model=folder("mid"), progress=False, **other)
+    if given:
+        with pytest.raises(ValueError, match=rf"the clip was made from an? {kind} .* give it: --{kind}"):
             extend(saved, 99, model=folder("mid"), progress=False)
-    longer = extend(saved, 99, model=folder("mid"), progress=False, **image)
-    whole = generate("a boat", seed=5, progress=False, **{**settings, "num_frames": 99}, **image)
+    longer = extend(saved, 99, model=folder("mid"), progress=False, **given)
+    whole = generate("a boat", seed=5, progress=False, **{**settings, "num_frames": 99}, **given)
     assert longer.digest == whole.digest
     assert longer.manifest["digests"] == whole.manifest["digests"]
     with pytest.raises(ValueError, match="from_frame must be a multiple of 33"):
         extend(clip, 99, branch_seed=1, from_frame=40, progress=False)
     rows = tmp_path / "rows.csv"
-    rows.write_text("prompt,seed,image\na boat,5,{0}\nstar,6,{0}\n".format("first.png" if with_image else ""))
+    rows.write_text("prompt,seed,{0}\na boat,5,{1}\nstar,6,{1}\n".format(*(*given.items(), ("image", ""))[0]))
+    if kind == "video":
+        with pytest.raises(BatchInputError, match="a batch makes no clips from videos"):
+            run_batch(rows, tmp_path / "clips", progress=False, **settings)
+        return
     summary = run_batch(rows, tmp_path / "clips", progress=False, **settings)
     assert clip.digest in summary.digests.values()
     assert len(summary.digests) == 2
@@ -313,7 +334,23 @@ def test_the_folder_is_one_of_diffusers(pipeline, tmp_path):
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["_class_name"] == "HeliosPyramidPipeline"
     assert index["is_distilled"] is True
+    assert index["transformer"] == ["diffusers", "HeliosTransformer3DModel"]
     assert not (tmp_path / "pipeline.py").exists()
+
+
+def test_an_image_that_is_missing_is_asked_for_before_weights_are_read(folder):
+    from_image = Beginning(torch.zeros(1, 4, 9, 8, 8), image_digest="0" * 64, frames_per_unit=9)
+    loads = shared_pipeline.num_loads
+    with pytest.raises(ValueError, match="made from an image or a video needs it again"):
+        generate("a boat", model=folder("mid"), beginning=from_image, **SMALL, fps=24, guidance_scale=1.0)
+    assert shared_pipeline.num_loads == loads
+
+
+def test_its_transformer_can_be_pickled(pipeline):
+    transformer = pipeline("distilled").transformer
+    again = pickle.loads(pickle.dumps(transformer))
+    assert type(again) is type(transformer)
+    assert again.state_dict().keys() == transformer.state_dict().keys()
 
 
 @pytest.mark.slow

@@ -266,6 +266,8 @@ DAMAGED = [
         "loras[0].scale must be",
     ),
     (("image_sha256",), 5, "image_sha256 must be text or null, got 5"),
+    (("video",), {"sha256": "x", "num_frames": 0}, "video.num_frames must be a whole number >= 1, got 0"),
+    (("video",), {"sha256": "x", "num_frames": 9}, "video only with a geometry of unit_frames"),
     (("attention",), None, "attention must be text, got None"),
     (("compiled",), "no", "compiled must be true or false, got 'no'"),
     (("digests", "units"), [], "num_frames makes 2 units"),

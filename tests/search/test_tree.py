@@ -85,6 +85,16 @@ def test_the_cost_is_what_a_search_makes(sizes, at, begun):
     )
 
 
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+def test_the_busiest_process_makes_its_share_of_each_round_and_the_rest_of_the_winner(num_processes):
+    tree = Tree(0, 8, 2, 4, (1, 3), 5)
+    busy = {1: 8 + 16 + 2, 2: 4 + 8 + 2, 3: 3 + 6 + 2, 8: 1 + 2 + 2}[num_processes]
+    assert tree.units_in_turn(num_processes) == busy
+    assert tree.units_in_turn(1) == tree.cost
+    assert tree.units_in_turn(num_processes, 0, num_processes) == busy - 1
+    assert tree.units_in_turn(num_processes, 2) == 2
+
+
 def test_eight_two_four_at_one_three_five_costs_eight_whole_clips():
     assert Tree(0, 8, 2, 4, (1, 3, 5), 5).cost == 8 * 1 + 8 * 2 + 8 * 2 == 8 * 5
 
