@@ -183,6 +183,7 @@ ODD = {
     "preset": [1e308, b"tiny", "nothing", {}, ["tiny"]],
     "fit": ["squeeze", 5, b"crop", ["crop"]],
     "image": [["a"], 5, b"x", [], "not there.png", {}],
+    "video": [["a"], 5, b"x", [], "not there.mp4", {}, np.zeros((9, 64, 64, 3), np.uint8)],
     "sink": [1e308, "a.mp4", object()],
     "on_step": [5, "print"],
     "on_unit": [1e308],

@@ -127,7 +127,7 @@ def check_call(
     prompt: str | list[str] | None,
     negative_prompt: str | list[str] | None,
     embeddings: Embeddings,
-    image: PipelineImageInput | None,
+    image: PipelineImageInput | None = None,
     video: Any = None,
     beginning: Beginning | list[Beginning | None] | None = None,
     height: int | None = None,

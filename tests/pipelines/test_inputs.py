@@ -98,6 +98,10 @@ CALLS = {
         "image gives the clip its size of 70 x 100, but height must be a multiple of 64, got 70; "
         "use 64 or 128; resize it first",
     ),
+    "a video": (
+        {"video": np.zeros((9, 64, 64, 3), np.uint8)},
+        "video must be None for this model: its clips can begin with an image, only those of Helios can go on",
+    ),
     "images, too few": (
         {"prompt": ["a", "b", "c"], "image": [an_image(), an_image()]},
         "image must be one image or one for each of the 3 prompts, got 2",
