@@ -130,7 +130,8 @@ def check_names(names: Iterable[Any], where: str = "") -> None:
     for name in names:
         if name == "video":
             raise ValueError(
-                f"{where}a batch makes no clips from videos; make them one by one: generate --video"
+                f"{where}a batch makes no clips from videos, since it reads all inputs before it begins; "
+                "make them one by one: generate --video"
             )
         if name not in NAMES:
             raise ValueError(f"{where}unknown name {name!r}{did_you_mean(str(name), NAMES)}")

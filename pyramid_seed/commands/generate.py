@@ -74,9 +74,8 @@ def run(options: argparse.Namespace, processes: Processes | None) -> int:
     begins_with = given["image"] or given["video"]
     settings = chosen_settings(options, begins_with)
     check_outputs(path, **output_options(options), fps=settings.fps, num_frames=settings.num_frames)
-    if (
-        begins_with is None and (geometry := known_geometry(settings.model)) is not None
-    ):  # before torch is imported
+    geometry = known_geometry(settings.model) if begins_with is None else None
+    if geometry is not None:  # before torch is imported
         geometry.check_size(settings.height, settings.width)
         geometry.check_num_frames(settings.num_frames)
     loras = loras_from(options)

@@ -39,15 +39,13 @@ class NoiseKey:
     Args:
         stream: what the draw is for: "initial" noise of a unit, at full latent size; "renoise" before a
             stage of a unit; the VAE's "posterior" for the first image; since v2, how much noise is added to
-            that image's latents, or those of a video's first frame ("image_sigma") and the noise
-            ("image_noise"), and the same for what the
-            first unit has as its history ("history_posterior", "history_sigma", "history_noise"). A sigma
-            is uniform, see `uniform`.
+            that image's latents, or to those of a video's first frame ("image_sigma"), and the noise
+            ("image_noise"), and the same for what the first unit has as its history ("history_posterior",
+            "history_sigma", "history_noise"). A sigma is uniform, see `uniform`.
         unit: index of the unit, from 0; always 0 but for "initial" and "renoise", so that a branch never
             changes what a clip begins with.
         stage: stage of the pyramid, from 1, for "renoise"; for the history the index of its part, from 0
-            (that of an image has one, that of a
-            video one for each of its chunks); always 0 for the others.
+            (that of an image has one, that of a video one for each of its chunks); always 0 for the others.
 
     Raises:
         TypeError: if unit or stage is not an int. ValueError: if a value is out of range.

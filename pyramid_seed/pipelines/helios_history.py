@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -51,7 +52,8 @@ def encode_history(vae: AutoencoderKLWan, given: Given, chunk: int, noise: Noise
 
 def video_pixels(video: GivenVideo) -> torch.Tensor:
     """(1, 3, T, H, W) float32 in [-1, 1], rounded as by diffusers' `VideoProcessor`."""
-    return torch.from_numpy(video.frames).permute(3, 0, 1, 2)[None].float().div(255).mul(2).sub(1)
+    frames = torch.from_numpy(np.array(video.frames, order="C"))  # which may be read-only or reversed
+    return frames.permute(3, 0, 1, 2)[None].float().div(255).mul(2).sub(1)
 
 
 def _noisy(

@@ -31,9 +31,9 @@ class Request:
         units: settings of each unit.
         images: what the clips begin with, one per prompt, or none.
         image_role: what an image is to its clip.
-        video_units: units that the frames of a given video would make; 0 without one.
         beginnings: one per clip, all with the same number of units; or none.
         text_length: L, the number of tokens in the T5 embeddings of prompts and negative prompts.
+        video_units: units that the frames of a given video would make; 0 without one.
     """
 
     num_prompts: int
@@ -42,9 +42,9 @@ class Request:
     units: tuple[UnitSettings, ...]
     images: tuple[Given, ...]
     image_role: ImageRole
-    video_units: int
     beginnings: tuple[Beginning, ...]
     text_length: int
+    video_units: int = 0
 
     @property
     def num_clips(self) -> int:
@@ -185,7 +185,7 @@ def check_call(
         UnitSettings(first_steps if unit == 0 else later_steps, scale) for unit, scale in enumerate(scales)
     )
     request = Request(
-        num_prompts, num_videos_per_prompt, shape, units, images, role, video_units, beginnings, text_length
+        num_prompts, num_videos_per_prompt, shape, units, images, role, beginnings, text_length, video_units
     )
     for clip, beginning in enumerate(beginnings):
         check_image_of_beginning(beginning, request.image(clip), role)

@@ -100,7 +100,7 @@ CALLS = {
     ),
     "a video": (
         {"video": np.zeros((9, 64, 64, 3), np.uint8)},
-        "video must be None for this model: its clips can begin with an image, only those of Helios can go on",
+        "video must be None for this model: its clips can begin with an image, only those of Helios can",
     ),
     "images, too few": (
         {"prompt": ["a", "b", "c"], "image": [an_image(), an_image()]},
