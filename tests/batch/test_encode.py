@@ -36,6 +36,7 @@ def prompts(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_batch_of_them_is_that_of_the_whole_model(prompts, settings, tmp_path):
     """The same clips under the same names, and no file of a text encoder is needed."""
     settings |= {"guidance_scale": 3.0}

@@ -95,6 +95,7 @@ def test_names_the_unit_and_the_manifests_difference(golden, tmp_path, capsys):
     assert not numbers["manifests"]["is_same_clip"]
 
 
+@pytest.mark.slow
 def test_a_branch_is_distinguished_from_what_the_codec_lost(golden, tmp_path, capsys):
     a, b = golden("default", "a.mp4"), tmp_path / "b.mp4"
     clip, manifest = read_clip(a), json.loads(manifest_json(golden_record("default").manifest))

@@ -23,6 +23,7 @@ def prompts(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_every_command_makes_the_same_clip_of_what_it_writes(prompts, tmp_path, capsys):
     """With a folder that has no text encoders."""
     whole = str(REFERENCE / "miniflux-tiny")

@@ -140,6 +140,7 @@ def test_it_writes_the_file_of_clip_save(quick, tmp_path, ending):
         ]
 
 
+@pytest.mark.slow
 def test_what_a_terminal_is_told_to_try_next_works(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -74,6 +74,7 @@ def test_tiles_that_hold_the_whole_picture(own_pipe, reference):
     assert_same(clips.make(own_pipe), reference)
 
 
+@pytest.mark.slow
 @PYRAMID_FLOW
 def test_smaller_tiles_change_pictures_and_nothing_else(own_pipe, reference):
     """Not promised: a tile sees less around it than a picture. Repeats and prefixes hold all the same."""

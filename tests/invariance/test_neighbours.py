@@ -55,6 +55,7 @@ def test_three_clips_in_all_other_orders(make, alone):
         assert_made_in(order, make, alone)
 
 
+@pytest.mark.slow
 @FAMILY_NEUTRAL
 def test_videos_of_a_prompt(make, alone):
     batch = make(PROMPTS[:2], num_videos_per_prompt=2, seed=[SEEDS[0], 5, SEEDS[1], 6])

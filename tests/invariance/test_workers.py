@@ -136,6 +136,7 @@ def test_prefixes_and_beginnings(pipe, of_one):
     assert longer.ledgers == whole.ledgers
 
 
+@pytest.mark.slow
 @FAMILY_NEUTRAL
 def test_lora_and_its_scale(own_pipe):
     own_pipe.transformer.add_adapter(LORA)
@@ -328,6 +329,7 @@ def test_arguments_of_generate(quick, monkeypatch):
 # ---- saved clips
 
 
+@pytest.mark.slow
 def test_verified_and_extended_by_another_number_of_workers(quick, tmp_path):
     settings = quick | {"shards": 3, "num_frames": 1}
     made = generate("a boat", seed=3, workers=2, **settings)

@@ -83,6 +83,7 @@ def test_a_clip_is_verified_and_extended_with_and_without(guided, saved, tmp_pat
         verify(path, model=model, prompt_embeds=encode_prompts(["b"], **guided), **quiet)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_ones_own_takes_them(guided, saved, encoded, without_encoders):
     whole = generate(PROMPT, seed=1, **guided)
     settings = {name: value for name, value in guided.items() if name not in ("model", "variant")}

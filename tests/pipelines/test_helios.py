@@ -152,6 +152,7 @@ def test_chunks_go_on_from_an_image(pipeline):
     assert not torch.equal(red.latents[:, :, 9:], one.latents[:, :, 9:])
 
 
+@pytest.mark.slow
 def test_chunks_go_on_from_a_video(pipeline):
     """Its first frame and each of its chunks have draws of their own; the clip has new frames only."""
     pipe = pipeline("base")

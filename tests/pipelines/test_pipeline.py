@@ -179,7 +179,7 @@ class TestLifecycle:
         check = inspect.signature(check_call).parameters
         call = inspect.signature(PyramidFlowPipeline.__call__).parameters
         both = [name for name in check if name in call and check[name].default is not inspect.Parameter.empty]
-        assert len(both) == 12
+        assert len(both) == 14
         assert [name for name in both if check[name].default != call[name].default] == []
 
     @FAMILY_NEUTRAL

@@ -64,6 +64,7 @@ def test_live_memory_counts_what_is_alive():
     assert memory.peak == 8000
 
 
+@pytest.mark.slow
 def test_decoding(vae):
     """As a whole and in tiles, and what the advice makes of the work for tiles."""
     height, width = 64, 128
