@@ -28,7 +28,7 @@ CLONE = (
 )
 """What a page's commands need of the folder that they are run in."""
 REASONS = {
-    "downloads a published model": 5,
+    "downloads a published model": 4,
     "installs system packages": 1,
     "needs a GPU": 4,
     "needs a cluster": 6,
