@@ -87,6 +87,7 @@ def test_what_is_compiled_is_told(quick):
     assert clip.manifest["compiled"] is True
 
 
+@pytest.mark.slow
 def test_load_pipeline_compiles_when_asked(quick):
     assert load_pipeline(quick["model"], variant="384p", device="cpu", compile=True).transformer.is_compiled
 

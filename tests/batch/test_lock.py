@@ -145,5 +145,6 @@ def import_without_fcntl() -> int:
     return 0 if sys.modules["filelock"].FileLock is sys.modules["filelock"].SoftFileLock else 3
 
 
+@pytest.mark.slow
 def test_a_batch_can_be_imported_where_there_is_no_fcntl():
     assert fork(import_without_fcntl).wait() == (0, "")

@@ -117,6 +117,7 @@ def test_an_interrupted_clip_is_the_clip(run, settings, tmp_path, stop_after, ro
     assert without_the_run(read_manifest(tmp_path / "clips" / file)) == without_the_run(clip.manifest)
 
 
+@pytest.mark.slow
 def test_another_path_of_attention_makes_another_clip_and_both_can_be_verified(run, tmp_path, stop_after):
     disarm = stop_after(0)
     run({"prompt": "a boat", "num_frames": 9})

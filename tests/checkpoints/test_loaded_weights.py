@@ -64,6 +64,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 def test_changed_weights_are_null_with_the_reason_and_cannot_be_made_again(clip_of):
     assert clip_of(load()).weights is not None
     for name, (change, reason) in CHANGES.items():

@@ -161,6 +161,7 @@ def small_disk(tmp_path):
         yield folder
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_nothing_left(frames, tmp_path, small_disk, capsys):
     """An error, and no Bus error as of a memory map without space."""
     write_video(tmp_path / "a.mp4", frames, 8, lossless=True)

@@ -68,6 +68,7 @@ def test_again_makes_only_what_is_missing(swept):
     assert [(folder / "report" / name).read_bytes() for name in names] == before
 
 
+@pytest.mark.slow
 def test_settings_are_compared_seed_by_seed(swept, tmp_path, capsys):
     command = [
         "sweep",

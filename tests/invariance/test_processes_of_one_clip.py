@@ -194,6 +194,7 @@ def test_commands_of_two_processes(short, options, of_one, tmp_path):
     assert read_manifest(longer)["digests"] == whole.manifest["digests"]
 
 
+@pytest.mark.slow
 def test_errors_of_commands_are_told_by_all(options, tmp_path):
     """What does not fit is the same on each; and a number of processes that does not fit names others."""
     path = tmp_path / "boat.mp4"

@@ -123,6 +123,7 @@ def test_other_shards_make_nearly_the_same_clip(of_one):
     torch.testing.assert_close(in_pieces.latents, whole.latents, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 @FAMILY_NEUTRAL
 def test_prefixes_and_beginnings(pipe, of_one):
     shorter = of_one(3, "guided")

@@ -122,6 +122,7 @@ def test_freed_encoders_are_gone_before_the_rest_is_loaded_and_not_needed_for_a_
     assert len(loads) == 2
 
 
+@pytest.mark.slow
 def test_a_text_encoded_elsewhere_is_told(guided, encoded, saved, tmp_path):
     """By hand: the same bits, said to be those of another machine; and other bits."""
     environment = dict(encoded.environment) | {
