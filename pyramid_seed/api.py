@@ -491,8 +491,8 @@ def check_request(
     Args:
         geometry: the model's.
         prompt, settings, image: the clip's.
-        kept: the clip's beginning, of which only the image is checked: the rest needs the model's channels.
         embeds: texts that were encoded in advance, which must be the clip's.
+        kept: the clip's beginning, of which only the image is checked: the rest needs the model's channels.
 
     Raises:
         ValueError, TypeError: as the pipeline would raise, but before it is loaded.

@@ -121,12 +121,10 @@ class Worker:
         origins = [{**origin, "key": job.key} for origin in self.maker.origins(job)]
         # The last unit is always made here: so the text is encoded as in an uninterrupted run.
         num_units, image_digest = len(job.steps) - 1, self.maker.image_digest(job.item)
-        known = partial(
-            load_units, units, num_units, frames_per_unit=job.frames_per_unit, image_role=job.image_role
-        )
-        origin, (beginning, refusal) = origins[0], known(origins[0], image_digest)
+        known = partial(_load_units, job, units, num_units, image_digest)
+        origin, (beginning, refusal) = origins[0], known(origins[0])
         for earlier in origins[1:] if beginning is None and refusal is not None else ():
-            if (found := known(earlier, image_digest))[0] is not None:
+            if (found := known(earlier))[0] is not None:
                 origin, (beginning, refusal) = earlier, found
                 break
         if refusal is not None:
@@ -165,14 +163,7 @@ class Worker:
         """The longest beginning of a clip that another one has kept; its units become the clip's own."""
         for num_units, key in reversed(list(enumerate(job.beginnings or (), start=1))):
             folder = self.journal.work_folder(key[:KEY_LENGTH])
-            known, _ = load_units(
-                folder,
-                num_units,
-                {**origin, "key": key},
-                image_digest,
-                job.frames_per_unit,
-                job.image_role,
-            )
+            known, _ = _load_units(job, folder, num_units, image_digest, {**origin, "key": key})
             if known is None or known.num_units < num_units:
                 continue
             stages = known.stage_digests or ()
@@ -226,6 +217,13 @@ class Worker:
             **({"loras": [f"{lora.file.name}:{lora.scale:g}" for lora in item.loras]} if item.loras else {}),
             "process": self.launch.rank,
         }
+
+
+def _load_units(
+    job: Job, folder: Path, limit: int, image_digest: str | None, origin: Mapping[str, Any]
+) -> tuple[Beginning | None, str | None]:
+    """Units of a job's kind in a folder, see `load_units`."""
+    return load_units(folder, limit, origin, image_digest, job.frames_per_unit, job.image_role)
 
 
 class _ClipFile(FrameFile):
